@@ -1,0 +1,2 @@
+//! Stands empty until its first commit.
+fn main() {}
