@@ -1,1 +1,20 @@
-//! Stands empty until its first commit.
+//! What is written on each topic: keys, values, headers, and how each is read back.
+//!
+//! The one crate that all others know. It has no input or output, no clock and no settings; a value of
+//! one of its types is valid, because bytes become a value in one place only.
+
+pub mod dead_letter;
+pub mod entry;
+pub mod fingerprint;
+pub mod key;
+pub mod order;
+pub mod pending;
+pub mod position;
+pub mod topics;
+
+pub use entry::Entry;
+pub use fingerprint::Fingerprint;
+pub use key::IdempotencyKey;
+pub use order::Order;
+pub use position::{Offset, Partition, Position, Timestamp};
+pub use topics::Topics;
