@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # what is set here is used by the scripts
+# What the scripts share: where the project lies, words on the terminal, and the set-up of what a build
+# and a broker need. Sourced, never run. Kept to what bash 3.2 can do, which is what macOS has.
+
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/outbox-pipeline
+
+# ---- words on the terminal: all on stderr, so that stdout is left to results ----
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "error: $*"
+    exit 1
+}
+
+# step NAME COMMAND...: runs the command under a heading, and prints how long it took. The first step
+# that fails ends the script with the step's name.
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    say "== $name"
+    "$@" || fail "$name failed after $((SECONDS - started)) s."
+    say "== $name: $((SECONDS - started)) s"
+}
+
+# ---- set-up ----
+
+# What a build needs: Rust, and for librdkafka a C and a C++ compiler and make.
+setup_build() {
+    need_rust
+    have_c_toolchain && return
+    install_packages "a C and a C++ compiler and make (librdkafka is built from source)" \
+        "build-essential" "gcc gcc-c++ make" "gcc make"
+    have_c_toolchain || fail "cc, c++ and make are still not all on the PATH."
+}
+
+have_c_toolchain() { have cc && have c++ && have make; }
+
+# Rust is never installed from here: which toolchain, and where, is its owner's choice.
+need_rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$project/Cargo.toml")
+    have cargo || fail "cargo was not found; Rust $wanted or later is needed: https://rustup.rs"
+    found=$(cd "$project" && cargo --version) || fail "cargo does not run: $found"
+    found=${found#cargo }
+    version_at_least "${found%% *}" "$wanted" ||
+        fail "cargo is ${found%% *}, and Rust $wanted or later is needed: rustup update stable"
+}
+
+# Java 17 or later, which Kafka 4 demands of a broker. Sets `java`.
+need_java() {
+    find_java && return
+    # Distributions carry different releases; any of these runs Kafka.
+    local release package="openjdk-17-jre-headless"
+    if may_install; then
+        apt_update
+        for release in 21 17 25; do
+            if [ -n "$(apt-cache search --names-only "^openjdk-$release-jre-headless\$")" ]; then
+                package="openjdk-$release-jre-headless"
+                break
+            fi
+        done
+    fi
+    install_packages "Java 17 or later (it runs Kafka)" "$package" "java-21-openjdk-headless" "openjdk@21"
+    find_java || fail "no Java 17 or later was found after its installation; set JAVA_HOME."
+}
+
+need_maven() {
+    have mvn && return
+    install_packages "Maven (it fetches Kafka's jars)" "maven" "maven" "maven"
+    have mvn || fail "mvn is still not on the PATH."
+}
+
+# Sets `java` to the first Java of release 17 or later; false when there is none.
+find_java() {
+    local candidate
+    for candidate in "${JAVA_HOME:-/nonexistent}/bin/java" "$(command -v java || true)" \
+        /usr/lib/jvm/*/bin/java /opt/homebrew/opt/openjdk*/bin/java /usr/local/opt/openjdk*/bin/java; do
+        if [ -x "$candidate" ] && [ "$(java_release "$candidate")" -ge 17 ]; then
+            java=$candidate
+            return 0
+        fi
+    done
+    return 1
+}
+
+# The major release of a Java, or 0. Its `release` file is read first: starting a JVM takes far longer.
+java_release() {
+    local version="" home
+    home=$(dirname "$(dirname "$(readlink -f "$1" 2>/dev/null || echo "$1")")")
+    [ -f "$home/release" ] && version=$(sed -n 's/^JAVA_VERSION="\(.*\)"/\1/p' "$home/release")
+    [ -n "$version" ] || version=$("$1" -version 2>&1 | sed -n 's/.* version "\([^"]*\)".*/\1/p')
+    version=${version%%[!0-9]*}
+    echo "${version:-0}"
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# version_at_least FOUND WANTED: compares the first two numbers.
+version_at_least() {
+    local found_minor=${1#*.} wanted_minor=${2#*.}
+    [ "${1%%.*}" -gt "${2%%.*}" ] ||
+        { [ "${1%%.*}" -eq "${2%%.*}" ] && [ "${found_minor%%[!0-9]*}" -ge "${wanted_minor%%[!0-9]*}" ]; }
+}
+
+# install_packages WHAT APT DNF BREW: installs on Debian and Ubuntu where that takes no password;
+# elsewhere it ends the script and names the command. Several packages are separated by spaces.
+install_packages() {
+    local what=$1
+    if may_install; then
+        say "installing $what: apt-get install $2"
+        apt_update
+        # shellcheck disable=SC2086 # several packages
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $2 >&2 ||
+            fail "apt-get could not install $what."
+    elif have apt-get; then
+        fail "missing: $what. Install it with: sudo apt-get install -y $2"
+    elif have dnf; then
+        fail "missing: $what. Install it with: sudo dnf install -y $3"
+    elif have brew; then
+        fail "missing: $what. Install it with: brew install $4"
+    else
+        fail "missing: $what. On Debian it is: apt-get install $2; on Fedora: dnf install $3; with Homebrew: brew install $4"
+    fi
+}
+
+may_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }; }
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+apt_updated=""
+apt_update() {
+    [ -n "$apt_updated" ] || as_root apt-get update -q >&2 || fail "apt-get update failed."
+    apt_updated=yes
+}
