@@ -35,7 +35,7 @@ jars_start() {
     if [ ! -f "$dir/data/meta.properties" ]; then
         (jars_java -Xmx128m -XX:TieredStopAtLevel=1 -- kafka.tools.StorageTool format \
             -t "$(cluster_id)" -c "$dir/server.properties" >"$dir/kafka.out" 2>&1 9>&-) ||
-            fail "Kafka's data directory could not be made: $(tail -n 5 "$dir/kafka.out")"
+            fail "Kafka's data directory could not be made: $(head -n 5 "$dir/kafka.out")"
     fi
     # What the log held before this start says nothing about it.
     touch "$dir/kafka.log"
