@@ -1,0 +1,451 @@
+//! What goes wrong, and how often: a pure function of the seed, the order and the number of its request.
+//!
+//! Nothing here depends on time or on the order in which requests arrive, so a run with the same seed meets
+//! the same faults however its requests interleave.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// One thing that can go wrong with a request. At most one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Fault {
+    /// Answers 500; the payment is not processed, but the client cannot know that.
+    #[serde(rename = "before_500")]
+    Before500,
+    /// Answers 503 with `Retry-After`; not processed.
+    #[serde(rename = "before_503")]
+    Before503,
+    /// Resets the connection; not processed.
+    #[serde(rename = "before_reset")]
+    BeforeReset,
+    /// Answers 429 with `Retry-After`; not processed.
+    #[serde(rename = "throttle")]
+    Throttle,
+    /// Processes, then says nothing until the client leaves or `silence_max` has passed.
+    #[serde(rename = "lost_silence")]
+    LostSilence,
+    /// Processes, then resets the connection.
+    #[serde(rename = "lost_reset")]
+    LostReset,
+    /// Processes, then closes the connection (FIN) without an answer.
+    #[serde(rename = "lost_close")]
+    LostClose,
+    /// Processes, then answers 500.
+    #[serde(rename = "lost_500")]
+    Lost500,
+    /// Processes, then answers 502.
+    #[serde(rename = "lost_502")]
+    Lost502,
+    /// Processes, then answers 504.
+    #[serde(rename = "lost_504")]
+    Lost504,
+}
+
+impl Fault {
+    /// Every fault, in the order in which a draw is compared with their rates.
+    pub const ALL: [Fault; 10] = [
+        Fault::Before500,
+        Fault::Before503,
+        Fault::BeforeReset,
+        Fault::Throttle,
+        Fault::LostSilence,
+        Fault::LostReset,
+        Fault::LostClose,
+        Fault::Lost500,
+        Fault::Lost502,
+        Fault::Lost504,
+    ];
+
+    /// Whether a request that meets this fault is processed all the same.
+    pub fn processes(self) -> bool {
+        match self {
+            Fault::Before500 | Fault::Before503 | Fault::BeforeReset | Fault::Throttle => false,
+            Fault::LostSilence
+            | Fault::LostReset
+            | Fault::LostClose
+            | Fault::Lost500
+            | Fault::Lost502
+            | Fault::Lost504 => true,
+        }
+    }
+}
+
+/// The faults to play: a seed, a rate from 0 to 1 for each kind, and the durations that belong to them.
+///
+/// The rates of the ten [`Fault`]s exclude each other, so together they are at most 1; `slow` and `reject` are
+/// drawn on their own.
+#[derive(Debug, Clone, Copy, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Faults {
+    /// The same seed gives the same order the same faults.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Share of requests answered 500 and not processed.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub before_500: f64,
+    /// Share of requests answered 503 with Retry-After and not processed.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub before_503: f64,
+    /// Share of requests whose connection is reset before they are processed.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub before_reset: f64,
+    /// Share of requests answered 429 with Retry-After and not processed.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub throttle: f64,
+    /// Share of requests that are processed and never answered.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_silence: f64,
+    /// Share of requests that are processed and whose connection is then reset.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_reset: f64,
+    /// Share of requests that are processed and whose connection is then closed without an answer.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_close: f64,
+    /// Share of requests that are processed and answered 500.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_500: f64,
+    /// Share of requests that are processed and answered 502.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_502: f64,
+    /// Share of requests that are processed and answered 504.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub lost_504: f64,
+    /// Share of requests that take `--slow-for` longer.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub slow: f64,
+    /// What a slow request takes on top of the latency.
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde")]
+    pub slow_for: Duration,
+    /// What every request takes.
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde")]
+    pub latency: Duration,
+    /// Share of orders that are rejected (422), each time they are sent.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub reject: f64,
+    /// What the Retry-After header of a 429 or 503 says, in seconds.
+    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
+    pub retry_after_s: u32,
+    /// A request that is never answered is reset after this, should its client still be there.
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(with = "humantime_serde")]
+    pub silence_max: Duration,
+}
+
+/// What was drawn for one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Draw {
+    pub(crate) fault: Option<Fault>,
+    pub(crate) slow: bool,
+}
+
+/// The rates make no sense.
+#[derive(Debug, Error, PartialEq)]
+pub enum BadFaults {
+    /// One rate is not a share.
+    #[error("the rate {name} is {rate}; a rate is from 0 to 1")]
+    NotARate {
+        /// The rate's name.
+        name: &'static str,
+        /// What it was set to.
+        rate: f64,
+    },
+    /// Together they are more than all requests.
+    #[error(
+        "the rates before_*, throttle and lost_* add up to {sum}; a request meets one of them, so at most 1"
+    )]
+    MoreThanAll {
+        /// What they add up to.
+        sum: f64,
+    },
+}
+
+impl Faults {
+    /// Refuses rates that are none, and rates that together exceed all requests.
+    pub fn check(&self) -> Result<(), BadFaults> {
+        let named = [
+            ("before_500", self.before_500),
+            ("before_503", self.before_503),
+            ("before_reset", self.before_reset),
+            ("throttle", self.throttle),
+            ("lost_silence", self.lost_silence),
+            ("lost_reset", self.lost_reset),
+            ("lost_close", self.lost_close),
+            ("lost_500", self.lost_500),
+            ("lost_502", self.lost_502),
+            ("lost_504", self.lost_504),
+            ("slow", self.slow),
+            ("reject", self.reject),
+        ];
+        for (name, rate) in named {
+            if !(0.0..=1.0).contains(&rate) {
+                return Err(BadFaults::NotARate { name, rate });
+            }
+        }
+        // Ten decimal fractions that are exactly 1 on paper may add up to a little more in binary.
+        let sum = self.faults_sum();
+        if sum > 1.0 + 1e-9 {
+            Err(BadFaults::MoreThanAll { sum })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What happens to the `nth` request (from 1) for this order.
+    pub(crate) fn draw(&self, order_id: &str, nth: u32) -> Draw {
+        if self.faults_sum() == 0.0 && self.slow == 0.0 {
+            return Draw {
+                fault: None,
+                slow: false,
+            };
+        }
+        let [first, second] = fractions(self.seed, nth, order_id);
+        Draw {
+            fault: self.fault_at(first),
+            slow: second < self.slow,
+        }
+    }
+
+    /// Whether the API rejects this order, however often it is sent.
+    pub(crate) fn rejects(&self, order_id: &str) -> bool {
+        // Requests are numbered from 1, so 0 is free for what belongs to the order as a whole.
+        self.reject > 0.0 && fractions(self.seed, 0, order_id)[0] < self.reject
+    }
+
+    /// How long a request takes before it is processed or fails.
+    pub(crate) fn delay(&self, slow: bool) -> Duration {
+        if slow {
+            self.latency + self.slow_for
+        } else {
+            self.latency
+        }
+    }
+
+    fn fault_at(&self, mut point: f64) -> Option<Fault> {
+        for fault in Fault::ALL {
+            let rate = self.rate(fault);
+            if point < rate {
+                return Some(fault);
+            }
+            point -= rate;
+        }
+        None
+    }
+
+    fn faults_sum(&self) -> f64 {
+        Fault::ALL.iter().map(|&fault| self.rate(fault)).sum()
+    }
+
+    fn rate(&self, fault: Fault) -> f64 {
+        match fault {
+            Fault::Before500 => self.before_500,
+            Fault::Before503 => self.before_503,
+            Fault::BeforeReset => self.before_reset,
+            Fault::Throttle => self.throttle,
+            Fault::LostSilence => self.lost_silence,
+            Fault::LostReset => self.lost_reset,
+            Fault::LostClose => self.lost_close,
+            Fault::Lost500 => self.lost_500,
+            Fault::Lost502 => self.lost_502,
+            Fault::Lost504 => self.lost_504,
+        }
+    }
+}
+
+impl Default for Faults {
+    /// No faults, as the flags' defaults.
+    fn default() -> Self {
+        Faults {
+            seed: 1,
+            before_500: 0.0,
+            before_503: 0.0,
+            before_reset: 0.0,
+            throttle: 0.0,
+            lost_silence: 0.0,
+            lost_reset: 0.0,
+            lost_close: 0.0,
+            lost_500: 0.0,
+            lost_502: 0.0,
+            lost_504: 0.0,
+            slow: 0.0,
+            slow_for: Duration::from_secs(2),
+            latency: Duration::ZERO,
+            reject: 0.0,
+            retry_after_s: 1,
+            silence_max: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Two independent numbers in [0, 1), the same on every machine and in every release.
+fn fractions(seed: u64, nth: u32, order_id: &str) -> [f64; 2] {
+    let mut input = Vec::with_capacity(12 + order_id.len());
+    input.extend_from_slice(&seed.to_le_bytes());
+    input.extend_from_slice(&nth.to_le_bytes());
+    input.extend_from_slice(order_id.as_bytes());
+    let hash = blake3::hash(&input);
+    let (numbers, _) = hash.as_bytes().as_chunks::<8>();
+    [numbers[0], numbers[1]].map(|bytes| {
+        // The 53 bits that an f64 holds exactly.
+        (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const DRAWS: u32 = 100_000;
+
+    fn all_kinds() -> Faults {
+        Faults {
+            seed: 7,
+            before_500: 0.01,
+            before_503: 0.02,
+            before_reset: 0.03,
+            throttle: 0.04,
+            lost_silence: 0.05,
+            lost_reset: 0.06,
+            lost_close: 0.07,
+            lost_500: 0.08,
+            lost_502: 0.09,
+            lost_504: 0.1,
+            slow: 0.2,
+            reject: 0.03,
+            ..Faults::default()
+        }
+    }
+
+    /// Six standard deviations of a share seen in `DRAWS` draws: one false alarm in 500 million.
+    fn assert_share(what: &str, rate: f64, seen: u32) {
+        let share = f64::from(seen) / f64::from(DRAWS);
+        let bound = 6.0 * (rate * (1.0 - rate) / f64::from(DRAWS)).sqrt();
+        assert!((share - rate).abs() <= bound, "{what}: rate {rate}, seen {share}");
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_and_another_seed_something_else() {
+        let (faults, other) = (
+            all_kinds(),
+            Faults {
+                seed: 8,
+                ..all_kinds()
+            },
+        );
+        let draws = |faults: &Faults| -> Vec<_> {
+            (0..1000)
+                .map(|n| {
+                    (
+                        faults.draw(&format!("o-{n}"), 1),
+                        faults.rejects(&format!("o-{n}")),
+                    )
+                })
+                .collect()
+        };
+        assert_eq!(draws(&faults), draws(&faults));
+        assert_ne!(draws(&faults), draws(&other));
+    }
+
+    /// Recorded once: a run that was reported with its seed must be the same run after an upgrade.
+    #[test]
+    fn draws_do_not_change_between_releases() {
+        assert_eq!(
+            fractions(1, 1, "order-1"),
+            [0.2766251884902192, 0.8933024786938661]
+        );
+    }
+
+    #[test]
+    fn rates_hold_over_orders() {
+        let faults = all_kinds();
+        let (mut seen, mut slow, mut rejected) = (BTreeMap::<Fault, u32>::new(), 0, 0);
+        for n in 0..DRAWS {
+            let order_id = format!("order-{n}");
+            let draw = faults.draw(&order_id, 1);
+            if let Some(fault) = draw.fault {
+                *seen.entry(fault).or_default() += 1;
+            }
+            slow += u32::from(draw.slow);
+            rejected += u32::from(faults.rejects(&order_id));
+        }
+        for fault in Fault::ALL {
+            assert_share(&format!("{fault:?}"), faults.rate(fault), seen[&fault]);
+        }
+        assert_share("slow", faults.slow, slow);
+        assert_share("reject", faults.reject, rejected);
+    }
+
+    #[test]
+    fn rates_hold_over_the_requests_of_one_order() {
+        let faults = Faults {
+            lost_reset: 0.25,
+            ..Faults::default()
+        };
+        let lost = (1..=DRAWS)
+            .filter(|&nth| faults.draw("o", nth).fault.is_some())
+            .count();
+        assert_share("lost_reset", 0.25, u32::try_from(lost).unwrap());
+    }
+
+    #[test]
+    fn rates_of_0_and_1_are_never_and_always() {
+        let never = Faults::default();
+        let always = Faults {
+            lost_504: 1.0,
+            slow: 1.0,
+            reject: 1.0,
+            ..Faults::default()
+        };
+        for nth in 1..1000 {
+            assert_eq!(
+                never.draw("o", nth),
+                Draw {
+                    fault: None,
+                    slow: false
+                }
+            );
+            assert_eq!(
+                always.draw("o", nth),
+                Draw {
+                    fault: Some(Fault::Lost504),
+                    slow: true
+                }
+            );
+        }
+        assert!(always.rejects("o") && !never.rejects("o"));
+    }
+
+    #[test]
+    fn rates_that_make_no_sense_are_refused() {
+        assert_eq!(all_kinds().check(), Ok(()));
+        for rate in [-0.1, 1.1, f64::NAN] {
+            let faults = Faults {
+                slow: rate,
+                ..Faults::default()
+            };
+            assert!(
+                matches!(faults.check(), Err(BadFaults::NotARate { name: "slow", .. })),
+                "{rate}"
+            );
+        }
+        let faults = Faults {
+            lost_500: 0.6,
+            before_500: 0.6,
+            ..Faults::default()
+        };
+        assert_eq!(faults.check(), Err(BadFaults::MoreThanAll { sum: 1.2 }));
+        let exact = Faults {
+            lost_500: 0.7,
+            lost_502: 0.1,
+            lost_504: 0.1,
+            throttle: 0.1,
+            ..Faults::default()
+        };
+        assert_eq!(exact.check(), Ok(()));
+    }
+}

@@ -1,0 +1,497 @@
+//! Every request and every charge, in memory.
+//!
+//! A request is on record from its arrival on. It is done when two things have happened, in either order: the
+//! API has come to a decision (or has failed before one), and the client has its answer or has been cut off.
+//! A client that leaves does not stop the processing of what it sent.
+//!
+//! No clock and no lock in here: the time is an argument, in ms since 1970, and the caller holds the lock.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::{
+    Fault,
+    faults::Draw,
+    names::Names,
+    report::{ChargeLine, Cut, Decision, Lookup, RequestLine, Stats},
+};
+
+/// What the API knows.
+pub(crate) struct Ledger {
+    entries: Vec<Entry>,
+    entries_max: u32,
+    honours_keys: bool,
+    order_ids: Names,
+    /// By the number of the order id.
+    orders: Vec<Order>,
+    keys: Names,
+    /// By the number of the key: the charge that it stands for. Filled only while keys are honoured.
+    charge_of_key: Vec<Option<Charge>>,
+    counts: Stats,
+    faults: [u64; Fault::ALL.len()],
+}
+
+/// A request that has just been put on record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrived {
+    pub(crate) sequence: u32,
+    pub(crate) draw: Draw,
+}
+
+/// What the API decided; a charge by its number within the order, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Processed {
+    Charged(u32),
+    Replayed(u32),
+    Rejected(Rejection),
+}
+
+/// Why the API rejects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// The seed says so.
+    Drawn,
+    /// The idempotency key, which is honoured, belongs to another order.
+    KeyOfAnotherOrder,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Answered(u16),
+    Cut(Cut),
+}
+
+/// No room for another request.
+#[derive(Debug, Error)]
+#[error("{0} requests are on record, which is the limit --requests-max; payments are refused from now on")]
+pub(crate) struct Full(pub(crate) u32);
+
+struct Entry {
+    arrived_at: u64,
+    processed_at: u64,
+    finished_at: u64,
+    order: u32,
+    key: Option<u32>,
+    nth: u32,
+    /// The order's request before this one.
+    previous: Option<u32>,
+    fault: Option<Fault>,
+    slow: bool,
+    stage: Stage,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// Failed before it was processed, and never will be.
+    PassedOver,
+    Decided(Decision),
+}
+
+#[derive(Default)]
+struct Order {
+    charges: u32,
+    requests: u32,
+    first_at: u64,
+    last_at: u64,
+    last_request: Option<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Charge {
+    order: u32,
+    nth: u32,
+}
+
+impl Ledger {
+    pub(crate) fn new(entries_max: u32, honours_keys: bool) -> Self {
+        Ledger {
+            entries: Vec::new(),
+            entries_max,
+            honours_keys,
+            order_ids: Names::default(),
+            orders: Vec::new(),
+            keys: Names::default(),
+            charge_of_key: Vec::new(),
+            counts: Stats::default(),
+            faults: [0; Fault::ALL.len()],
+        }
+    }
+
+    /// Puts a request on record; `draw` is given its number among the requests for this order, from 1.
+    pub(crate) fn arrive(
+        &mut self,
+        order_id: &str,
+        key: Option<&str>,
+        now: u64,
+        draw: impl FnOnce(u32) -> Draw,
+    ) -> Result<Arrived, Full> {
+        let sequence = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        if sequence >= self.entries_max {
+            self.counts.refused_full += 1;
+            return Err(Full(self.entries_max));
+        }
+        let order = self.order_ids.number(order_id);
+        if self.orders.len() < self.order_ids.len() {
+            self.orders.push(Order::default());
+        }
+        let key = key.map(|key| self.keys.number(key));
+        let of_order = &mut self.orders[order as usize];
+        of_order.requests += 1;
+        let nth = of_order.requests;
+        let previous = of_order.last_request.replace(sequence);
+        let draw = draw(nth);
+        self.entries.push(Entry {
+            arrived_at: now,
+            processed_at: 0,
+            finished_at: 0,
+            order,
+            key,
+            nth,
+            previous,
+            fault: draw.fault,
+            slow: draw.slow,
+            stage: Stage::Waiting,
+            end: None,
+        });
+        if let Some(fault) = draw.fault {
+            self.faults[fault as usize] += 1;
+        }
+        let counts = &mut self.counts;
+        counts.slow += u64::from(draw.slow);
+        counts.in_progress += 1;
+        counts.in_progress_max = counts.in_progress_max.max(counts.in_progress);
+        Ok(Arrived { sequence, draw })
+    }
+
+    /// Comes to a decision on a request: this is where money moves.
+    pub(crate) fn process(&mut self, sequence: u32, rejected: bool, now: u64) -> Processed {
+        let entry = &self.entries[sequence as usize];
+        assert!(
+            entry.stage == Stage::Waiting,
+            "request {sequence} is processed once"
+        );
+        let (order, key) = (entry.order, entry.key);
+        let known = key.and_then(|key| self.charge_of_key.get(key as usize).copied().flatten());
+        let processed = match known {
+            Some(charge) if charge.order == order => Processed::Replayed(charge.nth),
+            Some(_) => Processed::Rejected(Rejection::KeyOfAnotherOrder),
+            None if rejected => Processed::Rejected(Rejection::Drawn),
+            None => Processed::Charged(self.charge(order, key, now)),
+        };
+        let decision = match processed {
+            Processed::Charged(_) => Decision::Charged,
+            Processed::Replayed(_) => Decision::Replayed,
+            Processed::Rejected(_) => Decision::Rejected,
+        };
+        match decision {
+            Decision::Charged => self.counts.charges += 1,
+            Decision::Replayed => self.counts.replayed += 1,
+            Decision::Rejected => self.counts.rejected += 1,
+        }
+        self.settle(sequence, Stage::Decided(decision), now);
+        processed
+    }
+
+    /// Notes that a request failed before it was processed.
+    pub(crate) fn pass_over(&mut self, sequence: u32, now: u64) {
+        self.settle(sequence, Stage::PassedOver, now);
+    }
+
+    /// Notes the answer, or that there will be none.
+    pub(crate) fn end(&mut self, sequence: u32, end: End, now: u64) {
+        let entry = &mut self.entries[sequence as usize];
+        assert!(entry.end.is_none(), "request {sequence} ends once");
+        entry.end = Some(end);
+        entry.finished_at = now;
+        let done = entry.stage != Stage::Waiting;
+        self.counts.in_progress -= u64::from(done);
+        self.counts.client_left += u64::from(end == End::Cut(Cut::ClientLeft));
+    }
+
+    /// Counts a request that is not put on record because it makes no sense.
+    pub(crate) fn malformed(&mut self) {
+        self.counts.malformed += 1;
+    }
+
+    /// Counts a request that its client did not finish.
+    pub(crate) fn incomplete(&mut self) {
+        self.counts.incomplete += 1;
+    }
+
+    /// Counts that the API went down.
+    pub(crate) fn down(&mut self) {
+        self.counts.downs += 1;
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let faults: BTreeMap<Fault, u64> = Fault::ALL
+            .into_iter()
+            .map(|fault| (fault, self.faults[fault as usize]))
+            .collect();
+        Stats {
+            requests: self.entries.len() as u64,
+            orders: self.orders.len() as u64,
+            faults,
+            ..self.counts.clone()
+        }
+    }
+
+    /// The order as the API knows it; `None` if it never charged it.
+    pub(crate) fn lookup(&self, order_id: &str) -> Option<Lookup> {
+        let order = &self.orders[self.order_ids.find(order_id)? as usize];
+        (order.charges > 0).then(|| Lookup {
+            order_id: order_id.to_owned(),
+            charges: order.charges,
+            first_at: order.first_at,
+            last_at: order.last_at,
+            transaction_ids: (1..=order.charges)
+                .map(|nth| transaction_id(order_id, nth))
+                .collect(),
+        })
+    }
+
+    /// How many requests are on record; their sequence numbers are below this.
+    pub(crate) fn requests(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("no more requests than --requests-max")
+    }
+
+    /// How many distinct orders there are.
+    pub(crate) fn orders(&self) -> u32 {
+        u32::try_from(self.orders.len()).expect("no more orders than requests")
+    }
+
+    /// One request, as it stands.
+    pub(crate) fn request_line(&self, sequence: u32) -> RequestLine {
+        let entry = &self.entries[sequence as usize];
+        let decision = match entry.stage {
+            Stage::Waiting | Stage::PassedOver => None,
+            Stage::Decided(decision) => Some(decision),
+        };
+        let (answered, cut) = match entry.end {
+            None => (None, None),
+            Some(End::Answered(status)) => (Some(status), None),
+            Some(End::Cut(cut)) => (None, Some(cut)),
+        };
+        RequestLine {
+            sequence,
+            order_id: self.order_ids.text(entry.order).to_owned(),
+            idempotency_key: entry.key.map(|key| self.keys.text(key).to_owned()),
+            nth: entry.nth,
+            arrived_at: entry.arrived_at,
+            fault: entry.fault,
+            slow: entry.slow,
+            processed: decision.is_some(),
+            decision,
+            processed_at: decision.map(|_| entry.processed_at),
+            answered,
+            cut,
+            finished_at: entry.end.map(|_| entry.finished_at),
+        }
+    }
+
+    /// The sequence numbers of the requests for one order, in order of arrival.
+    pub(crate) fn requests_of(&self, order_id: &str) -> Vec<u32> {
+        self.order_ids
+            .find(order_id)
+            .map(|order| self.sequences(order))
+            .unwrap_or_default()
+    }
+
+    /// One order, by its number in order of its first request.
+    pub(crate) fn charge_line(&self, order: u32) -> ChargeLine {
+        let mut keys = Vec::new();
+        for key in self
+            .sequences(order)
+            .into_iter()
+            .filter_map(|sequence| self.entries[sequence as usize].key)
+        {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let of_order = &self.orders[order as usize];
+        ChargeLine {
+            order_id: self.order_ids.text(order).to_owned(),
+            charges: of_order.charges,
+            requests: of_order.requests,
+            idempotency_keys: keys
+                .into_iter()
+                .map(|key| self.keys.text(key).to_owned())
+                .collect(),
+        }
+    }
+
+    fn charge(&mut self, order: u32, key: Option<u32>, now: u64) -> u32 {
+        let of_order = &mut self.orders[order as usize];
+        of_order.charges += 1;
+        of_order.last_at = now;
+        let nth = of_order.charges;
+        match nth {
+            1 => {
+                of_order.first_at = now;
+                self.counts.orders_charged += 1;
+            }
+            2 => self.counts.orders_charged_more_than_once += 1,
+            _ => {}
+        }
+        if let Some(key) = key.filter(|_| self.honours_keys) {
+            self.charge_of_key.resize(self.keys.len(), None);
+            self.charge_of_key[key as usize] = Some(Charge { order, nth });
+        }
+        nth
+    }
+
+    fn settle(&mut self, sequence: u32, stage: Stage, now: u64) {
+        let entry = &mut self.entries[sequence as usize];
+        assert!(
+            entry.stage == Stage::Waiting,
+            "request {sequence} is settled once"
+        );
+        entry.stage = stage;
+        entry.processed_at = now;
+        self.counts.in_progress -= u64::from(entry.end.is_some());
+    }
+
+    fn sequences(&self, order: u32) -> Vec<u32> {
+        let last = self.orders[order as usize].last_request;
+        let mut sequences: Vec<u32> =
+            std::iter::successors(last, |&sequence| self.entries[sequence as usize].previous).collect();
+        sequences.reverse();
+        sequences
+    }
+}
+
+/// Names a charge: the same in every run, whatever else happens.
+pub(crate) fn transaction_id(order_id: &str, nth: u32) -> String {
+    format!("T-{order_id}-{nth}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy(_nth: u32) -> Draw {
+        Draw {
+            fault: None,
+            slow: false,
+        }
+    }
+
+    fn pay(ledger: &mut Ledger, order_id: &str, key: &str, now: u64) -> Processed {
+        let arrived = ledger.arrive(order_id, Some(key), now, healthy).unwrap();
+        let processed = ledger.process(arrived.sequence, false, now);
+        ledger.end(arrived.sequence, End::Answered(201), now);
+        processed
+    }
+
+    #[test]
+    fn two_calls_charge_twice_and_are_counted() {
+        let mut ledger = Ledger::new(10, false);
+        assert_eq!(pay(&mut ledger, "a", "k", 5), Processed::Charged(1));
+        assert_eq!(pay(&mut ledger, "a", "k", 6), Processed::Charged(2));
+        assert_eq!(pay(&mut ledger, "b", "l", 7), Processed::Charged(1));
+        let stats = ledger.stats();
+        assert_eq!((stats.requests, stats.charges, stats.orders_charged), (3, 3, 2));
+        assert_eq!(
+            (
+                stats.orders_charged_more_than_once,
+                stats.in_progress,
+                stats.in_progress_max
+            ),
+            (1, 0, 1)
+        );
+        let lookup = ledger.lookup("a").unwrap();
+        assert_eq!((lookup.charges, lookup.first_at, lookup.last_at), (2, 5, 6));
+        assert_eq!(lookup.transaction_ids, ["T-a-1", "T-a-2"]);
+        assert_eq!(
+            ledger.charge_line(0),
+            ChargeLine {
+                order_id: "a".into(),
+                charges: 2,
+                requests: 2,
+                idempotency_keys: vec!["k".into()]
+            }
+        );
+    }
+
+    #[test]
+    fn an_honoured_key_charges_once_and_belongs_to_one_order() {
+        let mut ledger = Ledger::new(10, true);
+        assert_eq!(pay(&mut ledger, "a", "k", 1), Processed::Charged(1));
+        assert_eq!(pay(&mut ledger, "a", "k", 2), Processed::Replayed(1));
+        assert_eq!(
+            pay(&mut ledger, "b", "k", 3),
+            Processed::Rejected(Rejection::KeyOfAnotherOrder)
+        );
+        assert_eq!(pay(&mut ledger, "a", "other", 4), Processed::Charged(2));
+        let stats = ledger.stats();
+        assert_eq!((stats.charges, stats.replayed, stats.rejected), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_request_whose_client_left_is_in_progress_until_it_is_processed() {
+        let mut ledger = Ledger::new(10, false);
+        let sequence = ledger.arrive("a", None, 1, healthy).unwrap().sequence;
+        ledger.end(sequence, End::Cut(Cut::ClientLeft), 2);
+        assert_eq!(ledger.stats().in_progress, 1);
+        assert_eq!(ledger.lookup("a"), None);
+        let line = ledger.request_line(sequence);
+        assert_eq!(
+            (line.processed, line.cut, line.finished_at),
+            (false, Some(Cut::ClientLeft), Some(2))
+        );
+
+        ledger.process(sequence, false, 9);
+        assert_eq!((ledger.stats().in_progress, ledger.stats().client_left), (0, 1));
+        assert_eq!(ledger.lookup("a").unwrap().first_at, 9);
+        let line = ledger.request_line(sequence);
+        assert_eq!(
+            (line.decision, line.processed_at, line.finished_at),
+            (Some(Decision::Charged), Some(9), Some(2))
+        );
+    }
+
+    #[test]
+    fn rejected_and_passed_over_requests_charge_nothing() {
+        let mut ledger = Ledger::new(10, false);
+        let fails = |_| Draw {
+            fault: Some(Fault::Before503),
+            slow: false,
+        };
+        let first = ledger.arrive("a", None, 1, fails).unwrap().sequence;
+        ledger.pass_over(first, 1);
+        ledger.end(first, End::Answered(503), 1);
+        let second = ledger.arrive("a", None, 2, healthy).unwrap().sequence;
+        assert_eq!(
+            ledger.process(second, true, 2),
+            Processed::Rejected(Rejection::Drawn)
+        );
+        ledger.end(second, End::Answered(422), 2);
+
+        assert_eq!(ledger.lookup("a"), None);
+        assert_eq!(ledger.requests_of("a"), [first, second]);
+        let lines = [first, second].map(|sequence| ledger.request_line(sequence));
+        assert_eq!(lines.each_ref().map(|line| line.nth), [1, 2]);
+        assert_eq!(
+            lines.each_ref().map(|line| line.decision),
+            [None, Some(Decision::Rejected)]
+        );
+        assert_eq!(lines.each_ref().map(|line| line.processed_at), [None, Some(2)]);
+        let stats = ledger.stats();
+        assert_eq!((stats.charges, stats.rejected, stats.in_progress), (0, 1, 0));
+        assert_eq!(stats.faults[&Fault::Before503], 1);
+    }
+
+    #[test]
+    fn a_full_ledger_takes_no_more() {
+        let mut ledger = Ledger::new(1, false);
+        pay(&mut ledger, "a", "k", 1);
+        assert!(ledger.arrive("b", None, 2, healthy).is_err());
+        let stats = ledger.stats();
+        assert_eq!((stats.requests, stats.orders, stats.refused_full), (1, 1, 1));
+    }
+}

@@ -1,0 +1,114 @@
+//! The API goes down and comes back on the same port.
+
+use std::{io::ErrorKind, time::Duration};
+
+use legacy_api::{Cut, Faults};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::client::{Api, Seen, receive, request};
+
+async fn refused(api: &Api) -> bool {
+    match TcpStream::connect(api.address).await {
+        Ok(_) => false,
+        Err(error) => {
+            assert!(
+                matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+                ),
+                "{error}"
+            );
+            true
+        }
+    }
+}
+
+async fn until_refused(api: &Api) {
+    while !refused(api).await {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn until_back(api: &Api) {
+    while refused(api).await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn while_it_is_down_connections_are_refused_and_those_at_work_are_reset() {
+    let faults = Faults {
+        lost_silence: 1.0,
+        ..Faults::default()
+    };
+    let api = Api::start(|settings| settings.faults = faults).await;
+    let mut busy = api.send("o-1").await;
+    api.line_when("o-1", |line| line.processed).await;
+    let mut idle = TcpStream::connect(api.address).await.unwrap();
+    idle.write_all(request("GET", "/stats", "", "").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(receive(&mut idle).await.status(), 200);
+
+    assert_eq!(api.ask("POST", "/control/down?for=10m", "").await.status(), 200);
+    assert_eq!(receive(&mut busy).await, Seen::Reset);
+    assert_eq!(receive(&mut idle).await, Seen::Closed);
+    until_refused(&api).await;
+    // Enough attempts for a client's own port to be the API's, were that port free.
+    for _ in 0..2000 {
+        assert!(refused(&api).await);
+    }
+    let line = api.line("o-1").await;
+    assert_eq!((line.answered, line.cut), (None, Some(Cut::Down)));
+
+    assert_eq!(api.ask("POST", "/control/down?for=0s", "").await.status(), 200);
+    until_back(&api).await;
+    api.ask("PUT", "/control/faults", r#"{"lost_silence":0.0}"#).await;
+    assert_eq!(api.pay("o-2").await.status(), 201);
+    assert_eq!(api.stats().await.downs, 1);
+}
+
+#[tokio::test]
+async fn the_request_that_takes_it_down_is_answered_and_it_comes_back_by_itself() {
+    let api = Api::start(|_| {}).await;
+    for n in 1..=3 {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream
+            .write_all(request("POST", "/control/down?for=150ms", "", "").as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(receive(&mut stream).await.status(), 200);
+        while api.stats().await.downs < n {
+            tokio::task::yield_now().await;
+        }
+        until_back(&api).await;
+        assert_eq!(api.pay(&format!("o-{n}")).await.status(), 201);
+    }
+}
+
+#[tokio::test]
+async fn it_goes_down_on_its_own_if_told_at_the_start() {
+    let api = Api::start(|settings| {
+        settings.down_after = Some(Duration::from_millis(10));
+        settings.down_for = Some(Duration::from_secs(600));
+    })
+    .await;
+    until_refused(&api).await;
+    assert_eq!(api.stats().await.downs, 1);
+}
+
+#[tokio::test]
+async fn what_was_slow_when_it_went_down_is_processed_all_the_same() {
+    let faults = Faults {
+        slow: 1.0,
+        slow_for: Duration::from_secs(1),
+        ..Faults::default()
+    };
+    let api = Api::start(|settings| settings.faults = faults).await;
+    let mut stream = api.send("o-1").await;
+    api.line_when("o-1", |_| true).await;
+    api.ask("POST", "/control/down?for=10m", "").await;
+    assert_eq!(receive(&mut stream).await, Seen::Reset);
+    let line = api.line_when("o-1", |line| line.processed).await;
+    assert_eq!(line.cut, Some(Cut::Down));
+}
