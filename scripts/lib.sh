@@ -135,3 +135,52 @@ apt_update() {
     [ -n "$apt_updated" ] || as_root apt-get update -q >&2 || fail "apt-get update failed."
     apt_updated=yes
 }
+
+# ---- a Kafka of one's own ----
+
+# Starts a Kafka for this script alone, on free ports and in a directory of its own, and ends it with the
+# script; after a failure its directory stays, because its log may tell why. A Kafka that
+# KAFKA_BOOTSTRAP_SERVERS names is used instead. Exports KAFKA_BOOTSTRAP_SERVERS.
+private_kafka() {
+    if [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
+        "$project/scripts/kafka" start >/dev/null
+        return
+    fi
+    private_kafka_dir=$(mktemp -d "${TMPDIR:-/tmp}/outbox-kafka.XXXXXX") || fail "no temporary directory could be made."
+    trap 'end_private_kafka $?' EXIT
+    KAFKA_BOOTSTRAP_SERVERS=$("$project/scripts/kafka" start --dir "$private_kafka_dir" --port auto) || exit 1
+    export KAFKA_BOOTSTRAP_SERVERS
+}
+
+# 130 and 143: ended by Ctrl-C or SIGTERM, which is no failure to look into.
+end_private_kafka() {
+    unset KAFKA_BOOTSTRAP_SERVERS
+    case $1 in
+    0 | 130 | 143) "$project/scripts/kafka" clean --dir "$private_kafka_dir" ;;
+    *)
+        "$project/scripts/kafka" stop --dir "$private_kafka_dir"
+        say "its log is kept: $private_kafka_dir/kafka.log"
+        ;;
+    esac
+}
+
+# Where cargo puts what it builds.
+target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
+
+# run_with_programs BINARY ARGUMENT...: builds the programs for release, then runs a binary of
+# integration-tests that starts them on a Kafka of its own. Ends the script with that binary's status.
+run_with_programs() {
+    local binary=$1 argument
+    shift
+    step "set-up" setup_build
+    step "build (some minutes the first time)" \
+        cargo build --manifest-path "$project/Cargo.toml" --release --workspace --bins
+    OUTBOX_BIN_DIR=$(target_dir)/release
+    export OUTBOX_BIN_DIR
+    for argument in "$@"; do
+        # Help needs no Kafka.
+        case $argument in -h | --help) exec "$OUTBOX_BIN_DIR/$binary" "$@" ;; esac
+    done
+    step "Kafka" private_kafka
+    "$OUTBOX_BIN_DIR/$binary" "$@"
+}
