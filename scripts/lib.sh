@@ -156,9 +156,10 @@ private_kafka() {
 end_private_kafka() {
     unset KAFKA_BOOTSTRAP_SERVERS
     case $1 in
-    0 | 130 | 143) "$project/scripts/kafka" clean --dir "$private_kafka_dir" ;;
+    0 | 130 | 143) "$project/scripts/kafka" clean --dir "$private_kafka_dir" 2>/dev/null ;;
     *)
         "$project/scripts/kafka" stop --dir "$private_kafka_dir"
+        rm -rf "$private_kafka_dir/data"
         say "its log is kept: $private_kafka_dir/kafka.log"
         ;;
     esac
