@@ -1,1 +1,16 @@
-//! Stands empty until its first commit.
+//! rdkafka made small: what the programs ask of Kafka, with each guarantee's setting stated in one place.
+//!
+//! This crate decides nothing about orders or calls and does not know the store.
+
+pub mod changelog;
+pub mod consumer;
+pub mod fault;
+pub mod offsets;
+pub mod producer;
+pub mod settings;
+pub mod transaction;
+
+pub use consumer::{Consumer, Happening, Membership};
+pub use fault::Fault;
+pub use settings::KafkaSettings;
+pub use transaction::TransactionalProducer;

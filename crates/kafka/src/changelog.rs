@@ -1,0 +1,215 @@
+//! Reading a partition of the changelog up to a proven end.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset as Seek, TopicPartitionList};
+use records::{Offset, Partition};
+
+use crate::fault::{Class, Fault};
+use crate::offsets::{self, Bounds, Committed};
+use crate::settings::KafkaSettings;
+
+/// Reads committed offsets, ends and records of one partition at a time; never joins the group.
+pub struct ChangelogReader {
+    /// Sees what is committed, and waits for offsets to become stable.
+    committed: BaseConsumer,
+    /// Sees the true end. A read_committed client would take the last stable offset for the end, miss a
+    /// committed transaction whose markers are still being written, and admit its orders again.
+    uncommitted: BaseConsumer,
+    group_id: String,
+    topic: String,
+}
+
+/// A record of the changelog.
+pub struct Change<'a> {
+    /// The idempotency key.
+    pub key: &'a [u8],
+    /// The encoded entry; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Where the record lies.
+    pub offset: Offset,
+}
+
+/// Why reading ended before the end that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted<E> {
+    /// The caller asked for it.
+    #[error("the restore was cancelled")]
+    Cancelled,
+    /// Kafka refused; asking again does not help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The sink could not take a change.
+    #[error(transparent)]
+    Sink(E),
+}
+
+impl ChangelogReader {
+    /// Opens the clients; connects when first used.
+    ///
+    /// # Errors
+    /// librdkafka refused a setting.
+    pub fn open(settings: &KafkaSettings, topic: &str) -> Result<Self, Fault> {
+        let client = |isolation: &str| {
+            settings
+                .client("changelog-reader")
+                // The committed offsets are read in this group's name.
+                .set("group.id", &settings.group_id)
+                .set("enable.auto.commit", "false")
+                .set("enable.auto.offset.store", "false")
+                .set("auto.offset.reset", "error")
+                .set("isolation.level", isolation)
+                .set("fetch.wait.max.ms", "50")
+                .set("queued.max.messages.kbytes", "16384")
+                .create::<BaseConsumer>()
+                .map_err(|error| Fault::new(format!("opening a reader of {topic:?}"), error))
+        };
+        Ok(Self {
+            committed: client("read_committed")?,
+            uncommitted: client("read_uncommitted")?,
+            group_id: settings.group_id.clone(),
+            topic: topic.to_owned(),
+        })
+    }
+
+    /// The group's committed offset of an input partition, once no transaction is pending on it.
+    ///
+    /// # Errors
+    /// It is unstable for longer than `timeout`, or the coordinator cannot be reached.
+    pub fn input_committed(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Committed, Fault> {
+        let found = offsets::committed(&self.committed, &self.group_id, topic, &[partition], timeout)?;
+        Ok(found.into_iter().next().unwrap_or(Committed {
+            partition,
+            offset: None,
+            metadata: String::new(),
+        }))
+    }
+
+    /// The true ends of an input partition.
+    ///
+    /// # Errors
+    /// The leader did not answer within `timeout`.
+    pub fn input_bounds(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, Fault> {
+        offsets::bounds(&self.uncommitted, topic, partition, timeout)
+    }
+
+    /// The changelog's true ends: its end is the high watermark.
+    ///
+    /// # Errors
+    /// The leader did not answer within `timeout`.
+    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+        offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
+    }
+
+    /// The changelog's last stable offset in place of its true end: the guard that tests take out.
+    ///
+    /// # Errors
+    /// The leader did not answer within `timeout`.
+    pub fn stable_bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+        offsets::bounds(&self.committed, &self.topic, partition, timeout)
+    }
+
+    /// Hands every committed change in `from..to` to `sink`, then returns. Waits as long as it takes: an
+    /// open transaction of a dead owner must be decided before its records can be read or passed over.
+    ///
+    /// # Errors
+    /// Cancelled, refused by Kafka, or refused by the sink; what was handed over until then is complete
+    /// up to its last offset.
+    pub fn read<E>(
+        &self,
+        partition: Partition,
+        from: Offset,
+        to: Offset,
+        cancelled: impl Fn() -> bool,
+        mut sink: impl FnMut(Change<'_>) -> Result<(), E>,
+    ) -> Result<(), Interrupted<E>> {
+        if from >= to {
+            return Ok(());
+        }
+        let fault = |error| {
+            Fault::new(
+                format!("reading {}/{partition} from {from} to {to}", self.topic),
+                error,
+            )
+        };
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(from.0))
+            .map_err(fault)?;
+        self.committed.assign(&list).map_err(fault)?;
+        let outcome = self.read_assigned(partition, to, cancelled, &mut sink, fault);
+        if let Err(error) = self.committed.unassign() {
+            tracing::warn!(%error, "the changelog reader kept its assignment");
+        }
+        outcome
+    }
+
+    fn read_assigned<E>(
+        &self,
+        partition: Partition,
+        to: Offset,
+        cancelled: impl Fn() -> bool,
+        sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
+        fault: impl Fn(KafkaError) -> Fault,
+    ) -> Result<(), Interrupted<E>> {
+        let mut waiting_since = Instant::now();
+        loop {
+            match self.committed.poll(POLL) {
+                Some(Ok(record)) if record.partition() == partition.0 && record.topic() == self.topic => {
+                    waiting_since = Instant::now();
+                    let offset = Offset(record.offset());
+                    let (key, value) = (record.key().unwrap_or_default(), record.payload());
+                    sink(Change { key, value, offset }).map_err(Interrupted::Sink)?;
+                    if offset.next() < to {
+                        continue;
+                    }
+                }
+                // Left over from the partition that was read before.
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => {
+                    let fault = fault(error);
+                    if matches!(fault.class, Class::Refused | Class::ClientLost | Class::Replaced) {
+                        return Err(fault.into());
+                    }
+                    tracing::warn!(%fault, "the changelog cannot be read; trying again");
+                }
+                None => {}
+            }
+            // The position passes transaction markers and aborted records, a record's offset does not: it
+            // alone proves the end.
+            let position = self.committed.position().map_err(&fault)?;
+            let reached = position
+                .elements()
+                .iter()
+                .any(|element| matches!(element.offset(), Seek::Offset(reached) if reached >= to.0));
+            if reached {
+                return Ok(());
+            }
+            if cancelled() {
+                return Err(Interrupted::Cancelled);
+            }
+            if waiting_since.elapsed() > WAIT_TOLD_EVERY {
+                waiting_since = Instant::now();
+                tracing::warn!(
+                    topic = self.topic, %partition, %to, ?position,
+                    "the restore waits for the changelog, perhaps for an open transaction to be decided",
+                );
+            }
+        }
+    }
+}
+
+const POLL: Duration = Duration::from_millis(20);
+const WAIT_TOLD_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,349 @@
+//! One membership in a consumer group.
+//!
+//! Rebalances are not handled inside librdkafka's callback, but queued and handed out by
+//! [`Consumer::poll`] like everything else that happens. The group waits until the owner completes them
+//! with [`Consumer::accept`] or [`Consumer::give_up`]; until then the membership is valid and offsets can
+//! still be committed, so a transaction can end, and a drain can take its time, before a partition goes.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
+use records::{Offset, Partition};
+
+use crate::fault::Fault;
+use crate::offsets::{self, Committed};
+use crate::settings::KafkaSettings;
+
+/// How a process belongs to its group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Static membership under this id: a restart takes over at once, and a stop keeps the partitions
+    /// until the session time-out. `None`: dynamic, a stop hands over at once.
+    pub instance_id: Option<String>,
+    /// How long the group waits for a heartbeat before the member is out.
+    pub session_timeout: Duration,
+    /// How often the member tells that it lives; also how soon it hears of a rebalance.
+    pub heartbeat_interval: Duration,
+    /// How much librdkafka may hold of what it fetched ahead, in KiB.
+    pub prefetch_kib_max: u32,
+}
+
+/// What [`Consumer::poll`] hands out.
+pub enum Happening<'a> {
+    /// A record of an accepted and started partition.
+    Record(BorrowedMessage<'a>),
+    /// A new generation of the group. Comes with each one, often with no new partition.
+    Assigned {
+        /// The partitions that are new to this member.
+        partitions: Vec<Partition>,
+        /// The membership as of this generation, for the transactions of this assignment. It is taken
+        /// here and nowhere else: taken before the first assignment it would fence nothing.
+        metadata: ConsumerGroupMetadata,
+    },
+    /// Partitions are wanted by another member; they are ours until they are given up.
+    Revoked {
+        /// Which.
+        partitions: Vec<Partition>,
+    },
+    /// Partitions may already belong to another member. Nothing may be committed for them.
+    Lost {
+        /// Which.
+        partitions: Vec<Partition>,
+    },
+    /// The outcome of an asynchronous commit, in the order of the commits.
+    Committed(Result<(), Fault>),
+}
+
+/// A member of a consumer group, with one topic.
+pub struct Consumer {
+    inner: BaseConsumer<Queue>,
+    topic: String,
+    group_id: String,
+}
+
+/// A committed offset with its metadata, to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitOffset {
+    /// The partition.
+    pub partition: Partition,
+    /// The first offset that is not yet done.
+    pub offset: Offset,
+    /// At most 4096 bytes (the broker's default limit), ASCII.
+    pub metadata: String,
+}
+
+impl Consumer {
+    /// Joins the group. Returns at once; the first assignment comes by [`Self::poll`].
+    ///
+    /// # Errors
+    /// librdkafka refused a setting.
+    pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, Fault> {
+        let mut config = settings.client(membership.instance_id.as_deref().unwrap_or(&settings.group_id));
+        config
+            .set("group.id", &settings.group_id)
+            // KIP-848 ends in a fatal error after a lost membership, where the classic protocol rejoins.
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set(
+                "session.timeout.ms",
+                membership.session_timeout.as_millis().to_string(),
+            )
+            .set(
+                "heartbeat.interval.ms",
+                membership.heartbeat_interval.as_millis().to_string(),
+            )
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A lost position is an error that a person resolves, never a silent jump.
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set(
+                "queued.max.messages.kbytes",
+                membership.prefetch_kib_max.to_string(),
+            )
+            .set("queued.min.messages", "20000")
+            // A broker with nothing new answers after this; it also bounds how late a resumed partition
+            // is fetched again.
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "20");
+        if let Some(id) = &membership.instance_id {
+            config.set("group.instance.id", id);
+        }
+        let attempted = || format!("joining group {:?} for topic {topic:?}", settings.group_id);
+        let inner: BaseConsumer<Queue> = config
+            .create_with_context(Queue::default())
+            .map_err(|error| Fault::new(attempted(), error))?;
+        inner
+            .subscribe(&[topic])
+            .map_err(|error| Fault::new(attempted(), error))?;
+        Ok(Self {
+            inner,
+            topic: topic.to_owned(),
+            group_id: settings.group_id.clone(),
+        })
+    }
+
+    /// Calls `wake` from a thread of librdkafka whenever something may be there to poll.
+    pub fn on_ready(&mut self, wake: impl Fn() + Send + Sync + 'static) {
+        self.inner.set_nonempty_callback(wake);
+    }
+
+    /// Waits for what happens next, at most `timeout`; zero does not wait.
+    ///
+    /// # Errors
+    /// What librdkafka reports of the brokers and of the membership. [`crate::fault::Class::Retriable`]
+    /// ones mend themselves and need no more than a line in the log.
+    pub fn poll(&self, timeout: Duration) -> Result<Option<Happening<'_>>, Fault> {
+        if let Some(queued) = self.inner.context().take() {
+            return Ok(Some(queued.into()));
+        }
+        match self.inner.poll(timeout) {
+            Some(Ok(record)) => Ok(Some(Happening::Record(record))),
+            Some(Err(error)) => {
+                let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
+                Err(Fault::new(attempted, error))
+            }
+            None => Ok(self.inner.context().take().map(Happening::from)),
+        }
+    }
+
+    /// Completes [`Happening::Assigned`]: takes the partitions, paused.
+    ///
+    /// # Errors
+    /// librdkafka refused; the membership is lost.
+    pub fn accept(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        let list = self.list(partitions);
+        self.inner
+            .incremental_assign(&list)
+            .and_then(|()| self.inner.pause(&list))
+            .map_err(|error| self.fault("accepting", partitions, error))
+    }
+
+    /// Completes [`Happening::Revoked`] and [`Happening::Lost`]: lets the partitions go.
+    ///
+    /// # Errors
+    /// librdkafka refused; the membership is lost.
+    pub fn give_up(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        self.inner
+            .incremental_unassign(&self.list(partitions))
+            .map_err(|error| self.fault("giving up", partitions, error))
+    }
+
+    /// Begins to hand out the records of an accepted partition, from `offset` on.
+    ///
+    /// # Errors
+    /// The position could not be set; the partition stays paused.
+    pub fn start(&self, partition: Partition, offset: Offset) -> Result<(), Fault> {
+        let mut list = TopicPartitionList::new();
+        let fault = |error| self.fault("starting", &[partition], error);
+        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(offset.0))
+            .map_err(fault)?;
+        let sought = self.inner.seek_partitions(list, SEEK_MAX).map_err(fault)?;
+        sought
+            .elements()
+            .iter()
+            .try_for_each(|element| element.error())
+            .map_err(fault)?;
+        self.inner.resume(&self.list(&[partition])).map_err(fault)
+    }
+
+    /// Stops handing out records of these partitions; what was fetched ahead is dropped.
+    ///
+    /// # Errors
+    /// A partition is not assigned.
+    pub fn pause(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        self.inner
+            .pause(&self.list(partitions))
+            .map_err(|error| self.fault("pausing", partitions, error))
+    }
+
+    /// Goes on where [`Self::pause`] stopped.
+    ///
+    /// # Errors
+    /// A partition is not assigned.
+    pub fn resume(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        self.inner
+            .resume(&self.list(partitions))
+            .map_err(|error| self.fault("resuming", partitions, error))
+    }
+
+    /// The group's committed offsets, once no transaction is pending on them. Blocks.
+    ///
+    /// # Errors
+    /// The offsets are unstable for longer than `timeout`, or the coordinator cannot be reached.
+    pub fn committed(&self, partitions: &[Partition], timeout: Duration) -> Result<Vec<Committed>, Fault> {
+        offsets::committed(&self.inner, &self.group_id, &self.topic, partitions, timeout)
+    }
+
+    /// Commits offsets under the current generation. The outcome comes as [`Happening::Committed`].
+    ///
+    /// # Errors
+    /// The request could not be queued; nothing was sent.
+    pub fn commit(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
+        let attempted = || {
+            format!(
+                "committing offsets of {:?} in group {:?}",
+                self.topic, self.group_id
+            )
+        };
+        let mut list = TopicPartitionList::new();
+        for commit in commits {
+            let mut element = list.add_partition(&self.topic, commit.partition.0);
+            element.set_metadata(&commit.metadata);
+            element
+                .set_offset(Seek::Offset(commit.offset.0))
+                .map_err(|error| Fault::new(attempted(), error))?;
+        }
+        self.inner
+            .commit(&list, CommitMode::Async)
+            .map_err(|error| Fault::new(attempted(), error))
+    }
+
+    /// Leaves the group. Partitions that are still held are given up without a commit.
+    pub fn leave(self) {
+        drop(self);
+    }
+
+    fn list(&self, partitions: &[Partition]) -> TopicPartitionList {
+        offsets::list(&self.topic, partitions)
+    }
+
+    fn fault(&self, what: &str, partitions: &[Partition], error: KafkaError) -> Fault {
+        let numbers: Vec<i32> = partitions.iter().map(|partition| partition.0).collect();
+        Fault::new(
+            format!("{what} partitions {numbers:?} of {:?}", self.topic),
+            error,
+        )
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // Closing revokes once more, when nobody polls for it any longer.
+        self.inner.context().closing.store(true, Ordering::Release);
+    }
+}
+
+/// How long librdkafka may take to set a position; it only has to tell a thread of its own.
+const SEEK_MAX: Duration = Duration::from_secs(5);
+
+/// What librdkafka's callbacks leave for [`Consumer::poll`]. Its length is bounded by the group, which
+/// sends no second rebalance before the first is completed, and by the owner, who awaits each commit.
+#[derive(Default)]
+struct Queue {
+    queued: Mutex<VecDeque<Queued>>,
+    closing: AtomicBool,
+}
+
+enum Queued {
+    Assigned(Vec<Partition>, ConsumerGroupMetadata),
+    Revoked(Vec<Partition>),
+    Lost(Vec<Partition>),
+    Committed(Result<(), Fault>),
+}
+
+impl Queue {
+    fn put(&self, queued: Queued) {
+        self.queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(queued);
+    }
+
+    fn take(&self) -> Option<Queued> {
+        self.queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+}
+
+impl From<Queued> for Happening<'_> {
+    fn from(queued: Queued) -> Self {
+        match queued {
+            Queued::Assigned(partitions, metadata) => Happening::Assigned { partitions, metadata },
+            Queued::Revoked(partitions) => Happening::Revoked { partitions },
+            Queued::Lost(partitions) => Happening::Lost { partitions },
+            Queued::Committed(outcome) => Happening::Committed(outcome),
+        }
+    }
+}
+
+impl ClientContext for Queue {}
+
+impl ConsumerContext for Queue {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions: Vec<Partition> = list.elements().iter().map(|e| Partition(e.partition())).collect();
+        if event != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            if self.closing.load(Ordering::Acquire) {
+                if let Err(error) = consumer.incremental_unassign(list) {
+                    tracing::warn!(%error, "partitions could not be given up while leaving the group");
+                }
+            } else if consumer.assignment_lost() {
+                self.put(Queued::Lost(partitions));
+            } else {
+                self.put(Queued::Revoked(partitions));
+            }
+            return;
+        }
+        match consumer.group_metadata() {
+            Some(metadata) => self.put(Queued::Assigned(partitions, metadata)),
+            // Only a consumer without a group has none.
+            None => tracing::error!("an assignment came without group metadata and is not accepted"),
+        }
+    }
+
+    fn commit_callback(&self, outcome: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let outcome = outcome
+            .and_then(|()| offsets.elements().iter().try_for_each(|element| element.error()))
+            .map_err(|error| Fault::new("committing offsets", error));
+        self.put(Queued::Committed(outcome));
+    }
+}

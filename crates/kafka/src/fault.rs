@@ -1,0 +1,95 @@
+//! What went wrong with Kafka, and the one next step that each kind has.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// A failed request: what was attempted, and what it means.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempted} failed: {}", describe(source))]
+pub struct Fault {
+    /// What was attempted, with topic, partition and offset where there are any.
+    pub attempted: String,
+    /// What it means for the one who asked.
+    pub class: Class,
+    /// What librdkafka said.
+    source: KafkaError,
+}
+
+/// What a fault means; each class has exactly one next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing changed; the same request may be made again.
+    Retriable,
+    /// The open transaction will not be committed: abort it and go back to the committed offsets.
+    Abortable,
+    /// Another process has taken the identity: leave without touching anything.
+    Replaced,
+    /// This client cannot go on; a new one may.
+    ClientLost,
+    /// What the program asks for can not be had until a person acts.
+    Refused,
+}
+
+impl Fault {
+    /// A fault of the class that librdkafka's error tells.
+    #[must_use]
+    pub fn new(attempted: impl Into<String>, source: KafkaError) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: classify(&source),
+            source,
+        }
+    }
+
+    /// librdkafka's code, where it has given one.
+    #[must_use]
+    pub fn code(&self) -> Option<RDKafkaErrorCode> {
+        self.source.rdkafka_error_code()
+    }
+}
+
+fn classify(error: &KafkaError) -> Class {
+    let by_code = |code: RDKafkaErrorCode| match code {
+        RDKafkaErrorCode::FencedInstanceId => Class::Replaced,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::GroupAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed
+        | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+        | RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::OffsetOutOfRange => Class::Refused,
+        _ => Class::Retriable,
+    };
+    match error {
+        KafkaError::Transaction(error) => {
+            let code = error.code();
+            if code == RDKafkaErrorCode::FencedInstanceId {
+                Class::Replaced
+            } else if error.is_fatal() {
+                // A fenced epoch does not tell whether another process took the transactional id or the
+                // broker timed the transaction out. Both mean a new producer; if there is another process,
+                // the group tells by FENCED_INSTANCE_ID.
+                Class::ClientLost
+            } else if error.txn_requires_abort() {
+                Class::Abortable
+            } else if error.is_retriable() {
+                Class::Retriable
+            } else {
+                by_code(code)
+            }
+        }
+        KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => Class::Replaced,
+        KafkaError::MessageConsumptionFatal(_) => Class::ClientLost,
+        other => other.rdkafka_error_code().map_or(Class::Retriable, by_code),
+    }
+}
+
+/// librdkafka's own words, shortened: some of its texts hold a whole partition list.
+fn describe(error: &KafkaError) -> String {
+    let text = match error {
+        KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(300) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,100 @@
+//! Committed offsets, and the ends of partitions.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::{Offset as Seek, TopicPartitionList};
+use records::{Offset, Partition};
+
+use crate::fault::Fault;
+
+/// What a group has committed for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The partition.
+    pub partition: Partition,
+    /// The first offset that is not yet done; `None` if the group never committed one, or it expired.
+    pub offset: Option<Offset>,
+    /// What was committed with it; empty if nothing was, U+FFFD if it is not UTF-8.
+    pub metadata: String,
+}
+
+/// The first offset that a partition still has, and the one behind its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The log's start.
+    pub start: Offset,
+    /// The log's end: the high watermark for a read_uncommitted client, the last stable offset for a
+    /// read_committed one.
+    pub end: Offset,
+}
+
+/// The group's committed offsets. With a read_committed consumer it waits while a transaction is pending
+/// on one of them.
+///
+/// # Errors
+/// The offsets are unstable for longer than `timeout`, or the coordinator cannot be reached.
+pub fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group_id: &str,
+    topic: &str,
+    partitions: &[Partition],
+    timeout: Duration,
+) -> Result<Vec<Committed>, Fault> {
+    let fault = |error| {
+        Fault::new(
+            format!("reading the committed offsets of {topic:?} in group {group_id:?}"),
+            error,
+        )
+    };
+    let answer = consumer
+        .committed_offsets(list(topic, partitions), timeout)
+        .map_err(fault)?;
+    answer
+        .elements()
+        .iter()
+        .map(|element| {
+            element.error().map_err(fault)?;
+            let offset = match element.offset() {
+                Seek::Offset(offset) => Some(Offset(offset)),
+                _ => None,
+            };
+            // rust-rdkafka panics on metadata that is not UTF-8, as a stranger may have committed it. It must
+            // not be taken for none, so it is handed on as a text that nobody writes.
+            let metadata = std::panic::catch_unwind(|| element.metadata().to_owned());
+            let metadata = metadata.unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string());
+            Ok(Committed {
+                partition: Partition(element.partition()),
+                offset,
+                metadata,
+            })
+        })
+        .collect()
+}
+
+/// The ends of a partition, by the consumer's own isolation level.
+///
+/// # Errors
+/// The partition's leader did not answer within `timeout`.
+pub fn bounds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: Partition,
+    timeout: Duration,
+) -> Result<Bounds, Fault> {
+    let (start, end) = consumer
+        .fetch_watermarks(topic, partition.0, timeout)
+        .map_err(|error| Fault::new(format!("reading the ends of {topic}/{partition}"), error))?;
+    Ok(Bounds {
+        start: Offset(start),
+        end: Offset(end),
+    })
+}
+
+pub(crate) fn list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(topic, partition.0);
+    }
+    list
+}

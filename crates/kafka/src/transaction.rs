@@ -1,0 +1,350 @@
+//! The transactional producer: one object owns everything from `begin` to the transaction's end.
+//!
+//! ```text
+//! open ── begin ── send … ── end ──▶ Committed                 keep the producer
+//!                             ├────▶ Aborted, surely            ┐ drop the producer; a new one with the
+//!                             └────▶ Unknown                    ┘ same id ends what is left open
+//! ```
+//!
+//! After anything but `Committed` the producer is not used again: librdkafka speaks the transaction
+//! protocol without KIP-890's epoch bump per transaction, so that a late record of an aborted transaction
+//! could join the next one of the same epoch. Opening a new producer bumps the epoch.
+
+use std::collections::HashMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer,
+};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset as Seek, TopicPartitionList};
+use records::{Offset, Partition};
+
+use crate::fault::{Class, Fault};
+use crate::settings::KafkaSettings;
+
+/// A producer with a transactional id, at most one transaction at a time.
+pub struct TransactionalProducer {
+    inner: ThreadedProducer<Deliveries>,
+    limits: Limits,
+}
+
+/// How long a transaction and its steps may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// After this the broker aborts a transaction by itself (`transaction.timeout.ms`). It bounds how long
+    /// a dead owner's transaction holds up its readers.
+    pub transaction_max: Duration,
+    /// How long [`TransactionalProducer::end`] tries before the outcome counts as unknown.
+    pub end_max: Duration,
+}
+
+/// A record to be sent within the transaction.
+pub struct Outgoing<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The partition, always explicit: a record goes where its input lies.
+    pub partition: Partition,
+    /// The key, if any.
+    pub key: Option<&'a [u8]>,
+    /// The value, if any.
+    pub value: Option<&'a [u8]>,
+    /// The headers, in their order.
+    pub headers: Option<OwnedHeaders>,
+    /// Whether [`Ended::Committed`] shall tell where the last such record of this partition came to lie.
+    pub tracked: bool,
+}
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// All of it is visible, and the offsets with it.
+    Committed {
+        /// For each partition with tracked records, the offset behind the last of them.
+        tracked: HashMap<Partition, Offset>,
+    },
+    /// None of it will ever be visible.
+    Aborted(Fault),
+    /// It may yet be committed or aborted; only the committed offsets will tell.
+    Unknown(Fault),
+}
+
+impl TransactionalProducer {
+    /// Opens the producer: ends what an earlier one with this id has left open, and fences it.
+    ///
+    /// # Errors
+    /// Kafka did not answer within `timeout` ([`Class::Retriable`]), or refuses the id.
+    pub fn open(
+        settings: &KafkaSettings,
+        transactional_id: &str,
+        limits: Limits,
+        timeout: Duration,
+    ) -> Result<Self, Fault> {
+        let fault = |error| {
+            Fault::new(
+                format!("opening the transactional producer {transactional_id:?}"),
+                error,
+            )
+        };
+        let inner: ThreadedProducer<Deliveries> = settings
+            .client(transactional_id)
+            .set("transactional.id", transactional_id)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set(
+                "transaction.timeout.ms",
+                limits.transaction_max.as_millis().to_string(),
+            )
+            // Not longer than the transaction: what is delivered later than that is aborted anyhow.
+            .set(
+                "message.timeout.ms",
+                limits.transaction_max.as_millis().to_string(),
+            )
+            // At the end of a transaction the last, small requests wait for no more than this.
+            .set("linger.ms", "2")
+            .set("batch.num.messages", "10000")
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", "131072")
+            .create_with_context(Deliveries::default())
+            .map_err(fault)?;
+        inner.init_transactions(timeout).map_err(fault)?;
+        Ok(Self { inner, limits })
+    }
+
+    /// Begins a transaction. Asks nothing of the brokers yet.
+    ///
+    /// # Errors
+    /// The producer is fenced or otherwise done for.
+    pub fn begin(&self) -> Result<(), Fault> {
+        *self.deliveries().lock() = Delivered::default();
+        self.inner
+            .begin_transaction()
+            .map_err(|error| Fault::new("beginning a transaction", error))
+    }
+
+    /// Sends a record within the transaction. Waits, within the transaction's time, while the producer's
+    /// queue is full.
+    ///
+    /// # Errors
+    /// The record was not taken; the transaction must not be committed.
+    pub fn send(&self, outgoing: Outgoing<'_>) -> Result<(), Fault> {
+        let Outgoing {
+            topic,
+            partition,
+            key,
+            value,
+            headers,
+            tracked,
+        } = outgoing;
+        let opaque = if tracked {
+            usize::try_from(partition.0).unwrap_or(usize::MAX - 1) + 1
+        } else {
+            UNTRACKED
+        };
+        let mut record =
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, opaque).partition(partition.0);
+        record.key = key;
+        record.payload = value;
+        record.headers = headers;
+        let deadline = Instant::now() + self.limits.end_max;
+        self.deliveries().lock().outstanding += 1;
+        loop {
+            match self.inner.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now() < deadline =>
+                {
+                    std::thread::sleep(QUEUE_FULL_WAIT);
+                    record = back;
+                }
+                Err((error, _)) => {
+                    self.deliveries().lock().outstanding -= 1;
+                    return Err(Fault::new(
+                        format!("sending a record to {topic}/{partition}"),
+                        error,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets, commits.
+    ///
+    /// `before_commit` runs between the offsets and the commit; tests strike there.
+    pub fn end(
+        &self,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+        metadata: &ConsumerGroupMetadata,
+        before_commit: impl FnOnce(),
+    ) -> Ended {
+        let deadline = Instant::now() + self.limits.end_max;
+        if let Err(fault) = self
+            .delivered(deadline)
+            .and_then(|()| self.add(topic, offsets, metadata, deadline))
+        {
+            return Ended::Aborted(fault);
+        }
+        before_commit();
+        match self.commit(deadline) {
+            Ok(()) => Ended::Committed {
+                tracked: std::mem::take(&mut self.deliveries().lock().tracked),
+            },
+            // Told by the broker: it has taken no commit of this transaction, and fences one that comes late.
+            Err(fault) if fault.class == Class::Abortable => Ended::Aborted(fault),
+            Err(fault) => Ended::Unknown(fault),
+        }
+    }
+
+    /// Aborts what is open, as far as that is quickly done; opening the next producer does it otherwise.
+    pub fn abandon(self) {
+        if let Err(error) = self.inner.abort_transaction(ABORT_MAX) {
+            tracing::debug!(%error, "the transaction is left to the next producer to abort");
+        }
+        // Closing waits for librdkafka's threads; nothing depends on it, since the next producer fences
+        // this one.
+        std::thread::spawn(move || drop(self));
+    }
+
+    fn deliveries(&self) -> &Deliveries {
+        self.inner.client().context()
+    }
+
+    fn delivered(&self, deadline: Instant) -> Result<(), Fault> {
+        let mut delivered = self.deliveries().lock();
+        while delivered.outstanding > 0 && delivered.failure.is_none() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let attempted = format!("delivering {} records of the transaction", delivered.outstanding);
+                return Err(Fault::new(
+                    attempted,
+                    KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut),
+                ));
+            };
+            delivered = self
+                .deliveries()
+                .changed
+                .wait_timeout(delivered, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        match delivered.failure.take() {
+            Some((attempted, error)) => Err(Fault::new(attempted, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn add(
+        &self,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+        metadata: &ConsumerGroupMetadata,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let fault = |error| {
+            Fault::new(
+                format!("adding the offsets of {topic:?} to the transaction"),
+                error,
+            )
+        };
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            list.add_partition_offset(topic, partition.0, Seek::Offset(offset.0))
+                .map_err(fault)?;
+        }
+        until(deadline, |left| {
+            self.inner
+                .send_offsets_to_transaction(&list, metadata, left)
+                .map_err(fault)
+        })
+    }
+
+    fn commit(&self, deadline: Instant) -> Result<(), Fault> {
+        // With anything in its queue rust-rdkafka's commit sleeps for up to 100 ms. All is delivered, but
+        // the last report may not be out of the queue yet.
+        while self.inner.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(QUEUE_EMPTY_WAIT);
+        }
+        until(deadline, |left| {
+            self.inner
+                .commit_transaction(left)
+                .map_err(|error| Fault::new("committing the transaction", error))
+        })
+    }
+}
+
+/// Makes a request again while its fault is retriable and there is time. librdkafka resumes the request
+/// rather than sending a second one.
+fn until(deadline: Instant, request: impl Fn(Duration) -> Result<(), Fault>) -> Result<(), Fault> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match request(left) {
+            Err(fault) if fault.class == Class::Retriable && !left.is_zero() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+const UNTRACKED: usize = 0;
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
+const QUEUE_EMPTY_WAIT: Duration = Duration::from_micros(50);
+/// An abort that takes longer is left to the next producer, which has a limit of its own.
+const ABORT_MAX: Duration = Duration::from_secs(2);
+
+/// What the delivery reports of the open transaction have told.
+#[derive(Default)]
+struct Deliveries {
+    state: Mutex<Delivered>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Delivered {
+    outstanding: usize,
+    tracked: HashMap<Partition, Offset>,
+    failure: Option<(String, KafkaError)>,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Delivered> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, opaque: usize) {
+        let mut delivered = self.lock();
+        delivered.outstanding = delivered.outstanding.saturating_sub(1);
+        match report {
+            Ok(record) if opaque != UNTRACKED => {
+                let behind = Offset(record.offset()).next();
+                let last = delivered
+                    .tracked
+                    .entry(Partition(record.partition()))
+                    .or_insert(behind);
+                *last = (*last).max(behind);
+            }
+            Ok(_) => {}
+            Err((error, record)) => {
+                // The first failure is the cause; those after it are librdkafka's consequence.
+                delivered.failure.get_or_insert_with(|| {
+                    (
+                        format!("delivering a record to {}/{}", record.topic(), record.partition()),
+                        error.clone(),
+                    )
+                });
+            }
+        }
+        if delivered.outstanding == 0 || delivered.failure.is_some() {
+            self.changed.notify_all();
+        }
+    }
+}
