@@ -1,1 +1,14 @@
-//! Stands empty until its first commit.
+//! The redb file of one partition: a cache of the changelog that may lag and is never ahead.
+//!
+//! What is written here is already committed in Kafka. So nothing that this crate loses is lost: a crash
+//! falls back to the last durable commit with its checkpoint, and the changelog's tail brings the rest. A
+//! file that does not say whose changelog it holds, or that redb does not trust, is deleted and rebuilt.
+//!
+//! Assumed of the disk: what redb has synced stays, and a page is written whole or redb's checksums tell.
+
+mod directory;
+mod store;
+mod tables;
+
+pub use directory::{DirectoryError, StateDirectory};
+pub use store::{Change, Identity, Opened, Store, StoreError};

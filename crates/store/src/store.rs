@@ -1,0 +1,453 @@
+//! One partition's store: entries by key, and the checkpoint, always changed together.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use records::entry::InvalidEntry;
+use records::{Entry, IdempotencyKey, Offset, Partition};
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
+
+use crate::tables::{CHECKPOINT, CHECKPOINT_ROW, ENTRIES, IDENTITY, IDENTITY_ROW};
+
+/// The entries of one partition.
+pub struct Store {
+    database: Database,
+    /// A snapshot as of the last change. Taken once per change, not per look-up; dropped before a change,
+    /// so that redb can use the freed pages again.
+    snapshot: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    checkpoint: Option<Offset>,
+    durable: bool,
+    path: PathBuf,
+}
+
+/// Whose changelog a store holds; a store of another one is rebuilt, not trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The changelog's topic.
+    pub changelog: String,
+    /// The partition.
+    pub partition: Partition,
+    /// How many partitions the topic has: with another number, keys lie elsewhere.
+    pub partitions: usize,
+}
+
+/// A store that was opened.
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// Why the file that was there is not used, if there was one.
+    pub rebuilt_because: Option<String>,
+}
+
+/// A key and what becomes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// The key's bytes.
+    pub key: &'a [u8],
+    /// The encoded entry; `None` removes the key.
+    pub entry: Option<&'a [u8]>,
+}
+
+/// The store cannot be read or written. The file is not to be trusted further; the changelog is.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// redb or the disk failed.
+    #[error("{attempted} the store {} failed: {source}", path.display())]
+    Database {
+        /// What was attempted.
+        attempted: &'static str,
+        /// The store's file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// The entry of a key is not one.
+    #[error("the store {} has no readable entry under the key {key:?}: {source}", path.display())]
+    Entry {
+        /// The store's file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with the entry.
+        source: InvalidEntry,
+    },
+    /// The file cannot be removed to be rebuilt.
+    #[error("removing the store {} failed: {source}", path.display())]
+    Remove {
+        /// The store's file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+impl Store {
+    /// Opens the store in `path`, or makes an empty one: when there is none, when redb does not trust the
+    /// file, and when it is another changelog's.
+    ///
+    /// `cache_bytes` is what redb may hold of it in memory.
+    ///
+    /// # Errors
+    /// Neither the old file nor a new one can be opened.
+    pub fn open(path: &Path, identity: &Identity, cache_bytes: usize) -> Result<Opened, StoreError> {
+        let existed = path.exists();
+        let rebuilt_because = match Self::open_as(path, identity, cache_bytes) {
+            Ok(Ok(store)) => {
+                return Ok(Opened {
+                    store,
+                    rebuilt_because: None,
+                });
+            }
+            Ok(Err(other)) => format!("it is a store of {other}, and {} is wanted", identity.text()),
+            // A file that another process holds is healthy; deleting it would not help.
+            Err(StoreError::Database { source, .. })
+                if existed && !matches!(*source, redb::Error::DatabaseAlreadyOpen) =>
+            {
+                source.to_string()
+            }
+            Err(error) => return Err(error),
+        };
+        fs::remove_file(path).map_err(|source| StoreError::Remove {
+            path: path.to_owned(),
+            source,
+        })?;
+        match Self::open_as(path, identity, cache_bytes)? {
+            Ok(store) => Ok(Opened {
+                store,
+                rebuilt_because: Some(rebuilt_because),
+            }),
+            Err(other) => unreachable!("a new store says that it is one of {other}"),
+        }
+    }
+
+    /// The entry of a key.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what it holds is no entry.
+    pub fn get(&self, key: &IdempotencyKey) -> Result<Option<Entry>, StoreError> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(None);
+        };
+        match snapshot
+            .get(key.as_bytes())
+            .map_err(|error| self.failed("reading", error))?
+        {
+            None => Ok(None),
+            Some(bytes) => Entry::decode(bytes.value())
+                .map(Some)
+                .map_err(|source| StoreError::Entry {
+                    path: self.path.clone(),
+                    key: key.to_string(),
+                    source,
+                }),
+        }
+    }
+
+    /// The changelog offset up to which this store equals the changelog; `None` if it is new.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Offset> {
+        self.checkpoint
+    }
+
+    /// How many keys there are.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn len(&self) -> Result<u64, StoreError> {
+        self.snapshot.as_ref().map_or(Ok(0), |table| {
+            table.len().map_err(|error| self.failed("counting", error))
+        })
+    }
+
+    /// Whether there is no key.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Hands out every entry, in the order of the keys.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(());
+        };
+        for row in snapshot
+            .range::<&[u8]>(..)
+            .map_err(|error| self.failed("reading", error))?
+        {
+            let (key, entry) = row.map_err(|error| self.failed("reading", error))?;
+            visit(key.value(), entry.value());
+        }
+        Ok(())
+    }
+
+    /// Applies changes that Kafka has committed, and moves the checkpoint, in one transaction. Until the
+    /// next [`Self::persist`] a crash of the machine or the process takes both back.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn apply(&mut self, changes: &mut [Change<'_>], checkpoint: Offset) -> Result<(), StoreError> {
+        // Neighbours share pages: in key order each page is touched once. The sort is stable, so that the
+        // last change of a key stays the last.
+        changes.sort_by_key(|change| change.key);
+        self.write(changes, Some(checkpoint), Durability::None)?;
+        self.durable = false;
+        Ok(())
+    }
+
+    /// Makes all that was applied durable, so that a later restore begins here.
+    ///
+    /// # Errors
+    /// The disk failed; what was applied can still be read, and is in the changelog.
+    pub fn persist(&mut self) -> Result<(), StoreError> {
+        if !self.durable {
+            self.write(&[], None, Durability::Immediate)?;
+            self.durable = true;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        changes: &[Change<'_>],
+        checkpoint: Option<Offset>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        self.snapshot = None;
+        let written = write(&self.database, changes, checkpoint, durability);
+        // Also after a failure: what was there before is still there to be read.
+        let snapshot = snapshot(&self.database);
+        written.map_err(|error| self.failed("writing", error))?;
+        self.snapshot = Some(snapshot.map_err(|error| self.failed("reading", error))?);
+        self.checkpoint = checkpoint.or(self.checkpoint);
+        Ok(())
+    }
+
+    /// Opens the file. The inner error is the identity that the file gives instead of the one wanted.
+    fn open_as(
+        path: &Path,
+        identity: &Identity,
+        cache_bytes: usize,
+    ) -> Result<Result<Self, String>, StoreError> {
+        let failed = |error: redb::Error| StoreError::Database {
+            attempted: "opening",
+            path: path.to_owned(),
+            source: Box::new(error),
+        };
+        let database = Builder::new()
+            .set_cache_size(cache_bytes)
+            .create(path)
+            .map_err(|error| failed(error.into()))?;
+        let wanted = identity.text();
+        let (found, checkpoint) = identify(&database, &wanted).map_err(failed)?;
+        if found != wanted {
+            return Ok(Err(found));
+        }
+        let snapshot = Some(snapshot(&database).map_err(failed)?);
+        let path = path.to_owned();
+        Ok(Ok(Self {
+            database,
+            snapshot,
+            checkpoint,
+            durable: true,
+            path,
+        }))
+    }
+
+    fn failed(&self, attempted: &'static str, error: impl Into<redb::Error>) -> StoreError {
+        StoreError::Database {
+            attempted,
+            path: self.path.clone(),
+            source: Box::new(error.into()),
+        }
+    }
+}
+
+impl Identity {
+    /// As it stands in the file. It begins with the version of the tables' layout.
+    fn text(&self) -> String {
+        format!("v1 {}/{} of {}", self.changelog, self.partition, self.partitions)
+    }
+}
+
+/// The identity that the file gives, which for a new one is the one wanted, and its checkpoint.
+fn identify(database: &Database, wanted: &str) -> Result<(String, Option<Offset>), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    let found = {
+        let mut identity = transaction.open_table(IDENTITY)?;
+        let found = identity.get(IDENTITY_ROW)?.map(|text| text.value().to_owned());
+        match found {
+            Some(found) => found,
+            None => {
+                identity.insert(IDENTITY_ROW, wanted)?;
+                wanted.to_owned()
+            }
+        }
+    };
+    let checkpoint = transaction
+        .open_table(CHECKPOINT)?
+        .get(CHECKPOINT_ROW)?
+        .map(|row| Offset(row.value()));
+    transaction.open_table(ENTRIES)?;
+    transaction.commit()?;
+    Ok((found, checkpoint))
+}
+
+fn write(
+    database: &Database,
+    changes: &[Change<'_>],
+    checkpoint: Option<Offset>,
+    durability: Durability,
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(durability)?;
+    // After a crash the file opens in milliseconds instead of being read as a whole.
+    transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+    {
+        let mut entries = transaction.open_table(ENTRIES)?;
+        for change in changes {
+            match change.entry {
+                Some(entry) => entries.insert(change.key, entry)?,
+                None => entries.remove(change.key)?,
+            };
+        }
+    }
+    if let Some(checkpoint) = checkpoint {
+        transaction
+            .open_table(CHECKPOINT)?
+            .insert(CHECKPOINT_ROW, checkpoint.0)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn snapshot(database: &Database) -> Result<ReadOnlyTable<&'static [u8], &'static [u8]>, redb::Error> {
+    Ok(database.begin_read()?.open_table(ENTRIES)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use records::entry::Status;
+    use records::{Fingerprint, Timestamp};
+
+    use super::*;
+
+    const CACHE: usize = 1 << 20;
+
+    fn identity(partition: i32) -> Identity {
+        Identity {
+            changelog: "changelog".into(),
+            partition: Partition(partition),
+            partitions: 4,
+        }
+    }
+
+    fn entry(source: i64) -> Entry {
+        Entry {
+            status: Status::Pending,
+            fingerprint: Fingerprint::of(&source.to_be_bytes()),
+            admitted_at: Timestamp(1),
+            source: Offset(source),
+        }
+    }
+
+    fn key(text: &str) -> IdempotencyKey {
+        IdempotencyKey::new(text).expect("a key")
+    }
+
+    fn open(path: &Path, partition: i32) -> Opened {
+        Store::open(path, &identity(partition), CACHE).expect("a store")
+    }
+
+    #[test]
+    fn what_was_persisted_is_there_after_reopening_with_its_checkpoint() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("0.redb");
+        let mut store = open(&path, 0).store;
+        assert_eq!(store.checkpoint(), None);
+        let (b, a) = (entry(1).encode(), entry(2).encode());
+        let mut changes = [
+            Change {
+                key: b"b",
+                entry: Some(&b),
+            },
+            Change {
+                key: b"a",
+                entry: Some(&a),
+            },
+            Change {
+                key: b"b",
+                entry: None,
+            },
+        ];
+        store.apply(&mut changes, Offset(7)).expect("applied");
+        store.persist().expect("persisted");
+        drop(store);
+
+        let Opened {
+            store,
+            rebuilt_because,
+        } = open(&path, 0);
+        assert_eq!(rebuilt_because, None);
+        assert_eq!(store.checkpoint(), Some(Offset(7)));
+        assert_eq!(store.get(&key("a")).expect("read"), Some(entry(2)));
+        assert_eq!(
+            store.get(&key("b")).expect("read"),
+            None,
+            "the last change of a key counts"
+        );
+        assert_eq!(store.len().expect("counted"), 1);
+    }
+
+    #[test]
+    fn another_partitions_store_and_a_garbled_file_are_rebuilt() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("0.redb");
+        let mut store = open(&path, 0).store;
+        let bytes = entry(1).encode();
+        store
+            .apply(
+                &mut [Change {
+                    key: b"a",
+                    entry: Some(&bytes),
+                }],
+                Offset(1),
+            )
+            .expect("applied");
+        store.persist().expect("persisted");
+        drop(store);
+
+        let other = open(&path, 1);
+        assert!(
+            other
+                .rebuilt_because
+                .is_some_and(|why| why.contains("changelog/0 of 4"))
+        );
+        assert_eq!(
+            (other.store.checkpoint(), other.store.len().expect("counted")),
+            (None, 0)
+        );
+        drop(other.store);
+
+        fs::write(&path, vec![0x5a; 100_000]).expect("garbled");
+        let rebuilt = open(&path, 1);
+        assert!(rebuilt.rebuilt_because.is_some());
+        assert_eq!(rebuilt.store.checkpoint(), None);
+    }
+
+    #[test]
+    fn a_store_in_use_is_not_taken_for_a_broken_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("0.redb");
+        let _held = open(&path, 0);
+        assert!(Store::open(&path, &identity(0), CACHE).is_err());
+        assert!(path.exists());
+    }
+}
