@@ -1,0 +1,19 @@
+//! Stage one: which orders are admitted to the outbox, and when a transaction begins and ends.
+//!
+//! ```text
+//! partition assigned ─▶ restoring ─▶ running ──record──▶ verdict ─▶ transaction ─▶ end ─▶ store
+//!                          ▲                                                        │
+//!                          └── any doubt: new producer, committed offsets, tail ◀───┘
+//! ```
+
+mod machine;
+mod partitioner;
+mod rules;
+mod transaction;
+mod verdict;
+
+pub use machine::{Action, Admission, Event, Stage, Taken, Token};
+pub use partitioner::Partitioner;
+pub use rules::{KeySource, RecordKey, Refusal, Rules};
+pub use transaction::{Limits, Offsets, Transaction};
+pub use verdict::{Input, Verdict, decide};

@@ -1,0 +1,227 @@
+//! The verdict: what becomes of one input record.
+
+use records::dead_letter::Reason;
+use records::entry::Status;
+use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
+
+use super::rules::{Refusal, Rules};
+
+/// A record of the orders topic, as far as the verdict asks for it.
+pub struct Input<'a> {
+    /// Its partition.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: Offset,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// The last header of a name.
+    pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
+}
+
+/// What becomes of an input record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A new order: to the outbox and the changelog.
+    Admit {
+        /// Its idempotency key.
+        key: IdempotencyKey,
+        /// What is remembered of it.
+        entry: Entry,
+    },
+    /// The same order again: counted and dropped.
+    Duplicate {
+        /// Its idempotency key.
+        key: IdempotencyKey,
+        /// The one that was admitted.
+        first: Entry,
+    },
+    /// No order that can be admitted, or another payload under a key that was (a conflict): to the dead
+    /// letters.
+    Refuse(Refusal),
+}
+
+/// Decides on a record. `known` looks a key up among all that was admitted on this partition, whether
+/// committed or in the open transaction.
+///
+/// # Errors
+/// The look-up failed; nothing is decided.
+pub fn decide<E>(
+    rules: &Rules,
+    input: &Input<'_>,
+    now: Timestamp,
+    known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
+) -> Result<Verdict, E> {
+    let key = match rules.identify(input) {
+        Ok(key) => key,
+        Err(refusal) => return Ok(Verdict::Refuse(refusal)),
+    };
+    let fingerprint = Fingerprint::of(input.value.unwrap_or_default());
+    Ok(match known(&key)? {
+        None => {
+            let entry = Entry {
+                status: Status::Pending,
+                fingerprint,
+                admitted_at: now,
+                source: input.offset,
+            };
+            Verdict::Admit { key, entry }
+        }
+        Some(first) if first.fingerprint == fingerprint => Verdict::Duplicate { key, first },
+        Some(first) => Verdict::Refuse(Refusal {
+            reason: Reason::Conflict,
+            detail: format!(
+                "order {:?} was admitted with another payload from offset {} of this partition (fingerprint {}, \
+                 now {fingerprint}); it was not called again",
+                key.as_str(),
+                first.source,
+                first.fingerprint,
+            ),
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::convert::Infallible;
+
+    use super::super::{KeySource, Partitioner, RecordKey};
+    use super::*;
+
+    const ORDER: &str =
+        r#"{"order_id":"o-1","amount":150,"currency":"EUR","customer_id":"c-1","ref":{"n":7}}"#;
+
+    fn rules() -> Rules {
+        Rules {
+            key: KeySource::Pointer("/order_id".into()),
+            record_key: RecordKey::IsIdempotencyKey,
+            partitioner: Partitioner::Any,
+            partitions: 10,
+        }
+    }
+
+    fn verdict(
+        rules: &Rules,
+        key: Option<&str>,
+        value: Option<&str>,
+        known: &HashMap<String, Entry>,
+    ) -> Verdict {
+        let input = Input {
+            partition: Partition(0),
+            offset: Offset(5),
+            key: key.map(str::as_bytes),
+            value: value.map(str::as_bytes),
+            header: &|name| (name == "idempotency").then_some(b"h-1".as_slice()),
+        };
+        let looked_up: Result<_, Infallible> = decide(rules, &input, Timestamp(9), |key| {
+            Ok(known.get(key.as_str()).copied())
+        });
+        let Ok(verdict) = looked_up;
+        verdict
+    }
+
+    fn check(rules: &Rules, key: Option<&str>, value: Option<&str>, expected: Result<&str, Reason>) {
+        let outcome = match verdict(rules, key, value, &HashMap::new()) {
+            Verdict::Admit { key, .. } => Ok(key.to_string()),
+            Verdict::Refuse(refusal) => Err(refusal.reason),
+            Verdict::Duplicate { .. } => panic!("nothing is known, and yet it is a duplicate"),
+        };
+        assert_eq!(outcome, expected.map(str::to_owned), "{key:?} {value:?}");
+    }
+
+    #[test]
+    fn a_new_order_is_admitted_and_what_is_none_is_refused() {
+        let long = ORDER.replace("o-1", &"k".repeat(300));
+        check(&rules(), Some("o-1"), Some(ORDER), Ok("o-1"));
+        check(&rules(), Some("o-2"), Some(ORDER), Err(Reason::KeyMismatch));
+        check(&rules(), None, Some(ORDER), Err(Reason::KeyMismatch));
+        check(&rules(), Some("o-1"), None, Err(Reason::NotJson));
+        check(&rules(), Some("o-1"), Some("{"), Err(Reason::NotJson));
+        check(
+            &rules(),
+            Some("o-1"),
+            Some(&ORDER.replace("EUR", "EURO")),
+            Err(Reason::UnknownCurrency),
+        );
+        check(&rules(), Some("o-1"), Some(&long), Err(Reason::KeyInvalid));
+    }
+
+    #[test]
+    fn the_key_stands_where_the_settings_say() {
+        let with = |key, record_key| Rules {
+            key,
+            record_key,
+            ..rules()
+        };
+        let pointer = |text: &str| with(KeySource::Pointer(text.into()), RecordKey::Ignored);
+        check(&pointer("/ref/n"), None, Some(ORDER), Ok("7"));
+        check(&pointer("/ref/m"), None, Some(ORDER), Err(Reason::KeyMissing));
+        check(&pointer("/ref"), None, Some(ORDER), Err(Reason::KeyMissing));
+        check(
+            &with(KeySource::RecordKey, RecordKey::IsIdempotencyKey),
+            Some("r"),
+            Some(ORDER),
+            Ok("r"),
+        );
+        check(
+            &with(KeySource::RecordKey, RecordKey::IsIdempotencyKey),
+            None,
+            Some(ORDER),
+            Err(Reason::KeyMissing),
+        );
+        check(
+            &with(KeySource::Header("idempotency".into()), RecordKey::Ignored),
+            None,
+            Some(ORDER),
+            Ok("h-1"),
+        );
+        check(
+            &with(KeySource::Header("other".into()), RecordKey::Ignored),
+            None,
+            Some(ORDER),
+            Err(Reason::KeyMissing),
+        );
+    }
+
+    #[test]
+    fn an_order_on_the_wrong_partition_is_refused() {
+        for partitioner in [Partitioner::Murmur2, Partitioner::Crc32] {
+            let belongs = partitioner.partition(b"o-1", 10).expect("one");
+            let rules = Rules {
+                partitioner,
+                ..rules()
+            };
+            let expected = if belongs == 0 {
+                Ok("o-1")
+            } else {
+                Err(Reason::WrongPartition)
+            };
+            check(&rules, Some("o-1"), Some(ORDER), expected);
+        }
+    }
+
+    #[test]
+    fn the_same_payload_is_a_duplicate_and_another_one_a_conflict() {
+        let Verdict::Admit { key, entry } = verdict(&rules(), Some("o-1"), Some(ORDER), &HashMap::new())
+        else {
+            panic!("a new order was not admitted");
+        };
+        assert_eq!((entry.source, entry.admitted_at), (Offset(5), Timestamp(9)));
+        let known = HashMap::from([(key.to_string(), entry)]);
+        let again = verdict(&rules(), Some("o-1"), Some(ORDER), &known);
+        assert_eq!(again, Verdict::Duplicate { key, first: entry });
+        let other = verdict(&rules(), Some("o-1"), Some(&ORDER.replace("150", "151")), &known);
+        assert!(
+            matches!(
+                other,
+                Verdict::Refuse(Refusal {
+                    reason: Reason::Conflict,
+                    ..
+                })
+            ),
+            "{other:?}"
+        );
+    }
+}
