@@ -97,8 +97,9 @@ fetch_jars() {
     local partial
     partial=$(mktemp -d "$jars.XXXXXX")
     # shellcheck disable=SC2046 # none or one argument
-    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -f "$pom" "-Dkafka.version=$kafka_version" \
-        dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$partial" >&2 ||
+    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -Dstyle.color=never -f "$pom" "-Dkafka.version=$kafka_version" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+        -DincludeScope=runtime "-DoutputDirectory=$partial" >&2 ||
         { rm -rf "$partial"; fail "Maven could not fetch Kafka's jars; see its messages above."; }
     # Another start may have been quicker: its jars are the same.
     if [ -d "$jars" ]; then
