@@ -9,6 +9,7 @@ use crate::Offset;
 pub struct OffsetSet {
     /// The first offset of each run, and the offset behind its last. Runs neither touch nor overlap.
     runs: BTreeMap<i64, i64>,
+    count: u64,
 }
 
 impl OffsetSet {
@@ -17,6 +18,7 @@ impl OffsetSet {
     pub const fn new() -> Self {
         Self {
             runs: BTreeMap::new(),
+            count: 0,
         }
     }
 
@@ -35,22 +37,23 @@ impl OffsetSet {
         if let Some((&start, &end)) = self.runs.range(..from).next_back()
             && end >= from
         {
-            self.runs.remove(&start);
+            self.remove(start, end);
             from = start;
             until = until.max(end);
         }
         while let Some((&start, &end)) = self.runs.range(from..=until).next() {
-            self.runs.remove(&start);
+            self.remove(start, end);
             until = until.max(end);
         }
         self.runs.insert(from, until);
+        self.count += until.abs_diff(from);
     }
 
     /// Takes the first run out if it begins at or before `offset`, and returns the offset behind it.
     pub fn take_run_at(&mut self, offset: Offset) -> Option<Offset> {
         let (&start, &end) = self.runs.first_key_value()?;
         (start <= offset.0).then(|| {
-            self.runs.remove(&start);
+            self.remove(start, end);
             Offset(end)
         })
     }
@@ -78,8 +81,8 @@ impl OffsetSet {
 
     /// How many offsets the set holds.
     #[must_use]
-    pub fn count(&self) -> u64 {
-        self.runs.iter().map(|(from, until)| until.abs_diff(*from)).sum()
+    pub const fn count(&self) -> u64 {
+        self.count
     }
 
     /// The runs in order, each as its first offset and the offset behind its last.
@@ -87,6 +90,11 @@ impl OffsetSet {
         self.runs
             .iter()
             .map(|(&from, &until)| (Offset(from), Offset(until)))
+    }
+
+    fn remove(&mut self, start: i64, end: i64) {
+        self.runs.remove(&start);
+        self.count -= end.abs_diff(start);
     }
 }
 
