@@ -96,11 +96,14 @@ fetch_jars() {
     mkdir -p "$cache"
     local partial
     partial=$(mktemp -d "$jars.XXXXXX")
-    # shellcheck disable=SC2046 # none or one argument
-    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -Dstyle.color=never -f "$pom" "-Dkafka.version=$kafka_version" \
+    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -f "$pom" "-Dkafka.version=$kafka_version" \
         org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
-        -DincludeScope=runtime "-DoutputDirectory=$partial" >&2 ||
-        { rm -rf "$partial"; fail "Maven could not fetch Kafka's jars; see its messages above."; }
+        -DincludeScope=runtime "-DoutputDirectory=$partial" >"$partial.log" 2>&1 || {
+        cat "$partial.log" >&2
+        rm -rf "$partial" "$partial.log"
+        fail "Maven could not fetch Kafka's jars; its messages are above."
+    }
+    rm -f "$partial.log"
     # Another start may have been quicker: its jars are the same.
     if [ -d "$jars" ]; then
         rm -rf "$partial"
