@@ -1,0 +1,283 @@
+//! What a person reads who got a setting wrong, and what survives the way from file and environment.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::*;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    kafka: Kafka,
+    #[serde(default)]
+    store: Store,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kafka {
+    bootstrap_servers: String,
+    #[serde(default)]
+    properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Store {
+    #[serde(with = "humantime_serde")]
+    interval: Duration,
+    cache: ByteSize,
+    batch_max: u32,
+    policy: Policy,
+    statuses: Vec<u16>,
+    note: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Policy {
+    Retry,
+    Park,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(20),
+            cache: ByteSize::mib(256),
+            batch_max: 10,
+            policy: Policy::Retry,
+            statuses: vec![429],
+            note: None,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let kafka = Kafka {
+            bootstrap_servers: "127.0.0.1:9092".into(),
+            properties: BTreeMap::new(),
+        };
+        Self {
+            kafka,
+            store: Store::default(),
+        }
+    }
+}
+
+const KAFKA: &str = "[kafka]\nbootstrap_servers = \"a:1\"\n";
+
+fn load_text(text: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load_from(Some(file.path()), variables.collect())
+}
+
+#[track_caller]
+fn check_refused(text: &str, variables: &[(&str, &str)], told: &[&str]) {
+    let error = format!("{:#}", load_text(text, variables).expect_err("taken as it was"));
+    for words in told {
+        assert!(error.contains(words), "{words:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_its_place_and_what_exists() {
+    check_refused(
+        "[kafka]\nbootstrap = \"a:1\"\n",
+        &[],
+        &[
+            "kafka.bootstrap in /",
+            ".toml",
+            "unknown field",
+            "`bootstrap_servers`",
+            "`properties`",
+        ],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__KAFKA__BOOTSTRAP", "a:1")],
+        &[
+            "kafka.bootstrap, from the environment variable OUTBOX__KAFKA__BOOTSTRAP:",
+            "`bootstrap_servers`",
+        ],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__KAFKAA__BOOTSTRAP_SERVERS", "a:1")],
+        &[
+            "OUTBOX__KAFKAA__BOOTSTRAP_SERVERS",
+            "`kafkaa`",
+            "`kafka`",
+            "`store`",
+        ],
+    );
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_source_and_what_was_expected() {
+    check_refused(
+        &format!("{KAFKA}[store]\npolicy = \"retyr\"\n"),
+        &[],
+        &["store.policy", "`retyr`", "`retry`", "`park`"],
+    );
+    check_refused(
+        &format!("{KAFKA}[store]\ninterval = \"5 parsecs\"\n"),
+        &[],
+        &["store.interval in "],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE__BATCH_MAX", "many")],
+        &[
+            "store.batch_max, from the environment variable OUTBOX__STORE__BATCH_MAX",
+            "\"many\"",
+            "u32",
+        ],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE__STATUSES", "[429, \"x\"]")],
+        &["OUTBOX__STORE__STATUSES"],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE", "x")],
+        &["the setting store, from", "OUTBOX__STORE:"],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE__CACHE__SIZE", "x"), ("OUTBOX__STORE__CACHE", "1")],
+        &["OUTBOX__STORE__CACHE__SIZE", "store.cache is a value"],
+    );
+    check_refused(KAFKA, &[("OUTBOX__", "x")], &["names no setting"]);
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE__NOTE", "a"), ("OUTBOX__store__note", "b")],
+        &[
+            "OUTBOX__STORE__NOTE",
+            "OUTBOX__store__note",
+            "both set store.note",
+        ],
+    );
+}
+
+#[test]
+fn a_missing_setting_is_told_with_both_ways_to_set_it() {
+    check_refused(
+        "[kafka]\n",
+        &[],
+        &[
+            "kafka.bootstrap_servers in /",
+            "is missing",
+            "OUTBOX__KAFKA__BOOTSTRAP_SERVERS",
+        ],
+    );
+    let error = load_from::<Settings>(None, Vec::new())
+        .expect_err("nothing is set")
+        .to_string();
+    assert!(
+        error.contains("the setting kafka") && error.contains("--config"),
+        "{error}"
+    );
+    let error = load_from::<Settings>(Some(Path::new("/nowhere/a.toml")), Vec::new()).expect_err("no file");
+    assert!(
+        format!("{error:#}").contains("/nowhere/a.toml cannot be read: No such file"),
+        "{error:#}"
+    );
+    check_refused("[kafka\n", &[], &["is no valid TOML", "line 1"]);
+}
+
+#[test]
+fn a_secret_of_the_wrong_type_is_not_shown() {
+    let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = 987654\n");
+    let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));
+    assert!(
+        error.contains("kafka.properties.sasl.password") && !error.contains("987654"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_with_dots_survive_from_the_file_and_from_the_environment() {
+    let text = format!("{KAFKA}[kafka.properties]\n\"ssl.ca.location\" = \"/a\"\n\"linger.ms\" = \"5\"\n");
+    let settings = load_text(
+        &text,
+        &[
+            ("OUTBOX__KAFKA__PROPERTIES__SSL_CA_LOCATION", "/b"),
+            ("OUTBOX__KAFKA__PROPERTIES__sasl.username", "u"),
+            ("OUTBOX__KAFKA__PROPERTIES__SASL_PASSWORD", "0123"),
+        ],
+    )
+    .expect("good settings");
+    let properties = [
+        ("linger.ms", "5"),
+        ("sasl.password", "0123"),
+        ("sasl.username", "u"),
+        ("ssl.ca.location", "/b"),
+    ];
+    assert_eq!(
+        settings.kafka.properties,
+        properties.map(|(k, v)| (k.into(), v.into())).into()
+    );
+}
+
+#[test]
+fn a_variable_is_what_its_setting_asks_for() {
+    let settings = load_text(
+        KAFKA,
+        &[
+            ("OUTBOX__STORE__INTERVAL", "1500ms"),
+            ("OUTBOX__STORE__CACHE", "1GiB"),
+            ("OUTBOX__STORE__BATCH_MAX", "77"),
+            ("OUTBOX__STORE__POLICY", "park"),
+            ("OUTBOX__STORE__STATUSES", "[429, 503]"),
+            ("OUTBOX__STORE__NOTE", "true"),
+            ("OUTBOX__KAFKA__BOOTSTRAP_SERVERS", "\"7\""),
+        ],
+    )
+    .expect("good settings");
+    let store = Store {
+        interval: Duration::from_millis(1500),
+        cache: ByteSize::gib(1),
+        batch_max: 77,
+        policy: Policy::Park,
+        statuses: vec![429, 503],
+        note: Some("true".into()),
+    };
+    assert_eq!(settings.store, store);
+    assert_eq!(settings.kafka.bootstrap_servers, "\"7\"");
+}
+
+#[test]
+fn a_sample_is_compared_with_the_defaults_name_by_name() {
+    let check = |text: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let compared = std::panic::catch_unwind(|| assert_sample_equals_defaults::<Settings>(file.path()));
+        compared
+            .err()
+            .map(|panic| *panic.downcast::<String>().expect("a text"))
+    };
+    let sample = "[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n[kafka.properties]\n[store]\n\
+                  interval = \"20ms\"\ncache = \"256MiB\"\nbatch_max = 10\npolicy = \"retry\"\n\
+                  statuses = [429]\n# note = \"\"\n";
+    assert_eq!(check(sample), None);
+    let told = check(&sample.replace("20ms", "21ms")).expect("a difference");
+    assert!(told.contains("store.interval"), "{told}");
+    let told = check(&sample.replace("batch_max = 10\n", "")).expect("a gap");
+    assert!(told.contains("store.batch_max is not written"), "{told}");
+    assert!(
+        check(&sample.replace("# note", "note"))
+            .expect("a surplus")
+            .contains("store.note")
+    );
+}
