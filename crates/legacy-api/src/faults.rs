@@ -1,12 +1,13 @@
-//! What goes wrong, and how often: a pure function of the seed, the order and the number of its request.
-//!
-//! Nothing here depends on time or on the order in which requests arrive, so a run with the same seed meets
-//! the same faults however its requests interleave.
+//! What can go wrong, and how often. Which request meets which fault is drawn in `draw`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+mod draw;
+
+pub(crate) use draw::Draw;
 
 /// One thing that can go wrong with a request. At most one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,13 +136,6 @@ pub struct Faults {
     pub silence_max: Duration,
 }
 
-/// What was drawn for one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Draw {
-    pub(crate) fault: Option<Fault>,
-    pub(crate) slow: bool,
-}
-
 /// The rates make no sense.
 #[derive(Debug, Error, PartialEq)]
 pub enum BadFaults {
@@ -194,47 +188,6 @@ impl Faults {
         }
     }
 
-    /// What happens to the `nth` request (from 1) for this order.
-    pub(crate) fn draw(&self, order_id: &str, nth: u32) -> Draw {
-        if self.faults_sum() == 0.0 && self.slow == 0.0 {
-            return Draw {
-                fault: None,
-                slow: false,
-            };
-        }
-        let [first, second] = fractions(self.seed, nth, order_id);
-        Draw {
-            fault: self.fault_at(first),
-            slow: second < self.slow,
-        }
-    }
-
-    /// Whether the API rejects this order, however often it is sent.
-    pub(crate) fn rejects(&self, order_id: &str) -> bool {
-        // Requests are numbered from 1, so 0 is free for what belongs to the order as a whole.
-        self.reject > 0.0 && fractions(self.seed, 0, order_id)[0] < self.reject
-    }
-
-    /// How long a request takes before it is processed or fails.
-    pub(crate) fn delay(&self, slow: bool) -> Duration {
-        if slow {
-            self.latency + self.slow_for
-        } else {
-            self.latency
-        }
-    }
-
-    fn fault_at(&self, mut point: f64) -> Option<Fault> {
-        for fault in Fault::ALL {
-            let rate = self.rate(fault);
-            if point < rate {
-                return Some(fault);
-            }
-            point -= rate;
-        }
-        None
-    }
-
     fn faults_sum(&self) -> f64 {
         Fault::ALL.iter().map(|&fault| self.rate(fault)).sum()
     }
@@ -280,149 +233,13 @@ impl Default for Faults {
     }
 }
 
-/// Two independent numbers in [0, 1), the same on every machine and in every release.
-fn fractions(seed: u64, nth: u32, order_id: &str) -> [f64; 2] {
-    let mut input = Vec::with_capacity(12 + order_id.len());
-    input.extend_from_slice(&seed.to_le_bytes());
-    input.extend_from_slice(&nth.to_le_bytes());
-    input.extend_from_slice(order_id.as_bytes());
-    let hash = blake3::hash(&input);
-    let (numbers, _) = hash.as_bytes().as_chunks::<8>();
-    [numbers[0], numbers[1]].map(|bytes| {
-        // The 53 bits that an f64 holds exactly.
-        (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    const DRAWS: u32 = 100_000;
-
-    fn all_kinds() -> Faults {
-        Faults {
-            seed: 7,
-            before_500: 0.01,
-            before_503: 0.02,
-            before_reset: 0.03,
-            throttle: 0.04,
-            lost_silence: 0.05,
-            lost_reset: 0.06,
-            lost_close: 0.07,
-            lost_500: 0.08,
-            lost_502: 0.09,
-            lost_504: 0.1,
-            slow: 0.2,
-            reject: 0.03,
-            ..Faults::default()
-        }
-    }
-
-    /// Six standard deviations of a share seen in `DRAWS` draws: one false alarm in 500 million.
-    fn assert_share(what: &str, rate: f64, seen: u32) {
-        let share = f64::from(seen) / f64::from(DRAWS);
-        let bound = 6.0 * (rate * (1.0 - rate) / f64::from(DRAWS)).sqrt();
-        assert!((share - rate).abs() <= bound, "{what}: rate {rate}, seen {share}");
-    }
-
-    #[test]
-    fn the_same_seed_draws_the_same_and_another_seed_something_else() {
-        let (faults, other) = (
-            all_kinds(),
-            Faults {
-                seed: 8,
-                ..all_kinds()
-            },
-        );
-        let draws = |faults: &Faults| -> Vec<_> {
-            (0..1000)
-                .map(|n| {
-                    (
-                        faults.draw(&format!("o-{n}"), 1),
-                        faults.rejects(&format!("o-{n}")),
-                    )
-                })
-                .collect()
-        };
-        assert_eq!(draws(&faults), draws(&faults));
-        assert_ne!(draws(&faults), draws(&other));
-    }
-
-    /// Recorded once: a run that was reported with its seed must be the same run after an upgrade.
-    #[test]
-    fn draws_do_not_change_between_releases() {
-        assert_eq!(
-            fractions(1, 1, "order-1"),
-            [0.2766251884902192, 0.8933024786938661]
-        );
-    }
-
-    #[test]
-    fn rates_hold_over_orders() {
-        let faults = all_kinds();
-        let (mut seen, mut slow, mut rejected) = (BTreeMap::<Fault, u32>::new(), 0, 0);
-        for n in 0..DRAWS {
-            let order_id = format!("order-{n}");
-            let draw = faults.draw(&order_id, 1);
-            if let Some(fault) = draw.fault {
-                *seen.entry(fault).or_default() += 1;
-            }
-            slow += u32::from(draw.slow);
-            rejected += u32::from(faults.rejects(&order_id));
-        }
-        for fault in Fault::ALL {
-            assert_share(&format!("{fault:?}"), faults.rate(fault), seen[&fault]);
-        }
-        assert_share("slow", faults.slow, slow);
-        assert_share("reject", faults.reject, rejected);
-    }
-
-    #[test]
-    fn rates_hold_over_the_requests_of_one_order() {
-        let faults = Faults {
-            lost_reset: 0.25,
-            ..Faults::default()
-        };
-        let lost = (1..=DRAWS)
-            .filter(|&nth| faults.draw("o", nth).fault.is_some())
-            .count();
-        assert_share("lost_reset", 0.25, u32::try_from(lost).unwrap());
-    }
-
-    #[test]
-    fn rates_of_0_and_1_are_never_and_always() {
-        let never = Faults::default();
-        let always = Faults {
-            lost_504: 1.0,
-            slow: 1.0,
-            reject: 1.0,
-            ..Faults::default()
-        };
-        for nth in 1..1000 {
-            assert_eq!(
-                never.draw("o", nth),
-                Draw {
-                    fault: None,
-                    slow: false
-                }
-            );
-            assert_eq!(
-                always.draw("o", nth),
-                Draw {
-                    fault: Some(Fault::Lost504),
-                    slow: true
-                }
-            );
-        }
-        assert!(always.rejects("o") && !never.rejects("o"));
-    }
 
     #[test]
     fn rates_that_make_no_sense_are_refused() {
-        assert_eq!(all_kinds().check(), Ok(()));
+        assert_eq!(Faults::default().check(), Ok(()));
         for rate in [-0.1, 1.1, f64::NAN] {
             let faults = Faults {
                 slow: rate,

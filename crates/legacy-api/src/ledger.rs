@@ -1,4 +1,4 @@
-//! Every request and every charge, in memory.
+//! Every request and every charge, in memory: writing here, telling in `reading`.
 //!
 //! A request is on record from its arrival on. It is done when two things have happened, in either order: the
 //! API has come to a decision (or has failed before one), and the client has its answer or has been cut off.
@@ -6,15 +6,16 @@
 //!
 //! No clock and no lock in here: the time is an argument, in ms since 1970, and the caller holds the lock.
 
-use std::collections::BTreeMap;
+mod reading;
 
+pub(crate) use reading::transaction_id;
 use thiserror::Error;
 
 use crate::{
     Fault,
     faults::Draw,
     names::Names,
-    report::{ChargeLine, Cut, Decision, Lookup, RequestLine, Stats},
+    report::{Cut, Decision, Stats},
 };
 
 /// What the API knows.
@@ -22,12 +23,13 @@ pub(crate) struct Ledger {
     entries: Vec<Entry>,
     entries_max: u32,
     honours_keys: bool,
-    order_ids: Names,
-    /// By the number of the order id.
+    /// Order ids and idempotency keys together, because most clients send the one as the other.
+    names: Names,
     orders: Vec<Order>,
-    keys: Names,
+    /// By the number of its id: the order.
+    order_of_name: Vec<Option<u32>>,
     /// By the number of the key: the charge that it stands for. Filled only while keys are honoured.
-    charge_of_key: Vec<Option<Charge>>,
+    charge_of_name: Vec<Option<Charge>>,
     counts: Stats,
     faults: [u64; Fault::ALL.len()],
 }
@@ -91,8 +93,8 @@ enum Stage {
     Decided(Decision),
 }
 
-#[derive(Default)]
 struct Order {
+    name: u32,
     charges: u32,
     requests: u32,
     first_at: u64,
@@ -112,10 +114,10 @@ impl Ledger {
             entries: Vec::new(),
             entries_max,
             honours_keys,
-            order_ids: Names::default(),
+            names: Names::default(),
             orders: Vec::new(),
-            keys: Names::default(),
-            charge_of_key: Vec::new(),
+            order_of_name: Vec::new(),
+            charge_of_name: Vec::new(),
             counts: Stats::default(),
             faults: [0; Fault::ALL.len()],
         }
@@ -134,11 +136,15 @@ impl Ledger {
             self.counts.refused_full += 1;
             return Err(Full(self.entries_max));
         }
-        let order = self.order_ids.number(order_id);
-        if self.orders.len() < self.order_ids.len() {
-            self.orders.push(Order::default());
-        }
-        let key = key.map(|key| self.keys.number(key));
+        let name = self.names.number(order_id);
+        let order = self.order(name);
+        let key = key.map(|key| {
+            if key == order_id {
+                name
+            } else {
+                self.names.number(key)
+            }
+        });
         let of_order = &mut self.orders[order as usize];
         of_order.requests += 1;
         let nth = of_order.requests;
@@ -175,7 +181,7 @@ impl Ledger {
             "request {sequence} is processed once"
         );
         let (order, key) = (entry.order, entry.key);
-        let known = key.and_then(|key| self.charge_of_key.get(key as usize).copied().flatten());
+        let known = key.and_then(|key| self.charge_of_name.get(key as usize).copied().flatten());
         let processed = match known {
             Some(charge) if charge.order == order => Processed::Replayed(charge.nth),
             Some(_) => Processed::Rejected(Rejection::KeyOfAnotherOrder),
@@ -227,102 +233,22 @@ impl Ledger {
         self.counts.downs += 1;
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        let faults: BTreeMap<Fault, u64> = Fault::ALL
-            .into_iter()
-            .map(|fault| (fault, self.faults[fault as usize]))
-            .collect();
-        Stats {
-            requests: self.entries.len() as u64,
-            orders: self.orders.len() as u64,
-            faults,
-            ..self.counts.clone()
+    /// The order with this id, a new one if need be.
+    fn order(&mut self, name: u32) -> u32 {
+        if self.order_of_name.len() < self.names.len() {
+            self.order_of_name.resize(self.names.len(), None);
         }
-    }
-
-    /// The order as the API knows it; `None` if it never charged it.
-    pub(crate) fn lookup(&self, order_id: &str) -> Option<Lookup> {
-        let order = &self.orders[self.order_ids.find(order_id)? as usize];
-        (order.charges > 0).then(|| Lookup {
-            order_id: order_id.to_owned(),
-            charges: order.charges,
-            first_at: order.first_at,
-            last_at: order.last_at,
-            transaction_ids: (1..=order.charges)
-                .map(|nth| transaction_id(order_id, nth))
-                .collect(),
+        *self.order_of_name[name as usize].get_or_insert_with(|| {
+            self.orders.push(Order {
+                name,
+                charges: 0,
+                requests: 0,
+                first_at: 0,
+                last_at: 0,
+                last_request: None,
+            });
+            u32::try_from(self.orders.len() - 1).expect("no more orders than requests")
         })
-    }
-
-    /// How many requests are on record; their sequence numbers are below this.
-    pub(crate) fn requests(&self) -> u32 {
-        u32::try_from(self.entries.len()).expect("no more requests than --requests-max")
-    }
-
-    /// How many distinct orders there are.
-    pub(crate) fn orders(&self) -> u32 {
-        u32::try_from(self.orders.len()).expect("no more orders than requests")
-    }
-
-    /// One request, as it stands.
-    pub(crate) fn request_line(&self, sequence: u32) -> RequestLine {
-        let entry = &self.entries[sequence as usize];
-        let decision = match entry.stage {
-            Stage::Waiting | Stage::PassedOver => None,
-            Stage::Decided(decision) => Some(decision),
-        };
-        let (answered, cut) = match entry.end {
-            None => (None, None),
-            Some(End::Answered(status)) => (Some(status), None),
-            Some(End::Cut(cut)) => (None, Some(cut)),
-        };
-        RequestLine {
-            sequence,
-            order_id: self.order_ids.text(entry.order).to_owned(),
-            idempotency_key: entry.key.map(|key| self.keys.text(key).to_owned()),
-            nth: entry.nth,
-            arrived_at: entry.arrived_at,
-            fault: entry.fault,
-            slow: entry.slow,
-            processed: decision.is_some(),
-            decision,
-            processed_at: decision.map(|_| entry.processed_at),
-            answered,
-            cut,
-            finished_at: entry.end.map(|_| entry.finished_at),
-        }
-    }
-
-    /// The sequence numbers of the requests for one order, in order of arrival.
-    pub(crate) fn requests_of(&self, order_id: &str) -> Vec<u32> {
-        self.order_ids
-            .find(order_id)
-            .map(|order| self.sequences(order))
-            .unwrap_or_default()
-    }
-
-    /// One order, by its number in order of its first request.
-    pub(crate) fn charge_line(&self, order: u32) -> ChargeLine {
-        let mut keys = Vec::new();
-        for key in self
-            .sequences(order)
-            .into_iter()
-            .filter_map(|sequence| self.entries[sequence as usize].key)
-        {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-        let of_order = &self.orders[order as usize];
-        ChargeLine {
-            order_id: self.order_ids.text(order).to_owned(),
-            charges: of_order.charges,
-            requests: of_order.requests,
-            idempotency_keys: keys
-                .into_iter()
-                .map(|key| self.keys.text(key).to_owned())
-                .collect(),
-        }
     }
 
     fn charge(&mut self, order: u32, key: Option<u32>, now: u64) -> u32 {
@@ -339,8 +265,8 @@ impl Ledger {
             _ => {}
         }
         if let Some(key) = key.filter(|_| self.honours_keys) {
-            self.charge_of_key.resize(self.keys.len(), None);
-            self.charge_of_key[key as usize] = Some(Charge { order, nth });
+            self.charge_of_name.resize(self.names.len(), None);
+            self.charge_of_name[key as usize] = Some(Charge { order, nth });
         }
         nth
     }
@@ -355,24 +281,12 @@ impl Ledger {
         entry.processed_at = now;
         self.counts.in_progress -= u64::from(entry.end.is_some());
     }
-
-    fn sequences(&self, order: u32) -> Vec<u32> {
-        let last = self.orders[order as usize].last_request;
-        let mut sequences: Vec<u32> =
-            std::iter::successors(last, |&sequence| self.entries[sequence as usize].previous).collect();
-        sequences.reverse();
-        sequences
-    }
-}
-
-/// Names a charge: the same in every run, whatever else happens.
-pub(crate) fn transaction_id(order_id: &str, nth: u32) -> String {
-    format!("T-{order_id}-{nth}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::ChargeLine;
 
     fn healthy(_nth: u32) -> Draw {
         Draw {
@@ -430,6 +344,20 @@ mod tests {
         assert_eq!(pay(&mut ledger, "a", "other", 4), Processed::Charged(2));
         let stats = ledger.stats();
         assert_eq!((stats.charges, stats.replayed, stats.rejected), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_text_may_be_the_id_of_one_order_and_the_key_of_another() {
+        let mut ledger = Ledger::new(10, true);
+        assert_eq!(pay(&mut ledger, "a", "b", 1), Processed::Charged(1));
+        assert_eq!(ledger.lookup("b"), None);
+        assert_eq!(pay(&mut ledger, "b", "a", 2), Processed::Charged(1));
+        let lines = [0, 1].map(|order| ledger.charge_line(order));
+        assert_eq!(lines.each_ref().map(|line| line.order_id.as_str()), ["a", "b"]);
+        assert_eq!(
+            lines.each_ref().map(|line| line.idempotency_keys[0].as_str()),
+            ["b", "a"]
+        );
     }
 
     #[test]

@@ -12,12 +12,12 @@ pub(crate) struct Names {
 impl Names {
     /// The number of `text`, a new one if need be.
     ///
-    /// The ledger keeps at most `u32::MAX` requests, and a request brings at most one text of each kind.
+    /// A request brings at most two, so there is room for more requests than memory has.
     pub(crate) fn number(&mut self, text: &str) -> u32 {
         if let Some(&number) = self.numbers.get(text) {
             return number;
         }
-        let number = u32::try_from(self.texts.len()).expect("no more names than requests");
+        let number = u32::try_from(self.texts.len()).expect("fewer than 2^32 texts");
         let text: Arc<str> = text.into();
         self.numbers.insert(text.clone(), number);
         self.texts.push(text);

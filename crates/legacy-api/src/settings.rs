@@ -32,7 +32,7 @@ pub struct Settings {
     /// How long it stays down then.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "down_after")]
     pub down_for: Option<Duration>,
-    /// Requests to keep on record, about 100 to 250 bytes each; after that, payments are answered 507.
+    /// Requests to keep on record, about 200 bytes each; after that, payments are answered 507.
     #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_max: u32,
     /// Connections to hold at a time; more wait to be taken.
