@@ -1,1 +1,27 @@
-//! Stands empty until its first commit.
+//! The harness of the demo, the measurements and the integration tests.
+//!
+//! It runs the real programs as processes against a real Kafka, ends them at the worst moments, and then
+//! reads the topics as a stranger would. Nothing in here trusts what a program says about itself: what
+//! must come out is computed from the orders topic alone (`expected`), and the checkers (`check`) compare
+//! it with what the topics and the API hold.
+//!
+//! ```text
+//! orders ─▶ feed ─▶ Kafka ◀─▶ programs (process, pipeline, settings)
+//!              │       └────▶ read ─▶ check ─▶ violations, by promise
+//!              └─ expected ─────────────┘
+//! ```
+
+pub mod api;
+pub mod check;
+pub mod cluster;
+pub mod expected;
+pub mod feed;
+pub mod findings;
+pub mod http;
+pub mod orders;
+pub mod pipeline;
+pub mod process;
+pub mod read;
+pub mod settings;
+pub mod tail;
+pub mod wait;

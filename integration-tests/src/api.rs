@@ -1,0 +1,133 @@
+//! The stand-in for the legacy API, and what it says that it saw.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use legacy_api::{RequestLine, Stats};
+
+use crate::http::Http;
+use crate::pipeline::Pipeline;
+use crate::process::{Process, free_port};
+use crate::wait::await_until;
+
+/// The running stand-in. Its control address goes on answering while the API is down.
+pub struct Api {
+    /// The process.
+    pub process: Process,
+    /// Where payments are taken.
+    pub url: String,
+    /// Where its statistics and records are.
+    pub control: String,
+    http: Http,
+}
+
+/// Faults of every kind, at rates that a pipeline gets over within seconds.
+#[must_use]
+pub fn faults(seed: u64) -> Vec<String> {
+    [
+        ("--seed", seed.to_string()),
+        ("--latency", "3ms".into()),
+        ("--before-500", "0.004".into()),
+        ("--before-503", "0.004".into()),
+        ("--before-reset", "0.004".into()),
+        ("--throttle", "0.004".into()),
+        ("--lost-silence", "0.002".into()),
+        ("--lost-reset", "0.004".into()),
+        ("--lost-close", "0.004".into()),
+        ("--lost-500", "0.004".into()),
+        ("--lost-502", "0.004".into()),
+        ("--lost-504", "0.004".into()),
+        ("--slow", "0.002".into()),
+        ("--slow-for", "300ms".into()),
+        ("--reject", "0.01".into()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .collect()
+}
+
+impl Api {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(pipeline: &Pipeline, faults: &[String]) -> Result<Self> {
+        let (port, control_port) = (free_port()?, free_port()?);
+        let mut api = Self {
+            process: pipeline
+                .process("legacy-api", "legacy-api")?
+                .arguments([format!("--listen=127.0.0.1:{port}")])
+                .arguments([format!("--control-listen=127.0.0.1:{control_port}")])
+                .arguments(faults),
+            url: format!("http://127.0.0.1:{port}/payments"),
+            control: format!("http://127.0.0.1:{control_port}"),
+            http: Http::new()?,
+        };
+        api.process.start()?;
+        let stats = format!("{}/stats", api.control);
+        await_until("the stand-in API answers", Duration::from_secs(20), || {
+            if let Some(status) = api.process.look()? {
+                bail!("the stand-in API ended with {status}\n{}", api.process.tail());
+            }
+            Ok(match api.http.is_ok(&stats) {
+                true => std::ops::ControlFlow::Break(()),
+                false => std::ops::ControlFlow::Continue("no answer".into()),
+            })
+        })?;
+        Ok(api)
+    }
+
+    /// Takes the API down for a while.
+    ///
+    /// # Errors
+    /// The control address does not answer.
+    pub fn go_down(&self, time: Duration) -> Result<()> {
+        let url = format!("{}/control/down?for={}ms", self.control, time.as_millis());
+        let (status, body) = self.http.post(&url)?;
+        ensure!(status == 200, "POST {url} was answered {status}: {body}");
+        Ok(())
+    }
+
+    /// Its counts.
+    ///
+    /// # Errors
+    /// The control address does not answer.
+    pub fn stats(&self) -> Result<Stats> {
+        let body = self.ask("/stats")?;
+        serde_json::from_str(&body).context("reading the API's statistics")
+    }
+
+    /// Every request that it ever had, in order of arrival.
+    ///
+    /// # Errors
+    /// The control address does not answer, or the record is incomplete.
+    pub fn requests(&self) -> Result<Vec<RequestLine>> {
+        let stats = self.stats()?;
+        ensure!(
+            stats.refused_full == 0,
+            "the API's record is full; {} requests are not on it",
+            stats.refused_full
+        );
+        let lines: Vec<RequestLine> = self
+            .ask("/requests")?
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("reading the API's record: {line}"))
+            })
+            .collect::<Result<_>>()?;
+        ensure!(
+            lines.len() as u64 >= stats.requests,
+            "the API counts {} requests and has {} on record",
+            stats.requests,
+            lines.len()
+        );
+        Ok(lines)
+    }
+
+    fn ask(&self, path: &str) -> Result<String> {
+        let url = format!("{}{path}", self.control);
+        let (status, body) = self.http.get(&url)?;
+        ensure!(status == 200, "GET {url} was answered {status}: {body}");
+        Ok(body)
+    }
+}

@@ -1,0 +1,2 @@
+//! Stands empty until the programs can be measured.
+fn main() {}

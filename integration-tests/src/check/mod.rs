@@ -1,0 +1,78 @@
+//! The checkers: from what was read to the list of broken promises. Pure functions, no input or output.
+//!
+//! A checker that cannot fail proves nothing, so each rule has a test beside it that breaks the rule and
+//! sees it found.
+
+pub mod explain;
+pub mod stage_one;
+pub mod stage_two;
+
+use std::fmt;
+
+/// The guarantees of the design that are checked here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Promise {
+    /// Each valid idempotency key is in the outbox exactly once.
+    G1,
+    /// No order is lost.
+    G2,
+    /// The changelog, and each store, equals the outbox.
+    G3,
+    /// Each pending call ends in exactly one final state.
+    G4,
+    /// The API is called at least once, and again only when nobody can know.
+    G5,
+}
+
+/// One broken promise, with the record that shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise.
+    pub promise: Promise,
+    /// What was found, and where.
+    pub finding: String,
+}
+
+impl Promise {
+    /// All that are checked.
+    pub const ALL: [Self; 5] = [Self::G1, Self::G2, Self::G3, Self::G4, Self::G5];
+
+    /// The promise in one sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::G1 => "each valid order is in the outbox exactly once",
+            Self::G2 => "no order is lost: pending, a duplicate, or a dead letter with its reason",
+            Self::G3 => "the changelog that stores are rebuilt from equals the outbox",
+            Self::G4 => "each pending call ends in exactly one final state",
+            Self::G5 => "the API is called again only when nobody can know",
+        }
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.finding)
+    }
+}
+
+/// The first violations as lines of text; there may be thousands.
+#[must_use]
+pub fn listed(violations: &[Violation]) -> String {
+    const SHOWN_MAX: usize = 20;
+    let mut lines: Vec<String> = violations
+        .iter()
+        .take(SHOWN_MAX)
+        .map(ToString::to_string)
+        .collect();
+    if violations.len() > SHOWN_MAX {
+        lines.push(format!("... and {} more", violations.len() - SHOWN_MAX));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,272 @@
+//! Stage one: from the orders to the outbox, exactly once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use records::dead_letter::{self, Reason};
+use records::{Entry, Offset, Partition, pending};
+
+use super::{Promise, Violation};
+use crate::expected::Expected;
+use crate::read::{Header, Record};
+
+/// What was read, under read_committed.
+#[derive(Clone, Copy, Debug)]
+pub struct StageOne<'a> {
+    /// The name of the orders topic, which headers refer to.
+    pub orders_topic: &'a str,
+    /// What the orders demand.
+    pub expected: &'a Expected<'a>,
+    /// The end of each partition of the orders topic.
+    pub ends: &'a [(Partition, Offset)],
+    /// The validators' committed offsets.
+    pub committed: &'a HashMap<Partition, Offset>,
+    /// The outbox.
+    pub pending: &'a [Record],
+    /// The changelog, with its values.
+    pub changelog: &'a [Record],
+    /// The dead letters.
+    pub dead_letters: &'a [Record],
+}
+
+/// What was counted on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Orders that are in the outbox exactly once.
+    pub exactly_once: u64,
+    /// Dead letters by reason.
+    pub dead_letters: BTreeMap<Reason, u64>,
+}
+
+impl StageOne<'_> {
+    /// Checks everything.
+    #[must_use]
+    pub fn check(&self) -> (Counts, Vec<Violation>) {
+        let mut violations = Vec::new();
+        let counts = Counts {
+            exactly_once: self.check_outbox(&mut violations),
+            dead_letters: self.check_dead_letters(&mut violations),
+        };
+        self.check_changelog(&mut violations);
+        self.check_committed(&mut violations);
+        (counts, violations)
+    }
+
+    /// G1: each key once, with the bytes, the headers and the partition of its first order. G2: none missing.
+    fn check_outbox(&self, violations: &mut Vec<Violation>) -> u64 {
+        let mut found: HashMap<&[u8], u64> = HashMap::new();
+        for record in self.pending {
+            let key = record.key.as_deref().unwrap_or_default();
+            *found.entry(key).or_default() += 1;
+            match self.expected.admitted.get(key) {
+                None => violations.push(violation(
+                    Promise::G1,
+                    format!(
+                        "the pending call {} has key {:?}, and no valid order has",
+                        place(record),
+                        record.key_text()
+                    ),
+                )),
+                Some(order) => self.check_call(order, record, violations),
+            }
+        }
+        let mut exactly_once = 0;
+        for (key, order) in &self.expected.admitted {
+            match found.get(key) {
+                Some(1) => exactly_once += 1,
+                Some(count) => violations.push(violation(
+                    Promise::G1,
+                    format!("{:?} is in the outbox {count} times", order.key_text()),
+                )),
+                None => violations.push(violation(
+                    Promise::G2,
+                    format!(
+                        "{:?}, the order {}, is not in the outbox",
+                        order.key_text(),
+                        place(order)
+                    ),
+                )),
+            }
+        }
+        exactly_once
+    }
+
+    fn check_call(&self, order: &Record, call: &Record, violations: &mut Vec<Violation>) {
+        let mut wrong = |what: String| {
+            violations.push(violation(
+                Promise::G1,
+                format!(
+                    "the pending call {} of {:?} {what}",
+                    place(call),
+                    order.key_text()
+                ),
+            ));
+        };
+        if call.fingerprint != order.fingerprint {
+            wrong("has not the bytes of its order".into());
+        }
+        if call.partition != order.partition {
+            wrong(format!("lies not on its order's partition {}", order.partition));
+        }
+        if !call.headers.starts_with(&order.headers) {
+            wrong("has not the headers of its order in front".into());
+        }
+        let source = self.position(order);
+        match call.header(pending::SOURCE) {
+            Some(said) if said == source => {}
+            said => wrong(format!(
+                "says it comes from {said:?}; the first order is {source}"
+            )),
+        }
+        let admitted_at = call
+            .header(pending::ADMITTED_AT)
+            .and_then(|text| text.parse::<i64>().ok());
+        if !admitted_at.is_some_and(|time| time > 0) {
+            wrong("does not say when it was admitted".into());
+        }
+        if count_headers(&call.headers, pending::TRACEPARENT) != 1 {
+            wrong("has not exactly one trace context".into());
+        }
+    }
+
+    /// G2: what is no valid order is a dead letter once, unchanged, with the right reason; nothing else is.
+    fn check_dead_letters(&self, violations: &mut Vec<Violation>) -> BTreeMap<Reason, u64> {
+        let mut by_source: HashMap<&str, Vec<&Record>> = HashMap::new();
+        for record in self.dead_letters {
+            let source = record.header(dead_letter::SOURCE).unwrap_or("nowhere");
+            by_source.entry(source).or_default().push(record);
+        }
+        let mut counts = BTreeMap::new();
+        for (order, reason) in self.expected.refused.values() {
+            let source = self.position(order);
+            let letters = by_source.remove(source.as_str()).unwrap_or_default();
+            let [letter] = letters[..] else {
+                violations.push(violation(
+                    Promise::G2,
+                    format!("{source} is {reason}, and {} dead letters say so", letters.len()),
+                ));
+                continue;
+            };
+            *counts.entry(*reason).or_default() += 1;
+            let said = letter.header(dead_letter::REASON);
+            if said != Some(reason.as_str()) {
+                violations.push(violation(
+                    Promise::G2,
+                    format!("{source} is {reason}, and its dead letter says {said:?}"),
+                ));
+            }
+            if letter.key != order.key
+                || letter.fingerprint != order.fingerprint
+                || !letter.headers.starts_with(&order.headers)
+            {
+                violations.push(violation(
+                    Promise::G2,
+                    format!("the dead letter of {source} has not its key, bytes and headers"),
+                ));
+            }
+        }
+        for source in by_source.keys() {
+            violations.push(violation(
+                Promise::G2,
+                format!("a dead letter comes from {source}, which is no faulty order"),
+            ));
+        }
+        counts
+    }
+
+    /// G3: the changelog has one entry for each pending call, and they say the same.
+    fn check_changelog(&self, violations: &mut Vec<Violation>) {
+        let calls: HashMap<&[u8], &Record> = self
+            .pending
+            .iter()
+            .filter_map(|call| Some((call.key.as_deref()?, call)))
+            .collect();
+        let mut found: HashMap<&[u8], u64> = HashMap::new();
+        for record in self.changelog {
+            let key = record.key.as_deref().unwrap_or_default();
+            *found.entry(key).or_default() += 1;
+            let Some(call) = calls.get(key) else {
+                violations.push(violation(
+                    Promise::G3,
+                    format!(
+                        "the changelog has {:?}, which the outbox has not",
+                        record.key_text()
+                    ),
+                ));
+                continue;
+            };
+            if let Err(finding) = self.entry_equals(record, call) {
+                violations.push(violation(
+                    Promise::G3,
+                    format!("the changelog's entry of {:?} {finding}", record.key_text()),
+                ));
+            }
+        }
+        for (key, call) in calls {
+            match found.get(key) {
+                Some(1) => {}
+                count => violations.push(violation(
+                    Promise::G3,
+                    format!(
+                        "{:?} is in the outbox and {} times in the changelog",
+                        call.key_text(),
+                        count.unwrap_or(&0)
+                    ),
+                )),
+            }
+        }
+    }
+
+    fn entry_equals(&self, record: &Record, call: &Record) -> Result<(), String> {
+        let value = record.value.as_deref().unwrap_or_default();
+        let entry = Entry::decode(value).map_err(|error| format!("cannot be read: {error}"))?;
+        if record.partition != call.partition {
+            return Err(format!("lies on partition {}", record.partition));
+        }
+        if Some(entry.fingerprint) != call.fingerprint {
+            return Err("has the fingerprint of another payload".into());
+        }
+        let source = format!("{}/{}@{}", self.orders_topic, record.partition, entry.source);
+        if call.header(pending::SOURCE) != Some(source.as_str()) {
+            return Err(format!("comes from {source}, unlike the pending call"));
+        }
+        if call.header(pending::ADMITTED_AT) != Some(entry.admitted_at.to_string().as_str()) {
+            return Err("was admitted at another time than the pending call".into());
+        }
+        Ok(())
+    }
+
+    /// G2: the validators say that they are done with everything, and not with more than there is.
+    fn check_committed(&self, violations: &mut Vec<Violation>) {
+        for (partition, end) in self.ends {
+            let committed = self.committed.get(partition).copied().unwrap_or(Offset(0));
+            if committed != *end {
+                violations.push(violation(
+                    Promise::G2,
+                    format!(
+                        "{}/{partition} ends at {end}, and {committed} is committed",
+                        self.orders_topic
+                    ),
+                ));
+            }
+        }
+    }
+
+    fn position(&self, order: &Record) -> String {
+        format!("{}/{}@{}", self.orders_topic, order.partition, order.offset)
+    }
+}
+
+fn count_headers(headers: &[Header], name: &str) -> usize {
+    headers.iter().filter(|(header, _)| header == name).count()
+}
+
+fn place(record: &Record) -> String {
+    format!("{}@{}", record.partition, record.offset)
+}
+
+fn violation(promise: Promise, finding: String) -> Violation {
+    Violation { promise, finding }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! Each rule is broken once, and must be found broken.
+
+use super::*;
+use crate::expected::expected;
+use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
+use records::{Fingerprint, Timestamp, entry::Status};
+
+const TOPIC: &str = "orders";
+const COUNT: u64 = 400;
+const PARTITIONS: i32 = 3;
+
+/// What a faultless pipeline leaves behind.
+struct World {
+    orders: Orders,
+    input: Vec<Record>,
+    pending: Vec<Record>,
+    changelog: Vec<Record>,
+    dead_letters: Vec<Record>,
+    committed: HashMap<Partition, Offset>,
+}
+
+impl World {
+    fn faultless() -> Self {
+        let orders = Orders::Generated(Mix::with_seed(3));
+        let mut world = Self {
+            input: input(&orders),
+            orders,
+            pending: Vec::new(),
+            changelog: Vec::new(),
+            dead_letters: Vec::new(),
+            committed: HashMap::new(),
+        };
+        let expected = expected(&world.input, &world.orders, COUNT).expect("what was sent");
+        for order in expected.admitted.values() {
+            world.pending.push(with_headers(
+                order,
+                &[
+                    (pending::SOURCE, &source(order)),
+                    (pending::ADMITTED_AT, "1790000000000"),
+                    (pending::TRACEPARENT, "00-1-1-01"),
+                ],
+            ));
+            let entry = Entry {
+                status: Status::Pending,
+                fingerprint: order.fingerprint.expect("a value"),
+                admitted_at: Timestamp(1_790_000_000_000),
+                source: order.offset,
+            };
+            world.changelog.push(Record {
+                value: Some(entry.encode().to_vec()),
+                headers: Vec::new(),
+                ..(*order).clone()
+            });
+        }
+        for (order, reason) in expected.refused.values() {
+            world.dead_letters.push(with_headers(
+                order,
+                &[
+                    (dead_letter::REASON, reason.as_str()),
+                    (dead_letter::SOURCE, &source(order)),
+                ],
+            ));
+        }
+        world.committed = ends(&world.input).into_iter().collect();
+        world
+    }
+
+    fn check(&self) -> (Counts, Vec<Violation>) {
+        let expected = expected(&self.input, &self.orders, COUNT).expect("what was sent");
+        StageOne {
+            orders_topic: TOPIC,
+            expected: &expected,
+            ends: &ends(&self.input),
+            committed: &self.committed,
+            pending: &self.pending,
+            changelog: &self.changelog,
+            dead_letters: &self.dead_letters,
+        }
+        .check()
+    }
+
+    /// The violation is found, of this promise and with these words.
+    fn check_finds(&self, promise: Promise, words: &str) {
+        let (_, violations) = self.check();
+        assert!(
+            violations
+                .iter()
+                .any(|found| found.promise == promise && found.finding.contains(words)),
+            "no {promise} with {words:?} among {violations:?}"
+        );
+    }
+}
+
+fn input(orders: &Orders) -> Vec<Record> {
+    let mut ends = [0; PARTITIONS as usize];
+    let mut input: Vec<Record> = (0..COUNT)
+        .map(|sequence| {
+            let sent = orders.record(sequence);
+            let partition = partition_of(&sent, PARTITIONS);
+            let end = &mut ends[usize::try_from(partition.0).expect("a partition")];
+            *end += 1;
+            Record {
+                partition,
+                offset: Offset(*end - 1),
+                timestamp_ms: 0,
+                key: sent.key,
+                fingerprint: sent.value.as_deref().map(Fingerprint::of),
+                value: None,
+                headers: vec![(SEQUENCE.into(), Some(sequence.to_string().into_bytes()))],
+            }
+        })
+        .collect();
+    input.sort_by_key(|record| (record.partition, record.offset));
+    input
+}
+
+fn ends(input: &[Record]) -> Vec<(Partition, Offset)> {
+    let mut ends = BTreeMap::new();
+    for record in input {
+        ends.insert(record.partition, record.offset.next());
+    }
+    ends.into_iter().collect()
+}
+
+fn with_headers(order: &Record, more: &[(&str, &str)]) -> Record {
+    let mut record = order.clone();
+    for (name, value) in more {
+        record
+            .headers
+            .push(((*name).to_owned(), Some(value.as_bytes().to_vec())));
+    }
+    record
+}
+
+fn source(order: &Record) -> String {
+    format!("{TOPIC}/{}@{}", order.partition, order.offset)
+}
+
+#[test]
+fn a_faultless_run_has_no_violation() {
+    let world = World::faultless();
+    let (counts, violations) = world.check();
+    assert_eq!(violations, []);
+    assert_eq!(counts.exactly_once, world.pending.len() as u64);
+    assert!(counts.dead_letters[&Reason::Conflict] > 0);
+}
+
+#[test]
+fn an_order_twice_in_the_outbox_is_found() {
+    let mut world = World::faultless();
+    world.pending.push(world.pending[0].clone());
+    world.check_finds(Promise::G1, "is in the outbox 2 times");
+}
+
+#[test]
+fn an_order_lost_is_found() {
+    let mut world = World::faultless();
+    world.pending.pop();
+    world.check_finds(Promise::G2, "is not in the outbox");
+}
+
+#[test]
+fn a_pending_call_that_nobody_ordered_is_found() {
+    let mut world = World::faultless();
+    world.pending[0].key = Some(b"stranger".to_vec());
+    world.check_finds(Promise::G1, "no valid order has");
+}
+
+#[test]
+fn a_changed_pending_call_is_found() {
+    let changes: [(&str, fn(&mut Record)); 7] = [
+        ("has not the bytes", |call| {
+            call.fingerprint = Some(Fingerprint::of(b"other"));
+        }),
+        ("partition", |call| call.partition = Partition(9)),
+        ("headers of its order", |call| {
+            call.headers.remove(0);
+        }),
+        ("says it comes from", |call| {
+            call.headers[1].1 = Some(b"orders/0@999999".to_vec());
+        }),
+        ("says it comes from None", |call| {
+            call.headers.remove(1);
+        }),
+        ("when it was admitted", |call| {
+            call.headers.remove(2);
+        }),
+        ("trace context", |call| {
+            call.headers.remove(3);
+        }),
+    ];
+    for (words, change) in changes {
+        let mut world = World::faultless();
+        change(&mut world.pending[0]);
+        world.check_finds(Promise::G1, words);
+    }
+}
+
+#[test]
+fn wrong_dead_letters_are_found() {
+    let changes: [(&str, fn(&mut Vec<Record>)); 5] = [
+        ("0 dead letters", |letters| {
+            letters.pop();
+        }),
+        ("2 dead letters", |letters| letters.push(letters[0].clone())),
+        ("its dead letter says", |letters| {
+            letters[0].headers[1].1 = Some(b"too-large".to_vec());
+        }),
+        ("key, bytes and headers", |letters| {
+            letters[0].key = Some(b"other".to_vec());
+        }),
+        ("no faulty order", |letters| {
+            letters[0].headers[2].1 = Some(b"orders/0@999999".to_vec());
+        }),
+    ];
+    for (words, change) in changes {
+        let mut world = World::faultless();
+        change(&mut world.dead_letters);
+        world.check_finds(Promise::G2, words);
+    }
+}
+
+#[test]
+fn a_changelog_unlike_the_outbox_is_found() {
+    let changes: [(&str, fn(&mut Vec<Record>)); 6] = [
+        ("0 times in the changelog", |entries| {
+            entries.pop();
+        }),
+        ("2 times in the changelog", |entries| {
+            entries.push(entries[0].clone());
+        }),
+        ("which the outbox has not", |entries| {
+            entries[0].key = Some(b"other".to_vec());
+        }),
+        ("cannot be read", |entries| entries[0].value = None),
+        ("another payload", |entries| {
+            entries[0].value.as_mut().expect("a value")[5] ^= 1;
+        }),
+        ("unlike the pending call", |entries| {
+            entries[0].value.as_mut().expect("a value")[30] ^= 1;
+        }),
+    ];
+    for (words, change) in changes {
+        let mut world = World::faultless();
+        change(&mut world.changelog);
+        world.check_finds(Promise::G3, words);
+    }
+}
+
+#[test]
+fn a_committed_offset_off_the_end_is_found() {
+    let mut world = World::faultless();
+    world.committed.insert(Partition(1), Offset(1));
+    world.check_finds(Promise::G2, "1 is committed");
+    world.committed.clear();
+    world.check_finds(Promise::G2, "0 is committed");
+}
+
+#[test]
+fn an_order_that_kafka_lost_is_no_finding_but_a_void_run() {
+    let mut world = World::faultless();
+    world.input.remove(5);
+    assert!(expected(&world.input, &world.orders, COUNT).is_err());
+}

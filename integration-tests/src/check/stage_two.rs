@@ -1,0 +1,275 @@
+//! Stage two: from the outbox to the API and to one final state, at least once and explained.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use legacy_api::{Decision, RequestLine};
+use records::Timestamp;
+
+use super::explain::{self, Explanation};
+use super::{Promise, Violation};
+use crate::process::Interruption;
+use crate::read::Record;
+
+/// The header with the pending call's place, on dead letters and parked calls.
+const CALL: &str = "outbox-call";
+
+/// What was read, under read_committed and from the API.
+#[derive(Clone, Copy, Debug)]
+pub struct StageTwo<'a> {
+    /// The name of the outbox, which headers refer to.
+    pub pending_topic: &'a str,
+    /// The outbox.
+    pub pending: &'a [Record],
+    /// The outcomes of accepted calls.
+    pub processed: &'a [Record],
+    /// Rejected calls.
+    pub dead_letters: &'a [Record],
+    /// Parked calls.
+    pub parked: &'a [Record],
+    /// Every request that the API had, in order of arrival.
+    pub requests: &'a [RequestLine],
+    /// Every kill and freeze of a caller.
+    pub interruptions: &'a [Interruption],
+    /// How long a caller waits for an answer.
+    pub api_timeout: Duration,
+}
+
+/// What was counted on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that the API had.
+    pub requests: u64,
+    /// Calls that ended accepted.
+    pub accepted: u64,
+    /// Calls that ended as dead letters.
+    pub rejected: u64,
+    /// Calls that ended parked.
+    pub parked: u64,
+    /// Outcome records that say again what another said, because a caller was interrupted between.
+    pub outcomes_repeated: u64,
+    /// Requests sent again, by what explains it.
+    pub repeats: BTreeMap<Explanation, u64>,
+    /// Orders that the API charged more than once; what at-least-once costs at such an API.
+    pub charged_again: u64,
+}
+
+/// The final state that a record tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Final {
+    Accepted,
+    Rejected,
+    Parked,
+}
+
+impl StageTwo<'_> {
+    /// Checks everything.
+    #[must_use]
+    pub fn check(&self) -> (Counts, Vec<Violation>) {
+        let mut counts = Counts {
+            requests: self.requests.len() as u64,
+            ..Counts::default()
+        };
+        let mut violations = Vec::new();
+        let outcomes = self.outcomes(&mut violations);
+        let requests = self.requests_by_order(&mut violations);
+        for call in self.pending {
+            let key = call.key_text();
+            let outcomes = outcomes.get(key.as_str()).map_or(&[][..], Vec::as_slice);
+            let requests = requests.get(key.as_str()).map_or(&[][..], Vec::as_slice);
+            let state = self.check_final(call, outcomes, &mut counts, &mut violations);
+            check_answers(&key, state, requests, &mut violations);
+            self.check_repeats(&key, requests, &mut counts, &mut violations);
+        }
+        (counts, violations)
+    }
+
+    /// All outcome records by their key, in the order in which they were written. G4: no stranger's.
+    fn outcomes(&self, violations: &mut Vec<Violation>) -> HashMap<String, Vec<(Final, &Record)>> {
+        let mut outcomes: HashMap<String, Vec<(Final, &Record)>> = self
+            .pending
+            .iter()
+            .map(|call| (call.key_text(), Vec::new()))
+            .collect();
+        let all = [
+            (Final::Accepted, self.processed),
+            (Final::Rejected, self.dead_letters),
+            (Final::Parked, self.parked),
+        ];
+        for (state, records) in all {
+            for record in records {
+                match outcomes.get_mut(record.key_text().as_str()) {
+                    Some(found) => found.push((state, record)),
+                    None => violations.push(g4(format!(
+                        "{:?} has the outcome {state:?} and is not in the outbox",
+                        record.key_text()
+                    ))),
+                }
+            }
+        }
+        for found in outcomes.values_mut() {
+            found.sort_by_key(|(_, record)| (record.timestamp_ms, record.offset));
+        }
+        outcomes
+    }
+
+    /// G4: one final state, told once, or again only when a caller was interrupted after telling.
+    fn check_final(
+        &self,
+        call: &Record,
+        outcomes: &[(Final, &Record)],
+        counts: &mut Counts,
+        violations: &mut Vec<Violation>,
+    ) -> Option<Final> {
+        let key = call.key_text();
+        let Some((state, _)) = outcomes.first() else {
+            violations.push(g4(format!("{key:?} has no final state: its call was skipped")));
+            return None;
+        };
+        match state {
+            Final::Accepted => counts.accepted += 1,
+            Final::Rejected => counts.rejected += 1,
+            Final::Parked => counts.parked += 1,
+        }
+        for pair in outcomes.windows(2) {
+            let [(first, earlier), (second, later)] = pair else {
+                continue;
+            };
+            if first != second {
+                violations.push(g4(format!("{key:?} ended {first:?} and {second:?}")));
+            } else if self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
+                counts.outcomes_repeated += 1;
+            } else {
+                violations.push(g4(format!(
+                    "{key:?} has its outcome twice, at {} and {} ms, and no caller was interrupted between",
+                    earlier.timestamp_ms, later.timestamp_ms
+                )));
+            }
+        }
+        for (state, record) in outcomes {
+            let position = format!("{}/{}@{}", self.pending_topic, call.partition, call.offset);
+            match state {
+                Final::Accepted => {}
+                Final::Rejected | Final::Parked => {
+                    if record.fingerprint != call.fingerprint {
+                        violations.push(g4(format!("the {state:?} record of {key:?} has not its bytes")));
+                    }
+                    if record.header(CALL) != Some(position.as_str()) {
+                        violations.push(g4(format!(
+                            "the {state:?} record of {key:?} says it is of {:?}, not {position}",
+                            record.header(CALL)
+                        )));
+                    }
+                }
+            }
+        }
+        Some(*state)
+    }
+
+    fn interrupted_between(&self, earlier_ms: i64, later_ms: i64) -> bool {
+        let (earlier, later) = (Timestamp(earlier_ms), Timestamp(later_ms));
+        self.interruptions
+            .iter()
+            .any(|interruption| interruption.until >= earlier && interruption.from <= later)
+    }
+
+    /// The requests of each pending call. G5: no others, and each carries its key.
+    fn requests_by_order(&self, violations: &mut Vec<Violation>) -> HashMap<String, Vec<&RequestLine>> {
+        let mut requests: HashMap<String, Vec<&RequestLine>> = self
+            .pending
+            .iter()
+            .map(|call| (call.key_text(), Vec::new()))
+            .collect();
+        for request in self.requests {
+            if request.idempotency_key.as_deref() != Some(request.order_id.as_str()) {
+                violations.push(g5(format!(
+                    "a request for {:?} carries the idempotency key {:?}",
+                    request.order_id, request.idempotency_key
+                )));
+            }
+            match requests.get_mut(request.order_id.as_str()) {
+                Some(found) => found.push(request),
+                None => violations.push(g5(format!(
+                    "the API was called for {:?}, which is not in the outbox",
+                    request.order_id
+                ))),
+            }
+        }
+        requests
+    }
+
+    /// G5: each repeated request is explained by the answer before it, or by an interruption.
+    fn check_repeats(
+        &self,
+        key: &str,
+        requests: &[&RequestLine],
+        counts: &mut Counts,
+        violations: &mut Vec<Violation>,
+    ) {
+        let charges = requests.iter().filter(|request| is_charge(request)).count();
+        counts.charged_again += u64::from(charges > 1);
+        for pair in requests.windows(2) {
+            let [earlier, later] = pair else { continue };
+            match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
+                Some(explanation) => *counts.repeats.entry(explanation).or_default() += 1,
+                None => violations.push(g5(format!(
+                    "{key:?} was called again without need: {earlier:?}, then {later:?}"
+                ))),
+            }
+        }
+    }
+}
+
+/// G4 and G5: the final state is what the API said.
+fn check_answers(
+    key: &str,
+    state: Option<Final>,
+    requests: &[&RequestLine],
+    violations: &mut Vec<Violation>,
+) {
+    if requests.is_empty() {
+        violations.push(g5(format!("the API was never called for {key:?}")));
+        return;
+    }
+    match state {
+        None | Some(Final::Parked) => {}
+        Some(Final::Accepted) => {
+            if !requests.iter().any(|request| is_charge(request)) {
+                violations.push(g4(format!(
+                    "{key:?} ended accepted, and the API never charged it"
+                )));
+            }
+        }
+        Some(Final::Rejected) => {
+            if !requests
+                .iter()
+                .any(|request| request.decision == Some(Decision::Rejected))
+            {
+                violations.push(g4(format!(
+                    "{key:?} ended rejected, and the API never rejected it"
+                )));
+            }
+        }
+    }
+}
+
+fn is_charge(request: &RequestLine) -> bool {
+    request.decision == Some(Decision::Charged)
+}
+
+fn g4(finding: String) -> Violation {
+    Violation {
+        promise: Promise::G4,
+        finding,
+    }
+}
+
+fn g5(finding: String) -> Violation {
+    Violation {
+        promise: Promise::G5,
+        finding,
+    }
+}
+
+#[cfg(test)]
+mod tests;

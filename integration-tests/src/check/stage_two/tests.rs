@@ -1,0 +1,185 @@
+//! Each rule is broken once, and must be found broken.
+
+use super::*;
+use records::{Fingerprint, Offset, Partition};
+
+/// What a faultless pipeline leaves behind: ten calls, the last of them rejected.
+struct World {
+    pending: Vec<Record>,
+    processed: Vec<Record>,
+    dead_letters: Vec<Record>,
+    requests: Vec<RequestLine>,
+    interruptions: Vec<Interruption>,
+}
+
+impl World {
+    fn faultless() -> Self {
+        let pending: Vec<Record> = (0..10).map(record).collect();
+        let mut rejected = record(9);
+        rejected
+            .headers
+            .push((CALL.into(), Some(b"pending/0@9".to_vec())));
+        Self {
+            processed: pending[..9].to_vec(),
+            dead_letters: vec![rejected],
+            requests: (0..10)
+                .map(|n| match n {
+                    9 => request(9, 422, Decision::Rejected),
+                    n => request(n, 200, Decision::Charged),
+                })
+                .collect(),
+            pending,
+            interruptions: Vec::new(),
+        }
+    }
+
+    fn check(&self) -> (Counts, Vec<Violation>) {
+        StageTwo {
+            pending_topic: "pending",
+            pending: &self.pending,
+            processed: &self.processed,
+            dead_letters: &self.dead_letters,
+            parked: &[],
+            requests: &self.requests,
+            interruptions: &self.interruptions,
+            api_timeout: Duration::from_secs(1),
+        }
+        .check()
+    }
+
+    fn check_finds(&self, promise: Promise, words: &str) {
+        let (_, violations) = self.check();
+        assert!(
+            violations
+                .iter()
+                .any(|found| found.promise == promise && found.finding.contains(words)),
+            "no {promise} with {words:?} among {violations:?}"
+        );
+    }
+}
+
+fn record(number: u32) -> Record {
+    Record {
+        partition: Partition(0),
+        offset: Offset(i64::from(number)),
+        timestamp_ms: 10_000 + i64::from(number),
+        key: Some(format!("o-{number}").into_bytes()),
+        fingerprint: Some(Fingerprint::of(&number.to_be_bytes())),
+        value: None,
+        headers: Vec::new(),
+    }
+}
+
+fn request(number: u32, status: u16, decision: Decision) -> RequestLine {
+    RequestLine {
+        sequence: number,
+        order_id: format!("o-{number}"),
+        idempotency_key: Some(format!("o-{number}")),
+        nth: 1,
+        arrived_at: 10_000,
+        fault: None,
+        slow: false,
+        processed: true,
+        decision: Some(decision),
+        processed_at: Some(10_001),
+        answered: Some(status),
+        cut: None,
+        finished_at: Some(10_001),
+    }
+}
+
+#[test]
+fn a_faultless_run_has_no_violation() {
+    let (counts, violations) = World::faultless().check();
+    assert_eq!(violations, []);
+    assert_eq!((counts.accepted, counts.rejected, counts.requests), (9, 1, 10));
+}
+
+#[test]
+fn a_skipped_call_is_found() {
+    let mut world = World::faultless();
+    world.processed.pop();
+    world.check_finds(Promise::G4, "was skipped");
+}
+
+#[test]
+fn two_final_states_are_found() {
+    let mut world = World::faultless();
+    world.processed.push(record(9));
+    world.check_finds(Promise::G4, "ended");
+}
+
+#[test]
+fn an_outcome_told_again_is_found_unless_a_caller_was_interrupted() {
+    let mut world = World::faultless();
+    world.processed.push(Record {
+        timestamp_ms: 15_000,
+        ..record(0)
+    });
+    world.check_finds(Promise::G4, "outcome twice");
+    world.interruptions.push(Interruption {
+        from: Timestamp(11_000),
+        until: Timestamp(11_010),
+    });
+    let (counts, violations) = world.check();
+    assert_eq!(violations, []);
+    assert_eq!(counts.outcomes_repeated, 1);
+}
+
+#[test]
+fn an_outcome_that_the_api_did_not_give_is_found() {
+    let mut world = World::faultless();
+    world.requests[0].decision = None;
+    world.check_finds(Promise::G4, "never charged");
+    let mut world = World::faultless();
+    world.requests[9].decision = Some(Decision::Charged);
+    world.check_finds(Promise::G4, "never rejected");
+}
+
+#[test]
+fn a_strangers_outcome_and_a_strangers_call_are_found() {
+    let mut world = World::faultless();
+    world.processed.push(record(77));
+    world.requests.push(request(77, 200, Decision::Charged));
+    world.check_finds(Promise::G4, "is not in the outbox");
+    world.check_finds(Promise::G5, "is not in the outbox");
+}
+
+#[test]
+fn a_changed_dead_letter_is_found() {
+    let mut world = World::faultless();
+    world.dead_letters[0].fingerprint = None;
+    world.check_finds(Promise::G4, "has not its bytes");
+    world.dead_letters[0].headers.clear();
+    world.check_finds(Promise::G4, "not pending/0@9");
+}
+
+#[test]
+fn a_call_that_was_never_made_is_found() {
+    let mut world = World::faultless();
+    world.requests.remove(0);
+    world.check_finds(Promise::G5, "never called");
+}
+
+#[test]
+fn a_request_without_its_key_is_found() {
+    let mut world = World::faultless();
+    world.requests[0].idempotency_key = None;
+    world.check_finds(Promise::G5, "idempotency key");
+}
+
+#[test]
+fn a_call_repeated_without_need_is_found_and_an_explained_one_is_counted() {
+    let mut world = World::faultless();
+    world.requests.push(RequestLine {
+        nth: 2,
+        arrived_at: 12_000,
+        ..request(0, 200, Decision::Charged)
+    });
+    world.check_finds(Promise::G5, "without need");
+    world.requests[0].answered = Some(502);
+    let (counts, violations) = world.check();
+    assert_eq!(violations, []);
+    assert_eq!(counts.repeats, [(Explanation::Ambiguous(502), 1)].into());
+    assert_eq!(counts.charged_again, 1);
+}

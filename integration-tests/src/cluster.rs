@@ -1,0 +1,174 @@
+//! The Kafka that the harness runs against: where it is, and what only an administrator may do to it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::Consumer;
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+use records::{Offset, Partition};
+
+use crate::read::{high_watermarks, reader};
+
+/// The variable that names the Kafka to use.
+pub const ADDRESS_VARIABLE: &str = "KAFKA_BOOTSTRAP_SERVERS";
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The address of a Kafka that answers.
+///
+/// # Errors
+/// None is named or it does not answer. That is a failure, never a reason to skip: a guarantee that was
+/// not tested is not known to hold.
+pub fn address() -> Result<String> {
+    let how = "start one with `./scripts/kafka start`, or run everything with `./scripts/test`";
+    let kafka = std::env::var(ADDRESS_VARIABLE)
+        .map_err(|_| anyhow!("no Kafka: {ADDRESS_VARIABLE} is not set; {how}"))?;
+    reader(&kafka, "read_uncommitted")?
+        .fetch_metadata(None, Duration::from_secs(10))
+        .map_err(|error| anyhow!("no Kafka answers at {kafka} ({error}); {how}"))?;
+    Ok(kafka)
+}
+
+/// The committed offset of each partition; partitions without one are left out.
+///
+/// # Errors
+/// Kafka does not answer, or a transaction keeps the offsets pending.
+pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partition, Offset>> {
+    // A read_committed client waits for pending transactional offsets.
+    let consumer: rdkafka::consumer::BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .create()
+        .context("creating a consumer")?;
+    let mut wanted = TopicPartitionList::new();
+    for (partition, _) in high_watermarks(kafka, topic)? {
+        wanted.add_partition(topic, partition.0);
+    }
+    let offsets = consumer
+        .committed_offsets(wanted, LIMIT)
+        .with_context(|| format!("asking for the committed offsets of {group}"))?;
+    Ok(offsets
+        .elements()
+        .iter()
+        .filter_map(|element| match element.offset() {
+            At::Offset(offset) => Some((Partition(element.partition()), Offset(offset))),
+            _ => None,
+        })
+        .collect())
+}
+
+/// How many records of the topic lie behind the group's committed offsets.
+///
+/// # Errors
+/// Kafka does not answer.
+pub fn lag(kafka: &str, group: &str, topic: &str) -> Result<i64> {
+    let committed = committed(kafka, group, topic)?;
+    Ok(high_watermarks(kafka, topic)?
+        .into_iter()
+        .map(|(partition, end)| end.0 - committed.get(&partition).map_or(0, |offset| offset.0))
+        .sum())
+}
+
+/// What changes topics behind the programs' backs.
+pub struct Administrator {
+    client: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Administrator {
+    /// Connects lazily.
+    ///
+    /// # Errors
+    /// The client cannot be created.
+    pub fn new(kafka: &str) -> Result<Self> {
+        Ok(Self {
+            client: ClientConfig::new()
+                .set("bootstrap.servers", kafka)
+                .create()
+                .context("creating an admin client")?,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("starting a runtime")?,
+        })
+    }
+
+    /// Creates a topic with these settings.
+    ///
+    /// # Errors
+    /// Kafka refuses.
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (setting, value) in settings {
+            topic = topic.set(setting, value);
+        }
+        let results = self
+            .runtime
+            .block_on(self.client.create_topics(&[topic], &options()))
+            .with_context(|| format!("creating {name}"))?;
+        one_by_one(results)
+    }
+
+    /// Gives a topic more partitions.
+    ///
+    /// # Errors
+    /// Kafka refuses.
+    pub fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
+        let results = self
+            .runtime
+            .block_on(
+                self.client
+                    .create_partitions(&[NewPartitions::new(name, partitions)], &options()),
+            )
+            .with_context(|| format!("giving {name} {partitions} partitions"))?;
+        one_by_one(results)
+    }
+
+    /// Changes one setting of a topic, and resets its others to their defaults.
+    ///
+    /// # Errors
+    /// Kafka refuses.
+    pub fn configure_topic(&self, name: &str, setting: &str, value: &str) -> Result<()> {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+        let results = self
+            .runtime
+            .block_on(self.client.alter_configs(&[change], &options()))
+            .with_context(|| format!("setting {setting} of {name}"))?;
+        for result in results {
+            result.map_err(|(of, error)| anyhow!("Kafka refuses to configure {of:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes topics, so that a broker that serves many runs does not fill up.
+    ///
+    /// # Errors
+    /// Kafka does not answer. A topic that is not there is fine.
+    pub fn delete_topics(&self, names: &[&str]) -> Result<()> {
+        self.runtime
+            .block_on(self.client.delete_topics(names, &options()))
+            .context("deleting topics")?;
+        Ok(())
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(LIMIT))
+        .operation_timeout(Some(LIMIT))
+}
+
+fn one_by_one(results: Vec<rdkafka::admin::TopicResult>) -> Result<()> {
+    ensure!(!results.is_empty(), "Kafka said nothing about the topic");
+    for result in results {
+        result.map_err(|(name, error)| anyhow!("Kafka refuses {name}: {error}"))?;
+    }
+    Ok(())
+}

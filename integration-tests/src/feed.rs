@@ -1,0 +1,202 @@
+//! Sending orders from a thread of its own, at full speed or at a pace, and counting what Kafka has taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+
+use crate::orders::{Orders, SEQUENCE, Sent, partition_of};
+
+/// How long Kafka may take for all that is still on the way at the end.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// Where, what and how fast.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Kafka's address.
+    pub kafka: String,
+    /// The orders topic.
+    pub topic: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// What is sent.
+    pub orders: Orders,
+    /// How many records at most.
+    pub count: u64,
+    /// How many records per second; none: as fast as it goes.
+    pub per_second: Option<u64>,
+}
+
+/// A feed under way.
+pub struct Feed {
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<u64>>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    acknowledged: AtomicU64,
+    failed: AtomicU64,
+}
+
+struct Deliveries(Arc<Counts>);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        let count = match result {
+            Ok(_) => &self.0.acknowledged,
+            Err(_) => &self.0.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Feed {
+    /// Begins to send.
+    #[must_use]
+    pub fn start(plan: Plan) -> Self {
+        let counts = Arc::new(Counts::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+            move || send_all(&plan, &counts, &stop)
+        });
+        Self {
+            counts,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How many records Kafka has acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.counts.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Whether all was sent, or the sending failed: [`Feed::finish`] will not wait long.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Stops after what was handed to the producer, and says how many records were sent.
+    ///
+    /// # Errors
+    /// Kafka did not take all of them: the run is void, not a finding about the programs.
+    pub fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.finish()
+    }
+
+    /// Waits for the last record, and says how many were sent.
+    ///
+    /// # Errors
+    /// Kafka did not take all of them: the run is void, not a finding about the programs.
+    pub fn finish(mut self) -> Result<u64> {
+        let thread = self.thread.take().context("the feed was finished before")?;
+        thread.join().map_err(|_| anyhow!("the feed's thread panicked"))?
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64> {
+    // In order and once each, or the expectations would not hold.
+    let producer: ThreadedProducer<Deliveries> = ClientConfig::new()
+        .set("bootstrap.servers", &plan.kafka)
+        .set("client.id", "harness-feed")
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.kbytes", "65536")
+        .create_with_context(Deliveries(Arc::clone(counts)))
+        .context("creating the producer of orders")?;
+    let started = Instant::now();
+    let mut count = 0;
+    while count < plan.count && !stop.load(Ordering::Relaxed) && !crate::wait::interrupted() {
+        if plan.per_second.is_some_and(|pace| due(started, pace) <= count) {
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        send(&producer, plan, &plan.orders.record(count))?;
+        count += 1;
+    }
+    flush(&producer)?;
+    let failed = counts.failed.load(Ordering::Relaxed);
+    ensure!(
+        failed == 0,
+        "Kafka did not take {failed} of {count} orders for {}",
+        plan.topic
+    );
+    Ok(count)
+}
+
+fn due(started: Instant, per_second: u64) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000
+}
+
+fn send(producer: &ThreadedProducer<Deliveries>, plan: &Plan, sent: &Sent) -> Result<()> {
+    let sequence = sent.sequence.to_string();
+    let mut headers = OwnedHeaders::new_with_capacity(2).insert(Header {
+        key: SEQUENCE,
+        value: Some(&sequence),
+    });
+    if sent.sequence % 7 == 0 {
+        // Some orders come out of a trace, which must go on.
+        let trace = format!("00-{:032x}-{:016x}-01", sent.sequence + 1, sent.sequence + 1);
+        headers = headers.insert(Header {
+            key: records::pending::TRACEPARENT,
+            value: Some(&trace),
+        });
+    }
+    let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&plan.topic)
+        .partition(partition_of(sent, plan.partitions).0)
+        .headers(headers);
+    record.key = sent.key.as_deref();
+    record.payload = sent.value.as_deref();
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err((error, _)) => {
+                return Err(error).with_context(|| format!("sending order {sequence} to {}", plan.topic));
+            }
+        }
+    }
+}
+
+fn flush(producer: &ThreadedProducer<Deliveries>) -> Result<()> {
+    let started = Instant::now();
+    while producer.in_flight_count() > 0 {
+        ensure!(
+            started.elapsed() < FLUSH_MAX,
+            "{} orders were not acknowledged within {FLUSH_MAX:?}",
+            producer.in_flight_count()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}

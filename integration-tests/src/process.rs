@@ -1,0 +1,333 @@
+//! One of the programs, as a process that can be started, killed, stopped and started again.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use records::Timestamp;
+
+use crate::wait::await_until;
+
+/// The variable that names the folder of the programs.
+pub const FOLDER_VARIABLE: &str = "OUTBOX_BIN_DIR";
+/// How much of a log is shown when something fails.
+const TAIL_BYTES: u64 = 4_000;
+/// How long a process may take to vanish after SIGKILL.
+const KILL_MAX: Duration = Duration::from_secs(10);
+
+/// A program, its arguments, its log, and at most one running process of it.
+pub struct Process {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    log: PathBuf,
+    child: Option<Child>,
+    alive_at: Timestamp,
+    interruptions: Vec<Interruption>,
+}
+
+/// A time at which a process did not do what it was about to do: killed, or stopped for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// It was still at work then.
+    pub from: Timestamp,
+    /// It was gone by then, or at work again.
+    pub until: Timestamp,
+}
+
+impl Process {
+    /// Describes a process; nothing is started yet. Its log is appended to over all its lives.
+    ///
+    /// # Errors
+    /// The program was not built.
+    pub fn new(name: &str, program: &str, log: PathBuf) -> Result<Self> {
+        let program = folder()?.join(program);
+        ensure!(
+            program.is_file(),
+            "{} does not exist: build the programs first (`cargo build --workspace`), or name their folder in {FOLDER_VARIABLE}",
+            program.display()
+        );
+        Ok(Self {
+            name: name.to_owned(),
+            program,
+            arguments: Vec::new(),
+            log,
+            child: None,
+            alive_at: Timestamp(0),
+            interruptions: Vec::new(),
+        })
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// What it is called in logs and messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It runs already or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it with a named step at which it kills itself, on the pass after `passes` others.
+    ///
+    /// # Errors
+    /// It runs already or cannot be started.
+    pub fn start_to_die_at(&mut self, step: &str, passes: u32) -> Result<()> {
+        let failpoints = match passes {
+            0 => format!("{step}=return"),
+            passes => format!("{step}={passes}*off->return"),
+        };
+        self.start_with(&[("FAILPOINTS", &failpoints)])
+    }
+
+    /// Starts it with more variables in its environment.
+    ///
+    /// # Errors
+    /// It runs already or cannot be started.
+    pub fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        ensure!(self.child.is_none(), "{} runs already", self.name);
+        let log = self.open_log(variables)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("sharing a log file")?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        self.child = Some(child);
+        self.alive_at = Timestamp::now();
+        Ok(())
+    }
+
+    /// The process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Looks whether it has ended, and how. What ended is forgotten, so that it can be started again.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn look(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else {
+            return Ok(None);
+        };
+        let status = child
+            .try_wait()
+            .with_context(|| format!("asking after {}", self.name))?;
+        match status {
+            None => self.alive_at = Timestamp::now(),
+            Some(status) => self.ended(status),
+        }
+        Ok(status)
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// It runs on until the limit; the error shows the end of its log.
+    pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        ensure!(self.child.is_some(), "{} does not run", self.name);
+        let what = format!("{} ends", self.name);
+        let waited = await_until(&what, limit, || {
+            Ok(match self.look()? {
+                Some(status) => ControlFlow::Break(status),
+                None => ControlFlow::Continue("it runs on".into()),
+            })
+        });
+        waited.with_context(|| self.tail())
+    }
+
+    /// Waits until it dies at the step that it was started for.
+    ///
+    /// # Errors
+    /// It did not come to the step within the limit, or ended in another way.
+    pub fn wait_killed(&mut self, limit: Duration) -> Result<()> {
+        let status = self.wait_exit(limit)?;
+        if status.signal() != Some(Signal::SIGKILL as i32) {
+            bail!(
+                "{} was to die at a named step and ended with {status}\n{}",
+                self.name,
+                self.tail()
+            );
+        }
+        Ok(())
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.wait_exit(KILL_MAX).map(drop)
+    }
+
+    /// SIGTERM, and the wait until it has drained and ended with status 0.
+    ///
+    /// # Errors
+    /// It does not run, runs on until the limit, or ends with another status.
+    pub fn terminate(&mut self, limit: Duration) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait_exit(limit)?;
+        ensure!(
+            status.success(),
+            "{} was told to end and ended with {status}\n{}",
+            self.name,
+            self.tail()
+        );
+        Ok(())
+    }
+
+    /// Stops it in the midst of what it does, as a long pause of its machine would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)?;
+        let from = self.alive_at;
+        self.alive_at = Timestamp::now();
+        self.interruptions.push(Interruption {
+            from,
+            until: self.alive_at,
+        });
+        Ok(())
+    }
+
+    /// Every kill and every freeze so far, with the time within which it fell.
+    #[must_use]
+    pub fn interruptions(&self) -> &[Interruption] {
+        &self.interruptions
+    }
+
+    /// The end of its log, for a person.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        tail_of(&self.log)
+    }
+
+    /// All that it has written to its log.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = std::fs::read(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        if let Some(status) = self.look()? {
+            bail!(
+                "{} was to get {signal} and has ended by itself with {status}\n{}",
+                self.name,
+                self.tail()
+            );
+        }
+        let id = self.id().with_context(|| format!("{} does not run", self.name))?;
+        let id = i32::try_from(id).context("a process id")?;
+        kill(Pid::from_raw(id), signal).with_context(|| format!("sending {signal} to {}", self.name))
+    }
+
+    /// One that was told to end and drained has interrupted nothing.
+    fn ended(&mut self, status: ExitStatus) {
+        self.child = None;
+        if status.signal() == Some(Signal::SIGKILL as i32) {
+            self.interruptions.push(Interruption {
+                from: self.alive_at,
+                until: Timestamp::now(),
+            });
+        }
+    }
+
+    fn open_log(&self, variables: &[(&str, &str)]) -> Result<File> {
+        let mut log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(|| format!("opening {}", self.log.display()))?;
+        writeln!(log, "---- started {variables:?} ----").context("writing a log file")?;
+        Ok(log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // By its own handle; a process that has ended is not somebody else's number yet.
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}
+
+/// The folder with the programs: the named one, or that of the running executable.
+///
+/// # Errors
+/// The running executable has no folder.
+pub fn folder() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return Ok(folder.into());
+    }
+    let executable = std::env::current_exe().context("asking for the path of this executable")?;
+    let folder = executable.parent().context("this executable has no folder")?;
+    // Tests lie in `deps`, one below the programs.
+    match folder.file_name() {
+        Some(name) if name == "deps" => Ok(folder.parent().unwrap_or(folder).to_owned()),
+        _ => Ok(folder.to_owned()),
+    }
+}
+
+/// A port of the loopback address that nobody listens on. It is not held, but the system hands out others
+/// for a good while before it comes back to it.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
+    Ok(listener.local_addr().context("asking for the free port")?.port())
+}
+
+/// The end of a log file, under a heading, for a person.
+#[must_use]
+pub fn tail_of(log: &Path) -> String {
+    let text = read_tail(log).unwrap_or_else(|error| format!("(unreadable: {error})"));
+    format!("---- the end of {} ----\n{text}", log.display())
+}
+
+fn read_tail(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

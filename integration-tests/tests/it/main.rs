@@ -1,0 +1,1 @@
+//! The guarantees, on a real Kafka, with real processes that are killed.
