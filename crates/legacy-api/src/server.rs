@@ -144,8 +144,8 @@ impl Counter {
 /// The address, kept even while nobody listens there.
 struct Door {
     address: SocketAddr,
-    /// Bound, but not listening. While the API is down, connections are refused and yet nobody else gets the
-    /// port: neither another program, nor a client on this machine whose own end of a connection to the port
+    /// Bound, but not listening. While the API is down, connections are refused and yet nobody else is given
+    /// the port: neither another program, nor a client on this machine whose own end of a connection to the port
     /// could otherwise be given that very port, and so be connected to itself.
     _placeholder: Option<TcpSocket>,
 }
