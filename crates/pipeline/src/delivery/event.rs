@@ -1,0 +1,278 @@
+//! What can happen to the delivery, and what it may ask for. Both lists are closed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use records::call_note::InvalidNote;
+use records::{IdempotencyKey, Offset, Partition};
+
+use super::answer::Report;
+use super::call::{Doubt, Ending, History};
+
+/// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Assignment(pub(super) u64);
+
+/// A pending call of one assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId {
+    /// The assignment that it was read in.
+    pub assignment: Assignment,
+    /// Its partition of the outbox.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: Offset,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// The group gave partitions to this process.
+    Assigned(Vec<Partition>),
+    /// What the group has committed for a partition is read.
+    NotesLoaded {
+        /// The assignment that asked for it.
+        assignment: Assignment,
+        /// The partition.
+        partition: Partition,
+        /// What is committed.
+        loaded: Loaded,
+    },
+    /// A record of the outbox.
+    Pending(Pending<P>),
+    /// An attempt's request has come to something. Comes exactly once for each [`Action::Send`].
+    Answered {
+        /// The call.
+        call: CallId,
+        /// What its request came to.
+        report: Report,
+    },
+    /// The wait that [`Action::Wait`] asked for is over.
+    WaitOver(CallId),
+    /// A record that [`Action::Publish`] asked for was acknowledged by Kafka, or surely or perhaps not.
+    Published {
+        /// The call.
+        call: CallId,
+        /// Whether Kafka acknowledged it.
+        acknowledged: bool,
+    },
+    /// The commit that was in flight has come to something.
+    Committed(CommitResult),
+    /// Partitions are wanted by another caller; they are ours until they are given up.
+    Revoked(Vec<Partition>),
+    /// Partitions may already be another caller's.
+    Lost(Vec<Partition>),
+    /// The program is asked to end.
+    Stop,
+    /// The time that [`Delivery::wake_at`](super::Delivery::wake_at) named has come.
+    Tick,
+}
+
+/// A record of the outbox.
+#[derive(Debug)]
+pub struct Pending<P> {
+    /// Its partition.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: Offset,
+    /// What makes two orders the same order; `None` if the record is no pending call.
+    pub key: Option<IdempotencyKey>,
+    /// How much memory it takes, in bytes.
+    pub bytes: usize,
+    /// What the program needs to make the call.
+    pub payload: P,
+}
+
+/// What is known of a partition when it is assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The group's committed offset; `None` if there is none.
+    pub committed: Option<Offset>,
+    /// The metadata that was committed with it.
+    pub metadata: String,
+    /// The first offset that the log still has.
+    pub log_start: Offset,
+    /// The offset behind the last that can be read.
+    pub log_end: Offset,
+}
+
+/// What a commit came to. Each has exactly one next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitResult {
+    /// The group took it: it is proof of ownership.
+    Done,
+    /// The group surely did not take it, and the membership stands: it is made again.
+    NotDone,
+    /// This membership is over: the group is joined anew.
+    Fenced,
+    /// Nobody can know. Another commit might be overtaken by this one, so the group is joined anew.
+    Unknown,
+}
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub enum Action<P> {
+    /// Accept the partitions and read what the group has committed for each.
+    Load {
+        /// Goes into the answers.
+        assignment: Assignment,
+        /// The partitions.
+        partitions: Vec<Partition>,
+    },
+    /// Hand out the records of a partition, from an offset on.
+    Start {
+        /// The partition.
+        partition: Partition,
+        /// The watermark.
+        offset: Offset,
+        /// Nothing was ever committed for it.
+        is_first: bool,
+    },
+    /// Leave a partition alone: a person must look. The program is not ready.
+    Refuse {
+        /// The partition.
+        partition: Partition,
+        /// Why.
+        why: Refusal,
+    },
+    /// Hand out no more records of these partitions for now.
+    Pause(Vec<Partition>),
+    /// Hand out their records again.
+    Resume(Vec<Partition>),
+    /// Requests may leave until then.
+    Permit(Instant),
+    /// No request of these partitions may leave any more, not even one that is asked for already.
+    Withhold(Vec<Partition>),
+    /// Make one request.
+    Send {
+        /// The call.
+        call: CallId,
+        /// The number of the request, from 1.
+        attempt: u32,
+        /// Why it is a repeated call, if it may be one.
+        repeats: Option<Doubt>,
+        /// The record.
+        payload: Arc<P>,
+    },
+    /// Wait, with backoff and jitter, and say when it is over.
+    Wait {
+        /// The call.
+        call: CallId,
+        /// What for.
+        what: Waits,
+        /// How often it was tried, from 1.
+        tries: u32,
+        /// The shortest wait.
+        at_least: Duration,
+    },
+    /// Write the call's end to Kafka.
+    Publish {
+        /// The call.
+        call: CallId,
+        /// How it ended.
+        ending: Arc<Ending>,
+        /// What was tried.
+        history: History,
+        /// The record.
+        payload: Arc<P>,
+    },
+    /// Commit these offsets with their notes. There is no other commit in flight.
+    Commit(Vec<Commit>),
+    /// Let the partitions go.
+    GiveUp {
+        /// The partitions.
+        partitions: Vec<Partition>,
+        /// Calls whose requests are still under way, and whose answers will come too late.
+        abandoned: Vec<(Partition, Offset)>,
+    },
+    /// Leave the group and join it anew; everything that is known of partitions is dropped.
+    Rejoin(Rejoin),
+    /// Everything is drained: leave the group and end.
+    Finish,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// The next attempt.
+    Attempt,
+    /// Publishing the end again.
+    Publication,
+}
+
+/// An offset and its note, to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The partition.
+    pub partition: Partition,
+    /// The watermark.
+    pub offset: Offset,
+    /// The call note.
+    pub note: String,
+}
+
+/// Why a partition is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The note cannot be read.
+    #[error(
+        "the call note at offset {committed} cannot be read: {source}. Which calls are final is not known, \
+         so none is made. Run the caller that wrote it; or, if each call from {committed} on may be made \
+         (again), commit that offset anew without metadata: kafka-consumer-groups --reset-offsets --to-offset \
+         {committed}"
+    )]
+    Note {
+        /// The committed offset.
+        committed: Offset,
+        /// What is wrong with the note.
+        source: InvalidNote,
+    },
+    /// Nothing is committed, and the log's beginning is gone.
+    #[error(
+        "the group has no committed offset, and the log begins at {log_start}, not at 0: calls below may \
+         never have been made, and those from there on may have been made already. Find out from the \
+         outcomes, then commit the offset to begin at: kafka-consumer-groups --reset-offsets --to-offset N"
+    )]
+    NoOffset {
+        /// The first offset that the log still has.
+        log_start: Offset,
+    },
+    /// The log begins behind the watermark.
+    #[error(
+        "the group has committed offset {committed}, and the log begins at {log_start}: retention has deleted \
+         calls that were not final. Find the orders in the input topic and replay them, then commit the offset \
+         to go on at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
+    )]
+    Deleted {
+        /// The committed offset.
+        committed: Offset,
+        /// The first offset that the log still has.
+        log_start: Offset,
+    },
+    /// The log ends before the watermark.
+    #[error(
+        "the group has committed offset {committed}, and the log ends at {log_end}: the topic was recreated, or \
+         the cluster has lost records. Find out from the outcomes which calls were made, then commit the offset \
+         to go on at: kafka-consumer-groups --reset-offsets --to-offset N"
+    )]
+    Ahead {
+        /// The committed offset.
+        committed: Offset,
+        /// The offset behind the last that can be read.
+        log_end: Offset,
+    },
+}
+
+/// Why the group is joined anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejoin {
+    /// The group has ended the membership.
+    #[error("a commit was refused, because this membership of the group is over")]
+    Fenced,
+    /// A commit failed in a way that does not tell whether it was taken.
+    #[error("nobody can know whether the last commit was taken")]
+    CommitUnknown,
+    /// A commit was not answered in time.
+    #[error("the last commit was not answered in time, so nobody can know whether it was taken")]
+    CommitLate,
+}

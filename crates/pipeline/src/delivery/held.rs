@@ -1,0 +1,240 @@
+//! One partition in our hands: loading, active, or draining.
+//!
+//! ```text
+//! Loading ─▶ Active ─▶ Draining ─▶ gone
+//!    └─▶ Refused ────────────────────┘
+//! ```
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use records::{IdempotencyKey, Offset, OffsetSet};
+
+use super::call::{Call, Doubt, Ending, History, Stage};
+use super::event::{Assignment, Pending};
+use super::progress::{Arrival, Progress};
+
+/// A partition in our hands.
+#[derive(Debug)]
+pub(super) struct Held<P> {
+    pub(super) assignment: Assignment,
+    pub(super) phase: Phase,
+    pub(super) is_paused: bool,
+    progress: Option<Progress>,
+    calls: BTreeMap<Offset, Call<P>>,
+    /// The calls of each key in their order; only the first may be sent.
+    lanes: HashMap<IdempotencyKey, VecDeque<Offset>>,
+    /// Calls that were let go although nobody can know whether they were processed.
+    doubts: OffsetSet,
+    /// Counts what a commit would tell anew, and how much of it was committed.
+    changes: u64,
+    changes_committed: u64,
+}
+
+/// Where in its time with us a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its offset and note are being read.
+    Loading,
+    /// A person must look; nothing is done with it.
+    Refused,
+    /// Its calls are made.
+    Active,
+    /// It takes no more calls, and those in flight finish.
+    Draining,
+}
+
+/// What became of a record that was handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It can be sent.
+    Ready,
+    /// It waits for an earlier call of its key.
+    Behind,
+    /// It is no call, and its end is to be published.
+    Publish,
+    /// There is nothing to do for it.
+    Nothing,
+}
+
+impl<P> Held<P> {
+    pub(super) fn new(assignment: Assignment) -> Self {
+        Self {
+            assignment,
+            phase: Phase::Loading,
+            is_paused: false,
+            progress: None,
+            calls: BTreeMap::new(),
+            lanes: HashMap::new(),
+            doubts: OffsetSet::new(),
+            changes: 0,
+            changes_committed: 0,
+        }
+    }
+
+    /// Its notes are read. What was never committed is committed at once, so that the group's position
+    /// does not hang on the log's beginning any longer.
+    pub(super) fn activate(&mut self, progress: Progress, is_first: bool) {
+        self.phase = Phase::Active;
+        self.progress = Some(progress);
+        self.changes += u64::from(is_first);
+    }
+
+    pub(super) fn take(&mut self, pending: Pending<P>, now: Instant) -> Taken {
+        let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
+            return Taken::Nothing;
+        };
+        let watermark = progress.watermark();
+        let arrival = progress.arrived(pending.offset);
+        self.changes += u64::from(progress.watermark() != watermark);
+        let Arrival::New { maybe_called } = arrival else {
+            return Taken::Nothing;
+        };
+        let taken = match &pending.key {
+            None => Taken::Publish,
+            Some(key) => {
+                let lane = self.lanes.entry(key.clone()).or_default();
+                lane.push_back(pending.offset);
+                if lane.len() == 1 {
+                    Taken::Ready
+                } else {
+                    Taken::Behind
+                }
+            }
+        };
+        let call = Call {
+            key: pending.key,
+            payload: Arc::new(pending.payload),
+            bytes: pending.bytes,
+            stage: match taken {
+                Taken::Ready | Taken::Nothing => Stage::Ready,
+                Taken::Behind => Stage::Behind,
+                Taken::Publish => Stage::Publishing(Arc::new(Ending::NotACall)),
+            },
+            history: History::default(),
+            doubt: maybe_called.then_some(Doubt::Redelivered),
+            publications_failed: 0,
+            since: now,
+        };
+        self.calls.insert(pending.offset, call);
+        taken
+    }
+
+    /// A call's end is acknowledged by Kafka. Returns its size in bytes, and the call of its key that may
+    /// now be sent.
+    pub(super) fn finish(&mut self, offset: Offset, now: Instant) -> Option<(usize, Option<Offset>)> {
+        let call = self.calls.remove(&offset)?;
+        if let Some(progress) = &mut self.progress {
+            progress.finish(offset);
+        }
+        self.changes += 1;
+        Some((
+            call.bytes,
+            call.key.and_then(|key| self.next_of(&key, offset, now)),
+        ))
+    }
+
+    pub(super) fn call(&mut self, offset: Offset) -> Option<&mut Call<P>> {
+        self.calls.get_mut(&offset)
+    }
+
+    /// Whether a call waits for the report of its request.
+    pub(super) fn is_calling(&self, offset: Offset) -> bool {
+        let call = self.calls.get(&offset);
+        call.is_some_and(|call| call.stage == Stage::Calling)
+    }
+
+    pub(super) fn calls(&self) -> impl Iterator<Item = (Offset, &Call<P>)> {
+        self.calls.iter().map(|(offset, call)| (*offset, call))
+    }
+
+    pub(super) fn calls_held(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Keeps only what is on its way to an end: requests under way, and ends to be published. Returns how
+    /// many bytes are let go.
+    pub(super) fn drain(&mut self) -> usize {
+        self.phase = Phase::Draining;
+        self.lanes.clear();
+        self.let_go_unless(|stage| match stage {
+            Stage::Calling | Stage::Publishing(_) | Stage::Unpublished(_) => true,
+            Stage::Behind | Stage::Ready | Stage::Waiting => false,
+        })
+    }
+
+    /// Lets one call go without an end; it will be called by the next owner. Returns its bytes.
+    pub(super) fn let_go(&mut self, offset: Offset) -> usize {
+        let Some(call) = self.calls.remove(&offset) else {
+            return 0;
+        };
+        self.doubt(offset, call.is_doubtful());
+        call.bytes
+    }
+
+    /// Lets all calls go without an end.
+    pub(super) fn let_all_go(&mut self) -> usize {
+        self.let_go_unless(|_| false)
+    }
+
+    /// A call has begun: the next commit tells so.
+    pub(super) fn begun(&mut self) {
+        self.changes += 1;
+    }
+
+    /// Whether a commit would tell something new.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.changes != self.changes_committed
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub(super) fn committed(&mut self, changes: u64) {
+        self.changes_committed = self.changes_committed.max(changes);
+    }
+
+    /// The offset and note to commit.
+    pub(super) fn to_commit(&self) -> Option<(Offset, String)> {
+        let progress = self.progress.as_ref()?;
+        let mut begun = self.doubts.clone();
+        self.calls()
+            .filter(|(_, call)| call.is_doubtful())
+            .for_each(|(offset, _)| begun.insert(offset));
+        Some((progress.watermark(), progress.note(begun)))
+    }
+
+    /// Whether one more call would leave the note short enough.
+    pub(super) fn has_room(&self) -> bool {
+        self.progress.as_ref().is_none_or(Progress::has_room)
+    }
+
+    fn next_of(&mut self, key: &IdempotencyKey, finished: Offset, now: Instant) -> Option<Offset> {
+        let lane = self.lanes.get_mut(key)?;
+        debug_assert_eq!(lane.front(), Some(&finished), "a later call of a key ended first");
+        lane.pop_front();
+        let Some(next) = lane.front().copied() else {
+            self.lanes.remove(key);
+            return None;
+        };
+        if let Some(call) = self.calls.get_mut(&next) {
+            call.enter(Stage::Ready, now);
+        }
+        Some(next)
+    }
+
+    fn doubt(&mut self, offset: Offset, is_doubtful: bool) {
+        if is_doubtful {
+            self.doubts.insert(offset);
+            self.changes += 1;
+        }
+    }
+
+    fn let_go_unless(&mut self, keep: impl Fn(&Stage) -> bool) -> usize {
+        let goes = |(offset, call): (&Offset, &Call<P>)| (!keep(&call.stage)).then_some(*offset);
+        let gone: Vec<Offset> = self.calls.iter().filter_map(goes).collect();
+        gone.into_iter().map(|offset| self.let_go(offset)).sum()
+    }
+}
