@@ -2,12 +2,14 @@
 //!
 //! This crate decides nothing about orders or calls and does not know the store.
 
+pub mod admin;
 pub mod changelog;
 pub mod consumer;
 pub mod fault;
 pub mod offsets;
 pub mod producer;
 pub mod settings;
+pub mod topics;
 pub mod transaction;
 
 pub use consumer::{Consumer, Happening, Membership};

@@ -1,0 +1,133 @@
+//! The topics that are missing, with the settings that they should have.
+
+use std::collections::BTreeMap;
+
+use records::Topics;
+use serde::Serialize;
+
+use super::rules::creatable_in_sync_min;
+use super::{Existing, HEADERS_BYTES, Purpose};
+
+/// Kafka's own default, set explicitly where there is no orders topic to follow.
+const ORDER_BYTES_MAX: u64 = 1_048_588;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A topic that is to be created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// How many partitions.
+    pub partitions: usize,
+    /// On how many brokers each partition lies.
+    pub replication_factor: usize,
+    /// Its settings; the others are the cluster's defaults.
+    pub configs: BTreeMap<&'static str, String>,
+}
+
+/// All topics that are missing, in the order in which an order passes them. Those that exist are left alone.
+#[must_use]
+pub fn missing(
+    topics: &Topics,
+    existing: &Existing,
+    partitions: usize,
+    replication_factor: usize,
+) -> Vec<NewTopic> {
+    let bytes_max = BytesMax::new(topics, existing);
+    Purpose::ALL
+        .into_iter()
+        .filter(|purpose| !existing.contains_key(purpose.name(topics)))
+        .map(|purpose| NewTopic {
+            name: purpose.name(topics).to_owned(),
+            purpose,
+            partitions,
+            replication_factor,
+            configs: configs(purpose, replication_factor, &bytes_max),
+        })
+        .collect()
+}
+
+fn configs(
+    purpose: Purpose,
+    replication_factor: usize,
+    bytes_max: &BytesMax,
+) -> BTreeMap<&'static str, String> {
+    let mut configs = BTreeMap::from([
+        (
+            "min.insync.replicas",
+            creatable_in_sync_min(replication_factor).to_string(),
+        ),
+        ("unclean.leader.election.enable", "false".to_owned()),
+    ]);
+    let mut keep = |days: Option<u64>| {
+        let ms = days.map_or("-1".to_owned(), |days| (days * DAY_MS).to_string());
+        configs.extend([
+            ("cleanup.policy", "delete".to_owned()),
+            ("retention.ms", ms),
+            ("retention.bytes", "-1".to_owned()),
+        ]);
+    };
+    match purpose {
+        Purpose::Orders => {
+            keep(Some(7));
+            configs.insert("max.message.bytes", bytes_max.orders.to_string());
+        }
+        Purpose::Pending => {
+            // As long as a call may be replayed; its age is counted from when the broker wrote it.
+            keep(Some(30));
+            configs.insert("message.timestamp.type", "LogAppendTime".into());
+            configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
+        }
+        Purpose::Changelog => configs.extend([
+            ("cleanup.policy", "compact".to_owned()),
+            // Only closed segments are compacted, so that the default of 1 GiB leaves aborted and repeated
+            // records for long; each partition needs up to twice this on disk.
+            ("segment.bytes", (128 * 1024 * 1024).to_string()),
+            // A key is written once, so compaction finds little: cleaning more eagerly only costs reads.
+            ("min.cleanable.dirty.ratio", "0.5".to_owned()),
+        ]),
+        Purpose::OrderDeadLetters => {
+            keep(None);
+            configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
+        }
+        Purpose::Processed => {
+            keep(Some(30));
+            configs.insert("max.message.bytes", bytes_max.pending_copied().to_string());
+        }
+        Purpose::CallDeadLetters | Purpose::Parked => {
+            keep(None);
+            configs.insert("max.message.bytes", bytes_max.pending_copied().to_string());
+        }
+    }
+    configs
+}
+
+/// The largest records of the topics that others are copied from: as they are, or as they will be.
+struct BytesMax {
+    orders: u64,
+    pending: u64,
+}
+
+impl BytesMax {
+    fn new(topics: &Topics, existing: &Existing) -> Self {
+        let of = |purpose: Purpose| {
+            let bytes = existing.get(purpose.name(topics))?.number("max.message.bytes")?;
+            u64::try_from(bytes).ok()
+        };
+        let orders = of(Purpose::Orders).unwrap_or(ORDER_BYTES_MAX);
+        Self {
+            orders,
+            pending: of(Purpose::Pending).unwrap_or(orders + HEADERS_BYTES),
+        }
+    }
+
+    const fn orders_copied(&self) -> u64 {
+        self.orders + HEADERS_BYTES
+    }
+
+    const fn pending_copied(&self) -> u64 {
+        self.pending + HEADERS_BYTES
+    }
+}

@@ -1,0 +1,351 @@
+//! Story: topics as `missing` plans them are without fault; then one thing is spoilt, and exactly that is
+//! found.
+
+use super::creation::missing;
+use super::*;
+
+fn required(topics: &Topics, role: Role) -> Required<'_> {
+    Required {
+        topics,
+        role,
+        partitions_remembered: None,
+        bootstrap_servers: "b:9092",
+    }
+}
+
+/// All topics as they are created, described as Kafka would.
+fn created(partitions: usize, replication_factor: usize) -> Existing {
+    missing(
+        &Topics::default(),
+        &Existing::new(),
+        partitions,
+        replication_factor,
+    )
+    .into_iter()
+    .map(|new| {
+        let configs = new
+            .configs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        let described = Described {
+            partitions: new.partitions,
+            replication_factor: new.replication_factor,
+            configs,
+        };
+        (new.name, described)
+    })
+    .collect()
+}
+
+/// Spoils one setting of one topic and expects this one finding, for the operator and for `role`.
+#[track_caller]
+fn check(role: Role, purpose: Purpose, spoil: impl Fn(&mut Described), severity: Severity, words: &[&str]) {
+    let topics = Topics::default();
+    let mut existing = created(10, 3);
+    spoil(existing.get_mut(purpose.name(&topics)).expect("it exists"));
+    for role in [role, Role::Operator] {
+        let findings = verify(&required(&topics, role), &existing);
+        let [finding] = findings.as_slice() else {
+            panic!("{findings:#?}")
+        };
+        assert_eq!(
+            (finding.severity, finding.topic.as_str()),
+            (severity, purpose.name(&topics))
+        );
+        let text = finding.to_string();
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in: {text}");
+        }
+    }
+}
+
+fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Described) {
+    move |described| {
+        described.configs.insert(name.to_owned(), value.to_owned());
+    }
+}
+
+use Purpose::{CallDeadLetters, Changelog, OrderDeadLetters, Orders, Parked, Pending, Processed};
+use Role::{Caller, Operator, Validator};
+use Severity::{Refuse, Warn};
+
+#[test]
+fn what_is_created_is_without_fault() {
+    let topics = Topics::default();
+    for role in [Validator, Caller, Operator] {
+        assert_eq!(verify(&required(&topics, role), &created(10, 3)), []);
+        let alone = verify(&required(&topics, role), &created(10, 1));
+        assert!(
+            alone
+                .iter()
+                .all(|finding| finding.what.contains("replication factor 1")),
+            "{alone:#?}"
+        );
+        assert!(!is_refused(&alone) && alone.len() == role.purposes().len());
+    }
+    assert_eq!(missing(&topics, &created(10, 3), 10, 3), []);
+}
+
+#[test]
+fn each_role_asks_for_its_own_topics() {
+    let topics = Topics::default();
+    let of = |role| verify(&required(&topics, role), &Existing::new());
+    assert_eq!(
+        (of(Validator).len(), of(Caller).len(), of(Operator).len()),
+        (4, 4, 7)
+    );
+    let text = of(Caller)[0].to_string();
+    assert!(
+        text.contains("pending-api-calls does not exist") && text.contains("topics create"),
+        "{text}"
+    );
+    assert!(is_refused(&of(Caller)));
+
+    let mut existing = created(10, 3);
+    existing.remove("payment-orders");
+    assert_eq!(verify(&required(&topics, Caller), &existing), []);
+}
+
+#[test]
+fn partition_counts_that_differ_are_refused() {
+    let eleven = |described: &mut Described| described.partitions = 11;
+    let words = [
+        "has 11 partitions",
+        "payment-orders has 10",
+        "cannot take partitions away",
+    ];
+    check(Validator, Changelog, eleven, Refuse, &words);
+    let six = |described: &mut Described| described.partitions = 6;
+    check(
+        Validator,
+        Pending,
+        six,
+        Refuse,
+        &["has 6 partitions", "--partitions 10", "b:9092"],
+    );
+
+    let topics = Topics::default();
+    let remembered = |partitions| Required {
+        partitions_remembered: Some(partitions),
+        ..required(&topics, Validator)
+    };
+    assert_eq!(verify(&remembered(10), &created(10, 3)), []);
+    let findings = verify(&remembered(6), &created(10, 3));
+    assert!(is_refused(&findings) && findings.len() == 1, "{findings:#?}");
+    assert!(
+        findings[0].what.contains("has 10 partitions, and had 6"),
+        "{}",
+        findings[0]
+    );
+}
+
+#[test]
+fn a_changelog_that_forgets_is_refused() {
+    let repair = "--entity-name idempotency-key-store-changelog --add-config cleanup.policy=compact";
+    check(
+        Validator,
+        Changelog,
+        set("cleanup.policy", "delete"),
+        Refuse,
+        &["cleanup.policy=delete", "paid twice", repair],
+    );
+    check(
+        Validator,
+        Changelog,
+        set("cleanup.policy", "compact,delete"),
+        Refuse,
+        &["paid twice", repair],
+    );
+    check(
+        Validator,
+        Changelog,
+        set("cleanup.policy", "delete, compact"),
+        Refuse,
+        &["paid twice"],
+    );
+}
+
+#[test]
+fn an_orders_topic_or_outbox_that_is_compacted_is_refused() {
+    check(
+        Validator,
+        Orders,
+        set("cleanup.policy", "compact"),
+        Refuse,
+        &["lost", "cleanup.policy=delete"],
+    );
+    check(
+        Validator,
+        Pending,
+        set("cleanup.policy", "compact,delete"),
+        Refuse,
+        &["replay"],
+    );
+    check(
+        Caller,
+        Pending,
+        set("cleanup.policy", "compact"),
+        Refuse,
+        &["replay"],
+    );
+    check(
+        Validator,
+        OrderDeadLetters,
+        set("cleanup.policy", "compact"),
+        Refuse,
+        &["without a key"],
+    );
+    check(
+        Caller,
+        Parked,
+        set("cleanup.policy", "compact"),
+        Warn,
+        &["evidence"],
+    );
+}
+
+#[test]
+fn records_that_are_kept_too_short_are_a_warning() {
+    check(
+        Validator,
+        Orders,
+        set("retention.ms", "3600000"),
+        Warn,
+        &["for 1 h only", "no validator has read"],
+    );
+    check(
+        Caller,
+        Pending,
+        set("retention.ms", "259200000"),
+        Warn,
+        &["for 3 days only", "retention.ms=604800000"],
+    );
+    check(
+        Caller,
+        Parked,
+        set("retention.ms", "604800000"),
+        Warn,
+        &["for 7 days only", "no person"],
+    );
+    check(
+        Validator,
+        Pending,
+        set("retention.bytes", "1000000"),
+        Warn,
+        &["retention.bytes=-1"],
+    );
+    check(
+        Validator,
+        Pending,
+        set("message.timestamp.type", "CreateTime"),
+        Warn,
+        &["clock"],
+    );
+}
+
+#[test]
+fn replicas_are_enough_to_lose_one_broker_and_go_on() {
+    check(
+        Validator,
+        Pending,
+        set("min.insync.replicas", "4"),
+        Refuse,
+        &["no record can be written"],
+    );
+    check(
+        Validator,
+        Pending,
+        set("min.insync.replicas", "3"),
+        Warn,
+        &["one broker is down"],
+    );
+    check(
+        Caller,
+        Processed,
+        set("min.insync.replicas", "1"),
+        Warn,
+        &["min.insync.replicas=2"],
+    );
+    check(
+        Validator,
+        Changelog,
+        set("unclean.leader.election.enable", "true"),
+        Refuse,
+        &["paid twice"],
+    );
+    check(
+        Caller,
+        CallDeadLetters,
+        set("unclean.leader.election.enable", "true"),
+        Warn,
+        &["without a trace"],
+    );
+}
+
+#[test]
+fn a_record_must_fit_where_it_is_copied_to() {
+    check(
+        Validator,
+        Pending,
+        set("max.message.bytes", "1048588"),
+        Warn,
+        &["becomes a dead letter"],
+    );
+    check(
+        Validator,
+        OrderDeadLetters,
+        set("max.message.bytes", "1048588"),
+        Warn,
+        &["1114124", "headers"],
+    );
+    check(
+        Validator,
+        OrderDeadLetters,
+        set("max.message.bytes", "1000"),
+        Refuse,
+        &["stands still"],
+    );
+    check(
+        Caller,
+        CallDeadLetters,
+        set("max.message.bytes", "1000"),
+        Refuse,
+        &["stands still"],
+    );
+}
+
+#[test]
+fn one_topic_for_two_purposes_is_refused() {
+    let topics = Topics {
+        parked: "pending-api-calls".into(),
+        ..Topics::default()
+    };
+    let findings = verify(&required(&topics, Caller), &created(10, 3));
+    assert!(findings[0].what.contains("Pending and Parked"), "{findings:#?}");
+    assert!(is_refused(&findings));
+}
+
+#[test]
+fn what_is_created_follows_the_orders_topic_that_is_there() {
+    let topics = Topics::default();
+    let configs = [("max.message.bytes".to_owned(), "5000000".to_owned())].into();
+    let orders = Described {
+        partitions: 10,
+        replication_factor: 3,
+        configs,
+    };
+    let existing = Existing::from([(topics.orders.clone(), orders)]);
+    let new = missing(&topics, &existing, 10, 3);
+    assert_eq!(new.len(), 6);
+    assert!(
+        new.iter()
+            .all(|new| new.name != topics.orders && new.configs["min.insync.replicas"] == "2")
+    );
+    let bytes = |purpose| {
+        let new = new.iter().find(|new| new.purpose == purpose).expect("planned");
+        new.configs["max.message.bytes"].parse::<u64>().expect("a number")
+    };
+    assert_eq!(bytes(Pending), 5_000_000 + HEADERS_BYTES);
+    assert_eq!(bytes(Parked), 5_000_000 + 2 * HEADERS_BYTES);
+}
