@@ -5,3 +5,4 @@
 //! redb or reqwest.
 
 pub mod admission;
+pub mod delivery;
