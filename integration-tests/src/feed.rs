@@ -161,7 +161,7 @@ fn send(producer: &ThreadedProducer<Deliveries>, plan: &Plan, sent: &Sent) -> Re
         key: SEQUENCE,
         value: Some(&sequence),
     });
-    if sent.sequence % 7 == 0 {
+    if sent.sequence.is_multiple_of(7) {
         // Some orders come out of a trace, which must go on.
         let trace = format!("00-{:032x}-{:016x}-01", sent.sequence + 1, sent.sequence + 1);
         headers = headers.insert(Header {

@@ -1,6 +1,6 @@
 //! What a run has come to: the topics and the API are read, and the checkers are asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use records::dead_letter::Reason;
@@ -88,6 +88,16 @@ pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption])
     }
     .check();
     Ok(StageTwoFindings { counts, violations })
+}
+
+/// How many distinct pending calls there are, from the outbox read to its end.
+///
+/// # Errors
+/// The outbox cannot be read to its end.
+pub fn pending_keys(pipeline: &Pipeline) -> Result<u64> {
+    let pending = read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?;
+    let keys: HashSet<_> = pending.into_iter().map(|call| call.key).collect();
+    Ok(keys.len() as u64)
 }
 
 /// For tests: an error that lists the violations, if there are any.

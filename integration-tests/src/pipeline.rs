@@ -114,8 +114,8 @@ impl Pipeline {
         ]
     }
 
-    /// All went well: topics and folder may go.
-    pub fn passed(mut self) {
+    /// All went well: topics and folder may go when this is dropped.
+    pub fn passed(&mut self) {
         self.outcome = Outcome::Passed;
     }
 
@@ -169,6 +169,10 @@ impl Pipeline {
     pub fn validator_settings(&self, number: u32) -> Settings {
         self.settings(&self.validator_group)
             .with("validator.instance_id", self.instance("validator", number))
+            .with(
+                "validator.session_timeout",
+                format!("{}s", SESSION_TIMEOUT.as_secs()),
+            )
             .with("store.dir", self.state_folder(number))
     }
 

@@ -6,6 +6,7 @@
 pub mod explain;
 pub mod stage_one;
 pub mod stage_two;
+pub mod stores;
 
 use std::fmt;
 

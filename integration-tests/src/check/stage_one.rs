@@ -117,10 +117,11 @@ impl StageOne<'_> {
                 "says it comes from {said:?}; the first order is {source}"
             )),
         }
-        let admitted_at = call
+        let admitted_at_ms: i64 = call
             .header(pending::ADMITTED_AT)
-            .and_then(|text| text.parse::<i64>().ok());
-        if !admitted_at.is_some_and(|time| time > 0) {
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        if admitted_at_ms <= 0 {
             wrong("does not say when it was admitted".into());
         }
         if count_headers(&call.headers, pending::TRACEPARENT) != 1 {

@@ -1,2 +1,40 @@
-//! Stands empty until the programs can be measured.
-fn main() {}
+//! Measurements: how fast, at what cost, and in how much memory, with the machine and the settings beside
+//! each figure.
+
+mod caller;
+mod machine;
+mod validator;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures one program of the pipeline on a real Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    program: Program,
+}
+
+#[derive(Debug, Subcommand)]
+enum Program {
+    /// Orders per second, processor time per order and peak memory of one validator.
+    Validator(validator::Arguments),
+    /// Calls per second, processor time per call and peak memory of one caller.
+    Caller(caller::Arguments),
+}
+
+fn main() -> ExitCode {
+    let measured = match Arguments::parse().program {
+        Program::Validator(arguments) => validator::measure(&arguments),
+        Program::Caller(arguments) => caller::measure(&arguments),
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,6 +9,9 @@ const TOPIC: &str = "orders";
 const COUNT: u64 = 400;
 const PARTITIONS: i32 = 3;
 
+/// The words of a finding, and the change that must lead to it.
+type Change<T> = (&'static str, fn(&mut T));
+
 /// What a faultless pipeline leaves behind.
 struct World {
     orders: Orders,
@@ -168,7 +171,7 @@ fn a_pending_call_that_nobody_ordered_is_found() {
 
 #[test]
 fn a_changed_pending_call_is_found() {
-    let changes: [(&str, fn(&mut Record)); 7] = [
+    let changes: [Change<Record>; 7] = [
         ("has not the bytes", |call| {
             call.fingerprint = Some(Fingerprint::of(b"other"));
         }),
@@ -198,7 +201,7 @@ fn a_changed_pending_call_is_found() {
 
 #[test]
 fn wrong_dead_letters_are_found() {
-    let changes: [(&str, fn(&mut Vec<Record>)); 5] = [
+    let changes: [Change<Vec<Record>>; 5] = [
         ("0 dead letters", |letters| {
             letters.pop();
         }),
@@ -222,7 +225,7 @@ fn wrong_dead_letters_are_found() {
 
 #[test]
 fn a_changelog_unlike_the_outbox_is_found() {
-    let changes: [(&str, fn(&mut Vec<Record>)); 6] = [
+    let changes: [Change<Vec<Record>>; 6] = [
         ("0 times in the changelog", |entries| {
             entries.pop();
         }),

@@ -1,0 +1,128 @@
+//! One validator against a full orders topic.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::Table;
+use harness::feed::{Feed, Plan};
+use harness::orders::{Mix, Orders};
+use harness::pipeline::Pipeline;
+use harness::tail::Tail;
+use harness::wait::await_until;
+
+use crate::machine;
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// What is measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How many orders lie ready, of about 264 bytes each, all fresh.
+    #[arg(long, default_value_t = 200_000)]
+    orders: u64,
+    /// Over how many partitions.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    partitions: i32,
+    /// The validator's commit interval; repeat it to measure several.
+    #[arg(long, default_values = ["20ms"], value_name = "DURATION")]
+    commit_interval: Vec<String>,
+    /// The seed of the orders.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Measures and prints.
+pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
+    println!("{}", machine::describe());
+    println!(
+        "one validator, {} orders of about 264 bytes on {} partitions, seed {}",
+        arguments.orders, arguments.partitions, arguments.seed
+    );
+    let mut table = Table::new();
+    table.set_header(vec![
+        "commit interval",
+        "orders/s, first to last",
+        "orders/s, from its start",
+        "CPU µs/order",
+        "peak memory MiB",
+    ]);
+    for interval in &arguments.commit_interval {
+        table.add_row(run(arguments, interval)?);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
+    let mut pipeline = Pipeline::create("bench-validator", arguments.partitions)?;
+    let sent = Feed::start(Plan {
+        kafka: pipeline.kafka.clone(),
+        topic: pipeline.topics.orders.clone(),
+        partitions: arguments.partitions,
+        orders: Orders::Generated(Mix::all_fresh(arguments.seed)),
+        count: arguments.orders,
+        per_second: None,
+    })
+    .finish()?;
+    let settings = pipeline
+        .validator_settings(1)
+        .with("validator.commit_interval", interval);
+    let mut validator = pipeline.service("validator", 1, settings)?;
+    let started = Instant::now();
+    validator.process.start()?;
+    let id = validator.process.id().context("the validator runs")?;
+    // Nobody reads the outbox meanwhile: on few cores the reader would be measured too.
+    await_until("all orders are in the outbox", LIMIT, || {
+        validator.expect_running()?;
+        let lag = harness::cluster::lag(
+            &pipeline.kafka,
+            &pipeline.validator_group,
+            &pipeline.topics.orders,
+        )?;
+        harness::wait::pause(Duration::from_millis(200))?;
+        Ok(match lag {
+            0 => ControlFlow::Break(()),
+            lag => ControlFlow::Continue(format!("{lag} orders are not")),
+        })
+    })?;
+    let used = machine::used(id)?;
+    validator.process.terminate(Duration::from_secs(60))?;
+    let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
+    let started_ms = records::Timestamp::now().0 - i64::try_from(started.elapsed().as_millis())?;
+    pipeline.passed();
+    Ok(vec![
+        interval.to_owned(),
+        per_second(sent, last_ms - first_ms),
+        per_second(sent, last_ms - started_ms),
+        format!("{:.1}", used.cpu.as_secs_f64() * 1e6 / as_float(sent)),
+        format!("{}", used.memory_peak_kib >> 10),
+    ])
+}
+
+/// When the first and the last pending call were written, by the validator's own clock; all must be there.
+fn outbox_times(pipeline: &Pipeline, sent: u64) -> Result<(i64, i64)> {
+    let topic = &pipeline.topics.pending;
+    let tail = Tail::start(&pipeline.kafka, &[topic])?;
+    await_until("the outbox is read", LIMIT, || {
+        let keys = tail.keys(topic);
+        Ok(if keys >= sent {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{keys} of {sent} pending calls"))
+        })
+    })?;
+    ensure!(tail.records(topic) == sent, "the outbox has more than the orders");
+    tail.times_ms(topic).context("the outbox has records")
+}
+
+fn per_second(count: u64, ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0).max(1);
+    format!("{}", count * 1000 / ms)
+}
+
+/// For ratios; a count of orders is far below where an f64 loses digits.
+#[allow(clippy::cast_precision_loss)]
+fn as_float(count: u64) -> f64 {
+    count as f64
+}

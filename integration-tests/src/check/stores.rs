@@ -1,0 +1,148 @@
+//! G3: a store is a cache of the changelog. It may lag where it is not the owner's, and is never ahead.
+
+use std::collections::{HashMap, HashSet};
+
+use records::Partition;
+
+use super::{Promise, Violation};
+use crate::read::Record;
+use crate::stores::Holding;
+
+/// Compares stores with the changelog, both read after every validator has ended.
+#[must_use]
+pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
+    let mut committed: HashMap<Partition, HashMap<&[u8], &Record>> = HashMap::new();
+    for record in changelog {
+        let key = record.key.as_deref().unwrap_or_default();
+        committed.entry(record.partition).or_default().insert(key, record);
+    }
+    let mut violations = Vec::new();
+    let mut whole: HashSet<Partition> = HashSet::new();
+    for store in stores {
+        let Some(partition) = store.partition else {
+            continue;
+        };
+        let empty = HashMap::new();
+        let entries = committed.get(&partition).unwrap_or(&empty);
+        for (key, value) in &store.entries {
+            let key_text = String::from_utf8_lossy(key);
+            match entries.get(key.as_slice()) {
+                None => violations.push(violation(format!(
+                    "{} has {key_text:?}, which the changelog has not",
+                    store.whose
+                ))),
+                Some(record) if record.value.as_deref() == Some(value) => {}
+                Some(_) => violations.push(violation(format!(
+                    "{} has another entry for {key_text:?} than the changelog",
+                    store.whose
+                ))),
+            }
+        }
+        // What stands below the checkpoint must be there: it is never read again.
+        for (key, record) in entries {
+            let below = store
+                .checkpoint
+                .is_some_and(|checkpoint| record.offset < checkpoint);
+            if below && !store.entries.contains_key(*key) {
+                violations.push(violation(format!(
+                    "{} says that it equals the changelog up to {:?} and lacks {:?} at {}",
+                    store.whose,
+                    store.checkpoint,
+                    record.key_text(),
+                    record.offset
+                )));
+            }
+        }
+        if store.entries.len() == entries.len() {
+            whole.insert(partition);
+        }
+    }
+    for partition in committed.keys() {
+        if !whole.contains(partition) {
+            violations.push(violation(format!(
+                "no store has all of partition {partition} after a clean end"
+            )));
+        }
+    }
+    violations
+}
+
+fn violation(finding: String) -> Violation {
+    Violation {
+        promise: Promise::G3,
+        finding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use records::Offset;
+
+    use super::*;
+
+    fn changelog() -> Vec<Record> {
+        (0..5)
+            .map(|offset| Record {
+                partition: Partition(0),
+                offset: Offset(offset),
+                timestamp_ms: 0,
+                key: Some(vec![b'a' + u8::try_from(offset).expect("small")]),
+                fingerprint: None,
+                value: Some(vec![1]),
+                headers: Vec::new(),
+            })
+            .collect()
+    }
+
+    fn whole_store() -> Holding {
+        Holding {
+            whose: "the store".into(),
+            partition: Some(Partition(0)),
+            checkpoint: Some(Offset(5)),
+            entries: changelog()
+                .into_iter()
+                .map(|record| (record.key.expect("a key"), record.value.expect("a value")))
+                .collect(),
+        }
+    }
+
+    fn check_finds(change: impl FnOnce(&mut Holding), words: &str) {
+        let mut store = whole_store();
+        change(&mut store);
+        let violations = check(&changelog(), &[store]);
+        assert!(
+            violations.iter().any(|found| found.finding.contains(words)),
+            "no {words:?} among {violations:?}"
+        );
+    }
+
+    #[test]
+    fn a_store_that_equals_the_changelog_and_one_that_lags_are_fine() {
+        let lagging = Holding {
+            checkpoint: Some(Offset(1)),
+            entries: [(b"a".to_vec(), vec![1])].into(),
+            ..whole_store()
+        };
+        assert_eq!(check(&changelog(), &[whole_store(), lagging]), []);
+    }
+
+    #[test]
+    fn a_store_unlike_the_changelog_is_found() {
+        check_finds(
+            |store| drop(store.entries.insert(b"z".to_vec(), vec![1])),
+            "which the changelog has not",
+        );
+        check_finds(
+            |store| drop(store.entries.insert(b"a".to_vec(), vec![2])),
+            "another entry",
+        );
+        check_finds(|store| drop(store.entries.remove(b"a".as_slice())), "lacks");
+        check_finds(
+            |store| {
+                store.entries.clear();
+                store.checkpoint = None;
+            },
+            "no store has all",
+        );
+    }
+}

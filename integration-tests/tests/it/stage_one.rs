@@ -1,0 +1,374 @@
+//! G1, G2, G3: orders flow, validators are killed at the worst steps and at random, frozen, and lose their
+//! disks; in the end each order is in the outbox exactly once, nothing is lost, and the stores are right.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use harness::check::{Violation, stores};
+use harness::cluster;
+use harness::feed::{Feed, Plan};
+use harness::findings;
+use harness::lane::{Lane, Mishap};
+use harness::orders::{Mix, Orders};
+use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
+use harness::read::{Keep, read_topic};
+use harness::stores::read_stores;
+use harness::wait::await_until;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{in_turn, seed};
+
+const PARTITIONS: i32 = 6;
+const ORDERS_PER_SECOND: u64 = 500;
+const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+/// Each step at which a validator is killed, and how many passes it may be let through before.
+const STEPS: [(&str, u32); 8] = [
+    ("before-begin", 30),
+    ("after-produce", 30),
+    ("after-offsets", 30),
+    ("before-end", 30),
+    ("after-end", 30),
+    ("before-store", 30),
+    ("after-store", 30),
+    ("during-restore", 3),
+];
+
+/// What happens to the two validators, from a seed: each step three times each, kills at random, long
+/// absences, freezes, lost and damaged disks.
+fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
+    let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(2);
+    let mut mishaps = vec![
+        Mishap::Gone(longer_than_session),
+        Mishap::Frozen(longer_than_session),
+        Mishap::DiskLost,
+        Mishap::DiskDamaged,
+    ];
+    for (step, passes_max) in STEPS {
+        for _ in 0..3 {
+            mishaps.push(Mishap::DiesAt(step, random.random_range(0..passes_max)));
+        }
+    }
+    for _ in 0..4 {
+        mishaps.push(Mishap::Killed(Duration::from_millis(
+            random.random_range(0..1_000),
+        )));
+    }
+    mishaps.shuffle(random);
+    mishaps
+}
+
+/// Feeds orders while `happen` does its worst to two validators, and tells what came of it.
+fn story(
+    name: &str,
+    seed: u64,
+    settings: &[(&str, &str)],
+    happen: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
+) -> Result<Vec<Violation>> {
+    let mut pipeline = Pipeline::create(name, PARTITIONS)?;
+    let orders = Orders::Generated(Mix::with_seed(seed));
+    let mut validators = [
+        validator(&pipeline, 1, settings)?,
+        validator(&pipeline, 2, settings)?,
+    ];
+    let feed = Feed::start(Plan {
+        kafka: pipeline.kafka.clone(),
+        topic: pipeline.topics.orders.clone(),
+        partitions: PARTITIONS,
+        orders: orders.clone(),
+        count: 1_000_000,
+        per_second: Some(ORDERS_PER_SECOND),
+    });
+    happen(&pipeline, &mut validators)?;
+    let sent = feed.stop()?;
+    settle(&pipeline)?;
+    for validator in &mut validators {
+        validator.process.terminate(Duration::from_secs(60))?;
+    }
+    let found = findings::stage_one(&pipeline, &orders, sent)?;
+    let changelog = read_topic(&pipeline.kafka, &pipeline.topics.changelog, Keep::Values)?;
+    let mut violations = found.violations;
+    violations.extend(stores::check(&changelog, &read_stores(&pipeline, &[1, 2])?));
+    println!(
+        "{name}: {sent} orders, {} distinct, {} in the outbox exactly once, {} duplicates, {} kills and freezes, {} violations",
+        found.distinct,
+        found.counts.exactly_once,
+        found.duplicates,
+        kills(&validators),
+        violations.len()
+    );
+    ensure!(
+        found.distinct > 1_000,
+        "a story of {} orders shows little",
+        found.distinct
+    );
+    pipeline.passed();
+    Ok(violations)
+}
+
+fn validator(pipeline: &Pipeline, number: u32, settings: &[(&str, &str)]) -> Result<Service> {
+    let settings = settings
+        .iter()
+        .fold(pipeline.validator_settings(number), |all, (name, value)| {
+            all.with(name, value)
+        });
+    pipeline.service("validator", number, settings)
+}
+
+fn kills(validators: &[Service]) -> usize {
+    validators
+        .iter()
+        .map(|validator| validator.process.interruptions().len())
+        .sum()
+}
+
+/// Until each order has its verdict.
+fn settle(pipeline: &Pipeline) -> Result<()> {
+    await_until("each order has its verdict", SETTLE_MAX, || {
+        let lag = cluster::lag(
+            &pipeline.kafka,
+            &pipeline.validator_group,
+            &pipeline.topics.orders,
+        )?;
+        Ok(match lag {
+            0 => ControlFlow::Break(()),
+            lag => ControlFlow::Continue(format!("{lag} orders without one")),
+        })
+    })
+}
+
+/// Both validators live through their mishaps at the same time.
+fn live_through(
+    pipeline: &Pipeline,
+    validators: &mut [Service; 2],
+    mishaps: &[Vec<Mishap>; 2],
+    failpoints: &str,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = validators
+            .iter_mut()
+            .zip(mishaps)
+            .zip(1..)
+            .map(|((service, mishaps), number)| {
+                let state = Some(pipeline.state_folder(number));
+                scope.spawn(move || {
+                    Lane {
+                        service,
+                        state,
+                        failpoints,
+                    }
+                    .live_through(mishaps)
+                })
+            })
+            .collect();
+        lanes.into_iter().try_for_each(|lane| {
+            lane.join()
+                .map_err(|_| anyhow!("a lane panicked"))
+                .and_then(|lived| lived)
+        })
+    })
+}
+
+#[test]
+fn validators_are_killed_fifty_times_and_each_order_is_in_the_outbox_exactly_once() {
+    in_turn(|| {
+        let seed = seed();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mishaps = [mishaps(&mut random), mishaps(&mut random)];
+        let mut killed = 0;
+        let violations = story("chaos", seed, &[], |pipeline, validators| {
+            live_through(pipeline, validators, &mishaps, "")?;
+            killed = kills(validators);
+            Ok(())
+        })
+        .with_context(|| format!("seed {seed}"))?;
+        ensure!(killed >= 50, "only {killed} kills");
+        findings::none(&violations).with_context(|| format!("seed {seed}"))
+    });
+}
+
+/// Every kill strikes after the offsets are sent and before the transaction ends, so that each of them is
+/// aborted.
+fn dies_before_the_end() -> [Vec<Mishap>; 2] {
+    [0, 1].map(|lane| {
+        (0..4)
+            .map(|number| Mishap::DiesAt("before-end", 10 + 7 * lane + 5 * number))
+            .collect()
+    })
+}
+
+#[test]
+fn a_store_is_written_after_the_commit() {
+    in_turn(|| {
+        let violations = story("commit-first", seed(), &[], |pipeline, validators| {
+            live_through(pipeline, validators, &dies_before_the_end(), "")
+        })?;
+        findings::none(&violations)
+    });
+}
+
+/// The same story, with a store that is written before Kafka's commit: orders of aborted transactions are
+/// taken for duplicates and lost.
+#[test]
+fn a_store_that_is_written_before_the_commit_is_found_out() {
+    in_turn(|| {
+        let violations = story("store-first", seed(), &[], |pipeline, validators| {
+            live_through(
+                pipeline,
+                validators,
+                &dies_before_the_end(),
+                "guard-store-after-commit=return",
+            )
+        })?;
+        found_out(&violations)
+    });
+}
+
+/// It commits what it has in its hands as soon as it wakes.
+const ZOMBIE: [(&str, &str); 1] = [("validator.commit_interval", "1ms")];
+
+/// A validator stands still with a decided order in its hands, for longer than its session; another takes
+/// its partitions over; then it wakes, finishes what it had begun, and must be shut out.
+fn zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) -> Result<()> {
+    let [first, second] = validators;
+    fall_asleep(pipeline, first, "before-begin", guard)?;
+    second.process.start_with(&[("FAILPOINTS", guard)])?;
+    await_progress(pipeline, 1_000)?;
+    first.process.thaw()?;
+    await_progress(pipeline, 1_000)
+}
+
+#[test]
+fn a_zombie_is_shut_out() {
+    in_turn(|| {
+        let violations = story("zombie", seed(), &ZOMBIE, |pipeline, validators| {
+            zombie(pipeline, validators, "")
+        })?;
+        findings::none(&violations)
+    });
+}
+
+/// The same story without the group's generation in the commit: the zombie's orders are in the outbox twice.
+#[test]
+fn a_zombie_that_commits_without_its_generation_is_found_out() {
+    in_turn(|| {
+        let violations = story("zombie-admitted", seed(), &ZOMBIE, |pipeline, validators| {
+            zombie(pipeline, validators, "guard-group-metadata=return")
+        })?;
+        found_out(&violations)
+    });
+}
+
+/// The open transaction outlives the take-over.
+const OPEN_TRANSACTION: [(&str, &str); 1] = [("validator.transaction_timeout", "30s")];
+
+/// A validator stands still in an open transaction; another takes over, admits orders behind it in the
+/// changelog, dies and loses its disk: its next life must not begin with a changelog that is cut off at
+/// the open transaction.
+fn open_transaction(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) -> Result<()> {
+    let [first, second] = validators;
+    fall_asleep(pipeline, first, "after-produce", "")?;
+    let mut second = Lane {
+        service: second,
+        state: Some(pipeline.state_folder(2)),
+        failpoints: guard,
+    };
+    second.start()?;
+    await_progress(pipeline, 1_000)?;
+    second.service.process.kill()?;
+    std::fs::remove_dir_all(pipeline.state_folder(2)).context("losing the state directory")?;
+    second.start()?;
+    await_progress(pipeline, 2_000)?;
+    // Its next life ends the open transaction, so that readers need not wait for its time-out.
+    first.process.kill()?;
+    first.process.start()
+}
+
+#[test]
+fn a_restore_waits_for_open_transactions() {
+    in_turn(|| {
+        let violations = story(
+            "open-transaction",
+            seed(),
+            &OPEN_TRANSACTION,
+            |pipeline, validators| open_transaction(pipeline, validators, ""),
+        )?;
+        findings::none(&violations)
+    });
+}
+
+/// The same story with the last stable offset instead of the high watermark: orders are admitted twice.
+#[test]
+fn a_restore_that_stops_at_an_open_transaction_is_found_out() {
+    in_turn(|| {
+        let violations = story(
+            "open-transaction-missed",
+            seed(),
+            &OPEN_TRANSACTION,
+            |pipeline, validators| open_transaction(pipeline, validators, "guard-high-watermark=return"),
+        )?;
+        found_out(&violations)
+    });
+}
+
+/// Without its guard, the story must break a promise; otherwise the tests above prove nothing.
+fn found_out(violations: &[Violation]) -> Result<()> {
+    ensure!(
+        !violations.is_empty(),
+        "the guard was taken out, and no violation was found"
+    );
+    println!("found out:\n{}", harness::check::listed(violations));
+    Ok(())
+}
+
+/// Starts a validator alone, lets it work for a while, sends its main thread to sleep at a named step, and
+/// then freezes all of it, so that its session ends too.
+fn fall_asleep(pipeline: &Pipeline, validator: &mut Service, step: &str, guard: &str) -> Result<()> {
+    // Over when it is thawed: it goes on at once, and does not yet know that it was shut out.
+    let sleep_ms = 6_000;
+    let mut failpoints = format!("{step}=50*off->1*sleep({sleep_ms})");
+    if !guard.is_empty() {
+        failpoints = format!("{guard};{failpoints}");
+    }
+    validator.process.start_with(&[("FAILPOINTS", &failpoints)])?;
+    await_progress(pipeline, 500)?;
+    let mut seen = (0, Instant::now());
+    await_until("the validator stands still", Duration::from_secs(60), || {
+        let committed = committed_sum(pipeline)?;
+        if committed != seen.0 {
+            seen = (committed, Instant::now());
+        }
+        Ok(if seen.1.elapsed() > Duration::from_secs(1) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{committed} orders are committed"))
+        })
+    })?;
+    validator.process.freeze()
+}
+
+/// Waits until the validators have committed so many orders more.
+fn await_progress(pipeline: &Pipeline, more: i64) -> Result<()> {
+    let before = committed_sum(pipeline)?;
+    let what = format!("{more} orders more than {before} are committed");
+    await_until(&what, Duration::from_secs(120), || {
+        let committed = committed_sum(pipeline)?;
+        Ok(if committed >= before + more {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{committed}"))
+        })
+    })
+}
+
+fn committed_sum(pipeline: &Pipeline) -> Result<i64> {
+    let committed = cluster::committed(
+        &pipeline.kafka,
+        &pipeline.validator_group,
+        &pipeline.topics.orders,
+    )?;
+    Ok(committed.values().map(|offset| offset.0).sum())
+}

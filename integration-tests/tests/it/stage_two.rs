@@ -1,0 +1,200 @@
+//! G4, G5: the API loses answers, turns calls away and goes down, callers are killed at the worst steps and
+//! at random; in the end each pending call has one outcome, and each repeated request is explained.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use harness::api::{self, Api};
+use harness::check::explain::Explanation;
+use harness::check::stage_two::Counts;
+use harness::cluster;
+use harness::feed::{Feed, Plan};
+use harness::findings;
+use harness::lane::{Lane, Mishap, await_ready};
+use harness::orders::{Mix, Orders};
+use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
+use harness::process::Interruption;
+use harness::tail::Tail;
+use harness::wait::await_until;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{in_turn, seed};
+
+const PARTITIONS: i32 = 6;
+const ORDERS_PER_SECOND: u64 = 200;
+const SETTLE_MAX: Duration = Duration::from_secs(120);
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Each step at which a caller is killed, and how many passes it may be let through before.
+const STEPS: [(&str, u32); 6] = [
+    ("before-send", 200),
+    ("after-send", 200),
+    ("after-answer", 200),
+    ("after-outcome-ack", 200),
+    ("before-commit", 20),
+    ("after-commit", 20),
+];
+
+/// What happens to a caller, from a seed.
+fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
+    let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(2);
+    let mut mishaps = vec![Mishap::Frozen(longer_than_session)];
+    for (step, passes_max) in STEPS {
+        mishaps.push(Mishap::DiesAt(step, random.random_range(0..passes_max)));
+    }
+    for _ in 0..4 {
+        mishaps.push(Mishap::Killed(Duration::from_millis(
+            random.random_range(0..1_000),
+        )));
+    }
+    mishaps.shuffle(random);
+    mishaps
+}
+
+/// Orders flow through a validator that nobody harms, while `happen` does its worst to two callers.
+fn story(
+    name: &str,
+    seed: u64,
+    happen: impl FnOnce(&Api, &mut [Service; 2]) -> Result<()>,
+) -> Result<(Counts, usize)> {
+    let mut pipeline = Pipeline::create(name, PARTITIONS)?;
+    let api = Api::start(&pipeline, &api::faults(seed))?;
+    let topics = &pipeline.topics;
+    let finals = [
+        topics.processed.as_str(),
+        topics.call_dead_letters.as_str(),
+        topics.parked.as_str(),
+    ];
+    let tail = Tail::start(&pipeline.kafka, &finals)?;
+    let orders = Orders::Generated(Mix::with_seed(seed));
+    let mut validator = pipeline.validator(1)?;
+    let mut callers = [pipeline.caller(1, &api.url)?, pipeline.caller(2, &api.url)?];
+    validator.process.start()?;
+    await_ready(&mut validator, Duration::from_secs(60))?;
+    let feed = Feed::start(Plan {
+        kafka: pipeline.kafka.clone(),
+        topic: topics.orders.clone(),
+        partitions: PARTITIONS,
+        orders: orders.clone(),
+        count: 1_000_000,
+        per_second: Some(ORDERS_PER_SECOND),
+    });
+    happen(&api, &mut callers)?;
+    let sent = feed.stop()?;
+    settle(&pipeline, || Ok(tail.keys_of_all(&finals)))?;
+    for service in [&mut validator].into_iter().chain(&mut callers) {
+        service.process.terminate(DRAIN_MAX)?;
+    }
+    let interruptions: Vec<Interruption> = callers
+        .iter()
+        .flat_map(|caller| caller.process.interruptions().to_vec())
+        .collect();
+    let one = findings::stage_one(&pipeline, &orders, sent)?;
+    findings::none(&one.violations)?;
+    let two = findings::stage_two(&pipeline, &api, &interruptions)?;
+    println!(
+        "{name}: {sent} orders, {} kills and freezes: {:?}",
+        interruptions.len(),
+        two.counts
+    );
+    findings::none(&two.violations)?;
+    pipeline.passed();
+    Ok((two.counts, interruptions.len()))
+}
+
+/// Until each pending call has its outcome.
+fn settle(pipeline: &Pipeline, mut finals: impl FnMut() -> Result<u64>) -> Result<()> {
+    let started = Instant::now();
+    await_until("each order has its verdict", SETTLE_MAX, || {
+        let lag = cluster::lag(
+            &pipeline.kafka,
+            &pipeline.validator_group,
+            &pipeline.topics.orders,
+        )?;
+        Ok(match lag {
+            0 => ControlFlow::Break(()),
+            lag => ControlFlow::Continue(format!("{lag} orders without one")),
+        })
+    })?;
+    let pending = findings::pending_keys(pipeline)?;
+    let left = SETTLE_MAX.saturating_sub(started.elapsed());
+    await_until("each pending call has its outcome", left, || {
+        let ended = finals()?;
+        Ok(if ended >= pending {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{ended} of {pending} have one"))
+        })
+    })
+}
+
+#[test]
+fn callers_are_killed_twenty_times_and_each_call_ends_once_with_each_repeat_explained() {
+    in_turn(|| {
+        let seed = seed();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mishaps = [mishaps(&mut random), mishaps(&mut random)];
+        let (counts, killed) = story("callers", seed, |api, callers| {
+            api.go_down(Duration::from_secs(2))?;
+            std::thread::scope(|scope| {
+                let lanes: Vec<_> = callers
+                    .iter_mut()
+                    .zip(&mishaps)
+                    .map(|(service, mishaps)| {
+                        scope.spawn(move || {
+                            Lane {
+                                service,
+                                state: None,
+                                failpoints: "",
+                            }
+                            .live_through(mishaps)
+                        })
+                    })
+                    .collect();
+                lanes.into_iter().try_for_each(|lane| {
+                    lane.join()
+                        .map_err(|_| anyhow!("a lane panicked"))
+                        .and_then(|lived| lived)
+                })
+            })
+        })
+        .with_context(|| format!("seed {seed}"))?;
+        ensure!(killed >= 20, "only {killed} kills");
+        ensure!(
+            counts.repeats.contains_key(&Explanation::Interrupted),
+            "no kill made a call ambiguous: they struck beside the point"
+        );
+        Ok(())
+    });
+}
+
+/// Without kills nothing but the API's answers explains a repeat, and outcomes are told once; not even a
+/// rolling restart makes anything ambiguous.
+#[test]
+fn a_rolling_restart_repeats_nothing_that_the_answers_do_not_explain() {
+    in_turn(|| {
+        let (counts, killed) = story("rolling", seed(), |_, callers| {
+            for caller in callers.iter_mut() {
+                caller.process.start()?;
+            }
+            for _round in 0..2 {
+                for caller in callers.iter_mut() {
+                    await_ready(caller, Duration::from_secs(60))?;
+                    caller.process.terminate(DRAIN_MAX)?;
+                    caller.process.start()?;
+                }
+            }
+            Ok(())
+        })?;
+        ensure!(killed == 0, "{killed} kills in a story without any");
+        ensure!(
+            counts.outcomes_repeated == 0,
+            "{} outcomes were told twice",
+            counts.outcomes_repeated
+        );
+        Ok(())
+    });
+}
