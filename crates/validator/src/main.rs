@@ -1,2 +1,42 @@
-//! Stands empty until its first commit.
-fn main() {}
+//! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
+
+mod actions;
+mod config;
+mod metrics;
+mod outgoing;
+mod queries;
+mod restore;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use service::{Health, Shutdown};
+
+use crate::config::Config;
+
+/// Writes each valid order to the outbox exactly once, whatever crashes.
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(flatten)]
+    flags: service::cli::Flags,
+}
+
+fn main() -> ExitCode {
+    service::cli::finish(start())
+}
+
+fn start() -> anyhow::Result<()> {
+    let CommandLine { flags } = CommandLine::parse();
+    service::logging::init()?;
+    let config: Config = service::config::load(flags.config.as_deref())?;
+    config.check()?;
+    let health = Health::new(run::TICK_WAIT_MAX);
+    if flags.check {
+        run::check_topics(&config)?;
+        println!("the settings and the topics are sound");
+        return Ok(());
+    }
+    run::run(&config, &health, &Shutdown::on_signals()?)
+}

@@ -1,0 +1,309 @@
+//! The run loop: next event, ask the state machine, do the actions. One thread owns consumer, producer
+//! and stores.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use crossbeam_channel::Receiver;
+use kafka::fault::{Class, Fault};
+use kafka::topics::{Required, Role};
+use kafka::{Consumer, Happening};
+use pipeline::admission::{Action, Admission, Event, Input, Stage, Taken};
+use rdkafka::message::{BorrowedMessage, Message};
+use records::{Offset, Partition, Timestamp};
+use service::{Health, Shutdown};
+use store::StateDirectory;
+
+use crate::actions::{Membership, Shell};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::queries::{self, Query};
+use crate::restore::{Outcome, Restored, Restorers};
+
+/// The longest sound turn of the loop: a commit and the opening of a producer, each at their limits.
+pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Runs until asked to leave.
+///
+/// # Errors
+/// The program cannot start, or cannot go on; says what to do.
+pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let directory = Arc::new(StateDirectory::lock(&config.store.dir)?);
+    let partitions = check_topics(config)?;
+    directory.claim(&format!(
+        "{} and {} with {partitions} partitions",
+        config.topics.orders, config.topics.changelog
+    ))?;
+
+    let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&mut registry);
+    let (route, queries) = queries::route();
+    service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
+
+    let restorers = Restorers::start(config, partitions, &directory, &metrics)?;
+    let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
+    let rules = config.rules(u32::try_from(partitions).context("more partitions than there can be")?)?;
+    let admission = Admission::new(rules, config.limits(), Instant::now());
+    let shell = Shell {
+        config: config.clone(),
+        metrics,
+        directory,
+        stores: [].into(),
+        restorers,
+        producer: None,
+        left: false,
+    };
+    tracing::info!(
+        instance_id = config.validator.instance_id,
+        group = config.kafka.group_id,
+        partitions,
+        "validator started",
+    );
+    health.met(Health::STARTED);
+    Loop {
+        admission,
+        shell,
+        queries,
+        health,
+        persist_next: 0,
+        persist_at: Instant::now(),
+    }
+    .turn_until_left(&consumer, shutdown)?;
+    consumer.leave();
+    tracing::info!("validator left");
+    Ok(())
+}
+
+/// Checks the topics; tells how many partitions the pipeline has.
+///
+/// # Errors
+/// What would break a guarantee, or the brokers cannot be reached.
+pub(crate) fn check_topics(config: &Config) -> anyhow::Result<usize> {
+    let required = Required {
+        topics: &config.topics,
+        role: Role::Validator,
+        // The state directory remembers it, and is asked once it is known that the topics agree.
+        partitions_remembered: None,
+        bootstrap_servers: &config.kafka.bootstrap_servers,
+    };
+    let existing = kafka::start::check(&config.kafka, &config.validator.instance_id, &required)?;
+    let orders = existing
+        .get(&config.topics.orders)
+        .context("the orders topic was not described")?;
+    Ok(orders.partitions)
+}
+
+struct Loop<'a> {
+    admission: Admission<Membership>,
+    shell: Shell,
+    queries: Receiver<Query>,
+    health: &'a Health,
+    /// Which store is made durable next, and when: one after the other, so that no turn waits for all.
+    persist_next: usize,
+    persist_at: Instant,
+}
+
+impl Loop<'_> {
+    fn turn_until_left(mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
+        while !self.shell.left {
+            self.health.tick();
+            if shutdown.is_requested() {
+                self.tell(consumer, Event::Stop)?;
+                break;
+            }
+            while let Some(restored) = self.shell.restorers.finished() {
+                self.restored(consumer, restored)?;
+            }
+            self.persist(consumer)?;
+            self.answer();
+            // Many records for each look at all the rest, which costs as much as a record.
+            for _ in 0..RECORDS_PER_TURN {
+                let now = Instant::now();
+                let wait = match self.admission.due() {
+                    Some(due) if due <= now => {
+                        self.tell(consumer, Event::Tick)?;
+                        POLL_MIN
+                    }
+                    Some(due) => (due - now).clamp(POLL_MIN, POLL_MAX),
+                    None => POLL_MAX,
+                };
+                if !self.poll(consumer, wait)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what Kafka brings. `false` if nothing came, or something other than a record.
+    fn poll(&mut self, consumer: &Consumer, wait: Duration) -> anyhow::Result<bool> {
+        let event = match consumer.poll(wait) {
+            Ok(Some(Happening::Record(record))) => {
+                self.record(consumer, &record)?;
+                return Ok(true);
+            }
+            Ok(Some(Happening::Assigned { partitions, metadata })) => {
+                tracing::info!(?partitions, "partitions assigned");
+                Event::Assigned(partitions, Arc::new(metadata))
+            }
+            Ok(Some(Happening::Revoked { partitions })) => {
+                tracing::info!(?partitions, "partitions revoked");
+                Event::Revoked(partitions)
+            }
+            Ok(Some(Happening::Lost { partitions })) => {
+                tracing::warn!(
+                    ?partitions,
+                    "partitions lost: the group took this validator for dead"
+                );
+                Event::Lost(partitions)
+            }
+            // The validator commits in transactions only.
+            Ok(Some(Happening::Committed(_)) | None) => return Ok(false),
+            Err(fault) => return self.poll_failed(&fault).map(|()| false),
+        };
+        self.tell(consumer, event)?;
+        Ok(false)
+    }
+
+    fn poll_failed(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        match fault.class {
+            Class::Replaced => bail!("{}", self.shell.replaced(fault)),
+            Class::ClientLost | Class::Refused => bail!("{fault}; the validator cannot go on"),
+            Class::Retriable | Class::Abortable => {
+                tracing::warn!(error = %fault, "reading the orders is tried again");
+                Ok(())
+            }
+        }
+    }
+
+    fn record(&mut self, consumer: &Consumer, record: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+        let partition = Partition(record.partition());
+        let header = |name: &str| crate::outgoing::header(record, name);
+        let input = Input {
+            partition,
+            offset: Offset(record.offset()),
+            key: record.key(),
+            value: record.payload(),
+            header: &header,
+        };
+        let stores = &self.shell.stores;
+        let taken = self
+            .admission
+            .admit(&input, Timestamp::now(), Instant::now(), |key| {
+                // A running partition has its store; without it nothing may be decided.
+                stores
+                    .get(&partition)
+                    .map_or_else(|| Err(None), |store| store.get(key).map_err(Some))
+            });
+        let event = match taken {
+            Ok(Taken::NotRunning) => return Ok(()),
+            Ok(Taken::Decided { verdict, begins }) => match self.shell.send(record, &verdict, begins) {
+                Ok(()) => return Ok(()),
+                Err(fault) => {
+                    tracing::warn!(error = %fault, "the transaction is aborted, and its orders are read again");
+                    Event::Failed
+                }
+            },
+            Err(error) => {
+                let error = error.map_or("it is not open".to_owned(), |error| error.to_string());
+                tracing::error!(%partition, error, "the store failed and is rebuilt from the changelog");
+                Event::StoreFailed(partition)
+            }
+        };
+        self.tell(consumer, event)
+    }
+
+    fn restored(&mut self, consumer: &Consumer, restored: Restored) -> anyhow::Result<()> {
+        let Restored {
+            partition,
+            token,
+            outcome,
+        } = restored;
+        // A store of a restore that is no longer wanted is closed here, by being dropped.
+        let wanted = self.admission.partitions().get(&partition) == Some(&Stage::Restoring(token));
+        let event = match outcome {
+            Outcome::Ready(store, next) if wanted => {
+                self.shell.stores.insert(partition, store);
+                Event::Restored(partition, token, next)
+            }
+            Outcome::Refused(reason) if wanted => {
+                tracing::error!(%partition, reason, "partition refused: it stands still until a person has acted");
+                Event::RestoreRefused(partition, token, reason)
+            }
+            Outcome::Ready(..) | Outcome::Refused(_) | Outcome::Cancelled => return Ok(()),
+        };
+        self.tell(consumer, event)
+    }
+
+    /// Tells the machine what happened, and does what it asks for: in its order, but what comes of an
+    /// action comes before the next one.
+    fn tell(&mut self, consumer: &Consumer, event: Event<Membership>) -> anyhow::Result<()> {
+        let mut actions: VecDeque<Action<Membership>> = self.admission.on(event, Instant::now()).into();
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.shell.perform(consumer, action)? {
+                for action in self.admission.on(event, Instant::now()).into_iter().rev() {
+                    actions.push_front(action);
+                }
+            }
+        }
+        self.tell_health();
+        Ok(())
+    }
+
+    fn tell_health(&self) {
+        let stages = self.admission.partitions();
+        self.shell.metrics.stages(stages.values());
+        let waiting: Vec<String> = stages
+            .iter()
+            .filter_map(|(partition, stage)| match stage {
+                Stage::Running => None,
+                Stage::AwaitsProducer => Some(format!("partition {partition} waits for a producer")),
+                Stage::Restoring(_) => Some(format!("partition {partition} is being restored")),
+                Stage::Refused(reason) => Some(format!("partition {partition} is refused: {reason}")),
+            })
+            .collect();
+        if waiting.is_empty() {
+            self.health.met(PARTITIONS);
+        } else {
+            self.health.unmet_because(PARTITIONS, waiting.join("; "));
+        }
+    }
+
+    fn persist(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let stores = self.shell.stores.len();
+        if now < self.persist_at || stores == 0 {
+            return Ok(());
+        }
+        let every = self.shell.config.store.persist_interval / u32::try_from(stores).unwrap_or(u32::MAX);
+        self.persist_at = now + every;
+        self.persist_next = (self.persist_next + 1) % stores;
+        let Some(partition) = self.shell.stores.keys().nth(self.persist_next).copied() else {
+            return Ok(());
+        };
+        match self.shell.persist(partition) {
+            Some(event) => self.tell(consumer, event),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&self) {
+        while let Ok(Query { key, answer }) = self.queries.try_recv() {
+            let found = self.shell.stores.iter().find_map(|(partition, store)| {
+                store.get(&key).ok().flatten().map(|entry| (*partition, entry))
+            });
+            // Who asked may have gone.
+            let _ = answer.send(found);
+        }
+    }
+}
+
+/// The name of the condition that each assigned partition is running.
+const PARTITIONS: &str = "partitions";
+const RECORDS_PER_TURN: usize = 256;
+/// librdkafka waits in whole milliseconds; less would spin.
+const POLL_MIN: Duration = Duration::from_millis(1);
+/// How late a finished restore or a question may be seen.
+const POLL_MAX: Duration = Duration::from_millis(10);
