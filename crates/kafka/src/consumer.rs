@@ -271,6 +271,23 @@ impl Drop for Consumer {
     }
 }
 
+/// The metadata of a consumer that never joined its group. Kafka takes it within a transaction and fences
+/// nothing by it: for the test that shows why [`Happening::Assigned`] hands out the member's own.
+///
+/// # Errors
+/// librdkafka refused a setting.
+pub fn unjoined_metadata(settings: &KafkaSettings) -> Result<ConsumerGroupMetadata, Fault> {
+    let attempted = "opening a consumer that does not join";
+    let consumer: BaseConsumer = settings
+        .client("unjoined")
+        .set("group.id", &settings.group_id)
+        .create()
+        .map_err(|error| Fault::new(attempted, error))?;
+    consumer
+        .group_metadata()
+        .ok_or_else(|| Fault::unavailable(attempted))
+}
+
 /// How long librdkafka may take to set a position; it only has to tell a thread of its own.
 const SEEK_MAX: Duration = Duration::from_secs(5);
 

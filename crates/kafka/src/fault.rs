@@ -40,6 +40,16 @@ impl Fault {
         }
     }
 
+    /// A fault of a client that is not there.
+    #[must_use]
+    pub fn unavailable(attempted: impl Into<String>) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: Class::ClientLost,
+            source: KafkaError::Canceled,
+        }
+    }
+
     /// librdkafka's code, where it has given one.
     #[must_use]
     pub fn code(&self) -> Option<RDKafkaErrorCode> {

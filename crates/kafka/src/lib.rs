@@ -9,6 +9,7 @@ pub mod fault;
 pub mod offsets;
 pub mod producer;
 pub mod settings;
+pub mod start;
 pub mod topics;
 pub mod transaction;
 

@@ -48,15 +48,16 @@ pub struct Limits {
 pub struct Outgoing<'a> {
     /// The topic.
     pub topic: &'a str,
-    /// The partition, always explicit: a record goes where its input lies.
-    pub partition: Partition,
+    /// The partition; `None` leaves it to the key's hash.
+    pub partition: Option<Partition>,
     /// The key, if any.
     pub key: Option<&'a [u8]>,
     /// The value, if any.
     pub value: Option<&'a [u8]>,
     /// The headers, in their order.
     pub headers: Option<OwnedHeaders>,
-    /// Whether [`Ended::Committed`] shall tell where the last such record of this partition came to lie.
+    /// Whether [`Ended::Committed`] shall tell where the last such record of this partition came to lie;
+    /// for records with an explicit partition.
     pub tracked: bool,
 }
 
@@ -141,13 +142,12 @@ impl TransactionalProducer {
             headers,
             tracked,
         } = outgoing;
-        let opaque = if tracked {
-            usize::try_from(partition.0).unwrap_or(usize::MAX - 1) + 1
-        } else {
-            UNTRACKED
+        let opaque = match partition {
+            Some(partition) if tracked => usize::try_from(partition.0).unwrap_or(usize::MAX - 1) + 1,
+            Some(_) | None => UNTRACKED,
         };
-        let mut record =
-            BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, opaque).partition(partition.0);
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, opaque);
+        record.partition = partition.map(|partition| partition.0);
         record.key = key;
         record.payload = value;
         record.headers = headers;
@@ -164,10 +164,7 @@ impl TransactionalProducer {
                 }
                 Err((error, _)) => {
                     self.deliveries().lock().outstanding -= 1;
-                    return Err(Fault::new(
-                        format!("sending a record to {topic}/{partition}"),
-                        error,
-                    ));
+                    return Err(Fault::new(format!("sending a record to {topic:?}"), error));
                 }
             }
         }

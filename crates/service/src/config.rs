@@ -1,4 +1,4 @@
-//! Settings: a TOML file, and over it the environment.
+//! Settings: the defaults, over them a TOML file, and over it the environment.
 //!
 //! `OUTBOX__KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`: the prefix, then the name's parts in
 //! any case, separated by two underscores. Under a section called `properties` the rest is one name, whose
@@ -31,7 +31,7 @@ const DOTTED_SECTION: &str = "properties";
 /// # Errors
 /// The file cannot be read or is no TOML, or a setting is unknown, missing or of the wrong form. The
 /// message names the file or the variable, the setting's full name, and what was expected.
-pub fn load<T: DeserializeOwned>(path: Option<&Path>) -> anyhow::Result<T> {
+pub fn load<T: DeserializeOwned + Serialize + Default>(path: Option<&Path>) -> anyhow::Result<T> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
         let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
@@ -70,18 +70,22 @@ pub fn assert_sample_equals_defaults<T: DeserializeOwned + Serialize + Default>(
     assert!(wrong.is_empty(), "{}:\n  {}", path.display(), wrong.join("\n  "));
 }
 
-fn load_from<T: DeserializeOwned>(
+fn load_from<T: DeserializeOwned + Serialize + Default>(
     path: Option<&Path>,
     variables: Vec<(String, String)>,
 ) -> anyhow::Result<T> {
     let file = path.map(read).transpose()?.unwrap_or_default();
     let overrides = overrides(variables)?;
+    // The defaults are the first layer, so that a section may be given in part even where a setting's
+    // default is the program's and not its type's.
+    let mut base = Table::try_from(T::default()).context("the default settings are no TOML table")?;
+    overlay(&mut base, file.clone());
     // A setting that asks for text gets the variable's text even if it looks like a number. Only the
     // type knows, so what was refused as a number is offered once more as text: one more turn for each
     // variable at the most.
     let mut as_text = BTreeSet::new();
     loop {
-        let mut merged = file.clone();
+        let mut merged = base.clone();
         for (name, over) in &overrides {
             let guess = if as_text.contains(name) {
                 None
@@ -119,6 +123,16 @@ fn read(path: &Path) -> anyhow::Result<Table> {
         .with_context(|| format!("the settings file {} cannot be read", path.display()))?;
     text.parse()
         .with_context(|| format!("the settings file {} is no valid TOML", path.display()))
+}
+
+/// Lays one table over another: sections are merged, values replaced.
+fn overlay(base: &mut Table, over: Table) {
+    for (name, value) in over {
+        match (base.get_mut(&name), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above),
+            (_, value) => drop(base.insert(name, value)),
+        }
+    }
 }
 
 /// A setting's value from the environment.

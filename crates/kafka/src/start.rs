@@ -1,0 +1,59 @@
+//! The check of the topics that each program makes before it does anything else.
+
+use crate::admin::Admin;
+use crate::fault::Fault;
+use crate::settings::KafkaSettings;
+use crate::topics::{self, Existing, Finding, Required, Severity};
+
+/// Why a program must not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// The cluster cannot be reached.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A guarantee would not hold.
+    #[error("the topics are not as they must be; `outbox topics verify` tells all about them:{}", listed(.0))]
+    Refused(Vec<Finding>),
+}
+
+/// Describes the topics that `required` asks for; what may wait is logged, once.
+///
+/// # Errors
+/// The cluster cannot be reached, or a guarantee would not hold.
+pub fn check(
+    settings: &KafkaSettings,
+    client_id: &str,
+    required: &Required<'_>,
+) -> Result<Existing, NotReady> {
+    let existing = Admin::connect(settings, client_id)?.describe(&required.role.names(required.topics))?;
+    let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
+        .into_iter()
+        .partition(|finding| finding.severity == Severity::Refuse);
+    for Finding {
+        topic,
+        what,
+        why,
+        repair,
+        ..
+    } in warnings
+    {
+        tracing::warn!(topic, what, why, repair, "a topic is not as it should be");
+    }
+    if refused.is_empty() {
+        Ok(existing)
+    } else {
+        Err(NotReady::Refused(refused))
+    }
+}
+
+fn listed(findings: &[Finding]) -> String {
+    findings
+        .iter()
+        .map(|finding| {
+            format!(
+                "\n  {}: {}. {} {}",
+                finding.topic, finding.what, finding.why, finding.repair
+            )
+        })
+        .collect()
+}
