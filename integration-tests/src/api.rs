@@ -67,7 +67,7 @@ impl Api {
         let stats = format!("{}/stats", api.control);
         await_until("the stand-in API answers", Duration::from_secs(20), || {
             if let Some(status) = api.process.look()? {
-                bail!("the stand-in API ended with {status}\n{}", api.process.tail());
+                bail!("the stand-in API ended with {status}");
             }
             Ok(match api.http.is_ok(&stats) {
                 true => std::ops::ControlFlow::Break(()),

@@ -143,7 +143,6 @@ pub fn await_ready(service: &mut Service, limit: Duration) -> Result<()> {
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })
-    .with_context(|| service.process.tail())
 }
 
 /// Cuts every store in half: what a disk may leave of a file that was being written.

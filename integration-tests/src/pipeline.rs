@@ -147,11 +147,7 @@ impl Pipeline {
             .arguments([self.partitions.to_string()]);
         outbox.start()?;
         let status = outbox.wait_exit(Duration::from_secs(60))?;
-        ensure!(
-            status.success(),
-            "`outbox topics create` ended with {status}\n{}",
-            outbox.tail()
-        );
+        ensure!(status.success(), "`outbox topics create` ended with {status}");
         Ok(())
     }
 
@@ -251,11 +247,7 @@ impl Service {
     /// It has ended, and nobody killed it.
     pub fn expect_running(&mut self) -> Result<()> {
         if let Some(status) = self.process.look()? {
-            bail!(
-                "{} ended by itself with {status}\n{}",
-                self.process.name(),
-                self.process.tail()
-            );
+            bail!("{} ended by itself with {status}", self.process.name());
         }
         Ok(())
     }

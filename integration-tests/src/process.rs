@@ -146,17 +146,16 @@ impl Process {
     /// Waits until it ends by itself.
     ///
     /// # Errors
-    /// It runs on until the limit; the error shows the end of its log.
+    /// It runs on until the limit.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         ensure!(self.child.is_some(), "{} does not run", self.name);
         let what = format!("{} ends", self.name);
-        let waited = await_until(&what, limit, || {
+        await_until(&what, limit, || {
             Ok(match self.look()? {
                 Some(status) => ControlFlow::Break(status),
                 None => ControlFlow::Continue("it runs on".into()),
             })
-        });
-        waited.with_context(|| self.tail())
+        })
     }
 
     /// Waits until it dies at the step that it was started for.
@@ -166,11 +165,7 @@ impl Process {
     pub fn wait_killed(&mut self, limit: Duration) -> Result<()> {
         let status = self.wait_exit(limit)?;
         if status.signal() != Some(Signal::SIGKILL as i32) {
-            bail!(
-                "{} was to die at a named step and ended with {status}\n{}",
-                self.name,
-                self.tail()
-            );
+            bail!("{} was to die at a named step and ended with {status}", self.name);
         }
         Ok(())
     }
@@ -193,9 +188,8 @@ impl Process {
         let status = self.wait_exit(limit)?;
         ensure!(
             status.success(),
-            "{} was told to end and ended with {status}\n{}",
-            self.name,
-            self.tail()
+            "{} was told to end and ended with {status}",
+            self.name
         );
         Ok(())
     }
@@ -229,12 +223,6 @@ impl Process {
         &self.interruptions
     }
 
-    /// The end of its log, for a person.
-    #[must_use]
-    pub fn tail(&self) -> String {
-        tail_of(&self.log)
-    }
-
     /// All that it has written to its log.
     ///
     /// # Errors
@@ -247,9 +235,8 @@ impl Process {
     fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.look()? {
             bail!(
-                "{} was to get {signal} and has ended by itself with {status}\n{}",
-                self.name,
-                self.tail()
+                "{} was to get {signal} and has ended by itself with {status}",
+                self.name
             );
         }
         let id = self.id().with_context(|| format!("{} does not run", self.name))?;
