@@ -1,0 +1,231 @@
+//! How topics and findings are shown: tables for a person, structures for a program.
+
+use std::fmt::Write as _;
+
+use comfy_table::{ContentArrangement, Table};
+use kafka::topics::creation::NewTopic;
+use kafka::topics::{Described, Existing, Finding, Purpose, Severity, is_refused};
+use records::Topics;
+use serde::Serialize;
+
+/// The result of `topics verify --json`.
+#[derive(Serialize)]
+pub(super) struct Verified<'a> {
+    sound: bool,
+    findings: &'a [Finding],
+    topics: &'a Existing,
+}
+
+/// The result of `topics create --json`.
+#[derive(Serialize)]
+pub(super) struct Created<'a> {
+    created: Vec<&'a NewTopic>,
+    failed: Vec<Failed<'a>>,
+    #[serde(flatten)]
+    verified: Verified<'a>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    topic: &'a str,
+    reason: &'a str,
+}
+
+impl<'a> Verified<'a> {
+    pub(super) fn new(topics: &'a Existing, findings: &'a [Finding]) -> Self {
+        Self {
+            sound: !is_refused(findings),
+            findings,
+            topics,
+        }
+    }
+}
+
+impl<'a> Created<'a> {
+    pub(super) fn new(
+        new: &'a [NewTopic],
+        failed: &'a [(String, String)],
+        topics: &'a Existing,
+        findings: &'a [Finding],
+    ) -> Self {
+        let has_failed = |topic: &NewTopic| failed.iter().any(|(name, _)| *name == topic.name);
+        Self {
+            created: new.iter().filter(|topic| !has_failed(topic)).collect(),
+            failed: failed
+                .iter()
+                .map(|(topic, reason)| Failed { topic, reason })
+                .collect(),
+            verified: Verified::new(topics, findings),
+        }
+    }
+}
+
+/// The topics that are there, with what matters of their settings.
+pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding]) -> Table {
+    let mut table = table(&[
+        "topic",
+        "partitions",
+        "replicas",
+        "in sync min",
+        "cleanup",
+        "kept for",
+        "verdict",
+    ]);
+    for purpose in Purpose::ALL {
+        let name = purpose.name(topics);
+        let described = existing.get(name);
+        let count = |of: fn(&Described) -> usize| described.map_or("-".into(), |topic| of(topic).to_string());
+        let config = |key: &str| {
+            described
+                .and_then(|topic| topic.configs.get(key))
+                .map(String::as_str)
+        };
+        let cleanup = config("cleanup.policy");
+        table.add_row([
+            name,
+            &count(|topic| topic.partitions),
+            &count(|topic| topic.replication_factor),
+            config("min.insync.replicas").unwrap_or("-"),
+            cleanup.unwrap_or("-"),
+            &kept_for(cleanup, config("retention.ms")),
+            verdict(name, findings),
+        ]);
+    }
+    table
+}
+
+/// The topics that are to be created, with all settings that they get.
+pub(super) fn planned(new: &[NewTopic]) -> Table {
+    let mut table = table(&["new topic", "partitions", "replicas", "settings"]);
+    for topic in new {
+        let settings: Vec<_> = topic
+            .configs
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        table.add_row([
+            topic.name.clone(),
+            topic.partitions.to_string(),
+            topic.replication_factor.to_string(),
+            settings.join("\n"),
+        ]);
+    }
+    table
+}
+
+/// Each finding, and how many there are.
+pub(super) fn findings(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let _ = writeln!(text, "\n{finding}");
+    }
+    let count = |severity| {
+        findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count()
+    };
+    let (refused, warned) = (count(Severity::Refuse), count(Severity::Warn));
+    let _ = match (refused, warned) {
+        (0, 0) => writeln!(text, "The topics are as they should be."),
+        (0, _) => writeln!(text, "\nThe programs will start; warnings: {warned}."),
+        (_, _) => writeln!(
+            text,
+            "\nThe programs will not start: {refused} refused, {warned} warnings."
+        ),
+    };
+    text
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.to_vec());
+    table
+}
+
+fn verdict(name: &str, findings: &[Finding]) -> &'static str {
+    match findings
+        .iter()
+        .filter(|finding| finding.topic == name)
+        .map(|finding| finding.severity)
+        .min()
+    {
+        None => "ok",
+        Some(Severity::Warn) => "warning",
+        Some(Severity::Refuse) => "refused",
+    }
+}
+
+fn kept_for(cleanup: Option<&str>, retention_ms: Option<&str>) -> String {
+    match (cleanup, retention_ms.and_then(|ms| ms.parse::<i64>().ok())) {
+        (Some("compact"), _) | (_, Some(..0)) => "ever".into(),
+        (_, Some(ms)) if ms < 172_800_000 => format!("{} h", ms / 3_600_000),
+        (_, Some(ms)) => format!("{} days", ms / 86_400_000),
+        (_, None) => "-".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka::topics::creation::missing;
+
+    use super::*;
+
+    fn finding(severity: Severity) -> Finding {
+        Finding {
+            severity,
+            topic: "payment-orders".into(),
+            what: "is w".into(),
+            why: "y".into(),
+            repair: "r".into(),
+        }
+    }
+
+    #[test]
+    fn the_worst_finding_of_a_topic_is_its_verdict() {
+        let both = [finding(Severity::Refuse), finding(Severity::Warn)];
+        assert_eq!(verdict("payment-orders", &both), "refused");
+        assert_eq!(verdict("payment-orders", &both[1..]), "warning");
+        assert_eq!(verdict("another", &both), "ok");
+        let text = findings(&both);
+        assert!(
+            text.contains("refused: payment-orders is w\n  why:    y\n  repair: r\n"),
+            "{text}"
+        );
+        assert!(text.contains("1 refused, 1 warnings"), "{text}");
+    }
+
+    #[test]
+    fn all_that_a_new_topic_gets_is_shown() {
+        let new = missing(&Topics::default(), &Existing::new(), 10, 3);
+        let shown = planned(&new).to_string();
+        for topic in &new {
+            assert!(shown.contains(&topic.name), "{shown}");
+            for (name, value) in &topic.configs {
+                assert!(
+                    shown.contains(&format!("{name}={value}")),
+                    "{name} is not in {shown}"
+                );
+            }
+        }
+        let shown = existing(&Topics::default(), &Existing::new(), &[]).to_string();
+        assert!(
+            shown.contains("payment-orders") && shown.contains(" - "),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_a_program_reads_has_the_names_it_expects() {
+        let new = missing(&Topics::default(), &Existing::new(), 10, 3);
+        let failed = [("payment-orders".to_owned(), "no".to_owned())];
+        let found = [finding(Severity::Refuse)];
+        let json = serde_json::to_value(Created::new(&new, &failed, &Existing::new(), &found)).expect("JSON");
+        assert_eq!(json["sound"], false);
+        assert_eq!(json["created"].as_array().map(Vec::len), Some(6));
+        assert_eq!(json["failed"][0]["topic"], "payment-orders");
+        assert_eq!(json["findings"][0]["severity"], "refuse");
+    }
+}
