@@ -250,8 +250,8 @@ fn replicas_are_enough_to_lose_one_broker_and_go_on() {
         Validator,
         Pending,
         set("min.insync.replicas", "4"),
-        Refuse,
-        &["no record can be written"],
+        Warn,
+        &["more safety than there is", "min.insync.replicas=2"],
     );
     check(
         Validator,
@@ -281,6 +281,17 @@ fn replicas_are_enough_to_lose_one_broker_and_go_on() {
         Warn,
         &["without a trace"],
     );
+}
+
+#[test]
+fn two_replicas_are_told_to_be_too_few_either_way() {
+    for (in_sync_min, words) in [("1", "one broker alone"), ("2", "one broker is down")] {
+        let spoil = |described: &mut Described| {
+            described.replication_factor = 2;
+            set("min.insync.replicas", in_sync_min)(described);
+        };
+        check(Validator, Changelog, spoil, Warn, &[words, "three replicas"]);
+    }
 }
 
 #[test]
