@@ -51,8 +51,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
         // To standard error: the result, on standard output, may go to a file.
         eprintln!("{}", report::planned(&new));
         let question = format!(
-            "Create these {} topics at {}?",
-            new.len(),
+            "Create what the table shows, at {}?",
             config.kafka.bootstrap_servers
         );
         if !confirm(&question, options.yes)? {
@@ -70,7 +69,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
         if new.is_empty() {
             println!("All topics exist already; nothing was created.");
         } else {
-            println!("{} topics were created.", new.len() - failed.len());
+            println!("Topics created: {}.", new.len() - failed.len());
         }
         for (name, reason) in &failed {
             println!("{name} was not: {reason}");

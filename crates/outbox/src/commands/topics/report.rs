@@ -113,10 +113,22 @@ pub(super) fn planned(new: &[NewTopic]) -> Table {
     table
 }
 
-/// Each finding, and how many there are.
+/// Each finding, and how many there are. One that several topics share is told once.
 pub(super) fn findings(findings: &[Finding]) -> String {
-    let mut text = String::new();
+    let mut shared: Vec<Finding> = Vec::new();
     for finding in findings {
+        let is_same = |told: &&mut Finding| {
+            (told.severity, &told.what, &told.why, &told.repair)
+                == (finding.severity, &finding.what, &finding.why, &finding.repair)
+        };
+        match shared.iter_mut().find(is_same) {
+            Some(told) => told.topic.extend([", ", &finding.topic]),
+            None => shared.push(finding.clone()),
+        }
+    }
+
+    let mut text = String::new();
+    for finding in shared {
         let _ = writeln!(text, "\n{finding}");
     }
     let count = |severity| {
@@ -125,14 +137,15 @@ pub(super) fn findings(findings: &[Finding]) -> String {
             .filter(|finding| finding.severity == severity)
             .count()
     };
-    let (refused, warned) = (count(Severity::Refuse), count(Severity::Warn));
-    let _ = match (refused, warned) {
-        (0, 0) => writeln!(text, "The topics are as they should be."),
-        (0, _) => writeln!(text, "\nThe programs will start; warnings: {warned}."),
-        (_, _) => writeln!(
-            text,
-            "\nThe programs will not start: {refused} refused, {warned} warnings."
-        ),
+    let _ = match (count(Severity::Refuse), count(Severity::Warn)) {
+        (0, 0) => writeln!(text, "\nThe topics are as they should be."),
+        (0, warned) => writeln!(text, "\nThe programs will start. Warnings: {warned}."),
+        (refused, warned) => {
+            writeln!(
+                text,
+                "\nThe programs will not start. Refused: {refused}. Warnings: {warned}."
+            )
+        }
     };
     text
 }
@@ -194,7 +207,19 @@ mod tests {
             text.contains("refused: payment-orders is w\n  why:    y\n  repair: r\n"),
             "{text}"
         );
-        assert!(text.contains("1 refused, 1 warnings"), "{text}");
+        assert!(text.ends_with("Refused: 1. Warnings: 1.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_several_topics_share_is_told_once() {
+        let other = Finding {
+            topic: "parked".into(),
+            ..finding(Severity::Warn)
+        };
+        let text = findings(&[finding(Severity::Warn), other]);
+        assert_eq!(text.matches("why:").count(), 1, "{text}");
+        assert!(text.contains("warning: payment-orders, parked is w\n"), "{text}");
+        assert!(text.ends_with("Warnings: 2.\n"), "{text}");
     }
 
     #[test]
