@@ -177,6 +177,16 @@ fn what_is_not_set_keeps_its_default() {
 }
 
 #[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let error = load_from::<Settings>(Some(Path::new("/nowhere/a.toml")), Vec::new()).expect_err("no file");
+    assert!(
+        format!("{error:#}").contains("/nowhere/a.toml cannot be read: No such file"),
+        "{error:#}"
+    );
+    check_refused("[kafka\n", &[], &["is no valid TOML", "line 1"]);
+}
+
+#[test]
 fn a_secret_of_the_wrong_type_is_not_shown() {
     let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = 987654\n");
     let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));
