@@ -31,6 +31,7 @@ pub(crate) struct Shell {
     pub(crate) stores: HashMap<Partition, Box<Store>>,
     pub(crate) restorers: Restorers,
     pub(crate) producer: Option<TransactionalProducer>,
+    pub(crate) transaction_orders: u32,
     pub(crate) left: bool,
 }
 
@@ -79,6 +80,7 @@ impl Shell {
         begins: bool,
     ) -> Result<(), Fault> {
         self.metrics.count(verdict);
+        self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
         let Some(producer) = &self.producer else {
             // The machine admits nothing without a producer; should it, the transaction fails and is
             // resolved like any other.
@@ -127,6 +129,9 @@ impl Shell {
         let Some(producer) = &self.producer else {
             return Ok(Event::Failed);
         };
+        self.metrics
+            .transaction_orders
+            .observe(f64::from(self.transaction_orders));
         let began = Instant::now();
         kill_at!("after-produce");
         let unjoined = if guard_removed!("guard-group-metadata") {

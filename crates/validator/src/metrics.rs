@@ -1,7 +1,7 @@
 //! The names of all metrics of the validator.
 
 use pipeline::admission::{Stage, Verdict};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -27,15 +27,7 @@ pub(crate) struct Metrics {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByVerdict {
-    verdict: VerdictLabel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum VerdictLabel {
-    Admit,
-    Duplicate,
-    Conflict,
-    Refuse,
+    verdict: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,11 +37,11 @@ struct ByReason {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByEnd {
-    end: End,
+    end: &'static str,
 }
 
 /// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Committed,
     Aborted,
@@ -58,15 +50,7 @@ pub(crate) enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByStage {
-    stage: StageLabel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum StageLabel {
-    AwaitsProducer,
-    Restoring,
-    Running,
-    Refused,
+    stage: &'static str,
 }
 
 /// Upper bounds in seconds; those of OpenTelemetry's messaging durations, with finer ones below.
@@ -153,8 +137,8 @@ impl Metrics {
     /// Counts an input record.
     pub(crate) fn count(&self, verdict: &Verdict) {
         let label = match verdict {
-            Verdict::Admit { .. } => VerdictLabel::Admit,
-            Verdict::Duplicate { .. } => VerdictLabel::Duplicate,
+            Verdict::Admit { .. } => "admit",
+            Verdict::Duplicate { .. } => "duplicate",
             Verdict::Refuse(refusal) => {
                 self.dead_letters
                     .get_or_create(&ByReason {
@@ -162,9 +146,9 @@ impl Metrics {
                     })
                     .inc();
                 if refusal.reason == Reason::Conflict {
-                    VerdictLabel::Conflict
+                    "conflict"
                 } else {
-                    VerdictLabel::Refuse
+                    "refuse"
                 }
             }
         };
@@ -173,18 +157,18 @@ impl Metrics {
 
     /// Counts a transaction.
     pub(crate) fn ended(&self, end: End) {
+        let end = match end {
+            End::Committed => "committed",
+            End::Aborted => "aborted",
+            End::Unknown => "unknown",
+        };
         self.transactions.get_or_create(&ByEnd { end }).inc();
     }
 
     /// Counts the assigned partitions.
     pub(crate) fn stages<'a>(&self, stages: impl Iterator<Item = &'a Stage>) {
         let mut counts = [0; 4];
-        let labels = [
-            StageLabel::AwaitsProducer,
-            StageLabel::Restoring,
-            StageLabel::Running,
-            StageLabel::Refused,
-        ];
+        let labels = ["awaits-producer", "restoring", "running", "refused"];
         for stage in stages {
             let at = match stage {
                 Stage::AwaitsProducer => 0,

@@ -53,6 +53,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         stores: [].into(),
         restorers,
         producer: None,
+        transaction_orders: 0,
         left: false,
     };
     tracing::info!(
