@@ -5,20 +5,20 @@
 //! with [`Consumer::accept`] or [`Consumer::give_up`]; until then the membership is valid and offsets can
 //! still be committed, so a transaction can end, and a drain can take its time, before a partition goes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
 use crate::fault::Fault;
-use crate::offsets::{self, Committed};
+use crate::offsets::{self, Bounds, Committed};
 use crate::settings::KafkaSettings;
 
 /// How a process belongs to its group.
@@ -66,6 +66,8 @@ pub struct Consumer {
     inner: BaseConsumer<Queue>,
     topic: String,
     group_id: String,
+    /// Where each partition was started. What librdkafka fetched before it heard of that is passed over.
+    started_at: Mutex<HashMap<Partition, Offset>>,
 }
 
 /// A committed offset with its metadata, to be sent.
@@ -127,6 +129,7 @@ impl Consumer {
             inner,
             topic: topic.to_owned(),
             group_id: settings.group_id.clone(),
+            started_at: Mutex::default(),
         })
     }
 
@@ -145,7 +148,7 @@ impl Consumer {
             return Ok(Some(queued.into()));
         }
         match self.inner.poll(timeout) {
-            Some(Ok(record)) => Ok(Some(Happening::Record(record))),
+            Some(Ok(record)) => Ok(self.is_started(&record).then_some(Happening::Record(record))),
             Some(Err(error)) => {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
                 Err(Fault::new(attempted, error))
@@ -159,9 +162,17 @@ impl Consumer {
     /// # Errors
     /// librdkafka refused; the membership is lost.
     pub fn accept(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        // With a position of its own: left to itself librdkafka would look for a committed one, and report
+        // an error where there is none yet. Nothing is read before `start` sets the true one.
         let list = self.list(partitions);
+        let mut from_beginning = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            from_beginning
+                .add_partition_offset(&self.topic, partition.0, Seek::Beginning)
+                .map_err(|error| self.fault("accepting", partitions, error))?;
+        }
         self.inner
-            .incremental_assign(&list)
+            .incremental_assign(&from_beginning)
             .and_then(|()| self.inner.pause(&list))
             .map_err(|error| self.fault("accepting", partitions, error))
     }
@@ -171,6 +182,11 @@ impl Consumer {
     /// # Errors
     /// librdkafka refused; the membership is lost.
     pub fn give_up(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        let mut started_at = self.started_at();
+        for partition in partitions {
+            started_at.remove(partition);
+        }
+        drop(started_at);
         self.inner
             .incremental_unassign(&self.list(partitions))
             .map_err(|error| self.fault("giving up", partitions, error))
@@ -191,6 +207,7 @@ impl Consumer {
             .iter()
             .try_for_each(|element| element.error())
             .map_err(fault)?;
+        self.started_at().insert(partition, offset);
         self.inner.resume(&self.list(&[partition])).map_err(fault)
     }
 
@@ -222,6 +239,14 @@ impl Consumer {
         offsets::committed(&self.inner, &self.group_id, &self.topic, partitions, timeout)
     }
 
+    /// The ends of a partition, as far as this consumer may read. Blocks.
+    ///
+    /// # Errors
+    /// The partition's leader did not answer within `timeout`.
+    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+        offsets::bounds(&self.inner, &self.topic, partition, timeout)
+    }
+
     /// Commits offsets under the current generation. The outcome comes as [`Happening::Committed`].
     ///
     /// # Errors
@@ -249,6 +274,15 @@ impl Consumer {
     /// Leaves the group. Partitions that are still held are given up without a commit.
     pub fn leave(self) {
         drop(self);
+    }
+
+    fn is_started(&self, record: &BorrowedMessage<'_>) -> bool {
+        let started_at = self.started_at().get(&Partition(record.partition())).copied();
+        started_at.is_some_and(|offset| offset.0 <= record.offset())
+    }
+
+    fn started_at(&self) -> MutexGuard<'_, HashMap<Partition, Offset>> {
+        self.started_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn list(&self, partitions: &[Partition]) -> TopicPartitionList {
