@@ -11,8 +11,8 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version)]
 pub(crate) struct Cli {
-    /// The settings file (TOML): its own, the validator's or the caller's, of which it reads [kafka] and
-    /// [topics]. Each setting may be overridden by the environment: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
+    /// The settings file (TOML): its own, the validator's or the caller's, of which it reads `[kafka]`
+    /// and `[topics]`. Each setting may be overridden by the environment: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
     /// kafka.bootstrap_servers.
     #[arg(long, value_name = "FILE", env = "OUTBOX_CONFIG", global = true)]
     pub(crate) config: Option<PathBuf>,
@@ -44,12 +44,12 @@ pub(crate) enum TopicsCommand {
 #[derive(Debug, Args)]
 pub(crate) struct CreateTopics {
     /// How many partitions each new topic gets. They are the limit of how many validators and callers can
-    /// share the work, and cannot be changed later. [default: as many as the orders topic or the outbox has,
-    /// else 12]
+    /// share the work, and cannot be changed later. Default: as many as the orders topic or the outbox
+    /// has, else 12.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: Option<u16>,
 
-    /// On how many brokers each partition lies. [default: 3, or as many brokers as there are]
+    /// On how many brokers each partition lies. Default: 3, or as many brokers as there are.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
     pub(crate) replication_factor: Option<u16>,
 
