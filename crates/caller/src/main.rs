@@ -1,2 +1,49 @@
-//! Stands empty until its first commit.
-fn main() {}
+//! Stage two of the outbox pipeline: calls the legacy API for each pending call, and publishes what became
+//! of it.
+
+mod actions;
+mod backoff;
+mod config;
+mod http;
+mod job;
+mod latch;
+mod metrics;
+mod run;
+
+use anyhow::Context as _;
+use clap::Parser;
+use service::{Health, Shutdown};
+
+use crate::config::Config;
+
+/// Calls the legacy API for each order in the outbox, and publishes the outcome.
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(flatten)]
+    flags: service::cli::Flags,
+}
+
+fn main() -> anyhow::Result<()> {
+    let CommandLine { flags } = CommandLine::parse();
+    service::logging::init()?;
+    let config: Config = service::config::load(flags.config.as_deref())?;
+    config.check()?;
+    run::check_topics(&config)?;
+    if flags.check {
+        println!("the settings and the topics are sound");
+        return Ok(());
+    }
+    let health = Health::new(run::TICK_WAIT_MAX);
+    let shutdown = Shutdown::on_signals()?;
+    // The loop waits for most of its time; the second thread serves the requests meanwhile.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let ended = runtime.block_on(run::run(&config, &health, &shutdown));
+    // Requests that are still under way were told of; nobody waits for them.
+    runtime.shutdown_background();
+    ended
+}

@@ -62,6 +62,8 @@ pub enum Event<P> {
     Revoked(Vec<Partition>),
     /// Partitions may already be another caller's.
     Lost(Vec<Partition>),
+    /// The client can no longer take part in the group.
+    ClientLost,
     /// The program is asked to end.
     Stop,
     /// The time that [`Delivery::wake_at`](super::Delivery::wake_at) named has come.
@@ -272,6 +274,9 @@ pub enum Rejoin {
     /// A commit failed in a way that does not tell whether it was taken.
     #[error("nobody can know whether the last commit was taken")]
     CommitUnknown,
+    /// The client can no longer take part in the group.
+    #[error("the Kafka client can no longer take part in the group")]
+    ClientLost,
     /// A commit was not answered in time.
     #[error("the last commit was not answered in time, so nobody can know whether it was taken")]
     CommitLate,

@@ -178,6 +178,7 @@ impl<P> Delivery<P> {
             Event::Committed(result) => self.committed(result, now),
             Event::Revoked(partitions) => self.revoked(partitions, now),
             Event::Lost(partitions) => self.lost(partitions, now),
+            Event::ClientLost => self.rejoin(Rejoin::ClientLost),
             Event::Stop => self.stop(now),
             Event::Tick => {}
         }

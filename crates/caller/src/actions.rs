@@ -1,0 +1,642 @@
+//! One short function for each action of the pipeline.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka::consumer::CommitOffset;
+use kafka::fault::Class;
+use kafka::producer::{NotTaken, Producer};
+use kafka::{Consumer, Fault};
+use pipeline::delivery::{
+    Action, Answer, Assignment, CallId, Commit, CommitResult, Doubt, Ending, Event, History, Loaded, Refusal,
+    Rejoin, Report, Waits,
+};
+use rdkafka::types::RDKafkaErrorCode;
+use records::call_dead_letter::Reason;
+use records::{Offset, Partition, Position};
+use service::Health;
+use service::failpoint::kill_at;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, oneshot};
+
+use crate::config::Config;
+use crate::http::Api;
+use crate::job::{Calendar, Job};
+use crate::latch::Permit;
+use crate::metrics::Metrics;
+
+/// What comes back from outside the loop. There are as many as there are requests under way, calls to be
+/// published and partitions to be loaded, so what they travel through is bounded by those.
+pub(crate) enum Arrived {
+    Answered {
+        call: CallId,
+        report: Report,
+        repeats: Option<Doubt>,
+        took: Duration,
+    },
+    Published {
+        token: usize,
+        result: Result<Offset, Fault>,
+    },
+    Loaded {
+        assignment: Assignment,
+        partition: Partition,
+        loaded: Loaded,
+    },
+    NotLoaded {
+        assignment: Assignment,
+        partitions: Vec<Partition>,
+    },
+    Calls(oneshot::Sender<Vec<crate::run::CallView>>),
+}
+
+/// Everything that the actions need.
+pub(crate) struct Shell {
+    pub(crate) config: Config,
+    pub(crate) api: Arc<Api>,
+    pub(crate) consumer: Arc<Consumer>,
+    pub(crate) ready: Arc<Notify>,
+    pub(crate) producer: Producer,
+    pub(crate) inbox: UnboundedSender<Arrived>,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) calendar: Calendar,
+    permits: BTreeMap<Partition, Permit>,
+    permitted_until: Option<Instant>,
+    epoch: Instant,
+    waits: BTreeMap<(Instant, u64), CallId>,
+    waits_begun: u64,
+    publications: HashMap<usize, Publication>,
+    publications_begun: usize,
+    commit_sent_at: Instant,
+    refused: BTreeMap<Partition, String>,
+    /// What the report that is being taken in says, for the log line of what follows from it.
+    pub(crate) told: Option<Told>,
+    pub(crate) is_finished: bool,
+}
+
+/// A record on its way to Kafka.
+struct Publication {
+    call: CallId,
+    job: Arc<Job>,
+    /// `None` for an outcome.
+    dead_letter: Option<Reason>,
+}
+
+/// A report, as a log line tells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) answer: Answer,
+    pub(crate) kind: &'static str,
+    pub(crate) status: Option<u16>,
+}
+
+/// The condition of readiness that refused partitions break.
+const PARTITIONS: &str = "partitions";
+
+/// How long one request for committed offsets or ends may take.
+const LOAD_MAX: Duration = Duration::from_secs(10);
+
+/// A new leader may not know the log's end for a moment; only after this the offsets are taken for wrong.
+const LOG_END_WAIT: Duration = Duration::from_secs(10);
+
+impl Shell {
+    pub(crate) fn new(
+        config: &Config,
+        (consumer, ready): (Consumer, Arc<Notify>),
+        producer: Producer,
+        inbox: UnboundedSender<Arrived>,
+        metrics: Metrics,
+        health: &Health,
+    ) -> anyhow::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            api: Arc::new(Api::new(&config.api)?),
+            config: config.clone(),
+            consumer: Arc::new(consumer),
+            ready,
+            producer,
+            inbox,
+            metrics,
+            health: health.clone(),
+            calendar: Calendar::new(now),
+            permits: BTreeMap::new(),
+            permitted_until: None,
+            epoch: now,
+            waits: BTreeMap::new(),
+            waits_begun: 0,
+            publications: HashMap::new(),
+            publications_begun: 0,
+            commit_sent_at: now,
+            refused: BTreeMap::new(),
+            told: None,
+            is_finished: false,
+        })
+    }
+
+    /// Does what the pipeline asks for. Returns what came of it at once.
+    ///
+    /// # Errors
+    /// The program cannot go on.
+    pub(crate) fn perform(&mut self, action: Action<Job>) -> anyhow::Result<Option<Event<Job>>> {
+        match action {
+            Action::Load {
+                assignment,
+                partitions,
+            } => return Ok(self.load(assignment, partitions)),
+            Action::Start {
+                partition,
+                offset,
+                is_first,
+            } => return Ok(self.start(partition, offset, is_first)),
+            Action::Refuse { partition, why } => self.refuse(partition, &why),
+            Action::Pause(partitions) => self.steer(&partitions, "paused", Consumer::pause),
+            Action::Resume(partitions) => self.steer(&partitions, "resumed", Consumer::resume),
+            Action::Permit(until) => self.permit(until),
+            Action::Withhold(partitions) => self.withhold(&partitions),
+            Action::Send {
+                call,
+                attempt,
+                repeats,
+                payload,
+            } => self.send(call, attempt, repeats, &payload),
+            Action::Wait {
+                call,
+                what,
+                tries,
+                at_least,
+            } => self.wait(call, what, tries, at_least),
+            Action::Publish {
+                call,
+                ending,
+                history,
+                payload,
+            } => {
+                return Ok(self.publish(call, &ending, &history, &payload));
+            }
+            Action::Commit(commits) => return Ok(self.commit(&commits)),
+            Action::GiveUp {
+                partitions,
+                abandoned,
+            } => return Ok(self.give_up(&partitions, &abandoned)),
+            Action::Rejoin(why) => self.rejoin(why)?,
+            Action::Finish => self.is_finished = true,
+        }
+        Ok(None)
+    }
+
+    /// The next wait that is over.
+    pub(crate) fn wait_over(&mut self, now: Instant) -> Option<CallId> {
+        let first = self.waits.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
+    }
+
+    /// When the next wait is over.
+    pub(crate) fn next_wait(&self) -> Option<Instant> {
+        self.waits.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// A record was delivered or was not.
+    pub(crate) fn published(&mut self, token: usize, result: Result<Offset, Fault>) -> Option<Event<Job>> {
+        let Publication {
+            call,
+            job,
+            dead_letter,
+        } = self.publications.remove(&token)?;
+        let (key, position) = (job.key_text(), &job.position);
+        match &result {
+            Ok(offset) => {
+                kill_at!("after-outcome-ack");
+                match dead_letter {
+                    None => {
+                        self.metrics.outcomes.inc();
+                        tracing::debug!(%key, %position, %offset, "outcome published");
+                    }
+                    Some(reason) => {
+                        self.metrics.dead_letter(reason);
+                        tracing::warn!(%key, %position, %offset, %reason, "call is a dead letter");
+                    }
+                }
+            }
+            Err(error) => {
+                self.metrics.publications_failed.inc();
+                tracing::error!(
+                    %key, %position, %error,
+                    "the end of a call was not acknowledged by kafka; it is sent again, and the call is not final"
+                );
+            }
+        }
+        Some(Event::Published {
+            call,
+            acknowledged: result.is_ok(),
+        })
+    }
+
+    /// A commit has come to something.
+    ///
+    /// # Errors
+    /// It cannot be made until a person acts, or another process has taken our place.
+    pub(crate) fn committed(&self, result: Result<(), Fault>) -> anyhow::Result<CommitResult> {
+        let took = self.commit_sent_at.elapsed();
+        let (result, label) = match result {
+            Ok(()) => {
+                kill_at!("after-commit");
+                (CommitResult::Done, "done")
+            }
+            Err(error) => {
+                let result = commit_result(error)?;
+                match result.0 {
+                    CommitResult::NotDone => tracing::info!(error = %result.1, "commit is made again"),
+                    CommitResult::Done | CommitResult::Fenced | CommitResult::Unknown => {
+                        tracing::warn!(error = %result.1, "commit failed");
+                    }
+                }
+                (result.0, label_of(result.0))
+            }
+        };
+        self.metrics.committed(label, took);
+        Ok(result)
+    }
+
+    /// Reads offsets, notes and ends of partitions, off the loop.
+    pub(crate) fn load_again(&self, assignment: Assignment, partitions: Vec<Partition>, after: Duration) {
+        if partitions.is_empty() {
+            return;
+        }
+        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let read = tokio::task::spawn_blocking({
+                let partitions = partitions.clone();
+                move || load(&consumer, &partitions)
+            });
+            match read.await {
+                Ok(Ok(loaded)) => {
+                    for (partition, loaded) in loaded {
+                        // The loop is gone only when the program ends.
+                        let _ = inbox.send(Arrived::Loaded {
+                            assignment,
+                            partition,
+                            loaded,
+                        });
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "call notes cannot be loaded; tried again");
+                    let _ = inbox.send(Arrived::NotLoaded {
+                        assignment,
+                        partitions,
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "call notes cannot be loaded; tried again");
+                    let _ = inbox.send(Arrived::NotLoaded {
+                        assignment,
+                        partitions,
+                    });
+                }
+            }
+        });
+    }
+
+    fn load(&mut self, assignment: Assignment, partitions: Vec<Partition>) -> Option<Event<Job>> {
+        if let Err(error) = self.consumer.accept(&partitions) {
+            tracing::warn!(%error, "partitions cannot be accepted");
+            return Some(Event::ClientLost);
+        }
+        for partition in &partitions {
+            let permit = Permit::new(self.epoch);
+            // The proof is the membership's, not the partition's. When it is over, nothing is asked to be sent.
+            self.permitted_until
+                .iter()
+                .for_each(|until| permit.extend(*until));
+            self.permits.insert(*partition, permit);
+            self.admit(*partition);
+        }
+        if !partitions.is_empty() {
+            tracing::info!(partitions = ?numbers(&partitions), "partitions assigned");
+        }
+        self.load_again(assignment, partitions, Duration::ZERO);
+        None
+    }
+
+    fn start(&self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<Job>> {
+        let topic = &self.config.topics.pending;
+        if is_first {
+            tracing::warn!(
+                topic, %partition, group = self.config.kafka.group_id,
+                "the group has no committed offset for the partition; it is called from its beginning"
+            );
+        }
+        match self.consumer.start(partition, offset) {
+            Ok(()) => {
+                tracing::info!(topic, %partition, %offset, "partition started");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a partition cannot be started");
+                Some(Event::ClientLost)
+            }
+        }
+    }
+
+    fn refuse(&mut self, partition: Partition, why: &Refusal) {
+        let (topic, group) = (&self.config.topics.pending, &self.config.kafka.group_id);
+        tracing::error!(topic, %partition, group, reason = %why, "the partition is left alone until a person acts");
+        self.refused
+            .insert(partition, format!("{topic}/{partition}: {why}"));
+        self.tell_refused();
+    }
+
+    /// The partition is no longer refused, or no longer ours.
+    fn admit(&mut self, partition: Partition) {
+        if self.refused.remove(&partition).is_some() {
+            self.tell_refused();
+        }
+    }
+
+    fn tell_refused(&self) {
+        if self.refused.is_empty() {
+            self.health.met(PARTITIONS);
+        } else {
+            let reasons: Vec<&str> = self.refused.values().map(String::as_str).collect();
+            self.health.unmet_because(PARTITIONS, reasons.join("; "));
+        }
+    }
+
+    fn steer(
+        &self,
+        partitions: &[Partition],
+        done: &'static str,
+        steer: impl Fn(&Consumer, &[Partition]) -> Result<(), Fault>,
+    ) {
+        match steer(&self.consumer, partitions) {
+            Ok(()) => tracing::debug!(partitions = ?numbers(partitions), "intake {done}"),
+            // Then it is no longer ours, and that is about to be told.
+            Err(error) => tracing::warn!(%error, "intake was not {done}"),
+        }
+    }
+
+    fn permit(&mut self, until: Instant) {
+        self.permitted_until = Some(until);
+        self.permits.values().for_each(|permit| permit.extend(until));
+    }
+
+    fn withhold(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            if let Some(permit) = self.permits.remove(partition) {
+                permit.withhold();
+            }
+        }
+    }
+
+    fn send(&self, call: CallId, attempt: u32, repeats: Option<Doubt>, job: &Arc<Job>) {
+        let position = &job.position;
+        let (Ok(callable), Some(permit)) = (&job.call, self.permits.get(&call.partition)) else {
+            debug_assert!(false, "a call without request or permit is sent: {position}");
+            let report = Report::NotSent(pipeline::delivery::NotSent::Withheld);
+            let _ = self.inbox.send(Arrived::Answered {
+                call,
+                report,
+                repeats: None,
+                took: Duration::ZERO,
+            });
+            return;
+        };
+        let key = &callable.key;
+        match repeats {
+            Some(doubt) => tracing::warn!(
+                %key, %position, attempt, reason = doubt.as_str(),
+                "call is repeated: nobody can know whether it was processed before"
+            ),
+            None => tracing::debug!(%key, %position, attempt, "call is made"),
+        }
+        let (api, inbox) = (Arc::clone(&self.api), self.inbox.clone());
+        let (request, permit) = (callable.request.clone(), permit.clone());
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let report = api.call(request, permit).await;
+            let took = began.elapsed();
+            // The loop is gone only when the program ends.
+            let _ = inbox.send(Arrived::Answered {
+                call,
+                report,
+                repeats,
+                took,
+            });
+        });
+    }
+
+    fn wait(&mut self, call: CallId, what: Waits, tries: u32, at_least: Duration) {
+        let wait = self.config.retry.wait(tries, at_least);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        match (what, self.told) {
+            (Waits::Attempt, Some(told)) => tracing::warn!(
+                position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
+                kind = told.kind, status = told.status, "call will be made again"
+            ),
+            (Waits::Attempt, None) | (Waits::Publication, _) => tracing::debug!(
+                position = %self.position(call), tries, wait_ms, ?what, "waits"
+            ),
+        }
+        self.waits_begun += 1;
+        self.waits.insert((Instant::now() + wait, self.waits_begun), call);
+    }
+
+    fn publish(
+        &mut self,
+        call: CallId,
+        ending: &Ending,
+        history: &History,
+        job: &Arc<Job>,
+    ) -> Option<Event<Job>> {
+        self.publications_begun += 1;
+        let (token, topics) = (self.publications_begun, &self.config.topics);
+        let json;
+        let (dead_letter, outgoing) = match ending {
+            Ending::Accepted(reply) => {
+                json = job.outcome(reply, history, &self.config.api.transaction_id, self.calendar);
+                (None, job.outcome_record(topics, &json, token))
+            }
+            Ending::Rejected(reply) => (
+                Some(Reason::Rejected),
+                job.dead_letter(topics, Some(reply), history, self.calendar, token),
+            ),
+            Ending::NotACall => (
+                Some(Reason::NotAPendingCall),
+                job.dead_letter(topics, None, history, self.calendar, token),
+            ),
+        };
+        match self.producer.send(&outgoing) {
+            Ok(()) => {
+                let publication = Publication {
+                    call,
+                    job: Arc::clone(job),
+                    dead_letter,
+                };
+                self.publications.insert(token, publication);
+                None
+            }
+            Err(error) => {
+                self.metrics.publications_failed.inc();
+                let position = &job.position;
+                match error {
+                    NotTaken::QueueFull => tracing::warn!(%position, "the producer's queue is full"),
+                    NotTaken::Fault(error) => tracing::error!(
+                        %position, %error, "the end of a call cannot be sent to kafka; tried again"
+                    ),
+                }
+                Some(Event::Published {
+                    call,
+                    acknowledged: false,
+                })
+            }
+        }
+    }
+
+    fn commit(&mut self, commits: &[Commit]) -> Option<Event<Job>> {
+        let offsets: Vec<CommitOffset> = commits
+            .iter()
+            .map(|commit| CommitOffset {
+                partition: commit.partition,
+                offset: commit.offset,
+                metadata: commit.note.clone(),
+            })
+            .collect();
+        kill_at!("before-commit");
+        self.commit_sent_at = Instant::now();
+        match self.consumer.commit(&offsets) {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(%error, "commit could not be sent");
+                self.metrics
+                    .committed(label_of(CommitResult::NotDone), Duration::ZERO);
+                Some(Event::Committed(CommitResult::NotDone))
+            }
+        }
+    }
+
+    fn give_up(&mut self, partitions: &[Partition], abandoned: &[(Partition, Offset)]) -> Option<Event<Job>> {
+        for (partition, offset) in abandoned {
+            tracing::warn!(
+                position = %self.place(*partition, *offset),
+                "a request is still under way while its partition goes; the next owner may repeat the call"
+            );
+        }
+        self.withhold(partitions);
+        for partition in partitions {
+            self.admit(*partition);
+        }
+        match self.consumer.give_up(partitions) {
+            Ok(()) => {
+                tracing::info!(partitions = ?numbers(partitions), "partitions given up");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "partitions cannot be given up");
+                Some(Event::ClientLost)
+            }
+        }
+    }
+
+    fn rejoin(&mut self, why: Rejoin) -> anyhow::Result<()> {
+        self.metrics.rejoins.inc();
+        tracing::warn!(reason = %why, "the group is left and joined anew; nothing is sent meanwhile");
+        self.permits.values().for_each(Permit::withhold);
+        self.permits.clear();
+        self.permitted_until = None;
+        self.refused.clear();
+        self.tell_refused();
+        let (consumer, ready) = join(&self.config)?;
+        let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
+        self.ready = ready;
+        // Leaving waits for the brokers; the answers to requests under way must not.
+        tokio::task::spawn_blocking(move || drop(old));
+        Ok(())
+    }
+
+    fn position(&self, call: CallId) -> Position {
+        self.place(call.partition, call.offset)
+    }
+
+    fn place(&self, partition: Partition, offset: Offset) -> Position {
+        Position {
+            topic: self.config.topics.pending.clone(),
+            partition,
+            offset,
+        }
+    }
+}
+
+/// Joins the group; the notify wakes the loop when there is something to poll.
+pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), Fault> {
+    let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
+    let ready = Arc::new(Notify::new());
+    consumer.on_ready({
+        let ready = Arc::clone(&ready);
+        move || ready.notify_one()
+    });
+    Ok((consumer, ready))
+}
+
+/// Reads what is committed for partitions, and where their logs begin and end. Blocks.
+fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, Loaded)>, Fault> {
+    let began = Instant::now();
+    let committed = consumer.committed(partitions, LOAD_MAX)?;
+    let mut all = Vec::with_capacity(committed.len());
+    for committed in committed {
+        let bounds = loop {
+            let bounds = consumer.bounds(committed.partition, LOAD_MAX)?;
+            let is_behind = committed.offset.is_some_and(|offset| offset > bounds.end);
+            if !is_behind || began.elapsed() > LOG_END_WAIT {
+                break bounds;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        let loaded = Loaded {
+            committed: committed.offset,
+            metadata: committed.metadata,
+            log_start: bounds.start,
+            log_end: bounds.end,
+        };
+        all.push((committed.partition, loaded));
+    }
+    Ok(all)
+}
+
+/// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.
+fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
+    use RDKafkaErrorCode::{
+        CoordinatorLoadInProgress, CoordinatorNotAvailable, IllegalGeneration, NotCoordinator,
+        RebalanceInProgress, UnknownMemberId,
+    };
+    let result = match (error.class, error.code()) {
+        (Class::Replaced | Class::Refused, _) => return Err(error.into()),
+        (_, Some(IllegalGeneration | UnknownMemberId)) => CommitResult::Fenced,
+        (
+            _,
+            Some(RebalanceInProgress | CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator),
+        ) => CommitResult::NotDone,
+        (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
+            let why =
+                "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit";
+            return Err(anyhow::Error::new(error).context(why));
+        }
+        _ => CommitResult::Unknown,
+    };
+    Ok((result, error))
+}
+
+fn label_of(result: CommitResult) -> &'static str {
+    match result {
+        CommitResult::Done => "done",
+        CommitResult::NotDone => "not-done",
+        CommitResult::Fenced => "fenced",
+        CommitResult::Unknown => "unknown",
+    }
+}
+
+pub(crate) fn numbers(partitions: &[Partition]) -> Vec<i32> {
+    partitions.iter().map(|partition| partition.0).collect()
+}

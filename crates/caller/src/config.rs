@@ -1,0 +1,437 @@
+//! The settings, each with its default and the reason for it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bytesize::ByteSize;
+use kafka::{KafkaSettings, Membership};
+use pipeline::delivery::{Class, Classes, Limits};
+use records::Topics;
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::RetrySettings;
+use crate::http::Api;
+
+/// All settings of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) kafka: KafkaSettings,
+    pub(crate) topics: Topics,
+    pub(crate) caller: CallerSettings,
+    pub(crate) api: ApiSettings,
+    pub(crate) retry: RetrySettings,
+    pub(crate) admin: AdminSettings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CallerSettings {
+    /// Names this instance in logs and on the brokers; under static membership also in the group, where
+    /// each running caller needs one of its own.
+    pub(crate) instance_id: String,
+    /// How this instance belongs to its group.
+    pub(crate) membership: MembershipSetting,
+    /// Requests under way at once, over all partitions. A call that waits for its next attempt does not
+    /// count, so calls that keep failing do not take the others' places.
+    pub(crate) calls_in_flight_max: usize,
+    /// What to do when nobody can know whether the API has processed an order.
+    pub(crate) on_ambiguous: OnAmbiguous,
+    /// Calls of one partition that are held and not final. While there are so many, the partition is read
+    /// no further. Bounded, because the call note must hold them whatever becomes of them.
+    pub(crate) calls_held_max: usize,
+    /// Bytes of all calls that are held and not final.
+    pub(crate) bytes_held_max: ByteSize,
+    /// Another caller takes over this long after this one fell silent.
+    #[serde(with = "humantime_serde")]
+    pub(crate) session_timeout: Duration,
+    /// For so long an acknowledged commit proves that the partitions are ours; after that nothing is sent
+    /// before the next one. Half of the session time-out leaves room for clocks that run apart.
+    #[serde(with = "humantime_serde")]
+    pub(crate) ownership_max: Duration,
+    /// The shortest time from one commit to the next. What ended since the last commit is called again
+    /// after a `kill -9`, so it is short.
+    #[serde(with = "humantime_serde")]
+    pub(crate) commit_interval: Duration,
+    /// A commit without an answer for so long has an unknown result, and the group is joined anew.
+    #[serde(with = "humantime_serde")]
+    pub(crate) commit_timeout: Duration,
+    /// Outcomes and dead letters that Kafka has not acknowledged after this are sent again.
+    #[serde(with = "humantime_serde")]
+    pub(crate) publish_timeout: Duration,
+    /// How long calls in flight may take to finish when their partition goes or the program ends. Longer
+    /// than one request, so that a rolling deployment makes nothing ambiguous; the supervisor's own grace
+    /// period must be longer still.
+    #[serde(with = "humantime_serde")]
+    pub(crate) drain_max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ApiSettings {
+    /// The method of each request.
+    pub(crate) method: String,
+    /// The address of each request; `{order_id}` in it is replaced, percent-encoded.
+    pub(crate) url: String,
+    /// How long one request may take, connecting and answer included. What takes longer is ambiguous.
+    #[serde(with = "humantime_serde")]
+    pub(crate) timeout: Duration,
+    /// How long connecting may take. What takes longer was surely not sent.
+    #[serde(with = "humantime_serde")]
+    pub(crate) connect_timeout: Duration,
+    /// An idle connection is closed after this. Below the keep-alive of common servers (5 s), since a request
+    /// on a connection that the server just closes is ambiguous.
+    #[serde(with = "humantime_serde")]
+    pub(crate) pool_idle_timeout: Duration,
+    /// Idle connections that are kept.
+    pub(crate) pool_idle_max: usize,
+    /// So much of an answer's body is kept for the outcome or the dead letter.
+    pub(crate) answer_bytes_max: ByteSize,
+    /// The header that carries the idempotency key; empty: none is sent. Against an API that honours it a
+    /// repeated call does no harm.
+    pub(crate) idempotency_header: String,
+    /// Where the API's own transaction id stands in a JSON answer, as a JSON pointer; empty: nowhere.
+    pub(crate) transaction_id: String,
+    /// Whether the proxy variables of the environment are obeyed. A proxy can lose an answer by itself.
+    pub(crate) proxy_from_environment: bool,
+    /// What each status means.
+    pub(crate) answers: AnswerSettings,
+}
+
+/// Statuses such as `503`, and hundreds of them such as `5xx`; one status goes before its hundred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AnswerSettings {
+    /// The order is processed.
+    pub(crate) accepted: Vec<String>,
+    /// The order is not processed, and will not be: a dead letter.
+    pub(crate) rejected: Vec<String>,
+    /// The order was surely not processed: the call is made again.
+    pub(crate) retry: Vec<String>,
+    /// With a `Retry-After` header as `retry`, without as `ambiguous`.
+    pub(crate) retry_if_told: Vec<String>,
+    /// Nobody can know: `caller.on_ambiguous` decides. Statuses that stand nowhere belong here.
+    pub(crate) ambiguous: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AdminSettings {
+    /// Where `/metrics`, `/healthz`, `/readyz` and `/calls` are served.
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MembershipSetting {
+    /// A caller that stops hands its partitions over at once.
+    Dynamic,
+    /// A caller that stops keeps its partitions until the session time-out, and finds them again if it is
+    /// back before.
+    Static,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnAmbiguous {
+    /// The call is made again: at least once.
+    Retry,
+    /// The call waits for a person: at most once.
+    Park,
+    /// The API is asked for the order before the call is made again.
+    Verify,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kafka: KafkaSettings {
+                bootstrap_servers: "127.0.0.1:9092".into(),
+                group_id: "api-caller".into(),
+                properties: [].into(),
+            },
+            topics: Topics::default(),
+            caller: CallerSettings::default(),
+            api: ApiSettings::default(),
+            retry: RetrySettings::default(),
+            admin: AdminSettings::default(),
+        }
+    }
+}
+
+impl Default for CallerSettings {
+    fn default() -> Self {
+        Self {
+            instance_id: "caller-0".into(),
+            membership: MembershipSetting::Dynamic,
+            calls_in_flight_max: 64,
+            on_ambiguous: OnAmbiguous::Retry,
+            calls_held_max: 500,
+            bytes_held_max: ByteSize::mib(8),
+            session_timeout: Duration::from_secs(10),
+            ownership_max: Duration::from_secs(5),
+            commit_interval: Duration::from_millis(10),
+            commit_timeout: Duration::from_secs(10),
+            publish_timeout: Duration::from_secs(20),
+            drain_max: Duration::from_secs(35),
+        }
+    }
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            method: "POST".into(),
+            url: "http://127.0.0.1:8080/payments".into(),
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            pool_idle_timeout: Duration::from_secs(4),
+            pool_idle_max: 64,
+            answer_bytes_max: ByteSize::kib(8),
+            idempotency_header: "Idempotency-Key".into(),
+            transaction_id: String::new(),
+            proxy_from_environment: false,
+            answers: AnswerSettings::default(),
+        }
+    }
+}
+
+impl Default for AnswerSettings {
+    fn default() -> Self {
+        let list = |statuses: &[&str]| statuses.iter().map(|&status| status.into()).collect();
+        Self {
+            accepted: list(&["2xx"]),
+            rejected: list(&["3xx", "4xx"]),
+            retry: list(&["425", "429"]),
+            retry_if_told: list(&["503"]),
+            ambiguous: list(&["408", "409", "5xx"]),
+        }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9465)),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong, and what it must be.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.kafka.check()?;
+        let (caller, api) = (&self.caller, &self.api);
+        let not_yet = |policy: &str| {
+            anyhow::anyhow!(
+                "the setting caller.on_ambiguous is {policy:?}, which this version does not have yet; it must be \
+                 \"retry\": a call with an ambiguous answer is made again"
+            )
+        };
+        match caller.on_ambiguous {
+            OnAmbiguous::Retry => {}
+            OnAmbiguous::Park => return Err(not_yet("park")),
+            OnAmbiguous::Verify => return Err(not_yet("verify")),
+        }
+        ensure!(
+            !caller.instance_id.is_empty(),
+            "the setting caller.instance_id is empty"
+        );
+        ensure!(
+            (1..=10_000).contains(&caller.calls_in_flight_max),
+            "the setting caller.calls_in_flight_max is {}; it must be from 1 to 10000",
+            caller.calls_in_flight_max
+        );
+        ensure!(
+            (1..=Limits::CALLS_HELD_MAX).contains(&caller.calls_held_max),
+            "the setting caller.calls_held_max is {}; it must be from 1 to {}, so that the call note fits into \
+             the metadata of an offset",
+            caller.calls_held_max,
+            Limits::CALLS_HELD_MAX
+        );
+        ensure!(
+            caller.ownership_max * 4 <= caller.session_timeout * 3
+                && caller.ownership_max >= caller.commit_interval * 4,
+            "the setting caller.ownership_max is {:?}; it must be at most three quarters of \
+             caller.session_timeout and at least four times caller.commit_interval",
+            caller.ownership_max
+        );
+        ensure!(
+            caller.drain_max > api.timeout,
+            "the setting caller.drain_max is {:?}; it must be longer than api.timeout ({:?}), or each rolling \
+             deployment cuts off requests that nobody can know the result of",
+            caller.drain_max,
+            api.timeout
+        );
+        ensure!(
+            caller.drain_max + caller.commit_timeout < REBALANCE_MAX,
+            "the settings caller.drain_max and caller.commit_timeout must be less than {REBALANCE_MAX:?} \
+             together: the group does not wait longer for a partition"
+        );
+        ensure!(
+            !api.timeout.is_zero() && !api.connect_timeout.is_zero(),
+            "the settings api.timeout and api.connect_timeout must be longer than 0"
+        );
+        ensure!(
+            api.answer_bytes_max <= ByteSize::kib(48),
+            "the setting api.answer_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits into \
+             its topic beside the order",
+            api.answer_bytes_max
+        );
+        ensure!(
+            api.transaction_id.is_empty() || api.transaction_id.starts_with('/'),
+            "the setting api.transaction_id is {:?}; it must be a JSON pointer such as \"/transaction_id\", or empty",
+            api.transaction_id
+        );
+        self.classes()?;
+        Api::new(api)?;
+        Ok(())
+    }
+
+    /// What the delivery may hold and do.
+    pub(crate) fn limits(&self) -> Limits {
+        let caller = &self.caller;
+        Limits {
+            calls_in_flight_max: caller.calls_in_flight_max,
+            calls_held_max: caller.calls_held_max,
+            bytes_held_max: usize::try_from(caller.bytes_held_max.as_u64()).unwrap_or(usize::MAX),
+            ownership_max: caller.ownership_max,
+            commit_interval: caller.commit_interval,
+            commit_max: caller.commit_timeout,
+            drain_max: caller.drain_max,
+        }
+    }
+
+    /// What each status means.
+    ///
+    /// # Errors
+    /// A status is none, or stands in two classes.
+    pub(crate) fn classes(&self) -> anyhow::Result<Classes> {
+        let answers = &self.api.answers;
+        let lists = [
+            (&answers.accepted, Class::Accepted),
+            (&answers.rejected, Class::Rejected),
+            (&answers.retry, Class::Retry),
+            (&answers.retry_if_told, Class::RetryIfTold),
+            (&answers.ambiguous, Class::Ambiguous),
+        ];
+        let mut settings = Vec::new();
+        for (list, class) in lists {
+            for statuses in list {
+                settings.push((statuses.parse().context(ANSWERS)?, class));
+            }
+        }
+        Classes::new(settings).context(ANSWERS)
+    }
+
+    /// The membership in the group.
+    pub(crate) fn membership(&self) -> Membership {
+        let caller = &self.caller;
+        Membership {
+            instance_id: match caller.membership {
+                MembershipSetting::Static => Some(caller.instance_id.clone()),
+                MembershipSetting::Dynamic => None,
+            },
+            session_timeout: caller.session_timeout,
+            // A third is usual; sooner means that a rebalance is heard of sooner.
+            heartbeat_interval: (caller.session_timeout / 10).max(Duration::from_millis(100)),
+            prefetch_kib_max: PREFETCH_KIB_MAX,
+        }
+    }
+}
+
+const ANSWERS: &str = "the settings in [api.answers] are wrong";
+
+/// librdkafka's default of `max.poll.interval.ms`, which is also how long the group waits for a member that
+/// has to give up a partition.
+const REBALANCE_MAX: Duration = Duration::from_secs(300);
+
+/// What is fetched ahead waits for the API anyway, so little is enough.
+const PREFETCH_KIB_MAX: u32 = 2 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_file_equals_the_defaults() {
+        service::config::assert_sample_equals_defaults::<Config>(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docker/caller.toml"
+        ));
+        Config::default().check().expect("the defaults are sound");
+    }
+
+    fn check(change: impl FnOnce(&mut Config), names: &str) {
+        let mut config = Config::default();
+        change(&mut config);
+        let error = config.check().expect_err(names);
+        let text = format!("{error:#}");
+        assert!(text.contains(names), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        check(
+            |config| config.caller.on_ambiguous = OnAmbiguous::Park,
+            "caller.on_ambiguous",
+        );
+        check(
+            |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
+            "\"retry\"",
+        );
+        check(|config| config.caller.instance_id.clear(), "caller.instance_id");
+        check(
+            |config| config.caller.calls_in_flight_max = 0,
+            "caller.calls_in_flight_max",
+        );
+        check(
+            |config| config.caller.calls_held_max = 601,
+            "caller.calls_held_max",
+        );
+        check(
+            |config| config.caller.ownership_max = Duration::from_secs(8),
+            "caller.ownership_max",
+        );
+        check(
+            |config| config.caller.ownership_max = Duration::from_millis(30),
+            "caller.ownership_max",
+        );
+        check(
+            |config| config.caller.drain_max = Duration::from_secs(30),
+            "caller.drain_max",
+        );
+        check(
+            |config| config.caller.drain_max = Duration::from_secs(300),
+            "caller.commit_timeout",
+        );
+        check(
+            |config| config.api.answer_bytes_max = ByteSize::mib(1),
+            "api.answer_bytes_max",
+        );
+        check(
+            |config| config.api.transaction_id = "id".into(),
+            "api.transaction_id",
+        );
+        check(|config| config.api.answers.retry.push("5xy".into()), "5xy");
+        check(|config| config.api.answers.retry.push("408".into()), "408");
+        check(|config| config.api.method = "PO ST".into(), "api.method");
+        check(
+            |config| config.api.idempotency_header = "a b".into(),
+            "api.idempotency_header",
+        );
+        for url in [
+            "",
+            "127.0.0.1:8080",
+            "ftp://host/",
+            "http://user:secret@host/",
+            "http://",
+        ] {
+            check(|config| config.api.url = url.into(), "api.url");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The names of all metrics of the caller.
+
+use std::time::Duration;
+
+use pipeline::delivery::{Answer, Doubt, Gauges, Lost, NotSent, Report};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use records::call_dead_letter::Reason;
+
+/// The caller's metrics; clones are the same metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Family<ByAnswer, Counter>,
+    ambiguous: Family<ByKind, Counter>,
+    repeated: Family<ByReason, Counter>,
+    request_seconds: Family<ByAnswer, Histogram>,
+    dead_letters: Family<ByReason, Counter>,
+    pub(crate) outcomes: Counter,
+    /// Ends that Kafka did not acknowledge at the first time.
+    pub(crate) publications_failed: Counter,
+    commits: Family<ByResult, Counter>,
+    pub(crate) commit_seconds: Histogram,
+    /// Requests held back because the proof of ownership was too old.
+    pub(crate) withheld: Counter,
+    pub(crate) rejoins: Counter,
+    in_flight: Gauge,
+    pending: Gauge,
+    pending_bytes: Gauge,
+    partitions: Family<ByState, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAnswer {
+    answer: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+/// Upper bounds in seconds: OpenTelemetry's for HTTP requests, and two more for slow APIs.
+const SECONDS: [f64; 16] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+];
+
+/// Commits are quick; these are finer.
+const COMMIT_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
+impl Metrics {
+    /// Registers the metrics. Every label that can come is there from the start, so that the first one of a
+    /// kind is an increase.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            ambiguous: Family::default(),
+            repeated: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            dead_letters: Family::default(),
+            outcomes: Counter::default(),
+            publications_failed: Counter::default(),
+            commits: Family::default(),
+            commit_seconds: Histogram::new(COMMIT_SECONDS),
+            withheld: Counter::default(),
+            rejoins: Counter::default(),
+            in_flight: Gauge::default(),
+            pending: Gauge::default(),
+            pending_bytes: Gauge::default(),
+            partitions: Family::default(),
+        };
+        for answer in Answer::ALL.map(Answer::as_str) {
+            drop(metrics.requests.get_or_create(&ByAnswer { answer }));
+            drop(metrics.request_seconds.get_or_create(&ByAnswer { answer }));
+        }
+        for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
+            let kind = kind_of(&Report::Lost(kind));
+            drop(metrics.ambiguous.get_or_create(&ByKind { kind }));
+        }
+        for reason in Doubt::ALL.map(Doubt::as_str) {
+            drop(metrics.repeated.get_or_create(&ByReason { reason }));
+        }
+        for reason in Reason::ALL.map(Reason::as_str) {
+            drop(metrics.dead_letters.get_or_create(&ByReason { reason }));
+        }
+        for result in ["done", "not-done", "fenced", "unknown"] {
+            drop(metrics.commits.get_or_create(&ByResult { result }));
+        }
+        // Registered under names without `_total`, which the text format appends to counters.
+        registry.register(
+            "outbox_call_requests",
+            "Requests by what their answer means",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "outbox_call_requests_ambiguous",
+            "Requests of which nobody can know whether they were processed, by what happened",
+            metrics.ambiguous.clone(),
+        );
+        registry.register(
+            "outbox_calls_repeated",
+            "Requests made although an earlier one may have been processed, by the reason",
+            metrics.repeated.clone(),
+        );
+        registry.register(
+            "outbox_call_request_seconds",
+            "Time from the beginning of a request to its answer, by what it means",
+            metrics.request_seconds.clone(),
+        );
+        registry.register(
+            "outbox_call_outcomes",
+            "Outcomes published",
+            metrics.outcomes.clone(),
+        );
+        registry.register(
+            "outbox_call_dead_letters",
+            "Dead letters published, by reason",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "outbox_call_publications_failed",
+            "Outcomes and dead letters that Kafka did not acknowledge, and that are sent again",
+            metrics.publications_failed.clone(),
+        );
+        registry.register(
+            "outbox_call_commits",
+            "Commits of call notes, by result",
+            metrics.commits.clone(),
+        );
+        registry.register(
+            "outbox_call_commit_seconds",
+            "Time to commit call notes",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "outbox_call_requests_withheld",
+            "Requests held back at the last moment, because the proof of ownership was too old",
+            metrics.withheld.clone(),
+        );
+        registry.register(
+            "outbox_call_rejoins",
+            "Times the group was joined anew",
+            metrics.rejoins.clone(),
+        );
+        registry.register(
+            "outbox_calls_in_flight",
+            "Requests under way",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "outbox_calls_held",
+            "Calls read from the outbox and not final",
+            metrics.pending.clone(),
+        );
+        registry.register(
+            "outbox_calls_held_bytes",
+            "Bytes of those calls",
+            metrics.pending_bytes.clone(),
+        );
+        registry.register(
+            "outbox_call_partitions",
+            "Partitions by state",
+            metrics.partitions.clone(),
+        );
+        metrics
+    }
+
+    /// A request has come to something.
+    pub(crate) fn answered(&self, report: &Report, answer: Answer, took: Duration) {
+        if *report == Report::NotSent(NotSent::Withheld) {
+            self.withheld.inc();
+            return;
+        }
+        let label = ByAnswer {
+            answer: answer.as_str(),
+        };
+        self.requests.get_or_create(&label).inc();
+        self.request_seconds
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+        if answer == Answer::Ambiguous {
+            self.ambiguous
+                .get_or_create(&ByKind {
+                    kind: kind_of(report),
+                })
+                .inc();
+        }
+    }
+
+    /// A request left although an earlier one may have been processed.
+    pub(crate) fn repeated(&self, doubt: Doubt) {
+        self.repeated
+            .get_or_create(&ByReason {
+                reason: doubt.as_str(),
+            })
+            .inc();
+    }
+
+    /// A dead letter was acknowledged.
+    pub(crate) fn dead_letter(&self, reason: Reason) {
+        self.dead_letters
+            .get_or_create(&ByReason {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    /// A commit has come to something.
+    pub(crate) fn committed(&self, result: &'static str, took: Duration) {
+        self.commits.get_or_create(&ByResult { result }).inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// How much is held now.
+    pub(crate) fn set(&self, gauges: &Gauges) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.in_flight.set(number(gauges.calls_under_way));
+        self.pending.set(number(gauges.calls_held));
+        self.pending_bytes.set(number(gauges.bytes_held));
+        for (state, count) in [
+            ("active", gauges.partitions),
+            ("loading", gauges.partitions_loading),
+            ("draining", gauges.partitions_draining),
+            ("refused", gauges.partitions_refused),
+        ] {
+            self.partitions
+                .get_or_create(&ByState { state })
+                .set(number(count));
+        }
+    }
+}
+
+/// The status, or what happened instead. There are 600 statuses at most.
+fn kind_of(report: &Report) -> String {
+    report
+        .status()
+        .map_or_else(|| report.kind().to_owned(), |status| status.to_string())
+}

@@ -1,0 +1,353 @@
+//! The run loop: what happens next, what the pipeline says to it, and do that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Json, Router, routing};
+use kafka::Happening;
+use kafka::fault::Class;
+use kafka::producer::Producer;
+use kafka::topics::{Required, Role};
+use pipeline::delivery::{Delivery, Event, NotSent, Report, Stage};
+use records::{Partition, Position};
+use serde::Serialize;
+use service::failpoint::kill_at;
+use service::{Health, Shutdown};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::actions::{Arrived, Shell, Told, join, numbers};
+use crate::config::Config;
+use crate::job::Job;
+use crate::metrics::Metrics;
+
+/// A sound loop turns at least this often, also while the brokers do not answer.
+pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The loop turns at least this often, whatever it waits for.
+const TURN_MAX: Duration = Duration::from_secs(1);
+
+/// So many happenings of the consumer are taken in one turn, and so many of everything else.
+const PER_TURN: usize = 512;
+
+/// How long an assignment waits before its notes are asked for again.
+const LOAD_AGAIN: Duration = Duration::from_secs(1);
+
+/// How many calls `/calls` shows.
+const CALLS_SHOWN_MAX: usize = 10_000;
+
+/// A call in flight, for people.
+#[derive(Serialize)]
+pub(crate) struct CallView {
+    key: String,
+    position: String,
+    stage: &'static str,
+    attempt: u32,
+    attempts_ambiguous: u32,
+    /// In this stage for so long.
+    since_ms: u64,
+}
+
+/// Checks the topics, and says what is wrong with them.
+///
+/// # Errors
+/// A topic breaks a guarantee, or the cluster cannot be reached.
+pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
+    let required = Required {
+        topics: &config.topics,
+        role: Role::Caller,
+        partitions_remembered: None,
+        bootstrap_servers: &config.kafka.bootstrap_servers,
+    };
+    let findings = kafka::admin::check(&config.kafka, &config.caller.instance_id, &required)?;
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    anyhow::ensure!(
+        !kafka::topics::is_refused(&findings),
+        "the topics break a guarantee; `outbox topics verify` shows what is wrong"
+    );
+    Ok(())
+}
+
+/// Makes the calls until the program is asked to end.
+///
+/// # Errors
+/// The program cannot go on, and a person must look.
+pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&mut registry);
+    let (sender, inbox) = unbounded_channel();
+    let route = Router::new()
+        .route("/calls", routing::get(calls))
+        .with_state(sender.clone());
+    service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
+
+    let reports = sender.clone();
+    let producer = Producer::open(
+        &config.kafka,
+        &config.caller.instance_id,
+        config.caller.publish_timeout,
+        // The loop is gone only when the program ends.
+        move |(token, result)| drop(reports.send(Arrived::Published { token, result })),
+    )?;
+    let shell = Shell::new(config, join(config)?, producer, sender, metrics, health)?;
+    tracing::info!(
+        instance_id = config.caller.instance_id,
+        group = config.kafka.group_id,
+        url = config.api.url,
+        "caller started"
+    );
+    health.met(Health::STARTED);
+    let delivery = Delivery::new(config.limits(), config.classes()?);
+    let shell = Loop {
+        delivery,
+        shell,
+        inbox,
+    }
+    .turn_until_finished(health, shutdown)
+    .await?;
+
+    // Leaving the group waits for the brokers.
+    tokio::task::spawn_blocking(move || drop(shell))
+        .await
+        .context("leaving the group")?;
+    tracing::info!("caller left");
+    Ok(())
+}
+
+struct Loop {
+    delivery: Delivery<Job>,
+    shell: Shell,
+    inbox: UnboundedReceiver<Arrived>,
+}
+
+impl Loop {
+    async fn turn_until_finished(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
+        let mut is_stopping = false;
+        // What there was to poll before the loop began may have been told to nobody.
+        let mut has_more = true;
+        while !self.shell.is_finished {
+            health.tick();
+            let ready = Arc::clone(&self.shell.ready);
+            let next = if has_more {
+                Instant::now()
+            } else {
+                self.next_turn()
+            };
+            tokio::select! {
+                () = shutdown.requested(), if !is_stopping => {
+                    is_stopping = true;
+                    self.apply(Event::Stop)?;
+                }
+                Some(arrived) = self.inbox.recv() => self.arrived(arrived)?,
+                () = ready.notified() => {}
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+            self.take_inbox()?;
+            has_more = self.poll()?;
+            self.take_time()?;
+            self.shell.metrics.set(&self.delivery.gauges());
+        }
+        Ok(self.shell)
+    }
+
+    fn next_turn(&self) -> Instant {
+        let now = Instant::now();
+        let wake = self
+            .delivery
+            .wake_at(now)
+            .into_iter()
+            .chain(self.shell.next_wait());
+        wake.fold(now + TURN_MAX, Instant::min)
+    }
+
+    fn take_inbox(&mut self) -> anyhow::Result<()> {
+        for _ in 0..PER_TURN {
+            match self.inbox.try_recv() {
+                Ok(arrived) => self.arrived(arrived)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits that are over, and what the pipeline wanted to be woken for.
+    fn take_time(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        while let Some(call) = self.shell.wait_over(now) {
+            self.apply(Event::WaitOver(call))?;
+        }
+        match self.delivery.wake_at(now) {
+            Some(at) if at <= now => self.apply(Event::Tick),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Takes in what the consumer has. Returns whether there may be more.
+    fn poll(&mut self) -> anyhow::Result<bool> {
+        let consumer = Arc::clone(&self.shell.consumer);
+        for _ in 0..PER_TURN {
+            let event = match consumer.poll(Duration::ZERO) {
+                Ok(None) => return Ok(false),
+                Ok(Some(happening)) => self.event_of(happening)?,
+                Err(error) => match error.class {
+                    Class::Retriable | Class::Abortable => {
+                        tracing::warn!(%error, "the consumer reports an error that mends itself");
+                        continue;
+                    }
+                    Class::ClientLost => {
+                        tracing::warn!(%error, "the consumer cannot go on");
+                        Event::ClientLost
+                    }
+                    Class::Replaced => {
+                        return Err(error).context(format!(
+                            "another caller runs with the instance id {:?}; each needs one of its own",
+                            self.shell.config.caller.instance_id
+                        ));
+                    }
+                    Class::Refused => return Err(error.into()),
+                },
+            };
+            self.apply(event)?;
+            if self.shell.is_finished || !Arc::ptr_eq(&consumer, &self.shell.consumer) {
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+
+    fn event_of(&self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
+        Ok(match happening {
+            Happening::Record(record) => Event::Pending(Job::read(&record, &self.shell.api)),
+            Happening::Assigned {
+                partitions,
+                metadata: _,
+            } => Event::Assigned(partitions),
+            Happening::Revoked { partitions } => {
+                tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
+                Event::Revoked(partitions)
+            }
+            Happening::Lost { partitions } => {
+                tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
+                Event::Lost(partitions)
+            }
+            Happening::Committed(result) => Event::Committed(self.shell.committed(result)?),
+        })
+    }
+
+    fn arrived(&mut self, arrived: Arrived) -> anyhow::Result<()> {
+        match arrived {
+            Arrived::Answered {
+                call,
+                report,
+                repeats,
+                took,
+            } => {
+                kill_at!("after-answer");
+                let answer = self.delivery.classes().answer(&report);
+                self.shell.metrics.answered(&report, answer, took);
+                match repeats {
+                    Some(doubt) if !matches!(report, Report::NotSent(_)) => {
+                        self.shell.metrics.repeated(doubt)
+                    }
+                    Some(_) | None => {}
+                }
+                let told = Told {
+                    answer,
+                    kind: report.kind(),
+                    status: report.status(),
+                };
+                if !self.delivery.awaits(call) && report != Report::NotSent(NotSent::Withheld) {
+                    tracing::warn!(
+                        position = %self.position(call.partition, call.offset), answer = answer.as_str(),
+                        kind = told.kind, status = told.status,
+                        "an answer came after the partition went; it counts only if the partition comes back"
+                    );
+                }
+                self.shell.told = Some(told);
+                let applied = self.apply(Event::Answered { call, report });
+                self.shell.told = None;
+                applied
+            }
+            Arrived::Published { token, result } => match self.shell.published(token, result) {
+                Some(event) => self.apply(event),
+                None => Ok(()),
+            },
+            Arrived::Loaded {
+                assignment,
+                partition,
+                loaded,
+            } => self.apply(Event::NotesLoaded {
+                assignment,
+                partition,
+                loaded,
+            }),
+            Arrived::NotLoaded {
+                assignment,
+                mut partitions,
+            } => {
+                partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
+                self.shell.load_again(assignment, partitions, LOAD_AGAIN);
+                Ok(())
+            }
+            Arrived::Calls(answer) => {
+                // Whoever asked may have gone.
+                drop(answer.send(self.calls()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the pipeline, and does what it says, and so on until nothing follows.
+    fn apply(&mut self, event: Event<Job>) -> anyhow::Result<()> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.delivery.on(event, Instant::now()) {
+                events.extend(self.shell.perform(action)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn calls(&self) -> Vec<CallView> {
+        let now = Instant::now();
+        let started = self.delivery.calls().filter(|(_, call)| match call.stage().0 {
+            Stage::Behind | Stage::Ready => call.history().attempts > 0,
+            Stage::Calling | Stage::Waiting | Stage::Unpublished(_) | Stage::Publishing(_) => true,
+        });
+        let view = started.map(|(id, call)| {
+            let (stage, since) = call.stage();
+            CallView {
+                key: call.key().map(ToString::to_string).unwrap_or_default(),
+                position: self.position(id.partition, id.offset).to_string(),
+                stage: stage.as_str(),
+                attempt: call.history().attempts,
+                attempts_ambiguous: call.history().attempts_ambiguous,
+                since_ms: u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX),
+            }
+        });
+        view.take(CALLS_SHOWN_MAX).collect()
+    }
+
+    fn position(&self, partition: Partition, offset: records::Offset) -> Position {
+        Position {
+            topic: self.shell.config.topics.pending.clone(),
+            partition,
+            offset,
+        }
+    }
+}
+
+/// Answers `GET /calls`.
+async fn calls(State(inbox): State<UnboundedSender<Arrived>>) -> Result<Json<Vec<CallView>>, StatusCode> {
+    let (answer, calls) = oneshot::channel();
+    inbox
+        .send(Arrived::Calls(answer))
+        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    calls.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
