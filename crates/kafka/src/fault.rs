@@ -4,14 +4,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// A failed request: what was attempted, and what it means.
 #[derive(Debug, thiserror::Error)]
-#[error("{attempted} failed: {}", describe(source))]
+#[error("{attempted} failed: {}", describe(error))]
 pub struct Fault {
     /// What was attempted, with topic, partition and offset where there are any.
     pub attempted: String,
     /// What it means for the one who asked.
     pub class: Class,
-    /// What librdkafka said.
-    source: KafkaError,
+    /// What librdkafka said. Not a `source`: it stands in the message, shortened.
+    error: KafkaError,
 }
 
 /// What a fault means; each class has exactly one next step.
@@ -32,11 +32,11 @@ pub enum Class {
 impl Fault {
     /// A fault of the class that librdkafka's error tells.
     #[must_use]
-    pub fn new(attempted: impl Into<String>, source: KafkaError) -> Self {
+    pub fn new(attempted: impl Into<String>, error: KafkaError) -> Self {
         Self {
             attempted: attempted.into(),
-            class: classify(&source),
-            source,
+            class: classify(&error),
+            error,
         }
     }
 
@@ -46,14 +46,14 @@ impl Fault {
         Self {
             attempted: attempted.into(),
             class: Class::ClientLost,
-            source: KafkaError::Canceled,
+            error: KafkaError::Canceled,
         }
     }
 
     /// librdkafka's code, where it has given one.
     #[must_use]
     pub fn code(&self) -> Option<RDKafkaErrorCode> {
-        self.source.rdkafka_error_code()
+        self.error.rdkafka_error_code()
     }
 }
 

@@ -64,6 +64,8 @@ impl Producer {
             .client(client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // The topic's own limit decides what is too large, not the client's default of 1 MB.
+            .set("message.max.bytes", "67108864")
             .set("message.timeout.ms", delivery_max.as_millis().to_string())
             .set("linger.ms", "1")
             .set("queue.buffering.max.messages", "20000")

@@ -47,13 +47,5 @@ pub fn check(
 }
 
 fn listed(findings: &[Finding]) -> String {
-    findings
-        .iter()
-        .map(|finding| {
-            format!(
-                "\n  {}: {}. {} {}",
-                finding.topic, finding.what, finding.why, finding.repair
-            )
-        })
-        .collect()
+    findings.iter().map(|finding| format!("\n{finding}")).collect()
 }

@@ -97,6 +97,8 @@ impl TransactionalProducer {
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // The topic's own limit decides what is too large, not the client's default of 1 MB.
+            .set("message.max.bytes", "67108864")
             .set(
                 "transaction.timeout.ms",
                 limits.transaction_max.as_millis().to_string(),
