@@ -17,6 +17,8 @@ pub mod cluster;
 pub mod expected;
 pub mod feed;
 pub mod findings;
+#[cfg(test)]
+mod house;
 pub mod http;
 pub mod lane;
 pub mod orders;

@@ -4,5 +4,10 @@
 //! every crash, rebalance and late answer can be played in microseconds. This crate never sees rdkafka,
 //! redb or reqwest.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "a test begins somewhere in time")
+)]
+
 pub mod admission;
 pub mod delivery;
