@@ -16,7 +16,10 @@ pub const TRACEPARENT: &str = "traceparent";
 /// order lies and when it was admitted, so that each order has another one without a source of randomness.
 #[must_use]
 pub fn traceparent(source: &str, admitted_at: Timestamp) -> String {
-    let hash = blake3::Hasher::new().update(source.as_bytes()).update(&admitted_at.0.to_be_bytes()).finalize();
+    let hash = blake3::Hasher::new()
+        .update(source.as_bytes())
+        .update(&admitted_at.0.to_be_bytes())
+        .finalize();
     let hex = hash.to_hex();
     // Version 00, 16 bytes of trace id, 8 bytes of parent id, sampled (W3C Trace Context, section 3.2).
     format!("00-{}-{}-01", &hex[..32], &hex[32..48])
