@@ -18,7 +18,7 @@ fn in_turn(story: impl FnOnce() -> Result<()>) {
     // A story that failed has cleaned up after itself.
     let _turn: MutexGuard<'_, ()> = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = story() {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }
 

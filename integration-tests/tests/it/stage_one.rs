@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use harness::check::{Violation, stores};
+use harness::check::{Violation, listed, stores};
 use harness::cluster;
 use harness::feed::{Feed, Plan};
 use harness::findings;
@@ -61,14 +61,41 @@ fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
     mishaps
 }
 
+/// A story that has come to its end. Its logs go only when they are no longer needed.
+struct Told {
+    pipeline: Pipeline,
+    violations: Vec<Violation>,
+    kills: usize,
+}
+
+impl Told {
+    /// Every promise was held.
+    fn held(mut self) -> Result<()> {
+        findings::none(&self.violations)?;
+        self.pipeline.passed();
+        Ok(())
+    }
+
+    /// A guard was taken out, so a promise must be broken: otherwise the other stories prove nothing.
+    fn found_out(mut self) -> Result<()> {
+        ensure!(
+            !self.violations.is_empty(),
+            "the guard was taken out, and no violation was found"
+        );
+        println!("found out:\n{}", listed(&self.violations));
+        self.pipeline.passed();
+        Ok(())
+    }
+}
+
 /// Feeds orders while `happen` does its worst to two validators, and tells what came of it.
 fn story(
     name: &str,
     seed: u64,
     settings: &[(&str, &str)],
     happen: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
-) -> Result<Vec<Violation>> {
-    let mut pipeline = Pipeline::create(name, PARTITIONS)?;
+) -> Result<Told> {
+    let pipeline = Pipeline::create(name, PARTITIONS)?;
     let orders = Orders::Generated(Mix::with_seed(seed));
     let mut validators = [
         validator(&pipeline, 1, settings)?,
@@ -105,8 +132,11 @@ fn story(
         "a story of {} orders shows little",
         found.distinct
     );
-    pipeline.passed();
-    Ok(violations)
+    Ok(Told {
+        pipeline,
+        violations,
+        kills: kills(&validators),
+    })
 }
 
 fn validator(pipeline: &Pipeline, number: u32, settings: &[(&str, &str)]) -> Result<Service> {
@@ -178,15 +208,12 @@ fn validators_are_killed_fifty_times_and_each_order_is_in_the_outbox_exactly_onc
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mishaps = [mishaps(&mut random), mishaps(&mut random)];
-        let mut killed = 0;
-        let violations = story("chaos", seed, &[], |pipeline, validators| {
-            live_through(pipeline, validators, &mishaps, "")?;
-            killed = kills(validators);
-            Ok(())
+        let told = story("chaos", seed, &[], |pipeline, validators| {
+            live_through(pipeline, validators, &mishaps, "")
         })
         .with_context(|| format!("seed {seed}"))?;
-        ensure!(killed >= 50, "only {killed} kills");
-        findings::none(&violations).with_context(|| format!("seed {seed}"))
+        ensure!(told.kills >= 50, "only {} kills", told.kills);
+        told.held().with_context(|| format!("seed {seed}"))
     });
 }
 
@@ -203,10 +230,10 @@ fn dies_before_the_end() -> [Vec<Mishap>; 2] {
 #[test]
 fn a_store_is_written_after_the_commit() {
     in_turn(|| {
-        let violations = story("commit-first", seed(), &[], |pipeline, validators| {
+        story("commit-first", seed(), &[], |pipeline, validators| {
             live_through(pipeline, validators, &dies_before_the_end(), "")
-        })?;
-        findings::none(&violations)
+        })?
+        .held()
     });
 }
 
@@ -215,15 +242,15 @@ fn a_store_is_written_after_the_commit() {
 #[test]
 fn a_store_that_is_written_before_the_commit_is_found_out() {
     in_turn(|| {
-        let violations = story("store-first", seed(), &[], |pipeline, validators| {
+        story("store-first", seed(), &[], |pipeline, validators| {
             live_through(
                 pipeline,
                 validators,
                 &dies_before_the_end(),
                 "guard-store-after-commit=return",
             )
-        })?;
-        found_out(&violations)
+        })?
+        .found_out()
     });
 }
 
@@ -244,10 +271,10 @@ fn zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) -> Re
 #[test]
 fn a_zombie_is_shut_out() {
     in_turn(|| {
-        let violations = story("zombie", seed(), &ZOMBIE, |pipeline, validators| {
+        story("zombie", seed(), &ZOMBIE, |pipeline, validators| {
             zombie(pipeline, validators, "")
-        })?;
-        findings::none(&violations)
+        })?
+        .held()
     });
 }
 
@@ -255,10 +282,10 @@ fn a_zombie_is_shut_out() {
 #[test]
 fn a_zombie_that_commits_without_its_generation_is_found_out() {
     in_turn(|| {
-        let violations = story("zombie-admitted", seed(), &ZOMBIE, |pipeline, validators| {
+        story("zombie-admitted", seed(), &ZOMBIE, |pipeline, validators| {
             zombie(pipeline, validators, "guard-group-metadata=return")
-        })?;
-        found_out(&violations)
+        })?
+        .found_out()
     });
 }
 
@@ -290,13 +317,13 @@ fn open_transaction(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &
 #[test]
 fn a_restore_waits_for_open_transactions() {
     in_turn(|| {
-        let violations = story(
+        story(
             "open-transaction",
             seed(),
             &OPEN_TRANSACTION,
             |pipeline, validators| open_transaction(pipeline, validators, ""),
-        )?;
-        findings::none(&violations)
+        )?
+        .held()
     });
 }
 
@@ -304,24 +331,14 @@ fn a_restore_waits_for_open_transactions() {
 #[test]
 fn a_restore_that_stops_at_an_open_transaction_is_found_out() {
     in_turn(|| {
-        let violations = story(
+        story(
             "open-transaction-missed",
             seed(),
             &OPEN_TRANSACTION,
             |pipeline, validators| open_transaction(pipeline, validators, "guard-high-watermark=return"),
-        )?;
-        found_out(&violations)
+        )?
+        .found_out()
     });
-}
-
-/// Without its guard, the story must break a promise; otherwise the tests above prove nothing.
-fn found_out(violations: &[Violation]) -> Result<()> {
-    ensure!(
-        !violations.is_empty(),
-        "the guard was taken out, and no violation was found"
-    );
-    println!("found out:\n{}", harness::check::listed(violations));
-    Ok(())
 }
 
 /// Starts a validator alone, lets it work for a while, sends its main thread to sleep at a named step, and
