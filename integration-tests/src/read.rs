@@ -1,5 +1,6 @@
 //! Reading a whole topic, up to an end that is proved and not guessed.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use records::{Fingerprint, Offset, Partition};
+
+use crate::wait::await_until;
 
 /// How long the reader waits without a record. An open transaction holds a read_committed reader back
 /// until it ends; the programs' transactions time out well within this.
@@ -143,8 +146,22 @@ pub fn read_topic(kafka: &str, topic: &str, keep: Keep) -> Result<Vec<Record>> {
 /// # Errors
 /// The topic does not exist, or Kafka does not answer.
 pub fn high_watermarks(kafka: &str, topic: &str) -> Result<Vec<(Partition, Offset)>> {
-    let limit = Duration::from_secs(20);
     let consumer = reader(kafka, "read_uncommitted")?;
+    // A topic that was just created has partitions without a leader for a moment.
+    await_until(
+        &format!("Kafka tells the ends of {topic}"),
+        Duration::from_secs(20),
+        || {
+            Ok(match ends(&consumer, topic) {
+                Ok(ends) => ControlFlow::Break(ends),
+                Err(error) => ControlFlow::Continue(format!("{error:#}")),
+            })
+        },
+    )
+}
+
+fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(Partition, Offset)>> {
+    let limit = Duration::from_secs(5);
     let metadata = consumer
         .fetch_metadata(Some(topic), limit)
         .with_context(|| format!("asking Kafka for the partitions of {topic}"))?;
