@@ -15,14 +15,7 @@ container_running() { [ "$(docker container inspect -f '{{.State.Running}}' "$(c
 container_describe() { echo "container $(container_name)"; }
 
 # Inside the container the broker listens on all its addresses; Docker publishes the port on loopback alone.
-container_settings() {
-    cat "$here/kafka.d/server.properties"
-    echo "listeners=PLAINTEXT://0.0.0.0:$broker_port,CONTROLLER://127.0.0.1:$controller_port"
-    echo "advertised.listeners=PLAINTEXT://127.0.0.1:$broker_port"
-    echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
-    echo "log.dirs=/var/lib/kafka/data"
-    printf '%s' "$settings"
-}
+container_settings() { server_settings 0.0.0.0 /var/lib/kafka/data; }
 
 container_start() {
     local name

@@ -20,14 +20,7 @@ jars_running() {
 
 jars_describe() { echo "process $(cat "$dir/kafka.pid")"; }
 
-jars_settings() {
-    cat "$here/kafka.d/server.properties"
-    echo "listeners=PLAINTEXT://127.0.0.1:$broker_port,CONTROLLER://127.0.0.1:$controller_port"
-    echo "advertised.listeners=PLAINTEXT://127.0.0.1:$broker_port"
-    echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
-    echo "log.dirs=$dir/data"
-    printf '%s' "$settings"
-}
+jars_settings() { server_settings 127.0.0.1 "$dir/data"; }
 
 jars_start() {
     find_java || need_java
@@ -113,8 +106,15 @@ fetch_jars() {
     fi
 }
 
-# 16 random bytes as Kafka writes them: base64 for URLs, without padding; no dash in front.
-cluster_id() { echo "k$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
+# 16 bytes as Kafka writes them: base64 for URLs, without padding; no dash in front. Random, but brokers of one
+# cluster have one id, which comes from what they all know.
+cluster_id() {
+    if [ -n "$voters" ]; then
+        printf 'k%020dA\n' "$(printf '%s' "$voters" | cksum | cut -d ' ' -f 1)"
+    else
+        echo "k$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"
+    fi
+}
 
 # jars_tool CLASS ARGUMENT...: becomes one of Kafka's tools.
 jars_tool() {
