@@ -1,6 +1,6 @@
 //! What the state machine asks for, done: one short method per action.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use kafka::fault::{Class, Fault};
 use kafka::transaction::Ended;
 use kafka::{Consumer, TransactionalProducer};
-use pipeline::admission::{Action, Event, Offsets, Verdict};
+use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
@@ -28,7 +28,7 @@ pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     pub(crate) directory: Arc<StateDirectory>,
-    pub(crate) stores: HashMap<Partition, Box<Store>>,
+    pub(crate) stores: BTreeMap<Partition, Box<Store>>,
     pub(crate) restorers: Restorers,
     pub(crate) producer: Option<TransactionalProducer>,
     pub(crate) transaction_orders: u32,
@@ -190,7 +190,7 @@ impl Shell {
     fn apply(
         &mut self,
         partition: Partition,
-        admitted: &HashMap<IdempotencyKey, Entry>,
+        admitted: &Admitted,
         checkpoint: Offset,
     ) -> Option<Event<Membership>> {
         kill_at!("before-store");

@@ -13,6 +13,9 @@ use records::dead_letter::Reason;
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     orders: Family<ByVerdict, Counter>,
+    /// The two that are counted for nearly each order, looked up once.
+    admitted: Counter,
+    duplicates: Counter,
     dead_letters: Family<ByReason, Counter>,
     transactions: Family<ByEnd, Counter>,
     /// From the first wait for deliveries to the commit's answer.
@@ -62,8 +65,12 @@ impl Metrics {
     /// Registers the metrics.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let seconds = || Histogram::new(SECONDS);
+        let orders: Family<ByVerdict, Counter> = Family::default();
+        let counter = |verdict| orders.get_or_create_owned(&ByVerdict { verdict });
         let metrics = Self {
-            orders: Family::default(),
+            admitted: counter("admit"),
+            duplicates: counter("duplicate"),
+            orders: orders.clone(),
             dead_letters: Family::default(),
             transactions: Family::default(),
             transaction_end_seconds: seconds(),
@@ -136,23 +143,27 @@ impl Metrics {
 
     /// Counts an input record.
     pub(crate) fn count(&self, verdict: &Verdict) {
-        let label = match verdict {
-            Verdict::Admit { .. } => "admit",
-            Verdict::Duplicate { .. } => "duplicate",
+        match verdict {
+            Verdict::Admit { .. } => {
+                self.admitted.inc();
+            }
+            Verdict::Duplicate { .. } => {
+                self.duplicates.inc();
+            }
             Verdict::Refuse(refusal) => {
                 self.dead_letters
                     .get_or_create(&ByReason {
                         reason: refusal.reason.as_str(),
                     })
                     .inc();
-                if refusal.reason == Reason::Conflict {
+                let verdict = if refusal.reason == Reason::Conflict {
                     "conflict"
                 } else {
                     "refuse"
-                }
+                };
+                self.orders.get_or_create(&ByVerdict { verdict }).inc();
             }
-        };
-        self.orders.get_or_create(&ByVerdict { verdict: label }).inc();
+        }
     }
 
     /// Counts a transaction.

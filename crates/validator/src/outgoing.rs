@@ -17,10 +17,10 @@ pub(crate) fn pending<'a>(
         .insert(text(pending::SOURCE, &source))
         .insert(text(pending::ADMITTED_AT, &entry.admitted_at.to_string()));
     if header(input, pending::TRACEPARENT).is_none() {
-        headers = headers.insert(text(
-            pending::TRACEPARENT,
-            &pending::traceparent(&source, entry.admitted_at),
-        ));
+        headers = headers.insert(Header {
+            key: pending::TRACEPARENT,
+            value: Some(pending::traceparent(entry).as_bytes()),
+        });
     }
     Outgoing {
         topic: &topics.pending,

@@ -130,7 +130,7 @@ impl Loop<'_> {
                     Some(due) => (due - now).clamp(POLL_MIN, POLL_MAX),
                     None => POLL_MAX,
                 };
-                if !self.poll(consumer, wait)? {
+                if !self.poll(consumer, wait, now)? {
                     break;
                 }
             }
@@ -139,10 +139,10 @@ impl Loop<'_> {
     }
 
     /// Waits for what Kafka brings. `false` if nothing came, or something other than a record.
-    fn poll(&mut self, consumer: &Consumer, wait: Duration) -> anyhow::Result<bool> {
+    fn poll(&mut self, consumer: &Consumer, wait: Duration, now: Instant) -> anyhow::Result<bool> {
         let event = match consumer.poll(wait) {
             Ok(Some(Happening::Record(record))) => {
-                self.record(consumer, &record)?;
+                self.record(consumer, &record, now)?;
                 return Ok(true);
             }
             Ok(Some(Happening::Assigned { partitions, metadata })) => {
@@ -179,7 +179,12 @@ impl Loop<'_> {
         }
     }
 
-    fn record(&mut self, consumer: &Consumer, record: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+    fn record(
+        &mut self,
+        consumer: &Consumer,
+        record: &BorrowedMessage<'_>,
+        now: Instant,
+    ) -> anyhow::Result<()> {
         let partition = Partition(record.partition());
         let header = |name: &str| crate::outgoing::header(record, name);
         let input = Input {
@@ -190,14 +195,12 @@ impl Loop<'_> {
             header: &header,
         };
         let stores = &self.shell.stores;
-        let taken = self
-            .admission
-            .admit(&input, Timestamp::now(), Instant::now(), |key| {
-                // A running partition has its store; without it nothing may be decided.
-                stores
-                    .get(&partition)
-                    .map_or_else(|| Err(None), |store| store.get(key).map_err(Some))
-            });
+        let taken = self.admission.admit(&input, Timestamp::now(), now, |key| {
+            // A running partition has its store; without it nothing may be decided.
+            stores
+                .get(&partition)
+                .map_or_else(|| Err(None), |store| store.get(key).map_err(Some))
+        });
         let event = match taken {
             Ok(Taken::NotRunning) => return Ok(()),
             Ok(Taken::Decided { verdict, begins }) => match self.shell.send(record, &verdict, begins) {

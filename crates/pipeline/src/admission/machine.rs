@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 
 use super::rules::Rules;
-use super::transaction::{Limits, Offsets, Transaction};
+use super::transaction::{Admitted, Limits, Offsets, Transaction};
 use super::verdict::{Input, Verdict, decide};
 
 /// Stage one's decisions. `M` is the group membership that a transaction is bound to.
@@ -101,7 +101,7 @@ pub enum Action<M> {
     /// End the transaction with these offsets, under this membership; answered by `Committed` or `Failed`.
     End(Offsets, M),
     /// Write committed entries, and the changelog offset that they reach to, to the partition's store.
-    Apply(Partition, HashMap<IdempotencyKey, Entry>, Offset),
+    Apply(Partition, Admitted, Offset),
     /// Abort what is open and drop the producer.
     Abandon,
     /// Open a new producer; answered by `ProducerOpened` or `ProducerFailed`.

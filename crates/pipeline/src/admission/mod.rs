@@ -15,5 +15,5 @@ mod verdict;
 pub use machine::{Action, Admission, Event, Stage, Taken, Token};
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
-pub use transaction::{Limits, Offsets, Transaction};
+pub use transaction::{Admitted, Limits, Offsets, Transaction};
 pub use verdict::{Input, Verdict, decide};
