@@ -48,6 +48,11 @@ pub(crate) enum Arrived {
         assignment: Assignment,
         partitions: Vec<Partition>,
     },
+    Committed {
+        number: u64,
+        result: Result<(), Fault>,
+        took: Duration,
+    },
     Calls(oneshot::Sender<Vec<crate::run::CallView>>),
 }
 
@@ -69,7 +74,7 @@ pub(crate) struct Shell {
     waits_begun: u64,
     publications: HashMap<usize, Publication>,
     publications_begun: usize,
-    commit_sent_at: Instant,
+    commits_sent: u64,
     refused: BTreeMap<Partition, String>,
     /// What the report that is being taken in says, for the log line of what follows from it.
     pub(crate) told: Option<Told>,
@@ -128,7 +133,7 @@ impl Shell {
             waits_begun: 0,
             publications: HashMap::new(),
             publications_begun: 0,
-            commit_sent_at: now,
+            commits_sent: 0,
             refused: BTreeMap::new(),
             told: None,
             is_finished: false,
@@ -175,7 +180,7 @@ impl Shell {
             } => {
                 return Ok(self.publish(call, &ending, &history, &payload));
             }
-            Action::Commit(commits) => return Ok(self.commit(&commits)),
+            Action::Commit(commits) => self.commit(&commits),
             Action::GiveUp {
                 partitions,
                 abandoned,
@@ -237,8 +242,16 @@ impl Shell {
     ///
     /// # Errors
     /// It cannot be made until a person acts, or another process has taken our place.
-    pub(crate) fn committed(&self, result: Result<(), Fault>) -> anyhow::Result<CommitResult> {
-        let took = self.commit_sent_at.elapsed();
+    pub(crate) fn committed(
+        &self,
+        number: u64,
+        result: Result<(), Fault>,
+        took: Duration,
+    ) -> anyhow::Result<Option<CommitResult>> {
+        if number != self.commits_sent {
+            // Of an earlier membership, which nobody waits for any more.
+            return Ok(None);
+        }
         let (result, label) = match result {
             Ok(()) => {
                 kill_at!("after-commit");
@@ -256,7 +269,7 @@ impl Shell {
             }
         };
         self.metrics.committed(label, took);
-        Ok(result)
+        Ok(Some(result))
     }
 
     /// Reads offsets, notes and ends of partitions, off the loop.
@@ -495,7 +508,8 @@ impl Shell {
         }
     }
 
-    fn commit(&mut self, commits: &[Commit]) -> Option<Event<Job>> {
+    /// Off the loop, because it waits for the coordinator. There is one at a time.
+    fn commit(&mut self, commits: &[Commit]) {
         let offsets: Vec<CommitOffset> = commits
             .iter()
             .map(|commit| CommitOffset {
@@ -505,16 +519,17 @@ impl Shell {
             })
             .collect();
         kill_at!("before-commit");
-        self.commit_sent_at = Instant::now();
-        match self.consumer.commit(&offsets) {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::warn!(%error, "commit could not be sent");
-                self.metrics
-                    .committed(label_of(CommitResult::NotDone), Duration::ZERO);
-                Some(Event::Committed(CommitResult::NotDone))
-            }
-        }
+        self.commits_sent += 1;
+        let number = self.commits_sent;
+        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let result = consumer.commit_and_wait(&offsets);
+            drop(consumer);
+            let took = began.elapsed();
+            // The loop is gone only when the program ends.
+            let _ = inbox.send(Arrived::Committed { number, result, took });
+        });
     }
 
     fn give_up(&mut self, partitions: &[Partition], abandoned: &[(Partition, Offset)]) -> Option<Event<Job>> {
@@ -548,6 +563,7 @@ impl Shell {
         self.permitted_until = None;
         self.refused.clear();
         self.tell_refused();
+        self.commits_sent += 1;
         let (consumer, ready) = join(&self.config)?;
         let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
         self.ready = ready;

@@ -28,8 +28,12 @@ use crate::metrics::Metrics;
 /// A sound loop turns at least this often, also while the brokers do not answer.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The loop turns at least this often, whatever it waits for.
-const TURN_MAX: Duration = Duration::from_secs(1);
+/// The loop turns at least this often, whatever it waits for: the consumer wakes it only for what comes
+/// when there is nothing else left to poll.
+const TURN_MAX: Duration = Duration::from_millis(100);
+
+/// So often in a row the consumer may have nothing until it is believed.
+const NOTHING_MAX: u32 = 8;
 
 /// So many happenings of the consumer are taken in one turn, and so many of everything else.
 const PER_TURN: usize = 512;
@@ -139,17 +143,19 @@ impl Loop {
             } else {
                 self.next_turn()
             };
-            tokio::select! {
+            let first = tokio::select! {
                 () = shutdown.requested(), if !is_stopping => {
                     is_stopping = true;
                     self.apply(Event::Stop)?;
+                    None
                 }
-                Some(arrived) = self.inbox.recv() => self.arrived(arrived)?,
-                () = ready.notified() => {}
-                () = tokio::time::sleep_until(next.into()) => {}
-            }
-            self.take_inbox()?;
+                first = self.inbox.recv() => first,
+                () = ready.notified() => None,
+                () = tokio::time::sleep_until(next.into()) => None,
+            };
+            // What Kafka says comes first: a commit that ended may belong to a membership that is over.
             has_more = self.poll()?;
+            self.take_inbox(first)?;
             self.take_time()?;
             self.shell.metrics.set(&self.delivery.gauges());
         }
@@ -166,7 +172,10 @@ impl Loop {
         wake.fold(now + TURN_MAX, Instant::min)
     }
 
-    fn take_inbox(&mut self) -> anyhow::Result<()> {
+    fn take_inbox(&mut self, first: Option<Arrived>) -> anyhow::Result<()> {
+        if let Some(first) = first {
+            self.arrived(first)?;
+        }
         for _ in 0..PER_TURN {
             match self.inbox.try_recv() {
                 Ok(arrived) => self.arrived(arrived)?,
@@ -191,9 +200,15 @@ impl Loop {
     /// Takes in what the consumer has. Returns whether there may be more.
     fn poll(&mut self) -> anyhow::Result<bool> {
         let consumer = Arc::clone(&self.shell.consumer);
+        let mut nothing = 0;
         for _ in 0..PER_TURN {
             let event = match consumer.poll(Duration::ZERO) {
-                Ok(None) => return Ok(false),
+                // It also says so of what is not for us, such as a line of librdkafka's log.
+                Ok(None) if nothing == NOTHING_MAX => return Ok(false),
+                Ok(None) => {
+                    nothing += 1;
+                    continue;
+                }
                 Ok(Some(happening)) => self.event_of(happening)?,
                 Err(error) => match error.class {
                     Class::Retriable | Class::Abortable => {
@@ -213,6 +228,7 @@ impl Loop {
                     Class::Refused => return Err(error.into()),
                 },
             };
+            nothing = 0;
             self.apply(event)?;
             if self.shell.is_finished || !Arc::ptr_eq(&consumer, &self.shell.consumer) {
                 return Ok(true);
@@ -236,7 +252,8 @@ impl Loop {
                 tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
                 Event::Lost(partitions)
             }
-            Happening::Committed(result) => Event::Committed(self.shell.committed(result)?),
+            // Commits are waited for in a thread of their own.
+            Happening::Committed(_) => Event::Tick,
         })
     }
 
@@ -273,6 +290,12 @@ impl Loop {
                 let applied = self.apply(Event::Answered { call, report });
                 self.shell.told = None;
                 applied
+            }
+            Arrived::Committed { number, result, took } => {
+                match self.shell.committed(number, result, took)? {
+                    Some(result) => self.apply(Event::Committed(result)),
+                    None => Ok(()),
+                }
             }
             Arrived::Published { token, result } => match self.shell.published(token, result) {
                 Some(event) => self.apply(event),

@@ -247,11 +247,26 @@ impl Consumer {
         offsets::bounds(&self.inner, &self.topic, partition, timeout)
     }
 
+    /// Commits offsets under the current generation, and waits for the coordinator's answer. Blocks for as
+    /// long as librdkafka keeps trying, so it belongs in a thread of its own. An error that only some of the
+    /// partitions have is not told, because librdkafka reports it to a callback that rust-rdkafka 0.39 does
+    /// not set; for the same reason [`Self::commit`] is never answered there.
+    ///
+    /// # Errors
+    /// The coordinator refused, or nobody can know.
+    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
+        self.send_commit(commits, CommitMode::Sync)
+    }
+
     /// Commits offsets under the current generation. The outcome comes as [`Happening::Committed`].
     ///
     /// # Errors
     /// The request could not be queued; nothing was sent.
     pub fn commit(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
+        self.send_commit(commits, CommitMode::Async)
+    }
+
+    fn send_commit(&self, commits: &[CommitOffset], mode: CommitMode) -> Result<(), Fault> {
         let attempted = || {
             format!(
                 "committing offsets of {:?} in group {:?}",
@@ -267,7 +282,7 @@ impl Consumer {
                 .map_err(|error| Fault::new(attempted(), error))?;
         }
         self.inner
-            .commit(&list, CommitMode::Async)
+            .commit(&list, mode)
             .map_err(|error| Fault::new(attempted(), error))
     }
 
