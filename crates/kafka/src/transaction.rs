@@ -11,6 +11,7 @@
 //! could join the next one of the same epoch. Opening a new producer bumps the epoch.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,7 @@ impl TransactionalProducer {
     /// # Errors
     /// The producer is fenced or otherwise done for.
     pub fn begin(&self) -> Result<(), Fault> {
+        self.deliveries().sent.store(0, Ordering::Release);
         *self.deliveries().lock() = Delivered::default();
         self.inner
             .begin_transaction()
@@ -153,19 +155,19 @@ impl TransactionalProducer {
         record.key = key;
         record.payload = value;
         record.headers = headers;
-        let deadline = Instant::now() + self.limits.end_max;
-        self.deliveries().lock().outstanding += 1;
+        self.deliveries().sent.fetch_add(1, Ordering::AcqRel);
+        let mut full_since = None;
         loop {
             match self.inner.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if Instant::now() < deadline =>
+                    if full_since.get_or_insert_with(Instant::now).elapsed() < self.limits.end_max =>
                 {
                     std::thread::sleep(QUEUE_FULL_WAIT);
                     record = back;
                 }
                 Err((error, _)) => {
-                    self.deliveries().lock().outstanding -= 1;
+                    self.deliveries().sent.fetch_sub(1, Ordering::AcqRel);
                     return Err(Fault::new(format!("sending a record to {topic:?}"), error));
                 }
             }
@@ -215,10 +217,14 @@ impl TransactionalProducer {
     }
 
     fn delivered(&self, deadline: Instant) -> Result<(), Fault> {
+        let sent = self.deliveries().sent.load(Ordering::Acquire);
         let mut delivered = self.deliveries().lock();
-        while delivered.outstanding > 0 && delivered.failure.is_none() {
+        while delivered.reported < sent && delivered.failure.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                let attempted = format!("delivering {} records of the transaction", delivered.outstanding);
+                let attempted = format!(
+                    "delivering {} of {sent} records of the transaction",
+                    sent - delivered.reported
+                );
                 return Err(Fault::new(
                     attempted,
                     KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut),
@@ -297,13 +303,15 @@ const ABORT_MAX: Duration = Duration::from_secs(2);
 /// What the delivery reports of the open transaction have told.
 #[derive(Default)]
 struct Deliveries {
+    /// Records given to librdkafka. Apart from the rest, so that sending does not contend for the lock.
+    sent: AtomicU64,
     state: Mutex<Delivered>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct Delivered {
-    outstanding: usize,
+    reported: u64,
     tracked: HashMap<Partition, Offset>,
     failure: Option<(String, KafkaError)>,
 }
@@ -321,7 +329,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 
     fn delivery(&self, report: &DeliveryResult<'_>, opaque: usize) {
         let mut delivered = self.lock();
-        delivered.outstanding = delivered.outstanding.saturating_sub(1);
+        delivered.reported += 1;
         match report {
             Ok(record) if opaque != UNTRACKED => {
                 let behind = Offset(record.offset()).next();
@@ -342,7 +350,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
                 });
             }
         }
-        if delivered.outstanding == 0 || delivered.failure.is_some() {
+        if delivered.reported >= self.sent.load(Ordering::Acquire) || delivered.failure.is_some() {
             self.changed.notify_all();
         }
     }

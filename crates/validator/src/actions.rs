@@ -56,7 +56,7 @@ impl Shell {
             Action::Pause(partitions) => consumer.pause(&partitions)?,
             Action::End(offsets, membership) => return self.end(&offsets, &membership).map(Some),
             Action::Apply(partition, admitted, checkpoint) => {
-                return Ok(self.apply(partition, &admitted, checkpoint));
+                return Ok(self.apply(partition, admitted, checkpoint));
             }
             Action::Abandon => {
                 if let Some(producer) = self.producer.take() {
@@ -190,23 +190,12 @@ impl Shell {
     fn apply(
         &mut self,
         partition: Partition,
-        admitted: &Admitted,
+        admitted: Admitted,
         checkpoint: Offset,
     ) -> Option<Event<Membership>> {
         kill_at!("before-store");
         let store = self.stores.get_mut(&partition)?;
-        let entries: Vec<(&IdempotencyKey, [u8; Entry::BYTES])> = admitted
-            .iter()
-            .map(|(key, entry)| (key, entry.encode()))
-            .collect();
-        let mut changes: Vec<Change<'_>> = entries
-            .iter()
-            .map(|(key, entry)| Change {
-                key: key.as_bytes(),
-                entry: Some(entry),
-            })
-            .collect();
-        let applied = store.apply(&mut changes, checkpoint);
+        let applied = store.admit(admitted, checkpoint);
         kill_at!("after-store");
         self.store_event(partition, applied)
     }

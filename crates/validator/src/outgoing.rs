@@ -13,10 +13,11 @@ pub(crate) fn pending<'a>(
     entry: &Entry,
 ) -> Outgoing<'a> {
     let source = source(input);
-    let mut headers = with_headers_of(input, 3)
+    let (copied, traced) = with_headers_of(input, 3);
+    let mut headers = copied
         .insert(text(pending::SOURCE, &source))
         .insert(text(pending::ADMITTED_AT, &entry.admitted_at.to_string()));
-    if header(input, pending::TRACEPARENT).is_none() {
+    if !traced {
         headers = headers.insert(Header {
             key: pending::TRACEPARENT,
             value: Some(pending::traceparent(entry).as_bytes()),
@@ -57,6 +58,7 @@ pub(crate) fn dead_letter<'a>(
     now: Timestamp,
 ) -> Outgoing<'a> {
     let headers = with_headers_of(input, 4)
+        .0
         .insert(text(dead_letter::REASON, refusal.reason.as_str()))
         .insert(text(dead_letter::DETAIL, &refusal.detail))
         .insert(text(dead_letter::SOURCE, &source(input)))
@@ -86,15 +88,19 @@ fn source(input: &BorrowedMessage<'_>) -> String {
     format!("{}/{}@{}", input.topic(), input.partition(), input.offset())
 }
 
-fn with_headers_of(input: &BorrowedMessage<'_>, more: usize) -> OwnedHeaders {
+/// The input's headers with room for more, and whether a trace context is among them. librdkafka parses the
+/// headers anew each time it is asked for them, so it is asked once.
+fn with_headers_of(input: &BorrowedMessage<'_>, more: usize) -> (OwnedHeaders, bool) {
     let Some(headers) = input.headers() else {
-        return OwnedHeaders::new_with_capacity(more);
+        return (OwnedHeaders::new_with_capacity(more), false);
     };
     let mut copy = OwnedHeaders::new_with_capacity(headers.count() + more);
+    let mut traced = false;
     for header in headers.iter() {
+        traced |= header.key == pending::TRACEPARENT;
         copy = copy.insert(header);
     }
-    copy
+    (copy, traced)
 }
 
 fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
