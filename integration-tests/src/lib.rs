@@ -12,6 +12,7 @@
 //! ```
 
 pub mod api;
+pub mod broker;
 pub mod check;
 pub mod cluster;
 pub mod expected;
@@ -24,8 +25,10 @@ pub mod lane;
 pub mod orders;
 pub mod pipeline;
 pub mod process;
+pub mod proxy;
 pub mod read;
 pub mod settings;
 pub mod stores;
 pub mod tail;
+pub mod two_brokers;
 pub mod wait;

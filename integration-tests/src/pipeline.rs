@@ -65,7 +65,14 @@ impl Pipeline {
     /// # Errors
     /// There is no Kafka, or the folder cannot be made.
     pub fn without_topics(name: &str, partitions: i32) -> Result<Self> {
-        let kafka = cluster::address()?;
+        Self::on(cluster::address()?, name, partitions)
+    }
+
+    /// Gives it names and a folder only, on a Kafka of the story's own.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn on(kafka: String, name: &str, partitions: i32) -> Result<Self> {
         let name = format!("{name}-{:x}-{:x}", Timestamp::now().0, std::process::id());
         let folder = tempfile::Builder::new()
             .prefix(&format!("outbox-{name}-"))
@@ -183,6 +190,14 @@ impl Pipeline {
     pub fn caller_settings(&self, number: u32, api_url: &str) -> Settings {
         self.settings(&self.caller_group)
             .with("caller.instance_id", self.instance("caller", number))
+            .with(
+                "caller.session_timeout",
+                format!("{}s", SESSION_TIMEOUT.as_secs()),
+            )
+            .with(
+                "caller.ownership_max",
+                format!("{}s", SESSION_TIMEOUT.as_secs() / 2),
+            )
             .with("api.url", api_url)
             .with("api.timeout", format!("{}ms", API_TIMEOUT.as_millis()))
             .with("retry.backoff_initial", "100ms")

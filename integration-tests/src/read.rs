@@ -146,7 +146,20 @@ pub fn read_topic(kafka: &str, topic: &str, keep: Keep) -> Result<Vec<Record>> {
 /// # Errors
 /// The topic does not exist, or Kafka does not answer.
 pub fn high_watermarks(kafka: &str, topic: &str) -> Result<Vec<(Partition, Offset)>> {
-    let consumer = reader(kafka, "read_uncommitted")?;
+    ends_for(kafka, topic, "read_uncommitted")
+}
+
+/// How far a read_committed reader gets in each partition: to its end, or to its first transaction whose
+/// marker is not yet written.
+///
+/// # Errors
+/// The topic does not exist, or Kafka does not answer.
+pub fn last_stable_offsets(kafka: &str, topic: &str) -> Result<Vec<(Partition, Offset)>> {
+    ends_for(kafka, topic, "read_committed")
+}
+
+fn ends_for(kafka: &str, topic: &str, isolation: &str) -> Result<Vec<(Partition, Offset)>> {
+    let consumer = reader(kafka, isolation)?;
     // A topic that was just created has partitions without a leader for a moment.
     await_until(
         &format!("Kafka tells the ends of {topic}"),

@@ -213,7 +213,9 @@ impl StageTwo<'_> {
             match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
                 Some(explanation) => *counts.repeats.entry(explanation).or_default() += 1,
                 None => violations.push(g5(format!(
-                    "{key:?} was called again without need: {earlier:?}, then {later:?}"
+                    "{key:?} was called again without need: {}; then {}",
+                    told(earlier),
+                    told(later)
                 ))),
             }
         }
@@ -251,6 +253,21 @@ fn check_answers(
             }
         }
     }
+}
+
+/// A request in a few words.
+fn told(request: &RequestLine) -> String {
+    let end = match (request.answered, request.cut) {
+        (Some(status), _) => format!("answered {status}"),
+        (None, Some(cut)) => format!("cut off ({cut:?})"),
+        (None, None) => "under way".into(),
+    };
+    format!(
+        "request {} of it at {} ms, {end} at {} ms",
+        request.nth,
+        request.arrived_at,
+        request.finished_at.unwrap_or_default()
+    )
 }
 
 fn is_charge(request: &RequestLine) -> bool {

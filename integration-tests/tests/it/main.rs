@@ -3,6 +3,7 @@
 //! One module per guarantee or pair of them. Tests take turns: each loads the machine, and a time that one
 //! may take says nothing while another is at work.
 
+mod high_watermark;
 mod settings;
 mod stage_one;
 mod stage_two;
