@@ -27,6 +27,8 @@ pub(super) struct Held<P> {
     lanes: HashMap<IdempotencyKey, VecDeque<Offset>>,
     /// Calls that were let go although nobody can know whether they were processed.
     doubts: OffsetSet,
+    /// Calls that ended since, with the change that their end is, until that is committed.
+    ended: VecDeque<(u64, Offset, Option<IdempotencyKey>)>,
     /// Counts what a commit would tell anew, and how much of it was committed.
     changes: u64,
     changes_committed: u64,
@@ -58,6 +60,9 @@ pub(super) enum Taken {
     Nothing,
 }
 
+/// So many ends are remembered until they are committed; while commits come through there are a few.
+const ENDED_MAX: usize = 10_000;
+
 impl<P> Held<P> {
     pub(super) fn new(assignment: Assignment) -> Self {
         Self {
@@ -68,6 +73,7 @@ impl<P> Held<P> {
             calls: BTreeMap::new(),
             lanes: HashMap::new(),
             doubts: OffsetSet::new(),
+            ended: VecDeque::new(),
             changes: 0,
             changes_committed: 0,
         }
@@ -129,10 +135,11 @@ impl<P> Held<P> {
             progress.finish(offset);
         }
         self.changes += 1;
-        Some((
-            call.bytes,
-            call.key.and_then(|key| self.next_of(&key, offset, now)),
-        ))
+        let next = call.key.as_ref().and_then(|key| self.next_of(key, offset, now));
+        if self.ended.len() < ENDED_MAX {
+            self.ended.push_back((self.changes, offset, call.key));
+        }
+        Some((call.bytes, next))
     }
 
     pub(super) fn call(&mut self, offset: Offset) -> Option<&mut Call<P>> {
@@ -194,6 +201,16 @@ impl<P> Held<P> {
 
     pub(super) fn committed(&mut self, changes: u64) {
         self.changes_committed = self.changes_committed.max(changes);
+        while self.ended.front().is_some_and(|(change, ..)| *change <= changes) {
+            self.ended.pop_front();
+        }
+    }
+
+    /// The calls that ended and whose end is not known to be committed.
+    pub(super) fn take_ended(&mut self) -> impl Iterator<Item = (Offset, Option<IdempotencyKey>)> {
+        std::mem::take(&mut self.ended)
+            .into_iter()
+            .map(|(_, offset, key)| (offset, key))
     }
 
     /// The offset and note to commit.

@@ -43,7 +43,7 @@ pub use event::{
 use held::{Held, Phase, Taken};
 use ownership::Ownership;
 use progress::Progress;
-use requests::{Known, Requests};
+use requests::{Known, Requests, What};
 
 /// How much the delivery may hold and do at once, and how long it may take.
 #[derive(Clone, Copy, Debug)]
@@ -318,22 +318,19 @@ impl<P> Delivery<P> {
     }
 
     fn answered(&mut self, id: CallId, report: Report, now: Instant) {
-        if !self.requests.end(id) {
+        let Some(key) = self.requests.end(id) else {
             return;
-        }
+        };
         // Not by the assignment: the call may be ours again by another one.
         match self.held.get_mut(&id.partition) {
             Some(held) if held.is_calling(id.offset) => {
                 let assignment = held.assignment;
                 self.take_report(CallId { assignment, ..id }, report, now);
             }
-            _ => self.requests.keep(
-                id,
-                Known {
-                    report,
-                    before: History::default(),
-                },
-            ),
+            _ => {
+                let what = What::Reported(report, History::default());
+                self.requests.keep(id, Known { key, what });
+            }
         }
     }
 
@@ -394,11 +391,7 @@ impl<P> Delivery<P> {
             return;
         };
         if acknowledged {
-            let finished = held.finish(id.offset, now);
-            if let Some((bytes, next)) = finished {
-                self.bytes_held -= bytes;
-                self.ready.extend(next.map(|offset| CallId { offset, ..id }));
-            }
+            self.finish(id, now);
         } else {
             let ending = Arc::clone(ending);
             call.publications_failed += 1;
@@ -411,6 +404,14 @@ impl<P> Delivery<P> {
                 tries,
                 at_least,
             });
+        }
+    }
+
+    fn finish(&mut self, id: CallId, now: Instant) {
+        let finished = held_as(&mut self.held, id).and_then(|held| held.finish(id.offset, now));
+        if let Some((bytes, next)) = finished {
+            self.bytes_held -= bytes;
+            self.ready.extend(next.map(|offset| CallId { offset, ..id }));
         }
     }
 
@@ -573,15 +574,23 @@ impl<P> Delivery<P> {
                 // An earlier assignment has asked already; its report will do.
                 continue;
             }
-            if let Some(known) = self.requests.take_known(id) {
-                call.resume(known.before);
-                self.take_report(id, known.report, now);
-                continue;
+            match self.requests.take_known(id, call.key.as_ref()) {
+                Some(What::Reported(report, before)) => {
+                    call.resume(before);
+                    self.take_report(id, report, now);
+                    continue;
+                }
+                Some(What::Ended) => {
+                    self.finish(id, now);
+                    continue;
+                }
+                None => {}
             }
             let (attempt, repeats) = (call.history.attempts, call.doubt);
             let payload = Arc::clone(&call.payload);
+            let key = call.key.clone();
             held.begun();
-            self.requests.begin(id);
+            self.requests.begin(id, key);
             self.actions.push(Action::Send {
                 call: id,
                 attempt,
@@ -757,23 +766,24 @@ impl<P> Delivery<P> {
             return;
         };
         let assignment = held.assignment;
+        let mut keep = |offset, key, what| {
+            let id = CallId {
+                assignment,
+                partition,
+                offset,
+            };
+            self.requests.keep(id, Known { key, what });
+        };
         for (offset, call) in held.calls() {
             if let Stage::Publishing(ending) | Stage::Unpublished(ending) = &call.stage
                 && let Ending::Accepted(reply) | Ending::Rejected(reply) = &**ending
             {
-                let known = Known {
-                    report: Report::Status(reply.clone()),
-                    before: call.history,
-                };
-                self.requests.keep(
-                    CallId {
-                        assignment,
-                        partition,
-                        offset,
-                    },
-                    known,
-                );
+                let what = What::Reported(Report::Status(reply.clone()), call.history);
+                keep(offset, call.key.clone(), what);
             }
+        }
+        for (offset, key) in held.take_ended() {
+            keep(offset, key, What::Ended);
         }
         self.bytes_held -= held.let_all_go();
     }

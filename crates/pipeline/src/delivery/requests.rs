@@ -1,47 +1,58 @@
 //! The requests of this process, by the position of their calls: they outlive assignments.
 //!
 //! A partition that is lost may come back a moment later, and with it the calls whose requests are still
-//! under way. This process knows of them, so it waits for their reports instead of asking twice.
+//! under way, or that have ended and whose end could not be committed. This process knows of them, so it
+//! does not ask twice. That another owner may have asked meanwhile changes nothing of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use records::{Offset, Partition};
+use records::{IdempotencyKey, Offset, Partition};
 
 use super::answer::Report;
 use super::call::History;
 use super::event::CallId;
 
-/// How many reports are kept for calls that are not ours at the moment. Beyond this the newest are dropped,
-/// and their calls may be made again, as they would be by any other caller.
-const KNOWN_MAX: usize = 1_000;
+/// How many calls that are not ours at the moment are remembered. Beyond this the newest are forgotten, and
+/// may be made again, as they would be by any other caller.
+const KNOWN_MAX: usize = 20_000;
 
 /// The requests of this process.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    under_way: HashSet<(Partition, Offset)>,
-    /// Reports that came when their call was not ours.
+    under_way: HashMap<(Partition, Offset), Option<IdempotencyKey>>,
+    /// Calls that are not ours at the moment.
     known: BTreeMap<(Partition, Offset), Known>,
 }
 
-/// A report of an earlier assignment, and what was tried up to it.
+/// What an earlier assignment came to know of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub(super) report: Report,
-    pub(super) before: History,
+    /// The call's key: another record at the same position, in a topic that was recreated, is another call.
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) what: What,
+}
+
+/// What is known.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// The report of its last request, and what was tried before.
+    Reported(Report, History),
+    /// Its end is acknowledged by Kafka.
+    Ended,
 }
 
 impl Requests {
-    pub(super) fn begin(&mut self, id: CallId) {
-        self.under_way.insert(position(id));
+    pub(super) fn begin(&mut self, id: CallId, key: Option<IdempotencyKey>) {
+        self.under_way.insert(position(id), key);
     }
 
-    /// A report has come. Returns whether one was awaited.
-    pub(super) fn end(&mut self, id: CallId) -> bool {
+    /// A report has come. Returns the call's key, or `None` if no report was awaited.
+    pub(super) fn end(&mut self, id: CallId) -> Option<Option<IdempotencyKey>> {
         self.under_way.remove(&position(id))
     }
 
     pub(super) fn is_under_way(&self, id: CallId) -> bool {
-        self.under_way.contains(&position(id))
+        self.under_way.contains_key(&position(id))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -50,20 +61,21 @@ impl Requests {
 
     pub(super) fn of(&self, partitions: &[Partition]) -> Vec<(Partition, Offset)> {
         let is_theirs = |(partition, _): &&(Partition, Offset)| partitions.contains(partition);
-        let mut requests: Vec<_> = self.under_way.iter().filter(is_theirs).copied().collect();
+        let mut requests: Vec<_> = self.under_way.keys().filter(is_theirs).copied().collect();
         requests.sort_unstable();
         requests
     }
 
-    /// Keeps a report of a call that is not ours at the moment.
+    /// Remembers a call that is not ours at the moment.
     pub(super) fn keep(&mut self, id: CallId, known: Known) {
         if self.known.len() < KNOWN_MAX {
             self.known.insert(position(id), known);
         }
     }
 
-    pub(super) fn take_known(&mut self, id: CallId) -> Option<Known> {
-        self.known.remove(&position(id))
+    pub(super) fn take_known(&mut self, id: CallId, key: Option<&IdempotencyKey>) -> Option<What> {
+        let known = self.known.remove(&position(id))?;
+        (known.key.as_ref() == key).then_some(known.what)
     }
 
     /// Forgets what is kept of a partition and is final now.
