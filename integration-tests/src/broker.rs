@@ -1,0 +1,81 @@
+//! A broker of the harness's own, started and ended by `scripts/kafka`: for stories in which brokers suffer.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::ADDRESS_VARIABLE;
+
+/// One broker in a folder of its own. Dropped, it is killed and its data deleted; its log stays, unless it is
+/// forgotten before ([`Broker::forget`]).
+pub struct Broker {
+    folder: PathBuf,
+    place: Vec<String>,
+}
+
+impl Broker {
+    /// Describes a broker; nothing is started yet. `place` are the options of `scripts/kafka start` that say
+    /// who it is in its cluster.
+    #[must_use]
+    pub fn new(folder: PathBuf, place: Vec<String>) -> Self {
+        Self { folder, place }
+    }
+
+    /// Starts it, and says at which address it answers. It keeps that address over restarts.
+    ///
+    /// # Errors
+    /// It does not answer in time, or there is no Java; the script's words are in the error.
+    pub fn start(&self) -> Result<String> {
+        let mut arguments = vec!["--port".to_owned(), "auto".into()];
+        arguments.extend(self.place.iter().cloned());
+        self.kafka("start", &arguments)
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn kill(&self) -> Result<()> {
+        self.kafka("stop", &["--now".into()]).map(drop)
+    }
+
+    /// Kills it, and deletes all that it has left behind.
+    pub fn forget(&mut self) {
+        // The story is over; what cannot be cleaned up is not worth failing for.
+        let _deleted = self.kafka("clean", &["--now".into()]);
+    }
+
+    fn kafka(&self, command: &str, arguments: &[String]) -> Result<String> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka");
+        let output = Command::new(&script)
+            .arg(command)
+            .arg("--dir")
+            .arg(&self.folder)
+            .args(arguments)
+            // It would take that Kafka, which serves the other stories, for this one.
+            .env_remove(ADDRESS_VARIABLE)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {}", script.display()))?;
+        ensure!(
+            output.status.success(),
+            "`scripts/kafka {command}` in {} ended with {}:\n{}",
+            self.folder.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !self.folder.exists() {
+            return;
+        }
+        let _killed = self.kill();
+        let _deleted = std::fs::remove_dir_all(self.folder.join("data"));
+        eprintln!("what a broker logged is kept in {}", self.folder.display());
+    }
+}
