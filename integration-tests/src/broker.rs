@@ -27,7 +27,9 @@ impl Broker {
     /// # Errors
     /// It does not answer in time, or there is no Java; the script's words are in the error.
     pub fn start(&self) -> Result<String> {
-        let mut arguments = vec!["--port".to_owned(), "auto".into()];
+        // It ends with this process, even where no destructor runs any more.
+        let process = std::process::id().to_string();
+        let mut arguments = vec!["--port".to_owned(), "auto".into(), "--for".into(), process];
         arguments.extend(self.place.iter().cloned());
         self.kafka("start", &arguments)
     }
