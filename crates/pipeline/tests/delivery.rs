@@ -226,12 +226,12 @@ impl World {
                 });
                 self.start_caller();
             }
-            2 => {
+            8..14 => {
                 self.count("pauses");
-                let pause = Duration::from_millis(self.random.random_range(0..15_000));
+                let pause = Duration::from_millis(self.random.random_range(0..25_000));
                 self.callers[caller].asleep_until = Some(self.now + pause);
             }
-            3..6 => self.rebalance(),
+            2..6 => self.rebalance(),
             6 if !self.callers[caller].stopping => {
                 self.count("stops");
                 self.callers[caller].stopping = true;
@@ -341,7 +341,8 @@ impl World {
             self.start_caller();
             return;
         }
-        if caller.delivery.wake_at(now).is_some_and(|wake| wake <= now) {
+        let wakes = caller.delivery.wake_at(now).is_some_and(|wake| wake <= now);
+        if wakes && self.random.random_ratio(1, 2) {
             self.tell(at, Event::Tick);
             return;
         }
