@@ -21,12 +21,12 @@ pub struct Api {
     http: Http,
 }
 
-/// Faults of every kind, at rates that a pipeline gets over within seconds.
+/// Faults of every kind, at rates that a pipeline gets over within seconds, at an API that takes so long.
 #[must_use]
-pub fn faults(seed: u64) -> Vec<String> {
+pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
     [
         ("--seed", seed.to_string()),
-        ("--latency", "3ms".into()),
+        ("--latency", format!("{}ms", latency.as_millis())),
         ("--before-500", "0.004".into()),
         ("--before-503", "0.004".into()),
         ("--before-reset", "0.004".into()),

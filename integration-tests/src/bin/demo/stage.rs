@@ -11,6 +11,8 @@ use harness::tail::Tail;
 
 /// How long a program may take from its start until it is ready.
 pub(crate) const READY_MAX: Duration = Duration::from_secs(60);
+/// What the API takes for an answer.
+const API_LATENCY: Duration = Duration::from_millis(3);
 /// How long a program may take to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -27,7 +29,7 @@ impl Stage {
     /// Creates the topics and starts everything.
     pub(crate) fn set(partitions: i32, seed: u64) -> Result<Self> {
         let pipeline = Pipeline::create("demo", partitions)?;
-        let api = Api::start(&pipeline, &api::faults(seed))?;
+        let api = Api::start(&pipeline, &api::faults(seed, API_LATENCY))?;
         let topics = &pipeline.topics;
         let tail = Tail::start(
             &pipeline.kafka,
