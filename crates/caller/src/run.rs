@@ -244,7 +244,7 @@ impl Loop {
                 partitions,
                 metadata: _,
             } => Event::Assigned(partitions),
-            Happening::Revoked { partitions } => {
+            Happening::Revoked { partitions, .. } => {
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)
             }

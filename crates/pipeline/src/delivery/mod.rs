@@ -830,3 +830,6 @@ fn held_as<P>(held: &mut BTreeMap<Partition, Held<P>>, id: CallId) -> Option<&mu
     held.get_mut(&id.partition)
         .filter(|held| held.assignment == id.assignment)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,452 @@
+//! Single decisions of the delivery, each as a short story. What holds of all stories together is played in
+//! `tests/delivery.rs`.
+
+use super::*;
+use records::IdempotencyKey;
+
+const P: Partition = Partition(3);
+const LIMITS: Limits = Limits {
+    calls_in_flight_max: 2,
+    calls_held_max: 4,
+    bytes_held_max: 10_000,
+    ownership_max: Duration::from_secs(5),
+    commit_interval: Duration::from_millis(10),
+    commit_max: Duration::from_secs(10),
+    drain_max: Duration::from_secs(35),
+};
+
+/// A delivery, its clock, and what it asked for last.
+struct Story {
+    delivery: Delivery<()>,
+    now: Instant,
+    asked: Vec<Action<()>>,
+}
+
+impl Story {
+    fn new() -> Self {
+        let classes = Classes::new([
+            (Statuses::Hundred(2), Class::Accepted),
+            (Statuses::Hundred(4), Class::Rejected),
+        ]);
+        Self {
+            delivery: Delivery::new(LIMITS, classes.expect("a table")),
+            now: Instant::now(),
+            asked: Vec::new(),
+        }
+    }
+
+    /// A partition with this committed offset and note, and proof that it is ours.
+    fn started(committed: i64, note: &str) -> Self {
+        let mut story = Self::new();
+        story.assign(loaded(Some(committed), note));
+        story.pending(committed, "first");
+        story.tell(Event::Committed(CommitResult::Done));
+        story
+    }
+
+    fn tell(&mut self, event: Event<()>) -> &mut Self {
+        self.asked = self.delivery.on(event, self.now);
+        self
+    }
+
+    fn assign(&mut self, loaded: Loaded) -> &mut Self {
+        self.tell(Event::Assigned(vec![P]));
+        let [Action::Load { assignment, .. }] = self.asked[..] else {
+            panic!("{:?}", self.asked);
+        };
+        self.tell(Event::NotesLoaded {
+            assignment,
+            partition: P,
+            loaded,
+        })
+    }
+
+    fn pending(&mut self, offset: i64, key: &str) -> &mut Self {
+        let key = IdempotencyKey::new(key).ok();
+        self.tell(Event::Pending(Pending {
+            partition: P,
+            offset: Offset(offset),
+            key,
+            bytes: 10,
+            payload: (),
+        }))
+    }
+
+    fn id(&self, offset: i64) -> CallId {
+        let mut ids = self.delivery.calls().map(|(id, _)| id);
+        ids.find(|id| id.offset == Offset(offset))
+            .expect("a call that is held")
+    }
+
+    fn answer(&mut self, offset: i64, status: u16) -> &mut Self {
+        let call = self.id(offset);
+        let report = Report::Status(Reply {
+            status,
+            retry_after: None,
+            body: Vec::new(),
+            body_cut: false,
+        });
+        self.tell(Event::Answered { call, report })
+    }
+
+    fn acknowledge(&mut self, offset: i64) -> &mut Self {
+        let call = self.id(offset);
+        self.tell(Event::Published {
+            call,
+            acknowledged: true,
+        })
+    }
+
+    fn pass(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self.tell(Event::Tick)
+    }
+
+    /// What was asked for last, in short.
+    #[track_caller]
+    fn check(&self, expected: &[&str]) -> &Self {
+        let asked: Vec<String> = self.asked.iter().map(short).collect();
+        assert_eq!(asked, expected, "{:?}", self.asked);
+        self
+    }
+}
+
+fn short(action: &Action<()>) -> String {
+    match action {
+        Action::Load { .. } => "load".into(),
+        Action::Start {
+            offset,
+            is_first: false,
+            ..
+        } => format!("start at {offset}"),
+        Action::Start {
+            offset,
+            is_first: true,
+            ..
+        } => format!("start for the first time at {offset}"),
+        Action::Refuse { .. } => "refuse".into(),
+        Action::Pause(_) => "pause".into(),
+        Action::Resume(_) => "resume".into(),
+        Action::Permit(_) => "permit".into(),
+        Action::Withhold(_) => "withhold".into(),
+        Action::Send {
+            call, repeats: None, ..
+        } => format!("send {}", call.offset),
+        Action::Send {
+            call,
+            repeats: Some(doubt),
+            ..
+        } => format!("send {} again: {}", call.offset, doubt.as_str()),
+        Action::Wait { call, what, .. } => format!("wait {} {what:?}", call.offset),
+        Action::Publish { call, .. } => format!("publish {}", call.offset),
+        Action::Commit(commits) => format!("commit {}", commits[0].offset),
+        Action::GiveUp { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
+        Action::Rejoin(_) => "rejoin".into(),
+        Action::Finish => "finish".into(),
+    }
+}
+
+fn loaded(committed: Option<i64>, note: &str) -> Loaded {
+    Loaded {
+        committed: committed.map(Offset),
+        metadata: note.into(),
+        log_start: Offset(0),
+        log_end: Offset(1_000),
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_call_goes_from_the_outbox_to_the_committed_offset() {
+    let mut story = Story::new();
+    story.assign(loaded(Some(7), "")).check(&["start at 7"]);
+    story.pending(7, "a").check(&["commit 7"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "send 7"]);
+    story.answer(7, 201).check(&["publish 7"]);
+    story.acknowledge(7).check(&[]);
+    story.pass(10 * MS).check(&["commit 8"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit"]);
+    assert_eq!(
+        story.delivery.wake_at(story.now),
+        None,
+        "there is nothing left to do"
+    );
+}
+
+#[test]
+fn an_end_that_kafka_did_not_take_is_published_again_and_not_final() {
+    let mut story = Story::started(7, "");
+    story.answer(7, 422).check(&["publish 7"]);
+    let call = story.id(7);
+    story
+        .tell(Event::Published {
+            call,
+            acknowledged: false,
+        })
+        .check(&["wait 7 Publication"]);
+    story.pass(10 * MS).check(&["commit 7"]);
+    story.tell(Event::Committed(CommitResult::Done));
+    story.tell(Event::WaitOver(call)).check(&["publish 7"]);
+    story.acknowledge(7);
+    story.pass(10 * MS).check(&["commit 8"]);
+}
+
+#[test]
+fn calls_of_one_key_are_made_one_after_the_other_and_others_meanwhile() {
+    let mut story = Story::started(7, "");
+    story.pending(8, "first").check(&[]);
+    story.pending(9, "other").check(&["send 9"]);
+    story.answer(7, 201).check(&["publish 7"]);
+    story.acknowledge(7).check(&["send 8"]);
+}
+
+#[test]
+fn an_ambiguous_call_is_made_again_and_said_to_be_a_repeated_one() {
+    let mut story = Story::started(7, "");
+    story.answer(7, 500).check(&["wait 7 Attempt"]);
+    let call = story.id(7);
+    story
+        .tell(Event::WaitOver(call))
+        .check(&["send 7 again: ambiguous"]);
+    story.tell(Event::WaitOver(call)).check(&[]);
+}
+
+#[test]
+fn what_the_last_owner_had_begun_is_said_to_be_a_repeated_call() {
+    let mut begun = CallNote::default();
+    begun.begun.insert(Offset(8));
+    begun.finals.insert(Offset(9));
+    let mut story = Story::started(7, &begun.encode(Offset(7)).expect("a note"));
+    story.pending(8, "b").check(&["send 8 again: redelivered"]);
+    story.pending(9, "c").check(&[]);
+    story.answer(7, 201);
+    story.acknowledge(7);
+    story.pending(10, "d").check(&["send 10"]);
+}
+
+#[test]
+fn past_the_ownership_deadline_nothing_is_sent_before_new_proof() {
+    let mut story = Story::started(7, "");
+    story.answer(7, 201);
+    story.acknowledge(7);
+    story.pass(10 * MS).check(&["commit 8"]);
+    story.tell(Event::Committed(CommitResult::Done));
+    story.now += Duration::from_secs(5);
+    story.pending(8, "b").check(&["commit 8"]);
+    // The proof counts from when the commit was sent: one that took too long proves nothing.
+    story.now += Duration::from_secs(5);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "commit 8"]);
+    story.now += Duration::from_secs(4);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "send 8", "commit 8"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit"]);
+    // While a request is under way the proof is renewed at half its time.
+    assert_eq!(
+        story.delivery.wake_at(story.now),
+        Some(story.now + Duration::from_millis(2_500))
+    );
+    story.pass(Duration::from_millis(2_500)).check(&["commit 8"]);
+}
+
+#[test]
+fn a_revoked_partition_finishes_what_is_in_flight_and_commits_before_it_goes() {
+    let mut story = Story::started(7, "");
+    story.pending(8, "b").check(&["send 8"]);
+    story.pending(9, "c").check(&[]);
+    story.pass(10 * MS).check(&["commit 7"]);
+    story.tell(Event::Revoked(vec![P])).check(&["pause"]);
+    story.answer(8, 500).check(&[]);
+    story.answer(7, 201).check(&["publish 7"]);
+    story.acknowledge(7).check(&[]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "commit 8"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "give up, 0 abandoned"]);
+}
+
+#[test]
+fn a_drain_has_an_end_and_the_note_says_what_nobody_knows() {
+    let mut story = Story::started(7, "");
+    story.pass(10 * MS).tell(Event::Committed(CommitResult::Done));
+    story.tell(Event::Stop).check(&["pause"]);
+    assert_eq!(
+        story.delivery.wake_at(story.now),
+        Some(story.now + LIMITS.drain_max)
+    );
+    story.pass(LIMITS.drain_max).check(&["withhold", "commit 7"]);
+    let Some(Action::Commit(commits)) = story.asked.last() else {
+        panic!("{:?}", story.asked);
+    };
+    let note = CallNote::decode(Offset(7), &commits[0].note).expect("a note");
+    assert!(note.begun.contains(Offset(7)));
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "finish"]);
+}
+
+#[test]
+fn a_lost_partition_commits_nothing_and_is_given_up_once_no_commit_is_in_flight() {
+    let mut story = Story::started(7, "");
+    story.answer(7, 201);
+    story.acknowledge(7);
+    story.pass(10 * MS).check(&["commit 8"]);
+    story.tell(Event::Lost(vec![P])).check(&["withhold"]);
+    story
+        .tell(Event::Committed(CommitResult::Fenced))
+        .check(&["give up, 0 abandoned"]);
+    assert!(!story.delivery.ownership.may_send(story.now));
+    assert_eq!(story.delivery.gauges(), Gauges::default());
+}
+
+#[test]
+fn a_partition_that_comes_back_is_not_asked_for_twice() {
+    let mut story = Story::started(7, "");
+    story.pending(8, "b").check(&["send 8"]);
+    let (ended, under_way) = (story.id(7), story.id(8));
+    story.answer(7, 201);
+    story.tell(Event::Published {
+        call: ended,
+        acknowledged: true,
+    });
+    // The end of 7 is not committed, the request of 8 is under way.
+    story
+        .tell(Event::Lost(vec![P]))
+        .check(&["withhold", "give up, 1 abandoned"]);
+    story.assign(loaded(Some(7), "")).check(&["start at 7"]);
+    story.pending(7, "first").check(&[]);
+    story.pending(8, "b").check(&[]);
+    story.pending(9, "c").check(&[]);
+    story.pass(10 * MS).check(&["commit 7"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "send 9"]);
+    let report = Report::Status(Reply {
+        status: 201,
+        retry_after: None,
+        body: Vec::new(),
+        body_cut: false,
+    });
+    story
+        .tell(Event::Answered {
+            call: under_way,
+            report,
+        })
+        .check(&["publish 8"]);
+    story.acknowledge(8);
+    story.pass(10 * MS).check(&["commit 9"]);
+}
+
+#[test]
+fn another_record_at_the_same_position_is_another_call() {
+    let mut story = Story::started(7, "");
+    story.answer(7, 201);
+    story.acknowledge(7);
+    story.tell(Event::Lost(vec![P]));
+    story.assign(loaded(Some(7), ""));
+    story.pending(7, "recreated");
+    story.pass(10 * MS).check(&["commit 7"]);
+    story
+        .tell(Event::Committed(CommitResult::Done))
+        .check(&["permit", "send 7"]);
+}
+
+#[test]
+fn after_a_commit_that_nobody_knows_of_the_group_is_joined_anew() {
+    for result in [CommitResult::Unknown, CommitResult::Fenced] {
+        let mut story = Story::started(7, "");
+        story.pass(10 * MS).check(&["commit 7"]);
+        story
+            .tell(Event::Committed(result))
+            .check(&["withhold", "rejoin"]);
+    }
+    let mut story = Story::started(7, "");
+    story.pass(10 * MS).check(&["commit 7"]);
+    story.pass(LIMITS.commit_max).check(&["withhold", "rejoin"]);
+}
+
+#[test]
+fn a_commit_that_was_surely_not_taken_is_made_again_and_proves_nothing() {
+    let mut story = Story::new();
+    story.assign(loaded(Some(7), ""));
+    story.pending(7, "a").check(&["commit 7"]);
+    story.tell(Event::Committed(CommitResult::NotDone)).check(&[]);
+    story.pass(99 * MS).check(&[]);
+    story.pass(MS).check(&["commit 7"]);
+}
+
+#[test]
+fn intake_stops_at_a_limit_and_goes_on_at_half_of_it() {
+    let mut story = Story::started(7, "");
+    story.pending(8, "b").pending(9, "c").check(&[]);
+    story.pending(10, "d").check(&["pause"]);
+    story.answer(7, 201).check(&["publish 7", "send 9"]);
+    story.acknowledge(7).check(&[]);
+    story.answer(8, 201).check(&["publish 8", "send 10"]);
+    story.acknowledge(8).check(&["resume"]);
+}
+
+#[test]
+fn a_record_that_is_no_call_is_a_dead_letter_without_being_called() {
+    let mut story = Story::started(7, "");
+    story.pending(8, "").check(&["publish 8"]);
+    story.acknowledge(8);
+}
+
+#[test]
+fn nothing_resets_silently() {
+    let check = |loaded: Loaded, expected: &str| {
+        let mut story = Story::new();
+        story.assign(loaded).check(&[expected]);
+    };
+    let with_log = |committed: Option<i64>, start: i64, end: i64| Loaded {
+        log_start: Offset(start),
+        log_end: Offset(end),
+        ..loaded(committed, "")
+    };
+    check(with_log(Some(7), 7, 7), "start at 7");
+    check(with_log(Some(6), 7, 9), "refuse");
+    check(with_log(Some(10), 7, 9), "refuse");
+    check(with_log(None, 7, 9), "refuse");
+    check(loaded(Some(7), "2:rAQE:"), "refuse");
+    check(loaded(Some(7), "\u{fffd}"), "refuse");
+    let mut story = Story::new();
+    // What was never committed is committed at once.
+    story
+        .assign(with_log(None, 0, 9))
+        .check(&["start for the first time at 0", "commit 0"]);
+}
+
+#[test]
+fn late_events_of_an_earlier_assignment_do_nothing() {
+    let mut story = Story::started(7, "");
+    let old = story.id(7);
+    story.tell(Event::Lost(vec![P]));
+    story.assign(loaded(Some(7), ""));
+    story.tell(Event::WaitOver(old)).check(&[]);
+    story
+        .tell(Event::Published {
+            call: old,
+            acknowledged: true,
+        })
+        .check(&[]);
+    let loaded = loaded(Some(9), "");
+    story
+        .tell(Event::NotesLoaded {
+            assignment: old.assignment,
+            partition: P,
+            loaded,
+        })
+        .check(&[]);
+}
