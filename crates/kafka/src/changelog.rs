@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
@@ -62,6 +63,7 @@ impl ChangelogReader {
                 .set("enable.auto.offset.store", "false")
                 .set("auto.offset.reset", "error")
                 .set("isolation.level", isolation)
+                .set("check.crcs", "true")
                 .set("fetch.wait.max.ms", "50")
                 .set("queued.max.messages.kbytes", "16384")
                 .create::<BaseConsumer>()
@@ -93,16 +95,11 @@ impl ChangelogReader {
         }))
     }
 
-    /// The true ends of an input partition.
+    /// The true ends of a partition of another topic.
     ///
     /// # Errors
     /// The leader did not answer within `timeout`.
-    pub fn input_bounds(
-        &self,
-        topic: &str,
-        partition: Partition,
-        timeout: Duration,
-    ) -> Result<Bounds, Fault> {
+    pub fn bounds_of(&self, topic: &str, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
         offsets::bounds(&self.uncommitted, topic, partition, timeout)
     }
 
@@ -122,11 +119,12 @@ impl ChangelogReader {
         offsets::bounds(&self.committed, &self.topic, partition, timeout)
     }
 
-    /// Hands every committed change in `from..to` to `sink`, then returns. Waits as long as it takes: an
-    /// open transaction of a dead owner must be decided before its records can be read or passed over.
+    /// Hands every committed change in `from..to` to `sink`, then returns. An open transaction of a dead owner
+    /// must be decided before its records can be read or passed over; while nothing moves, this returns
+    /// every few seconds, so that the end can be asked for anew.
     ///
     /// # Errors
-    /// Cancelled, refused by Kafka, or refused by the sink; what was handed over until then is complete
+    /// Nothing moved, cancelled, refused by Kafka, or refused by the sink; what was handed over until then is complete
     /// up to its last offset.
     pub fn read<E>(
         &self,
@@ -136,20 +134,46 @@ impl ChangelogReader {
         cancelled: impl Fn() -> bool,
         mut sink: impl FnMut(Change<'_>) -> Result<(), E>,
     ) -> Result<(), Interrupted<E>> {
+        self.read_topic(
+            &self.topic,
+            partition,
+            Bounds { start: from, end: to },
+            cancelled,
+            &mut sink,
+        )
+    }
+
+    /// Whether a partition holds any committed record.
+    ///
+    /// # Errors
+    /// Kafka refused, or nothing moved for some seconds.
+    pub fn has_committed(&self, topic: &str, partition: Partition, bounds: Bounds) -> Result<bool, Fault> {
+        struct Found;
+        match self.read_topic(topic, partition, bounds, || false, &mut |_| Err(Found)) {
+            Ok(()) => Ok(false),
+            Err(Interrupted::Sink(Found) | Interrupted::Cancelled) => Ok(true),
+            Err(Interrupted::Fault(fault)) => Err(fault),
+        }
+    }
+
+    fn read_topic<E>(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+        cancelled: impl Fn() -> bool,
+        sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
+    ) -> Result<(), Interrupted<E>> {
+        let Bounds { start: from, end: to } = bounds;
         if from >= to {
             return Ok(());
         }
-        let fault = |error| {
-            Fault::new(
-                format!("reading {}/{partition} from {from} to {to}", self.topic),
-                error,
-            )
-        };
+        let fault = |error| Fault::new(format!("reading {topic}/{partition} from {from} to {to}"), error);
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(from.0))
+        list.add_partition_offset(topic, partition.0, Seek::Offset(from.0))
             .map_err(fault)?;
         self.committed.assign(&list).map_err(fault)?;
-        let outcome = self.read_assigned(partition, to, cancelled, &mut sink, fault);
+        let outcome = self.read_assigned(topic, partition, to, cancelled, sink, fault);
         if let Err(error) = self.committed.unassign() {
             tracing::warn!(%error, "the changelog reader kept its assignment");
         }
@@ -158,17 +182,17 @@ impl ChangelogReader {
 
     fn read_assigned<E>(
         &self,
+        topic: &str,
         partition: Partition,
         to: Offset,
         cancelled: impl Fn() -> bool,
         sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
         fault: impl Fn(KafkaError) -> Fault,
     ) -> Result<(), Interrupted<E>> {
-        let mut waiting_since = Instant::now();
+        let (mut moved_at, mut moved_to) = (Instant::now(), None);
         loop {
             match self.committed.poll(POLL) {
-                Some(Ok(record)) if record.partition() == partition.0 && record.topic() == self.topic => {
-                    waiting_since = Instant::now();
+                Some(Ok(record)) if record.partition() == partition.0 && record.topic() == topic => {
                     let offset = Offset(record.offset());
                     let (key, value) = (record.key().unwrap_or_default(), record.payload());
                     sink(Change { key, value, offset }).map_err(Interrupted::Sink)?;
@@ -190,26 +214,26 @@ impl ChangelogReader {
             // The position passes transaction markers and aborted records, a record's offset does not: it
             // alone proves the end.
             let position = self.committed.position().map_err(&fault)?;
-            let reached = position
-                .elements()
-                .iter()
-                .any(|element| matches!(element.offset(), Seek::Offset(reached) if reached >= to.0));
-            if reached {
+            let position = position.elements().first().map(|element| element.offset());
+            if matches!(position, Some(Seek::Offset(reached)) if reached >= to.0) {
                 return Ok(());
             }
             if cancelled() {
                 return Err(Interrupted::Cancelled);
             }
-            if waiting_since.elapsed() > WAIT_TOLD_EVERY {
-                waiting_since = Instant::now();
+            if position != moved_to {
+                (moved_at, moved_to) = (Instant::now(), position);
+            } else if moved_at.elapsed() > STILL_MAX {
                 tracing::warn!(
-                    topic = self.topic, %partition, %to, ?position,
+                    topic, %partition, %to, ?position,
                     "the restore waits for the changelog, perhaps for an open transaction to be decided",
                 );
+                return Err(fault(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)).into());
             }
         }
     }
 }
 
 const POLL: Duration = Duration::from_millis(20);
-const WAIT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// The brokers write the markers of a decided transaction in milliseconds.
+const STILL_MAX: Duration = Duration::from_secs(5);

@@ -51,6 +51,8 @@ pub enum Happening<'a> {
     Revoked {
         /// Which.
         partitions: Vec<Partition>,
+        /// The membership as of this generation: with it a transaction can still end.
+        metadata: ConsumerGroupMetadata,
     },
     /// Partitions may already belong to another member. Nothing may be committed for them.
     Lost {
@@ -66,8 +68,8 @@ pub struct Consumer {
     inner: BaseConsumer<Queue>,
     topic: String,
     group_id: String,
-    /// Where each partition was started. What librdkafka fetched before it heard of that is passed over.
-    started_at: Mutex<HashMap<Partition, Offset>>,
+    /// The next offset of each started partition.
+    next: Mutex<HashMap<Partition, Offset>>,
 }
 
 /// A committed offset with its metadata, to be sent.
@@ -106,6 +108,8 @@ impl Consumer {
             // A lost position is an error that a person resolves, never a silent jump.
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
+            // A batch that the disk or the network has changed is an error, not a gap.
+            .set("check.crcs", "true")
             .set(
                 "queued.max.messages.kbytes",
                 membership.prefetch_kib_max.to_string(),
@@ -129,7 +133,7 @@ impl Consumer {
             inner,
             topic: topic.to_owned(),
             group_id: settings.group_id.clone(),
-            started_at: Mutex::default(),
+            next: Mutex::default(),
         })
     }
 
@@ -148,7 +152,7 @@ impl Consumer {
             return Ok(Some(queued.into()));
         }
         match self.inner.poll(timeout) {
-            Some(Ok(record)) => Ok(self.is_started(&record).then_some(Happening::Record(record))),
+            Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(Happening::Record(record))),
             Some(Err(error)) => {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
                 Err(Fault::new(attempted, error))
@@ -182,11 +186,7 @@ impl Consumer {
     /// # Errors
     /// librdkafka refused; the membership is lost.
     pub fn give_up(&self, partitions: &[Partition]) -> Result<(), Fault> {
-        let mut started_at = self.started_at();
-        for partition in partitions {
-            started_at.remove(partition);
-        }
-        drop(started_at);
+        self.next().retain(|partition, _| !partitions.contains(partition));
         self.inner
             .incremental_unassign(&self.list(partitions))
             .map_err(|error| self.fault("giving up", partitions, error))
@@ -197,18 +197,9 @@ impl Consumer {
     /// # Errors
     /// The position could not be set; the partition stays paused.
     pub fn start(&self, partition: Partition, offset: Offset) -> Result<(), Fault> {
-        let mut list = TopicPartitionList::new();
-        let fault = |error| self.fault("starting", &[partition], error);
-        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(offset.0))
-            .map_err(fault)?;
-        let sought = self.inner.seek_partitions(list, SEEK_MAX).map_err(fault)?;
-        sought
-            .elements()
-            .iter()
-            .try_for_each(|element| element.error())
-            .map_err(fault)?;
-        self.started_at().insert(partition, offset);
-        self.inner.resume(&self.list(&[partition])).map_err(fault)
+        self.seek(partition, offset)?;
+        self.next().insert(partition, offset);
+        self.resume(&[partition])
     }
 
     /// Stops handing out records of these partitions; what was fetched ahead is dropped.
@@ -291,13 +282,40 @@ impl Consumer {
         drop(self);
     }
 
-    fn is_started(&self, record: &BorrowedMessage<'_>) -> bool {
-        let started_at = self.started_at().get(&Partition(record.partition())).copied();
-        started_at.is_some_and(|offset| offset.0 <= record.offset())
+    /// Whether a record is the partition's next, or behind it as where markers or compacted records lie
+    /// between. librdkafka may go back to the position that a partition was accepted with, when the answer
+    /// to its look-up crosses the seek: then it is sent forward again.
+    fn in_turn(&self, record: &BorrowedMessage<'_>) -> Result<bool, Fault> {
+        let (partition, offset) = (Partition(record.partition()), Offset(record.offset()));
+        match self.next().get_mut(&partition) {
+            Some(next) if offset >= *next => {
+                *next = offset.next();
+                return Ok(true);
+            }
+            Some(_) => {}
+            None => return Ok(false),
+        }
+        let next = self.next().get(&partition).copied().unwrap_or(offset);
+        tracing::warn!(topic = self.topic, %partition, %offset, %next, "the partition went back and is sent forward");
+        self.seek(partition, next)?;
+        Ok(false)
     }
 
-    fn started_at(&self) -> MutexGuard<'_, HashMap<Partition, Offset>> {
-        self.started_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seek(&self, partition: Partition, offset: Offset) -> Result<(), Fault> {
+        let mut list = TopicPartitionList::new();
+        let fault = |error| self.fault("setting the position of", &[partition], error);
+        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(offset.0))
+            .map_err(fault)?;
+        let sought = self.inner.seek_partitions(list, SEEK_MAX).map_err(fault)?;
+        sought
+            .elements()
+            .iter()
+            .try_for_each(|element| element.error())
+            .map_err(fault)
+    }
+
+    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Offset>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn list(&self, partitions: &[Partition]) -> TopicPartitionList {
@@ -315,8 +333,30 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // Closing revokes once more, when nobody polls for it any longer.
+        // Closing assigns and revokes once more, when nobody polls for it any longer, and it waits for each
+        // rebalance to be completed; so does the one that was told and not answered.
         self.inner.context().closing.store(true, Ordering::Release);
+        while let Some(queued) = self.inner.context().take() {
+            match queued {
+                Queued::Assigned(partitions, _) => complete(&self.inner, true, &self.list(&partitions)),
+                Queued::Revoked(partitions, _) | Queued::Lost(partitions) => {
+                    complete(&self.inner, false, &self.list(&partitions));
+                }
+                Queued::Committed(_) => {}
+            }
+        }
+    }
+}
+
+/// Completes a rebalance while the group is being left.
+fn complete(consumer: &BaseConsumer<Queue>, is_assign: bool, list: &TopicPartitionList) {
+    let completed = if is_assign {
+        consumer.incremental_assign(list)
+    } else {
+        consumer.incremental_unassign(list)
+    };
+    if let Err(error) = completed {
+        tracing::warn!(%error, "a rebalance could not be completed while leaving the group");
     }
 }
 
@@ -350,7 +390,7 @@ struct Queue {
 
 enum Queued {
     Assigned(Vec<Partition>, ConsumerGroupMetadata),
-    Revoked(Vec<Partition>),
+    Revoked(Vec<Partition>, ConsumerGroupMetadata),
     Lost(Vec<Partition>),
     Committed(Result<(), Fault>),
 }
@@ -375,7 +415,7 @@ impl From<Queued> for Happening<'_> {
     fn from(queued: Queued) -> Self {
         match queued {
             Queued::Assigned(partitions, metadata) => Happening::Assigned { partitions, metadata },
-            Queued::Revoked(partitions) => Happening::Revoked { partitions },
+            Queued::Revoked(partitions, metadata) => Happening::Revoked { partitions, metadata },
             Queued::Lost(partitions) => Happening::Lost { partitions },
             Queued::Committed(outcome) => Happening::Committed(outcome),
         }
@@ -387,22 +427,17 @@ impl ClientContext for Queue {}
 impl ConsumerContext for Queue {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions: Vec<Partition> = list.elements().iter().map(|e| Partition(e.partition())).collect();
-        if event != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            if self.closing.load(Ordering::Acquire) {
-                if let Err(error) = consumer.incremental_unassign(list) {
-                    tracing::warn!(%error, "partitions could not be given up while leaving the group");
-                }
-            } else if consumer.assignment_lost() {
-                self.put(Queued::Lost(partitions));
-            } else {
-                self.put(Queued::Revoked(partitions));
-            }
+        let is_assign = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            complete(consumer, is_assign, list);
             return;
         }
         match consumer.group_metadata() {
-            Some(metadata) => self.put(Queued::Assigned(partitions, metadata)),
+            Some(metadata) if is_assign => self.put(Queued::Assigned(partitions, metadata)),
+            Some(metadata) if !consumer.assignment_lost() => self.put(Queued::Revoked(partitions, metadata)),
+            _ if !is_assign => self.put(Queued::Lost(partitions)),
             // Only a consumer without a group has none.
-            None => tracing::error!("an assignment came without group metadata and is not accepted"),
+            _ => tracing::error!("an assignment came without group metadata and is not accepted"),
         }
     }
 

@@ -60,7 +60,12 @@ impl Fault {
 fn classify(error: &KafkaError) -> Class {
     let by_code = |code: RDKafkaErrorCode| match code {
         RDKafkaErrorCode::FencedInstanceId => Class::Replaced,
-        RDKafkaErrorCode::TopicAuthorizationFailed
+        // A record or batch that cannot be read would be passed over, and with it an order or a key.
+        RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::NotImplemented
+        | RDKafkaErrorCode::InvalidTransactionTimeout
+        | RDKafkaErrorCode::MessageSizeTooLarge
+        | RDKafkaErrorCode::TopicAuthorizationFailed
         | RDKafkaErrorCode::GroupAuthorizationFailed
         | RDKafkaErrorCode::ClusterAuthorizationFailed
         | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
@@ -70,9 +75,9 @@ fn classify(error: &KafkaError) -> Class {
     };
     match error {
         KafkaError::Transaction(error) => {
-            let code = error.code();
-            if code == RDKafkaErrorCode::FencedInstanceId {
-                Class::Replaced
+            let class = by_code(error.code());
+            if matches!(class, Class::Replaced | Class::Refused) {
+                class
             } else if error.is_fatal() {
                 // A fenced epoch does not tell whether another process took the transactional id or the
                 // broker timed the transaction out. Both mean a new producer; if there is another process,
@@ -83,7 +88,7 @@ fn classify(error: &KafkaError) -> Class {
             } else if error.is_retriable() {
                 Class::Retriable
             } else {
-                by_code(code)
+                class
             }
         }
         KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => Class::Replaced,

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod changelog;
 pub mod consumer;
 pub mod fault;
+pub mod headers;
 pub mod offsets;
 pub mod producer;
 pub mod settings;
@@ -15,5 +16,6 @@ pub mod transaction;
 
 pub use consumer::{Consumer, Happening, Membership};
 pub use fault::Fault;
+pub use headers::Headers;
 pub use settings::KafkaSettings;
 pub use transaction::TransactionalProducer;

@@ -29,11 +29,12 @@ pub struct ProtectedProperty {
 }
 
 /// What the programs set themselves, because a guarantee rests on it.
-const PROTECTED: [&str; 17] = [
+const PROTECTED: [&str; 18] = [
     "acks",
     "auto.commit.enable",
     "auto.offset.reset",
     "bootstrap.servers",
+    "check.crcs",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",

@@ -196,8 +196,7 @@ impl TransactionalProducer {
             Ok(()) => Ended::Committed {
                 tracked: std::mem::take(&mut self.deliveries().lock().tracked),
             },
-            // Told by the broker: it has taken no commit of this transaction, and fences one that comes late.
-            Err(fault) if fault.class == Class::Abortable => Ended::Aborted(fault),
+            // Also where librdkafka asks for an abort: it says itself that the commit may have been taken.
             Err(fault) => Ended::Unknown(fault),
         }
     }
@@ -288,13 +287,17 @@ fn until(deadline: Instant, request: impl Fn(Duration) -> Result<(), Fault>) -> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match request(left) {
-            Err(fault) if fault.class == Class::Retriable && !left.is_zero() => {}
+            Err(fault) if fault.class == Class::Retriable && !left.is_zero() => {
+                std::thread::sleep(RETRY_WAIT.min(left));
+            }
             outcome => return outcome,
         }
     }
 }
 
 const UNTRACKED: usize = 0;
+/// Most retriable errors come after a wait of librdkafka's own; some come at once.
+const RETRY_WAIT: Duration = Duration::from_millis(2);
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
 const QUEUE_EMPTY_WAIT: Duration = Duration::from_micros(50);
 /// An abort that takes longer is left to the next producer, which has a limit of its own.

@@ -7,6 +7,8 @@
 //!
 //! `DELIVERY_SEED=n cargo test -p pipeline --test delivery` replays one seed.
 
+#![allow(clippy::disallowed_methods, reason = "a test begins somewhere in time")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 

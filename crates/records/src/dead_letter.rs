@@ -34,11 +34,13 @@ pub enum Reason {
     Conflict,
     /// The record is too large to be written to the outbox.
     TooLarge,
+    /// The name of a header is not UTF-8; it is left out of the dead letter.
+    HeaderUnreadable,
 }
 
 impl Reason {
     /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotJson,
         Self::NotAnOrder,
         Self::UnknownCurrency,
@@ -48,6 +50,7 @@ impl Reason {
         Self::WrongPartition,
         Self::Conflict,
         Self::TooLarge,
+        Self::HeaderUnreadable,
     ];
 
     /// The reason as it stands in headers, metrics and logs.
@@ -63,6 +66,7 @@ impl Reason {
             Self::WrongPartition => "wrong-partition",
             Self::Conflict => "conflict",
             Self::TooLarge => "too-large",
+            Self::HeaderUnreadable => "header-unreadable",
         }
     }
 }

@@ -138,7 +138,8 @@ impl Store {
             return Ok(Some(*entry));
         }
         let Some(snapshot) = &self.snapshot else {
-            return Ok(None);
+            // A key that cannot be looked up is not an unknown one.
+            return Err(self.failed("reading", redb::StorageError::DatabaseClosed));
         };
         match snapshot
             .get(key.as_bytes())
@@ -274,9 +275,8 @@ impl Store {
         self.snapshot = None;
         let written = write(&self.database, changes, checkpoint, durability);
         // Also after a failure: what was there before is still there to be read.
-        let snapshot = snapshot(&self.database);
+        self.snapshot = Some(snapshot(&self.database).map_err(|error| self.failed("reading", error))?);
         written.map_err(|error| self.failed("writing", error))?;
-        self.snapshot = Some(snapshot.map_err(|error| self.failed("reading", error))?);
         self.checkpoint = checkpoint.or(self.checkpoint);
         Ok(())
     }

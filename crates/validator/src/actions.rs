@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use kafka::fault::{Class, Fault};
+use kafka::offsets::Committed;
 use kafka::transaction::Ended;
 use kafka::{Consumer, TransactionalProducer};
 use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict};
@@ -17,7 +18,7 @@ use store::{Change, StateDirectory, Store};
 
 use crate::config::Config;
 use crate::metrics::{End, Metrics};
-use crate::outgoing;
+use crate::outgoing::{self, InputHeaders};
 use crate::restore::Restorers;
 
 /// The membership that a transaction is bound to.
@@ -47,6 +48,7 @@ impl Shell {
     ) -> anyhow::Result<Option<Event<Membership>>> {
         match action {
             Action::Accept(partitions) => consumer.accept(&partitions)?,
+            Action::Confirm(running) => return Ok(self.confirm(consumer, &running)),
             Action::Restore(partition, token) => {
                 let store = self.stores.remove(&partition);
                 self.restorers.begin(partition, token, store);
@@ -76,6 +78,7 @@ impl Shell {
     pub(crate) fn send(
         &mut self,
         input: &BorrowedMessage<'_>,
+        headers: &InputHeaders<'_>,
         verdict: &Verdict,
         begins: bool,
     ) -> Result<(), Fault> {
@@ -93,7 +96,7 @@ impl Shell {
         let topics = &self.config.topics;
         match verdict {
             Verdict::Admit { key, entry } => {
-                producer.send(outgoing::pending(topics, input, key, entry))?;
+                producer.send(outgoing::pending(topics, input, headers, key, entry))?;
                 let partition = Partition(input.partition());
                 producer.send(outgoing::change(topics, partition, key, &entry.encode()))?;
                 if guard_removed!("guard-store-after-commit") {
@@ -106,7 +109,13 @@ impl Shell {
                     topic = input.topic(), partition = input.partition(), offset = input.offset(),
                     reason = %refusal.reason, detail = refusal.detail, "order refused",
                 );
-                producer.send(outgoing::dead_letter(topics, input, refusal, Timestamp::now()))?;
+                producer.send(outgoing::dead_letter(
+                    topics,
+                    input,
+                    headers,
+                    refusal,
+                    Timestamp::now(),
+                ))?;
             }
         }
         Ok(())
@@ -119,6 +128,29 @@ impl Shell {
             .get_mut(&partition)
             .map_or(Ok(()), |store| store.persist());
         self.store_event(partition, persisted)
+    }
+
+    fn confirm(&self, consumer: &Consumer, running: &Offsets) -> Option<Event<Membership>> {
+        let partitions: Vec<Partition> = running.iter().map(|(partition, _)| *partition).collect();
+        let found = match consumer.committed(&partitions, CONFIRM_MAX) {
+            Ok(found) => found,
+            Err(fault) => {
+                tracing::warn!(error = %fault, "whether the partitions are still this validator's is unknown");
+                return Some(Event::Overtaken);
+            }
+        };
+        let is_other = |committed: &&Committed| {
+            committed.offset.is_some()
+                && !running.iter().any(|(partition, offset)| {
+                    *partition == committed.partition && Some(*offset) == committed.offset
+                })
+        };
+        let other = found.iter().find(is_other)?;
+        tracing::warn!(
+            partition = %other.partition, committed = ?other.offset,
+            "another validator has worked on a partition that this one held; starting over",
+        );
+        Some(Event::Overtaken)
     }
 
     fn end(
@@ -171,8 +203,12 @@ impl Shell {
     }
 
     fn failed(&self, fault: &Fault, meaning: &str) -> anyhow::Result<Event<Membership>> {
-        if fault.class == Class::Replaced {
-            bail!("{}", self.replaced(fault));
+        match fault.class {
+            Class::Replaced => bail!("{}", self.replaced(fault)),
+            Class::Refused => {
+                bail!("{fault}; nothing of this transaction is committed, and the validator cannot go on")
+            }
+            Class::Retriable | Class::Abortable | Class::ClientLost => {}
         }
         tracing::warn!(error = %fault, "{meaning}");
         Ok(Event::Failed)
@@ -194,7 +230,10 @@ impl Shell {
         checkpoint: Offset,
     ) -> Option<Event<Membership>> {
         kill_at!("before-store");
-        let store = self.stores.get_mut(&partition)?;
+        let Some(store) = self.stores.get_mut(&partition) else {
+            // It would lack these keys.
+            return Some(Event::StoreFailed(partition));
+        };
         let applied = store.admit(admitted, checkpoint);
         kill_at!("after-store");
         self.store_event(partition, applied)
@@ -270,5 +309,7 @@ impl Shell {
     }
 }
 
+/// A coordinator that does not answer in this time makes the partitions start over, which waits for it.
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// How long one try to open the producer may take; meanwhile nothing is polled.
 const OPEN_MAX: Duration = Duration::from_secs(15);

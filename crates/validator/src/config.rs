@@ -189,11 +189,12 @@ impl Config {
         Ok(())
     }
 
-    /// The rules of admission, for an orders topic with so many partitions.
+    /// The rules of admission, for an orders topic with so many partitions and an outbox that takes records
+    /// of so many bytes.
     ///
     /// # Errors
     /// The setting of the idempotency key is not understood.
-    pub(crate) fn rules(&self, partitions: u32) -> anyhow::Result<Rules> {
+    pub(crate) fn rules(&self, partitions: usize, record_bytes_max: usize) -> anyhow::Result<Rules> {
         Ok(Rules {
             key: self.key_source()?,
             record_key: match self.validator.record_key {
@@ -205,7 +206,8 @@ impl Config {
                 PartitionerSetting::Crc32 => Partitioner::Crc32,
                 PartitionerSetting::Any => Partitioner::Any,
             },
-            partitions,
+            partitions: u32::try_from(partitions)?,
+            record_bytes_max,
         })
     }
 

@@ -184,7 +184,7 @@ impl Metrics {
             let at = match stage {
                 Stage::AwaitsProducer => 0,
                 Stage::Restoring(_) => 1,
-                Stage::Running => 2,
+                Stage::Running { .. } => 2,
                 Stage::Refused(_) => 3,
             };
             counts[at] += 1;

@@ -2,23 +2,25 @@
 
 use kafka::transaction::Outgoing;
 use pipeline::admission::Refusal;
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, dead_letter, pending};
+
+/// The headers of an input record.
+pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 
 /// An admitted order's record in the outbox: the order's bytes and headers, unchanged, then ours.
 pub(crate) fn pending<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
+    headers: &InputHeaders<'_>,
     key: &'a IdempotencyKey,
     entry: &Entry,
 ) -> Outgoing<'a> {
-    let source = source(input);
-    let (copied, traced) = with_headers_of(input, 3);
-    let mut headers = copied
-        .insert(text(pending::SOURCE, &source))
+    let mut copied = copy(headers, 3)
+        .insert(text(pending::SOURCE, &source(input)))
         .insert(text(pending::ADMITTED_AT, &entry.admitted_at.to_string()));
-    if !traced {
-        headers = headers.insert(Header {
+    if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
+        copied = copied.insert(Header {
             key: pending::TRACEPARENT,
             value: Some(pending::traceparent(entry).as_bytes()),
         });
@@ -28,7 +30,7 @@ pub(crate) fn pending<'a>(
         partition: Some(Partition(input.partition())),
         key: Some(key.as_bytes()),
         value: input.payload(),
-        headers: Some(headers),
+        headers: Some(copied),
         tracked: false,
     }
 }
@@ -54,11 +56,11 @@ pub(crate) fn change<'a>(
 pub(crate) fn dead_letter<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
+    headers: &InputHeaders<'_>,
     refusal: &Refusal,
     now: Timestamp,
 ) -> Outgoing<'a> {
-    let headers = with_headers_of(input, 4)
-        .0
+    let headers = copy(headers, 4)
         .insert(text(dead_letter::REASON, refusal.reason.as_str()))
         .insert(text(dead_letter::DETAIL, &refusal.detail))
         .insert(text(dead_letter::SOURCE, &source(input)))
@@ -73,34 +75,16 @@ pub(crate) fn dead_letter<'a>(
     }
 }
 
-/// The last header of a name.
-pub(crate) fn header<'a>(input: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
-    let headers = input.headers()?;
-    (0..headers.count())
-        .rev()
-        .map(|at| headers.get(at))
-        .find(|header| header.key == name)?
-        .value
-}
-
 /// Where the input lies, without the cost of a [`records::Position`] for each order.
 fn source(input: &BorrowedMessage<'_>) -> String {
     format!("{}/{}@{}", input.topic(), input.partition(), input.offset())
 }
 
-/// The input's headers with room for more, and whether a trace context is among them. librdkafka parses the
-/// headers anew each time it is asked for them, so it is asked once.
-fn with_headers_of(input: &BorrowedMessage<'_>, more: usize) -> (OwnedHeaders, bool) {
-    let Some(headers) = input.headers() else {
-        return (OwnedHeaders::new_with_capacity(more), false);
-    };
-    let mut copy = OwnedHeaders::new_with_capacity(headers.count() + more);
-    let mut traced = false;
-    for header in headers.iter() {
-        traced |= header.key == pending::TRACEPARENT;
-        copy = copy.insert(header);
-    }
-    (copy, traced)
+fn copy(headers: &InputHeaders<'_>, more: usize) -> OwnedHeaders {
+    headers.iter().fold(
+        OwnedHeaders::new_with_capacity(headers.len() + more),
+        |copy, (key, value)| copy.insert(Header { key, value: *value }),
+    )
 }
 
 fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {

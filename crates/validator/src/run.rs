@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crossbeam_channel::Receiver;
 use kafka::fault::{Class, Fault};
 use kafka::topics::{Required, Role};
-use kafka::{Consumer, Happening};
+use kafka::{Consumer, Happening, Headers};
 use pipeline::admission::{Action, Admission, Event, Input, Stage, Taken};
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
@@ -31,7 +31,10 @@ pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The program cannot start, or cannot go on; says what to do.
 pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
     let directory = Arc::new(StateDirectory::lock(&config.store.dir)?);
-    let partitions = check_topics(config)?;
+    let Topics {
+        partitions,
+        record_bytes_max,
+    } = check_topics(config)?;
     directory.claim(&format!(
         "{} and {} with {partitions} partitions",
         config.topics.orders, config.topics.changelog
@@ -44,7 +47,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
 
     let restorers = Restorers::start(config, partitions, &directory, &metrics)?;
     let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
-    let rules = config.rules(u32::try_from(partitions).context("more partitions than there can be")?)?;
+    let rules = config.rules(partitions, record_bytes_max)?;
     let admission = Admission::new(rules, config.limits(), Instant::now());
     let shell = Shell {
         config: config.clone(),
@@ -77,11 +80,19 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     Ok(())
 }
 
-/// Checks the topics; tells how many partitions the pipeline has.
+/// What the validator needs to know of the topics.
+pub(crate) struct Topics {
+    /// How many partitions the pipeline has.
+    partitions: usize,
+    /// The largest record that the outbox takes, in bytes.
+    record_bytes_max: usize,
+}
+
+/// Checks the topics.
 ///
 /// # Errors
 /// What would break a guarantee, or the brokers cannot be reached.
-pub(crate) fn check_topics(config: &Config) -> anyhow::Result<usize> {
+pub(crate) fn check_topics(config: &Config) -> anyhow::Result<Topics> {
     let required = Required {
         topics: &config.topics,
         role: Role::Validator,
@@ -93,7 +104,23 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<usize> {
     let orders = existing
         .get(&config.topics.orders)
         .context("the orders topic was not described")?;
-    Ok(orders.partitions)
+    let pending = existing
+        .get(&config.topics.pending)
+        .context("the outbox was not described")?;
+    let record_bytes_max = pending
+        .configs
+        .get("max.message.bytes")
+        .and_then(|bytes| bytes.parse().ok())
+        .with_context(|| {
+            format!(
+                "the topic {:?} does not tell its max.message.bytes",
+                config.topics.pending
+            )
+        })?;
+    Ok(Topics {
+        partitions: orders.partitions,
+        record_bytes_max,
+    })
 }
 
 struct Loop<'a> {
@@ -149,9 +176,9 @@ impl Loop<'_> {
                 tracing::info!(?partitions, "partitions assigned");
                 Event::Assigned(partitions, Arc::new(metadata))
             }
-            Ok(Some(Happening::Revoked { partitions })) => {
+            Ok(Some(Happening::Revoked { partitions, metadata })) => {
                 tracing::info!(?partitions, "partitions revoked");
-                Event::Revoked(partitions)
+                Event::Revoked(partitions, Arc::new(metadata))
             }
             Ok(Some(Happening::Lost { partitions })) => {
                 tracing::warn!(
@@ -186,13 +213,14 @@ impl Loop<'_> {
         now: Instant,
     ) -> anyhow::Result<()> {
         let partition = Partition(record.partition());
-        let header = |name: &str| crate::outgoing::header(record, name);
+        let headers = Headers::of(record);
         let input = Input {
             partition,
             offset: Offset(record.offset()),
             key: record.key(),
             value: record.payload(),
-            header: &header,
+            headers: &headers.readable,
+            unreadable_header: headers.unreadable,
         };
         let stores = &self.shell.stores;
         let taken = self.admission.admit(&input, Timestamp::now(), now, |key| {
@@ -203,13 +231,15 @@ impl Loop<'_> {
         });
         let event = match taken {
             Ok(Taken::NotRunning) => return Ok(()),
-            Ok(Taken::Decided { verdict, begins }) => match self.shell.send(record, &verdict, begins) {
-                Ok(()) => return Ok(()),
-                Err(fault) => {
-                    tracing::warn!(error = %fault, "the transaction is aborted, and its orders are read again");
-                    Event::Failed
+            Ok(Taken::Decided { verdict, begins }) => {
+                match self.shell.send(record, &headers.readable, &verdict, begins) {
+                    Ok(()) => return Ok(()),
+                    Err(fault) => {
+                        tracing::warn!(error = %fault, "the transaction is aborted, and its orders are read again");
+                        Event::Failed
+                    }
                 }
-            },
+            }
             Err(error) => {
                 let error = error.map_or("it is not open".to_owned(), |error| error.to_string());
                 tracing::error!(%partition, error, "the store failed and is rebuilt from the changelog");
@@ -262,7 +292,7 @@ impl Loop<'_> {
         let waiting: Vec<String> = stages
             .iter()
             .filter_map(|(partition, stage)| match stage {
-                Stage::Running => None,
+                Stage::Running { .. } => None,
                 Stage::AwaitsProducer => Some(format!("partition {partition} waits for a producer")),
                 Stage::Restoring(_) => Some(format!("partition {partition} is being restored")),
                 Stage::Refused(reason) => Some(format!("partition {partition} is refused: {reason}")),

@@ -40,7 +40,10 @@ pub enum Stage {
     /// Its store is being brought to the end of the changelog.
     Restoring(Token),
     /// Its orders are processed.
-    Running,
+    Running {
+        /// The input offset that this member committed last, or began at.
+        committed: Offset,
+    },
     /// Stands still until a person has acted, for this reason.
     Refused(String),
 }
@@ -61,8 +64,9 @@ enum Producer {
 pub enum Event<M> {
     /// A new generation of the group, perhaps with partitions that are new to this member.
     Assigned(Vec<Partition>, M),
-    /// Partitions are wanted by another member, and are ours until given up.
-    Revoked(Vec<Partition>),
+    /// Partitions are wanted by another member, and are ours until given up; with the membership as of this
+    /// generation.
+    Revoked(Vec<Partition>, M),
     /// Partitions may already be another member's.
     Lost(Vec<Partition>),
     /// A store equals its changelog; processing may go on at this input offset.
@@ -71,6 +75,8 @@ pub enum Event<M> {
     RestoreRefused(Partition, Token, String),
     /// The transaction was committed; for each partition with entries, the changelog offset behind the last.
     Committed(HashMap<Partition, Offset>),
+    /// The group's committed offsets are not where this member left them.
+    Overtaken,
     /// The transaction failed, surely or perhaps, at whichever step.
     Failed,
     /// A store cannot be read or written.
@@ -90,6 +96,9 @@ pub enum Event<M> {
 pub enum Action<M> {
     /// Tell the group that these partitions are taken; they stay paused.
     Accept(Vec<Partition>),
+    /// Check that nobody else has committed anything for these partitions: that the group's committed offset,
+    /// if there is one, is still this. Otherwise answered by `Overtaken`.
+    Confirm(Offsets),
     /// Bring the partition's store to the end of its changelog; answered by `Restored`.
     Restore(Partition, Token),
     /// A restore of this partition is no longer wanted.
@@ -158,7 +167,8 @@ impl<M: Clone> Admission<M> {
         now: Instant,
         known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
     ) -> Result<Taken, E> {
-        if self.partitions.get(&input.partition) != Some(&Stage::Running) || self.stopping {
+        let is_running = matches!(self.partitions.get(&input.partition), Some(Stage::Running { .. }));
+        if !is_running || self.stopping {
             return Ok(Taken::NotRunning);
         }
         let open = self.open.as_ref();
@@ -173,7 +183,7 @@ impl<M: Clone> Admission<M> {
             Verdict::Admit { key, entry } => Some((key.clone(), *entry)),
             Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
         };
-        let bytes = input.value.map_or(0, <[u8]>::len) + input.key.map_or(0, <[u8]>::len);
+        let bytes = input.bytes();
         self.open.get_or_insert_with(|| Transaction::begin(now)).take(
             input.partition,
             input.offset,
@@ -187,7 +197,7 @@ impl<M: Clone> Admission<M> {
     pub fn on(&mut self, event: Event<M>, now: Instant) -> Vec<Action<M>> {
         match event {
             Event::Assigned(partitions, membership) => self.assigned(partitions, membership),
-            Event::Revoked(partitions) => self.revoked(partitions, now),
+            Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::Restored(partition, token, next) => self.restored(partition, token, next),
             Event::RestoreRefused(partition, token, reason) => {
@@ -197,7 +207,7 @@ impl<M: Clone> Admission<M> {
                 Vec::new()
             }
             Event::Committed(reached) => self.committed(&reached),
-            Event::Failed => self.resolve(None, now),
+            Event::Failed | Event::Overtaken => self.resolve(None, now),
             Event::StoreFailed(partition) => self.resolve(Some(partition), now),
             Event::ProducerOpened => self.producer_opened(),
             Event::ProducerFailed => {
@@ -226,23 +236,43 @@ impl<M: Clone> Admission<M> {
     }
 
     fn assigned(&mut self, partitions: Vec<Partition>, membership: M) -> Vec<Action<M>> {
-        // Whatever was lost on the way to this generation was told first and took its transaction along.
-        // So all that is open belongs to partitions that this member still holds.
         self.membership = Some(membership);
+        let mut actions = self.confirm();
         for partition in &partitions {
             self.partitions.insert(*partition, Stage::AwaitsProducer);
         }
-        let mut actions = vec![Action::Accept(partitions)];
+        actions.push(Action::Accept(partitions));
         if self.producer == Producer::Ready {
             actions.extend(self.restore_waiting());
         }
         actions
     }
 
-    fn revoked(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
-        let mut actions = self.end(now);
+    fn revoked(&mut self, partitions: Vec<Partition>, membership: M, now: Instant) -> Vec<Action<M>> {
+        self.membership = Some(membership);
+        let mut actions = self.confirm();
+        actions.extend(self.end(now));
         actions.extend(self.let_go(partitions));
         actions
+    }
+
+    /// A static member that was silent may lose a partition and be given it back without ever hearing of it,
+    /// and its new membership then fences nothing. So with each generation the running partitions are
+    /// confirmed, before anything is committed under it.
+    fn confirm(&self) -> Vec<Action<M>> {
+        let running: Offsets = self
+            .partitions
+            .iter()
+            .filter_map(|(partition, stage)| match stage {
+                Stage::Running { committed } => Some((*partition, *committed)),
+                Stage::AwaitsProducer | Stage::Restoring(_) | Stage::Refused(_) => None,
+            })
+            .collect();
+        if running.is_empty() {
+            Vec::new()
+        } else {
+            vec![Action::Confirm(running)]
+        }
     }
 
     fn lost(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
@@ -272,7 +302,8 @@ impl<M: Clone> Admission<M> {
         if self.partitions.get(&partition) != Some(&Stage::Restoring(token)) {
             return Vec::new();
         }
-        self.partitions.insert(partition, Stage::Running);
+        self.partitions
+            .insert(partition, Stage::Running { committed: next });
         vec![Action::Start(partition, next)]
     }
 
@@ -280,6 +311,11 @@ impl<M: Clone> Admission<M> {
         let Some(transaction) = self.open.take() else {
             return Vec::new();
         };
+        for (partition, next) in transaction.offsets() {
+            if let Some(Stage::Running { committed }) = self.partitions.get_mut(&partition) {
+                *committed = next;
+            }
+        }
         transaction
             .into_admitted()
             .filter(|(_, admitted)| !admitted.is_empty())
@@ -310,7 +346,7 @@ impl<M: Clone> Admission<M> {
         let mut running = Vec::new();
         for (partition, stage) in &mut self.partitions {
             match stage {
-                Stage::Running => running.push(*partition),
+                Stage::Running { .. } => running.push(*partition),
                 Stage::Restoring(_) => actions.push(Action::CancelRestore(*partition)),
                 Stage::AwaitsProducer => continue,
                 Stage::Refused(_) => continue,
@@ -392,6 +428,7 @@ mod tests {
                 record_key: RecordKey::IsIdempotencyKey,
                 partitioner: Partitioner::Any,
                 partitions: 2,
+                record_bytes_max: 1 << 20,
             };
             let limits = Limits {
                 commit_interval: Duration::from_millis(20),
@@ -430,7 +467,8 @@ mod tests {
                 offset: Offset(offset),
                 key: Some(id.as_bytes()),
                 value: Some(value.as_bytes()),
-                header: &|_| None,
+                headers: &[],
+                unreadable_header: None,
             };
             let stores = &self.stores;
             let looked_up: Result<_, Infallible> =
@@ -500,13 +538,35 @@ mod tests {
     fn a_revoke_ends_the_transaction_before_the_partition_goes() {
         let mut bench = Bench::running();
         bench.order(0, 0, "a");
-        let actions = bench.on(Event::Revoked(vec![Partition(0)]));
-        assert_eq!(names(&actions), ["End", "Close", "GiveUp"]);
+        let actions = bench.on(Event::Revoked(vec![Partition(0)], "generation 2"));
+        assert_eq!(names(&actions), ["Confirm", "End", "Close", "GiveUp"]);
+        assert!(
+            matches!(&actions[1], Action::End(_, "generation 2")),
+            "{actions:?}"
+        );
         assert_eq!(
             names(&bench.on(Event::Committed([(Partition(0), Offset(2))].into()))),
             ["Apply"]
         );
         assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
+    }
+
+    #[test]
+    fn a_member_that_was_overtaken_without_hearing_of_it_starts_over() {
+        let mut bench = Bench::running();
+        bench.order(0, 0, "a");
+        bench.on(Event::Committed([(Partition(0), Offset(2))].into()));
+        bench.order(0, 1, "b");
+        let actions = bench.on(Event::Assigned(Vec::new(), "generation 2"));
+        let Some(Action::Confirm(running)) = actions.first() else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            running[..],
+            [(Partition(0), Offset(1)), (Partition(1), Offset(0))]
+        );
+        assert_eq!(names(&bench.on(Event::Overtaken)), ["Pause", "Abandon"]);
+        assert_eq!(bench.on(Event::ProducerOpened).len(), 2, "both are restored");
     }
 
     #[test]
@@ -562,7 +622,7 @@ mod tests {
         let mut bench = Bench::running();
         assert_eq!(
             names(&bench.on(Event::Assigned(vec![Partition(2)], "generation 2"))),
-            ["Accept", "Restore"]
+            ["Confirm", "Accept", "Restore"]
         );
         assert!(
             bench

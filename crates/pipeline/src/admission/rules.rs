@@ -18,7 +18,13 @@ pub struct Rules {
     pub partitioner: Partitioner,
     /// How many partitions the orders topic has.
     pub partitions: u32,
+    /// The largest record that the outbox takes, in bytes, with what is added to an order's headers.
+    pub record_bytes_max: usize,
 }
+
+/// What the outbox record has on top of the order, generously: the batch's and the record's own fields (some
+/// 100 bytes), three headers (some 200), the key once more, and a long topic name.
+const ADDED_BYTES: usize = 1024;
 
 /// Where the idempotency key of an order stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,25 @@ impl Rules {
     /// # Errors
     /// Says why the record is refused.
     pub fn identify(&self, input: &Input<'_>) -> Result<IdempotencyKey, Refusal> {
+        if let Some(name) = input.unreadable_header {
+            return Err(refusal(
+                Reason::HeaderUnreadable,
+                format!(
+                    "the name of header number {name} is not UTF-8, so it cannot reach the outbox unchanged"
+                ),
+            ));
+        }
+        let bytes = input.bytes();
+        if bytes + ADDED_BYTES > self.record_bytes_max {
+            return Err(refusal(
+                Reason::TooLarge,
+                format!(
+                    "the record has {bytes} bytes, and the outbox takes {} with {ADDED_BYTES} that are added \
+                     (max.message.bytes)",
+                    self.record_bytes_max
+                ),
+            ));
+        }
         let value = input
             .value
             .ok_or_else(|| refusal(Reason::NotJson, "the record has no value (a tombstone)".into()))?;
@@ -79,7 +104,7 @@ impl Rules {
                 IdempotencyKey::from_bytes(input.key.ok_or_else(|| missing("the record has no key".into()))?)
             }
             KeySource::Header(name) => {
-                let value = (input.header)(name);
+                let value = input.header(name);
                 IdempotencyKey::from_bytes(
                     value.ok_or_else(|| missing(format!("there is no header {name:?}")))?,
                 )

@@ -16,8 +16,30 @@ pub struct Input<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Its headers' names and values, in their order.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+    /// The number of a header whose name is not UTF-8, from 1.
+    pub unreadable_header: Option<usize>,
+}
+
+impl<'a> Input<'a> {
     /// The last header of a name.
-    pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.iter().rev().find(|header| header.0 == name)?.1
+    }
+
+    /// How much of a record this is: key, value and headers, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        // Two lengths of a few bytes come with each header.
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + length(*value) + 10);
+        length(self.key) + length(self.value) + headers.sum::<usize>()
+    }
 }
 
 /// What becomes of an input record.
@@ -99,6 +121,7 @@ mod tests {
             record_key: RecordKey::IsIdempotencyKey,
             partitioner: Partitioner::Any,
             partitions: 10,
+            record_bytes_max: 4096,
         }
     }
 
@@ -113,7 +136,8 @@ mod tests {
             offset: Offset(5),
             key: key.map(str::as_bytes),
             value: value.map(str::as_bytes),
-            header: &|name| (name == "idempotency").then_some(b"h-1".as_slice()),
+            headers: &[("idempotency", Some(b"h-1"))],
+            unreadable_header: None,
         };
         let looked_up: Result<_, Infallible> = decide(rules, &input, Timestamp(9), |key| {
             Ok(known.get(key.as_str()).copied())
@@ -146,6 +170,23 @@ mod tests {
             Err(Reason::UnknownCurrency),
         );
         check(&rules(), Some("o-1"), Some(&long), Err(Reason::KeyInvalid));
+    }
+
+    #[test]
+    fn a_record_that_the_outbox_would_not_take_is_refused() {
+        let padded = |bytes: usize| ORDER.replace("c-1", &"c".repeat(bytes));
+        check(&rules(), Some("o-1"), Some(&padded(2900)), Ok("o-1"));
+        check(&rules(), Some("o-1"), Some(&padded(3100)), Err(Reason::TooLarge));
+        let input = Input {
+            partition: Partition(0),
+            offset: Offset(5),
+            key: Some(b"o-1"),
+            value: Some(ORDER.as_bytes()),
+            headers: &[],
+            unreadable_header: Some(1),
+        };
+        let refused = rules().identify(&input).expect_err("unreadable");
+        assert_eq!(refused.reason, Reason::HeaderUnreadable);
     }
 
     #[test]
