@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 
+use super::input::Input;
 use super::rules::Rules;
 use super::transaction::{Admitted, Limits, Offsets, Transaction};
-use super::verdict::{Input, Verdict, decide};
+use super::verdict::{Verdict, decide};
 
 /// Stage one's decisions. `M` is the group membership that a transaction is bound to.
 #[derive(Debug)]

@@ -6,14 +6,16 @@
 //!                          └── any doubt: new producer, committed offsets, tail ◀───┘
 //! ```
 
+mod input;
 mod machine;
 mod partitioner;
 mod rules;
 mod transaction;
 mod verdict;
 
+pub use input::Input;
 pub use machine::{Action, Admission, Event, Stage, Taken, Token};
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
 pub use transaction::{Admitted, Limits, Offsets, Transaction};
-pub use verdict::{Input, Verdict, decide};
+pub use verdict::{Verdict, decide};

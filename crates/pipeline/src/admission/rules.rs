@@ -4,8 +4,8 @@ use records::dead_letter::Reason;
 use records::key::InvalidKey;
 use records::{IdempotencyKey, Order};
 
+use super::input::Input;
 use super::partitioner::Partitioner;
-use super::verdict::Input;
 
 /// The rules of one pipeline; the same for each order, for as long as the topics live.
 #[derive(Clone, Debug)]
