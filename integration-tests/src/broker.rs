@@ -57,6 +57,7 @@ impl Broker {
             .args(arguments)
             // It would take that Kafka, which serves the other stories, for this one.
             .env_remove(ADDRESS_VARIABLE)
+            .env(JAVA_OPTIONS_VARIABLE, java_options())
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("running {}", script.display()))?;
@@ -69,6 +70,16 @@ impl Broker {
         );
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
+}
+
+/// Java reads more options from it.
+const JAVA_OPTIONS_VARIABLE: &str = "JAVA_TOOL_OPTIONS";
+
+/// A broker that lives for seconds wins nothing from the slower of Java's two compilers: without it, a start
+/// takes half the processor time (5 s in place of 10 s).
+fn java_options() -> String {
+    let of_user = std::env::var(JAVA_OPTIONS_VARIABLE).unwrap_or_default();
+    format!("{of_user} -XX:TieredStopAtLevel=1").trim().to_owned()
 }
 
 impl Drop for Broker {
