@@ -270,7 +270,7 @@ impl Loop {
                 self.shell.metrics.answered(&report, answer, took);
                 match repeats {
                     Some(doubt) if !matches!(report, Report::NotSent(_)) => {
-                        self.shell.metrics.repeated(doubt)
+                        self.shell.metrics.repeated(doubt);
                     }
                     Some(_) | None => {}
                 }
