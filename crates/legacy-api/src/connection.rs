@@ -1,14 +1,6 @@
 //! One TCP connection: requests in, answers out, and its end, of whichever kind.
 
-use std::{
-    convert::Infallible,
-    error::Error as _,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{convert::Infallible, error::Error as _, pin::Pin, sync::Arc};
 
 use axum::{
     Router,
@@ -28,29 +20,16 @@ use crate::{
     api::{Api, Down, goes_down},
     payments,
     report::Cut,
+    wire::Wire,
 };
-
-/// What a connection and the request on it know of each other. HTTP/1.1 has one request at a time.
-#[derive(Default)]
-pub(crate) struct Connection {
-    paying: AtomicBool,
-    cut_down: AtomicBool,
-}
-
-impl Connection {
-    /// Whether the API went down and took this connection along.
-    pub(crate) fn is_cut_down(&self) -> bool {
-        self.cut_down.load(Ordering::Relaxed)
-    }
-}
 
 /// Serves one connection until either side ends it, or until the API goes down.
 ///
 /// There is no time limit on idle connections: the caller's pool decides how long it keeps them.
 pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut down: Down) {
-    let connection = Connection::default();
+    let wire = Wire::default();
     let control = TowerToHyperService::new(control);
-    let service = service_fn(|request| route(&api, &connection, &control, request));
+    let service = service_fn(|request| route(&api, &wire, &control, request));
     let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut http => Some(ended),
@@ -58,10 +37,7 @@ pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut
     };
     let reset = match ended {
         Some(ended) => wants_reset(ended),
-        None if connection.paying.load(Ordering::Relaxed) => {
-            connection.cut_down.store(true, Ordering::Relaxed);
-            true
-        }
+        None if wire.cut_down() => true,
         None => {
             // Idle, or busy with the very request that takes the API down, whose answer still goes out.
             Pin::new(&mut http).graceful_shutdown();
@@ -78,14 +54,14 @@ pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut
 
 async fn route(
     api: &Arc<Api>,
-    connection: &Connection,
+    wire: &Wire,
     control: &TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Unanswered> {
     if request.method() == Method::POST && request.uri().path() == api.path {
-        connection.paying.store(true, Ordering::Relaxed);
-        let answer = payments::take(api, connection, request).await;
-        connection.paying.store(false, Ordering::Relaxed);
+        wire.begin();
+        let answer = payments::take(api, wire, request).await;
+        wire.end();
         answer.map_err(Unanswered)
     } else {
         let answer: Result<_, Infallible> = control.call(request).await;

@@ -12,6 +12,7 @@
 mod api;
 mod connection;
 mod control;
+
 mod faults;
 mod ledger;
 mod names;
@@ -20,6 +21,7 @@ mod payments;
 mod report;
 mod server;
 mod settings;
+mod wire;
 
 pub use faults::{BadFaults, Fault, Faults};
 pub use report::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
