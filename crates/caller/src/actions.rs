@@ -629,10 +629,18 @@ fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
     };
     let result = match (error.class, error.code()) {
         (Class::Replaced | Class::Refused, _) => return Err(error.into()),
-        (_, Some(IllegalGeneration | UnknownMemberId)) => CommitResult::Fenced,
+        (_, Some(UnknownMemberId)) => CommitResult::Fenced,
+        // An old generation is normal for a sound member while others join or leave. If ours is over, the
+        // group says so; until a commit is taken, nothing proves that calls may be sent.
         (
             _,
-            Some(RebalanceInProgress | CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator),
+            Some(
+                IllegalGeneration
+                | RebalanceInProgress
+                | CoordinatorLoadInProgress
+                | CoordinatorNotAvailable
+                | NotCoordinator,
+            ),
         ) => CommitResult::NotDone,
         (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
             let why =

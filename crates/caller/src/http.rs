@@ -105,6 +105,8 @@ impl Api {
             .headers(headers)
             .body(body)
             .send();
+        #[cfg(feature = "failpoints")]
+        let sent = or_killed(sent, &latch);
         match sent.await {
             Ok(response) => Report::Status(self.read(response).await),
             Err(error) => report(&error, latch.cancel()),
@@ -139,6 +141,25 @@ impl Api {
             body,
             body_cut,
         }
+    }
+}
+
+/// For the tests: ends the process a moment after the request left, if there is no answer by then.
+#[cfg(feature = "failpoints")]
+async fn or_killed<T>(sent: impl Future<Output = T>, latch: &Latch) -> T {
+    let killed = async {
+        while !latch.is_sent() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The claim comes just before the bytes; the connection's task writes them in the same turn.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        service::failpoint::kill_at!("after-send");
+        std::future::pending::<T>().await
+    };
+    tokio::select! {
+        biased;
+        done = sent => done,
+        never = killed => never,
     }
 }
 

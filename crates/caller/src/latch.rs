@@ -59,6 +59,12 @@ impl Latch {
         }
     }
 
+    /// Whether the request was handed to the connection.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn is_sent(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SENT
+    }
+
     /// The connection asks for the body: may it have it?
     fn claim(&self, now: Instant) -> bool {
         let to = if self.permit.allows(now) { SENT } else { WITHHELD };
