@@ -112,7 +112,10 @@ fn classes() -> Classes {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "an Instant can be had from the clock alone; it only begins here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an Instant can be had from the clock alone; it only begins here"
+    )]
     fn new(seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let (mut log, mut log_end) = (BTreeMap::new(), BTreeMap::new());
