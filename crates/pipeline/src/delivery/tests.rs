@@ -1,8 +1,11 @@
 //! Single decisions of the delivery, each as a short story. What holds of all stories together is played in
 //! `tests/delivery.rs`.
 
+use std::time::{Duration, Instant};
+
+use records::{CallNote, IdempotencyKey, Offset, Partition};
+
 use super::*;
-use records::IdempotencyKey;
 
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {

@@ -1,0 +1,28 @@
+//! How much the delivery may hold and do at once.
+
+use std::time::Duration;
+
+/// How much the delivery may hold and do at once, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests under way at once. A call that waits for its next attempt does not count.
+    pub calls_in_flight_max: usize,
+    /// Calls of one partition that are not final; at most [`Limits::CALLS_HELD_MAX`].
+    pub calls_held_max: usize,
+    /// Bytes of all calls that are not final. One call is taken however long it is.
+    pub bytes_held_max: usize,
+    /// How long an acknowledged commit proves that the partitions are ours.
+    pub ownership_max: Duration,
+    /// The shortest time from one commit to the next.
+    pub commit_interval: Duration,
+    /// How long a commit may take until nobody can know its result.
+    pub commit_max: Duration,
+    /// How long calls in flight may take to finish when their partition goes.
+    pub drain_max: Duration,
+}
+
+impl Limits {
+    /// With this many calls of a partition open, the note fits however they end, and however many finished
+    /// calls lie between them: see [`records::call_note::fits_always`].
+    pub const CALLS_HELD_MAX: usize = 600;
+}
