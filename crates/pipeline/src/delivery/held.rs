@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use records::{IdempotencyKey, Offset, OffsetSet};
+use records::{IdempotencyKey, Offset, OffsetSet, Partition};
 
 use super::call::{Call, Doubt, Ending, History, Stage};
-use super::event::{Assignment, Pending};
+use super::event::{Assignment, CallId, Pending};
 use super::progress::{Arrival, Progress};
 
 /// A partition in our hands.
@@ -254,4 +254,10 @@ impl<P> Held<P> {
         let gone: Vec<Offset> = self.calls.iter().filter_map(goes).collect();
         gone.into_iter().map(|offset| self.let_go(offset)).sum()
     }
+}
+
+/// The partition of a call, if it is still in the same assignment.
+pub(super) fn held_as<P>(held: &mut BTreeMap<Partition, Held<P>>, id: CallId) -> Option<&mut Held<P>> {
+    held.get_mut(&id.partition)
+        .filter(|held| held.assignment == id.assignment)
 }

@@ -25,6 +25,7 @@ pub mod call;
 pub mod event;
 mod held;
 mod limits;
+mod loading;
 mod machine;
 pub mod ownership;
 pub mod progress;

@@ -1,0 +1,76 @@
+//! Partitions come: their notes are loaded, and say where they begin, or that a person must look.
+
+use records::{CallNote, Offset, Partition};
+
+use super::event::{Action, Assignment, Loaded, Refusal};
+use super::held::{Held, Phase};
+use super::machine::Delivery;
+use super::progress::Progress;
+
+impl<P> Delivery<P> {
+    pub(super) fn assigned(&mut self, partitions: Vec<Partition>) {
+        // Each generation of the group brings an assignment, often with nothing new.
+        self.assignments += 1;
+        let assignment = Assignment(self.assignments);
+        for partition in &partitions {
+            let before = self.held.insert(*partition, Held::new(assignment));
+            debug_assert!(before.is_none(), "partition {partition} is assigned twice");
+            self.bytes_held -= before.map_or(0, |mut before| before.let_all_go());
+        }
+        self.actions.push(Action::Load {
+            assignment,
+            partitions,
+        });
+    }
+
+    pub(super) fn notes_loaded(&mut self, assignment: Assignment, partition: Partition, loaded: Loaded) {
+        let Some(held) = self.held.get_mut(&partition) else {
+            return;
+        };
+        if held.assignment != assignment || held.phase != Phase::Loading || self.stop.is_some() {
+            return;
+        }
+        match begin_at(&loaded) {
+            Ok((offset, note)) => {
+                let is_first = loaded.committed.is_none();
+                let is_final = |at: Offset| at < offset || note.finals.contains(at);
+                self.requests.forget_finals(partition, is_final);
+                let progress = Progress::new(offset, note);
+                // The consumer begins at what is committed. Finals behind it are skipped one by one.
+                held.activate(progress, is_first);
+                self.actions.push(Action::Start {
+                    partition,
+                    offset,
+                    is_first,
+                });
+            }
+            Err(why) => {
+                held.phase = Phase::Refused;
+                self.actions.push(Action::Refuse { partition, why });
+            }
+        }
+    }
+
+    /// Whether the notes of a partition are still wanted.
+    #[must_use]
+    pub fn wants_notes(&self, assignment: Assignment, partition: Partition) -> bool {
+        self.held
+            .get(&partition)
+            .is_some_and(|held| held.assignment == assignment && held.phase == Phase::Loading)
+    }
+}
+
+/// Where a partition begins, and what is final behind.
+fn begin_at(loaded: &Loaded) -> Result<(Offset, CallNote), Refusal> {
+    let (log_start, log_end) = (loaded.log_start, loaded.log_end);
+    match loaded.committed {
+        // Nothing was ever deleted, so beginning at the beginning leaves nothing out.
+        None if log_start == Offset(0) => Ok((log_start, CallNote::default())),
+        None => Err(Refusal::NoOffset { log_start }),
+        Some(committed) if committed < log_start => Err(Refusal::Deleted { committed, log_start }),
+        Some(committed) if committed > log_end => Err(Refusal::Ahead { committed, log_end }),
+        Some(committed) => CallNote::decode(committed, &loaded.metadata)
+            .map(|note| (committed, note))
+            .map_err(|source| Refusal::Note { committed, source }),
+    }
+}
