@@ -1,15 +1,14 @@
 //! The state of the delivery, and the order in which things follow from an event.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::Partition;
 
 use super::answer::{Classes, Report};
-use super::call::{Call, Ending, History, Next, Stage};
-use super::event::{Action, Assignment, CallId, Commit, CommitResult, Event, Pending, Rejoin, Waits};
-use super::held::{Held, Phase, Taken, held_as};
+use super::call::{Call, Ending, Stage};
+use super::event::{Action, Assignment, CallId, Commit, CommitResult, Event, Rejoin};
+use super::held::{Held, Phase};
 use super::limits::Limits;
 use super::ownership::Ownership;
 use super::requests::{Known, Requests, What};
@@ -163,13 +162,6 @@ impl<P> Delivery<P> {
         })
     }
 
-    /// Whether a call is ours and waits for the report of its request.
-    #[must_use]
-    pub fn awaits(&self, id: CallId) -> bool {
-        let held = self.held.get(&id.partition);
-        held.is_some_and(|held| held.is_calling(id.offset))
-    }
-
     /// What each report means.
     #[must_use]
     pub fn classes(&self) -> &Classes {
@@ -188,123 +180,6 @@ impl<P> Delivery<P> {
             calls_held: self.held.values().map(Held::calls_held).sum(),
             calls_under_way: self.requests.count(),
             bytes_held: self.bytes_held,
-        }
-    }
-
-    fn pending(&mut self, pending: Pending<P>, now: Instant) {
-        let (partition, offset, bytes) = (pending.partition, pending.offset, pending.bytes);
-        let Some(held) = self.held.get_mut(&partition) else {
-            return;
-        };
-        let call = CallId {
-            assignment: held.assignment,
-            partition,
-            offset,
-        };
-        match held.take(pending, now) {
-            Taken::Nothing => return,
-            Taken::Behind => {}
-            Taken::Ready => self.ready.push_back(call),
-            Taken::Publish => self.publish(call),
-        }
-        self.bytes_held += bytes;
-    }
-
-    fn answered(&mut self, id: CallId, report: Report, now: Instant) {
-        let Some(key) = self.requests.end(id) else {
-            return;
-        };
-        // Not by the assignment: the call may be ours again by another one.
-        match self.held.get_mut(&id.partition) {
-            Some(held) if held.is_calling(id.offset) => {
-                let assignment = held.assignment;
-                self.take_report(CallId { assignment, ..id }, report, now);
-            }
-            _ => {
-                let what = What::Reported(report, History::default());
-                self.requests.keep(id, Known { key, what });
-            }
-        }
-    }
-
-    /// The report of a call that is ours and waits for it.
-    fn take_report(&mut self, id: CallId, report: Report, now: Instant) {
-        let Some(held) = held_as(&mut self.held, id) else {
-            return;
-        };
-        let is_draining = held.phase == Phase::Draining;
-        let Some(call) = held.call(id.offset) else {
-            return;
-        };
-        let next = call.answered(report, &self.classes, now);
-        let tries = call.history.attempts;
-        match next {
-            Next::Publish(_) => self.publish(id),
-            // There is no time for another attempt; the next owner makes it.
-            Next::Wait(_) | Next::Ready if is_draining => self.bytes_held -= held.let_go(id.offset),
-            Next::Wait(at_least) => {
-                self.actions.push(Action::Wait {
-                    call: id,
-                    what: Waits::Attempt,
-                    tries,
-                    at_least,
-                });
-            }
-            Next::Ready => self.ready.push_front(id),
-        }
-    }
-
-    fn wait_over(&mut self, id: CallId, now: Instant) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
-            return;
-        };
-        match &call.stage {
-            Stage::Waiting => {
-                call.enter(Stage::Ready, now);
-                // Before those that were never tried, so that the watermark moves.
-                self.ready.push_front(id);
-            }
-            Stage::Unpublished(ending) => {
-                let ending = Arc::clone(ending);
-                call.enter(Stage::Publishing(ending), now);
-                self.publish(id);
-            }
-            Stage::Behind | Stage::Ready | Stage::Calling | Stage::Publishing(_) => {}
-        }
-    }
-
-    fn published(&mut self, id: CallId, acknowledged: bool, now: Instant) {
-        let Some(held) = held_as(&mut self.held, id) else {
-            return;
-        };
-        let Some(call) = held.call(id.offset) else {
-            return;
-        };
-        let Stage::Publishing(ending) = &call.stage else {
-            return;
-        };
-        if acknowledged {
-            self.finish(id, now);
-        } else {
-            let ending = Arc::clone(ending);
-            call.publications_failed += 1;
-            let tries = call.publications_failed;
-            call.enter(Stage::Unpublished(ending), now);
-            let (what, at_least) = (Waits::Publication, Duration::ZERO);
-            self.actions.push(Action::Wait {
-                call: id,
-                what,
-                tries,
-                at_least,
-            });
-        }
-    }
-
-    fn finish(&mut self, id: CallId, now: Instant) {
-        let finished = held_as(&mut self.held, id).and_then(|held| held.finish(id.offset, now));
-        if let Some((bytes, next)) = finished {
-            self.bytes_held -= bytes;
-            self.ready.extend(next.map(|offset| CallId { offset, ..id }));
         }
     }
 
@@ -451,48 +326,6 @@ impl<P> Delivery<P> {
         self.actions.push(Action::Withhold(late));
     }
 
-    fn send_ready(&mut self, now: Instant) {
-        while self.requests.count() < self.limits.calls_in_flight_max && self.ownership.may_send(now) {
-            let Some(id) = self.ready.pop_front() else {
-                return;
-            };
-            let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
-                continue;
-            };
-            let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::Ready) else {
-                continue;
-            };
-            call.begin(now);
-            if self.requests.is_under_way(id) {
-                // An earlier assignment has asked already; its report will do.
-                continue;
-            }
-            match self.requests.take_known(id, call.key.as_ref()) {
-                Some(What::Reported(report, before)) => {
-                    call.resume(before);
-                    self.take_report(id, report, now);
-                    continue;
-                }
-                Some(What::Ended) => {
-                    self.finish(id, now);
-                    continue;
-                }
-                None => {}
-            }
-            let (attempt, repeats) = (call.history.attempts, call.doubt);
-            let payload = Arc::clone(&call.payload);
-            let key = call.key.clone();
-            held.begun();
-            self.requests.begin(id, key);
-            self.actions.push(Action::Send {
-                call: id,
-                attempt,
-                repeats,
-                payload,
-            });
-        }
-    }
-
     fn commit_if_due(&mut self, now: Instant) {
         if self.in_flight.is_some() || self.commit_at(now).is_none_or(|at| now < at) {
             return;
@@ -554,15 +387,6 @@ impl<P> Delivery<P> {
             .map(|(partition, _)| *partition)
     }
 
-    fn has_ready(&self) -> bool {
-        // Those of partitions that are gone or draining are skipped only when they are next in line.
-        self.ready.iter().any(|id| {
-            self.held
-                .get(&id.partition)
-                .is_some_and(|held| held.assignment == id.assignment && held.phase == Phase::Active)
-        })
-    }
-
     fn give_up_drained(&mut self, now: Instant) {
         // A commit that is sent once more by librdkafka would carry the next generation, in which the
         // partition is another caller's.
@@ -604,35 +428,6 @@ impl<P> Delivery<P> {
         if (is_drained || is_late) && !stop.is_finished {
             stop.is_finished = true;
             self.actions.push(Action::Finish);
-        }
-    }
-
-    /// Stops and starts intake, with room between the two, because a pause drops what was fetched ahead.
-    fn steer_intake(&mut self) {
-        let limits = &self.limits;
-        let is_full = self.bytes_held >= limits.bytes_held_max;
-        let is_half_empty = self.bytes_held <= limits.bytes_held_max / 2;
-        let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
-        for (partition, held) in self
-            .held
-            .iter_mut()
-            .filter(|(_, held)| held.phase == Phase::Active)
-        {
-            let is_held_full = held.calls_held() >= limits.calls_held_max || !held.has_room();
-            let is_held_half_empty = held.calls_held() <= limits.calls_held_max / 2 && held.has_room();
-            if !held.is_paused && (is_full || is_held_full) {
-                held.is_paused = true;
-                to_pause.push(*partition);
-            } else if held.is_paused && is_half_empty && is_held_half_empty {
-                held.is_paused = false;
-                to_resume.push(*partition);
-            }
-        }
-        if !to_pause.is_empty() {
-            self.actions.push(Action::Pause(to_pause));
-        }
-        if !to_resume.is_empty() {
-            self.actions.push(Action::Resume(to_resume));
         }
     }
 
@@ -679,20 +474,6 @@ impl<P> Delivery<P> {
             keep(offset, key, What::Ended);
         }
         self.bytes_held -= held.let_all_go();
-    }
-
-    fn publish(&mut self, id: CallId) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
-            return;
-        };
-        if let Stage::Publishing(ending) = &call.stage {
-            self.actions.push(Action::Publish {
-                call: id,
-                ending: Arc::clone(ending),
-                history: call.history,
-                payload: Arc::clone(&call.payload),
-            });
-        }
     }
 
     fn deadline(&self, until: Instant, is_drained: bool) -> Instant {

@@ -22,8 +22,10 @@
 
 pub mod answer;
 pub mod call;
+mod calling;
 pub mod event;
 mod held;
+mod intake;
 mod limits;
 mod loading;
 mod machine;

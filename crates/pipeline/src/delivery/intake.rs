@@ -1,0 +1,57 @@
+//! Calls are taken in, and partitions are paused while there are enough.
+
+use std::time::Instant;
+
+use super::event::{Action, CallId, Pending};
+use super::held::{Phase, Taken};
+use super::machine::Delivery;
+
+impl<P> Delivery<P> {
+    pub(super) fn pending(&mut self, pending: Pending<P>, now: Instant) {
+        let (partition, offset, bytes) = (pending.partition, pending.offset, pending.bytes);
+        let Some(held) = self.held.get_mut(&partition) else {
+            return;
+        };
+        let call = CallId {
+            assignment: held.assignment,
+            partition,
+            offset,
+        };
+        match held.take(pending, now) {
+            Taken::Nothing => return,
+            Taken::Behind => {}
+            Taken::Ready => self.ready.push_back(call),
+            Taken::Publish => self.publish(call),
+        }
+        self.bytes_held += bytes;
+    }
+
+    /// Stops and starts intake, with room between the two, because a pause drops what was fetched ahead.
+    pub(super) fn steer_intake(&mut self) {
+        let limits = &self.limits;
+        let is_full = self.bytes_held >= limits.bytes_held_max;
+        let is_half_empty = self.bytes_held <= limits.bytes_held_max / 2;
+        let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
+        for (partition, held) in self
+            .held
+            .iter_mut()
+            .filter(|(_, held)| held.phase == Phase::Active)
+        {
+            let is_held_full = held.calls_held() >= limits.calls_held_max || !held.has_room();
+            let is_held_half_empty = held.calls_held() <= limits.calls_held_max / 2 && held.has_room();
+            if !held.is_paused && (is_full || is_held_full) {
+                held.is_paused = true;
+                to_pause.push(*partition);
+            } else if held.is_paused && is_half_empty && is_held_half_empty {
+                held.is_paused = false;
+                to_resume.push(*partition);
+            }
+        }
+        if !to_pause.is_empty() {
+            self.actions.push(Action::Pause(to_pause));
+        }
+        if !to_resume.is_empty() {
+            self.actions.push(Action::Resume(to_resume));
+        }
+    }
+}
