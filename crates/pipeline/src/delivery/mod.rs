@@ -23,9 +23,11 @@
 pub mod answer;
 pub mod call;
 mod calling;
+mod committing;
 pub mod event;
 mod held;
 mod intake;
+mod leaving;
 mod limits;
 mod loading;
 mod machine;
