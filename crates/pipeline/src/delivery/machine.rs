@@ -8,7 +8,7 @@ use records::Partition;
 use super::answer::Classes;
 use super::call::Call;
 use super::event::{Action, Assignment, CallId, Event, Rejoin};
-use super::held::{Held, Phase};
+use super::held::Held;
 use super::limits::Limits;
 use super::ownership::Ownership;
 use super::requests::Requests;
@@ -59,25 +59,6 @@ pub(super) struct Stopping {
     pub(super) is_finished: bool,
 }
 
-/// How much is held, for the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauges {
-    /// Partitions whose calls are made.
-    pub partitions: usize,
-    /// Partitions that are being loaded.
-    pub partitions_loading: usize,
-    /// Partitions that a person must look at.
-    pub partitions_refused: usize,
-    /// Partitions that are on their way out.
-    pub partitions_draining: usize,
-    /// Calls that are not final.
-    pub calls_held: usize,
-    /// Requests under way.
-    pub calls_under_way: usize,
-    /// Bytes of the calls that are not final.
-    pub bytes_held: usize,
-}
-
 impl<P> Delivery<P> {
     /// Without partitions.
     #[must_use]
@@ -126,6 +107,17 @@ impl<P> Delivery<P> {
         std::mem::take(&mut self.actions)
     }
 
+    /// Everything that follows from what is known now.
+    fn settle(&mut self, now: Instant) {
+        self.end_late_commit(now);
+        self.end_late_drains(now);
+        self.send_ready(now);
+        self.commit_if_due(now);
+        self.give_up_drained(now);
+        self.finish_if_drained(now);
+        self.steer_intake();
+    }
+
     /// When [`Event::Tick`] is wanted, if nothing else happens before.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
@@ -163,31 +155,5 @@ impl<P> Delivery<P> {
     #[must_use]
     pub fn classes(&self) -> &Classes {
         &self.classes
-    }
-
-    /// How much is held.
-    #[must_use]
-    pub fn gauges(&self) -> Gauges {
-        let in_phase = |phase| self.held.values().filter(|held| held.phase == phase).count();
-        Gauges {
-            partitions: in_phase(Phase::Active),
-            partitions_loading: in_phase(Phase::Loading),
-            partitions_refused: in_phase(Phase::Refused),
-            partitions_draining: in_phase(Phase::Draining),
-            calls_held: self.held.values().map(Held::calls_held).sum(),
-            calls_under_way: self.requests.count(),
-            bytes_held: self.bytes_held,
-        }
-    }
-
-    /// Everything that follows from what is known now.
-    fn settle(&mut self, now: Instant) {
-        self.end_late_commit(now);
-        self.end_late_drains(now);
-        self.send_ready(now);
-        self.commit_if_due(now);
-        self.give_up_drained(now);
-        self.finish_if_drained(now);
-        self.steer_intake();
     }
 }

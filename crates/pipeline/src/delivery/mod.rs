@@ -19,12 +19,17 @@
 //!
 //! Under `on_ambiguous = "retry"` the beginnings in a note are hints: they go with the commit that comes
 //! next, and no call waits for them. They let the next owner say which calls it repeats.
+//!
+//! Where it stands: `machine.rs` holds the state and says what follows from what. What follows is told in
+//! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `calling.rs` (from sending to the
+//! acknowledged end), `committing.rs` and `leaving.rs` (partitions go).
 
 pub mod answer;
 pub mod call;
 mod calling;
 mod committing;
 pub mod event;
+mod gauges;
 mod held;
 mod intake;
 mod leaving;
@@ -42,5 +47,6 @@ pub use call::{Call, Doubt, Ending, History, Stage};
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, Event, Loaded, Pending, Refusal, Rejoin, Waits,
 };
+pub use gauges::Gauges;
 pub use limits::Limits;
-pub use machine::{Delivery, Gauges};
+pub use machine::Delivery;
