@@ -276,5 +276,4 @@ fn encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
 mod tests;
