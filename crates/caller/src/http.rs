@@ -14,8 +14,11 @@ use pipeline::delivery::{Lost, NotSent, Reply, Report};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, Url};
 
-use crate::config::ApiSettings;
 use crate::latch::{Fate, Latch, LatchedBody, Permit};
+
+mod settings;
+
+pub(crate) use settings::ApiSettings;
 
 /// The API, as the settings describe it.
 pub(crate) struct Api {
