@@ -17,44 +17,15 @@ use records::call_dead_letter::Reason;
 use records::{Offset, Partition, Position};
 use service::Health;
 use service::failpoint::kill_at;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, oneshot};
 
+use crate::arrived::Arrived;
 use crate::config::Config;
 use crate::http::Api;
 use crate::job::{Calendar, Job};
 use crate::latch::Permit;
 use crate::metrics::Metrics;
-
-/// What comes back from outside the loop. There are as many as there are requests under way, calls to be
-/// published and partitions to be loaded, so what they travel through is bounded by those.
-pub(crate) enum Arrived {
-    Answered {
-        call: CallId,
-        report: Report,
-        repeats: Option<Doubt>,
-        took: Duration,
-    },
-    Published {
-        token: usize,
-        result: Result<Offset, Fault>,
-    },
-    Loaded {
-        assignment: Assignment,
-        partition: Partition,
-        loaded: Loaded,
-    },
-    NotLoaded {
-        assignment: Assignment,
-        partitions: Vec<Partition>,
-    },
-    Committed {
-        number: u64,
-        result: Result<(), Fault>,
-        took: Duration,
-    },
-    Calls(oneshot::Sender<Vec<crate::run::CallView>>),
-}
 
 /// Everything that the actions need.
 pub(crate) struct Shell {

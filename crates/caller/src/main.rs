@@ -2,7 +2,9 @@
 //! of it.
 
 mod actions;
+mod arrived;
 mod backoff;
+mod calls;
 mod config;
 mod http;
 mod job;

@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::{Json, Router, routing};
 use kafka::Happening;
 use kafka::fault::Class;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
-use pipeline::delivery::{Delivery, Event, NotSent, Report, Stage};
+use pipeline::delivery::{Delivery, Event, NotSent, Report};
 use records::{Partition, Position};
-use serde::Serialize;
 use service::failpoint::kill_at;
 use service::{Health, Shutdown};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::actions::{Arrived, Shell, Told, join, numbers};
+use crate::actions::{Shell, Told, join, numbers};
+use crate::arrived::Arrived;
+use crate::calls;
 use crate::config::Config;
 use crate::job::Job;
 use crate::metrics::Metrics;
@@ -40,21 +37,6 @@ const PER_TURN: usize = 512;
 
 /// How long an assignment waits before its notes are asked for again.
 const LOAD_AGAIN: Duration = Duration::from_secs(1);
-
-/// How many calls `/calls` shows.
-const CALLS_SHOWN_MAX: usize = 10_000;
-
-/// A call in flight, for people.
-#[derive(Serialize)]
-pub(crate) struct CallView {
-    key: String,
-    position: String,
-    stage: &'static str,
-    attempt: u32,
-    attempts_ambiguous: u32,
-    /// In this stage for so long.
-    since_ms: u64,
-}
 
 /// Checks the topics, and says what is wrong with them.
 ///
@@ -86,9 +68,9 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
     let (sender, inbox) = unbounded_channel();
-    let route = Router::new()
-        .route("/calls", routing::get(calls))
-        .with_state(sender.clone());
+    let questions = sender.clone();
+    // Where the loop is gone the question is dropped, which tells the one who asked.
+    let route = calls::route(move |answer| drop(questions.send(Arrived::Calls(answer))));
     service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
 
     let reports = sender.clone();
@@ -319,8 +301,9 @@ impl Loop {
                 Ok(())
             }
             Arrived::Calls(answer) => {
+                let topic = &self.shell.config.topics.pending;
                 // Whoever asked may have gone.
-                drop(answer.send(self.calls()));
+                drop(answer.send(calls::view(&self.delivery, topic, Instant::now())));
                 Ok(())
             }
         }
@@ -337,26 +320,6 @@ impl Loop {
         Ok(())
     }
 
-    fn calls(&self) -> Vec<CallView> {
-        let now = Instant::now();
-        let started = self.delivery.calls().filter(|(_, call)| match call.stage().0 {
-            Stage::Behind | Stage::Ready => call.history().attempts > 0,
-            Stage::Calling | Stage::Waiting | Stage::Unpublished(_) | Stage::Publishing(_) => true,
-        });
-        let view = started.map(|(id, call)| {
-            let (stage, since) = call.stage();
-            CallView {
-                key: call.key().map(ToString::to_string).unwrap_or_default(),
-                position: self.position(id.partition, id.offset).to_string(),
-                stage: stage.as_str(),
-                attempt: call.history().attempts,
-                attempts_ambiguous: call.history().attempts_ambiguous,
-                since_ms: u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX),
-            }
-        });
-        view.take(CALLS_SHOWN_MAX).collect()
-    }
-
     fn position(&self, partition: Partition, offset: records::Offset) -> Position {
         Position {
             topic: self.shell.config.topics.pending.clone(),
@@ -364,13 +327,4 @@ impl Loop {
             offset,
         }
     }
-}
-
-/// Answers `GET /calls`.
-async fn calls(State(inbox): State<UnboundedSender<Arrived>>) -> Result<Json<Vec<CallView>>, StatusCode> {
-    let (answer, calls) = oneshot::channel();
-    inbox
-        .send(Arrived::Calls(answer))
-        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    calls.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
 }
