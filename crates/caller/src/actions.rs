@@ -1,72 +1,25 @@
 //! One short function for each action of the pipeline.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::consumer::CommitOffset;
 use kafka::fault::Class;
-use kafka::producer::{NotTaken, Producer};
+use kafka::producer::NotTaken;
 use kafka::{Consumer, Fault};
 use pipeline::delivery::{
-    Action, Answer, Assignment, CallId, Commit, CommitResult, Doubt, Ending, Event, History, Loaded, Refusal,
-    Rejoin, Report, Waits,
+    Action, Assignment, CallId, Commit, CommitResult, Doubt, Ending, Event, History, Loaded, Refusal, Rejoin,
+    Report, Waits,
 };
 use rdkafka::types::RDKafkaErrorCode;
 use records::call_dead_letter::Reason;
-use records::{Offset, Partition, Position};
-use service::Health;
+use records::{Offset, Partition};
 use service::failpoint::kill_at;
-use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::arrived::Arrived;
-use crate::config::Config;
-use crate::http::Api;
-use crate::job::{Calendar, Job};
+use crate::job::Job;
 use crate::latch::Permit;
-use crate::metrics::Metrics;
-
-/// Everything that the actions need.
-pub(crate) struct Shell {
-    pub(crate) config: Config,
-    pub(crate) api: Arc<Api>,
-    pub(crate) consumer: Arc<Consumer>,
-    pub(crate) ready: Arc<Notify>,
-    pub(crate) producer: Producer,
-    pub(crate) inbox: UnboundedSender<Arrived>,
-    pub(crate) metrics: Metrics,
-    pub(crate) health: Health,
-    pub(crate) calendar: Calendar,
-    permits: BTreeMap<Partition, Permit>,
-    permitted_until: Option<Instant>,
-    epoch: Instant,
-    waits: BTreeMap<(Instant, u64), CallId>,
-    waits_begun: u64,
-    publications: HashMap<usize, Publication>,
-    publications_begun: usize,
-    commits_sent: u64,
-    refused: BTreeMap<Partition, String>,
-    /// What the report that is being taken in says, for the log line of what follows from it.
-    pub(crate) told: Option<Told>,
-    pub(crate) is_finished: bool,
-}
-
-/// A record on its way to Kafka.
-struct Publication {
-    call: CallId,
-    job: Arc<Job>,
-    /// `None` for an outcome.
-    dead_letter: Option<Reason>,
-}
-
-/// A report, as a log line tells it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
-    pub(crate) answer: Answer,
-    pub(crate) kind: &'static str,
-    pub(crate) status: Option<u16>,
-}
+use crate::shell::{Publication, Shell, join, numbers};
 
 /// The condition of readiness that refused partitions break.
 const PARTITIONS: &str = "partitions";
@@ -78,39 +31,6 @@ const LOAD_MAX: Duration = Duration::from_secs(10);
 const LOG_END_WAIT: Duration = Duration::from_secs(10);
 
 impl Shell {
-    pub(crate) fn new(
-        config: &Config,
-        (consumer, ready): (Consumer, Arc<Notify>),
-        producer: Producer,
-        inbox: UnboundedSender<Arrived>,
-        metrics: Metrics,
-        health: &Health,
-    ) -> anyhow::Result<Self> {
-        let now = Instant::now();
-        Ok(Self {
-            api: Arc::new(Api::new(&config.api)?),
-            config: config.clone(),
-            consumer: Arc::new(consumer),
-            ready,
-            producer,
-            inbox,
-            metrics,
-            health: health.clone(),
-            calendar: Calendar::new(now),
-            permits: BTreeMap::new(),
-            permitted_until: None,
-            epoch: now,
-            waits: BTreeMap::new(),
-            waits_begun: 0,
-            publications: HashMap::new(),
-            publications_begun: 0,
-            commits_sent: 0,
-            refused: BTreeMap::new(),
-            told: None,
-            is_finished: false,
-        })
-    }
-
     /// Does what the pipeline asks for. Returns what came of it at once.
     ///
     /// # Errors
@@ -542,29 +462,6 @@ impl Shell {
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }
-
-    fn position(&self, call: CallId) -> Position {
-        self.place(call.partition, call.offset)
-    }
-
-    fn place(&self, partition: Partition, offset: Offset) -> Position {
-        Position {
-            topic: self.config.topics.pending.clone(),
-            partition,
-            offset,
-        }
-    }
-}
-
-/// Joins the group; the notify wakes the loop when there is something to poll.
-pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), Fault> {
-    let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
-    let ready = Arc::new(Notify::new());
-    consumer.on_ready({
-        let ready = Arc::clone(&ready);
-        move || ready.notify_one()
-    });
-    Ok((consumer, ready))
 }
 
 /// Reads what is committed for partitions, and where their logs begin and end. Blocks.
@@ -630,8 +527,4 @@ fn label_of(result: CommitResult) -> &'static str {
         CommitResult::Fenced => "fenced",
         CommitResult::Unknown => "unknown",
     }
-}
-
-pub(crate) fn numbers(partitions: &[Partition]) -> Vec<i32> {
-    partitions.iter().map(|partition| partition.0).collect()
 }

@@ -11,6 +11,7 @@ mod job;
 mod latch;
 mod metrics;
 mod run;
+mod shell;
 
 use anyhow::Context as _;
 use clap::Parser;

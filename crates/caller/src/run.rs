@@ -10,17 +10,16 @@ use kafka::fault::Class;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
 use pipeline::delivery::{Delivery, Event, NotSent, Report};
-use records::{Partition, Position};
 use service::failpoint::kill_at;
 use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::actions::{Shell, Told, join, numbers};
 use crate::arrived::Arrived;
 use crate::calls;
 use crate::config::Config;
 use crate::job::Job;
 use crate::metrics::Metrics;
+use crate::shell::{Shell, Told, join, numbers};
 
 /// A sound loop turns at least this often, also while the brokers do not answer.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -263,7 +262,7 @@ impl Loop {
                 };
                 if !self.delivery.awaits(call) && report != Report::NotSent(NotSent::Withheld) {
                     tracing::warn!(
-                        position = %self.position(call.partition, call.offset), answer = answer.as_str(),
+                        position = %self.shell.position(call), answer = answer.as_str(),
                         kind = told.kind, status = told.status,
                         "an answer came after the partition went; it counts only if the partition comes back"
                     );
@@ -318,13 +317,5 @@ impl Loop {
             }
         }
         Ok(())
-    }
-
-    fn position(&self, partition: Partition, offset: records::Offset) -> Position {
-        Position {
-            topic: self.shell.config.topics.pending.clone(),
-            partition,
-            offset,
-        }
     }
 }

@@ -1,0 +1,125 @@
+//! What the actions work with: the consumer and the producer, the API, and what is under way between them
+//! and the loop.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kafka::producer::Producer;
+use kafka::{Consumer, Fault};
+use pipeline::delivery::{Answer, CallId};
+use records::call_dead_letter::Reason;
+use records::{Offset, Partition, Position};
+use service::Health;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::arrived::Arrived;
+use crate::config::Config;
+use crate::http::Api;
+use crate::job::{Calendar, Job};
+use crate::latch::Permit;
+use crate::metrics::Metrics;
+
+/// Everything that the actions need.
+pub(crate) struct Shell {
+    pub(crate) config: Config,
+    pub(crate) api: Arc<Api>,
+    pub(crate) consumer: Arc<Consumer>,
+    pub(crate) ready: Arc<Notify>,
+    pub(crate) producer: Producer,
+    pub(crate) inbox: UnboundedSender<Arrived>,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) calendar: Calendar,
+    pub(crate) permits: BTreeMap<Partition, Permit>,
+    pub(crate) permitted_until: Option<Instant>,
+    pub(crate) epoch: Instant,
+    pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
+    pub(crate) waits_begun: u64,
+    pub(crate) publications: HashMap<usize, Publication>,
+    pub(crate) publications_begun: usize,
+    pub(crate) commits_sent: u64,
+    pub(crate) refused: BTreeMap<Partition, String>,
+    /// What the report that is being taken in says, for the log line of what follows from it.
+    pub(crate) told: Option<Told>,
+    pub(crate) is_finished: bool,
+}
+
+/// A record on its way to Kafka.
+pub(crate) struct Publication {
+    pub(crate) call: CallId,
+    pub(crate) job: Arc<Job>,
+    /// `None` for an outcome.
+    pub(crate) dead_letter: Option<Reason>,
+}
+
+/// A report, as a log line tells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) answer: Answer,
+    pub(crate) kind: &'static str,
+    pub(crate) status: Option<u16>,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        config: &Config,
+        (consumer, ready): (Consumer, Arc<Notify>),
+        producer: Producer,
+        inbox: UnboundedSender<Arrived>,
+        metrics: Metrics,
+        health: &Health,
+    ) -> anyhow::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            api: Arc::new(Api::new(&config.api)?),
+            config: config.clone(),
+            consumer: Arc::new(consumer),
+            ready,
+            producer,
+            inbox,
+            metrics,
+            health: health.clone(),
+            calendar: Calendar::new(now),
+            permits: BTreeMap::new(),
+            permitted_until: None,
+            epoch: now,
+            waits: BTreeMap::new(),
+            waits_begun: 0,
+            publications: HashMap::new(),
+            publications_begun: 0,
+            commits_sent: 0,
+            refused: BTreeMap::new(),
+            told: None,
+            is_finished: false,
+        })
+    }
+
+    pub(crate) fn position(&self, call: CallId) -> Position {
+        self.place(call.partition, call.offset)
+    }
+
+    pub(crate) fn place(&self, partition: Partition, offset: Offset) -> Position {
+        Position {
+            topic: self.config.topics.pending.clone(),
+            partition,
+            offset,
+        }
+    }
+}
+
+/// Joins the group; the notify wakes the loop when there is something to poll.
+pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), Fault> {
+    let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
+    let ready = Arc::new(Notify::new());
+    consumer.on_ready({
+        let ready = Arc::clone(&ready);
+        move || ready.notify_one()
+    });
+    Ok((consumer, ready))
+}
+
+pub(crate) fn numbers(partitions: &[Partition]) -> Vec<i32> {
+    partitions.iter().map(|partition| partition.0).collect()
+}
