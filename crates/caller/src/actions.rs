@@ -8,8 +8,8 @@ use kafka::fault::Class;
 use kafka::producer::NotTaken;
 use kafka::{Consumer, Fault};
 use pipeline::delivery::{
-    Action, Assignment, CallId, Commit, CommitResult, Doubt, Ending, Event, History, Loaded, Refusal, Rejoin,
-    Report, Waits,
+    Action, Assignment, CallId, Commit, CommitResult, Doubt, Ending, Event, History, Refusal, Rejoin, Report,
+    Waits,
 };
 use rdkafka::types::RDKafkaErrorCode;
 use records::call_dead_letter::Reason;
@@ -23,12 +23,6 @@ use crate::shell::{Publication, Shell, join, numbers};
 
 /// The condition of readiness that refused partitions break.
 const PARTITIONS: &str = "partitions";
-
-/// How long one request for committed offsets or ends may take.
-const LOAD_MAX: Duration = Duration::from_secs(10);
-
-/// A new leader may not know the log's end for a moment; only after this the offsets are taken for wrong.
-const LOG_END_WAIT: Duration = Duration::from_secs(10);
 
 impl Shell {
     /// Does what the pipeline asks for. Returns what came of it at once.
@@ -161,47 +155,6 @@ impl Shell {
         };
         self.metrics.committed(label, took);
         Ok(Some(result))
-    }
-
-    /// Reads offsets, notes and ends of partitions, off the loop.
-    pub(crate) fn load_again(&self, assignment: Assignment, partitions: Vec<Partition>, after: Duration) {
-        if partitions.is_empty() {
-            return;
-        }
-        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(after).await;
-            let read = tokio::task::spawn_blocking({
-                let partitions = partitions.clone();
-                move || load(&consumer, &partitions)
-            });
-            match read.await {
-                Ok(Ok(loaded)) => {
-                    for (partition, loaded) in loaded {
-                        // The loop is gone only when the program ends.
-                        let _ = inbox.send(Arrived::Loaded {
-                            assignment,
-                            partition,
-                            loaded,
-                        });
-                    }
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "call notes cannot be loaded; tried again");
-                    let _ = inbox.send(Arrived::NotLoaded {
-                        assignment,
-                        partitions,
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "call notes cannot be loaded; tried again");
-                    let _ = inbox.send(Arrived::NotLoaded {
-                        assignment,
-                        partitions,
-                    });
-                }
-            }
-        });
     }
 
     fn load(&mut self, assignment: Assignment, partitions: Vec<Partition>) -> Option<Event<Job>> {
@@ -462,31 +415,6 @@ impl Shell {
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }
-}
-
-/// Reads what is committed for partitions, and where their logs begin and end. Blocks.
-fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, Loaded)>, Fault> {
-    let began = Instant::now();
-    let committed = consumer.committed(partitions, LOAD_MAX)?;
-    let mut all = Vec::with_capacity(committed.len());
-    for committed in committed {
-        let bounds = loop {
-            let bounds = consumer.bounds(committed.partition, LOAD_MAX)?;
-            let is_behind = committed.offset.is_some_and(|offset| offset > bounds.end);
-            if !is_behind || began.elapsed() > LOG_END_WAIT {
-                break bounds;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        };
-        let loaded = Loaded {
-            committed: committed.offset,
-            metadata: committed.metadata,
-            log_start: bounds.start,
-            log_end: bounds.end,
-        };
-        all.push((committed.partition, loaded));
-    }
-    Ok(all)
 }
 
 /// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.

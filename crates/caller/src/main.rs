@@ -9,6 +9,7 @@ mod config;
 mod http;
 mod job;
 mod latch;
+mod loading;
 mod metrics;
 mod run;
 mod shell;
