@@ -11,6 +11,7 @@ mod job;
 mod latch;
 mod loading;
 mod metrics;
+mod publishing;
 mod run;
 mod shell;
 
