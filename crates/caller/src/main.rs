@@ -5,6 +5,7 @@ mod actions;
 mod arrived;
 mod backoff;
 mod calls;
+mod committing;
 mod config;
 mod http;
 mod job;

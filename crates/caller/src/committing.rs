@@ -1,0 +1,114 @@
+//! Commits go to the coordinator, off the loop, and what a failed one means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka::Fault;
+use kafka::consumer::CommitOffset;
+use kafka::fault::Class;
+use pipeline::delivery::{Commit, CommitResult};
+use rdkafka::types::RDKafkaErrorCode;
+use service::failpoint::kill_at;
+
+use crate::arrived::Arrived;
+use crate::shell::Shell;
+
+impl Shell {
+    /// Off the loop, because it waits for the coordinator. There is one at a time.
+    pub(crate) fn commit(&mut self, commits: &[Commit]) {
+        let offsets: Vec<CommitOffset> = commits
+            .iter()
+            .map(|commit| CommitOffset {
+                partition: commit.partition,
+                offset: commit.offset,
+                metadata: commit.note.clone(),
+            })
+            .collect();
+        kill_at!("before-commit");
+        self.commits_sent += 1;
+        let number = self.commits_sent;
+        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let result = consumer.commit_and_wait(&offsets);
+            drop(consumer);
+            let took = began.elapsed();
+            // The loop is gone only when the program ends.
+            let _ = inbox.send(Arrived::Committed { number, result, took });
+        });
+    }
+
+    /// A commit has come to something.
+    ///
+    /// # Errors
+    /// It cannot be made until a person acts, or another process has taken our place.
+    pub(crate) fn committed(
+        &self,
+        number: u64,
+        result: Result<(), Fault>,
+        took: Duration,
+    ) -> anyhow::Result<Option<CommitResult>> {
+        if number != self.commits_sent {
+            // Of an earlier membership, which nobody waits for any more.
+            return Ok(None);
+        }
+        let (result, label) = match result {
+            Ok(()) => {
+                kill_at!("after-commit");
+                (CommitResult::Done, "done")
+            }
+            Err(error) => {
+                let result = commit_result(error)?;
+                match result.0 {
+                    CommitResult::NotDone => tracing::info!(error = %result.1, "commit is made again"),
+                    CommitResult::Done | CommitResult::Fenced | CommitResult::Unknown => {
+                        tracing::warn!(error = %result.1, "commit failed");
+                    }
+                }
+                (result.0, label_of(result.0))
+            }
+        };
+        self.metrics.committed(label, took);
+        Ok(Some(result))
+    }
+}
+
+/// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.
+fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
+    use RDKafkaErrorCode::{
+        CoordinatorLoadInProgress, CoordinatorNotAvailable, IllegalGeneration, NotCoordinator,
+        RebalanceInProgress, UnknownMemberId,
+    };
+    let result = match (error.class, error.code()) {
+        (Class::Replaced | Class::Refused, _) => return Err(error.into()),
+        (_, Some(UnknownMemberId)) => CommitResult::Fenced,
+        // An old generation is normal for a sound member while others join or leave. If ours is over, the
+        // group says so; until a commit is taken, nothing proves that calls may be sent.
+        (
+            _,
+            Some(
+                IllegalGeneration
+                | RebalanceInProgress
+                | CoordinatorLoadInProgress
+                | CoordinatorNotAvailable
+                | NotCoordinator,
+            ),
+        ) => CommitResult::NotDone,
+        (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
+            let why =
+                "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit";
+            return Err(anyhow::Error::new(error).context(why));
+        }
+        _ => CommitResult::Unknown,
+    };
+    Ok((result, error))
+}
+
+fn label_of(result: CommitResult) -> &'static str {
+    match result {
+        CommitResult::Done => "done",
+        CommitResult::NotDone => "not-done",
+        CommitResult::Fenced => "fenced",
+        CommitResult::Unknown => "unknown",
+    }
+}
