@@ -1,4 +1,7 @@
 //! One short function for each action of the pipeline.
+//!
+//! Those whose result comes back later have files of their own, which tell both ends: `loading.rs`,
+//! `publishing.rs` and `committing.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
