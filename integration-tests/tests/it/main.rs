@@ -5,6 +5,7 @@
 
 mod high_watermark;
 mod settings;
+mod shutdown;
 mod stage_one;
 mod stage_two;
 

@@ -9,7 +9,7 @@ use harness::check::{Violation, listed, stores};
 use harness::cluster;
 use harness::feed::{Feed, Plan};
 use harness::findings;
-use harness::lane::{Lane, Mishap};
+use harness::lane::{Lane, Mishap, await_ready};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::read::{Keep, read_topic};
@@ -18,12 +18,15 @@ use harness::wait::await_until;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use crate::{in_turn, seed};
 
 const PARTITIONS: i32 = 6;
 const ORDERS_PER_SECOND: u64 = 500;
 const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+const NO_SETTINGS: [(&str, &str); 0] = [];
 
 /// Each step at which a validator is killed, and how many passes it may be let through before.
 const STEPS: [(&str, u32); 8] = [
@@ -88,18 +91,19 @@ impl Told {
     }
 }
 
-/// Feeds orders while `happen` does its worst to two validators, and tells what came of it.
+/// Feeds orders while `happen` does its worst to two validators, of which the first has settings of its own,
+/// and tells what came of it.
 fn story(
     name: &str,
     seed: u64,
-    settings: &[(&str, &str)],
+    first_settings: &[(&str, impl Serialize)],
     happen: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
 ) -> Result<Told> {
     let pipeline = Pipeline::create(name, PARTITIONS)?;
     let orders = Orders::Generated(Mix::with_seed(seed));
     let mut validators = [
-        validator(&pipeline, 1, settings)?,
-        validator(&pipeline, 2, settings)?,
+        first_validator(&pipeline, first_settings)?,
+        pipeline.validator(2)?,
     ];
     let feed = Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -139,13 +143,13 @@ fn story(
     })
 }
 
-fn validator(pipeline: &Pipeline, number: u32, settings: &[(&str, &str)]) -> Result<Service> {
+fn first_validator(pipeline: &Pipeline, settings: &[(&str, impl Serialize)]) -> Result<Service> {
     let settings = settings
         .iter()
-        .fold(pipeline.validator_settings(number), |all, (name, value)| {
+        .fold(pipeline.validator_settings(1), |all, (name, value)| {
             all.with(name, value)
         });
-    pipeline.service("validator", number, settings)
+    pipeline.service("validator", 1, settings)
 }
 
 fn kills(validators: &[Service]) -> usize {
@@ -208,7 +212,7 @@ fn validators_are_killed_fifty_times_and_each_order_is_in_the_outbox_exactly_onc
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mishaps = [mishaps(&mut random), mishaps(&mut random)];
-        let told = story("chaos", seed, &[], |pipeline, validators| {
+        let told = story("chaos", seed, &NO_SETTINGS, |pipeline, validators| {
             live_through(pipeline, validators, &mishaps, "")
         })
         .with_context(|| format!("seed {seed}"))?;
@@ -230,7 +234,7 @@ fn dies_before_the_end() -> [Vec<Mishap>; 2] {
 #[test]
 fn a_store_is_written_after_the_commit() {
     in_turn(|| {
-        story("commit-first", seed(), &[], |pipeline, validators| {
+        story("commit-first", seed(), &NO_SETTINGS, |pipeline, validators| {
             live_through(pipeline, validators, &dies_before_the_end(), "")
         })?
         .held()
@@ -242,7 +246,7 @@ fn a_store_is_written_after_the_commit() {
 #[test]
 fn a_store_that_is_written_before_the_commit_is_found_out() {
     in_turn(|| {
-        story("store-first", seed(), &[], |pipeline, validators| {
+        story("store-first", seed(), &NO_SETTINGS, |pipeline, validators| {
             live_through(
                 pipeline,
                 validators,
@@ -254,18 +258,23 @@ fn a_store_that_is_written_before_the_commit_is_found_out() {
     });
 }
 
-/// It commits what it has in its hands as soon as it wakes.
-const ZOMBIE: [(&str, &str); 1] = [("validator.commit_interval", "1ms")];
+/// It ends a transaction with its first order, so that one which wakes commits what it has in its hands
+/// before it asks the group, and hears that it was shut out.
+const ZOMBIE: [(&str, u64); 1] = [("validator.batch_orders_max", 1)];
 
 /// A validator stands still with a decided order in its hands, for longer than its session; another takes
 /// its partitions over; then it wakes, finishes what it had begun, and must be shut out.
 fn zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) -> Result<()> {
     let [first, second] = validators;
     fall_asleep(pipeline, first, "before-begin", guard)?;
-    second.process.start_with(&[("FAILPOINTS", guard)])?;
+    second.process.start()?;
     await_progress(pipeline, 1_000)?;
     first.process.thaw()?;
-    await_progress(pipeline, 1_000)
+    await_progress(pipeline, 1_000)?;
+    // Without the guard it is slow, since it makes a client for each transaction; the rest needs none.
+    first.process.kill()?;
+    first.process.start()?;
+    await_ready(first, SETTLE_MAX)
 }
 
 #[test]
@@ -278,14 +287,22 @@ fn a_zombie_is_shut_out() {
     });
 }
 
-/// The same story without the group's generation in the commit: the zombie's orders are in the outbox twice.
+/// The same story without the group's generation in the commit: the zombie's order is in the outbox twice. It
+/// has some tries, because the order in its hands may be a duplicate, of which nothing is written.
 #[test]
 fn a_zombie_that_commits_without_its_generation_is_found_out() {
+    const TRIES_MAX: usize = 4;
     in_turn(|| {
-        story("zombie-admitted", seed(), &ZOMBIE, |pipeline, validators| {
-            zombie(pipeline, validators, "guard-group-metadata=return")
-        })?
-        .found_out()
+        for left in (0..TRIES_MAX).rev() {
+            let told = story("zombie-admitted", seed(), &ZOMBIE, |pipeline, validators| {
+                zombie(pipeline, validators, "guard-group-metadata=return")
+            })?;
+            if !told.violations.is_empty() || left == 0 {
+                return told.found_out();
+            }
+            told.held()?;
+        }
+        Ok(())
     });
 }
 
@@ -311,7 +328,8 @@ fn open_transaction(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &
     await_progress(pipeline, 2_000)?;
     // Its next life ends the open transaction, so that readers need not wait for its time-out.
     first.process.kill()?;
-    first.process.start()
+    first.process.start()?;
+    await_ready(first, SETTLE_MAX)
 }
 
 #[test]
@@ -345,15 +363,23 @@ fn a_restore_that_stops_at_an_open_transaction_is_found_out() {
 /// then freezes all of it, so that its session ends too.
 fn fall_asleep(pipeline: &Pipeline, validator: &mut Service, step: &str, guard: &str) -> Result<()> {
     // Over when it is thawed: it goes on at once, and does not yet know that it was shut out.
-    let sleep_ms = 6_000;
-    let mut failpoints = format!("{step}=50*off->1*sleep({sleep_ms})");
+    const SLEEP_MS: u32 = 6_000;
+    // One pass before it sleeps, it says so in its log.
+    let mut failpoints = format!("{step}=50*off->1*print({ASLEEP})->1*sleep({SLEEP_MS})");
     if !guard.is_empty() {
         failpoints = format!("{guard};{failpoints}");
     }
     validator.process.start_with(&[("FAILPOINTS", &failpoints)])?;
-    await_progress(pipeline, 500)?;
+    await_until("the validator falls asleep", Duration::from_secs(90), || {
+        validator.expect_running()?;
+        // Its start is logged too, with the failpoints; only the second mention is the step.
+        Ok(match validator.process.log()?.matches(ASLEEP).count() {
+            2.. => ControlFlow::Break(()),
+            _ => ControlFlow::Continue("it has not come to the step".into()),
+        })
+    })?;
     let mut seen = (0, Instant::now());
-    await_until("the validator stands still", Duration::from_secs(60), || {
+    await_until("the validator stands still", Duration::from_secs(5), || {
         let committed = committed_sum(pipeline)?;
         if committed != seen.0 {
             seen = (committed, Instant::now());
@@ -366,6 +392,9 @@ fn fall_asleep(pipeline: &Pipeline, validator: &mut Service, step: &str, guard: 
     })?;
     validator.process.freeze()
 }
+
+/// What a validator writes before it falls asleep.
+const ASLEEP: &str = "falls-asleep-at-the-next-pass";
 
 /// Waits until the validators have committed so many orders more.
 fn await_progress(pipeline: &Pipeline, more: i64) -> Result<()> {
