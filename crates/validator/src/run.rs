@@ -148,15 +148,17 @@ impl Loop<'_> {
             self.answer();
             // Many records for each look at all the rest, which costs as much as a record.
             for _ in 0..RECORDS_PER_TURN {
-                let now = Instant::now();
-                let wait = match self.admission.due() {
-                    Some(due) if due <= now => {
-                        self.tell(consumer, Event::Tick)?;
-                        POLL_MIN
-                    }
-                    Some(due) => (due - now).clamp(POLL_MIN, POLL_MAX),
-                    None => POLL_MAX,
-                };
+                let mut now = Instant::now();
+                if self.admission.due().is_some_and(|due| due <= now) {
+                    self.tell(consumer, Event::Tick)?;
+                    // Ending a transaction takes a while; the next one begins after it, not before.
+                    now = Instant::now();
+                }
+                let wait = self
+                    .admission
+                    .due()
+                    .map_or(POLL_MAX, |due| due.saturating_duration_since(now));
+                let wait = wait.clamp(POLL_MIN, POLL_MAX);
                 if !self.poll(consumer, wait, now)? {
                     break;
                 }
