@@ -185,6 +185,21 @@ impl Pipeline {
         self.folder.join(format!("state-{number}"))
     }
 
+    /// What the validator with this number has logged since it was started last.
+    ///
+    /// # Errors
+    /// There is no such log.
+    pub fn last_validator_log(&self, number: u32) -> Result<String> {
+        let path = self.folder.join(format!("validator-{number}.log"));
+        let log = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let log = String::from_utf8_lossy(&log);
+        Ok(log
+            .rsplit(crate::process::STARTED)
+            .next()
+            .unwrap_or_default()
+            .to_owned())
+    }
+
     /// The settings of the caller with this number.
     #[must_use]
     pub fn caller_settings(&self, number: u32, api_url: &str) -> Settings {

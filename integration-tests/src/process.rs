@@ -261,10 +261,13 @@ impl Process {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("opening {}", self.log.display()))?;
-        writeln!(log, "---- started {variables:?} ----").context("writing a log file")?;
+        writeln!(log, "{STARTED} {variables:?} ----").context("writing a log file")?;
         Ok(log)
     }
 }
+
+/// What a log file says where the process is started, before all that it logs in that life.
+pub(crate) const STARTED: &str = "---- started";
 
 impl Drop for Process {
     fn drop(&mut self) {

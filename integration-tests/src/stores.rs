@@ -1,6 +1,6 @@
 //! The redb stores of validators that have ended, read from copies: reading must not repair anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -24,25 +24,46 @@ pub struct Holding {
 
 /// All stores of the validators with these numbers, which must not run.
 ///
+/// A store that a validator did not open in its last life may be as a `kill -9` left it, and redb may refuse
+/// such a file: whoever opens it next rebuilds it. One that was open must be sound after a clean end.
+///
 /// # Errors
-/// A file cannot be copied, or is no sound store after a clean end.
+/// A file cannot be copied, or is not sound though it must be; or no validator held some partition.
 pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<Holding>> {
     let mut holdings = Vec::new();
+    let mut held = BTreeSet::new();
     for number in validators {
+        let log = pipeline.last_validator_log(*number)?;
         for partition in 0..pipeline.partitions {
             let partition = Partition(partition);
             let folder = pipeline.state_folder(*number);
             let file = folder.join(format!("partition-{partition}.redb"));
             if file.exists() {
                 let whose = format!("validator {number}'s store of partition {partition}");
-                holdings.push(read_store(pipeline, &file, partition, whose)?);
+                let is_open = log.contains(&format!("\"partition restored\",\"partition\":\"{partition}\""));
+                match read_store(pipeline, &file, partition, whose)? {
+                    Ok(holding) => holdings.push(holding),
+                    Err(unsound) => ensure!(!is_open, "{unsound}"),
+                }
+                held.extend(is_open.then_some(partition));
             }
         }
     }
+    let partitions = usize::try_from(pipeline.partitions)?;
+    ensure!(
+        held.len() == partitions,
+        "the validators' last logs tell of stores of {held:?} alone, of {partitions}"
+    );
     Ok(holdings)
 }
 
-fn read_store(pipeline: &Pipeline, file: &Path, partition: Partition, whose: String) -> Result<Holding> {
+/// The store in a file; the inner error is why it is not sound.
+fn read_store(
+    pipeline: &Pipeline,
+    file: &Path,
+    partition: Partition,
+    whose: String,
+) -> Result<Result<Holding, String>> {
     let copies = tempfile::tempdir().context("making a folder for copies of stores")?;
     let copy = copies.path().join("copy.redb");
     std::fs::copy(file, &copy).with_context(|| format!("copying {}", file.display()))?;
@@ -52,19 +73,17 @@ fn read_store(pipeline: &Pipeline, file: &Path, partition: Partition, whose: Str
         partitions: usize::try_from(pipeline.partitions)?,
     };
     let opened = Store::open(&copy, &identity, 16 << 20).with_context(|| format!("opening {whose}"))?;
-    ensure!(
-        opened.rebuilt_because.is_none(),
-        "{whose} is not sound after a clean end: {:?}",
-        opened.rebuilt_because
-    );
+    if let Some(why) = opened.rebuilt_because {
+        return Ok(Err(format!("{whose} is not sound after a clean end: {why}")));
+    }
     let mut entries = HashMap::new();
     opened
         .store
         .for_each(|key, entry| drop(entries.insert(key.to_vec(), entry.to_vec())))?;
-    Ok(Holding {
+    Ok(Ok(Holding {
         whose,
         partition: Some(partition),
         checkpoint: opened.store.checkpoint(),
         entries,
-    })
+    }))
 }
