@@ -109,8 +109,9 @@ impl TransactionalProducer {
                 "message.timeout.ms",
                 limits.transaction_max.as_millis().to_string(),
             )
-            // At the end of a transaction the last, small requests wait for no more than this.
-            .set("linger.ms", "2")
+            // Records of a transaction gather for this long, so that a request carries many of a partition; the
+            // end of the transaction flushes, and waits for none of it.
+            .set("linger.ms", "5")
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "131072")
@@ -217,6 +218,7 @@ impl TransactionalProducer {
 
     fn delivered(&self, deadline: Instant) -> Result<(), Fault> {
         let sent = self.deliveries().sent.load(Ordering::Acquire);
+        self.flush(deadline);
         let mut delivered = self.deliveries().lock();
         while delivered.reported < sent && delivered.failure.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -240,6 +242,19 @@ impl TransactionalProducer {
             Some((attempted, error)) => Err(Fault::new(attempted, error)),
             None => Ok(()),
         }
+    }
+
+    /// Sends what lingers, and waits until all is delivered or the deadline has come. The reports, which the
+    /// polling thread takes in, tell what came of it.
+    #[expect(
+        unsafe_code,
+        reason = "rust-rdkafka's own flush asks librdkafka not to wait, and then sleeps up to 100 ms"
+    )]
+    fn flush(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client lives as long as `self`, and librdkafka lets any thread flush it.
+        unsafe { rdkafka::bindings::rd_kafka_flush(self.inner.client().native_ptr(), milliseconds) };
     }
 
     fn add(
