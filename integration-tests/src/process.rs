@@ -255,6 +255,14 @@ impl Process {
         }
     }
 
+    /// What it has logged since it was started last.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn last_life(&self) -> Result<String> {
+        Ok(self.log()?.rsplit(STARTED).next().unwrap_or_default().to_owned())
+    }
+
     fn open_log(&self, variables: &[(&str, &str)]) -> Result<File> {
         let mut log = OpenOptions::new()
             .create(true)

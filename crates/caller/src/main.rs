@@ -16,6 +16,8 @@ mod publishing;
 mod run;
 mod shell;
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use clap::Parser;
 use service::{Health, Shutdown};
@@ -30,9 +32,15 @@ struct CommandLine {
     flags: service::cli::Flags,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    service::cli::finish(start())
+}
+
+fn start() -> anyhow::Result<()> {
     let CommandLine { flags } = CommandLine::parse();
     service::logging::init()?;
+    // First of all: whoever is told to end while it starts, ends in its own way.
+    let shutdown = Shutdown::on_signals()?;
     let config: Config = service::config::load(flags.config.as_deref())?;
     config.check()?;
     run::check_topics(&config)?;
@@ -41,7 +49,6 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let health = Health::new(run::TICK_WAIT_MAX);
-    let shutdown = Shutdown::on_signals()?;
     // The loop waits for most of its time; the second thread serves the requests meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

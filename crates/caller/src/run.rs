@@ -48,14 +48,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    let findings = kafka::admin::check(&config.kafka, &config.caller.instance_id, &required)?;
-    for finding in &findings {
-        eprintln!("{finding}");
-    }
-    anyhow::ensure!(
-        !kafka::topics::is_refused(&findings),
-        "the topics break a guarantee; `outbox topics verify` shows what is wrong"
-    );
+    kafka::start::check(&config.kafka, &config.caller.instance_id, &required)?;
     Ok(())
 }
 

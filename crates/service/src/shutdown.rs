@@ -42,6 +42,7 @@ impl Shutdown {
             .name("signals".into())
             .spawn(move || runtime.block_on(listener.listen(terminate, interrupt)))
             .context("the thread that listens for signals cannot be started")?;
+        tracing::info!(pid = std::process::id(), "signals are taken");
         Ok(shutdown)
     }
 

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
 fn start() -> anyhow::Result<()> {
     let CommandLine { flags } = CommandLine::parse();
     service::logging::init()?;
+    // First of all: whoever is told to end while it starts, ends in its own way.
+    let shutdown = Shutdown::on_signals()?;
     let config: Config = service::config::load(flags.config.as_deref())?;
     config.check()?;
     let health = Health::new(run::TICK_WAIT_MAX);
@@ -38,5 +40,5 @@ fn start() -> anyhow::Result<()> {
         println!("the settings and the topics are sound");
         return Ok(());
     }
-    run::run(&config, &health, &Shutdown::on_signals()?)
+    run::run(&config, &health, &shutdown)
 }

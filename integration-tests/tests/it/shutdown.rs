@@ -1,11 +1,12 @@
 //! A program that is told to end ends, whatever it is about.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::lane::await_ready;
 use harness::pipeline::{Pipeline, Service};
-use harness::wait::pause;
+use harness::wait::{await_until, pause};
 
 use crate::in_turn;
 
@@ -15,11 +16,18 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// From its first moments to the first assignment: SIGTERM comes a little later each time. Its last life
 /// ended by `kill -9`, so that it has to come to terms with what is left of that.
 fn check_ends_while_it_starts(mut service: Service) -> Result<()> {
-    for after_ms in (200..1_200).step_by(150) {
+    for after_ms in (0..1_200).step_by(150) {
         service.process.start()?;
         await_ready(&mut service, START_MAX)?;
         service.process.kill()?;
         service.process.start()?;
+        await_until("signals are taken", START_MAX, || {
+            let life = service.process.last_life()?;
+            Ok(match life.contains("signals are taken") {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(format!("{} bytes of log", life.len())),
+            })
+        })?;
         pause(Duration::from_millis(after_ms))?;
         service
             .process
