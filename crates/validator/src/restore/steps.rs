@@ -1,6 +1,6 @@
 //! The steps of one restore.
 //!
-//! The order of the steps carries G1 and G3 (design of the model, rows M6, M7, M8):
+//! The order of the steps carries G1 and G3; in any other there is a story in which an order is admitted twice:
 //! 1. the group's committed offset, once no transaction is pending on it;
 //! 2. only then the changelog's high watermark, seen by a read_uncommitted client;
 //! 3. the changelog, read committed, until the position has reached that watermark.
