@@ -226,8 +226,6 @@ impl Loop {
                 tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
                 Event::Lost(partitions)
             }
-            // Commits are waited for in a thread of their own.
-            Happening::Committed(_) => Event::Tick,
         })
     }
 

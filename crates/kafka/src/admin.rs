@@ -1,4 +1,4 @@
-//! Describing and creating topics, and the check that each program makes at its start.
+//! Describing and creating topics.
 //!
 //! All of it blocks, up to a limit: a cluster that does not answer is told, with its address, in less than
 //! ten seconds.
@@ -21,27 +21,12 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::fault::Fault;
 use crate::settings::KafkaSettings;
 use crate::topics::creation::NewTopic;
-use crate::topics::{self, Described, Existing, Finding, Required};
+use crate::topics::{Described, Existing};
 
 /// How long the first answer of the cluster is waited for; names are resolved and TLS is agreed on in it.
 const REACH_MAX: Duration = Duration::from_secs(7);
 /// How long a request may take once the cluster has answered.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
-
-/// Describes the topics that `required` asks for and holds them against it; no finding means all is well.
-/// What a program does with a finding: [`topics::is_refused`] tells whether it may start.
-///
-/// # Errors
-/// The cluster cannot be reached, or does not let this user describe the topics.
-pub fn check(
-    settings: &KafkaSettings,
-    client_id: &str,
-    required: &Required<'_>,
-) -> Result<Vec<Finding>, Fault> {
-    let admin = Admin::connect(settings, client_id)?;
-    let existing = admin.describe(&required.role.names(required.topics))?;
-    Ok(topics::verify(required, &existing))
-}
 
 /// A topic's name, and whether it was created.
 pub type Created = (String, Result<(), Fault>);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
@@ -59,8 +59,6 @@ pub enum Happening<'a> {
         /// Which.
         partitions: Vec<Partition>,
     },
-    /// The outcome of an asynchronous commit, in the order of the commits.
-    Committed(Result<(), Fault>),
 }
 
 /// A member of a consumer group, with one topic.
@@ -241,23 +239,11 @@ impl Consumer {
     /// Commits offsets under the current generation, and waits for the coordinator's answer. Blocks for as
     /// long as librdkafka keeps trying, so it belongs in a thread of its own. An error that only some of the
     /// partitions have is not told, because librdkafka reports it to a callback that rust-rdkafka 0.39 does
-    /// not set; for the same reason [`Self::commit`] is never answered there.
+    /// not set; for the same reason there is no asynchronous commit here: it would never be answered.
     ///
     /// # Errors
     /// The coordinator refused, or nobody can know.
     pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
-        self.send_commit(commits, CommitMode::Sync)
-    }
-
-    /// Commits offsets under the current generation. The outcome comes as [`Happening::Committed`].
-    ///
-    /// # Errors
-    /// The request could not be queued; nothing was sent.
-    pub fn commit(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
-        self.send_commit(commits, CommitMode::Async)
-    }
-
-    fn send_commit(&self, commits: &[CommitOffset], mode: CommitMode) -> Result<(), Fault> {
         let attempted = || {
             format!(
                 "committing offsets of {:?} in group {:?}",
@@ -273,7 +259,7 @@ impl Consumer {
                 .map_err(|error| Fault::new(attempted(), error))?;
         }
         self.inner
-            .commit(&list, mode)
+            .commit(&list, CommitMode::Sync)
             .map_err(|error| Fault::new(attempted(), error))
     }
 
@@ -342,7 +328,6 @@ impl Drop for Consumer {
                 Queued::Revoked(partitions, _) | Queued::Lost(partitions) => {
                     complete(&self.inner, false, &self.list(&partitions));
                 }
-                Queued::Committed(_) => {}
             }
         }
     }
@@ -381,7 +366,7 @@ pub fn unjoined_metadata(settings: &KafkaSettings) -> Result<ConsumerGroupMetada
 const SEEK_MAX: Duration = Duration::from_secs(5);
 
 /// What librdkafka's callbacks leave for [`Consumer::poll`]. Its length is bounded by the group, which
-/// sends no second rebalance before the first is completed, and by the owner, who awaits each commit.
+/// sends no second rebalance before the first is completed.
 #[derive(Default)]
 struct Queue {
     queued: Mutex<VecDeque<Queued>>,
@@ -392,7 +377,6 @@ enum Queued {
     Assigned(Vec<Partition>, ConsumerGroupMetadata),
     Revoked(Vec<Partition>, ConsumerGroupMetadata),
     Lost(Vec<Partition>),
-    Committed(Result<(), Fault>),
 }
 
 impl Queue {
@@ -417,7 +401,6 @@ impl From<Queued> for Happening<'_> {
             Queued::Assigned(partitions, metadata) => Happening::Assigned { partitions, metadata },
             Queued::Revoked(partitions, metadata) => Happening::Revoked { partitions, metadata },
             Queued::Lost(partitions) => Happening::Lost { partitions },
-            Queued::Committed(outcome) => Happening::Committed(outcome),
         }
     }
 }
@@ -439,12 +422,5 @@ impl ConsumerContext for Queue {
             // Only a consumer without a group has none.
             _ => tracing::error!("an assignment came without group metadata and is not accepted"),
         }
-    }
-
-    fn commit_callback(&self, outcome: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let outcome = outcome
-            .and_then(|()| offsets.elements().iter().try_for_each(|element| element.error()))
-            .map_err(|error| Fault::new("committing offsets", error));
-        self.put(Queued::Committed(outcome));
     }
 }

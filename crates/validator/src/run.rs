@@ -189,8 +189,7 @@ impl Loop<'_> {
                 );
                 Event::Lost(partitions)
             }
-            // The validator commits in transactions only.
-            Ok(Some(Happening::Committed(_)) | None) => return Ok(false),
+            Ok(None) => return Ok(false),
             Err(fault) => return self.poll_failed(&fault).map(|()| false),
         };
         self.tell(consumer, event)?;
