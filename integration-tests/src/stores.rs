@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use records::{Offset, Partition};
-use store::{Identity, Store};
+use store::{Identity, Options, Store};
 
 use crate::pipeline::Pipeline;
 
@@ -24,8 +24,8 @@ pub struct Holding {
 
 /// All stores of the validators with these numbers, which must not run.
 ///
-/// A store that a validator did not open in its last life may be as a `kill -9` left it, and redb may refuse
-/// such a file: whoever opens it next rebuilds it. One that was open must be sound after a clean end.
+/// A store that a validator did not open in its last life may be as a fault has left it: whoever opens it next
+/// rebuilds it. One that was open must be sound after a clean end.
 ///
 /// # Errors
 /// A file cannot be copied, or is not sound though it must be; or no validator held some partition.
@@ -57,6 +57,11 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<Holdin
     Ok(holdings)
 }
 
+const OPTIONS: Options = Options {
+    cache_bytes: 16 << 20,
+    verify: true,
+};
+
 /// The store in a file; the inner error is why it is not sound.
 fn read_store(
     pipeline: &Pipeline,
@@ -72,7 +77,7 @@ fn read_store(
         partition,
         partitions: usize::try_from(pipeline.partitions)?,
     };
-    let opened = Store::open(&copy, &identity, 16 << 20).with_context(|| format!("opening {whose}"))?;
+    let opened = Store::open(&copy, &identity, OPTIONS).with_context(|| format!("opening {whose}"))?;
     if let Some(why) = opened.rebuilt_because {
         return Ok(Err(format!("{whose} is not sound after a clean end: {why}")));
     }

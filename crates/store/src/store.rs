@@ -1,6 +1,7 @@
 //! One partition's store: entries by key, and the checkpoint, always changed together.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
@@ -40,6 +41,17 @@ pub struct Identity {
     pub partitions: usize,
 }
 
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What redb may hold of it in memory, in bytes.
+    pub cache_bytes: usize,
+    /// Whether each page of the file is read and checked against its checksum, once, before anything in it
+    /// is believed. redb itself reads without looking at checksums, and a page that has changed on the disk
+    /// is a key that is not found. It takes some 0.2 s for a million keys in the page cache.
+    pub verify: bool,
+}
+
 /// A store that was opened.
 pub struct Opened {
     /// The store.
@@ -70,6 +82,16 @@ pub enum StoreError {
         /// What redb said.
         source: Box<redb::Error>,
     },
+    /// redb has met what it holds to be impossible: the file was changed by something else than redb.
+    #[error("{attempted} the store {} failed: redb panicked: {panic}", path.display())]
+    Panicked {
+        /// What was attempted.
+        attempted: &'static str,
+        /// The store's file.
+        path: PathBuf,
+        /// The panic's text.
+        panic: String,
+    },
     /// The entry of a key is not one.
     #[error("the store {} has no readable entry under the key {key:?}: {source}", path.display())]
     Entry {
@@ -91,16 +113,14 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens the store in `path`, or makes an empty one: when there is none, when redb does not trust the
-    /// file, and when it is another changelog's.
-    ///
-    /// `cache_bytes` is what redb may hold of it in memory.
+    /// Opens the store in `path`, or makes an empty one: when there is none, when the file is not sound, and
+    /// when it is another changelog's.
     ///
     /// # Errors
     /// Neither the old file nor a new one can be opened.
-    pub fn open(path: &Path, identity: &Identity, cache_bytes: usize) -> Result<Opened, StoreError> {
+    pub fn open(path: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
         let existed = path.exists();
-        let rebuilt_because = match Self::open_as(path, identity, cache_bytes) {
+        let rebuilt_because = match Self::open_as(path, identity, options) {
             Ok(Ok(store)) => {
                 return Ok(Opened {
                     store,
@@ -114,13 +134,14 @@ impl Store {
             {
                 source.to_string()
             }
+            Err(error @ StoreError::Panicked { .. }) if existed => error.to_string(),
             Err(error) => return Err(error),
         };
         fs::remove_file(path).map_err(|source| StoreError::Remove {
             path: path.to_owned(),
             source,
         })?;
-        match Self::open_as(path, identity, cache_bytes)? {
+        match Self::open_as(path, identity, options)? {
             Ok(store) => Ok(Opened {
                 store,
                 rebuilt_because: Some(rebuilt_because),
@@ -141,19 +162,15 @@ impl Store {
             // A key that cannot be looked up is not an unknown one.
             return Err(self.failed("reading", redb::StorageError::DatabaseClosed));
         };
-        match snapshot
-            .get(key.as_bytes())
-            .map_err(|error| self.failed("reading", error))?
-        {
-            None => Ok(None),
-            Some(bytes) => Entry::decode(bytes.value())
-                .map(Some)
-                .map_err(|source| StoreError::Entry {
-                    path: self.path.clone(),
-                    key: key.to_string(),
-                    source,
-                }),
-        }
+        let decoded = guarded("reading", &self.path, || {
+            let found = snapshot.get(key.as_bytes())?;
+            Ok(found.map(|bytes| Entry::decode(bytes.value())))
+        })?;
+        decoded.transpose().map_err(|source| StoreError::Entry {
+            path: self.path.clone(),
+            key: key.to_string(),
+            source,
+        })
     }
 
     /// The changelog offset up to which this store equals the changelog; `None` if it is new.
@@ -273,10 +290,12 @@ impl Store {
         durability: Durability,
     ) -> Result<(), StoreError> {
         self.snapshot = None;
-        let written = write(&self.database, changes, checkpoint, durability);
+        let written = guarded("writing", &self.path, || {
+            write(&self.database, changes, checkpoint, durability)
+        });
         // Also after a failure: what was there before is still there to be read.
-        self.snapshot = Some(snapshot(&self.database).map_err(|error| self.failed("reading", error))?);
-        written.map_err(|error| self.failed("writing", error))?;
+        self.snapshot = Some(guarded("reading", &self.path, || snapshot(&self.database))?);
+        written?;
         self.checkpoint = checkpoint.or(self.checkpoint);
         Ok(())
     }
@@ -285,32 +304,28 @@ impl Store {
     fn open_as(
         path: &Path,
         identity: &Identity,
-        cache_bytes: usize,
+        options: Options,
     ) -> Result<Result<Self, String>, StoreError> {
-        let failed = |error: redb::Error| StoreError::Database {
-            attempted: "opening",
-            path: path.to_owned(),
-            source: Box::new(error),
-        };
-        let database = Builder::new()
-            .set_cache_size(cache_bytes)
-            .create(path)
-            .map_err(|error| failed(error.into()))?;
         let wanted = identity.text();
-        let (found, checkpoint) = identify(&database, &wanted).map_err(failed)?;
-        if found != wanted {
-            return Ok(Err(found));
-        }
-        let snapshot = Some(snapshot(&database).map_err(failed)?);
-        let path = path.to_owned();
-        Ok(Ok(Self {
-            database,
-            snapshot,
-            admitted: HashMap::new(),
-            checkpoint,
-            durable: true,
-            path,
-        }))
+        guarded("opening", path, || {
+            let mut database = Builder::new().set_cache_size(options.cache_bytes).create(path)?;
+            if options.verify && !database.check_integrity()? {
+                let unsound = "a page is not as redb wrote it".to_owned();
+                return Err(redb::StorageError::Corrupted(unsound).into());
+            }
+            let (found, checkpoint) = identify(&database, &wanted)?;
+            if found != wanted {
+                return Ok(Err(found));
+            }
+            Ok(Ok(Self {
+                snapshot: Some(snapshot(&database)?),
+                database,
+                admitted: HashMap::new(),
+                checkpoint,
+                durable: true,
+                path: path.to_owned(),
+            }))
+        })
     }
 
     fn failed(&self, attempted: &'static str, error: impl Into<redb::Error>) -> StoreError {
@@ -327,6 +342,34 @@ impl Identity {
     fn text(&self) -> String {
         format!("v1 {}/{} of {}", self.changelog, self.partition, self.partitions)
     }
+}
+
+/// Does something with redb. A panic is an error like any other: redb meets a file that something else has
+/// changed with an assertion as often as with an error, and the file can be rebuilt.
+fn guarded<T>(
+    attempted: &'static str,
+    path: &Path,
+    work: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|source| StoreError::Database {
+            attempted,
+            path: path.to_owned(),
+            source: Box::new(source),
+        }),
+        Err(panic) => Err(StoreError::Panicked {
+            attempted,
+            path: path.to_owned(),
+            panic: text_of(panic.as_ref()),
+        }),
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a text")
+        .to_owned()
 }
 
 /// The identity that the file gives, which for a new one is the one wanted, and its checkpoint.
@@ -392,7 +435,10 @@ mod tests {
 
     use super::*;
 
-    const CACHE: usize = 1 << 20;
+    const OPTIONS: Options = Options {
+        cache_bytes: 1 << 20,
+        verify: true,
+    };
 
     fn identity(partition: i32) -> Identity {
         Identity {
@@ -416,7 +462,7 @@ mod tests {
     }
 
     fn open(path: &Path, partition: i32) -> Opened {
-        Store::open(path, &identity(partition), CACHE).expect("a store")
+        Store::open(path, &identity(partition), OPTIONS).expect("a store")
     }
 
     #[test]
@@ -524,7 +570,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("0.redb");
         let _held = open(&path, 0);
-        assert!(Store::open(&path, &identity(0), CACHE).is_err());
+        assert!(Store::open(&path, &identity(0), OPTIONS).is_err());
         assert!(path.exists());
     }
 }

@@ -14,7 +14,7 @@ use kafka::fault::Class;
 use kafka::offsets::{Bounds, Committed};
 use records::{Entry, Offset, Partition};
 use service::failpoint::{guard_removed, kill_at};
-use store::{Change, Identity, Store};
+use store::{Change, Identity, Options, Store};
 
 use super::Plan;
 
@@ -141,7 +141,11 @@ impl Plan {
             partitions: self.partitions,
         };
         let cache = usize::try_from(self.config.store.cache.as_u64()).unwrap_or(usize::MAX);
-        let opened = Store::open(&path, &identity, cache / self.partitions.max(1))?;
+        let options = Options {
+            cache_bytes: cache / self.partitions.max(1),
+            verify: self.config.store.verify,
+        };
+        let opened = Store::open(&path, &identity, options)?;
         if let Some(why) = opened.rebuilt_because {
             self.metrics.stores_rebuilt.inc();
             tracing::warn!(%partition, path = %path.display(), why, "the store is not trusted and is rebuilt");

@@ -1,0 +1,141 @@
+//! A process that writes to a store is killed at any step, again and again: what it had made durable is
+//! there, keys and checkpoint agree, and the file need not be rebuilt.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rand::{RngExt, SeedableRng};
+use records::entry::Status;
+use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
+use store::{Change, Identity, Opened, Options, Store};
+
+const OPTIONS: Options = Options {
+    cache_bytes: 1 << 20,
+    verify: true,
+};
+const CHILD: &str = "OUTBOX_STORE_CRASH_CHILD";
+const ROUNDS: usize = 40;
+
+fn identity() -> Identity {
+    Identity {
+        changelog: "changelog".into(),
+        partition: Partition(0),
+        partitions: 1,
+    }
+}
+
+fn key(number: i64) -> String {
+    format!(
+        "key-{:016x}",
+        number.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    )
+}
+
+fn entry(number: i64) -> Entry {
+    Entry {
+        status: Status::Pending,
+        fingerprint: Fingerprint::of(&number.to_be_bytes()),
+        admitted_at: Timestamp(number),
+        source: Offset(number),
+    }
+}
+
+fn open(path: &Path) -> Opened {
+    Store::open(path, &identity(), OPTIONS).expect("a store")
+}
+
+/// Writes for ever: the store holds the keys below its checkpoint, and no others.
+fn write(path: &Path, seed: u64) -> ! {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let mut store = open(path).store;
+    let mut next = store.checkpoint().unwrap_or(Offset(0)).0;
+    println!("{next}");
+    loop {
+        let end = next + random.random_range(1..400);
+        if random.random_ratio(1, 4) {
+            let rows: Vec<(String, Vec<u8>)> = (next..end)
+                .map(|n| (key(n), entry(n).encode().to_vec()))
+                .collect();
+            let mut changes: Vec<Change<'_>> = rows
+                .iter()
+                .map(|(key, entry)| Change {
+                    key: key.as_bytes(),
+                    entry: Some(entry),
+                })
+                .collect();
+            store.apply(&mut changes, Offset(end)).expect("applied");
+        } else {
+            let admitted = (next..end).map(|n| (IdempotencyKey::new(&key(n)).expect("a key"), entry(n)));
+            store.admit(admitted, Offset(end)).expect("admitted");
+        }
+        next = end;
+        if random.random_ratio(1, 3) {
+            store.persist().expect("persisted");
+            println!("{next}");
+            std::io::stdout().flush().expect("told");
+        }
+    }
+}
+
+#[test]
+fn what_was_durable_outlives_a_killed_process() {
+    if let Ok(child) = std::env::var(CHILD) {
+        let (path, seed) = child.split_once('|').expect("path|seed");
+        write(Path::new(path), seed.parse().expect("a seed"));
+    }
+    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("SEED"));
+    println!("SEED={seed}");
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    for round in 0..ROUNDS {
+        // Also while it is being made, and while it is small.
+        if round % 10 == 0 {
+            drop(std::fs::remove_file(&path));
+        }
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args([
+                "--exact",
+                "what_was_durable_outlives_a_killed_process",
+                "--nocapture",
+            ])
+            .env(CHILD, format!("{}|{}", path.display(), random.random::<u64>()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let until = random.random_range(0..12);
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut durable = 0;
+        for _ in 0..until {
+            let number = lines.by_ref().find_map(|line| line.expect("a line").parse().ok());
+            durable = number.expect("the child goes on");
+        }
+        // Anywhere within the next steps; each is right to be killed at.
+        std::thread::sleep(std::time::Duration::from_micros(random.random_range(0..3000)));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        durable = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.parse().ok())
+            .last()
+            .unwrap_or(durable);
+
+        let opened = open(&path);
+        assert_eq!(opened.rebuilt_because, None, "round {round}");
+        let store = opened.store;
+        let checkpoint = store.checkpoint().unwrap_or(Offset(0)).0;
+        assert!(checkpoint >= durable, "round {round}: {checkpoint} < {durable}");
+        assert_eq!(
+            store.len().expect("counted"),
+            checkpoint.cast_unsigned(),
+            "round {round}"
+        );
+        for number in [0, checkpoint / 2, checkpoint - 1] {
+            if number >= 0 && checkpoint > 0 {
+                let found = store.get(&IdempotencyKey::new(&key(number)).expect("a key"));
+                assert_eq!(found.expect("read"), Some(entry(number)), "round {round}");
+            }
+        }
+    }
+}
