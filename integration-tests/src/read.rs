@@ -97,8 +97,20 @@ impl Record {
 /// # Errors
 /// Kafka cannot be read, or a transaction stays open for longer than any of ours may.
 pub fn read_topic(kafka: &str, topic: &str, keep: Keep) -> Result<Vec<Record>> {
+    read_as(kafka, topic, keep, "read_committed")
+}
+
+/// All records of a topic, of aborted transactions too.
+///
+/// # Errors
+/// Kafka cannot be read.
+pub fn read_topic_uncommitted(kafka: &str, topic: &str, keep: Keep) -> Result<Vec<Record>> {
+    read_as(kafka, topic, keep, "read_uncommitted")
+}
+
+fn read_as(kafka: &str, topic: &str, keep: Keep, isolation: &str) -> Result<Vec<Record>> {
     let ends = high_watermarks(kafka, topic)?;
-    let consumer = reader(kafka, "read_committed")?;
+    let consumer = reader(kafka, isolation)?;
     let mut from = TopicPartitionList::new();
     for (partition, _) in &ends {
         from.add_partition_offset(topic, partition.0, At::Beginning)?;

@@ -3,7 +3,9 @@
 //! A checker that cannot fail proves nothing, so each rule has a test beside it that breaks the rule and
 //! sees it found.
 
+pub mod aborted;
 pub mod explain;
+pub mod moments;
 pub mod stage_one;
 pub mod stage_two;
 pub mod stores;
@@ -25,11 +27,32 @@ pub enum Promise {
     G5,
 }
 
+/// What a broken promise looks like from outside, in the words in which histories of databases are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Anomaly {
+    /// An order has no verdict, though it is said to be done with.
+    Lost,
+    /// An order has two.
+    Duplicated,
+    /// A record is not what it must be, or nobody has ordered it.
+    Wrong,
+    /// Something rests on what was aborted, or a reader saw what was never committed.
+    AbortedRead,
+    /// Outbox, changelog and offset, which one transaction writes, disagree.
+    Torn,
+    /// A store holds what its changelog has not, or lacks what it has.
+    StoreUnlikeChangelog,
+    /// A pending call has not come to one final state, or was called without a reason.
+    Call,
+}
+
 /// One broken promise, with the record that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Which promise.
     pub promise: Promise,
+    /// What it looks like.
+    pub anomaly: Anomaly,
     /// What was found, and where.
     pub finding: String,
 }
@@ -47,6 +70,32 @@ impl Promise {
             Self::G3 => "the changelog that stores are rebuilt from equals the outbox",
             Self::G4 => "each pending call ends in exactly one final state",
             Self::G5 => "the API is called again only when nobody can know",
+        }
+    }
+}
+
+impl Anomaly {
+    /// All that stage one can show.
+    pub const STAGE_ONE: [Self; 6] = [
+        Self::Lost,
+        Self::Duplicated,
+        Self::Wrong,
+        Self::AbortedRead,
+        Self::Torn,
+        Self::StoreUnlikeChangelog,
+    ];
+
+    /// The anomaly as a row of a table.
+    #[must_use]
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::Lost => "lost: an order without a verdict",
+            Self::Duplicated => "duplicated: an order with two",
+            Self::Wrong => "wrong: a record unlike its order, or of no order",
+            Self::AbortedRead => "aborted read: something rests on what was aborted",
+            Self::Torn => "torn transaction: outbox, changelog and offset disagree",
+            Self::StoreUnlikeChangelog => "store unlike its changelog",
+            Self::Call => "call without its one final state",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use records::dead_letter::{self, Reason};
 use records::{Entry, Offset, Partition, pending};
 
-use super::{Promise, Violation};
+use super::{Anomaly, Promise, Violation};
 use crate::expected::Expected;
 use crate::read::{Header, Record};
 
@@ -60,6 +60,7 @@ impl StageOne<'_> {
             match self.expected.admitted.get(key) {
                 None => violations.push(violation(
                     Promise::G1,
+                    Anomaly::Wrong,
                     format!(
                         "the pending call {} has key {:?}, and no valid order has",
                         place(record),
@@ -75,10 +76,12 @@ impl StageOne<'_> {
                 Some(1) => exactly_once += 1,
                 Some(count) => violations.push(violation(
                     Promise::G1,
+                    Anomaly::Duplicated,
                     format!("{:?} is in the outbox {count} times", order.key_text()),
                 )),
                 None => violations.push(violation(
                     Promise::G2,
+                    Anomaly::Lost,
                     format!(
                         "{:?}, the order {}, is not in the outbox",
                         order.key_text(),
@@ -94,6 +97,7 @@ impl StageOne<'_> {
         let mut wrong = |what: String| {
             violations.push(violation(
                 Promise::G1,
+                Anomaly::Wrong,
                 format!(
                     "the pending call {} of {:?} {what}",
                     place(call),
@@ -141,8 +145,13 @@ impl StageOne<'_> {
             let source = self.position(order);
             let letters = by_source.remove(source.as_str()).unwrap_or_default();
             let [letter] = letters[..] else {
+                let anomaly = match letters.len() {
+                    0 => Anomaly::Lost,
+                    _ => Anomaly::Duplicated,
+                };
                 violations.push(violation(
                     Promise::G2,
+                    anomaly,
                     format!("{source} is {reason}, and {} dead letters say so", letters.len()),
                 ));
                 continue;
@@ -152,6 +161,7 @@ impl StageOne<'_> {
             if said != Some(reason.as_str()) {
                 violations.push(violation(
                     Promise::G2,
+                    Anomaly::Wrong,
                     format!("{source} is {reason}, and its dead letter says {said:?}"),
                 ));
             }
@@ -161,6 +171,7 @@ impl StageOne<'_> {
             {
                 violations.push(violation(
                     Promise::G2,
+                    Anomaly::Wrong,
                     format!("the dead letter of {source} has not its key, bytes and headers"),
                 ));
             }
@@ -168,6 +179,7 @@ impl StageOne<'_> {
         for source in by_source.keys() {
             violations.push(violation(
                 Promise::G2,
+                Anomaly::Wrong,
                 format!("a dead letter comes from {source}, which is no faulty order"),
             ));
         }
@@ -188,6 +200,7 @@ impl StageOne<'_> {
             let Some(call) = calls.get(key) else {
                 violations.push(violation(
                     Promise::G3,
+                    Anomaly::Torn,
                     format!(
                         "the changelog has {:?}, which the outbox has not",
                         record.key_text()
@@ -198,6 +211,7 @@ impl StageOne<'_> {
             if let Err(finding) = self.entry_equals(record, call) {
                 violations.push(violation(
                     Promise::G3,
+                    Anomaly::Torn,
                     format!("the changelog's entry of {:?} {finding}", record.key_text()),
                 ));
             }
@@ -207,6 +221,7 @@ impl StageOne<'_> {
                 Some(1) => {}
                 count => violations.push(violation(
                     Promise::G3,
+                    Anomaly::Torn,
                     format!(
                         "{:?} is in the outbox and {} times in the changelog",
                         call.key_text(),
@@ -243,6 +258,7 @@ impl StageOne<'_> {
             if committed != *end {
                 violations.push(violation(
                     Promise::G2,
+                    Anomaly::Torn,
                     format!(
                         "{}/{partition} ends at {end}, and {committed} is committed",
                         self.orders_topic
@@ -265,8 +281,12 @@ fn place(record: &Record) -> String {
     format!("{}@{}", record.partition, record.offset)
 }
 
-fn violation(promise: Promise, finding: String) -> Violation {
-    Violation { promise, finding }
+fn violation(promise: Promise, anomaly: Anomaly, finding: String) -> Violation {
+    Violation {
+        promise,
+        anomaly,
+        finding,
+    }
 }
 
 #[cfg(test)]

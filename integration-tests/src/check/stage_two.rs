@@ -7,7 +7,7 @@ use legacy_api::{Decision, RequestLine};
 use records::Timestamp;
 
 use super::explain::{self, Explanation};
-use super::{Promise, Violation};
+use super::{Anomaly, Promise, Violation};
 use crate::process::Interruption;
 use crate::read::Record;
 
@@ -277,6 +277,7 @@ fn is_charge(request: &RequestLine) -> bool {
 fn g4(finding: String) -> Violation {
     Violation {
         promise: Promise::G4,
+        anomaly: Anomaly::Call,
         finding,
     }
 }
@@ -284,6 +285,7 @@ fn g4(finding: String) -> Violation {
 fn g5(finding: String) -> Violation {
     Violation {
         promise: Promise::G5,
+        anomaly: Anomaly::Call,
         finding,
     }
 }

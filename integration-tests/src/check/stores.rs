@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use records::Partition;
 
-use super::{Promise, Violation};
+use super::{Anomaly, Promise, Violation};
 use crate::read::Record;
 use crate::stores::Holding;
 
@@ -70,6 +70,7 @@ pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
 fn violation(finding: String) -> Violation {
     Violation {
         promise: Promise::G3,
+        anomaly: Anomaly::StoreUnlikeChangelog,
         finding,
     }
 }

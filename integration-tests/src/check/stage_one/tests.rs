@@ -82,14 +82,15 @@ impl World {
         .check()
     }
 
-    /// The violation is found, of this promise and with these words.
-    fn check_finds(&self, promise: Promise, words: &str) {
+    /// The violation is found, of this promise and kind and with these words.
+    fn check_finds(&self, promise: Promise, anomaly: Anomaly, words: &str) {
         let (_, violations) = self.check();
+        let is_it = |found: &Violation| {
+            (found.promise, found.anomaly) == (promise, anomaly) && found.finding.contains(words)
+        };
         assert!(
-            violations
-                .iter()
-                .any(|found| found.promise == promise && found.finding.contains(words)),
-            "no {promise} with {words:?} among {violations:?}"
+            violations.iter().any(is_it),
+            "no {anomaly:?} of {promise} with {words:?} among {violations:?}"
         );
     }
 }
@@ -152,21 +153,21 @@ fn a_faultless_run_has_no_violation() {
 fn an_order_twice_in_the_outbox_is_found() {
     let mut world = World::faultless();
     world.pending.push(world.pending[0].clone());
-    world.check_finds(Promise::G1, "is in the outbox 2 times");
+    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 #[test]
 fn an_order_lost_is_found() {
     let mut world = World::faultless();
     world.pending.pop();
-    world.check_finds(Promise::G2, "is not in the outbox");
+    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
 fn a_pending_call_that_nobody_ordered_is_found() {
     let mut world = World::faultless();
     world.pending[0].key = Some(b"stranger".to_vec());
-    world.check_finds(Promise::G1, "no valid order has");
+    world.check_finds(Promise::G1, Anomaly::Wrong, "no valid order has");
 }
 
 #[test]
@@ -195,31 +196,47 @@ fn a_changed_pending_call_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.pending[0]);
-        world.check_finds(Promise::G1, words);
+        world.check_finds(Promise::G1, Anomaly::Wrong, words);
     }
 }
 
 #[test]
 fn wrong_dead_letters_are_found() {
-    let changes: [Change<Vec<Record>>; 5] = [
-        ("0 dead letters", |letters| {
-            letters.pop();
-        }),
-        ("2 dead letters", |letters| letters.push(letters[0].clone())),
-        ("its dead letter says", |letters| {
-            letters[0].headers[1].1 = Some(b"too-large".to_vec());
-        }),
-        ("key, bytes and headers", |letters| {
-            letters[0].key = Some(b"other".to_vec());
-        }),
-        ("no faulty order", |letters| {
-            letters[0].headers[2].1 = Some(b"orders/0@999999".to_vec());
-        }),
+    use Anomaly::{Duplicated, Lost, Wrong};
+    let changes: [(Anomaly, Change<Vec<Record>>); 5] = [
+        (
+            Lost,
+            ("0 dead letters", |letters| {
+                letters.pop();
+            }),
+        ),
+        (
+            Duplicated,
+            ("2 dead letters", |letters| letters.push(letters[0].clone())),
+        ),
+        (
+            Wrong,
+            ("its dead letter says", |letters| {
+                letters[0].headers[1].1 = Some(b"too-large".to_vec());
+            }),
+        ),
+        (
+            Wrong,
+            ("key, bytes and headers", |letters| {
+                letters[0].key = Some(b"other".to_vec());
+            }),
+        ),
+        (
+            Wrong,
+            ("no faulty order", |letters| {
+                letters[0].headers[2].1 = Some(b"orders/0@999999".to_vec());
+            }),
+        ),
     ];
-    for (words, change) in changes {
+    for (anomaly, (words, change)) in changes {
         let mut world = World::faultless();
         change(&mut world.dead_letters);
-        world.check_finds(Promise::G2, words);
+        world.check_finds(Promise::G2, anomaly, words);
     }
 }
 
@@ -246,7 +263,7 @@ fn a_changelog_unlike_the_outbox_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.changelog);
-        world.check_finds(Promise::G3, words);
+        world.check_finds(Promise::G3, Anomaly::Torn, words);
     }
 }
 
@@ -254,9 +271,9 @@ fn a_changelog_unlike_the_outbox_is_found() {
 fn a_committed_offset_off_the_end_is_found() {
     let mut world = World::faultless();
     world.committed.insert(Partition(1), Offset(1));
-    world.check_finds(Promise::G2, "1 is committed");
+    world.check_finds(Promise::G2, Anomaly::Torn, "1 is committed");
     world.committed.clear();
-    world.check_finds(Promise::G2, "0 is committed");
+    world.check_finds(Promise::G2, Anomaly::Torn, "0 is committed");
 }
 
 #[test]
