@@ -168,16 +168,21 @@ end_private_kafka() {
 # Where cargo puts what it builds.
 target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
 
-# run_with_programs BINARY ARGUMENT...: builds the programs for release, then runs a binary of
-# integration-tests that starts them on a Kafka of its own. Ends the script with that binary's status.
-run_with_programs() {
-    local binary=$1 argument
-    shift
+# build_for_release: the programs, and the binaries of integration-tests that run them. Exports OUTBOX_BIN_DIR.
+build_for_release() {
     step "set-up" setup_build
     step "build (some minutes the first time)" \
         cargo build --manifest-path "$project/Cargo.toml" --release --workspace --bins
     OUTBOX_BIN_DIR=$(target_dir)/release
     export OUTBOX_BIN_DIR
+}
+
+# run_with_programs BINARY ARGUMENT...: builds the programs for release, then runs a binary of
+# integration-tests that starts them on a Kafka of its own. Ends the script with that binary's status.
+run_with_programs() {
+    local binary=$1 argument
+    shift
+    build_for_release
     for argument in "$@"; do
         # Help needs no Kafka.
         case $argument in -h | --help) exec "$OUTBOX_BIN_DIR/$binary" "$@" ;; esac

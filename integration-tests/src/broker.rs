@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cluster::ADDRESS_VARIABLE;
 
@@ -40,6 +42,37 @@ impl Broker {
     /// It cannot be killed.
     pub fn kill(&self) -> Result<()> {
         self.kafka("stop", &["--now".into()]).map(drop)
+    }
+
+    /// SIGTERM: it hands its partitions over and ends; with SIGKILL if that takes too long.
+    ///
+    /// # Errors
+    /// It cannot be ended.
+    pub fn stop(&self) -> Result<()> {
+        self.kafka("stop", &[]).map(drop)
+    }
+
+    /// Stops it in the midst of what it does, as a long pause of its machine would.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Broker::freeze`].
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let file = self.folder.join("kafka.pid");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let id: i32 = text.trim().parse().context("a broker's process id")?;
+        kill(Pid::from_raw(id), signal).with_context(|| format!("sending {signal} to a broker"))
     }
 
     /// Kills it, and deletes all that it has left behind.

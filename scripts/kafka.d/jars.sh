@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # dir, java, cache, settings and the ports are set by scripts/kafka and lib.sh
+# shellcheck disable=SC2154 # dir, java, cache, settings, heap and the ports are set by scripts/kafka and lib.sh
 # The engine `jars`: Kafka as a Java process, from its jars on Maven Central.
 
 pom=$here/kafka.d/pom.xml
@@ -34,7 +34,7 @@ jars_start() {
     touch "$dir/kafka.log"
     log_bytes_before=$(wc -c <"$dir/kafka.log")
     # In the background of a script SIGINT is ignored: Ctrl-C ends a demo, which then ends Kafka in order.
-    jars_java -Xms256m -Xmx768m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
+    jars_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
         -- kafka.Kafka "$dir/server.properties" </dev/null >"$dir/kafka.out" 2>&1 9>&- &
     echo $! >"$dir/kafka.pid"
 }

@@ -1,7 +1,7 @@
 //! The check of the topics that each program makes before it does anything else.
 
 use crate::admin::Admin;
-use crate::fault::Fault;
+use crate::fault::{Class, Fault};
 use crate::settings::KafkaSettings;
 use crate::topics::{self, Existing, Finding, Required, Severity};
 
@@ -25,7 +25,7 @@ pub fn check(
     client_id: &str,
     required: &Required<'_>,
 ) -> Result<Existing, NotReady> {
-    let existing = Admin::connect(settings, client_id)?.describe(&required.role.names(required.topics))?;
+    let existing = describe(&Admin::connect(settings, client_id)?, required)?;
     let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
         .into_iter()
         .partition(|finding| finding.severity == Severity::Refuse);
@@ -45,6 +45,24 @@ pub fn check(
         Err(NotReady::Refused(refused))
     }
 }
+
+/// A broker that has just gone is asked until it is known to be gone; then another one answers.
+fn describe(admin: &Admin, required: &Required<'_>) -> Result<Existing, Fault> {
+    let names = required.role.names(required.topics);
+    let mut tries_left = DESCRIBE_TRIES_MAX;
+    loop {
+        tries_left -= 1;
+        match admin.describe(&names) {
+            Err(fault) if fault.class == Class::Retriable && tries_left > 0 => {
+                tracing::warn!(error = %fault, "the topics are asked for again");
+            }
+            described => return described,
+        }
+    }
+}
+
+/// Each takes up to 20 s.
+const DESCRIBE_TRIES_MAX: u32 = 3;
 
 fn listed(findings: &[Finding]) -> String {
     findings.iter().map(|finding| format!("\n{finding}")).collect()

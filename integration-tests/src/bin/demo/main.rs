@@ -11,10 +11,10 @@ mod story;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use harness::orders::{Mix, Orders};
-use harness::wait;
+use harness::{signals, wait};
 
 /// Sends orders through the pipeline, kills its programs on the way, and checks every promise at the end.
 #[derive(Debug, Parser)]
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let told = stop_on_signals().and_then(|()| {
+    let told = signals::end_waits().and_then(|()| {
         let (orders, count) = orders(&arguments)?;
         story::tell(&arguments, orders, count)
     });
@@ -66,28 +66,4 @@ fn orders(arguments: &Arguments) -> Result<(Orders, u64)> {
     let count = orders.count().unwrap_or_default();
     ensure!(count > 0, "{} holds no order", file.display());
     Ok((orders, count))
-}
-
-/// Ctrl-C and SIGTERM end every wait, so that the processes are ended on the way out.
-fn stop_on_signals() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting a runtime for signals")?;
-    let (mut terminate, mut interrupt) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        wait::interrupt();
-    });
-    Ok(())
 }

@@ -1,0 +1,207 @@
+//! One validator's lives, from one mishap to the next.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use harness::http::Http;
+use harness::pipeline::{Pipeline, Service};
+use harness::wait::{await_until, pause};
+use rand_chacha::ChaCha8Rng;
+
+use crate::plan::{self, Damage, Mishap, TRANSACTION_TIMEOUT};
+use crate::tally::{Fault, Tally};
+
+/// How long a validator may take until all its partitions run: others may stand still with an open transaction, and
+/// a broker may be down, one after the other.
+const READY_MAX: Duration = Duration::from_secs(180);
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// An orchestrator starts what has ended again, but not for ever.
+const ENDED_MAX: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A validator and its row of mishaps.
+pub(crate) struct Lane {
+    service: Service,
+    state: PathBuf,
+    random: ChaCha8Rng,
+    http: Http,
+}
+
+impl Lane {
+    /// The validator with this number; it does not run yet.
+    pub(crate) fn new(pipeline: &Pipeline, number: u32, seed: u64) -> Result<Self> {
+        let settings = pipeline
+            .validator_settings(number)
+            .with("validator.transaction_timeout", humantime(TRANSACTION_TIMEOUT))
+            .with("validator.commit_timeout", humantime(TRANSACTION_TIMEOUT * 3 / 4));
+        Ok(Self {
+            service: pipeline.service("validator", number, settings)?,
+            state: pipeline.state_folder(number),
+            random: plan::row(seed, number),
+            http: Http::new()?,
+        })
+    }
+
+    /// Suffers one mishap after the other until then, and is at work afterwards.
+    pub(crate) fn suffer_until(&mut self, until: Instant, tally: &Tally) -> Result<()> {
+        self.work(tally)?;
+        while Instant::now() < until {
+            let mishap = plan::mishap(&mut self.random);
+            self.suffer(mishap, tally)
+                .and_then(|()| self.work(tally))
+                .with_context(|| format!("{}: {mishap:?}", self.service.process.name()))?;
+        }
+        Ok(())
+    }
+
+    /// Starts it if it does not run, and waits until all its partitions do.
+    pub(crate) fn work(&mut self, tally: &Tally) -> Result<()> {
+        let started = Instant::now();
+        let url = format!("{}/readyz", self.service.admin);
+        for _ in 0..ENDED_MAX {
+            if self.service.process.id().is_none() {
+                self.service.process.start()?;
+            }
+            let left = READY_MAX.saturating_sub(started.elapsed());
+            let what = format!("{} is ready ({url})", self.service.process.name());
+            let is_ready = await_until(&what, left, || {
+                if self.look(tally)? {
+                    return Ok(ControlFlow::Break(false));
+                }
+                Ok(match self.http.get(&url) {
+                    Ok((200, _)) => ControlFlow::Break(true),
+                    Ok((status, body)) => ControlFlow::Continue(format!("{status} {body}")),
+                    Err(error) => ControlFlow::Continue(format!("{error:#}")),
+                })
+            })?;
+            if is_ready {
+                return Ok(());
+            }
+            pause(AGAIN)?;
+        }
+        bail!(
+            "{} ended {ENDED_MAX} times by itself",
+            self.service.process.name()
+        )
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&mut self, tally: &Tally) -> Result<()> {
+        if !self.look(tally)? && self.service.process.id().is_some() {
+            self.service.process.terminate(DRAIN_MAX)?;
+        }
+        Ok(())
+    }
+
+    fn suffer(&mut self, mishap: Mishap, tally: &Tally) -> Result<()> {
+        match mishap {
+            Mishap::Killed(after) => {
+                pause(after)?;
+                self.kill(Fault::Killed, tally)
+            }
+            Mishap::KilledStarting(after) => {
+                self.kill(Fault::Killed, tally)?;
+                self.service.process.start()?;
+                pause(after)?;
+                self.kill(Fault::KilledStarting, tally)
+            }
+            Mishap::Gone(time) => {
+                self.kill(Fault::Gone, tally)?;
+                pause(time)
+            }
+            Mishap::Zombie(time) => self.stand_still(time, Fault::Zombie, tally),
+            Mishap::Hiccup(time) => self.stand_still(time, Fault::Hiccup, tally),
+            Mishap::DiskLost => {
+                self.kill(Fault::DiskLost, tally)?;
+                fs::remove_dir_all(&self.state).context("losing the state directory")
+            }
+            Mishap::StoreLost(which) => {
+                self.kill(Fault::StoreLost, tally)?;
+                match self.store(which)? {
+                    Some(store) => fs::remove_file(store).context("losing a store"),
+                    None => Ok(()),
+                }
+            }
+            Mishap::StoreDamaged(which, damage) => {
+                self.kill(Fault::StoreDamaged, tally)?;
+                match self.store(which)? {
+                    Some(store) => spoil(&store, damage),
+                    None => Ok(()),
+                }
+            }
+            Mishap::Bounced => {
+                self.terminate(tally)?;
+                tally.count(Fault::Bounced);
+                Ok(())
+            }
+        }
+    }
+
+    fn kill(&mut self, fault: Fault, tally: &Tally) -> Result<()> {
+        if !self.look(tally)? {
+            self.service.process.kill()?;
+            tally.count(fault);
+        }
+        Ok(())
+    }
+
+    fn stand_still(&mut self, time: Duration, fault: Fault, tally: &Tally) -> Result<()> {
+        if self.look(tally)? {
+            return Ok(());
+        }
+        self.service.process.freeze()?;
+        pause(time)?;
+        self.service.process.thaw()?;
+        tally.count(fault);
+        // What it has in its hands, it does now; it may be a while until it hears that it was shut out.
+        pause(Duration::from_millis(500))
+    }
+
+    /// Whether it has ended though nobody killed it.
+    fn look(&mut self, tally: &Tally) -> Result<bool> {
+        let Some(status) = self.service.process.look()? else {
+            return Ok(false);
+        };
+        let life = self.service.process.last_life()?;
+        let said = life.lines().last().unwrap_or("nothing").to_owned();
+        tally.ended_by_itself(format!("{} ({status}): {said}", self.service.process.name()));
+        Ok(true)
+    }
+
+    fn store(&self, which: u64) -> Result<Option<PathBuf>> {
+        let mut stores: Vec<PathBuf> = fs::read_dir(&self.state)
+            .context("looking for stores")?
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "redb"))
+            .collect();
+        stores.sort();
+        let count = u64::try_from(stores.len()).unwrap_or(1).max(1);
+        Ok(stores
+            .into_iter()
+            .nth(usize::try_from(which % count).unwrap_or(0)))
+    }
+}
+
+fn spoil(store: &Path, damage: Damage) -> Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .open(store)
+        .with_context(|| format!("opening {}", store.display()))?;
+    let length = file.metadata()?.len();
+    let spoilt = match damage {
+        Damage::Cut => file.set_len(length / 2),
+        Damage::Zeroed => file.write_all(&[0; 8 * 1024]),
+        Damage::Garbled => file
+            .seek(SeekFrom::Start(length / 2))
+            .and_then(|_| file.write_all(&[0xa5; 512])),
+    };
+    spoilt.with_context(|| format!("damaging {}", store.display()))
+}
+
+fn humantime(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
