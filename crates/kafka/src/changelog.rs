@@ -7,10 +7,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition};
+use records::{Bounds, Offset, Partition};
 
 use crate::fault::{Class, Fault};
-use crate::offsets::{self, Bounds, Committed};
+use crate::offsets::{self, Committed};
 use crate::settings::KafkaSettings;
 
 /// Reads committed offsets, ends and records of one partition at a time; never joins the group.

@@ -15,10 +15,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition};
+use records::{Bounds, Offset, Partition};
 
 use crate::fault::Fault;
-use crate::offsets::{self, Bounds, Committed};
+use crate::offsets::{self, Committed};
 use crate::settings::KafkaSettings;
 
 /// How a process belongs to its group.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition};
+use records::{Bounds, Offset, Partition};
 
 use crate::fault::Fault;
 
@@ -17,16 +17,6 @@ pub struct Committed {
     pub offset: Option<Offset>,
     /// What was committed with it; empty if nothing was, U+FFFD if it is not UTF-8.
     pub metadata: String,
-}
-
-/// The first offset that a partition still has, and the one behind its last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// The log's start.
-    pub start: Offset,
-    /// The log's end: the high watermark for a read_uncommitted client, the last stable offset for a
-    /// read_committed one.
-    pub end: Offset,
 }
 
 /// The group's committed offsets. With a read_committed consumer it waits while a transaction is pending

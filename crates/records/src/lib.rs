@@ -22,5 +22,5 @@ pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;
 pub use offset_set::OffsetSet;
 pub use order::Order;
-pub use position::{Offset, Partition, Position, Timestamp};
+pub use position::{Bounds, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;

@@ -16,6 +16,16 @@ pub struct Partition(pub i32);
 #[serde(transparent)]
 pub struct Offset(pub i64);
 
+/// The first offset that a partition still has, and the one behind its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The log's start.
+    pub start: Offset,
+    /// The log's end: the high watermark for a read_uncommitted client, the last stable offset for a
+    /// read_committed one.
+    pub end: Offset,
+}
+
 /// A point in time, in milliseconds since 1970 UTC, as Kafka counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use kafka::fault::{Class, Fault};
-use kafka::offsets::Committed;
 use kafka::transaction::Ended;
 use kafka::{Consumer, TransactionalProducer};
-use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict};
+use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict, overtaken};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
@@ -139,15 +138,10 @@ impl Shell {
                 return Some(Event::Overtaken);
             }
         };
-        let is_other = |committed: &&Committed| {
-            committed.offset.is_some()
-                && !running.iter().any(|(partition, offset)| {
-                    *partition == committed.partition && Some(*offset) == committed.offset
-                })
-        };
-        let other = found.iter().find(is_other)?;
+        let found = found.iter().map(|found| (found.partition, found.offset));
+        let (partition, committed) = overtaken(running, found)?;
         tracing::warn!(
-            partition = %other.partition, committed = ?other.offset,
+            %partition, %committed,
             "another validator has worked on a partition that this one held; starting over",
         );
         Some(Event::Overtaken)

@@ -8,13 +8,16 @@
 
 mod input;
 mod machine;
+mod overtaken;
 mod partitioner;
+pub mod restore;
 mod rules;
 mod transaction;
 mod verdict;
 
 pub use input::Input;
 pub use machine::{Action, Admission, Event, Stage, Taken, Token};
+pub use overtaken::overtaken;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
 pub use transaction::{Admitted, Limits, Offsets, Transaction};

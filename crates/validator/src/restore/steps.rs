@@ -1,9 +1,5 @@
-//! The steps of one restore.
-//!
-//! The order of the steps carries G1 and G3; in any other there is a story in which an order is admitted twice:
-//! 1. the group's committed offset, once no transaction is pending on it;
-//! 2. only then the changelog's high watermark, seen by a read_uncommitted client;
-//! 3. the changelog, read committed, until the position has reached that watermark.
+//! One try of a restore: what it asks is asked of Kafka and the store. The order of the questions and what
+//! the answers mean is decided in [`pipeline::admission::restore`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use kafka::changelog::{ChangelogReader, Interrupted};
 use kafka::fault::Class;
-use kafka::offsets::{Bounds, Committed};
-use records::{Entry, Offset, Partition};
+use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
+use records::{Bounds, Offset, Partition};
 use service::failpoint::{guard_removed, kill_at};
 use store::{Change, Identity, Options, Store};
 
@@ -27,110 +23,88 @@ impl Plan {
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<Offset>> {
-        let committed = reader.input_committed(&self.config.topics.orders, partition, ANSWER_MAX)?;
-        let changelog = reader.bounds(partition, ANSWER_MAX)?;
-        let target = if guard_removed!("guard-high-watermark") {
-            reader.stable_bounds(partition, ANSWER_MAX)?.end
-        } else {
-            changelog.end
-        };
-        let next = self.input_position(reader, &committed, changelog)?;
-        let opened = match store {
-            Some(store) => store,
-            None => store.insert(Box::new(self.open(partition)?)),
-        };
-        self.check_changelog(reader, partition, opened.checkpoint(), changelog)?;
-        match self.read(reader, partition, opened, target, cancelled) {
-            Err(error) if error.is::<store::StoreError>() => {
-                *store = None;
-                self.discard(partition)?;
-                Err(error)
+        let names = self.names(partition);
+        let mut restore = Restore::of(&names);
+        let mut question = Question::Committed;
+        let mut is_new_group = false;
+        loop {
+            let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
+                return Ok(None);
+            };
+            is_new_group |= answer == Answer::Committed(None);
+            match restore.on(answer) {
+                Step::Ask(next) => question = next,
+                Step::Ready(start) => {
+                    if is_new_group && start > Offset(0) {
+                        tracing::warn!(
+                            %partition, %start, group = names.group_id,
+                            "the topic's oldest orders were deleted before this group began; starting with the oldest \
+                             there is",
+                        );
+                    }
+                    return Ok(Some(start));
+                }
+                Step::Refused(reason) => return Err(refused(reason)),
             }
-            Ok(true) => Ok(Some(next)),
-            Ok(false) => Ok(None),
-            Err(error) => Err(error),
         }
     }
 
-    /// The input offset to go on at.
-    fn input_position(
-        &self,
-        reader: &ChangelogReader,
-        committed: &Committed,
-        changelog: Bounds,
-    ) -> anyhow::Result<Offset> {
-        let (topic, group) = (&self.config.topics.orders, &self.config.kafka.group_id);
-        let partition = committed.partition;
-        let Bounds { start, end } = reader.bounds_of(topic, partition, ANSWER_MAX)?;
-        match committed.offset {
-            // What was processed before is known from the changelog, so beginning again repeats nothing.
-            None if start == Offset(0) => Ok(start),
-            None if changelog.end == Offset(0) => {
-                tracing::warn!(
-                    %partition, %start, group,
-                    "the topic's oldest orders were deleted before this group began; starting with the oldest there is",
-                );
-                Ok(start)
-            }
-            None => Err(refused(format!(
-                "group {group:?} has lost its committed offset of {topic}/{partition} (it expires after a week \
-                 without a member), and the oldest orders, below {start}, are deleted: some may never have been \
-                 processed; compare them with the outbox, then set the offset of the group while no validator runs"
-            ))),
-            Some(next) if next < start => Err(refused(format!(
-                "orders {next} to {start} of {topic}/{partition} were deleted before they were processed (the \
-                 topic's retention is too short, or its records were deleted); find these orders at their \
-                 source, then set the offset of group {group:?} to {start} while no validator runs"
-            ))),
-            Some(next) if next > end => Err(refused(format!(
-                "the committed offset {next} of {topic}/{partition} is behind the partition's end {end}: the topic \
-                 was deleted and created again, or its log was cut; compare it with the outbox, then set the \
-                 offset of group {group:?} while no validator runs"
-            ))),
-            Some(next) => Ok(next),
+    fn names(&self, partition: Partition) -> Names {
+        Names {
+            topics: self.config.topics.clone(),
+            group_id: self.config.kafka.group_id.clone(),
+            partition,
+            store: self.directory.store(partition).display().to_string(),
         }
     }
 
-    /// A changelog that has lost keys is not restored from: the orders of these keys could be paid twice.
-    fn check_changelog(
+    /// Asks a question. `None` if the restore was cancelled meanwhile.
+    fn ask(
         &self,
         reader: &ChangelogReader,
-        partition: Partition,
-        checkpoint: Option<Offset>,
-        bounds: Bounds,
-    ) -> anyhow::Result<()> {
-        let (changelog, pending) = (&self.config.topics.changelog, &self.config.topics.pending);
-        let from = checkpoint.unwrap_or(Offset(0));
-        if from < bounds.start {
-            return Err(refused(format!(
-                "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice; rebuild the changelog \
-                 from the outbox before this partition goes on",
-                bounds.start
-            )));
-        }
-        if from > bounds.end {
-            return Err(refused(format!(
-                "the store knows the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
-                 deleted and created again, or has lost its end, or the store is another cluster's. The store \
-                 is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
-                 otherwise rebuild the changelog before this partition goes on",
-                bounds.end,
-                self.directory.store(partition).display()
-            )));
-        }
-        if bounds.end == Offset(0) {
-            // Each order of the outbox has its key in the changelog, by the same transaction.
-            let outbox = reader.bounds_of(pending, partition, ANSWER_MAX)?;
-            if reader.has_committed(pending, partition, outbox)? {
-                return Err(refused(format!(
-                    "the changelog {changelog}/{partition} is empty, and the outbox {pending}/{partition} is not: the \
-                     changelog was deleted and created again, and the keys of these orders are unknown; rebuild \
-                     it from the outbox before this partition goes on"
-                )));
+        names: &Names,
+        question: Question,
+        store: &mut Option<Box<Store>>,
+        cancelled: &AtomicBool,
+    ) -> anyhow::Result<Option<Answer>> {
+        let (topics, partition) = (&names.topics, names.partition);
+        Ok(Some(match question {
+            Question::Committed => {
+                let committed = reader.input_committed(&topics.orders, partition, ANSWER_MAX)?;
+                Answer::Committed(committed.offset)
             }
-        }
-        Ok(())
+            Question::ChangelogBounds => Answer::ChangelogBounds(changelog_bounds(reader, partition)?),
+            Question::OrdersBounds => {
+                Answer::OrdersBounds(reader.bounds_of(&topics.orders, partition, ANSWER_MAX)?)
+            }
+            Question::Checkpoint => {
+                let store = match store {
+                    Some(store) => store,
+                    None => store.insert(Box::new(self.open(partition)?)),
+                };
+                Answer::Checkpoint(store.checkpoint())
+            }
+            Question::OutboxIsEmpty => {
+                let outbox = reader.bounds_of(&topics.pending, partition, ANSWER_MAX)?;
+                Answer::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
+            }
+            Question::Read(from, to) => {
+                let opened = store
+                    .as_deref_mut()
+                    .context("the store was not opened before the changelog was read")?;
+                match self.read(reader, names, opened, (from, to), cancelled) {
+                    Ok(true) => Answer::Read,
+                    Ok(false) => return Ok(None),
+                    Err(error) => {
+                        if error.is::<store::StoreError>() {
+                            *store = None;
+                            self.discard(partition)?;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        }))
     }
 
     fn open(&self, partition: Partition) -> anyhow::Result<Store> {
@@ -168,37 +142,30 @@ impl Plan {
     fn read(
         &self,
         reader: &ChangelogReader,
-        partition: Partition,
+        names: &Names,
         store: &mut Store,
-        end: Offset,
+        (from, to): (Offset, Offset),
         cancelled: &AtomicBool,
     ) -> anyhow::Result<bool> {
-        let from = store.checkpoint().unwrap_or(Offset(0));
-        let mut chunk: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+        let mut tail = Tail::new(from, to, CHUNK);
         let mut records = 0;
         let outcome = reader.read(
-            partition,
+            names.partition,
             from,
-            end,
+            to,
             || cancelled.load(Ordering::Acquire),
             |change| {
-                if let Some(value) = change.value {
-                    Entry::decode(value).map_err(|error| {
+                records += 1;
+                let full = tail
+                    .take(change.key, change.value, change.offset)
+                    .map_err(|error| {
                         refused(format!(
-                            "the record {}/{partition}@{} cannot be read: {error}; is a later version of the \
-                         validator running, or does something else write to the changelog?",
-                            self.config.topics.changelog, change.offset
+                            "the record {}/{}@{} cannot be read: {error}; is a later version of the \
+                             validator running, or does something else write to the changelog?",
+                            names.topics.changelog, names.partition, change.offset
                         ))
                     })?;
-                }
-                chunk.push((change.key.to_vec(), change.value.map(<[u8]>::to_vec)));
-                records += 1;
-                if chunk.len() >= CHUNK {
-                    kill_at!("during-restore");
-                    apply(store, &mut chunk, change.offset.next())?;
-                    store.persist()?;
-                }
-                Ok::<(), anyhow::Error>(())
+                full.map_or(Ok(()), |chunk| write(store, &chunk))
             },
         );
         self.metrics.restore_records.inc_by(records);
@@ -213,29 +180,32 @@ impl Plan {
             Err(Interrupted::Fault(fault)) => return Err(fault.into()),
             Err(Interrupted::Sink(error)) => return Err(error),
         }
-        kill_at!("during-restore");
-        if from < end {
-            apply(store, &mut chunk, end)?;
-            store.persist()?;
-        }
+        tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
         Ok(true)
     }
 }
 
-fn apply(
-    store: &mut Store,
-    chunk: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    checkpoint: Offset,
-) -> anyhow::Result<()> {
+fn changelog_bounds(reader: &ChangelogReader, partition: Partition) -> anyhow::Result<Bounds> {
+    let mut bounds = reader.bounds(partition, ANSWER_MAX)?;
+    if guard_removed!("guard-high-watermark") {
+        bounds.end = reader.stable_bounds(partition, ANSWER_MAX)?.end;
+    }
+    Ok(bounds)
+}
+
+/// Writes a chunk and makes it durable.
+fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
+    kill_at!("during-restore");
     let mut changes: Vec<Change<'_>> = chunk
+        .changes
         .iter()
         .map(|(key, entry)| Change {
             key,
             entry: entry.as_deref(),
         })
         .collect();
-    store.apply(&mut changes, checkpoint)?;
-    chunk.clear();
+    store.apply(&mut changes, chunk.checkpoint)?;
+    store.persist()?;
     Ok(())
 }
 
