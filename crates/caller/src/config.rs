@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::{KafkaSettings, Membership};
-use pipeline::delivery::{Class, Classes, Limits};
+use pipeline::delivery::Limits;
 use records::Topics;
 use serde::{Deserialize, Serialize};
 
@@ -208,7 +208,6 @@ impl Config {
             "the setting api.transaction_id is {:?}; it must be a JSON pointer such as \"/transaction_id\", or empty",
             api.transaction_id
         );
-        self.classes()?;
         Api::new(api)?;
         Ok(())
     }
@@ -227,28 +226,6 @@ impl Config {
         }
     }
 
-    /// What each status means.
-    ///
-    /// # Errors
-    /// A status is none, or stands in two classes.
-    pub(crate) fn classes(&self) -> anyhow::Result<Classes> {
-        let answers = &self.api.answers;
-        let lists = [
-            (&answers.accepted, Class::Accepted),
-            (&answers.rejected, Class::Rejected),
-            (&answers.retry, Class::Retry),
-            (&answers.retry_if_told, Class::RetryIfTold),
-            (&answers.ambiguous, Class::Ambiguous),
-        ];
-        let mut settings = Vec::new();
-        for (list, class) in lists {
-            for statuses in list {
-                settings.push((statuses.parse().context(ANSWERS)?, class));
-            }
-        }
-        Classes::new(settings).context(ANSWERS)
-    }
-
     /// The membership in the group.
     pub(crate) fn membership(&self) -> Membership {
         let caller = &self.caller;
@@ -264,8 +241,6 @@ impl Config {
         }
     }
 }
-
-const ANSWERS: &str = "the settings in [api.answers] are wrong";
 
 /// librdkafka's default of `max.poll.interval.ms`, which is also how long the group waits for a member that
 /// has to give up a partition.

@@ -4,21 +4,22 @@
 //! silently), no retries, no redirects (a 307 repeats the POST elsewhere). What is left to decide after a
 //! failure is whether the request left, and that the send latch knows ([`crate::latch`]).
 
-use std::error::Error as StdError;
-use std::io;
-use std::time::{Duration, SystemTime};
-
 use anyhow::Context as _;
 use bytes::Bytes;
-use pipeline::delivery::{Lost, NotSent, Reply, Report};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, Url};
+use pipeline::delivery::Report;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Method, Url};
 
-use crate::latch::{Fate, Latch, LatchedBody, Permit};
+use crate::latch::{Latch, LatchedBody, Permit};
 
+mod answers;
+mod reading;
+mod report;
 mod settings;
 
 pub(crate) use settings::ApiSettings;
+
+use reading::Reading;
 
 /// The API, as the settings describe it.
 pub(crate) struct Api {
@@ -26,7 +27,7 @@ pub(crate) struct Api {
     method: Method,
     url: Template,
     key_header: Option<HeaderName>,
-    answer_bytes_max: usize,
+    reading: Reading,
 }
 
 /// What one request is made of.
@@ -75,7 +76,11 @@ impl Api {
             method,
             url: Template::new(&settings.url)?,
             key_header,
-            answer_bytes_max: usize::try_from(settings.answer_bytes_max.as_u64()).unwrap_or(usize::MAX),
+            reading: Reading {
+                classes: settings.answers.classes()?,
+                kept_max: usize::try_from(settings.answer_bytes_max.as_u64()).unwrap_or(usize::MAX),
+                transaction_id: settings.transaction_id.clone(),
+            },
         })
     }
 
@@ -111,38 +116,8 @@ impl Api {
         #[cfg(feature = "failpoints")]
         let sent = or_killed(sent, &latch);
         match sent.await {
-            Ok(response) => Report::Status(self.read(response).await),
-            Err(error) => report(&error, latch.cancel()),
-        }
-    }
-
-    /// Reads the answer's body, up to the cap. The status is known, so what happens to the body changes
-    /// nothing.
-    async fn read(&self, mut response: Response) -> Reply {
-        let status = response.status().as_u16();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .map(|value| retry_after(value, SystemTime::now()));
-        let mut body = Vec::new();
-        let body_cut = loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => {
-                    let room = self.answer_bytes_max - body.len();
-                    body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                    if chunk.len() > room {
-                        break true;
-                    }
-                }
-                Ok(None) => break false,
-                Err(_) => break true,
-            }
-        };
-        Reply {
-            status,
-            retry_after,
-            body,
-            body_cut,
+            Ok(response) => Report::Status(self.reading.read(response).await),
+            Err(error) => report::report(&error, latch.cancel()),
         }
     }
 }
@@ -152,10 +127,10 @@ impl Api {
 async fn or_killed<T>(sent: impl Future<Output = T>, latch: &Latch) -> T {
     let killed = async {
         while !latch.is_sent() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         // The claim comes just before the bytes; the connection's task writes them in the same turn.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         service::failpoint::kill_at!("after-send");
         std::future::pending::<T>().await
     };
@@ -163,57 +138,6 @@ async fn or_killed<T>(sent: impl Future<Output = T>, latch: &Latch) -> T {
         biased;
         done = sent => done,
         never = killed => never,
-    }
-}
-
-/// What a failed request came to.
-fn report(error: &reqwest::Error, fate: Fate) -> Report {
-    match fate {
-        Fate::Withheld => Report::NotSent(NotSent::Withheld),
-        // A time-out before the body was asked for is one of connecting.
-        Fate::NotSent if error.is_connect() || error.is_timeout() => Report::NotSent(NotSent::NoConnection),
-        Fate::NotSent => Report::NotSent(NotSent::NotWritten),
-        Fate::Sent if error.is_timeout() => Report::Lost(Lost::TimedOut),
-        Fate::Sent => Report::Lost(lost(error)),
-    }
-}
-
-fn lost(error: &reqwest::Error) -> Lost {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            if error.is_parse() {
-                return Lost::NotHttp;
-            }
-            if error.is_incomplete_message() || error.is_closed() {
-                return Lost::Closed;
-            }
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return match error.kind() {
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::UnexpectedEof => Lost::Closed,
-                io::ErrorKind::TimedOut => Lost::TimedOut,
-                _ => Lost::Other,
-            };
-        }
-        cause = error.source();
-    }
-    Lost::Other
-}
-
-/// What a `Retry-After` header asks for: seconds, or a date. One that cannot be read asks for no time in
-/// particular, but still says that the request was turned away.
-fn retry_after(value: &HeaderValue, now: SystemTime) -> Duration {
-    let text = value.to_str().unwrap_or_default().trim();
-    match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(text)
-            .ok()
-            .and_then(|date| date.duration_since(now).ok())
-            .unwrap_or_default(),
     }
 }
 

@@ -81,13 +81,7 @@ impl Job {
     }
 
     /// The outcome of a call that the API accepted.
-    pub(crate) fn outcome(
-        &self,
-        reply: &Reply,
-        history: &History,
-        pointer: &str,
-        calendar: Calendar,
-    ) -> Vec<u8> {
+    pub(crate) fn outcome(&self, reply: &Reply, history: &History, calendar: Calendar) -> Vec<u8> {
         let call = self.call.as_ref();
         let (order_id, key) = call.map_or_else(
             |_| (String::new(), self.key_text()),
@@ -97,7 +91,7 @@ impl Job {
         outcome.status = reply.status;
         outcome.answer = String::from_utf8_lossy(&reply.body).into_owned();
         outcome.answer_cut = reply.body_cut;
-        outcome.transaction_id = transaction_id(&reply.body, pointer);
+        outcome.transaction_id = reply.transaction_id.clone();
         outcome.attempts = history.attempts;
         outcome.attempts_ambiguous = history.attempts_ambiguous;
         outcome.admitted_at = self.admitted_at;
@@ -253,42 +247,5 @@ fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a [u8]> {
     Header {
         key,
         value: Some(value.as_bytes()),
-    }
-}
-
-/// The API's own id, at a JSON pointer of its answer.
-fn transaction_id(answer: &[u8], pointer: &str) -> Option<String> {
-    if pointer.is_empty() {
-        return None;
-    }
-    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
-    match answer.pointer(pointer)? {
-        serde_json::Value::String(id) => Some(id.clone()),
-        serde_json::Value::Number(id) => Some(id.to_string()),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_transaction_id_is_text_or_a_number_at_the_pointer() {
-        let id = |answer: &str, pointer: &str| transaction_id(answer.as_bytes(), pointer);
-        let answer = r#"{"data":{"id":"t-1","number":12345678901234567890,"list":[]}}"#;
-        assert_eq!(id(answer, "/data/id").as_deref(), Some("t-1"));
-        assert_eq!(
-            id(answer, "/data/number").as_deref(),
-            Some("12345678901234567890")
-        );
-        for (answer, pointer) in [
-            (answer, "/data/list"),
-            (answer, "/nothing"),
-            (answer, ""),
-            ("<p>", "/id"),
-        ] {
-            assert_eq!(id(answer, pointer), None, "{answer} {pointer}");
-        }
     }
 }

@@ -25,7 +25,7 @@ impl Shell {
         let json;
         let (dead_letter, outgoing) = match ending {
             Ending::Accepted(reply) => {
-                json = job.outcome(reply, history, &self.config.api.transaction_id, self.calendar);
+                json = job.outcome(reply, history, self.calendar);
                 (None, job.outcome_record(topics, &json, token))
             }
             Ending::Rejected(reply) => (

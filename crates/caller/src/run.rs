@@ -81,7 +81,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         "caller started"
     );
     health.met(Health::STARTED);
-    let delivery = Delivery::new(config.limits(), config.classes()?);
+    let delivery = Delivery::new(config.limits(), config.api.answers.classes()?);
     let shell = Loop {
         delivery,
         shell,

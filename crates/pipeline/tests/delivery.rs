@@ -665,8 +665,7 @@ impl World {
             Report::Status(Reply {
                 status,
                 retry_after,
-                body: Vec::new(),
-                body_cut: false,
+                ..Reply::default()
             })
         };
         let (processes, report) = match if self.faults {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::answers::AnswerSettings;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ApiSettings {
@@ -24,7 +26,8 @@ pub(crate) struct ApiSettings {
     pub(crate) pool_idle_timeout: Duration,
     /// Idle connections that are kept.
     pub(crate) pool_idle_max: usize,
-    /// So much of an answer's body is kept for the outcome or the dead letter.
+    /// So much of an answer's body is kept for the outcome or the dead letter. Fields are looked for in up to
+    /// 1 MiB of it.
     pub(crate) answer_bytes_max: ByteSize,
     /// The header that carries the idempotency key; empty: none is sent. Against an API that honours it a
     /// repeated call does no harm.
@@ -35,22 +38,6 @@ pub(crate) struct ApiSettings {
     pub(crate) proxy_from_environment: bool,
     /// What each status means.
     pub(crate) answers: AnswerSettings,
-}
-
-/// Statuses such as `503`, and hundreds of them such as `5xx`; one status goes before its hundred.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct AnswerSettings {
-    /// The order is processed.
-    pub(crate) accepted: Vec<String>,
-    /// The order is not processed, and will not be: a dead letter.
-    pub(crate) rejected: Vec<String>,
-    /// The order was surely not processed: the call is made again.
-    pub(crate) retry: Vec<String>,
-    /// With a `Retry-After` header as `retry`, without as `ambiguous`.
-    pub(crate) retry_if_told: Vec<String>,
-    /// Nobody can know: `caller.on_ambiguous` decides. Statuses that stand nowhere belong here.
-    pub(crate) ambiguous: Vec<String>,
 }
 
 impl Default for ApiSettings {
@@ -67,19 +54,6 @@ impl Default for ApiSettings {
             transaction_id: String::new(),
             proxy_from_environment: false,
             answers: AnswerSettings::default(),
-        }
-    }
-}
-
-impl Default for AnswerSettings {
-    fn default() -> Self {
-        let list = |statuses: &[&str]| statuses.iter().map(|&status| status.into()).collect();
-        Self {
-            accepted: list(&["2xx"]),
-            rejected: list(&["3xx", "4xx"]),
-            retry: list(&["425", "429"]),
-            retry_if_told: list(&["503"]),
-            ambiguous: list(&["408", "409", "5xx"]),
         }
     }
 }

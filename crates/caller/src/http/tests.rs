@@ -1,139 +1,16 @@
 //! What each misbehaviour of a server is reported as, on real sockets.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use pipeline::delivery::{Answer, Field, Lost, NotSent, Reply};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
+use super::answers::{FieldSettings, OtherwiseSetting};
 use super::*;
+use server::{Does, OK, Server};
 
-/// What the server does with a connection once it has read a request from it, or before.
-#[derive(Clone, Copy, Debug)]
-enum Does {
-    /// Closes it before reading anything.
-    ResetsUnread,
-    /// Reads a request, then closes in an orderly way.
-    ClosesUnanswered,
-    /// Reads a request, then resets.
-    ResetsUnanswered,
-    /// Reads a request, and is silent.
-    Hangs,
-    /// Reads a request, writes this, and closes.
-    Answers(&'static str),
-    /// Reads requests and answers each with this, as long as the client likes.
-    AnswersAll(&'static str),
-    /// Answers one request, waits to be told, and closes the idle connection.
-    AnswersOneThenCloses(&'static str),
-}
-
-struct Server {
-    addr: SocketAddr,
-    requests: Arc<AtomicUsize>,
-    connections: Arc<AtomicUsize>,
-    close: Arc<Notify>,
-    closed: Arc<Notify>,
-}
-
-const OK: &str = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
-
-impl Server {
-    async fn start(does: Does) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let server = Self {
-            addr: listener.local_addr().expect("an address"),
-            requests: Arc::default(),
-            connections: Arc::default(),
-            close: Arc::default(),
-            closed: Arc::default(),
-        };
-        let (requests, connections) = (Arc::clone(&server.requests), Arc::clone(&server.connections));
-        let (close, closed) = (Arc::clone(&server.close), Arc::clone(&server.closed));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(
-                    stream,
-                    does,
-                    Arc::clone(&requests),
-                    Arc::clone(&close),
-                    Arc::clone(&closed),
-                ));
-            }
-        });
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/payments", self.addr)
-    }
-
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    does: Does,
-    requests: Arc<AtomicUsize>,
-    close: Arc<Notify>,
-    closed: Arc<Notify>,
-) {
-    loop {
-        if let Does::ResetsUnread = does {
-            // Unread bytes and a linger of zero: the client sees a reset.
-            stream.set_zero_linger().expect("a linger of zero");
-            return;
-        }
-        if !read_request(&mut stream).await {
-            return;
-        }
-        requests.fetch_add(1, Ordering::SeqCst);
-        match does {
-            Does::ResetsUnread | Does::ClosesUnanswered => return,
-            Does::ResetsUnanswered => return stream.set_zero_linger().expect("a linger of zero"),
-            Does::Hangs => std::future::pending::<()>().await,
-            Does::Answers(answer) => {
-                stream.write_all(answer.as_bytes()).await.expect("written");
-                return;
-            }
-            Does::AnswersAll(answer) => stream.write_all(answer.as_bytes()).await.expect("written"),
-            Does::AnswersOneThenCloses(answer) => {
-                stream.write_all(answer.as_bytes()).await.expect("written");
-                close.notified().await;
-                drop(stream);
-                closed.notify_one();
-                return;
-            }
-        }
-    }
-}
-
-/// Reads a head and its body. Returns false at the end of the connection.
-async fn read_request(stream: &mut TcpStream) -> bool {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.expect("a length").parse().expect("a number");
-            if body.len() >= length {
-                return true;
-            }
-        }
-        let mut more = [0; 4096];
-        match stream.read(&mut more).await {
-            Ok(0) | Err(_) => return false,
-            Ok(n) => bytes.extend_from_slice(&more[..n]),
-        }
-    }
-}
+mod server;
 
 fn settings(url: &str) -> ApiSettings {
     ApiSettings {
@@ -161,12 +38,19 @@ async fn call(api: &Api, permit: Permit) -> Report {
     api.call(request, permit).await
 }
 
-/// Makes one call; returns what it is reported as, and how many requests the server has seen.
-async fn check(does: Does, expected: Report, requests: usize) {
+/// Makes one call; returns what it is reported as and what that means by the default settings.
+async fn answered(api: &Api) -> (Report, Answer) {
+    let report = call(api, permitted()).await;
+    let answer = api.reading.classes.answer(&report);
+    (report, answer)
+}
+
+/// One row of the table: the server does this, and that is what it means. The server sees one request.
+async fn check(does: Does, expected: Report, answer: Answer) {
     let server = Server::start(does).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    assert_eq!(call(&api, permitted()).await, expected, "{does:?}");
-    assert_eq!(server.requests(), requests, "{does:?}");
+    assert_eq!(answered(&api).await, (expected, answer), "{does:?}");
+    assert_eq!(server.requests(), 1, "{does:?}");
 }
 
 fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> Report {
@@ -176,29 +60,34 @@ fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> 
         retry_after,
         body: body.into(),
         body_cut,
+        ..Reply::default()
     })
 }
 
-#[tokio::test]
-async fn a_refused_connection_was_surely_not_sent() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}/", listener.local_addr().expect("an address"));
-    drop(listener);
-    let api = Api::new(&settings(&url)).expect("an API");
-    assert_eq!(
-        call(&api, permitted()).await,
-        Report::NotSent(NotSent::NoConnection)
-    );
+/// Nothing answers there, or not in the language that was asked for.
+async fn check_no_connection(url: &str) {
+    let api = Api::new(&settings(url)).expect("an API");
+    let expected = (Report::NotSent(NotSent::NoConnection), Answer::Retry);
+    assert_eq!(answered(&api).await, expected, "{url}");
 }
 
 #[tokio::test]
-async fn an_unknown_host_was_surely_not_sent() {
+async fn what_could_not_connect_was_surely_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let refused = format!("http://{}/", listener.local_addr().expect("an address"));
+    drop(listener);
+    check_no_connection(&refused).await;
     // Names under .invalid never exist (RFC 2606).
-    let api = Api::new(&settings("http://api.invalid/payments")).expect("an API");
-    assert_eq!(
-        call(&api, permitted()).await,
-        Report::NotSent(NotSent::NoConnection)
-    );
+    check_no_connection("http://api.invalid/payments").await;
+}
+
+#[tokio::test]
+async fn a_failed_tls_handshake_was_surely_not_sent() {
+    for does in [Does::ResetsUnread, Does::SaysBeforehand("220 no TLS here\r\n")] {
+        let server = Server::start(does).await;
+        check_no_connection(&server.url().replace("http:", "https:")).await;
+        assert_eq!(server.requests(), 0, "{does:?}");
+    }
 }
 
 /// A listener whose queue is full does not answer new connections: neither accepted nor refused.
@@ -242,16 +131,34 @@ async fn a_time_out_while_connecting_was_surely_not_sent() {
 
 #[tokio::test]
 async fn once_it_left_and_no_status_came_nobody_can_know() {
-    check(Does::ClosesUnanswered, Report::Lost(Lost::Closed), 1).await;
-    check(Does::ResetsUnanswered, Report::Lost(Lost::Closed), 1).await;
-    check(Does::Hangs, Report::Lost(Lost::TimedOut), 1).await;
-    check(Does::Answers("HTTP/1.1 2"), Report::Lost(Lost::Closed), 1).await;
-    check(
-        Does::Answers("SMTP ready\r\n\r\n"),
-        Report::Lost(Lost::NotHttp),
-        1,
-    )
-    .await;
+    for (does, lost) in [
+        (Does::ClosesUnanswered, Lost::Closed),
+        (Does::ResetsUnanswered, Lost::Closed),
+        (Does::Hangs, Lost::TimedOut),
+        (Does::Answers("HTTP/1.1 2"), Lost::Closed),
+        (Does::Answers("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
+        (Does::Answers("SMTP ready\r\n\r\n"), Lost::NotHttp),
+    ] {
+        check(does, Report::Lost(lost), Answer::Ambiguous).await;
+    }
+}
+
+/// Story: a connection has served one call. The next one is written to it, and then it ends.
+#[tokio::test]
+async fn a_used_connection_that_ends_before_an_answer_is_ambiguous() {
+    for does in [
+        Does::AnswersOneReadsAnotherAndCloses(OK),
+        Does::AnswersOneReadsAnotherAndResets(OK),
+    ] {
+        let server = Server::start(does).await;
+        let api = Api::new(&settings(&server.url())).expect("an API");
+        let first = (status(201, None, "{}", false), Answer::Accepted);
+        assert_eq!(answered(&api).await, first, "{does:?}");
+        let second = (Report::Lost(Lost::Closed), Answer::Ambiguous);
+        assert_eq!(answered(&api).await, second, "{does:?}");
+        let seen = (server.requests(), server.connections.load(Ordering::SeqCst));
+        assert_eq!(seen, (2, 1), "{does:?}");
+    }
 }
 
 /// The kernel takes the request before the reset arrives, or not: both are honest, and neither is a
@@ -271,48 +178,150 @@ async fn a_reset_before_anything_was_read_is_not_taken_for_an_answer() {
 }
 
 #[tokio::test]
-async fn a_status_counts_whatever_becomes_of_its_body() {
-    check(Does::Answers(OK), status(201, None, "{}", false), 1).await;
-    let truncated = "HTTP/1.1 201 Created\r\ncontent-length: 99\r\n\r\n{\"id\":";
-    check(Does::Answers(truncated), status(201, None, "{\"id\":", true), 1).await;
-    let long = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n01234567890123456789";
+async fn a_status_decides_by_its_class() {
+    for (code, answer) in [
+        (200, Answer::Accepted),
+        (202, Answer::Accepted),
+        (400, Answer::Rejected),
+        (403, Answer::Rejected),
+        (422, Answer::Rejected),
+        (401, Answer::Retry),
+        (429, Answer::Retry),
+        (408, Answer::Ambiguous),
+        (409, Answer::Ambiguous),
+        (500, Answer::Ambiguous),
+        (502, Answer::Ambiguous),
+        (503, Answer::Ambiguous),
+        (504, Answer::Ambiguous),
+    ] {
+        let text = leaked(format!("HTTP/1.1 {code} So\r\ncontent-length: 0\r\n\r\n"));
+        check(Does::Answers(text), status(code, None, "", false), answer).await;
+    }
+    let told = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
     check(
-        Does::Answers(long),
-        status(200, None, "0123456789012345", true),
-        1,
+        Does::Answers(told),
+        status(503, Some(7), "", false),
+        Answer::Retry,
     )
     .await;
-    // Its end never comes.
-    let hanging = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0123";
-    check(Does::AnswersAll(hanging), status(200, None, "0123", true), 1).await;
+    let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
+    check(
+        Does::Answers(unreadable),
+        status(503, Some(0), "", false),
+        Answer::Retry,
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn retry_after_is_read() {
-    let with = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
-    check(Does::Answers(with), status(503, Some(7), "", false), 1).await;
-    let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
-    check(Does::Answers(unreadable), status(503, Some(0), "", false), 1).await;
-    let without = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
-    check(Does::Answers(without), status(503, None, "", false), 1).await;
-    let date = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
-    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    assert_eq!(retry_after(&date, at(784_111_770)), Duration::from_secs(7));
-    assert_eq!(retry_after(&date, at(784_111_778)), Duration::ZERO);
+async fn a_status_counts_whatever_becomes_of_its_body() {
+    let truncated = "HTTP/1.1 201 Created\r\ncontent-length: 99\r\n\r\n{\"id\":";
+    let long = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n01234567890123456789";
+    let endless = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0123";
+    for (does, expected) in [
+        (Does::Answers(OK), status(201, None, "{}", false)),
+        (Does::Answers(truncated), status(201, None, "{\"id\":", true)),
+        (Does::Answers(long), status(200, None, "0123456789012345", true)),
+        // Its end never comes.
+        (Does::AnswersAll(endless), status(200, None, "0123", true)),
+    ] {
+        check(does, expected, Answer::Accepted).await;
+    }
+}
+
+/// An API that says `200 {"result":"ERROR"}`, and settings that know of it.
+#[tokio::test]
+async fn a_field_of_the_body_has_the_last_word() {
+    let of = |body: &str, length: usize| {
+        leaked(format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let whole = |body: &str| of(body, body.len());
+    let value = |value: &str| Field::Value(value.into());
+    // Longer than what is kept of a body: 16 bytes in these tests.
+    let long = r#"{"comment":"more than sixteen bytes","result":"OK","id":17}"#;
+    for (answer, field, transaction_id, expected) in [
+        (whole(r#"{"result":"OK"}"#), value("OK"), None, Answer::Accepted),
+        (whole(long), value("OK"), Some("17"), Answer::Accepted),
+        (
+            whole(r#"{"result":"ERROR"}"#),
+            value("ERROR"),
+            None,
+            Answer::Rejected,
+        ),
+        (whole(r#"{"result":"HM"}"#), value("HM"), None, Answer::Ambiguous),
+        (whole(""), Field::Missing, None, Answer::Ambiguous),
+        (whole("<p>OK</p>"), Field::Unreadable, None, Answer::Ambiguous),
+        (
+            of(r#"{"result":"OK"}"#, 99),
+            Field::Unreadable,
+            None,
+            Answer::Ambiguous,
+        ),
+    ] {
+        let server = Server::start(Does::Answers(answer)).await;
+        let mut settings = settings(&server.url());
+        settings.transaction_id = "/id".into();
+        settings.answers.body = vec![FieldSettings {
+            statuses: vec!["2xx".into()],
+            pointer: "/result".into(),
+            accepted: vec!["OK".into()],
+            rejected: vec!["ERROR".into()],
+            retry: Vec::new(),
+            ambiguous: Vec::new(),
+            otherwise: OtherwiseSetting::Ambiguous,
+        }];
+        let api = Api::new(&settings).expect("an API");
+        let (report, meaning) = answered(&api).await;
+        let Report::Status(reply) = report else {
+            panic!("{answer}: {report:?}");
+        };
+        assert_eq!((reply.field, meaning), (field, expected), "{answer}");
+        assert_eq!(reply.transaction_id.as_deref(), transaction_id, "{answer}");
+        assert!(reply.body.len() <= 16, "{answer}");
+    }
+}
+
+/// The connection stays usable when an answer is longer than what is kept of it.
+#[tokio::test]
+async fn a_long_answer_does_not_cost_its_connection() {
+    let body = "x".repeat(20_000);
+    let answer = leaked(format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    let server = Server::start(Does::AnswersAll(answer)).await;
+    let api = Api::new(&settings(&server.url())).expect("an API");
+    for _ in 0..3 {
+        assert_eq!(
+            call(&api, permitted()).await,
+            status(200, None, &"x".repeat(16), true)
+        );
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
     let elsewhere = Server::start(Does::AnswersAll(OK)).await;
-    let moved: &'static str = Box::leak(
-        format!(
-            "HTTP/1.1 307 Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
+    for code in [301, 302, 303, 307, 308] {
+        let moved = leaked(format!(
+            "HTTP/1.1 {code} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
             elsewhere.url()
+        ));
+        check(
+            Does::Answers(moved),
+            status(code, None, "", false),
+            Answer::Rejected,
         )
-        .into_boxed_str(),
-    );
-    check(Does::Answers(moved), status(307, None, "", false), 1).await;
+        .await;
+    }
     assert_eq!(elsewhere.requests(), 0);
+}
+
+fn leaked(text: String) -> &'static str {
+    Box::leak(text.into_boxed_str())
 }
 
 /// Story: the server closes an idle connection between two calls. The second call is made on a new one, or is

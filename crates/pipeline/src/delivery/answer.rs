@@ -1,18 +1,36 @@
 //! What came back from a request, and what it means: the one table that decides between paying twice and
 //! not paying at all.
 //!
-//! | reported | answer |
-//! | --- | --- |
-//! | a status | by the settings: [`Classes`] |
-//! | the request surely never left | *retry* |
-//! | the request left, and no status came back | *ambiguous* |
+//! | what happened | reported | answer |
+//! | --- | --- | --- |
+//! | unknown host, connection refused, TLS handshake failed, time-out while connecting | [`NotSent::NoConnection`] | *retry* |
+//! | a connection of the pool was found closed before a byte was written | [`NotSent::NotWritten`] | *retry* |
+//! | no credentials for the request: the token's server did not hand one out | [`NotSent::NoCredentials`] | *retry* |
+//! | the partition was no longer surely ours | [`NotSent::Withheld`] | *retry*, and no attempt |
+//! | the first byte may have left: silence until the time-out | [`Lost::TimedOut`] | *ambiguous* |
+//! | … closed or reset before there was a status, also a connection that was used before | [`Lost::Closed`] | *ambiguous* |
+//! | … something came back that is no HTTP | [`Lost::NotHttp`] | *ambiguous* |
+//! | … anything else | [`Lost::Other`] | *ambiguous* |
+//! | a status, whatever becomes of the body behind it | [`Report::Status`] | by its class |
+//! | a status whose body has the last word, by the settings | [`Report::Status`] | by the field's value |
 //!
-//! A status counts as soon as it is read: an answer whose body breaks off has said what it had to say.
+//! Classes of statuses are settings ([`Classes`]); by default 2xx is *accepted*; 401, 407, 425, 429, and 503
+//! with `Retry-After`, are *retry*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx are *rejected*. A status
+//! that stands nowhere is ambiguous.
+//!
+//! A status counts as soon as it is read: an answer whose body breaks off has said what it had to say. Unless
+//! the settings say that for this status a field of the body decides ([`FieldRule`]): then a body that cannot
+//! be read leaves the question open, and the answer is ambiguous.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
+
+mod field;
+mod statuses;
+
+pub use field::{Field, FieldRule, InvalidRule, Otherwise};
+pub use statuses::{InvalidClasses, Statuses};
+
+use statuses::StatusTable;
 
 /// What an attempt's request came to, as the HTTP client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +44,7 @@ pub enum Report {
 }
 
 /// The API's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
@@ -36,6 +54,10 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Whether the body was longer than the cap, or broke off.
     pub body_cut: bool,
+    /// What the body's field says, if one is asked for this status.
+    pub field: Field,
+    /// The API's own id of the transaction, if the settings say where it stands.
+    pub transaction_id: Option<String>,
 }
 
 /// Why a request surely never left.
@@ -45,6 +67,8 @@ pub enum NotSent {
     NoConnection,
     /// The connection was there, or was to be, but nothing was written to it.
     NotWritten,
+    /// The request needs credentials, and they could not be had.
+    NoCredentials,
     /// The ownership deadline passed, or the partition went, before the request could leave. It is no
     /// attempt.
     Withheld,
@@ -93,11 +117,11 @@ impl Answer {
     }
 }
 
-/// What each HTTP status means.
+/// What each status means, and where a field of the body has the last word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes {
-    exact: BTreeMap<u16, Class>,
-    hundreds: BTreeMap<u16, Class>,
+    statuses: StatusTable,
+    rules: Vec<FieldRule>,
 }
 
 /// What a status may mean.
@@ -116,66 +140,68 @@ pub enum Class {
     Ambiguous,
 }
 
-/// One status, as `503`, or a hundred of them, as `5xx`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statuses {
-    /// This one.
-    Exactly(u16),
-    /// All that begin with this digit.
-    Hundred(u16),
-}
-
-/// Settings that make no table.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidClasses {
-    /// Neither a status nor a hundred of them.
-    #[error("{0:?} is no HTTP status: expected one such as \"503\", or a hundred such as \"5xx\"")]
-    NotAStatus(String),
-    /// The same statuses in two classes.
-    #[error("the status {0} is in two classes; each status may be in one")]
-    Twice(Statuses),
+impl Class {
+    /// The class as the settings name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Retry => "retry",
+            Self::RetryIfTold => "retry_if_told",
+            Self::Ambiguous => "ambiguous",
+        }
+    }
 }
 
 impl Classes {
-    /// The table for these settings. One status goes before its hundred; a status that stands nowhere is
-    /// ambiguous.
+    /// The table for these settings. One status goes before a range, and a range before a hundred; a status
+    /// that stands nowhere is ambiguous.
     ///
     /// # Errors
-    /// The same statuses are in two classes.
+    /// A status is in two classes in the same way.
     pub fn new(settings: impl IntoIterator<Item = (Statuses, Class)>) -> Result<Self, InvalidClasses> {
-        let (mut exact, mut hundreds) = (BTreeMap::new(), BTreeMap::new());
-        for (statuses, class) in settings {
-            let before = match statuses {
-                Statuses::Exactly(status) => exact.insert(status, class),
-                Statuses::Hundred(digit) => hundreds.insert(digit, class),
-            };
-            if before.is_some_and(|before| before != class) {
-                return Err(InvalidClasses::Twice(statuses));
-            }
-        }
-        Ok(Self { exact, hundreds })
+        Ok(Self {
+            statuses: StatusTable::new(settings)?,
+            rules: Vec::new(),
+        })
+    }
+
+    /// The same table, where fields of answers' bodies have the last word.
+    ///
+    /// # Errors
+    /// A rule could never do what it is for, or two rules read the same status.
+    pub fn with_fields(mut self, rules: Vec<FieldRule>) -> Result<Self, InvalidRule> {
+        field::check(&rules)?;
+        self.rules = rules;
+        Ok(self)
     }
 
     /// What a report means.
     #[must_use]
     pub fn answer(&self, report: &Report) -> Answer {
-        match report {
-            Report::NotSent(_) => Answer::Retry,
-            Report::Lost(_) => Answer::Ambiguous,
-            Report::Status(reply) => match (self.class(reply.status), reply.retry_after) {
-                (Class::Accepted, _) => Answer::Accepted,
-                (Class::Rejected, _) => Answer::Rejected,
-                (Class::Retry, _) | (Class::RetryIfTold, Some(_)) => Answer::Retry,
-                (Class::Ambiguous, _) | (Class::RetryIfTold, None) => Answer::Ambiguous,
-            },
+        let reply = match report {
+            Report::NotSent(_) => return Answer::Retry,
+            Report::Lost(_) => return Answer::Ambiguous,
+            Report::Status(reply) => reply,
+        };
+        let by_status = self.statuses.class(reply.status);
+        let class = match self.rule(reply.status) {
+            Some(rule) => rule.class(&reply.field).unwrap_or(by_status),
+            None => by_status,
+        };
+        match (class, reply.retry_after) {
+            (Class::Accepted, _) => Answer::Accepted,
+            (Class::Rejected, _) => Answer::Rejected,
+            (Class::Retry, _) | (Class::RetryIfTold, Some(_)) => Answer::Retry,
+            (Class::Ambiguous, _) | (Class::RetryIfTold, None) => Answer::Ambiguous,
         }
     }
 
-    fn class(&self, status: u16) -> Class {
-        let exact = self.exact.get(&status);
-        *exact
-            .or_else(|| self.hundreds.get(&(status / 100)))
-            .unwrap_or(&Class::Ambiguous)
+    /// The rule that reads the bodies of answers with this status.
+    #[must_use]
+    pub fn rule(&self, status: u16) -> Option<&FieldRule> {
+        self.rules.iter().find(|rule| rule.reads(status))
     }
 }
 
@@ -187,6 +213,7 @@ impl Report {
             Self::Status(_) => "status",
             Self::NotSent(NotSent::NoConnection) => "no-connection",
             Self::NotSent(NotSent::NotWritten) => "not-written",
+            Self::NotSent(NotSent::NoCredentials) => "no-credentials",
             Self::NotSent(NotSent::Withheld) => "withheld",
             Self::Lost(Lost::TimedOut) => "timed-out",
             Self::Lost(Lost::Closed) => "closed",
@@ -214,35 +241,6 @@ impl Report {
     }
 }
 
-impl FromStr for Statuses {
-    type Err = InvalidClasses;
-
-    fn from_str(text: &str) -> Result<Self, InvalidClasses> {
-        let not_a_status = || InvalidClasses::NotAStatus(text.to_owned());
-        let (number, is_hundred) = match text.strip_suffix("xx") {
-            Some(digit) => (digit, true),
-            None => (text, false),
-        };
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(not_a_status());
-        }
-        match (number.parse::<u16>(), is_hundred) {
-            (Ok(digit @ 1..=5), true) => Ok(Self::Hundred(digit)),
-            (Ok(status @ 100..=599), false) => Ok(Self::Exactly(status)),
-            _ => Err(not_a_status()),
-        }
-    }
-}
-
-impl fmt::Display for Statuses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exactly(status) => write!(f, "{status}"),
-            Self::Hundred(digit) => write!(f, "{digit}xx"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +259,7 @@ mod tests {
         let classes = classes(&[
             (&["2xx"], Class::Accepted),
             (&["3xx", "4xx"], Class::Rejected),
-            (&["425", "429"], Class::Retry),
+            (&["401", "407", "425", "429"], Class::Retry),
             (&["503"], Class::RetryIfTold),
             (&["408", "409", "5xx"], Class::Ambiguous),
         ])
@@ -269,8 +267,7 @@ mod tests {
         let report = Report::Status(Reply {
             status,
             retry_after: retry_after.map(Duration::from_secs),
-            body: Vec::new(),
-            body_cut: false,
+            ..Reply::default()
         });
         assert_eq!(classes.answer(&report), expected, "{status} {retry_after:?}");
     }
@@ -280,9 +277,7 @@ mod tests {
         for accepted in [200, 201, 202, 204, 299] {
             check(accepted, None, Answer::Accepted);
         }
-        for rejected in [
-            301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 413, 415, 422, 451,
-        ] {
+        for rejected in [301, 302, 307, 308, 400, 403, 404, 405, 410, 413, 415, 422, 451] {
             check(rejected, None, Answer::Rejected);
         }
         for ambiguous in [408, 409, 500, 501, 502, 503, 504, 599] {
@@ -290,7 +285,9 @@ mod tests {
         }
         check(429, None, Answer::Retry);
         check(429, Some(3), Answer::Retry);
-        check(425, None, Answer::Retry);
+        for turned_away in [401, 407, 425] {
+            check(turned_away, None, Answer::Retry);
+        }
         check(503, Some(3), Answer::Retry);
         check(503, Some(0), Answer::Retry);
         check(500, Some(3), Answer::Ambiguous);
@@ -303,9 +300,7 @@ mod tests {
         let nothing = classes(&[]).expect("a table");
         let reply = Reply {
             status: 200,
-            retry_after: None,
-            body: Vec::new(),
-            body_cut: false,
+            ..Reply::default()
         };
         assert_eq!(nothing.answer(&Report::Status(reply)), Answer::Ambiguous);
     }
@@ -313,25 +308,16 @@ mod tests {
     #[test]
     fn without_a_status_only_proof_that_nothing_left_is_safe() {
         let nothing = classes(&[]).expect("a table");
-        for kind in [NotSent::NoConnection, NotSent::NotWritten, NotSent::Withheld] {
+        for kind in [
+            NotSent::NoConnection,
+            NotSent::NotWritten,
+            NotSent::NoCredentials,
+            NotSent::Withheld,
+        ] {
             assert_eq!(nothing.answer(&Report::NotSent(kind)), Answer::Retry);
         }
         for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
             assert_eq!(nothing.answer(&Report::Lost(kind)), Answer::Ambiguous);
-        }
-    }
-
-    #[test]
-    fn settings_that_make_no_table_are_refused() {
-        let twice = classes(&[(&["5xx", "503"], Class::Ambiguous), (&["503"], Class::Retry)]);
-        assert_eq!(twice, Err(InvalidClasses::Twice(Statuses::Exactly(503))));
-        for wrong in [
-            "", "xx", "6xx", "0xx", "2XX", "99", "600", "+200", "2xxx", "20", "-1",
-        ] {
-            assert!(
-                wrong.parse::<Statuses>().is_err(),
-                "{wrong:?} was taken for a status"
-            );
         }
     }
 }

@@ -232,8 +232,7 @@ mod tests {
         Report::Status(Reply {
             status,
             retry_after,
-            body: Vec::new(),
-            body_cut: false,
+            ..Reply::default()
         })
     }
 

@@ -42,7 +42,9 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, Class, Classes, Lost, NotSent, Reply, Report, Statuses};
+pub use answer::{
+    Answer, Class, Classes, Field, FieldRule, Lost, NotSent, Otherwise, Reply, Report, Statuses,
+};
 pub use call::{Call, Doubt, Ending, History, Stage};
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, Event, Loaded, Pending, Refusal, Rejoin, Waits,

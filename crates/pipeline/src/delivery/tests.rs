@@ -86,8 +86,7 @@ impl Story {
         let report = Report::Status(Reply {
             status,
             retry_after: None,
-            body: Vec::new(),
-            body_cut: false,
+            ..Reply::default()
         });
         self.tell(Event::Answered { call, report })
     }
@@ -338,8 +337,7 @@ fn a_partition_that_comes_back_is_not_asked_for_twice() {
     let report = Report::Status(Reply {
         status: 201,
         retry_after: None,
-        body: Vec::new(),
-        body_cut: false,
+        ..Reply::default()
     });
     story
         .tell(Event::Answered {
