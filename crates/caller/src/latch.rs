@@ -13,74 +13,53 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-const OPEN: u8 = 0;
-const SENT: u8 = 1;
-const CANCELLED: u8 = 2;
-const WITHHELD: u8 = 3;
+mod gate;
+#[cfg(test)]
+mod model;
+
+/// What `gate.rs` is made of.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+}
+
+pub(crate) use gate::Fate;
+use gate::Gate;
 
 /// Whether one request may leave, and whether it has.
 #[derive(Debug)]
 pub(crate) struct Latch {
-    state: AtomicU8,
+    gate: Gate,
     permit: Permit,
-}
-
-/// How far a request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It was handed to the connection, and may have left.
-    Sent,
-    /// It did not leave, and will not.
-    NotSent,
-    /// It was held back, because it was no longer ours to send.
-    Withheld,
 }
 
 impl Latch {
     /// A request that may leave as long as `permit` says so.
     pub(crate) fn new(permit: Permit) -> Arc<Self> {
-        let state = AtomicU8::new(OPEN);
-        Arc::new(Self { state, permit })
+        let gate = Gate::new();
+        Arc::new(Self { gate, permit })
     }
 
     /// The request has come to an end without an answer: says how far it came, and holds it there.
     pub(crate) fn cancel(&self) -> Fate {
-        match self.turn(CANCELLED) {
-            OPEN | CANCELLED => Fate::NotSent,
-            WITHHELD => Fate::Withheld,
-            _ => Fate::Sent,
-        }
+        self.gate.cancel()
     }
 
     /// Whether the request was handed to the connection.
     #[cfg(feature = "failpoints")]
     pub(crate) fn is_sent(&self) -> bool {
-        self.state.load(Ordering::Acquire) == SENT
+        self.gate.is_sent()
     }
 
     /// The connection asks for the body: may it have it?
     fn claim(&self, now: Instant) -> bool {
-        let to = if self.permit.allows(now) { SENT } else { WITHHELD };
-        self.turn(to) == OPEN && to == SENT
-    }
-
-    /// Turns an open latch; returns what it was.
-    fn turn(&self, to: u8) -> u8 {
-        // The winner's side effects (bytes on a socket, or another request) need no ordering among threads:
-        // the exchange alone decides, and each side looks at its own result.
-        match self
-            .state
-            .compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire)
-        {
-            Ok(was) | Err(was) => was,
-        }
+        self.gate.claim(self.permit.allows(now))
     }
 }
 
@@ -188,7 +167,6 @@ impl From<Infallible> for HeldBack {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
     use std::task::Waker;
     use std::time::Duration;
 
@@ -240,30 +218,5 @@ mod tests {
         permit.extend(Instant::now() + Duration::from_secs(60));
         permit.withhold();
         assert_eq!(fate(&permit), Fate::Withheld);
-    }
-
-    /// Two threads race for each latch, the connection's and the caller's: exactly one wins, and both see
-    /// the same winner.
-    #[test]
-    fn of_claim_and_cancel_exactly_one_wins() {
-        const ROUNDS: usize = 20_000;
-        let latches: Arc<Vec<_>> = Arc::new((0..ROUNDS).map(|_| Latch::new(permitted())).collect());
-        let start = Arc::new(Barrier::new(2));
-        let connection = std::thread::spawn({
-            let (latches, start) = (Arc::clone(&latches), Arc::clone(&start));
-            move || {
-                start.wait();
-                let claim = |latch: &Arc<Latch>| latch.claim(Instant::now());
-                latches.iter().map(claim).collect::<Vec<_>>()
-            }
-        });
-        start.wait();
-        let cancelled: Vec<_> = latches.iter().rev().map(|latch| latch.cancel()).collect();
-        let claimed = connection.join().expect("the connection's thread");
-        let both: Vec<_> = claimed.into_iter().zip(cancelled.into_iter().rev()).collect();
-        for (round, (was_claimed, fate)) in both.into_iter().enumerate() {
-            let expected = if was_claimed { Fate::Sent } else { Fate::NotSent };
-            assert_eq!(fate, expected, "round {round}");
-        }
     }
 }
