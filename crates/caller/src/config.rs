@@ -182,11 +182,12 @@ impl Config {
             caller.ownership_max
         );
         ensure!(
-            caller.drain_max > api.timeout,
-            "the setting caller.drain_max is {:?}; it must be longer than api.timeout ({:?}), or each rolling \
-             deployment cuts off requests that nobody can know the result of",
+            caller.drain_max > api.request_max(),
+            "the setting caller.drain_max is {:?}; it must be longer than a request may take by api.timeout (and \
+             api.auth.oauth2.timeout), {:?}, or each rolling deployment cuts off requests that nobody can know the \
+             result of",
             caller.drain_max,
-            api.timeout
+            api.request_max()
         );
         ensure!(
             caller.drain_max + caller.commit_timeout < REBALANCE_MAX,

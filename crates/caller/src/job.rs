@@ -9,9 +9,8 @@ use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
 use records::outcome::Outcome;
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, Topics, dead_letter, pending};
-use reqwest::header::HeaderValue;
 
-use crate::http::{Api, Request};
+use crate::http::{Api, Facts, Request};
 
 /// What is kept of a record until its call is final.
 #[derive(Debug)]
@@ -22,7 +21,14 @@ pub(crate) struct Job {
     headers: Option<OwnedHeaders>,
     admitted_at: Option<Timestamp>,
     /// The call, or why the record is none.
-    pub(crate) call: Result<Callable, String>,
+    pub(crate) call: Result<Callable, NotACall>,
+}
+
+/// Why the API is not called for a record.
+#[derive(Clone, Debug)]
+pub(crate) struct NotACall {
+    reason: Reason,
+    detail: String,
 }
 
 /// What a call is made of.
@@ -112,7 +118,7 @@ impl Job {
         let headers = match self.traceparent() {
             Some(value) => headers.insert(Header {
                 key: pending::TRACEPARENT,
-                value: Some(value.as_bytes()),
+                value: Some(value),
             }),
             None => headers,
         };
@@ -143,7 +149,7 @@ impl Job {
                 Reason::Rejected,
                 format!("the API answered with status {}", reply.status),
             ),
-            (None, Err(why)) => (Reason::NotAPendingCall, why.clone()),
+            (None, Err(why)) => (why.reason, why.detail.clone()),
             (None, Ok(_)) => (Reason::NotAPendingCall, "the record cannot be called".to_owned()),
         };
         let mut headers = self
@@ -185,28 +191,37 @@ impl Job {
         }
     }
 
-    fn traceparent(&self) -> Option<&HeaderValue> {
-        self.call.as_ref().ok()?.request.traceparent.as_ref()
+    /// Why the API was not called, if it was not.
+    pub(crate) fn no_call_reason(&self) -> Reason {
+        self.call
+            .as_ref()
+            .map_or_else(|why| why.reason, |_| Reason::NotAPendingCall)
+    }
+
+    fn traceparent(&self) -> Option<&[u8]> {
+        Some(self.call.as_ref().ok()?.request.traceparent.as_bytes())
     }
 }
 
 impl Callable {
-    fn read(record: &BorrowedMessage<'_>, value: &Bytes, api: &Api) -> Result<Self, String> {
+    fn read(record: &BorrowedMessage<'_>, value: &Bytes, api: &Api) -> Result<Self, NotACall> {
+        let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
+        let not_pending = because(Reason::NotAPendingCall);
         let key = IdempotencyKey::from_bytes(record.key().unwrap_or_default())
-            .map_err(|error| error.to_string())?;
-        let order = Order::parse(value).map_err(|error| error.to_string())?;
-        let url = api.url(&order.order_id)?;
-        let idempotency_key = HeaderValue::from_bytes(key.as_bytes()).map_err(|error| error.to_string())?;
-        let traceparent =
-            header(record, pending::TRACEPARENT).and_then(|value| HeaderValue::from_bytes(value).ok());
+            .map_err(|error| not_pending(error.to_string()))?;
+        let order = Order::parse(value).map_err(|error| not_pending(error.to_string()))?;
+        let text = std::str::from_utf8(value).map_err(|error| not_pending(error.to_string()))?;
+        let facts = Facts {
+            order_id: &order.order_id,
+            idempotency_key: &key.to_string(),
+            order: text,
+        };
+        let request = api
+            .request(&facts, value, header(record, pending::TRACEPARENT))
+            .map_err(because(Reason::NoRequest))?;
         Ok(Self {
             order_id: order.order_id.into_owned(),
-            request: Request {
-                url,
-                idempotency_key,
-                traceparent,
-                body: value.clone(),
-            },
+            request,
             key,
         })
     }

@@ -14,7 +14,9 @@ mod loading;
 mod metrics;
 mod publishing;
 mod run;
+mod secret;
 mod shell;
+mod watched;
 
 use std::process::ExitCode;
 

@@ -33,7 +33,7 @@ impl Shell {
                 job.dead_letter(topics, Some(reply), history, self.calendar, token),
             ),
             Ending::NotACall => (
-                Some(Reason::NotAPendingCall),
+                Some(job.no_call_reason()),
                 job.dead_letter(topics, None, history, self.calendar, token),
             ),
         };

@@ -77,7 +77,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,
-        url = config.api.url,
+        url = config.api.url_without_query(),
         "caller started"
     );
     health.met(Health::STARTED);

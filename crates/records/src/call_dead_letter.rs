@@ -30,11 +30,13 @@ pub enum Reason {
     /// The record in the outbox is no pending call: its key or its order cannot be read, so the API was
     /// not called.
     NotAPendingCall,
+    /// The order lacks what the settings make the request of, so the API was not called.
+    NoRequest,
 }
 
 impl Reason {
     /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 2] = [Self::Rejected, Self::NotAPendingCall];
+    pub const ALL: [Self; 3] = [Self::Rejected, Self::NotAPendingCall, Self::NoRequest];
 
     /// The reason as it stands in headers, metrics and logs.
     #[must_use]
@@ -42,6 +44,7 @@ impl Reason {
         match self {
             Self::Rejected => "rejected",
             Self::NotAPendingCall => "not-a-pending-call",
+            Self::NoRequest => "no-request",
         }
     }
 }

@@ -1,19 +1,30 @@
 //! The settings of the API: where it is, how long it may take, and what its answers mean.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::answers::AnswerSettings;
+use super::client::TlsSettings;
+use super::credentials::{AuthKind, AuthSettings};
+use super::signature::SignatureSettings;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ApiSettings {
     /// The method of each request.
     pub(crate) method: String,
-    /// The address of each request; `{order_id}` in it is replaced, percent-encoded.
+    /// The address of each request. Here, in `headers` and in `body`, `{order_id}`, `{idempotency_key}` and
+    /// fields of the order by JSON pointer, such as `{/customer_id}`, are replaced.
     pub(crate) url: String,
+    /// The body; empty: the order's bytes, unchanged.
+    pub(crate) body: String,
+    /// The media type of the body, which also says how places in it are escaped.
+    pub(crate) content_type: String,
+    /// More headers.
+    pub(crate) headers: BTreeMap<String, String>,
     /// How long one request may take, connecting and answer included. What takes longer is ambiguous.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
@@ -36,8 +47,29 @@ pub(crate) struct ApiSettings {
     pub(crate) transaction_id: String,
     /// Whether the proxy variables of the environment are obeyed. A proxy can lose an answer by itself.
     pub(crate) proxy_from_environment: bool,
+    /// How requests prove who sends them.
+    pub(crate) auth: AuthSettings,
+    /// How requests are signed.
+    pub(crate) signature: SignatureSettings,
+    /// The certificates of HTTPS.
+    pub(crate) tls: TlsSettings,
     /// What each status means.
     pub(crate) answers: AnswerSettings,
+}
+
+impl ApiSettings {
+    /// The address as it may stand in a log: some APIs want a secret in the query.
+    pub(crate) fn url_without_query(&self) -> &str {
+        self.url.split('?').next().unwrap_or_default()
+    }
+
+    /// The longest that a request may take, with the token that it may need first.
+    pub(crate) fn request_max(&self) -> Duration {
+        match self.auth.kind {
+            AuthKind::OAuth2 => self.timeout + self.auth.oauth2.timeout,
+            AuthKind::None | AuthKind::Bearer | AuthKind::Basic | AuthKind::Header => self.timeout,
+        }
+    }
 }
 
 impl Default for ApiSettings {
@@ -45,6 +77,9 @@ impl Default for ApiSettings {
         Self {
             method: "POST".into(),
             url: "http://127.0.0.1:8080/payments".into(),
+            body: String::new(),
+            content_type: "application/json".into(),
+            headers: BTreeMap::new(),
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             pool_idle_timeout: Duration::from_secs(4),
@@ -53,6 +88,9 @@ impl Default for ApiSettings {
             idempotency_header: "Idempotency-Key".into(),
             transaction_id: String::new(),
             proxy_from_environment: false,
+            auth: AuthSettings::default(),
+            signature: SignatureSettings::default(),
+            tls: TlsSettings::default(),
             answers: AnswerSettings::default(),
         }
     }

@@ -10,7 +10,9 @@ use super::answers::{FieldSettings, OtherwiseSetting};
 use super::*;
 use server::{Does, OK, Server};
 
+mod oauth2;
 mod server;
+mod tls;
 
 fn settings(url: &str) -> ApiSettings {
     ApiSettings {
@@ -29,13 +31,14 @@ fn permitted() -> Permit {
 }
 
 async fn call(api: &Api, permit: Permit) -> Report {
-    let request = Request {
-        url: api.url("order/1?").expect("a url"),
-        idempotency_key: HeaderValue::from_static("key-1"),
-        traceparent: Some(HeaderValue::from_static("00-1-2-01")),
-        body: Bytes::from_static(b"{\"order_id\":\"order/1?\"}"),
+    let order = "{\"order_id\":\"order/1?\"}";
+    let facts = Facts {
+        order_id: "order/1?",
+        idempotency_key: "key-1",
+        order,
     };
-    api.call(request, permit).await
+    let request = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
+    api.call(request.expect("a request"), permit).await
 }
 
 /// Makes one call; returns what it is reported as and what that means by the default settings.
@@ -370,26 +373,25 @@ async fn past_the_deadline_the_server_sees_nothing() {
     assert_eq!(server.requests(), 1);
 }
 
-#[test]
-fn the_order_id_stands_percent_encoded_in_the_address() {
-    let url = |template: &str, order_id: &str| {
-        Template::new(template)
-            .expect("a template")
-            .fill(order_id)
-            .map(|url| url.to_string())
-    };
-    let template = "http://host/orders/{order_id}/pay?ref={order_id}";
-    assert_eq!(
-        url(template, "a-1"),
-        Ok("http://host/orders/a-1/pay?ref=a-1".into())
-    );
-    assert_eq!(
-        url(template, "a/../b?x=1#y z%é"),
-        Ok("http://host/orders/a%2F..%2Fb%3Fx%3D1%23y%20z%25%C3%A9/pay?ref=a%2F..%2Fb%3Fx%3D1%23y%20z%25%C3%A9".into())
-    );
-    assert!(url(template, "..").is_err() && url(template, ".").is_err());
-    assert_eq!(
-        url("http://host/payments", ".."),
-        Ok("http://host/payments".into())
-    );
+/// What each request says, as a server reads it.
+#[tokio::test]
+async fn a_request_carries_what_the_settings_say() {
+    let server = Server::start(Does::AnswersAll(OK)).await;
+    let mut settings = settings(&format!("{}/{{order_id}}", server.url()));
+    settings.headers = [("X-Order".into(), "no. {order_id}".into())].into();
+    settings.method = "PUT".into();
+    let api = Api::new(&settings).expect("an API");
+    call(&api, permitted()).await;
+    let head = server.heads().remove(0);
+    for part in [
+        "PUT /payments/order%2F1%3F HTTP/1.1\r\n",
+        "content-type: application/json\r\n",
+        "idempotency-key: key-1\r\n",
+        "x-order: no. order/1?\r\n",
+        "traceparent: 00-",
+        "content-length: 23\r\n",
+        "\r\n\r\n{\"order_id\":\"order/1?\"}",
+    ] {
+        assert!(head.contains(part), "{part:?} is not in {head}");
+    }
 }

@@ -1,10 +1,10 @@
 //! A server that misbehaves, on a real socket.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -35,7 +35,7 @@ pub(super) enum Does {
 
 pub(super) struct Server {
     pub(super) addr: SocketAddr,
-    requests: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) close: Arc<Notify>,
     pub(super) closed: Arc<Notify>,
@@ -48,12 +48,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let server = Self {
             addr: listener.local_addr().expect("an address"),
-            requests: Arc::default(),
+            heads: Arc::default(),
             connections: Arc::default(),
             close: Arc::default(),
             closed: Arc::default(),
         };
-        let (requests, connections) = (Arc::clone(&server.requests), Arc::clone(&server.connections));
+        let (heads, connections) = (Arc::clone(&server.heads), Arc::clone(&server.connections));
         let (close, closed) = (Arc::clone(&server.close), Arc::clone(&server.closed));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -61,7 +61,7 @@ impl Server {
                 tokio::spawn(serve(
                     stream,
                     does,
-                    Arc::clone(&requests),
+                    Arc::clone(&heads),
                     Arc::clone(&close),
                     Arc::clone(&closed),
                 ));
@@ -74,15 +74,20 @@ impl Server {
         format!("http://{}/payments", self.addr)
     }
 
+    /// The requests that it has read, each with its head and its body.
+    pub(super) fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("a list").clone()
+    }
+
     pub(super) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.heads().len()
     }
 }
 
 async fn serve(
     mut stream: TcpStream,
     does: Does,
-    requests: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
     close: Arc<Notify>,
     closed: Arc<Notify>,
 ) {
@@ -100,10 +105,10 @@ async fn serve(
             let _read = stream.read(&mut hello).await;
             return;
         }
-        if !read_request(&mut stream).await {
+        let Some(request) = read_request(&mut stream).await else {
             return;
-        }
-        requests.fetch_add(1, Ordering::SeqCst);
+        };
+        heads.lock().expect("a list").push(request);
         match does {
             Does::ResetsUnread | Does::SaysBeforehand(_) | Does::ClosesUnanswered => return,
             Does::ResetsUnanswered => return stream.set_zero_linger().expect("a linger of zero"),
@@ -132,8 +137,8 @@ async fn serve(
     }
 }
 
-/// Reads a head and its body. Returns false at the end of the connection.
-async fn read_request(stream: &mut TcpStream) -> bool {
+/// Reads a head and its body; `None` at the end of the connection.
+pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -143,12 +148,12 @@ async fn read_request(stream: &mut TcpStream) -> bool {
                 .find_map(|line| line.strip_prefix("content-length: "));
             let length: usize = length.expect("a length").parse().expect("a number");
             if body.len() >= length {
-                return true;
+                return Some(text);
             }
         }
         let mut more = [0; 4096];
         match stream.read(&mut more).await {
-            Ok(0) | Err(_) => return false,
+            Ok(0) | Err(_) => return None,
             Ok(n) => bytes.extend_from_slice(&more[..n]),
         }
     }

@@ -1,0 +1,381 @@
+//! From an order to a request: address, headers and body, as the settings have them.
+
+use anyhow::{Context as _, anyhow, ensure};
+use bytes::Bytes;
+use rand::RngExt as _;
+use reqwest::header::{self, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+
+use super::settings::ApiSettings;
+use super::template::{Facts, Language, Template};
+
+/// How requests are made from orders.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    pub(super) method: Method,
+    url: Address,
+    /// Headers that are the same for all orders.
+    fixed: HeaderMap,
+    headers: Vec<(HeaderName, Template)>,
+    key_header: Option<HeaderName>,
+    body: Body,
+}
+
+/// What one request is made of, beside the headers that all have.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) url: Url,
+    /// The headers that are this order's.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) traceparent: HeaderValue,
+    pub(crate) idempotency_key: String,
+    pub(crate) body: Bytes,
+}
+
+#[derive(Debug)]
+enum Address {
+    Fixed(Url),
+    Template(Template),
+}
+
+#[derive(Debug)]
+enum Body {
+    AsItIs,
+    Template(Template, Language),
+}
+
+/// Headers that have a meaning to the connection, or a setting of their own.
+const NOT_HERE: [HeaderName; 11] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+];
+
+impl Mapping {
+    /// The mapping of these settings.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong.
+    pub(crate) fn new(settings: &ApiSettings) -> anyhow::Result<Self> {
+        let mut fixed = HeaderMap::new();
+        let content_type = HeaderValue::from_str(&settings.content_type)
+            .with_context(|| format!("the setting api.content_type is {:?}", settings.content_type))?;
+        fixed.insert(CONTENT_TYPE, content_type);
+        let key_header = match settings.idempotency_header.as_str() {
+            "" => None,
+            name => Some(HeaderName::from_bytes(name.as_bytes()).with_context(|| {
+                format!(
+                    "the setting api.idempotency_header is {name:?}; it must be the name of a header, or empty"
+                )
+            })?),
+        };
+        let mut headers = Vec::new();
+        for (name, text) in &settings.headers {
+            let wrong = |why: String| anyhow!("the setting api.headers has {name:?} = {text:?}: {why}");
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+            if NOT_HERE.contains(&name) || Some(&name) == key_header.as_ref() || name == TRACEPARENT {
+                return Err(wrong(
+                    "this header is set by another setting, or by the connection".into(),
+                ));
+            }
+            let template = Template::new(text, Language::Header).map_err(wrong)?;
+            if template.is_fixed() {
+                let text = template.fill(&EXAMPLE, Language::Header).map_err(wrong)?;
+                let value =
+                    HeaderValue::from_bytes(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+                fixed.insert(name, value);
+            } else {
+                headers.push((name, template));
+            }
+        }
+        Ok(Self {
+            method: method(&settings.method)?,
+            url: Address::new(&settings.url)?,
+            fixed,
+            headers,
+            key_header,
+            body: Body::new(settings)?,
+        })
+    }
+
+    /// The request for an order.
+    ///
+    /// # Errors
+    /// Says what the order lacks.
+    pub(crate) fn request(
+        &self,
+        facts: &Facts<'_>,
+        order: &Bytes,
+        traceparent: Option<&[u8]>,
+    ) -> Result<Request, String> {
+        let value = |text: &str, name: &HeaderName| {
+            // From bytes: keys may be more than ASCII, and most servers take that.
+            HeaderValue::from_bytes(text.as_bytes())
+                .map_err(|_| format!("the header {name} cannot hold {text:?}"))
+        };
+        let mut headers = Vec::with_capacity(self.headers.len() + 1);
+        if let Some(name) = &self.key_header {
+            headers.push((name.clone(), value(facts.idempotency_key, name)?));
+        }
+        for (name, template) in &self.headers {
+            headers.push((
+                name.clone(),
+                value(&template.fill(facts, Language::Header)?, name)?,
+            ));
+        }
+        Ok(Request {
+            url: self.url.fill(facts)?,
+            headers,
+            traceparent: trace(traceparent),
+            idempotency_key: facts.idempotency_key.to_owned(),
+            body: match &self.body {
+                Body::AsItIs => order.clone(),
+                Body::Template(template, language) => template.fill(facts, *language)?.into(),
+            },
+        })
+    }
+
+    /// All headers of a request, but for those of its credentials.
+    pub(super) fn headers(&self, request: &Request) -> HeaderMap {
+        let mut headers = self.fixed.clone();
+        headers.reserve(request.headers.len() + 4);
+        headers.extend(request.headers.iter().cloned());
+        headers.insert(TRACEPARENT, request.traceparent.clone());
+        headers
+    }
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static(records::pending::TRACEPARENT);
+
+/// Stands for an order where a template is tried out.
+const EXAMPLE: Facts<'_> = Facts {
+    order_id: "1",
+    idempotency_key: "1",
+    order: "{}",
+};
+
+fn method(text: &str) -> anyhow::Result<Method> {
+    let wrong = || {
+        format!(
+            "the setting api.method is {text:?}; it must be a method that sends something, such as \"POST\", \
+             \"PUT\" or \"PATCH\""
+        )
+    };
+    let method = Method::from_bytes(text.as_bytes()).with_context(wrong)?;
+    // Only a body that is asked for proves that a request has left.
+    let sends = ![
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ]
+    .contains(&method);
+    ensure!(sends && text == text.to_ascii_uppercase(), wrong());
+    Ok(method)
+}
+
+impl Address {
+    fn new(text: &str) -> anyhow::Result<Self> {
+        let authority = text.split('/').nth(2).unwrap_or_default();
+        // It may hold a password, so it is not repeated.
+        ensure!(
+            !authority.contains('@'),
+            "the setting api.url holds a user name or a password, which would end up in logs; see api.auth"
+        );
+        let wrong = |why: String| anyhow!("the setting api.url is {text:?}: {why}");
+        let template = Template::new(text, Language::Url).map_err(wrong)?;
+        let example = text.replace(['{', '}'], "");
+        let url = Url::parse(&example).map_err(|error| wrong(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || authority.contains(['{', '}']) {
+            return Err(wrong(
+                "it must begin with http:// or https:// and name a host".into(),
+            ));
+        }
+        match template.is_fixed() {
+            true => {
+                let text = template.fill(&EXAMPLE, Language::Url).map_err(wrong)?;
+                Ok(Self::Fixed(
+                    Url::parse(&text).map_err(|error| wrong(error.to_string()))?,
+                ))
+            }
+            false => Ok(Self::Template(template)),
+        }
+    }
+
+    fn fill(&self, facts: &Facts<'_>) -> Result<Url, String> {
+        match self {
+            Self::Fixed(url) => Ok(url.clone()),
+            Self::Template(template) => {
+                let text = template.fill(facts, Language::Url)?;
+                Url::parse(&text).map_err(|error| format!("{text:?} is no URL: {error}"))
+            }
+        }
+    }
+}
+
+impl Body {
+    fn new(settings: &ApiSettings) -> anyhow::Result<Self> {
+        if settings.body.is_empty() {
+            return Ok(Self::AsItIs);
+        }
+        let language = language(&settings.content_type);
+        let wrong = |why: String| anyhow!("the setting api.body is no template: {why}");
+        let template = Template::new(&settings.body, language).map_err(wrong)?;
+        ensure!(
+            !template.is_fixed(),
+            "the setting api.body is the same for all orders; name at least one place, such as {{order_id}}"
+        );
+        Ok(Self::Template(template, language))
+    }
+}
+
+/// The language of a body, by its media type.
+fn language(content_type: &str) -> Language {
+    let media = content_type.split(';').next().unwrap_or_default();
+    match media.trim().to_ascii_lowercase().as_str() {
+        media if media.ends_with("/json") || media.ends_with("+json") => Language::Json,
+        media if media.ends_with("/xml") || media.ends_with("+xml") => Language::Xml,
+        "application/x-www-form-urlencoded" => Language::Form,
+        _ => Language::Text,
+    }
+}
+
+/// The record's trace context, or, where it has none that can be read, a new one.
+fn trace(traceparent: Option<&[u8]>) -> HeaderValue {
+    let given = traceparent.filter(|text| is_traceparent(text));
+    if let Some(value) = given.and_then(|text| HeaderValue::from_bytes(text).ok()) {
+        return value;
+    }
+    // Zero is no id (W3C Trace Context, section 3.2).
+    let mut random = rand::rng();
+    let (trace, parent) = (
+        random.random_range(1..=u128::MAX),
+        random.random_range(1..=u64::MAX),
+    );
+    let text = format!("00-{trace:032x}-{parent:016x}-01");
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn is_traceparent(text: &[u8]) -> bool {
+    let is_hex = |text: &[u8]| text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = text.split(|byte| *byte == b'-');
+    let mut next = |length: usize| {
+        parts
+            .next()
+            .is_some_and(|part| part.len() == length && is_hex(part))
+    };
+    // Later versions may have more parts.
+    next(2) && next(32) && next(16) && next(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: &str = r#"{"order_id":"o/1","amount":12,"customer_id":"c-1"}"#;
+
+    fn request(change: impl FnOnce(&mut ApiSettings)) -> Result<Request, String> {
+        let mut settings = ApiSettings::default();
+        change(&mut settings);
+        let mapping = Mapping::new(&settings).map_err(|error| format!("{error:#}"))?;
+        let facts = Facts {
+            order_id: "o/1",
+            idempotency_key: "k-1",
+            order: ORDER,
+        };
+        mapping.request(&facts, &Bytes::from_static(ORDER.as_bytes()), None)
+    }
+
+    fn refused(change: impl FnOnce(&mut ApiSettings), names: &str) {
+        let why = request(change).expect_err(names);
+        assert!(why.contains(names), "{why}");
+    }
+
+    #[test]
+    fn by_default_the_order_is_sent_as_it_is_with_its_key() {
+        let request = request(|_| {}).expect("a request");
+        assert_eq!(request.body, ORDER);
+        assert_eq!(request.url.as_str(), "http://127.0.0.1:8080/payments");
+        let key = HeaderName::from_static("idempotency-key");
+        assert_eq!(request.headers, [(key, HeaderValue::from_static("k-1"))]);
+    }
+
+    #[test]
+    fn address_headers_and_body_are_filled_from_the_order() {
+        let request = request(|api| {
+            api.url = "https://host/orders/{order_id}?by={/customer_id}".into();
+            api.headers = [
+                ("X-Customer".into(), "c={/customer_id}".into()),
+                ("X-Fixed".into(), "{{1}}".into()),
+            ]
+            .into();
+            api.body = "<pay id='{order_id}'>{/amount}</pay>".into();
+            api.content_type = "text/xml; charset=utf-8".into();
+        })
+        .expect("a request");
+        assert_eq!(request.url.as_str(), "https://host/orders/o%2F1?by=c-1");
+        assert_eq!(request.headers[1].1, "c=c-1");
+        assert_eq!(request.body, "<pay id='o/1'>12</pay>");
+    }
+
+    #[test]
+    fn what_the_order_lacks_is_named() {
+        refused(|api| api.url = "http://host/{/region}".into(), "no field /region");
+        refused(|api| api.body = "{\"to\":{/iban}}".into(), "no field /iban");
+    }
+
+    #[test]
+    fn malformed_settings_are_refused() {
+        for url in [
+            "http://{order_id}/",
+            "http://host/{order}",
+            "http://host/{",
+            "mailto:x",
+            "http://",
+        ] {
+            refused(|api| api.url = url.into(), "api.url");
+        }
+        for method in ["GET", "HEAD", "post", "PO ST", ""] {
+            refused(|api| api.method = method.into(), "api.method");
+        }
+        for (name, value) in [
+            ("a b", "x"),
+            ("X-A", "{x}"),
+            ("X-A", "line\nbreak"),
+            ("Authorization", "Bearer x"),
+            ("idempotency-key", "x"),
+            ("Content-Length", "1"),
+        ] {
+            refused(
+                |api| api.headers = [(name.into(), value.into())].into(),
+                "api.headers",
+            );
+        }
+        refused(|api| api.body = "{\"to\":{account}}".into(), "api.body");
+        refused(|api| api.body = "always the same".into(), "api.body");
+        refused(|api| api.content_type = "a\nb".into(), "api.content_type");
+    }
+
+    #[test]
+    fn a_trace_goes_on_or_begins() {
+        let given = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(
+            trace(Some(given)),
+            HeaderValue::from_bytes(given).expect("a header")
+        );
+        for none in [None, Some(&b"00-1-2-01"[..]), Some(b""), Some(b"\xff")] {
+            let (one, other) = (trace(none), trace(none));
+            assert!(is_traceparent(one.as_bytes()), "{one:?}");
+            assert_ne!(one, other);
+        }
+    }
+}
