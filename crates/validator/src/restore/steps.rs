@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use kafka::changelog::{ChangelogReader, Interrupted};
 use kafka::fault::Class;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
-use records::{Bounds, Offset, Partition};
+use records::{Offset, Partition};
 use service::failpoint::{guard_removed, kill_at};
 use store::{Change, Identity, Options, Store};
 
@@ -73,7 +73,7 @@ impl Plan {
                 let committed = reader.input_committed(&topics.orders, partition, ANSWER_MAX)?;
                 Answer::Committed(committed.offset)
             }
-            Question::ChangelogBounds => Answer::ChangelogBounds(changelog_bounds(reader, partition)?),
+            Question::ChangelogBounds => Answer::ChangelogBounds(reader.bounds(partition, ANSWER_MAX)?),
             Question::OrdersBounds => {
                 Answer::OrdersBounds(reader.bounds_of(&topics.orders, partition, ANSWER_MAX)?)
             }
@@ -89,6 +89,7 @@ impl Plan {
                 Answer::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
             Question::Read(from, to) => {
+                let to = target(reader, partition, to)?;
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
@@ -185,12 +186,12 @@ impl Plan {
     }
 }
 
-fn changelog_bounds(reader: &ChangelogReader, partition: Partition) -> anyhow::Result<Bounds> {
-    let mut bounds = reader.bounds(partition, ANSWER_MAX)?;
+/// Where the reading ends: at the changelog's high watermark, unless a test takes that guard out.
+fn target(reader: &ChangelogReader, partition: Partition, high_watermark: Offset) -> anyhow::Result<Offset> {
     if guard_removed!("guard-high-watermark") {
-        bounds.end = reader.stable_bounds(partition, ANSWER_MAX)?.end;
+        return Ok(reader.stable_bounds(partition, ANSWER_MAX)?.end);
     }
-    Ok(bounds)
+    Ok(high_watermark)
 }
 
 /// Writes a chunk and makes it durable.
