@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod changelog;
 pub mod consumer;
+mod end_answers;
 pub mod fault;
 pub mod headers;
 pub mod offsets;

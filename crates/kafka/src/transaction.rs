@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! open ── begin ── send … ── end ──▶ Committed                 keep the producer
-//!                             ├────▶ Aborted, surely            ┐ drop the producer; a new one with the
-//!                             └────▶ Unknown                    ┘ same id ends what is left open
+//!                             ├────▶ CommittedLastly            ┐ drop the producer; a new one with the
+//!                             ├────▶ Aborted, surely            │ same id ends what is left open
+//!                             └────▶ Unknown                    ┘
 //! ```
 //!
 //! After anything but `Committed` the producer is not used again: librdkafka speaks the transaction
@@ -16,6 +17,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, OwnedHeaders};
@@ -26,6 +28,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
+use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
 use crate::fault::{Class, Fault};
 use crate::settings::KafkaSettings;
 
@@ -70,6 +73,14 @@ pub enum Ended {
         /// For each partition with tracked records, the offset behind the last of them.
         tracked: HashMap<Partition, Offset>,
     },
+    /// Like `Committed`; but a request to end it may still be on its way, and would end the next transaction
+    /// of this producer, in the middle.
+    CommittedLastly {
+        /// As in `Committed`.
+        tracked: HashMap<Partition, Offset>,
+        /// Why.
+        why: String,
+    },
     /// None of it will ever be visible.
     Aborted(Fault),
     /// It may yet be committed or aborted; only the committed offsets will tell.
@@ -93,8 +104,13 @@ impl TransactionalProducer {
                 error,
             )
         };
-        let inner: ThreadedProducer<Deliveries> = settings
-            .client(transactional_id)
+        let mut config = settings.client(transactional_id);
+        let debug = config.get("debug").map_or_else(
+            || DEBUG_CONTEXT.to_owned(),
+            |of_user| format!("{of_user},{DEBUG_CONTEXT}"),
+        );
+        let inner: ThreadedProducer<Deliveries> = config
+            .set("debug", debug)
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -115,6 +131,7 @@ impl TransactionalProducer {
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "131072")
+            .set_log_level(RDKafkaLogLevel::Debug)
             .create_with_context(Deliveries::default())
             .map_err(fault)?;
         inner.init_transactions(timeout).map_err(fault)?;
@@ -194,9 +211,13 @@ impl TransactionalProducer {
         }
         before_commit();
         match self.commit(deadline) {
-            Ok(()) => Ended::Committed {
-                tracked: std::mem::take(&mut self.deliveries().lock().tracked),
-            },
+            Ok(()) => {
+                let tracked = std::mem::take(&mut self.deliveries().lock().tracked);
+                match self.deliveries().end.on_its_way() {
+                    None => Ended::Committed { tracked },
+                    Some(why) => Ended::CommittedLastly { tracked, why },
+                }
+            }
             // Also where librdkafka asks for an abort: it says itself that the commit may have been taken.
             Err(fault) => Ended::Unknown(fault),
         }
@@ -288,6 +309,7 @@ impl TransactionalProducer {
         while self.inner.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(QUEUE_EMPTY_WAIT);
         }
+        self.deliveries().end.reset();
         until(deadline, |left| {
             self.inner
                 .commit_transaction(left)
@@ -325,6 +347,7 @@ struct Deliveries {
     sent: AtomicU64,
     state: Mutex<Delivered>,
     changed: Condvar,
+    end: EndAnswers,
 }
 
 #[derive(Default)]
@@ -340,7 +363,22 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.end.hear(facility, line);
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", "{facility} {line}"),
+            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", "{facility} {line}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: "librdkafka", "{facility} {line}");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", "{facility} {line}"),
+        }
+    }
+}
 
 impl ProducerContext<NoCustomPartitioner> for Deliveries {
     type DeliveryOpaque = usize;

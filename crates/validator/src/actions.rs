@@ -179,6 +179,17 @@ impl Shell {
                 self.metrics.ended(End::Committed);
                 Ok(Event::Committed(tracked))
             }
+            Ended::CommittedLastly { tracked, why } => {
+                self.metrics.ended(End::Committed);
+                if guard_removed!("guard-end-on-its-way") {
+                    return Ok(Event::Committed(tracked));
+                }
+                tracing::warn!(
+                    why,
+                    "the transaction is committed, and a request to commit it may still be on its way; so the next one                      gets a new producer",
+                );
+                Ok(Event::CommittedLastly(tracked))
+            }
             Ended::Aborted(fault) => {
                 self.metrics.ended(End::Aborted);
                 self.failed(

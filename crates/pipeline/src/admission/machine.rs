@@ -76,6 +76,8 @@ pub enum Event<M> {
     RestoreRefused(Partition, Token, String),
     /// The transaction was committed; for each partition with entries, the changelog offset behind the last.
     Committed(HashMap<Partition, Offset>),
+    /// Like `Committed`, but nothing more may be committed with this producer.
+    CommittedLastly(HashMap<Partition, Offset>),
     /// The group's committed offsets are not where this member left them.
     Overtaken,
     /// The transaction failed, surely or perhaps, at whichever step.
@@ -108,7 +110,8 @@ pub enum Action<M> {
     Start(Partition, Offset),
     /// Hand out no more records of these partitions.
     Pause(Vec<Partition>),
-    /// End the transaction with these offsets, under this membership; answered by `Committed` or `Failed`.
+    /// End the transaction with these offsets, under this membership; answered by `Committed`, `CommittedLastly` or
+    /// `Failed`.
     End(Offsets, M),
     /// Write committed entries, and the changelog offset that they reach to, to the partition's store.
     Apply(Partition, Admitted, Offset),
@@ -208,6 +211,11 @@ impl<M: Clone> Admission<M> {
                 Vec::new()
             }
             Event::Committed(reached) => self.committed(&reached),
+            Event::CommittedLastly(reached) => {
+                let mut actions = self.committed(&reached);
+                actions.extend(self.resolve(None, now));
+                actions
+            }
             Event::Failed | Event::Overtaken => self.resolve(None, now),
             Event::StoreFailed(partition) => self.resolve(Some(partition), now),
             Event::ProducerOpened => self.producer_opened(),
@@ -495,6 +503,22 @@ mod tests {
                 ..
             }
         )
+    }
+
+    #[test]
+    fn after_an_end_that_may_come_again_the_store_has_its_keys_and_the_producer_is_replaced() {
+        let mut bench = Bench::running();
+        bench.order(0, 0, "a");
+        let reached = HashMap::from([(Partition(0), Offset(1))]);
+        let actions = bench.on(Event::CommittedLastly(reached));
+        assert_eq!(names(&actions), ["Apply", "Pause", "Abandon"]);
+        assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
+        assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
+        assert_eq!(
+            names(&bench.on(Event::ProducerOpened)),
+            ["Restore", "Restore"],
+            "and each partition begins where it was committed"
+        );
     }
 
     #[test]
