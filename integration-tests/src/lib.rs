@@ -15,6 +15,7 @@ pub mod api;
 pub mod broker;
 pub mod check;
 pub mod cluster;
+pub mod delayed_end;
 pub mod expected;
 pub mod feed;
 pub mod findings;

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can withhold what clients say to a server.
+//! A TCP proxy on loopback, with a rule for what passes; the usual rule can withhold what clients say.
 //!
 //! ```text
 //! client ──▶ proxy ── held? ──▶ server
@@ -10,6 +10,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,15 +24,44 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the server may take to accept; on loopback it does so at once or not at all.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// What passes a proxy, and when. A connection has a number of its own.
+pub trait Rule: Send + Sync + 'static {
+    /// Hands on what a client says, now or later; may wait.
+    ///
+    /// # Errors
+    /// The connection is to be closed.
+    fn to_server(&self, connection: u64, said: &[u8], ends: Ends<'_>) -> std::io::Result<()>;
+
+    /// Hands on what the server answers.
+    ///
+    /// # Errors
+    /// The connection is to be closed.
+    fn to_client(&self, connection: u64, said: &[u8], client: &TcpStream) -> std::io::Result<()>;
+
+    /// The proxy ends: whatever waits must go on.
+    fn close(&self);
+}
+
+/// Both ends of a connection.
+#[derive(Clone, Copy)]
+pub struct Ends<'a> {
+    /// Of which the proxy is the server.
+    pub client: &'a TcpStream,
+    /// Of which the proxy is the client.
+    pub server: &'a TcpStream,
+}
+
 /// A proxy in front of one server; it ends when it is dropped.
-pub struct Proxy {
+pub struct Proxy<R: Rule = Gate> {
     address: SocketAddr,
-    gate: Arc<Gate>,
+    rule: Arc<R>,
+    closed: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// The usual rule: what clients say can be withheld, and handed on later.
 #[derive(Default)]
-struct Gate {
+pub struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -43,25 +73,26 @@ struct State {
     withheld_bytes: usize,
 }
 
-impl Proxy {
+impl<R: Rule> Proxy<R> {
     /// Listens on a free port, and connects to the server anew for each client, so it need not run yet.
     ///
     /// # Errors
     /// There is no free port, or no thread left.
-    pub fn start(server: SocketAddr) -> Result<Self> {
+    pub fn with_rule(server: SocketAddr, rule: R) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listening for a proxy")?;
         let address = listener.local_addr().context("asking for the proxy's port")?;
-        let gate = Arc::new(Gate::default());
+        let (rule, closed) = (Arc::new(rule), Arc::new(AtomicBool::new(false)));
         let acceptor = std::thread::Builder::new()
             .name("proxy".into())
             .spawn({
-                let gate = Arc::clone(&gate);
-                move || accept(&listener, server, &gate)
+                let (rule, closed) = (Arc::clone(&rule), Arc::clone(&closed));
+                move || accept(&listener, server, &rule, &closed)
             })
             .context("starting a proxy")?;
         Ok(Self {
             address,
-            gate,
+            rule,
+            closed,
             acceptor: Some(acceptor),
         })
     }
@@ -72,28 +103,44 @@ impl Proxy {
         self.address.port()
     }
 
+    /// Its rule.
+    #[must_use]
+    pub fn rule(&self) -> &R {
+        &self.rule
+    }
+}
+
+impl Proxy {
+    /// A proxy that can withhold what clients say.
+    ///
+    /// # Errors
+    /// There is no free port, or no thread left.
+    pub fn start(server: SocketAddr) -> Result<Self> {
+        Self::with_rule(server, Gate::default())
+    }
+
     /// What clients say from now on is withheld from the server. Its answers to what they said before go on.
     pub fn hold(&self) {
-        self.gate.lock().held = true;
+        self.rule.lock().held = true;
     }
 
     /// Hands on what was withheld, in its order, and all that follows.
     pub fn release(&self) {
-        self.gate.lock().held = false;
-        self.gate.changed.notify_all();
+        self.rule.lock().held = false;
+        self.rule.changed.notify_all();
     }
 
     /// How many bytes stand at the gate. A client's next ones wait in its own connection.
     #[must_use]
     pub fn withheld_bytes(&self) -> usize {
-        self.gate.lock().withheld_bytes
+        self.rule.lock().withheld_bytes
     }
 }
 
-impl Drop for Proxy {
+impl<R: Rule> Drop for Proxy<R> {
     fn drop(&mut self) {
-        self.gate.lock().closed = true;
-        self.gate.changed.notify_all();
+        self.closed.store(true, Ordering::Release);
+        self.rule.close();
         // The acceptor looks only when somebody connects.
         let _woken = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
@@ -119,10 +166,29 @@ impl Gate {
     }
 }
 
-fn accept(listener: &TcpListener, server: SocketAddr, gate: &Arc<Gate>) {
+impl Rule for Gate {
+    fn to_server(&self, _connection: u64, said: &[u8], mut ends: Ends<'_>) -> std::io::Result<()> {
+        if self.pass(said.len()) {
+            ends.server.write_all(said)
+        } else {
+            Err(ErrorKind::ConnectionAborted.into())
+        }
+    }
+
+    fn to_client(&self, _connection: u64, said: &[u8], mut client: &TcpStream) -> std::io::Result<()> {
+        client.write_all(said)
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+fn accept<R: Rule>(listener: &TcpListener, server: SocketAddr, rule: &Arc<R>, closed: &Arc<AtomicBool>) {
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
-    for client in listener.incoming() {
-        if gate.lock().closed {
+    for (number, client) in (0..).zip(listener.incoming()) {
+        if closed.load(Ordering::Acquire) {
             break;
         }
         connections.retain(|connection| !connection.is_finished());
@@ -130,9 +196,9 @@ fn accept(listener: &TcpListener, server: SocketAddr, gate: &Arc<Gate>) {
         if let Ok(client) = client
             && connections.len() < CONNECTIONS_MAX
         {
-            let gate = Arc::clone(gate);
+            let (rule, closed) = (Arc::clone(rule), Arc::clone(closed));
             connections.push(std::thread::spawn(move || {
-                let _ended = connect(&client, server, &gate);
+                let _ended = connect(&client, server, number, rule.as_ref(), &closed);
             }));
         }
     }
@@ -141,27 +207,45 @@ fn accept(listener: &TcpListener, server: SocketAddr, gate: &Arc<Gate>) {
     }
 }
 
-fn connect(client: &TcpStream, server: SocketAddr, gate: &Gate) -> std::io::Result<()> {
+fn connect<R: Rule>(
+    client: &TcpStream,
+    server: SocketAddr,
+    number: u64,
+    rule: &R,
+    closed: &AtomicBool,
+) -> std::io::Result<()> {
     let server = TcpStream::connect_timeout(&server, CONNECT_MAX)?;
     for stream in [client, &server] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK_EVERY))?;
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| forward(client, &server, gate, |bytes| gate.pass(bytes)));
-        forward(&server, client, gate, |_| true);
+        scope.spawn(|| {
+            forward(client, &server, closed, |said| {
+                let server = &server;
+                rule.to_server(number, said, Ends { client, server })
+            });
+        });
+        forward(&server, client, closed, |said| {
+            rule.to_client(number, said, client)
+        });
     });
     Ok(())
 }
 
 /// Until one side ends; the other is told.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate, may_pass: impl Fn(usize) -> bool) {
+fn forward(
+    mut from: &TcpStream,
+    to: &TcpStream,
+    closed: &AtomicBool,
+    hand_on: impl Fn(&[u8]) -> std::io::Result<()>,
+) {
     let mut buffer = [0; 16 * 1024];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                if !may_pass(count) || to.write_all(&buffer[..count]).is_err() {
+                if hand_on(&buffer[..count]).is_err() {
                     break;
                 }
             }
@@ -171,7 +255,7 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, gate: &Gate, may_pass: impl
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
                 ) =>
             {
-                if gate.lock().closed {
+                if closed.load(Ordering::Acquire) {
                     break;
                 }
             }

@@ -7,11 +7,10 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::check::{Promise, Violation, listed, stores};
-use harness::feed::{Feed, Plan};
+use harness::findings;
 use harness::http::Http;
 use harness::lane::await_ready;
 use harness::orders::Orders;
@@ -20,12 +19,11 @@ use harness::read::{Keep, high_watermarks, last_stable_offsets, read_topic};
 use harness::stores::read_stores;
 use harness::two_brokers::TwoBrokers;
 use harness::wait::await_until;
-use harness::{cluster, findings};
 use records::{Offset, Partition};
 
 use crate::in_turn;
+use crate::one_by_one::{LIMIT, await_committed, committed_offset, send, validator};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const ORDER: &[u8] = br#"{"order_id":"k0","amount":1250,"currency":"EUR","customer_id":"customer-1"}"#;
 
 #[test]
@@ -55,7 +53,7 @@ fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation
 
     brokers.proxy.hold();
     let orders = Orders::Lines(Arc::new(vec![ORDER.to_vec(), ORDER.to_vec()]));
-    let sent = send(&pipeline, &orders)?;
+    let sent = send(&pipeline, &orders, 2)?;
     first.process.wait_killed(LIMIT)?;
     await_between_markers(brokers, &pipeline)?;
 
@@ -127,27 +125,6 @@ fn pipeline(brokers: &TwoBrokers, name: &str) -> Result<Pipeline> {
     Ok(pipeline)
 }
 
-fn validator(pipeline: &Pipeline, number: u32) -> Result<Service> {
-    let settings = pipeline
-        .validator_settings(number)
-        // Each copy in a transaction of its own.
-        .with("validator.batch_orders_max", 1)
-        .with("validator.session_timeout", "3s");
-    pipeline.service("validator", number, settings)
-}
-
-fn send(pipeline: &Pipeline, orders: &Orders) -> Result<u64> {
-    Feed::start(Plan {
-        kafka: pipeline.kafka.clone(),
-        topic: pipeline.topics.orders.clone(),
-        partitions: pipeline.partitions,
-        orders: orders.clone(),
-        count: 2,
-        per_second: None,
-    })
-    .finish()
-}
-
 /// Until the first copy is committed as far as the group can see, and the changelog's marker stands at the
 /// proxy.
 fn await_between_markers(brokers: &TwoBrokers, pipeline: &Pipeline) -> Result<()> {
@@ -177,22 +154,6 @@ fn expect_between_markers(pipeline: &Pipeline, committed: Offset) -> Result<()> 
         "{seen:?} is committed, and {committed} was expected"
     );
     Ok(())
-}
-
-fn await_committed(pipeline: &Pipeline, offset: Offset) -> Result<()> {
-    await_until(&format!("{offset} orders are committed"), LIMIT, || {
-        Ok(match committed_offset(pipeline)? {
-            Some(committed) if committed == offset => ControlFlow::Break(()),
-            committed => ControlFlow::Continue(format!("{committed:?}")),
-        })
-    })
-}
-
-/// The stable one: a transaction that is pending on it is waited for.
-fn committed_offset(pipeline: &Pipeline) -> Result<Option<Offset>> {
-    let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
-    let committed = cluster::committed(&pipeline.kafka, group, topic)?;
-    Ok(committed.get(&Partition(0)).copied())
 }
 
 /// Until it says that its restore waits; meanwhile it must not be ready.
