@@ -29,6 +29,7 @@ pub struct Process {
     program: PathBuf,
     arguments: Vec<OsString>,
     log: PathBuf,
+    file_kib_max: Option<u64>,
     child: Option<Child>,
     alive_at: Timestamp,
     interruptions: Vec<Interruption>,
@@ -60,6 +61,7 @@ impl Process {
             program,
             arguments: Vec::new(),
             log,
+            file_kib_max: None,
             child: None,
             alive_at: Timestamp(0),
             interruptions: Vec::new(),
@@ -71,6 +73,27 @@ impl Process {
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
+    }
+
+    /// From its next start on, a file of its own that grows beyond so many KiB cannot be written: to the program it
+    /// is a disk that fails. [`Process::lift_file_limit`] takes that back.
+    pub fn limit_files(&mut self, kib_max: u64) {
+        self.file_kib_max = Some(kib_max);
+    }
+
+    /// Lets the running process write files of any length again.
+    ///
+    /// # Errors
+    /// It does not run, or there is no `prlimit` (of util-linux).
+    pub fn lift_file_limit(&mut self) -> Result<()> {
+        self.file_kib_max = None;
+        let id = self.id().with_context(|| format!("{} does not run", self.name))?;
+        let status = Command::new("prlimit")
+            .args(["--fsize=unlimited:unlimited", "--pid", &id.to_string()])
+            .status()
+            .context("running prlimit")?;
+        ensure!(status.success(), "prlimit ended with {status}");
+        Ok(())
     }
 
     /// What it is called in logs and messages.
@@ -106,7 +129,17 @@ impl Process {
     pub fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = self.open_log(variables)?;
-        let child = Command::new(&self.program)
+        let mut command = match self.file_kib_max {
+            None => Command::new(&self.program),
+            // Ignored, the signal leaves an error in its place. The soft limit only, which can be lifted.
+            Some(kib_max) => {
+                let mut shell = Command::new("bash");
+                let script = format!("trap '' XFSZ; ulimit -S -f {kib_max}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &script]).arg(&self.program);
+                shell
+            }
+        };
+        let child = command
             .args(&self.arguments)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -184,14 +217,22 @@ impl Process {
     /// # Errors
     /// It does not run, runs on until the limit, or ends with another status.
     pub fn terminate(&mut self, limit: Duration) -> Result<()> {
-        self.signal(Signal::SIGTERM)?;
-        let status = self.wait_exit(limit)?;
+        let status = self.ask_to_end(limit)?;
         ensure!(
             status.success(),
             "{} was told to end and ended with {status}",
             self.name
         );
         Ok(())
+    }
+
+    /// SIGTERM, and the wait until it has ended, with whatever status.
+    ///
+    /// # Errors
+    /// It does not run, or runs on until the limit.
+    pub fn ask_to_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait_exit(limit)
     }
 
     /// Stops it in the midst of what it does, as a long pause of its machine would.
@@ -312,6 +353,21 @@ pub fn folder() -> Result<PathBuf> {
 pub fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
     Ok(listener.local_addr().context("asking for the free port")?.port())
+}
+
+/// Like [`free_port`], for one that somebody listens on again after an absence: below the range from which the system
+/// takes the ports of outgoing connections, one of which could have it by then.
+///
+/// # Errors
+/// There is none among many.
+pub fn lasting_port() -> Result<u16> {
+    for _ in 0..100 {
+        let port = rand::random_range(20_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port among 100 between 20000 and 32000")
 }
 
 /// The end of a log file, under a heading, for a person.

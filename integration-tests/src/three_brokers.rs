@@ -9,12 +9,14 @@ use anyhow::{Context, Result, anyhow};
 use rdkafka::consumer::Consumer;
 
 use crate::broker::Broker;
-use crate::process::free_port;
+use crate::process::lasting_port;
 use crate::read::reader;
 use crate::wait::await_until;
 
 /// How long a broker that came back may take to have caught up with the others.
 const IN_SYNC_MAX: Duration = Duration::from_secs(120);
+/// On a machine with more work than it can do; in seconds.
+const START_MAX_S: &str = "300";
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The cluster; it ends when this is dropped.
@@ -41,7 +43,7 @@ impl ThreeBrokers {
             .context("making a folder for three brokers")?
             .keep();
         let voters = (1..=Self::COUNT)
-            .map(|node| Ok(format!("{node}@127.0.0.1:{}", free_port()?)))
+            .map(|node| Ok(format!("{node}@127.0.0.1:{}", lasting_port()?)))
             .collect::<Result<Vec<_>>>()?
             .join(",");
         let brokers: Vec<Broker> = (1..=Self::COUNT)
@@ -51,6 +53,8 @@ impl ThreeBrokers {
                     &node.to_string(),
                     "--voters",
                     &voters,
+                    "--wait",
+                    START_MAX_S,
                     "--heap",
                     &heap_mib.to_string(),
                 ]

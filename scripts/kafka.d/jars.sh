@@ -36,7 +36,10 @@ jars_start() {
     # In the background of a script SIGINT is ignored: Ctrl-C ends a demo, which then ends Kafka in order.
     jars_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
         -- kafka.Kafka "$dir/server.properties" </dev/null >"$dir/kafka.out" 2>&1 9>&- &
-    echo $! >"$dir/kafka.pid"
+    local pid=$! deadline=$((SECONDS + 30))
+    echo "$pid" >"$dir/kafka.pid"
+    # Until it has become Java it bears no mark, and would be taken for one that has ended.
+    while kill -0 "$pid" 2>/dev/null && ! jars_running && [ $SECONDS -lt $deadline ]; do sleep 0.02; done
 }
 
 # jars_java JVM-OPTION... -- CLASS ARGUMENT...: becomes Java, so it is called in a process of its own. It

@@ -106,18 +106,18 @@ pub(crate) fn mishap(random: &mut ChaCha8Rng) -> Mishap {
 pub(crate) fn broker_mishap(random: &mut ChaCha8Rng, brokers: usize) -> BrokerMishap {
     let how = match random.random_range(0..10) {
         0..5 => BrokerHow::Killed,
-        5..8 => BrokerHow::Bounced,
+        5..9 => BrokerHow::Bounced,
         _ => BrokerHow::Frozen,
     };
     let away_ms = match how {
-        BrokerHow::Killed | BrokerHow::Bounced => random.random_range(0..6_000),
+        BrokerHow::Killed | BrokerHow::Bounced => random.random_range(0..4_000),
         BrokerHow::Frozen => random.random_range(1_000..10_000),
     };
     BrokerMishap {
         broker: random.random_range(0..brokers),
         how,
         away: Duration::from_millis(away_ms),
-        peace: Duration::from_millis(random.random_range(1_000..8_000)),
+        peace: Duration::from_millis(random.random_range(0..3_000)),
     }
 }
 

@@ -92,7 +92,14 @@ impl Lane {
     /// SIGTERM.
     pub(crate) fn terminate(&mut self, tally: &Tally) -> Result<()> {
         if !self.look(tally)? && self.service.process.id().is_some() {
-            self.service.process.terminate(DRAIN_MAX)?;
+            let status = self.service.process.ask_to_end(DRAIN_MAX)?;
+            if !status.success() {
+                tally.ended_by_itself(format!(
+                    "{}, told to end, ended with {status}: {}",
+                    self.service.process.name(),
+                    self.last_line()?
+                ));
+            }
         }
         Ok(())
     }
@@ -166,10 +173,14 @@ impl Lane {
         let Some(status) = self.service.process.look()? else {
             return Ok(false);
         };
-        let life = self.service.process.last_life()?;
-        let said = life.lines().last().unwrap_or("nothing").to_owned();
+        let said = self.last_line()?;
         tally.ended_by_itself(format!("{} ({status}): {said}", self.service.process.name()));
         Ok(true)
+    }
+
+    fn last_line(&self) -> Result<String> {
+        let life = self.service.process.last_life()?;
+        Ok(life.lines().last().unwrap_or("nothing").to_owned())
     }
 
     fn store(&self, which: u64) -> Result<Option<PathBuf>> {
