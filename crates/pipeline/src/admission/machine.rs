@@ -470,6 +470,10 @@ mod tests {
         }
 
         fn order(&mut self, partition: i32, offset: i64, id: &str) -> Taken {
+            self.order_at(Timestamp(1), partition, offset, id)
+        }
+
+        fn order_at(&mut self, wall: Timestamp, partition: i32, offset: i64, id: &str) -> Taken {
             let value = format!(r#"{{"order_id":"{id}","amount":1,"currency":"EUR","customer_id":"c"}}"#);
             let input = Input {
                 partition: Partition(partition),
@@ -480,10 +484,9 @@ mod tests {
                 unreadable_header: None,
             };
             let stores = &self.stores;
-            let looked_up: Result<_, Infallible> =
-                self.admission.admit(&input, Timestamp(1), self.start, |key| {
-                    Ok(stores.get(key.as_str()).copied())
-                });
+            let looked_up: Result<_, Infallible> = self.admission.admit(&input, wall, self.start, |key| {
+                Ok(stores.get(key.as_str()).copied())
+            });
             let Ok(taken) = looked_up;
             taken
         }
@@ -503,6 +506,40 @@ mod tests {
                 ..
             }
         )
+    }
+
+    /// The wall clock is told in the entry and decides nothing: neither what an order is nor when its transaction
+    /// ends, however the clock jumps meanwhile.
+    #[test]
+    fn the_wall_clock_may_jump() {
+        let told = |walls: [i64; 4]| {
+            let mut bench = Bench::running();
+            let mut walls = walls.map(Timestamp).into_iter();
+            let mut order = |bench: &mut Bench, offset, id| {
+                let wall = walls.next().expect("a time for each");
+                let taken = bench.order_at(wall, 0, offset, id);
+                if let Taken::Decided {
+                    verdict: Verdict::Admit { entry, .. },
+                    ..
+                } = &taken
+                {
+                    assert_eq!(entry.admitted_at, wall, "it is told as it was");
+                }
+                is_duplicate(&taken)
+            };
+            let duplicates = [
+                order(&mut bench, 0, "a"),
+                order(&mut bench, 1, "a"),
+                order(&mut bench, 2, "b"),
+                order(&mut bench, 3, "b"),
+            ];
+            let due = bench.admission.due().map(|due| due - bench.start);
+            (duplicates, due)
+        };
+        let steady = told([1_000, 1_001, 1_002, 1_003]);
+        assert_eq!(steady.0, [false, true, false, true]);
+        assert_eq!(told([1_000, -5_000, i64::MAX, 0]), steady);
+        assert_eq!(told([i64::MAX, 0, i64::MIN, 7]), steady);
     }
 
     #[test]
