@@ -20,6 +20,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::fault::Fault;
 use crate::settings::KafkaSettings;
+use crate::topic_ids;
 use crate::topics::creation::NewTopic;
 use crate::topics::{Described, Existing};
 
@@ -121,6 +122,7 @@ impl Admin {
                 .iter()
                 .map(|partition| partition.replicas().len());
             let described = Described {
+                id: None,
                 partitions: topic.partitions().len(),
                 replication_factor: replicas.min().unwrap_or(0),
                 configs: BTreeMap::new(),
@@ -131,6 +133,8 @@ impl Admin {
             return Ok(found);
         }
 
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        let mut ids = self.topic_ids(&names, REQUEST_MAX)?;
         let resources: Vec<_> = found.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
         let answers = wait(self.client.describe_configs(&resources, &options()))
             .map_err(fault("the settings of the topics".into()))?;
@@ -153,15 +157,31 @@ impl Admin {
                 .entries
                 .into_iter()
                 .filter_map(|entry| Some((entry.name, entry.value?)));
+            let id = ids.remove(&name);
             existing.insert(
                 name,
                 Described {
+                    id,
                     configs: configs.collect(),
                     ..described.clone()
                 },
             );
         }
         Ok(existing)
+    }
+
+    /// The ids of those of the topics that exist, by name: a topic that was deleted and created again has another
+    /// one. A broker that knows no ids tells none.
+    ///
+    /// # Errors
+    /// The cluster did not answer within the limit.
+    pub fn topic_ids(&self, names: &[&str], limit: Duration) -> Result<BTreeMap<String, String>, Fault> {
+        topic_ids::of(self.client.inner(), names, limit).map_err(|error| {
+            Fault::new(
+                format!("asking for the ids of the topics {}", names.join(", ")),
+                error,
+            )
+        })
     }
 
     /// Creates topics; each may fail by itself, and an existing one is left as it is.

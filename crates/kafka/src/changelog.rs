@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Bounds, Offset, Partition};
+use records::{Bounds, Offset, Partition, Timestamp};
 
 use crate::fault::{Class, Fault};
 use crate::offsets::{self, Committed};
@@ -32,6 +32,8 @@ pub struct Change<'a> {
     pub value: Option<&'a [u8]>,
     /// Where the record lies.
     pub offset: Offset,
+    /// When it was written, or by its producer's word; `None` if nobody said.
+    pub at: Option<Timestamp>,
 }
 
 /// Why reading ended before the end that was asked for.
@@ -156,6 +158,50 @@ impl ChangelogReader {
         }
     }
 
+    /// When the first committed record within the bounds was written; `None` if there is none or nobody said.
+    ///
+    /// # Errors
+    /// Kafka refused, or nothing moved for some seconds.
+    pub fn first_at(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let mut found = None;
+        struct Found;
+        let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
+            found = change.at;
+            Err(Found)
+        });
+        match outcome {
+            Ok(()) | Err(Interrupted::Sink(Found) | Interrupted::Cancelled) => Ok(found),
+            Err(Interrupted::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// When the last committed record within the bounds was written. Reads all of them.
+    ///
+    /// # Errors
+    /// Kafka refused, or nothing moved for some seconds.
+    pub fn last_at(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let mut found = None;
+        let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
+            found = change.at.or(found);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match outcome {
+            Ok(()) | Err(Interrupted::Cancelled) => Ok(found),
+            Err(Interrupted::Sink(never)) => match never {},
+            Err(Interrupted::Fault(fault)) => Err(fault),
+        }
+    }
+
     fn read_topic<E>(
         &self,
         topic: &str,
@@ -195,7 +241,14 @@ impl ChangelogReader {
                 Some(Ok(record)) if record.partition() == partition.0 && record.topic() == topic => {
                     let offset = Offset(record.offset());
                     let (key, value) = (record.key().unwrap_or_default(), record.payload());
-                    sink(Change { key, value, offset }).map_err(Interrupted::Sink)?;
+                    let at = record.timestamp().to_millis().map(Timestamp);
+                    sink(Change {
+                        key,
+                        value,
+                        offset,
+                        at,
+                    })
+                    .map_err(Interrupted::Sink)?;
                     if offset.next() < to {
                         continue;
                     }

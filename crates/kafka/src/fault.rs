@@ -50,6 +50,15 @@ impl Fault {
         }
     }
 
+    /// Whether the next record is not there: deleted before it was read, or never written.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+        )
+    }
+
     /// librdkafka's code, where it has given one.
     #[must_use]
     pub fn code(&self) -> Option<RDKafkaErrorCode> {

@@ -12,6 +12,7 @@ pub mod offsets;
 pub mod producer;
 pub mod settings;
 pub mod start;
+mod topic_ids;
 pub mod topics;
 pub mod transaction;
 

@@ -82,6 +82,9 @@ impl KafkaSettings {
             // (CONCURRENT_TRANSACTIONS), and caps small transactions at 15 a second.
             .set("retry.backoff.ms", "10")
             .set("retry.backoff.max.ms", "1000")
+            // A client believes what it was told of a topic for this long, unless an error tells it otherwise; the
+            // default is five minutes.
+            .set("topic.metadata.refresh.interval.ms", "10000")
             // How soon a broker that was away is tried again.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000");

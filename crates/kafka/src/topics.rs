@@ -50,6 +50,8 @@ pub enum Role {
 /// A topic as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Described {
+    /// The id that Kafka gave it when it was created; `None` if the brokers tell none.
+    pub id: Option<String>,
     /// How many partitions it has.
     pub partitions: usize,
     /// On how many brokers the partition with the fewest replicas lies.

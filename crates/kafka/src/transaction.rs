@@ -125,6 +125,12 @@ impl TransactionalProducer {
                 "message.timeout.ms",
                 limits.transaction_max.as_millis().to_string(),
             )
+            // librdkafka waits for the coordinator's answer to the offsets for as long as a request may take, whatever
+            // limit it is given: with its default a lost coordinator holds up the program for most of a minute.
+            .set(
+                "socket.timeout.ms",
+                (limits.end_max.as_millis() / 2).max(1_000).to_string(),
+            )
             // Records of a transaction gather for this long, so that a request carries many of a partition; the
             // end of the transaction flushes, and waits for none of it.
             .set("linger.ms", "5")

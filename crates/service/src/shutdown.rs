@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -77,6 +78,31 @@ impl Shutdown {
         let _ = changed.wait_for(|requested| *requested).await;
     }
 
+    /// Ends the process so long after the request, drained or not: what hangs in a library would otherwise hold up
+    /// the restart, and a supervisor's SIGKILL says nothing.
+    ///
+    /// # Errors
+    /// There is no thread left.
+    pub fn limit_drain(&self, drain_max: Duration) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .context("the drain cannot be limited")?;
+        let shutdown = self.clone();
+        std::thread::Builder::new()
+            .name("drain".into())
+            .spawn(move || {
+                runtime.block_on(shutdown.requested());
+                std::thread::sleep(drain_max);
+                tracing::error!(
+                    drain_max_s = drain_max.as_secs(),
+                    "not drained in time: ends as if it were killed, which loses nothing",
+                );
+                std::process::exit(1);
+            })
+            .context("the thread that limits the drain cannot be started")?;
+        Ok(())
+    }
+
     async fn listen(self, mut terminate: Signal, mut interrupt: Signal) {
         loop {
             let (name, number) = tokio::select! {
@@ -100,7 +126,7 @@ impl Shutdown {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;

@@ -1,5 +1,6 @@
 //! The state directory: one process's, with a store for each partition that it owned.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,24 @@ pub enum DirectoryError {
         /// What it is to be used for.
         is: String,
     },
+    /// A topic that it holds the state of was deleted, and another one has its name.
+    #[error(
+        "the topic {topic:?} was deleted and created again: the state directory {} was made with its id {was}, and \
+         its id is now {is}. What was processed before is not in the new topic, and its orders could be paid twice \
+         or never. Compare it with the outbox, rebuild the changelog from the outbox if it is the changelog, and \
+         then remove the state directory of each validator, while none runs",
+        path.display()
+    )]
+    Recreated {
+        /// The directory.
+        path: PathBuf,
+        /// The topic's name.
+        topic: String,
+        /// Its id when the directory was made.
+        was: String,
+        /// Its id now.
+        is: String,
+    },
 }
 
 impl StateDirectory {
@@ -81,26 +100,67 @@ impl StateDirectory {
     /// # Errors
     /// It was made for others, or cannot be read or written.
     pub fn claim(&self, topics: &str) -> Result<(), DirectoryError> {
-        let io = |source| DirectoryError::Io {
-            path: self.path.clone(),
-            source,
-        };
-        let file = self.path.join("topics");
-        match fs::read_to_string(&file) {
-            Ok(was) if was.trim_end() == topics => Ok(()),
-            Ok(was) => Err(DirectoryError::OtherTopics {
+        match self.read("topics")? {
+            Some(was) if was.trim_end() == topics => Ok(()),
+            Some(was) => Err(DirectoryError::OtherTopics {
                 path: self.path.clone(),
                 was: was.trim_end().to_owned(),
                 is: topics.to_owned(),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Renamed into place, so that a crash leaves either no note or a whole one.
-                let new = self.path.join("topics.new");
-                fs::write(&new, format!("{topics}\n"))
-                    .and_then(|()| fs::rename(&new, &file))
-                    .map_err(io)
+            None => self.write("topics", &format!("{topics}\n")),
+        }
+    }
+
+    /// Checks that these topics have the ids that they had before, and notes those that are new. With the same
+    /// name and another id, a topic was deleted and created again.
+    ///
+    /// # Errors
+    /// A topic has another id, or the note cannot be read or written.
+    pub fn claim_ids(&self, ids: &BTreeMap<String, String>) -> Result<(), DirectoryError> {
+        let noted = self.read(IDS)?.unwrap_or_default();
+        let mut known: BTreeMap<&str, &str> = noted.lines().filter_map(|line| line.split_once(' ')).collect();
+        for (topic, id) in ids {
+            let was = *known.entry(topic).or_insert(id);
+            if was != id {
+                return Err(DirectoryError::Recreated {
+                    path: self.path.clone(),
+                    topic: topic.clone(),
+                    was: was.to_owned(),
+                    is: id.clone(),
+                });
             }
-            Err(error) => Err(io(error)),
+        }
+        let text: String = known
+            .iter()
+            .map(|(topic, id)| format!("{topic} {id}\n"))
+            .collect();
+        if text == noted {
+            Ok(())
+        } else {
+            self.write(IDS, &text)
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, DirectoryError> {
+        match fs::read_to_string(self.path.join(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Renamed into place, so that a crash leaves either no note or a whole one.
+    fn write(&self, name: &str, text: &str) -> Result<(), DirectoryError> {
+        let new = self.path.join(format!("{name}.new"));
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, self.path.join(name)))
+            .map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: io::Error) -> DirectoryError {
+        DirectoryError::Io {
+            path: self.path.clone(),
+            source,
         }
     }
 
@@ -110,6 +170,9 @@ impl StateDirectory {
         self.path.join(format!("partition-{partition}.redb"))
     }
 }
+
+/// The note of the topics' ids.
+const IDS: &str = "topic-ids";
 
 #[cfg(test)]
 mod tests {
@@ -132,5 +195,26 @@ mod tests {
             again.claim("payment-orders with 12 partitions"),
             Err(DirectoryError::OtherTopics { .. })
         ));
+    }
+
+    #[test]
+    fn a_topic_that_was_created_again_is_known_by_its_id() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let held = StateDirectory::lock(temporary.path()).expect("free");
+        let ids = |orders: &str| BTreeMap::from([("orders".to_owned(), orders.to_owned())]);
+        held.claim_ids(&ids("a1")).expect("new");
+        held.claim_ids(&BTreeMap::from([("changelog".into(), "c1".into())]))
+            .expect("another new one");
+        held.claim_ids(&ids("a1")).expect("the same");
+        match held.claim_ids(&ids("a2")) {
+            Err(DirectoryError::Recreated { topic, was, is, .. }) => {
+                assert_eq!((&*topic, &*was, &*is), ("orders", "a1", "a2"));
+            }
+            other => panic!("{other:?}"),
+        }
+        // It was not noted, so that the next start is refused too.
+        assert!(held.claim_ids(&ids("a2")).is_err());
+        // A broker that knows no ids proves nothing.
+        held.claim_ids(&BTreeMap::new()).expect("nothing told");
     }
 }

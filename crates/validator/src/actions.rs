@@ -223,7 +223,8 @@ impl Shell {
     pub(crate) fn replaced(&self, fault: &Fault) -> String {
         format!(
             "another validator has joined group {:?} as {:?}, so this one leaves; its store stays, and nothing of it \
-             was committed since. Give each validator a validator.instance_id of its own. ({fault})",
+             was committed since. Give each validator a validator.instance_id of its own. If there is no other, \
+             the group has taken a request of this one twice while a broker was away: start it again. ({fault})",
             self.config.kafka.group_id, self.config.validator.instance_id
         )
     }

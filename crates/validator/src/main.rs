@@ -5,6 +5,7 @@ mod config;
 mod metrics;
 mod outgoing;
 mod queries;
+mod reach;
 mod restore;
 mod run;
 
@@ -40,5 +41,6 @@ fn start() -> anyhow::Result<()> {
         println!("the settings and the topics are sound");
         return Ok(());
     }
+    shutdown.limit_drain(run::DRAIN_MAX)?;
     run::run(&config, &health, &shutdown)
 }

@@ -3,15 +3,16 @@
 
 mod steps;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use kafka::Fault;
+use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::fault::Class;
 use pipeline::admission::Token;
@@ -27,6 +28,14 @@ pub(crate) struct Restorers {
     jobs: Vec<Sender<Job>>,
     wanted: HashMap<Partition, Arc<AtomicBool>>,
     results: Receiver<Restored>,
+    troubles: Arc<Troubles>,
+}
+
+/// Why the last try of each restore under way has failed, as it is told to those who ask for readiness.
+#[derive(Default)]
+struct Troubles {
+    errors: Mutex<BTreeMap<Partition, String>>,
+    has_news: AtomicBool,
 }
 
 /// What a restore has come to.
@@ -63,6 +72,9 @@ struct Plan {
     partitions: usize,
     directory: Arc<store::StateDirectory>,
     metrics: Metrics,
+    topic_ids: BTreeMap<String, String>,
+    admin: Arc<Admin>,
+    troubles: Arc<Troubles>,
 }
 
 impl Restorers {
@@ -73,14 +85,20 @@ impl Restorers {
     pub(crate) fn start(
         config: &Config,
         partitions: usize,
+        topic_ids: BTreeMap<String, String>,
+        admin: &Arc<Admin>,
         directory: &Arc<store::StateDirectory>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
+        let troubles = Arc::<Troubles>::default();
         let plan = Plan {
             config: config.clone(),
             partitions,
             directory: Arc::clone(directory),
             metrics: metrics.clone(),
+            topic_ids,
+            admin: Arc::clone(admin),
+            troubles: Arc::clone(&troubles),
         };
         // Bounded by the partitions: each has at most one restore that is wanted and one that is cancelled.
         let (finished, results) = crossbeam_channel::unbounded();
@@ -106,6 +124,7 @@ impl Restorers {
             jobs,
             wanted: HashMap::new(),
             results,
+            troubles,
         })
     }
 
@@ -140,6 +159,33 @@ impl Restorers {
     pub(crate) fn finished(&self) -> Option<Restored> {
         self.results.try_recv().ok()
     }
+
+    /// Why the last try of a partition's restore failed.
+    pub(crate) fn trouble(&self, partition: Partition) -> Option<String> {
+        self.troubles.lock().get(&partition).cloned()
+    }
+
+    /// Whether any of that has changed since this was asked last.
+    pub(crate) fn has_news(&self) -> bool {
+        self.troubles.has_news.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Troubles {
+    fn set(&self, partition: Partition, error: Option<String>) {
+        let mut errors = self.lock();
+        let was = match error {
+            Some(error) => errors.insert(partition, error),
+            None => errors.remove(&partition),
+        };
+        if was.as_ref() != errors.get(&partition) {
+            self.has_news.store(true, Ordering::Release);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Partition, String>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Plan {
@@ -151,6 +197,7 @@ impl Plan {
             cancelled,
         } = job;
         let began = Instant::now();
+        let (mut again, mut failed) = (AGAIN_MIN, 0);
         let outcome = loop {
             if cancelled.load(Ordering::Acquire) {
                 break Outcome::Cancelled;
@@ -168,13 +215,18 @@ impl Plan {
                 Err(error) => match error.downcast_ref::<Refused>() {
                     Some(refused) => break Outcome::Refused(refused.0.clone()),
                     None => {
-                        tracing::warn!(%partition, error = format!("{error:#}"), "the restore is tried again");
-                        std::thread::sleep(AGAIN);
-                        self.reopen_if_lost(reader, &error);
+                        let text = format!("{error:#}");
+                        tracing::warn!(%partition, error = text, "the restore is tried again");
+                        self.troubles.set(partition, Some(text));
+                        std::thread::sleep(again);
+                        again = (again * 2).min(AGAIN_MAX);
+                        failed += 1;
+                        self.reopen_if_of_no_use(reader, &error, failed);
                     }
                 },
             }
         };
+        self.troubles.set(partition, None);
         if let Outcome::Ready(store, next) = &outcome {
             self.metrics.restores.inc();
             self.metrics
@@ -192,10 +244,11 @@ impl Plan {
         }
     }
 
-    /// A client that has met a fatal error is of no further use.
-    fn reopen_if_lost(&self, reader: &mut ChangelogReader, error: &anyhow::Error) {
+    /// A client that has met a fatal error is of no further use. Nor may be one that keeps failing: librdkafka has
+    /// been seen to hold on for minutes to what a broker told it of a partition while brokers came and went.
+    fn reopen_if_of_no_use(&self, reader: &mut ChangelogReader, error: &anyhow::Error, failed: u32) {
         let is_lost = |fault: &Fault| fault.class == Class::ClientLost;
-        if error.downcast_ref().is_some_and(is_lost) {
+        if error.downcast_ref().is_some_and(is_lost) || failed.is_multiple_of(REOPEN_EVERY) {
             match ChangelogReader::open(&self.config.kafka, &self.config.topics.changelog) {
                 Ok(opened) => *reader = opened,
                 Err(fault) => tracing::warn!(error = %fault, "the changelog reader cannot be opened anew"),
@@ -204,5 +257,9 @@ impl Plan {
     }
 }
 
-/// How long to wait before a restore that failed is tried again.
-const AGAIN: Duration = Duration::from_millis(200);
+/// How long to wait before a restore that failed is tried again: longer each time, since a full disk is not
+/// emptied by writing to it, but never so long that a person waits for it.
+const AGAIN_MIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(3);
+/// After so many tries in vain the next one is made with a new client.
+const REOPEN_EVERY: u32 = 4;

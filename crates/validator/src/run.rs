@@ -1,12 +1,14 @@
 //! The run loop: next event, ask the state machine, do the actions. One thread owns consumer, producer
 //! and stores.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use crossbeam_channel::Receiver;
+use kafka::admin::Admin;
 use kafka::fault::{Class, Fault};
 use kafka::topics::{Required, Role};
 use kafka::{Consumer, Happening, Headers};
@@ -20,10 +22,14 @@ use crate::actions::{Membership, Shell};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
+use crate::reach::{self, Recreated};
 use crate::restore::{Outcome, Restored, Restorers};
 
 /// The longest sound turn of the loop: a commit and the opening of a producer, each at their limits.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A commit and the closing of stores and clients take a second or two; supervisors kill after 30 s.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(25);
 
 /// Runs until asked to leave.
 ///
@@ -34,18 +40,22 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     let Topics {
         partitions,
         record_bytes_max,
+        ids,
     } = check_topics(config)?;
     directory.claim(&format!(
         "{} and {} with {partitions} partitions",
         config.topics.orders, config.topics.changelog
     ))?;
+    directory.claim_ids(&ids)?;
 
     let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
     let (route, queries) = queries::route();
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
-    let restorers = Restorers::start(config, partitions, &directory, &metrics)?;
+    let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
+    let recreated = reach::watch(Arc::clone(&admin), ids.clone(), health)?;
+    let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
     let rules = config.rules(partitions, record_bytes_max)?;
     let admission = Admission::new(rules, config.limits(), Instant::now());
@@ -65,8 +75,12 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         partitions,
         "validator started",
     );
+    // Without an assignment nothing is known of any partition; then it is known that there is none.
+    health.unmet_because(PARTITIONS, "the group has not assigned any partitions yet");
     health.met(Health::STARTED);
     Loop {
+        is_assigned: false,
+        recreated,
         admission,
         shell,
         queries,
@@ -86,6 +100,8 @@ pub(crate) struct Topics {
     partitions: usize,
     /// The largest record that the outbox takes, in bytes.
     record_bytes_max: usize,
+    /// The ids of the topics that the state directory holds the state of.
+    ids: BTreeMap<String, String>,
 }
 
 /// Checks the topics.
@@ -117,13 +133,21 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<Topics> {
                 config.topics.pending
             )
         })?;
+    let ids = [&config.topics.orders, &config.topics.changelog]
+        .into_iter()
+        .filter_map(|topic| Some((topic.clone(), existing.get(topic)?.id.clone()?)))
+        .collect();
     Ok(Topics {
         partitions: orders.partitions,
         record_bytes_max,
+        ids,
     })
 }
 
 struct Loop<'a> {
+    /// Whether the group has told of an assignment, perhaps of none.
+    is_assigned: bool,
+    recreated: Recreated,
     admission: Admission<Membership>,
     shell: Shell,
     queries: Receiver<Query>,
@@ -139,10 +163,20 @@ impl Loop<'_> {
             self.health.tick();
             if shutdown.is_requested() {
                 self.tell(consumer, Event::Stop)?;
+                tracing::info!("drained; closing the clients");
                 break;
             }
             while let Some(restored) = self.shell.restorers.finished() {
                 self.restored(consumer, restored)?;
+            }
+            if self.recreated.swap(false, Ordering::AcqRel) {
+                tracing::error!(
+                    "a topic was deleted and created again; nothing is processed until it was looked at"
+                );
+                self.tell(consumer, Event::Failed)?;
+            }
+            if self.shell.restorers.has_news() {
+                self.tell_health();
             }
             self.persist(consumer)?;
             self.answer();
@@ -176,6 +210,7 @@ impl Loop<'_> {
             }
             Ok(Some(Happening::Assigned { partitions, metadata })) => {
                 tracing::info!(?partitions, "partitions assigned");
+                self.is_assigned = true;
                 Event::Assigned(partitions, Arc::new(metadata))
             }
             Ok(Some(Happening::Revoked { partitions, metadata })) => {
@@ -190,6 +225,12 @@ impl Loop<'_> {
                 Event::Lost(partitions)
             }
             Ok(None) => return Ok(false),
+            Err(fault) if fault.is_out_of_range() => {
+                // It is not said of which partition. Each one's restore compares its offset with what there is; of
+                // those that have lost nothing none is refused.
+                tracing::error!(error = %fault, "orders may have been deleted before they were processed; looking");
+                Event::Failed
+            }
             Err(fault) => return self.poll_failed(&fault).map(|()| false),
         };
         self.tell(consumer, event)?;
@@ -288,6 +329,9 @@ impl Loop<'_> {
     }
 
     fn tell_health(&self) {
+        if !self.is_assigned {
+            return;
+        }
         let stages = self.admission.partitions();
         self.shell.metrics.stages(stages.values());
         let waiting: Vec<String> = stages
@@ -295,7 +339,10 @@ impl Loop<'_> {
             .filter_map(|(partition, stage)| match stage {
                 Stage::Running { .. } => None,
                 Stage::AwaitsProducer => Some(format!("partition {partition} waits for a producer")),
-                Stage::Restoring(_) => Some(format!("partition {partition} is being restored")),
+                Stage::Restoring(_) => Some(match self.shell.restorers.trouble(*partition) {
+                    None => format!("partition {partition} is being restored"),
+                    Some(error) => format!("partition {partition} is being restored; the last try: {error}"),
+                }),
                 Stage::Refused(reason) => Some(format!("partition {partition} is refused: {reason}")),
             })
             .collect();

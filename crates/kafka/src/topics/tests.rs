@@ -29,6 +29,7 @@ fn created(partitions: usize, replication_factor: usize) -> Existing {
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         let described = Described {
+            id: None,
             partitions: new.partitions,
             replication_factor: new.replication_factor,
             configs,
@@ -342,6 +343,7 @@ fn what_is_created_follows_the_orders_topic_that_is_there() {
     let topics = Topics::default();
     let configs = [("max.message.bytes".to_owned(), "5000000".to_owned())].into();
     let orders = Described {
+        id: None,
         partitions: 10,
         replication_factor: 3,
         configs,

@@ -186,16 +186,20 @@ impl<'a> Restore<'a> {
             }
             Some(next) if next < start => {
                 return Err(format!(
-                    "orders {next} to {start} of {topic}/{partition} were deleted before they were processed (the \
-                     topic's retention is too short, or its records were deleted); find these orders at their \
-                     source, then set the offset of group {group:?} to {start} while no validator runs"
+                    "the {} offsets from {next} to {start} of {topic}/{partition} were deleted before they were \
+                     processed (the topic's retention is too short, or its records were deleted); find these orders \
+                     at their source, then, while no validator runs, set the group's offset to the first order that \
+                     there is: `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic \
+                     {topic}:{partition} --reset-offsets --to-offset {start} --execute`",
+                    start.0 - next.0
                 ));
             }
             Some(next) if next > end => {
                 return Err(format!(
                     "the committed offset {next} of {topic}/{partition} is behind the partition's end {end}: the topic \
-                     was deleted and created again, or its log was cut; compare it with the outbox, then set the \
-                     offset of group {group:?} while no validator runs"
+                     was deleted and created again, or its log was cut; compare it with the outbox, then, while no \
+                     validator runs, set the group's offset: `kafka-consumer-groups.sh --bootstrap-server BROKERS \
+                     --group {group} --topic {topic}:{partition} --reset-offsets --to-offset OFFSET --execute`"
                 ));
             }
             Some(next) => next,

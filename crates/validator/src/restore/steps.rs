@@ -2,15 +2,16 @@
 //! the answers mean is decided in [`pipeline::admission::restore`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
+use kafka::Fault;
 use kafka::changelog::{ChangelogReader, Interrupted};
 use kafka::fault::Class;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
-use records::{Offset, Partition};
+use records::{Bounds, Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
-use store::{Change, Identity, Options, Store};
+use store::{Change, DirectoryError, Identity, Options, Store};
 
 use super::Plan;
 
@@ -23,15 +24,20 @@ impl Plan {
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<Offset>> {
+        self.check_ids()?;
         let names = self.names(partition);
         let mut restore = Restore::of(&names);
         let mut question = Question::Committed;
         let mut is_new_group = false;
+        let mut orders = None;
         loop {
             let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
                 return Ok(None);
             };
             is_new_group |= answer == Answer::Committed(None);
+            if let Answer::OrdersBounds(bounds) = answer {
+                orders = Some(bounds);
+            }
             match restore.on(answer) {
                 Step::Ask(next) => question = next,
                 Step::Ready(start) => {
@@ -44,8 +50,28 @@ impl Plan {
                     }
                     return Ok(Some(start));
                 }
-                Step::Refused(reason) => return Err(refused(reason)),
+                Step::Refused(reason) => {
+                    // The answer to the last question is why.
+                    return Err(match orders.filter(|_| question == Question::OrdersBounds) {
+                        Some(orders) => refused(format!("{reason}. {}", times(reader, &names, orders))),
+                        None => refused(reason),
+                    });
+                }
             }
+        }
+    }
+
+    /// That the topics are those of which the state directory holds the state. It was asked at the start; topics
+    /// may have been deleted and created again since.
+    fn check_ids(&self) -> anyhow::Result<()> {
+        let names: Vec<&str> = self.topic_ids.keys().map(String::as_str).collect();
+        if names.is_empty() || guard_removed!("guard-topic-ids") {
+            return Ok(());
+        }
+        let found = self.admin.topic_ids(&names, ANSWER_MAX)?;
+        match self.directory.claim_ids(&found) {
+            Err(error @ DirectoryError::Recreated { .. }) => Err(refused(error.to_string())),
+            other => Ok(other?),
         }
     }
 
@@ -194,6 +220,33 @@ fn target(reader: &ChangelogReader, partition: Partition, high_watermark: Offset
     Ok(high_watermark)
 }
 
+/// From when to when orders may be missing, as far as the topics tell.
+fn times(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
+    let Names {
+        topics, partition, ..
+    } = names;
+    let before = reader
+        .bounds(*partition, ANSWER_MAX)
+        .and_then(|Bounds { start, end }| {
+            let start = start.max(Offset(end.0 - LOOK_BACK));
+            reader.last_at(&topics.changelog, *partition, Bounds { start, end })
+        });
+    let after = reader.first_at(&topics.orders, *partition, orders);
+    let text = |at: Result<Option<Timestamp>, Fault>| match at {
+        Ok(Some(Timestamp(ms))) => {
+            let since_epoch = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
+        }
+        Ok(None) => "an unknown time".into(),
+        Err(fault) => format!("an unknown time ({fault})"),
+    };
+    format!(
+        "The last order that was admitted before is of {}, the first one that there is now of {}",
+        text(before),
+        text(after)
+    )
+}
+
 /// Writes a chunk and makes it durable.
 fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
     kill_at!("during-restore");
@@ -221,5 +274,7 @@ pub(super) fn refused(reason: String) -> anyhow::Error {
 
 /// Longer than a coordinator takes to move; what is not answered by then is asked again.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Behind the last committed record lie markers, and perhaps records that were aborted.
+const LOOK_BACK: i64 = 1_000;
 /// As many records as a store takes in one transaction: a few MB in memory.
 const CHUNK: usize = 10_000;

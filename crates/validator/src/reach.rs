@@ -1,0 +1,96 @@
+//! Whether the brokers answer, asked by a thread of its own: while they do not, the program is not ready, also
+//! when there is nothing to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kafka::admin::Admin;
+use service::Health;
+
+/// Set when a topic was deleted and created again: each partition is to be looked at anew.
+pub(crate) type Recreated = Arc<AtomicBool>;
+
+/// Watches until the process ends. The question that is asked is for the ids of the topics.
+///
+/// # Errors
+/// There is no thread left.
+pub(crate) fn watch(
+    admin: Arc<Admin>,
+    ids: BTreeMap<String, String>,
+    health: &Health,
+) -> anyhow::Result<Recreated> {
+    let recreated = Recreated::default();
+    let watch = Watch {
+        admin,
+        ids,
+        health: health.clone(),
+        recreated: Arc::clone(&recreated),
+        answered: Instant::now(),
+        is_silent: false,
+    };
+    std::thread::Builder::new()
+        .name("reach".into())
+        .spawn(move || watch.look())
+        .context("the thread that asks whether the brokers answer cannot be started")?;
+    Ok(recreated)
+}
+
+struct Watch {
+    admin: Arc<Admin>,
+    ids: BTreeMap<String, String>,
+    health: Health,
+    recreated: Recreated,
+    answered: Instant,
+    is_silent: bool,
+}
+
+impl Watch {
+    fn look(mut self) {
+        loop {
+            let names: Vec<&str> = self.ids.keys().map(String::as_str).collect();
+            match self.admin.topic_ids(&names, ANSWER_MAX) {
+                Ok(found) => self.answered(found),
+                Err(fault) if self.answered.elapsed() > SILENCE_MAX => {
+                    let silent_s = self.answered.elapsed().as_secs();
+                    if !self.is_silent {
+                        tracing::warn!(error = %fault, silent_s, "no broker answers; waiting");
+                        self.is_silent = true;
+                    }
+                    let reason = format!("no broker has answered for {silent_s} s: {fault}");
+                    self.health.unmet_because(BROKERS, reason);
+                }
+                // One that has just gone is no reason yet: another one is asked.
+                Err(_) => {}
+            }
+            std::thread::sleep(EVERY);
+        }
+    }
+
+    fn answered(&mut self, found: BTreeMap<String, String>) {
+        self.answered = Instant::now();
+        if self.is_silent {
+            tracing::info!("the brokers answer again");
+            self.is_silent = false;
+            self.health.met(BROKERS);
+        }
+        // While a topic is being created again, it is not there.
+        for (topic, id) in found {
+            let known = self.ids.entry(topic).or_insert_with(|| id.clone());
+            if *known != id {
+                *known = id;
+                self.recreated.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// The name of the condition.
+const BROKERS: &str = "brokers";
+/// Also how long orders of a topic that was created again may be taken for those of the old one.
+const EVERY: Duration = Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Less than a session, so that readiness tells before the group does.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
