@@ -64,6 +64,23 @@ pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partit
         .collect())
 }
 
+/// Sets the group's offset of a partition, as a person does who repairs it; no member may run.
+///
+/// # Errors
+/// Kafka refuses.
+pub fn set_committed(kafka: &str, group: &str, topic: &str, partition: Partition, to: Offset) -> Result<()> {
+    let consumer: rdkafka::consumer::BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .create()
+        .context("creating a consumer")?;
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition.0, At::Offset(to.0))?;
+    consumer
+        .commit(&offsets, rdkafka::consumer::CommitMode::Sync)
+        .with_context(|| format!("setting the offset of {group} for {topic}/{partition}"))
+}
+
 /// How many records of the topic lie behind the group's committed offsets.
 ///
 /// # Errors
@@ -143,6 +160,25 @@ impl Administrator {
             .with_context(|| format!("setting {setting} of {name}"))?;
         for result in results {
             result.map_err(|(of, error)| anyhow!("Kafka refuses to configure {of:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the records of a partition below an offset, as retention would.
+    ///
+    /// # Errors
+    /// Kafka refuses.
+    pub fn delete_records(&self, topic: &str, partition: Partition, before: Offset) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition.0, At::Offset(before.0))?;
+        let deleted = self
+            .runtime
+            .block_on(self.client.delete_records(&offsets, &options()))
+            .with_context(|| format!("deleting records of {topic}/{partition} below {before}"))?;
+        for element in deleted.elements() {
+            element
+                .error()
+                .with_context(|| format!("deleting records of {topic}/{partition} below {before}"))?;
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ pub mod pipeline;
 pub mod process;
 pub mod proxy;
 pub mod read;
+pub mod sending;
 pub mod settings;
 pub mod signals;
 pub mod stores;

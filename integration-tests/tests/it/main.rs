@@ -3,9 +3,15 @@
 //! One module per guarantee or pair of them. Tests take turns: each loads the machine, and a time that one
 //! may take says nothing while another is at work.
 
+mod asking;
 mod end_txn;
 mod high_watermark;
 mod one_by_one;
+mod outages;
+mod poison;
+mod refusals;
+mod replaced;
+mod restores;
 mod settings;
 mod shutdown;
 mod stage_one;
