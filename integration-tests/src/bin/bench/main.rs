@@ -3,6 +3,7 @@
 
 mod caller;
 mod machine;
+mod restart;
 mod validator;
 
 use std::process::ExitCode;
@@ -23,12 +24,15 @@ enum Program {
     Validator(validator::Arguments),
     /// Calls per second, processor time per call and peak memory of one caller.
     Caller(caller::Arguments),
+    /// How long a restart of a validator keeps orders waiting, with many keys in its store.
+    Restart(restart::Arguments),
 }
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
+        Program::Restart(arguments) => restart::measure(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
