@@ -12,6 +12,7 @@ mod poison;
 mod refusals;
 mod replaced;
 mod restores;
+mod secrets;
 mod settings;
 mod shutdown;
 mod stage_one;

@@ -1,6 +1,7 @@
 //! Measurements: how fast, at what cost, and in how much memory, with the machine and the settings beside
 //! each figure.
 
+mod bare;
 mod caller;
 mod machine;
 mod restart;
@@ -26,6 +27,9 @@ enum Program {
     Caller(caller::Arguments),
     /// How long a restart of a validator keeps orders waiting, with many keys in its store.
     Restart(restart::Arguments),
+    /// The loop that the caller is compared with.
+    #[command(hide = true)]
+    Bare(bare::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
+        Program::Bare(arguments) => bare::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
