@@ -53,7 +53,13 @@ impl Shell {
                 self.restorers.begin(partition, token, store);
             }
             Action::CancelRestore(partition) => self.restorers.cancel(partition),
-            Action::Start(partition, offset) => consumer.start(partition, offset)?,
+            Action::Start(partition, offset) => {
+                if let Err(fault) = consumer.start(partition, offset) {
+                    // librdkafka has stopped it meanwhile, as when its topic is being deleted.
+                    tracing::warn!(error = %fault, "the partition cannot be started yet, and is looked at anew");
+                    return Ok(Some(Event::Failed));
+                }
+            }
             Action::Pause(partitions) => consumer.pause(&partitions)?,
             Action::End(offsets, membership) => return self.end(&offsets, &membership).map(Some),
             Action::Apply(partition, admitted, checkpoint) => {

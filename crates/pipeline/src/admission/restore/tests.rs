@@ -141,7 +141,7 @@ fn a_gap_in_the_orders_is_refused() {
         committed: Some(6),
         ..Facts::sound()
     }
-    .refused("orders 6 to 7 of payment-orders/3 were deleted before they were processed");
+    .refused("the 1 offsets from 6 to 7 of payment-orders/3 were deleted");
     Facts {
         committed: Some(51),
         ..Facts::sound()
