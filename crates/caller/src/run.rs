@@ -214,10 +214,7 @@ impl Loop {
     fn event_of(&self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
         Ok(match happening {
             Happening::Record(record) => Event::Pending(Job::read(&record, &self.shell.api)),
-            Happening::Assigned {
-                partitions,
-                metadata: _,
-            } => Event::Assigned(partitions),
+            Happening::Assigned { partitions, .. } => Event::Assigned(partitions),
             Happening::Revoked { partitions, .. } => {
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)

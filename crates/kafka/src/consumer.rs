@@ -6,6 +6,7 @@
 //! still be committed, so a transaction can end, and a drain can take its time, before a partition goes.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub enum Happening<'a> {
         /// The membership as of this generation, for the transactions of this assignment. It is taken
         /// here and nowhere else: taken before the first assignment it would fence nothing.
         metadata: ConsumerGroupMetadata,
+        /// The id that the coordinator has given to this member. Another one than before tells that the member
+        /// was out of the group meanwhile, of which it may not have heard otherwise.
+        member_id: String,
     },
     /// Partitions are wanted by another member; they are ours until they are given up.
     Revoked {
@@ -53,6 +57,8 @@ pub enum Happening<'a> {
         partitions: Vec<Partition>,
         /// The membership as of this generation: with it a transaction can still end.
         metadata: ConsumerGroupMetadata,
+        /// As in [`Self::Assigned`].
+        member_id: String,
     },
     /// Partitions may already belong to another member. Nothing may be committed for them.
     Lost {
@@ -324,8 +330,8 @@ impl Drop for Consumer {
         self.inner.context().closing.store(true, Ordering::Release);
         while let Some(queued) = self.inner.context().take() {
             match queued {
-                Queued::Assigned(partitions, _) => complete(&self.inner, true, &self.list(&partitions)),
-                Queued::Revoked(partitions, _) | Queued::Lost(partitions) => {
+                Queued::Assigned(partitions, ..) => complete(&self.inner, true, &self.list(&partitions)),
+                Queued::Revoked(partitions, ..) | Queued::Lost(partitions) => {
                     complete(&self.inner, false, &self.list(&partitions));
                 }
             }
@@ -362,6 +368,26 @@ pub fn unjoined_metadata(settings: &KafkaSettings) -> Result<ConsumerGroupMetada
         .ok_or_else(|| Fault::unavailable(attempted))
 }
 
+/// The id that the group's coordinator has given to this member; empty while it has none.
+#[expect(
+    unsafe_code,
+    reason = "rust-rdkafka keeps what a group metadata object holds to itself"
+)]
+fn member_id<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> String {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as `consumer`; what librdkafka hands out is a C string of ours, which is
+    // copied and then given back to it once.
+    unsafe {
+        let text = rdkafka::bindings::rd_kafka_memberid(client);
+        if text.is_null() {
+            return String::new();
+        }
+        let id = CStr::from_ptr(text).to_string_lossy().into_owned();
+        rdkafka::bindings::rd_kafka_mem_free(client, text.cast());
+        id
+    }
+}
+
 /// How long librdkafka may take to set a position; it only has to tell a thread of its own.
 const SEEK_MAX: Duration = Duration::from_secs(5);
 
@@ -374,8 +400,8 @@ struct Queue {
 }
 
 enum Queued {
-    Assigned(Vec<Partition>, ConsumerGroupMetadata),
-    Revoked(Vec<Partition>, ConsumerGroupMetadata),
+    Assigned(Vec<Partition>, ConsumerGroupMetadata, String),
+    Revoked(Vec<Partition>, ConsumerGroupMetadata, String),
     Lost(Vec<Partition>),
 }
 
@@ -398,8 +424,16 @@ impl Queue {
 impl From<Queued> for Happening<'_> {
     fn from(queued: Queued) -> Self {
         match queued {
-            Queued::Assigned(partitions, metadata) => Happening::Assigned { partitions, metadata },
-            Queued::Revoked(partitions, metadata) => Happening::Revoked { partitions, metadata },
+            Queued::Assigned(partitions, metadata, member_id) => Happening::Assigned {
+                partitions,
+                metadata,
+                member_id,
+            },
+            Queued::Revoked(partitions, metadata, member_id) => Happening::Revoked {
+                partitions,
+                metadata,
+                member_id,
+            },
             Queued::Lost(partitions) => Happening::Lost { partitions },
         }
     }
@@ -415,9 +449,14 @@ impl ConsumerContext for Queue {
             complete(consumer, is_assign, list);
             return;
         }
-        match consumer.group_metadata() {
-            Some(metadata) if is_assign => self.put(Queued::Assigned(partitions, metadata)),
-            Some(metadata) if !consumer.assignment_lost() => self.put(Queued::Revoked(partitions, metadata)),
+        // In this order: should the member join anew between the two, the id is the new one already, and tells it.
+        let metadata = consumer.group_metadata();
+        let member_id = member_id(consumer);
+        match metadata {
+            Some(metadata) if is_assign => self.put(Queued::Assigned(partitions, metadata, member_id)),
+            Some(metadata) if !consumer.assignment_lost() => {
+                self.put(Queued::Revoked(partitions, metadata, member_id));
+            }
             _ if !is_assign => self.put(Queued::Lost(partitions)),
             // Only a consumer without a group has none.
             _ => tracing::error!("an assignment came without group metadata and is not accepted"),

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use kafka::fault::{Class, Fault};
 use kafka::transaction::Ended;
 use kafka::{Consumer, TransactionalProducer};
-use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict, overtaken};
+use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
@@ -20,8 +20,8 @@ use crate::metrics::{End, Metrics};
 use crate::outgoing::{self, InputHeaders};
 use crate::restore::Restorers;
 
-/// The membership that a transaction is bound to.
-pub(crate) type Membership = Arc<ConsumerGroupMetadata>;
+/// What a transaction is bound to a membership by.
+pub(crate) type Bound = Arc<ConsumerGroupMetadata>;
 
 /// Everything that actions act on, but for the consumer, whose records are borrowed meanwhile.
 pub(crate) struct Shell {
@@ -43,11 +43,10 @@ impl Shell {
     pub(crate) fn perform(
         &mut self,
         consumer: &Consumer,
-        action: Action<Membership>,
-    ) -> anyhow::Result<Option<Event<Membership>>> {
+        action: Action<Bound>,
+    ) -> anyhow::Result<Option<Event<Bound>>> {
         match action {
             Action::Accept(partitions) => consumer.accept(&partitions)?,
-            Action::Confirm(running) => return Ok(self.confirm(consumer, &running)),
             Action::Restore(partition, token) => {
                 let store = self.stores.remove(&partition);
                 self.restorers.begin(partition, token, store);
@@ -127,7 +126,7 @@ impl Shell {
     }
 
     /// Makes durable what a store has taken in since the last time.
-    pub(crate) fn persist(&mut self, partition: Partition) -> Option<Event<Membership>> {
+    pub(crate) fn persist(&mut self, partition: Partition) -> Option<Event<Bound>> {
         let persisted = self
             .stores
             .get_mut(&partition)
@@ -135,29 +134,7 @@ impl Shell {
         self.store_event(partition, persisted)
     }
 
-    fn confirm(&self, consumer: &Consumer, running: &Offsets) -> Option<Event<Membership>> {
-        let partitions: Vec<Partition> = running.iter().map(|(partition, _)| *partition).collect();
-        let found = match consumer.committed(&partitions, CONFIRM_MAX) {
-            Ok(found) => found,
-            Err(fault) => {
-                tracing::warn!(error = %fault, "whether the partitions are still this validator's is unknown");
-                return Some(Event::Overtaken);
-            }
-        };
-        let found = found.iter().map(|found| (found.partition, found.offset));
-        let (partition, committed) = overtaken(running, found)?;
-        tracing::warn!(
-            %partition, %committed,
-            "another validator has worked on a partition that this one held; starting over",
-        );
-        Some(Event::Overtaken)
-    }
-
-    fn end(
-        &mut self,
-        offsets: &Offsets,
-        membership: &ConsumerGroupMetadata,
-    ) -> anyhow::Result<Event<Membership>> {
+    fn end(&mut self, offsets: &Offsets, membership: &ConsumerGroupMetadata) -> anyhow::Result<Event<Bound>> {
         let Some(producer) = &self.producer else {
             return Ok(Event::Failed);
         };
@@ -213,7 +190,7 @@ impl Shell {
         }
     }
 
-    fn failed(&self, fault: &Fault, meaning: &str) -> anyhow::Result<Event<Membership>> {
+    fn failed(&self, fault: &Fault, meaning: &str) -> anyhow::Result<Event<Bound>> {
         match fault.class {
             Class::Replaced => bail!("{}", self.replaced(fault)),
             Class::Refused => {
@@ -240,7 +217,7 @@ impl Shell {
         partition: Partition,
         admitted: Admitted,
         checkpoint: Offset,
-    ) -> Option<Event<Membership>> {
+    ) -> Option<Event<Bound>> {
         kill_at!("before-store");
         let Some(store) = self.stores.get_mut(&partition) else {
             // It would lack these keys.
@@ -279,13 +256,13 @@ impl Shell {
         &mut self,
         partition: Partition,
         outcome: Result<(), store::StoreError>,
-    ) -> Option<Event<Membership>> {
+    ) -> Option<Event<Bound>> {
         let error = outcome.err()?;
         tracing::error!(%partition, %error, "the store failed and is rebuilt from the changelog");
         Some(Event::StoreFailed(partition))
     }
 
-    fn open_producer(&mut self) -> anyhow::Result<Event<Membership>> {
+    fn open_producer(&mut self) -> anyhow::Result<Event<Bound>> {
         let id = self.config.transactional_id();
         let limits = self.config.transaction_limits();
         match TransactionalProducer::open(&self.config.kafka, &id, limits, OPEN_MAX) {
@@ -321,7 +298,5 @@ impl Shell {
     }
 }
 
-/// A coordinator that does not answer in this time makes the partitions start over, which waits for it.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// How long one try to open the producer may take; meanwhile nothing is polled.
 const OPEN_MAX: Duration = Duration::from_secs(15);

@@ -12,13 +12,14 @@ use kafka::admin::Admin;
 use kafka::fault::{Class, Fault};
 use kafka::topics::{Required, Role};
 use kafka::{Consumer, Happening, Headers};
-use pipeline::admission::{Action, Admission, Event, Input, Stage, Taken};
+use pipeline::admission::{Action, Admission, Event, Input, Membership, Stage, Taken};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
-use crate::actions::{Membership, Shell};
+use crate::actions::{Bound, Shell};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
@@ -148,7 +149,7 @@ struct Loop<'a> {
     /// Whether the group has told of an assignment, perhaps of none.
     is_assigned: bool,
     recreated: Recreated,
-    admission: Admission<Membership>,
+    admission: Admission<Bound>,
     shell: Shell,
     queries: Receiver<Query>,
     health: &'a Health,
@@ -208,14 +209,22 @@ impl Loop<'_> {
                 self.record(consumer, &record, now)?;
                 return Ok(true);
             }
-            Ok(Some(Happening::Assigned { partitions, metadata })) => {
-                tracing::info!(?partitions, "partitions assigned");
+            Ok(Some(Happening::Assigned {
+                partitions,
+                metadata,
+                member_id,
+            })) => {
+                tracing::info!(?partitions, member_id, "partitions assigned");
                 self.is_assigned = true;
-                Event::Assigned(partitions, Arc::new(metadata))
+                Event::Assigned(partitions, membership(member_id, metadata))
             }
-            Ok(Some(Happening::Revoked { partitions, metadata })) => {
-                tracing::info!(?partitions, "partitions revoked");
-                Event::Revoked(partitions, Arc::new(metadata))
+            Ok(Some(Happening::Revoked {
+                partitions,
+                metadata,
+                member_id,
+            })) => {
+                tracing::info!(?partitions, member_id, "partitions revoked");
+                Event::Revoked(partitions, membership(member_id, metadata))
             }
             Ok(Some(Happening::Lost { partitions })) => {
                 tracing::warn!(
@@ -315,8 +324,8 @@ impl Loop<'_> {
 
     /// Tells the machine what happened, and does what it asks for: in its order, but what comes of an
     /// action comes before the next one.
-    fn tell(&mut self, consumer: &Consumer, event: Event<Membership>) -> anyhow::Result<()> {
-        let mut actions: VecDeque<Action<Membership>> = self.admission.on(event, Instant::now()).into();
+    fn tell(&mut self, consumer: &Consumer, event: Event<Bound>) -> anyhow::Result<()> {
+        let mut actions: VecDeque<Action<Bound>> = self.admission.on(event, Instant::now()).into();
         while let Some(action) = actions.pop_front() {
             if let Some(event) = self.shell.perform(consumer, action)? {
                 for action in self.admission.on(event, Instant::now()).into_iter().rev() {
@@ -379,6 +388,13 @@ impl Loop<'_> {
             // Who asked may have gone.
             let _ = answer.send(found);
         }
+    }
+}
+
+fn membership(member_id: String, metadata: ConsumerGroupMetadata) -> Membership<Bound> {
+    Membership {
+        member_id: member_id.into(),
+        metadata: Arc::new(metadata),
     }
 }
 

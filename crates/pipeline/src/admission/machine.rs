@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 
 use super::input::Input;
+use super::membership::Membership;
 use super::rules::Rules;
 use super::transaction::{Admitted, Limits, Offsets, Transaction};
 use super::verdict::{Verdict, decide};
 
-/// Stage one's decisions. `M` is the group membership that a transaction is bound to.
+/// Stage one's decisions. `M` is what a transaction is bound to a group membership by.
 #[derive(Debug)]
 pub struct Admission<M> {
     rules: Rules,
@@ -27,7 +28,7 @@ pub struct Admission<M> {
     open: Option<Transaction>,
     /// As of the last assignment. `None` before the first one: without a membership that Kafka can check,
     /// nothing is committed.
-    membership: Option<M>,
+    membership: Option<Membership<M>>,
     producer: Producer,
     last_token: Token,
     stopping: bool,
@@ -64,10 +65,10 @@ enum Producer {
 #[derive(Debug)]
 pub enum Event<M> {
     /// A new generation of the group, perhaps with partitions that are new to this member.
-    Assigned(Vec<Partition>, M),
+    Assigned(Vec<Partition>, Membership<M>),
     /// Partitions are wanted by another member, and are ours until given up; with the membership as of this
     /// generation.
-    Revoked(Vec<Partition>, M),
+    Revoked(Vec<Partition>, Membership<M>),
     /// Partitions may already be another member's.
     Lost(Vec<Partition>),
     /// A store equals its changelog; processing may go on at this input offset.
@@ -78,8 +79,6 @@ pub enum Event<M> {
     Committed(HashMap<Partition, Offset>),
     /// Like `Committed`, but nothing more may be committed with this producer.
     CommittedLastly(HashMap<Partition, Offset>),
-    /// The group's committed offsets are not where this member left them.
-    Overtaken,
     /// The transaction failed, surely or perhaps, at whichever step.
     Failed,
     /// A store cannot be read or written.
@@ -99,9 +98,6 @@ pub enum Event<M> {
 pub enum Action<M> {
     /// Tell the group that these partitions are taken; they stay paused.
     Accept(Vec<Partition>),
-    /// Check that nobody else has committed anything for these partitions: that the group's committed offset,
-    /// if there is one, is still this. Otherwise answered by `Overtaken`.
-    Confirm(Offsets),
     /// Bring the partition's store to the end of its changelog; answered by `Restored`.
     Restore(Partition, Token),
     /// A restore of this partition is no longer wanted.
@@ -200,7 +196,7 @@ impl<M: Clone> Admission<M> {
     /// What is to be done about an event.
     pub fn on(&mut self, event: Event<M>, now: Instant) -> Vec<Action<M>> {
         match event {
-            Event::Assigned(partitions, membership) => self.assigned(partitions, membership),
+            Event::Assigned(partitions, membership) => self.assigned(partitions, membership, now),
             Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::Restored(partition, token, next) => self.restored(partition, token, next),
@@ -216,7 +212,7 @@ impl<M: Clone> Admission<M> {
                 actions.extend(self.resolve(None, now));
                 actions
             }
-            Event::Failed | Event::Overtaken => self.resolve(None, now),
+            Event::Failed => self.resolve(None, now),
             Event::StoreFailed(partition) => self.resolve(Some(partition), now),
             Event::ProducerOpened => self.producer_opened(),
             Event::ProducerFailed => {
@@ -244,9 +240,13 @@ impl<M: Clone> Admission<M> {
         &self.partitions
     }
 
-    fn assigned(&mut self, partitions: Vec<Partition>, membership: M) -> Vec<Action<M>> {
-        self.membership = Some(membership);
-        let mut actions = self.confirm();
+    fn assigned(
+        &mut self,
+        partitions: Vec<Partition>,
+        membership: Membership<M>,
+        now: Instant,
+    ) -> Vec<Action<M>> {
+        let mut actions = self.joined(membership, now);
         for partition in &partitions {
             self.partitions.insert(*partition, Stage::AwaitsProducer);
         }
@@ -257,31 +257,35 @@ impl<M: Clone> Admission<M> {
         actions
     }
 
-    fn revoked(&mut self, partitions: Vec<Partition>, membership: M, now: Instant) -> Vec<Action<M>> {
-        self.membership = Some(membership);
-        let mut actions = self.confirm();
+    fn revoked(
+        &mut self,
+        partitions: Vec<Partition>,
+        membership: Membership<M>,
+        now: Instant,
+    ) -> Vec<Action<M>> {
+        let mut actions = self.joined(membership, now);
         actions.extend(self.end(now));
         actions.extend(self.let_go(partitions));
         actions
     }
 
-    /// A static member that was silent may lose a partition and be given it back without ever hearing of it,
-    /// and its new membership then fences nothing. So with each generation the running partitions are
-    /// confirmed, before anything is committed under it.
-    fn confirm(&self) -> Vec<Action<M>> {
-        let running: Offsets = self
-            .partitions
-            .iter()
-            .filter_map(|(partition, stage)| match stage {
-                Stage::Running { committed } => Some((*partition, *committed)),
-                Stage::AwaitsProducer | Stage::Restoring(_) | Stage::Refused(_) => None,
-            })
-            .collect();
-        if running.is_empty() {
-            Vec::new()
-        } else {
-            vec![Action::Confirm(running)]
+    /// A member that was expelled may join anew without a word, its partitions still in hand. Others may have
+    /// worked on them meanwhile, or own them now, and the new membership fences nothing of what was begun under
+    /// the old one. The group gives each member that joins an id of its own, which tells the two apart.
+    fn joined(&mut self, membership: Membership<M>, now: Instant) -> Vec<Action<M>> {
+        let before = self.membership.replace(membership);
+        let is_same = before.map(|before| before.member_id)
+            == self.membership.as_ref().map(|now| now.member_id.clone());
+        if is_same || self.partitions.is_empty() {
+            return Vec::new();
         }
+        // Also what was refused under the old one, since others may have changed what it was refused for.
+        for stage in self.partitions.values_mut() {
+            if matches!(stage, Stage::Refused(_)) {
+                *stage = Stage::AwaitsProducer;
+            }
+        }
+        self.resolve(None, now)
     }
 
     fn lost(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
@@ -341,7 +345,9 @@ impl<M: Clone> Admission<M> {
     /// Ends the open transaction, if there is one.
     fn end(&mut self, now: Instant) -> Vec<Action<M>> {
         match (&self.open, &self.membership) {
-            (Some(open), Some(membership)) => vec![Action::End(open.offsets(), membership.clone())],
+            (Some(open), Some(membership)) => {
+                vec![Action::End(open.offsets(), membership.metadata.clone())]
+            }
             (Some(_), None) => self.resolve(None, now),
             (None, _) => Vec::new(),
         }
@@ -453,7 +459,10 @@ mod tests {
             };
             assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
             assert!(bench.on(Event::ProducerOpened).is_empty());
-            let assigned = bench.on(Event::Assigned(vec![Partition(0), Partition(1)], "generation 1"));
+            let assigned = bench.on(Event::Assigned(
+                vec![Partition(0), Partition(1)],
+                generation("member 1", "generation 1"),
+            ));
             assert_eq!(names(&assigned), ["Accept", "Restore", "Restore"]);
             bench.restored(0, 1);
             bench.restored(1, 2);
@@ -496,6 +505,13 @@ mod tests {
     fn names<M: std::fmt::Debug>(actions: &[Action<M>]) -> Vec<String> {
         let name = |text: String| text.split('(').next().unwrap_or_default().to_owned();
         actions.iter().map(|action| name(format!("{action:?}"))).collect()
+    }
+
+    fn generation(member_id: &str, metadata: &'static str) -> Membership<&'static str> {
+        Membership {
+            member_id: member_id.into(),
+            metadata,
+        }
     }
 
     fn is_duplicate(taken: &Taken) -> bool {
@@ -600,10 +616,13 @@ mod tests {
     fn a_revoke_ends_the_transaction_before_the_partition_goes() {
         let mut bench = Bench::running();
         bench.order(0, 0, "a");
-        let actions = bench.on(Event::Revoked(vec![Partition(0)], "generation 2"));
-        assert_eq!(names(&actions), ["Confirm", "End", "Close", "GiveUp"]);
+        let actions = bench.on(Event::Revoked(
+            vec![Partition(0)],
+            generation("member 1", "generation 2"),
+        ));
+        assert_eq!(names(&actions), ["End", "Close", "GiveUp"]);
         assert!(
-            matches!(&actions[1], Action::End(_, "generation 2")),
+            matches!(&actions[0], Action::End(_, "generation 2")),
             "{actions:?}"
         );
         assert_eq!(
@@ -614,21 +633,53 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_was_overtaken_without_hearing_of_it_starts_over() {
+    fn a_member_that_joined_anew_without_hearing_of_it_starts_over() {
         let mut bench = Bench::running();
         bench.order(0, 0, "a");
-        bench.on(Event::Committed([(Partition(0), Offset(2))].into()));
-        bench.order(0, 1, "b");
-        let actions = bench.on(Event::Assigned(Vec::new(), "generation 2"));
-        let Some(Action::Confirm(running)) = actions.first() else {
-            panic!("{actions:?}")
-        };
-        assert_eq!(
-            running[..],
-            [(Partition(0), Offset(1)), (Partition(1), Offset(0))]
-        );
-        assert_eq!(names(&bench.on(Event::Overtaken)), ["Pause", "Abandon"]);
+        let same = bench.on(Event::Assigned(
+            Vec::new(),
+            generation("member 1", "generation 2"),
+        ));
+        assert_eq!(names(&same), ["Accept"], "the next generation");
+        let other = bench.on(Event::Assigned(
+            Vec::new(),
+            generation("member 2", "generation 4"),
+        ));
+        assert_eq!(names(&other), ["Pause", "Abandon", "Accept"]);
         assert_eq!(bench.on(Event::ProducerOpened).len(), 2, "both are restored");
+    }
+
+    /// Its transaction was begun as a member that others have replaced since; under the new membership Kafka
+    /// would take it, and beside it that of the new owner.
+    #[test]
+    fn a_member_that_joined_anew_commits_nothing_of_what_is_revoked() {
+        let mut bench = Bench::running();
+        bench.order(0, 0, "a");
+        let actions = bench.on(Event::Revoked(
+            vec![Partition(0)],
+            generation("member 2", "generation 4"),
+        ));
+        assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "GiveUp"]);
+        assert_eq!(bench.on(Event::ProducerOpened).len(), 1, "the other is restored");
+    }
+
+    /// The old restore knows the committed offset and the changelog's end of a time when another member was
+    /// about to work on the partition.
+    #[test]
+    fn a_restore_of_a_former_member_counts_for_nothing() {
+        let mut bench = Bench::running();
+        let first = bench.on(Event::Assigned(
+            vec![Partition(2)],
+            generation("member 1", "generation 2"),
+        ));
+        assert_eq!(names(&first), ["Accept", "Restore"]);
+        let again = bench.on(Event::Assigned(
+            Vec::new(),
+            generation("member 2", "generation 4"),
+        ));
+        assert_eq!(names(&again), ["Pause", "CancelRestore", "Abandon", "Accept"]);
+        let late = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+        assert!(late.is_empty(), "{late:?}");
     }
 
     #[test]
@@ -683,8 +734,11 @@ mod tests {
     fn a_refused_partition_stands_still_while_others_go_on() {
         let mut bench = Bench::running();
         assert_eq!(
-            names(&bench.on(Event::Assigned(vec![Partition(2)], "generation 2"))),
-            ["Confirm", "Accept", "Restore"]
+            names(&bench.on(Event::Assigned(
+                vec![Partition(2)],
+                generation("member 1", "generation 2")
+            ))),
+            ["Accept", "Restore"]
         );
         assert!(
             bench
@@ -698,6 +752,17 @@ mod tests {
             bench.on(Event::ProducerOpened).len(),
             2,
             "the refused one is not restored"
+        );
+        bench.restored(0, 4);
+        bench.restored(1, 5);
+        bench.on(Event::Assigned(
+            Vec::new(),
+            generation("member 2", "generation 4"),
+        ));
+        assert_eq!(
+            bench.on(Event::ProducerOpened).len(),
+            3,
+            "by a new member it is looked at again"
         );
     }
 

@@ -8,7 +8,7 @@
 
 mod input;
 mod machine;
-mod overtaken;
+mod membership;
 mod partitioner;
 pub mod restore;
 mod rules;
@@ -17,7 +17,7 @@ mod verdict;
 
 pub use input::Input;
 pub use machine::{Action, Admission, Event, Stage, Taken, Token};
-pub use overtaken::overtaken;
+pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
 pub use transaction::{Admitted, Limits, Offsets, Transaction};

@@ -27,7 +27,7 @@ pub struct Restore<'a> {
     changelog: Option<Bounds>,
     next: Option<Offset>,
     checkpoint: Option<Offset>,
-    outbox_is_asked: bool,
+    outbox_is_empty: Option<bool>,
     is_read: bool,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Restore<'a> {
             changelog: None,
             next: None,
             checkpoint: None,
-            outbox_is_asked: false,
+            outbox_is_empty: None,
             is_read: false,
         }
     }
@@ -119,17 +119,17 @@ impl<'a> Restore<'a> {
             Answer::ChangelogBounds(bounds) => {
                 // Asked before the committed offset was known, it would be too low.
                 self.changelog = self.committed.and(Some(bounds));
-                Ok(())
+                self.outbox_against(bounds)
             }
             Answer::OrdersBounds(bounds) => self.orders_bounds(bounds),
             Answer::Checkpoint(checkpoint) => self.opened(checkpoint),
             Answer::OutboxIsEmpty(is_empty) => {
-                self.outbox_is_asked = true;
-                if is_empty {
-                    Ok(())
-                } else {
-                    Err(self.changelog_gone())
+                self.outbox_is_empty = Some(is_empty);
+                if !is_empty {
+                    // Both may have been filled between the two questions, by who owns the partition now.
+                    self.changelog = None;
                 }
+                Ok(())
             }
             Answer::Read => {
                 self.is_read = self.checkpoint.is_some();
@@ -154,7 +154,7 @@ impl<'a> Restore<'a> {
             return Step::Ask(Question::Checkpoint);
         };
         // Each order of the outbox has its key in the changelog, by the same transaction.
-        if changelog.end == Offset(0) && !self.outbox_is_asked {
+        if changelog.end == Offset(0) && self.outbox_is_empty.is_none() {
             return Step::Ask(Question::OutboxIsEmpty);
         }
         if !self.is_read {
@@ -235,16 +235,23 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    fn changelog_gone(&self) -> String {
-        let Topics {
-            changelog, pending, ..
-        } = &self.names.topics;
-        let partition = self.names.partition;
-        format!(
-            "the changelog {changelog}/{partition} is empty, and the outbox {pending}/{partition} is not: the \
+    /// A changelog that is empty where the outbox is known to hold something has lost its keys; one that is not
+    /// was merely asked too early.
+    fn outbox_against(&mut self, changelog: Bounds) -> Result<(), String> {
+        if self.outbox_is_empty != Some(false) {
+            return Ok(());
+        }
+        if changelog.end > Offset(0) {
+            *self = Self::of(self.names);
+            return Ok(());
+        }
+        let (topics, partition) = (&self.names.topics, self.names.partition);
+        Err(format!(
+            "the changelog {}/{partition} is empty, and the outbox {}/{partition} is not: the \
              changelog was deleted and created again, and the keys of these orders are unknown; rebuild \
-             it from the outbox before this partition goes on"
-        )
+             it from the outbox before this partition goes on",
+            topics.changelog, topics.pending
+        ))
     }
 }
 

@@ -178,3 +178,18 @@ fn a_changelog_that_has_lost_keys_is_refused() {
     };
     whole.ready(40);
 }
+
+#[test]
+fn a_changelog_that_was_filled_meanwhile_is_not_taken_for_lost() {
+    let names = names();
+    let mut restore = Restore::of(&names);
+    restore.on(Answer::Committed(None));
+    restore.on(Answer::ChangelogBounds(bounds(0, 0)));
+    restore.on(Answer::OrdersBounds(bounds(0, 50)));
+    let step = restore.on(Answer::Checkpoint(None));
+    assert_eq!(step, Step::Ask(Question::OutboxIsEmpty));
+    let step = restore.on(Answer::OutboxIsEmpty(false));
+    assert_eq!(step, Step::Ask(Question::ChangelogBounds), "to be sure");
+    let step = restore.on(Answer::ChangelogBounds(bounds(0, 3)));
+    assert_eq!(step, Step::Ask(Question::Committed), "it begins anew");
+}
