@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
+use crate::commit;
 use crate::fault::Fault;
 use crate::offsets::{self, Committed};
 use crate::settings::KafkaSettings;
@@ -243,30 +244,35 @@ impl Consumer {
     }
 
     /// Commits offsets under the current generation, and waits for the coordinator's answer. Blocks for as
-    /// long as librdkafka keeps trying, so it belongs in a thread of its own. An error that only some of the
-    /// partitions have is not told, because librdkafka reports it to a callback that rust-rdkafka 0.39 does
-    /// not set; for the same reason there is no asynchronous commit here: it would never be answered.
+    /// long as librdkafka keeps trying, so it belongs in a thread of its own.
+    ///
+    /// librdkafka stamps a commit with the generation that is current when it is sent, so one of a partition
+    /// that was given up could overwrite what its new owner noted. Such a commit is refused here; who commits
+    /// must wait for the answer before it gives a partition up.
     ///
     /// # Errors
-    /// The coordinator refused, or nobody can know.
+    /// The coordinator refused at least one partition, or nobody can know.
     pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
-        let attempted = || {
+        let attempted = |partition: Option<Partition>| {
+            let of = partition.map_or(String::new(), |partition| format!("/{partition}"));
             format!(
-                "committing offsets of {:?} in group {:?}",
+                "committing offsets of {:?}{of} in group {:?}",
                 self.topic, self.group_id
             )
         };
         let mut list = TopicPartitionList::new();
         for commit in commits {
+            if !self.next().contains_key(&commit.partition) {
+                return Err(Fault::unavailable(attempted(Some(commit.partition))));
+            }
             let mut element = list.add_partition(&self.topic, commit.partition.0);
             element.set_metadata(&commit.metadata);
             element
                 .set_offset(Seek::Offset(commit.offset.0))
-                .map_err(|error| Fault::new(attempted(), error))?;
+                .map_err(|error| Fault::new(attempted(Some(commit.partition)), error))?;
         }
-        self.inner
-            .commit(&list, CommitMode::Sync)
-            .map_err(|error| Fault::new(attempted(), error))
+        commit::commit_and_wait(&self.inner, &list)
+            .map_err(|refused| Fault::new(attempted(refused.partition), refused.error))
     }
 
     /// Leaves the group. Partitions that are still held are given up without a commit.

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod changelog;
+mod commit;
 pub mod consumer;
 mod end_answers;
 pub mod fault;
