@@ -45,6 +45,7 @@ impl Shell {
                 repeats,
                 payload,
             } => self.send(call, attempt, repeats, &payload),
+            Action::LookUp { call, payload } => self.look_up(call, &payload),
             Action::Wait {
                 call,
                 what,
@@ -210,14 +211,21 @@ impl Shell {
     }
 
     fn wait(&mut self, call: CallId, what: Waits, tries: u32, at_least: Duration) {
-        let wait = self.config.retry.wait(tries, at_least);
+        let wait = match what {
+            Waits::Settled => at_least,
+            Waits::Attempt | Waits::Publication | Waits::LookUp => self.config.retry.wait(tries, at_least),
+        };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         match (what, self.told) {
             (Waits::Attempt, Some(told)) => tracing::warn!(
                 position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
                 kind = told.kind, status = told.status, "call will be made again"
             ),
-            (Waits::Attempt, None) | (Waits::Publication, _) => tracing::debug!(
+            (Waits::Settled, _) => tracing::warn!(
+                position = %self.position(call), wait_ms,
+                "nobody can know whether the call was processed; waiting until nothing of it can be at work"
+            ),
+            (Waits::Attempt, None) | (Waits::Publication | Waits::LookUp, _) => tracing::debug!(
                 position = %self.position(call), tries, wait_ms, ?what, "waits"
             ),
         }

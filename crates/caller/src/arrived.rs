@@ -18,6 +18,11 @@ pub(crate) enum Arrived {
         repeats: Option<Doubt>,
         took: Duration,
     },
+    LookedUp {
+        call: CallId,
+        report: Report,
+        took: Duration,
+    },
     Published {
         token: usize,
         result: Result<Offset, Fault>,

@@ -43,7 +43,14 @@ pub(crate) fn route(ask: impl Fn(oneshot::Sender<Vec<CallView>>) + Clone + Send 
 pub(crate) fn view(delivery: &Delivery<Job>, pending: &str, now: Instant) -> Vec<CallView> {
     let started = delivery.calls().filter(|(_, call)| match call.stage().0 {
         Stage::Behind | Stage::Ready => call.history().attempts > 0,
-        Stage::Calling | Stage::Waiting | Stage::Unpublished(_) | Stage::Publishing(_) => true,
+        Stage::Beginning
+        | Stage::Begun
+        | Stage::Settling(_)
+        | Stage::LookingUp
+        | Stage::Calling
+        | Stage::Waiting
+        | Stage::Unpublished(_)
+        | Stage::Publishing(_) => true,
     });
     let view = started.map(|(id, call)| {
         let (stage, since) = call.stage();

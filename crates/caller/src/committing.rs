@@ -8,7 +8,8 @@ use kafka::consumer::CommitOffset;
 use kafka::fault::Class;
 use pipeline::delivery::{Commit, CommitResult};
 use rdkafka::types::RDKafkaErrorCode;
-use service::failpoint::kill_at;
+use records::{CallNote, OffsetSet};
+use service::failpoint::{guard_removed, kill_at};
 
 use crate::arrived::Arrived;
 use crate::shell::Shell;
@@ -21,13 +22,27 @@ impl Shell {
             .map(|commit| CommitOffset {
                 partition: commit.partition,
                 offset: commit.offset,
-                metadata: commit.note.clone(),
+                metadata: noted(commit),
             })
             .collect();
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;
         let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        if guard_removed!("guard-note-awaited") {
+            // The calls are sent before anybody could know of them; the commit follows.
+            let told = inbox.send(Arrived::Committed {
+                number,
+                result: Ok(()),
+                took: Duration::ZERO,
+            });
+            drop(told);
+            tokio::task::spawn_blocking(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                drop(consumer.commit_and_wait(&offsets));
+            });
+            return;
+        }
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let result = consumer.commit_and_wait(&offsets);
@@ -71,6 +86,17 @@ impl Shell {
         self.metrics.committed(label, took);
         Ok(Some(result))
     }
+}
+
+/// The note of a commit.
+fn noted(commit: &Commit) -> String {
+    if guard_removed!("guard-beginnings")
+        && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
+    {
+        note.begun = OffsetSet::new();
+        return note.encode(commit.offset).unwrap_or_default();
+    }
+    commit.note.clone()
 }
 
 /// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.

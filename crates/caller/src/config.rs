@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::{KafkaSettings, Membership};
-use pipeline::delivery::Limits;
+use pipeline::delivery::{Limits, Policy};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::RetrySettings;
-use crate::http::{Api, ApiSettings};
+use crate::http::{Api, ApiSettings, VerifySettings};
 
 /// All settings of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) topics: Topics,
     pub(crate) caller: CallerSettings,
     pub(crate) api: ApiSettings,
+    pub(crate) verify: VerifySettings,
     pub(crate) retry: RetrySettings,
     pub(crate) admin: AdminSettings,
 }
@@ -38,6 +39,10 @@ pub(crate) struct CallerSettings {
     pub(crate) calls_in_flight_max: usize,
     /// What to do when nobody can know whether the API has processed an order.
     pub(crate) on_ambiguous: OnAmbiguous,
+    /// The header of a pending call that says so for this one: `retry`, `park` or `verify`; empty: none. A
+    /// call without the header follows `on_ambiguous`; one with another value is parked, and so is one that
+    /// is to be verified where there are no look-ups: that is the side on which nobody pays twice.
+    pub(crate) policy_header: String,
     /// Calls of one partition that are held and not final. While there are so many, the partition is read
     /// no further. Bounded, because the call note must hold them whatever becomes of them.
     pub(crate) calls_held_max: usize,
@@ -95,6 +100,16 @@ pub(crate) enum OnAmbiguous {
     Verify,
 }
 
+impl From<OnAmbiguous> for Policy {
+    fn from(setting: OnAmbiguous) -> Self {
+        match setting {
+            OnAmbiguous::Retry => Self::Retry,
+            OnAmbiguous::Park => Self::Park,
+            OnAmbiguous::Verify => Self::Verify,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -106,6 +121,7 @@ impl Default for Config {
             topics: Topics::default(),
             caller: CallerSettings::default(),
             api: ApiSettings::default(),
+            verify: VerifySettings::default(),
             retry: RetrySettings::default(),
             admin: AdminSettings::default(),
         }
@@ -119,6 +135,7 @@ impl Default for CallerSettings {
             membership: MembershipSetting::Dynamic,
             calls_in_flight_max: 64,
             on_ambiguous: OnAmbiguous::Retry,
+            policy_header: String::new(),
             calls_held_max: 500,
             bytes_held_max: ByteSize::mib(8),
             session_timeout: Duration::from_secs(10),
@@ -147,17 +164,12 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
         let (caller, api) = (&self.caller, &self.api);
-        let not_yet = |policy: &str| {
-            anyhow::anyhow!(
-                "the setting caller.on_ambiguous is {policy:?}, which this version does not have yet; it must be \
-                 \"retry\": a call with an ambiguous answer is made again"
-            )
-        };
-        match caller.on_ambiguous {
-            OnAmbiguous::Retry => {}
-            OnAmbiguous::Park => return Err(not_yet("park")),
-            OnAmbiguous::Verify => return Err(not_yet("verify")),
-        }
+        self.verify.check()?;
+        ensure!(
+            caller.on_ambiguous != OnAmbiguous::Verify || !self.verify.url.is_empty(),
+            "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; it must say where the API is \
+             asked for an order"
+        );
         ensure!(
             !caller.instance_id.is_empty(),
             "the setting caller.instance_id is empty"
@@ -209,7 +221,7 @@ impl Config {
             "the setting api.transaction_id is {:?}; it must be a JSON pointer such as \"/transaction_id\", or empty",
             api.transaction_id
         );
-        Api::new(api)?;
+        Api::new(api)?.with_look_ups(&self.verify, api)?;
         Ok(())
     }
 
@@ -274,13 +286,14 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named() {
         check(
-            |config| config.caller.on_ambiguous = OnAmbiguous::Park,
-            "caller.on_ambiguous",
-        );
-        check(
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
-            "\"retry\"",
+            "verify.url",
         );
+        check(|config| config.verify.settle = Duration::ZERO, "verify.settle");
+        check(|config| config.verify.lookups_max = 0, "verify.lookups_max");
+        check(|config| config.verify.found.push("2xy".into()), "2xy");
+        check(|config| config.verify.found.push("404".into()), "404");
+        check(|config| config.verify.url = "ftp://host/".into(), "verify.url");
         check(|config| config.caller.instance_id.clear(), "caller.instance_id");
         check(
             |config| config.caller.calls_in_flight_max = 0,

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use pipeline::delivery::{NotSent, Report};
-use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Client, Method};
 
 use crate::latch::{Latch, LatchedBody, Permit};
 use crate::watched::Watched;
@@ -19,6 +19,7 @@ use crate::watched::Watched;
 mod answers;
 mod client;
 mod credentials;
+mod lookup;
 mod mapping;
 mod oauth2;
 mod reading;
@@ -27,11 +28,13 @@ mod settings;
 mod signature;
 mod template;
 
+pub(crate) use lookup::VerifySettings;
 pub(crate) use mapping::Request;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 
 use credentials::Credentials;
+use lookup::LookUp;
 use mapping::Mapping;
 use reading::Reading;
 use signature::Signature;
@@ -43,6 +46,7 @@ pub(crate) struct Api {
     credentials: Credentials,
     signature: Option<Signature>,
     reading: Reading,
+    lookup: Option<LookUp>,
 }
 
 impl Api {
@@ -63,6 +67,7 @@ impl Api {
                 kept_max: usize::try_from(settings.answer_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: settings.transaction_id.clone(),
             },
+            lookup: None,
         })
     }
 
@@ -81,7 +86,7 @@ impl Api {
 
     /// Makes one request, at most once, and only as long as `permit` allows.
     pub(crate) async fn call(&self, request: Request, permit: Permit) -> Report {
-        let Some(headers) = self.headers(&request).await else {
+        let Some(headers) = self.headers(&self.mapping.method, &request).await else {
             return Report::NotSent(NotSent::NoCredentials);
         };
         let authorization = headers.get(AUTHORIZATION).cloned();
@@ -109,13 +114,12 @@ impl Api {
     }
 
     /// All headers of a request; `None` if it cannot prove who sends it.
-    async fn headers(&self, request: &Request) -> Option<HeaderMap> {
+    async fn headers(&self, method: &Method, request: &Request) -> Option<HeaderMap> {
         let mut headers = self.mapping.headers(request);
         self.credentials.show(&mut headers).await.ok()?;
         if let Some(signature) = &self.signature {
-            let method = self.mapping.method.as_str();
             signature
-                .sign(method, request, &mut headers, SystemTime::now())
+                .sign(method.as_str(), request, &mut headers, SystemTime::now())
                 .inspect_err(|error| tracing::error!(%error, "a request cannot be signed"))
                 .ok()?;
         }

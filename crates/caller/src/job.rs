@@ -4,13 +4,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kafka::producer::Outgoing;
-use pipeline::delivery::{History, Pending, Reply};
+use pipeline::delivery::{Doubt, Evidence, History, Pending, Reply, Report};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
 use records::outcome::Outcome;
-use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, Topics, dead_letter, pending};
+use records::{
+    IdempotencyKey, Offset, Order, Partition, Position, Timestamp, Topics, dead_letter, parked, pending,
+};
 
 use crate::http::{Api, Facts, Request};
+use crate::policies::Policies;
 
 /// What is kept of a record until its call is final.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ const OVERHEAD_BYTES: usize = 1_024;
 
 impl Job {
     /// Reads a record of the outbox.
-    pub(crate) fn read(record: &BorrowedMessage<'_>, api: &Api) -> Pending<Self> {
+    pub(crate) fn read(record: &BorrowedMessage<'_>, api: &Api, policies: &Policies) -> Pending<Self> {
         let position = Position {
             topic: record.topic().to_owned(),
             partition: Partition(record.partition()),
@@ -77,6 +80,7 @@ impl Job {
             offset: job.position.offset,
             key: job.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: job.key.len() + job.value.len() + headers_bytes + OVERHEAD_BYTES,
+            policy: policies.of(record),
             payload: job,
         }
     }
@@ -86,8 +90,14 @@ impl Job {
         String::from_utf8_lossy(&self.key).into_owned()
     }
 
-    /// The outcome of a call that the API accepted.
-    pub(crate) fn outcome(&self, reply: &Reply, history: &History, calendar: Calendar) -> Vec<u8> {
+    /// The outcome of a call that the API accepted, or that was `found` when the API was asked for it.
+    pub(crate) fn outcome(
+        &self,
+        reply: &Reply,
+        found: bool,
+        history: &History,
+        calendar: Calendar,
+    ) -> Vec<u8> {
         let call = self.call.as_ref();
         let (order_id, key) = call.map_or_else(
             |_| (String::new(), self.key_text()),
@@ -101,7 +111,8 @@ impl Job {
         outcome.attempts = history.attempts;
         outcome.attempts_ambiguous = history.attempts_ambiguous;
         outcome.admitted_at = self.admitted_at;
-        outcome.first_attempt_at = calendar.at(history.first_attempt_at);
+        outcome.found_by_look_up = found;
+        outcome.first_attempt_at = calendar.at(history.first_attempt_at.or(history.answered_at));
         outcome.answered_at = calendar.at(history.answered_at);
         outcome.to_json()
     }
@@ -189,6 +200,95 @@ impl Job {
             headers,
             token,
         }
+    }
+
+    /// The parked record of a call of which nobody can know whether it was processed: the record, and what
+    /// is known.
+    pub(crate) fn parked<'a>(
+        &'a self,
+        topics: &'a Topics,
+        evidence: &Evidence,
+        history: &History,
+        calendar: Calendar,
+        (by, token): (&str, usize),
+    ) -> (parked::Reason, Outgoing<'a>) {
+        let (reason, detail) = match (evidence.lookups, evidence.doubt) {
+            (1.., _) => (
+                parked::Reason::NotSettled,
+                format!(
+                    "the API was asked for it {} times, and did not tell",
+                    evidence.lookups
+                ),
+            ),
+            (0, Doubt::Ambiguous) => (
+                parked::Reason::Ambiguous,
+                "the answer to its request does not tell whether it was processed".to_owned(),
+            ),
+            (0, Doubt::Redelivered) => (
+                parked::Reason::Begun,
+                "an earlier caller noted that it was about to send it, and noted no end; look first for its \
+                 outcome"
+                    .to_owned(),
+            ),
+        };
+        let mut headers = self
+            .headers
+            .clone()
+            .unwrap_or_default()
+            .insert(text(dead_letter::REASON, reason.as_str()))
+            .insert(text(dead_letter::DETAIL, &detail))
+            .insert(text(dead_letter::AT, &Timestamp::now().to_string()))
+            .insert(text(call_dead_letter::CALL, &self.position.to_string()))
+            .insert(text(call_dead_letter::ATTEMPTS, &history.attempts.to_string()))
+            .insert(text(
+                call_dead_letter::ATTEMPTS_AMBIGUOUS,
+                &history.attempts_ambiguous.to_string(),
+            ))
+            .insert(text(parked::LOOKUPS, &evidence.lookups.to_string()))
+            .insert(text(parked::PARKED_BY, by));
+        for (name, at) in [
+            (call_dead_letter::FIRST_ATTEMPT_AT, history.first_attempt_at),
+            (call_dead_letter::ANSWERED_AT, history.answered_at),
+        ] {
+            if at.is_some() {
+                headers = headers.insert(text(name, &calendar.at(at).to_string()));
+            }
+        }
+        headers = match &evidence.last {
+            Some(Report::Status(reply)) => headers
+                .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
+                .insert(Header {
+                    key: call_dead_letter::ANSWER,
+                    value: Some(&reply.body),
+                }),
+            Some(report @ (Report::Lost(_) | Report::NotSent(_))) => {
+                headers.insert(text(parked::LOST, report.kind()))
+            }
+            None => headers,
+        };
+        let outgoing = Outgoing {
+            topic: &topics.parked,
+            partition: None,
+            key: &self.key,
+            value: &self.value,
+            headers,
+            token,
+        };
+        (reason, outgoing)
+    }
+
+    /// The request that asks the API for the order.
+    ///
+    /// # Errors
+    /// The record is no call, or the order lacks what the address needs.
+    pub(crate) fn look_up_request(&self, api: &Api) -> Result<Request, String> {
+        let call = self.call.as_ref().map_err(|why| why.detail.clone())?;
+        let facts = Facts {
+            order_id: &call.order_id,
+            idempotency_key: &call.key.to_string(),
+            order: std::str::from_utf8(&self.value).map_err(|error| error.to_string())?,
+        };
+        api.look_up_request(&facts, &call.request)
     }
 
     /// Why the API was not called, if it was not.

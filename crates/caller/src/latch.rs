@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use service::failpoint::{freeze_at, guard_removed};
 
 mod gate;
 #[cfg(test)]
@@ -59,7 +60,8 @@ impl Latch {
 
     /// The connection asks for the body: may it have it?
     fn claim(&self, now: Instant) -> bool {
-        self.gate.claim(self.permit.allows(now))
+        self.gate
+            .claim(self.permit.allows(now) || guard_removed!("guard-ownership-deadline"))
     }
 }
 
@@ -133,6 +135,7 @@ impl Body for LatchedBody {
         let Some(bytes) = self.bytes.take() else {
             return Poll::Ready(None);
         };
+        freeze_at!("frozen-before-send");
         Poll::Ready(Some(match self.latch.claim(Instant::now()) {
             true => {
                 service::failpoint::kill_at!("before-send");

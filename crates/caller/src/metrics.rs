@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pipeline::delivery::{Answer, Doubt, Gauges, Lost, NotSent, Report};
+use pipeline::delivery::{Answer, Doubt, Gauges, Lost, NotSent, Report, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::call_dead_letter::Reason;
+use records::parked;
 
 /// The caller's metrics; clones are the same metrics.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub(crate) struct Metrics {
     repeated: Family<ByReason, Counter>,
     request_seconds: Family<ByAnswer, Histogram>,
     dead_letters: Family<ByReason, Counter>,
+    parked: Family<ByReason, Counter>,
+    lookups: Family<ByVerdict, Counter>,
+    lookup_seconds: Histogram,
+    settling: Gauge,
     pub(crate) outcomes: Counter,
     /// Ends that Kafka did not acknowledge at the first time.
     pub(crate) publications_failed: Counter,
@@ -49,6 +54,11 @@ struct ByReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVerdict {
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByResult {
     result: &'static str,
 }
@@ -76,6 +86,10 @@ impl Metrics {
             repeated: Family::default(),
             request_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             dead_letters: Family::default(),
+            parked: Family::default(),
+            lookups: Family::default(),
+            lookup_seconds: Histogram::new(SECONDS),
+            settling: Gauge::default(),
             outcomes: Counter::default(),
             publications_failed: Counter::default(),
             commits: Family::default(),
@@ -100,6 +114,12 @@ impl Metrics {
         }
         for reason in Reason::ALL.map(Reason::as_str) {
             drop(metrics.dead_letters.get_or_create(&ByReason { reason }));
+        }
+        for reason in parked::Reason::ALL.map(parked::Reason::as_str) {
+            drop(metrics.parked.get_or_create(&ByReason { reason }));
+        }
+        for verdict in Verdict::ALL.map(Verdict::as_str) {
+            drop(metrics.lookups.get_or_create(&ByVerdict { verdict }));
         }
         for result in ["done", "not-done", "fenced", "unknown"] {
             drop(metrics.commits.get_or_create(&ByResult { result }));
@@ -134,6 +154,26 @@ impl Metrics {
             "outbox_call_dead_letters",
             "Dead letters published, by reason",
             metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "outbox_calls_parked",
+            "Calls parked for a person, by reason",
+            metrics.parked.clone(),
+        );
+        registry.register(
+            "outbox_call_lookups",
+            "Look-ups by what they came to",
+            metrics.lookups.clone(),
+        );
+        registry.register(
+            "outbox_call_lookup_seconds",
+            "Time from the beginning of a look-up to its answer",
+            metrics.lookup_seconds.clone(),
+        );
+        registry.register(
+            "outbox_calls_settling",
+            "Calls of which nobody knows, and that wait until an earlier request has settled, or are looked up",
+            metrics.settling.clone(),
         );
         registry.register(
             "outbox_call_publications_failed",
@@ -223,6 +263,19 @@ impl Metrics {
             .inc();
     }
 
+    /// A parked record was acknowledged.
+    pub(crate) fn parked(&self, reason: parked::Reason) {
+        let reason = reason.as_str();
+        self.parked.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A look-up has come to something.
+    pub(crate) fn looked_up(&self, verdict: Verdict, took: Duration) {
+        let verdict = verdict.as_str();
+        self.lookups.get_or_create(&ByVerdict { verdict }).inc();
+        self.lookup_seconds.observe(took.as_secs_f64());
+    }
+
     /// A commit has come to something.
     pub(crate) fn committed(&self, result: &'static str, took: Duration) {
         self.commits.get_or_create(&ByResult { result }).inc();
@@ -233,6 +286,7 @@ impl Metrics {
     pub(crate) fn set(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_under_way));
+        self.settling.set(number(gauges.calls_settling));
         self.pending.set(number(gauges.calls_held));
         self.pending_bytes.set(number(gauges.bytes_held));
         for (state, count) in [

@@ -10,7 +10,7 @@ use records::call_dead_letter::Reason;
 use service::failpoint::kill_at;
 
 use crate::job::Job;
-use crate::shell::{Publication, Shell};
+use crate::shell::{Publication, Shell, ToldEnd};
 
 impl Shell {
     pub(crate) fn publish(
@@ -23,17 +23,23 @@ impl Shell {
         self.publications_begun += 1;
         let (token, topics) = (self.publications_begun, &self.config.topics);
         let json;
-        let (dead_letter, outgoing) = match ending {
-            Ending::Accepted(reply) => {
-                json = job.outcome(reply, history, self.calendar);
-                (None, job.outcome_record(topics, &json, token))
+        let (told, outgoing) = match ending {
+            Ending::Accepted(reply) | Ending::Found(reply) => {
+                let found = matches!(ending, Ending::Found(_));
+                json = job.outcome(reply, found, history, self.calendar);
+                (ToldEnd::Outcome, job.outcome_record(topics, &json, token))
             }
             Ending::Rejected(reply) => (
-                Some(Reason::Rejected),
+                ToldEnd::DeadLetter(Reason::Rejected),
                 job.dead_letter(topics, Some(reply), history, self.calendar, token),
             ),
+            Ending::Parked(evidence) => {
+                let by = &self.config.caller.instance_id;
+                let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, (by, token));
+                (ToldEnd::Parked(reason), outgoing)
+            }
             Ending::NotACall => (
-                Some(job.no_call_reason()),
+                ToldEnd::DeadLetter(job.no_call_reason()),
                 job.dead_letter(topics, None, history, self.calendar, token),
             ),
         };
@@ -42,7 +48,7 @@ impl Shell {
                 let publication = Publication {
                     call,
                     job: Arc::clone(job),
-                    dead_letter,
+                    told,
                 };
                 self.publications.insert(token, publication);
                 None
@@ -66,23 +72,26 @@ impl Shell {
 
     /// A record was delivered or was not.
     pub(crate) fn published(&mut self, token: usize, result: Result<Offset, Fault>) -> Option<Event<Job>> {
-        let Publication {
-            call,
-            job,
-            dead_letter,
-        } = self.publications.remove(&token)?;
+        let Publication { call, job, told } = self.publications.remove(&token)?;
         let (key, position) = (job.key_text(), &job.position);
         match &result {
             Ok(offset) => {
                 kill_at!("after-outcome-ack");
-                match dead_letter {
-                    None => {
+                match told {
+                    ToldEnd::Outcome => {
                         self.metrics.outcomes.inc();
                         tracing::debug!(%key, %position, %offset, "outcome published");
                     }
-                    Some(reason) => {
+                    ToldEnd::DeadLetter(reason) => {
                         self.metrics.dead_letter(reason);
                         tracing::warn!(%key, %position, %offset, %reason, "call is a dead letter");
+                    }
+                    ToldEnd::Parked(reason) => {
+                        self.metrics.parked(reason);
+                        tracing::warn!(
+                            %key, %position, %offset, %reason,
+                            "call is parked: nobody can know whether it was processed"
+                        );
                     }
                 }
             }

@@ -9,7 +9,7 @@ use kafka::Happening;
 use kafka::fault::Class;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
-use pipeline::delivery::{Delivery, Event, NotSent, Report};
+use pipeline::delivery::{Delivery, Event, NotSent, Report, Verdict};
 use service::failpoint::kill_at;
 use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -81,7 +81,11 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         "caller started"
     );
     health.met(Health::STARTED);
-    let delivery = Delivery::new(config.limits(), config.api.answers.classes()?);
+    let delivery = Delivery::new(
+        config.limits(),
+        config.api.answers.classes()?,
+        config.verify.verify()?,
+    );
     let shell = Loop {
         delivery,
         shell,
@@ -213,7 +217,9 @@ impl Loop {
 
     fn event_of(&self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
         Ok(match happening {
-            Happening::Record(record) => Event::Pending(Job::read(&record, &self.shell.api)),
+            Happening::Record(record) => {
+                Event::Pending(Job::read(&record, &self.shell.api, &self.shell.policies))
+            }
             Happening::Assigned { partitions, .. } => Event::Assigned(partitions),
             Happening::Revoked { partitions, .. } => {
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
@@ -259,6 +265,11 @@ impl Loop {
                 let applied = self.apply(Event::Answered { call, report });
                 self.shell.told = None;
                 applied
+            }
+            Arrived::LookedUp { call, report, took } => {
+                let verdict = Verdict::from(self.delivery.verify().answers.answer(&report));
+                self.shell.looked_up(call, &report, verdict, took);
+                self.apply(Event::LookedUp { call, report })
             }
             Arrived::Committed { number, result, took } => {
                 match self.shell.committed(number, result, took)? {

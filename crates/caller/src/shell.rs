@@ -9,6 +9,7 @@ use kafka::producer::Producer;
 use kafka::{Consumer, Fault};
 use pipeline::delivery::{Answer, CallId};
 use records::call_dead_letter::Reason;
+use records::parked;
 use records::{Offset, Partition, Position};
 use service::Health;
 use tokio::sync::Notify;
@@ -20,11 +21,13 @@ use crate::http::Api;
 use crate::job::{Calendar, Job};
 use crate::latch::Permit;
 use crate::metrics::Metrics;
+use crate::policies::Policies;
 
 /// Everything that the actions need.
 pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) api: Arc<Api>,
+    pub(crate) policies: Policies,
     pub(crate) consumer: Arc<Consumer>,
     pub(crate) ready: Arc<Notify>,
     pub(crate) producer: Producer,
@@ -50,8 +53,16 @@ pub(crate) struct Shell {
 pub(crate) struct Publication {
     pub(crate) call: CallId,
     pub(crate) job: Arc<Job>,
-    /// `None` for an outcome.
-    pub(crate) dead_letter: Option<Reason>,
+    /// What kind of end it tells.
+    pub(crate) told: ToldEnd,
+}
+
+/// What kind of end a record tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ToldEnd {
+    Outcome,
+    DeadLetter(Reason),
+    Parked(parked::Reason),
 }
 
 /// A report, as a log line tells it.
@@ -73,7 +84,8 @@ impl Shell {
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
-            api: Arc::new(Api::new(&config.api)?),
+            api: Arc::new(Api::new(&config.api)?.with_look_ups(&config.verify, &config.api)?),
+            policies: Policies::new(config),
             config: config.clone(),
             consumer: Arc::new(consumer),
             ready,

@@ -12,6 +12,7 @@ pub mod key;
 pub mod offset_set;
 pub mod order;
 pub mod outcome;
+pub mod parked;
 pub mod pending;
 pub mod position;
 pub mod topics;

@@ -26,6 +26,9 @@ pub struct Outcome {
     /// The API's own id of the transaction, if the settings say where it stands in the answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub transaction_id: Option<String>,
+    /// Whether no answer to a request says so, but that to a later question for the order.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub found_by_look_up: bool,
     /// How many requests were made.
     pub attempts: u32,
     /// How many of them may have been processed although no answer said so: if this is not 0, the API may
@@ -67,6 +70,7 @@ impl Outcome {
             answer: String::new(),
             answer_cut: false,
             transaction_id: None,
+            found_by_look_up: false,
             attempts: 0,
             attempts_ambiguous: 0,
             admitted_at: None,

@@ -9,6 +9,11 @@
 #[doc(inline)]
 pub use crate::__kill_at as kill_at;
 
+/// Stops the process here, by SIGSTOP, if the failpoint of this name is configured to `return`: a machine
+/// that stands still at the worst moment. SIGCONT lets it go on.
+#[doc(inline)]
+pub use crate::__freeze_at as freeze_at;
+
 /// `true` if the failpoint of this name is configured to `return`: then the code leaves out a guard, to
 /// show that the tests see it missing. A constant `false` without the feature.
 #[doc(inline)]
@@ -29,6 +34,26 @@ macro_rules! __kill_at {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __kill_at {
+    ($name:expr) => {{
+        const _: &str = $name;
+    }};
+}
+
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __freeze_at {
+    ($name:expr) => {
+        if $crate::failpoint::returns($name) {
+            $crate::failpoint::freeze($name)
+        }
+    };
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __freeze_at {
     ($name:expr) => {{
         const _: &str = $name;
     }};
@@ -78,6 +103,18 @@ pub fn kill(name: &str) -> ! {
     eprintln!("{{\"level\":\"WARN\",\"message\":\"killed at failpoint\",\"failpoint\":\"{name}\"}}");
     let sent = kill(Pid::this(), Signal::SIGKILL);
     unreachable!("the process outlived its SIGKILL at {name}: {sent:?}");
+}
+
+/// Stops the process by SIGSTOP, until somebody sends SIGCONT.
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub fn freeze(name: &str) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    eprintln!("{{\"level\":\"WARN\",\"message\":\"frozen at failpoint\",\"failpoint\":\"{name}\"}}");
+    let sent = kill(Pid::this(), Signal::SIGSTOP);
+    debug_assert!(sent.is_ok(), "{sent:?}");
 }
 
 #[cfg(test)]

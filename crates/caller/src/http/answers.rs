@@ -87,7 +87,7 @@ impl AnswerSettings {
 }
 
 impl FieldSettings {
-    fn rule(&self) -> anyhow::Result<FieldRule> {
+    pub(super) fn rule(&self) -> anyhow::Result<FieldRule> {
         let lists = [
             (&self.accepted, Class::Accepted),
             (&self.rejected, Class::Rejected),
@@ -109,7 +109,7 @@ impl FieldSettings {
     }
 }
 
-fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
+pub(super) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
     list.iter()
         .map(|statuses| statuses.parse().context(ANSWERS))
         .collect()

@@ -32,8 +32,9 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
 }
 
+/// Where requests go.
 #[derive(Debug)]
-enum Address {
+pub(super) enum Address {
     Fixed(Url),
     Template(Template),
 }
@@ -98,7 +99,7 @@ impl Mapping {
         }
         Ok(Self {
             method: method(&settings.method)?,
-            url: Address::new(&settings.url)?,
+            url: Address::new("api.url", &settings.url)?,
             fixed,
             headers,
             key_header,
@@ -184,14 +185,14 @@ fn method(text: &str) -> anyhow::Result<Method> {
 }
 
 impl Address {
-    fn new(text: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(setting: &str, text: &str) -> anyhow::Result<Self> {
         let authority = text.split('/').nth(2).unwrap_or_default();
         // It may hold a password, so it is not repeated.
         ensure!(
             !authority.contains('@'),
-            "the setting api.url holds a user name or a password, which would end up in logs; see api.auth"
+            "the setting {setting} holds a user name or a password, which would end up in logs; see api.auth"
         );
-        let wrong = |why: String| anyhow!("the setting api.url is {text:?}: {why}");
+        let wrong = |why: String| anyhow!("the setting {setting} is {text:?}: {why}");
         let template = Template::new(text, Language::Url).map_err(wrong)?;
         let example = text.replace(['{', '}'], "");
         let url = Url::parse(&example).map_err(|error| wrong(error.to_string()))?;
@@ -211,7 +212,7 @@ impl Address {
         }
     }
 
-    fn fill(&self, facts: &Facts<'_>) -> Result<Url, String> {
+    pub(super) fn fill(&self, facts: &Facts<'_>) -> Result<Url, String> {
         match self {
             Self::Fixed(url) => Ok(url.clone()),
             Self::Template(template) => {

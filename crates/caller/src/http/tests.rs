@@ -10,6 +10,7 @@ use super::answers::{FieldSettings, OtherwiseSetting};
 use super::*;
 use server::{Does, OK, Server};
 
+mod lookup;
 mod oauth2;
 mod server;
 mod tls;

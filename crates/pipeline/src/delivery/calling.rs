@@ -8,6 +8,7 @@ use super::call::{History, Next, Stage};
 use super::event::{Action, CallId, Waits};
 use super::held::{Phase, held_as};
 use super::machine::Delivery;
+use super::policy::Policy;
 use super::requests::{Known, What};
 
 impl<P> Delivery<P> {
@@ -18,6 +19,58 @@ impl<P> Delivery<P> {
         held.is_some_and(|held| held.is_calling(id.offset))
     }
 
+    /// A call is the first of its key that is not final: says what is to be done with it.
+    pub(super) fn first_of_key(&mut self, id: CallId, now: Instant) {
+        let Some(held) = held_as(&mut self.held, id) else {
+            return;
+        };
+        let inherited_until = held.inherited_until.unwrap_or(now);
+        let Some(call) = held.call(id.offset) else {
+            return;
+        };
+        match (call.policy, call.doubt) {
+            (Policy::Retry, _) => self.ready.push_back(id),
+            (Policy::Park | Policy::Verify, None) => self.unbegun.push_back(id),
+            (policy @ (Policy::Park | Policy::Verify), Some(_)) => {
+                if self.resume(id, now) {
+                    return;
+                }
+                let settle = match policy {
+                    Policy::Verify => self.verify.settle,
+                    Policy::Retry | Policy::Park => Duration::ZERO,
+                };
+                self.settle_until(id, inherited_until + settle, now);
+            }
+        }
+    }
+
+    /// Takes up what this process knows of a call from an earlier assignment. Returns whether it knew
+    /// anything.
+    pub(super) fn resume(&mut self, id: CallId, now: Instant) -> bool {
+        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+            return true;
+        };
+        let known = match self.requests.is_under_way(id) {
+            // Its report will do.
+            true => None,
+            false => match self.requests.take_known(id, call.key.as_ref()) {
+                Some(known) => Some(known),
+                None => return false,
+            },
+        };
+        call.enter(Stage::Ready, now);
+        call.begin(now);
+        match known {
+            None => {}
+            Some(What::Reported(report, before)) => {
+                call.resume(before);
+                self.take_report(id, report, now);
+            }
+            Some(What::Ended) => self.finish(id, now),
+        }
+        true
+    }
+
     pub(super) fn send_ready(&mut self, now: Instant) {
         while self.requests.count() < self.limits.calls_in_flight_max && self.ownership.may_send(now) {
             let Some(id) = self.ready.pop_front() else {
@@ -26,38 +79,40 @@ impl<P> Delivery<P> {
             let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
                 continue;
             };
-            let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::Ready) else {
+            let Some(call) = held.call(id.offset) else {
                 continue;
             };
-            call.begin(now);
-            if self.requests.is_under_way(id) {
-                // An earlier assignment has asked already; its report will do.
-                continue;
-            }
-            match self.requests.take_known(id, call.key.as_ref()) {
-                Some(What::Reported(report, before)) => {
-                    call.resume(before);
-                    self.take_report(id, report, now);
-                    continue;
+            match (&call.stage, call.policy) {
+                (Stage::Begun, _) => {}
+                (Stage::Ready, Policy::Retry) => {
+                    if self.resume(id, now) {
+                        continue;
+                    }
                 }
-                Some(What::Ended) => {
-                    self.finish(id, now);
-                    continue;
-                }
-                None => {}
+                _ => continue,
             }
-            let (attempt, repeats) = (call.history.attempts, call.doubt);
-            let payload = Arc::clone(&call.payload);
-            let key = call.key.clone();
-            held.begun();
-            self.requests.begin(id, key);
-            self.actions.push(Action::Send {
-                call: id,
-                attempt,
-                repeats,
-                payload,
-            });
+            self.send(id, now);
         }
+    }
+
+    fn send(&mut self, id: CallId, now: Instant) {
+        let Some(held) = held_as(&mut self.held, id) else {
+            return;
+        };
+        let Some(call) = held.call(id.offset) else {
+            return;
+        };
+        call.begin(now);
+        let action = Action::Send {
+            call: id,
+            attempt: call.history.attempts,
+            repeats: call.doubt,
+            payload: Arc::clone(&call.payload),
+        };
+        let key = call.key.clone();
+        held.changed();
+        self.requests.begin(id, key);
+        self.actions.push(action);
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -73,6 +128,7 @@ impl<P> Delivery<P> {
         let Some(key) = self.requests.end(id) else {
             return;
         };
+        self.ended_since_commit += 1;
         // Not by the assignment: the call may be ours again by another one.
         match self.held.get_mut(&id.partition) {
             Some(held) if held.is_calling(id.offset) => {
@@ -95,12 +151,19 @@ impl<P> Delivery<P> {
         let Some(call) = held.call(id.offset) else {
             return;
         };
-        let next = call.answered(report, &self.classes, now);
-        let tries = call.history.attempts;
+        let next = call.answered(report, &self.classes, self.verify.settle, now);
+        let (tries, policy) = (call.history.attempts, call.policy);
+        if !call.is_doubtful() {
+            // The note tells of a beginning that came to nothing.
+            held.changed();
+        }
         match next {
             Next::Publish(_) => self.publish(id),
             // There is no time for another attempt; the next owner makes it.
-            Next::Wait(_) | Next::Ready if is_draining => self.bytes_held -= held.let_go(id.offset),
+            Next::Wait(_) | Next::Ready | Next::Settle if is_draining => {
+                self.bytes_held -= held.let_go(id.offset);
+            }
+            Next::Settle => self.settle_until(id, now + self.verify.settle, now),
             Next::Wait(at_least) => {
                 self.actions.push(Action::Wait {
                     call: id,
@@ -109,7 +172,15 @@ impl<P> Delivery<P> {
                     at_least,
                 });
             }
-            Next::Ready => self.ready.push_front(id),
+            Next::Ready => self.ready_again(id, policy),
+        }
+    }
+
+    /// Before those that were never tried, so that the watermark moves.
+    pub(super) fn ready_again(&mut self, id: CallId, policy: Policy) {
+        match policy.notes_beginnings() {
+            true => self.unbegun.push_front(id),
+            false => self.ready.push_front(id),
         }
     }
 
@@ -120,15 +191,26 @@ impl<P> Delivery<P> {
         match &call.stage {
             Stage::Waiting => {
                 call.enter(Stage::Ready, now);
-                // Before those that were never tried, so that the watermark moves.
-                self.ready.push_front(id);
+                let policy = call.policy;
+                self.ready_again(id, policy);
             }
+            Stage::Settling(until) if now < *until => {
+                let until = *until;
+                self.settle_until(id, until, now);
+            }
+            Stage::Settling(_) => self.settled(id, now),
             Stage::Unpublished(ending) => {
                 let ending = Arc::clone(ending);
                 call.enter(Stage::Publishing(ending), now);
                 self.publish(id);
             }
-            Stage::Behind | Stage::Ready | Stage::Calling | Stage::Publishing(_) => {}
+            Stage::Behind
+            | Stage::Ready
+            | Stage::Beginning
+            | Stage::Begun
+            | Stage::Calling
+            | Stage::LookingUp
+            | Stage::Publishing(_) => {}
         }
     }
 
@@ -173,11 +255,13 @@ impl<P> Delivery<P> {
         }
     }
 
-    fn finish(&mut self, id: CallId, now: Instant) {
+    pub(super) fn finish(&mut self, id: CallId, now: Instant) {
         let finished = held_as(&mut self.held, id).and_then(|held| held.finish(id.offset, now));
         if let Some((bytes, next)) = finished {
             self.bytes_held -= bytes;
-            self.ready.extend(next.map(|offset| CallId { offset, ..id }));
+            if let Some(offset) = next {
+                self.first_of_key(CallId { offset, ..id }, now);
+            }
         }
     }
 }

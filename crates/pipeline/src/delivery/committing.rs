@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use records::Partition;
 
-use super::event::{Action, Commit, CommitResult, Rejoin};
+use super::event::{Action, Commit, CommitResult, Refusal, Rejoin};
 use super::held::{Held, Phase};
 use super::machine::{CommitInFlight, Delivery};
 
@@ -16,10 +16,11 @@ impl<P> Delivery<P> {
     pub(super) fn commit_at(&self, now: Instant) -> Option<Instant> {
         let again = self.commit_again.unwrap_or(now);
         let after = self.commit_after.unwrap_or(now).max(again);
-        // The group waits for the last commit of a partition that goes.
+        // The group waits for the last commit of a partition that goes, and calls for their beginnings.
         let is_last = |held: &Held<P>| held.phase == Phase::Draining && held.calls_held() == 0;
-        let is_hurried = self.with_news().any(|partition| is_last(&self.held[&partition]));
-        let has_news = self.with_news().next().is_some();
+        let is_begun = !self.beginning.is_empty() || self.may_begin() > 0;
+        let is_hurried = is_begun || self.with_news().any(|partition| is_last(&self.held[&partition]));
+        let has_news = is_begun || self.with_news().next().is_some();
         let news = has_news.then_some(if is_hurried { again } else { after });
         let wants_proof = self.requests.count() > 0 || self.has_ready();
         let is_active = |held: &Held<P>| held.phase == Phase::Active;
@@ -32,6 +33,7 @@ impl<P> Delivery<P> {
         if self.in_flight.is_some() || self.commit_at(now).is_none_or(|at| now < at) {
             return;
         }
+        self.begin_ready(now);
         let mut content: Vec<Partition> = self.with_news().collect();
         if content.is_empty() {
             // Proof is all that is wanted: the same offset once more.
@@ -45,19 +47,33 @@ impl<P> Delivery<P> {
             proves: true,
         };
         for partition in content {
-            let held = &self.held[&partition];
-            if let Some((offset, note)) = held.to_commit() {
-                in_flight
-                    .content
-                    .push((partition, held.assignment, held.changes()));
-                commits.push(Commit {
-                    partition,
-                    offset,
-                    note,
-                });
+            let Some(held) = self.held.get_mut(&partition) else {
+                continue;
+            };
+            match held.to_commit() {
+                Some((offset, Ok(note))) => {
+                    in_flight
+                        .content
+                        .push((partition, held.assignment, held.changes()));
+                    commits.push(Commit {
+                        partition,
+                        offset,
+                        note,
+                    });
+                }
+                Some((_, Err(too_long))) => {
+                    debug_assert!(false, "has_room() lets no note grow too long: {too_long}");
+                    self.bytes_held -= held.let_all_go();
+                    held.phase = Phase::Refused;
+                    let why = Refusal::NoteTooLong(too_long);
+                    self.actions.push(Action::Withhold(vec![partition]));
+                    self.actions.push(Action::Refuse { partition, why });
+                }
+                None => {}
             }
         }
         if !commits.is_empty() {
+            self.ended_since_commit = 0;
             self.in_flight = Some(in_flight);
             self.actions.push(Action::Commit(commits));
         }
@@ -87,6 +103,8 @@ impl<P> Delivery<P> {
                     }
                 }
                 self.commit_after = Some(commit.sent_at + self.limits.commit_interval);
+                self.begun_ahead = self.ended_since_commit;
+                self.begun(now);
                 if commit.proves {
                     self.ownership.prove(commit.sent_at);
                     self.actions.extend(self.ownership.until().map(Action::Permit));
@@ -94,7 +112,7 @@ impl<P> Delivery<P> {
             }
             CommitResult::NotDone => self.commit_again = Some(now + COMMIT_AGAIN),
             // What was lost is known to be over.
-            CommitResult::Fenced if self.held.is_empty() => {}
+            CommitResult::Fenced if self.held.is_empty() => self.beginning.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),
             CommitResult::Unknown => self.rejoin(Rejoin::CommitUnknown),
         }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use records::call_note::InvalidNote;
+use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
 use super::answer::Report;
 use super::call::{Doubt, Ending, History};
+use super::policy::Policy;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,13 @@ pub enum Event<P> {
         /// What its request came to.
         report: Report,
     },
+    /// A look-up has come to something. Comes exactly once for each [`Action::LookUp`].
+    LookedUp {
+        /// The call.
+        call: CallId,
+        /// What the look-up came to.
+        report: Report,
+    },
     /// The wait that [`Action::Wait`] asked for is over.
     WaitOver(CallId),
     /// A record that [`Action::Publish`] asked for was acknowledged by Kafka, or surely or perhaps not.
@@ -81,6 +89,8 @@ pub struct Pending<P> {
     pub key: Option<IdempotencyKey>,
     /// How much memory it takes, in bytes.
     pub bytes: usize,
+    /// What is done when nobody can know whether it was processed.
+    pub policy: Policy,
     /// What the program needs to make the call.
     pub payload: P,
 }
@@ -156,7 +166,14 @@ pub enum Action<P> {
         /// The record.
         payload: Arc<P>,
     },
-    /// Wait, with backoff and jitter, and say when it is over.
+    /// Ask the API whether it has the order.
+    LookUp {
+        /// The call.
+        call: CallId,
+        /// The record.
+        payload: Arc<P>,
+    },
+    /// Wait, and say when it is over.
     Wait {
         /// The call.
         call: CallId,
@@ -196,10 +213,14 @@ pub enum Action<P> {
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
-    /// The next attempt.
+    /// The next attempt; with backoff and jitter.
     Attempt,
-    /// Publishing the end again.
+    /// Publishing the end again; with backoff and jitter.
     Publication,
+    /// The next look-up; with backoff and jitter.
+    LookUp,
+    /// The time after which no earlier request can be at work; as long as it says.
+    Settled,
 }
 
 /// An offset and its note, to be committed.
@@ -229,6 +250,13 @@ pub enum Refusal {
         /// What is wrong with the note.
         source: InvalidNote,
     },
+    /// The call note would not fit, which [`has_room`](super::progress::Progress::has_room) is there to
+    /// prevent.
+    #[error(
+        "what is known of its calls does not fit into the metadata of an offset: {0}. Nothing of the partition \
+         is sent or committed any more; start the caller again with a smaller caller.calls_held_max"
+    )]
+    NoteTooLong(NoteTooLong),
     /// Nothing is committed, and the log's beginning is gone.
     #[error(
         "the group has no committed offset, and the log begins at {log_start}, not at 0: calls below may \

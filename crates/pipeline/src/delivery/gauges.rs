@@ -1,5 +1,6 @@
 //! How much is held, for the metrics.
 
+use super::call::Stage;
 use super::held::{Held, Phase};
 use super::machine::Delivery;
 
@@ -18,6 +19,8 @@ pub struct Gauges {
     pub calls_held: usize,
     /// Requests under way.
     pub calls_under_way: usize,
+    /// Calls that wait until an earlier request has settled, or are looked up.
+    pub calls_settling: usize,
     /// Bytes of the calls that are not final.
     pub bytes_held: usize,
 }
@@ -34,6 +37,12 @@ impl<P> Delivery<P> {
             partitions_draining: in_phase(Phase::Draining),
             calls_held: self.held.values().map(Held::calls_held).sum(),
             calls_under_way: self.requests.count(),
+            calls_settling: self
+                .held
+                .values()
+                .flat_map(Held::calls)
+                .filter(|(_, call)| matches!(call.stage, Stage::Settling(_) | Stage::LookingUp))
+                .count(),
             bytes_held: self.bytes_held,
         }
     }

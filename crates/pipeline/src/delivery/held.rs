@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use records::call_note::NoteTooLong;
 use records::{IdempotencyKey, Offset, OffsetSet, Partition};
 
 use super::call::{Call, Doubt, Ending, History, Stage};
@@ -21,6 +22,8 @@ pub(super) struct Held<P> {
     pub(super) assignment: Assignment,
     pub(super) phase: Phase,
     pub(super) is_paused: bool,
+    /// Until then requests of an earlier owner may leave.
+    pub(super) inherited_until: Option<Instant>,
     progress: Option<Progress>,
     calls: BTreeMap<Offset, Call<P>>,
     /// The calls of each key in their order; only the first may be sent.
@@ -69,6 +72,7 @@ impl<P> Held<P> {
             assignment,
             phase: Phase::Loading,
             is_paused: false,
+            inherited_until: None,
             progress: None,
             calls: BTreeMap::new(),
             lanes: HashMap::new(),
@@ -81,8 +85,9 @@ impl<P> Held<P> {
 
     /// Its notes are read. What was never committed is committed at once, so that the group's position
     /// does not hang on the log's beginning any longer.
-    pub(super) fn activate(&mut self, progress: Progress, is_first: bool) {
+    pub(super) fn activate(&mut self, progress: Progress, is_first: bool, inherited_until: Instant) {
         self.phase = Phase::Active;
+        self.inherited_until = Some(inherited_until);
         self.progress = Some(progress);
         self.changes += u64::from(is_first);
     }
@@ -113,6 +118,7 @@ impl<P> Held<P> {
             key: pending.key,
             payload: Arc::new(pending.payload),
             bytes: pending.bytes,
+            policy: pending.policy,
             stage: match taken {
                 Taken::Ready | Taken::Nothing => Stage::Ready,
                 Taken::Behind => Stage::Behind,
@@ -120,6 +126,9 @@ impl<P> Held<P> {
             },
             history: History::default(),
             doubt: maybe_called.then_some(Doubt::Redelivered),
+            unclear: None,
+            lookups: 0,
+            looked_up_first_at: None,
             publications_failed: 0,
             since: now,
         };
@@ -167,16 +176,27 @@ impl<P> Held<P> {
         self.lanes.clear();
         self.let_go_unless(|stage| match stage {
             Stage::Calling | Stage::Publishing(_) | Stage::Unpublished(_) => true,
-            Stage::Behind | Stage::Ready | Stage::Waiting => false,
+            Stage::Behind
+            | Stage::Ready
+            | Stage::Beginning
+            | Stage::Begun
+            | Stage::Waiting
+            | Stage::Settling(_)
+            | Stage::LookingUp => false,
         })
     }
 
     /// Lets one call go without an end; it will be called by the next owner. Returns its bytes.
     pub(super) fn let_go(&mut self, offset: Offset) -> usize {
-        let Some(call) = self.calls.remove(&offset) else {
+        let Some(mut call) = self.calls.remove(&offset) else {
             return 0;
         };
-        self.doubt(offset, call.is_doubtful());
+        // The note may tell of a beginning that was none.
+        let was_beginning = call.take_back_beginning();
+        if call.is_doubtful() {
+            self.doubts.insert(offset);
+        }
+        self.changes += u64::from(was_beginning || call.is_doubtful());
         call.bytes
     }
 
@@ -185,8 +205,8 @@ impl<P> Held<P> {
         self.let_go_unless(|_| false)
     }
 
-    /// A call has begun: the next commit tells so.
-    pub(super) fn begun(&mut self) {
+    /// What a commit would tell has changed, as by a call's beginning.
+    pub(super) fn changed(&mut self) {
         self.changes += 1;
     }
 
@@ -214,7 +234,7 @@ impl<P> Held<P> {
     }
 
     /// The offset and note to commit.
-    pub(super) fn to_commit(&self) -> Option<(Offset, String)> {
+    pub(super) fn to_commit(&self) -> Option<(Offset, Result<String, NoteTooLong>)> {
         let progress = self.progress.as_ref()?;
         let mut begun = self.doubts.clone();
         self.calls()
@@ -240,13 +260,6 @@ impl<P> Held<P> {
             call.enter(Stage::Ready, now);
         }
         Some(next)
-    }
-
-    fn doubt(&mut self, offset: Offset, is_doubtful: bool) {
-        if is_doubtful {
-            self.doubts.insert(offset);
-            self.changes += 1;
-        }
     }
 
     fn let_go_unless(&mut self, keep: impl Fn(&Stage) -> bool) -> usize {

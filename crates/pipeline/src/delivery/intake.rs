@@ -17,13 +17,16 @@ impl<P> Delivery<P> {
             partition,
             offset,
         };
-        match held.take(pending, now) {
-            Taken::Nothing => return,
-            Taken::Behind => {}
-            Taken::Ready => self.ready.push_back(call),
-            Taken::Publish => self.publish(call),
+        let taken = held.take(pending, now);
+        if taken == Taken::Nothing {
+            return;
         }
         self.bytes_held += bytes;
+        match taken {
+            Taken::Nothing | Taken::Behind => {}
+            Taken::Ready => self.first_of_key(call, now),
+            Taken::Publish => self.publish(call),
+        }
     }
 
     /// Stops and starts intake, with room between the two, because a pause drops what was fetched ahead.

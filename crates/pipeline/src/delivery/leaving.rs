@@ -110,6 +110,7 @@ impl<P> Delivery<P> {
             return;
         }
         for partition in &late {
+            self.keep_known(*partition);
             if let Some(held) = self.held.get_mut(partition) {
                 self.bytes_held -= held.let_all_go();
             }
@@ -167,6 +168,9 @@ impl<P> Delivery<P> {
         partitions.iter().for_each(|partition| self.drop_held(*partition));
         self.actions.push(Action::Withhold(partitions));
         self.ready.clear();
+        self.unbegun.clear();
+        self.beginning.clear();
+        self.lookups.clear();
         self.leaving.clear();
         self.in_flight = None;
         self.commit_after = None;
@@ -178,31 +182,37 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// A partition is not ours any longer. What is known of calls that did not end is kept for its return.
+    /// A partition is not ours any longer.
     fn drop_held(&mut self, partition: Partition) {
-        let Some(mut held) = self.held.remove(&partition) else {
+        self.keep_known(partition);
+        if let Some(mut held) = self.held.remove(&partition) {
+            self.bytes_held -= held.let_all_go();
+        }
+    }
+
+    /// What is known of calls that are let go is kept for the partition's return.
+    fn keep_known(&mut self, partition: Partition) {
+        let Some(held) = self.held.get_mut(&partition) else {
             return;
         };
         let assignment = held.assignment;
-        let mut keep = |offset, key, what| {
-            let id = CallId {
-                assignment,
-                partition,
-                offset,
-            };
-            self.requests.keep(id, Known { key, what });
+        let id = |offset| CallId {
+            assignment,
+            partition,
+            offset,
         };
         for (offset, call) in held.calls() {
             if let Stage::Publishing(ending) | Stage::Unpublished(ending) = &call.stage
                 && let Ending::Accepted(reply) | Ending::Rejected(reply) = &**ending
             {
                 let what = What::Reported(Report::Status(reply.clone()), call.history);
-                keep(offset, call.key.clone(), what);
+                let key = call.key.clone();
+                self.requests.keep(id(offset), Known { key, what });
             }
         }
         for (offset, key) in held.take_ended() {
-            keep(offset, key, What::Ended);
+            let what = What::Ended;
+            self.requests.keep(id(offset), Known { key, what });
         }
-        self.bytes_held -= held.let_all_go();
     }
 }

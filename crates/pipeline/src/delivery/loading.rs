@@ -1,5 +1,7 @@
 //! Partitions come: their notes are loaded, and say where they begin, or that a person must look.
 
+use std::time::Instant;
+
 use records::{CallNote, Offset, Partition};
 
 use super::event::{Action, Assignment, Loaded, Refusal};
@@ -23,7 +25,13 @@ impl<P> Delivery<P> {
         });
     }
 
-    pub(super) fn notes_loaded(&mut self, assignment: Assignment, partition: Partition, loaded: Loaded) {
+    pub(super) fn notes_loaded(
+        &mut self,
+        assignment: Assignment,
+        partition: Partition,
+        loaded: Loaded,
+        now: Instant,
+    ) {
         let Some(held) = self.held.get_mut(&partition) else {
             return;
         };
@@ -37,7 +45,10 @@ impl<P> Delivery<P> {
                 self.requests.forget_finals(partition, is_final);
                 let progress = Progress::new(offset, note);
                 // The consumer begins at what is committed. Finals behind it are skipped one by one.
-                held.activate(progress, is_first);
+                // An earlier owner's commits that came after these notes were read are refused, so no proof
+                // of its ownership lasts longer.
+                let inherited_until = now + self.limits.ownership_max;
+                held.activate(progress, is_first, inherited_until);
                 self.actions.push(Action::Start {
                     partition,
                     offset,

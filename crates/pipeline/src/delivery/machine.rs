@@ -11,6 +11,7 @@ use super::event::{Action, Assignment, CallId, Event, Rejoin};
 use super::held::Held;
 use super::limits::Limits;
 use super::ownership::Ownership;
+use super::policy::Verify;
 use super::requests::Requests;
 
 /// All partitions in our hands, and everything that is decided about them.
@@ -18,10 +19,21 @@ use super::requests::Requests;
 pub struct Delivery<P> {
     pub(super) limits: Limits,
     pub(super) classes: Classes,
+    pub(super) verify: Verify,
     pub(super) held: BTreeMap<Partition, Held<P>>,
     pub(super) assignments: u64,
     /// Calls that may be sent, in order. Some may be gone since.
     pub(super) ready: VecDeque<CallId>,
+    /// Calls whose beginning has to be noted before they may be sent, in order. Some may be gone since.
+    pub(super) unbegun: VecDeque<CallId>,
+    /// Calls whose beginning goes with the commit in flight, or with the next one.
+    pub(super) beginning: Vec<CallId>,
+    /// So many places came free while the last commit was in flight: as many calls are begun ahead.
+    pub(super) begun_ahead: usize,
+    pub(super) ended_since_commit: usize,
+    /// Calls that the API is to be asked for, in order. Some may be gone since.
+    pub(super) lookups: VecDeque<CallId>,
+    pub(super) lookups_under_way: usize,
     /// The requests of this process, also those of partitions that are gone: the API works on them.
     pub(super) requests: Requests,
     pub(super) bytes_held: usize,
@@ -62,13 +74,20 @@ pub(super) struct Stopping {
 impl<P> Delivery<P> {
     /// Without partitions.
     #[must_use]
-    pub fn new(limits: Limits, classes: Classes) -> Self {
+    pub fn new(limits: Limits, classes: Classes, verify: Verify) -> Self {
         Self {
             limits,
             classes,
+            verify,
             held: BTreeMap::new(),
             assignments: 0,
             ready: VecDeque::new(),
+            unbegun: VecDeque::new(),
+            beginning: Vec::new(),
+            begun_ahead: 0,
+            ended_since_commit: 0,
+            lookups: VecDeque::new(),
+            lookups_under_way: 0,
             requests: Requests::default(),
             bytes_held: 0,
             ownership: Ownership::new(limits.ownership_max),
@@ -90,10 +109,11 @@ impl<P> Delivery<P> {
                 partition,
                 loaded,
             } => {
-                self.notes_loaded(assignment, partition, loaded);
+                self.notes_loaded(assignment, partition, loaded, now);
             }
             Event::Pending(pending) => self.pending(pending, now),
             Event::Answered { call, report } => self.answered(call, report, now),
+            Event::LookedUp { call, report } => self.looked_up(call, report, now),
             Event::WaitOver(call) => self.wait_over(call, now),
             Event::Published { call, acknowledged } => self.published(call, acknowledged, now),
             Event::Committed(result) => self.committed(result, now),
@@ -112,6 +132,7 @@ impl<P> Delivery<P> {
         self.end_late_commit(now);
         self.end_late_drains(now);
         self.send_ready(now);
+        self.look_up_ready();
         self.commit_if_due(now);
         self.give_up_drained(now);
         self.finish_if_drained(now);
@@ -149,6 +170,12 @@ impl<P> Delivery<P> {
                 )
             })
         })
+    }
+
+    /// How the API is asked for orders.
+    #[must_use]
+    pub fn verify(&self) -> &Verify {
+        &self.verify
     }
 
     /// What each report means.

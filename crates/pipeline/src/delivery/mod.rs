@@ -16,15 +16,20 @@
 //! * A call is sent only while there is fresh proof that the partition is ours ([`ownership`]).
 //! * Calls of one idempotency key are made one after the other, in the order of the outbox.
 //! * Events of an assignment that is over do nothing.
+//! * Under the policies `park` and `verify` ([`policy`]) a call is sent only once its beginning is committed,
+//!   and sent again only if it was surely not processed: its own answer says so, or a look-up at a time when
+//!   no earlier request can be at work any more.
 //!
-//! Under `on_ambiguous = "retry"` the beginnings in a note are hints: they go with the commit that comes
-//! next, and no call waits for them. They let the next owner say which calls it repeats.
+//! Under `retry` the beginnings in a note are hints: they go with the commit that comes next, and no call
+//! waits for them. They let the next owner say which calls it repeats.
 //!
 //! Where it stands: `machine.rs` holds the state and says what follows from what. What follows is told in
-//! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `calling.rs` (from sending to the
-//! acknowledged end), `committing.rs` and `leaving.rs` (partitions go).
+//! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
+//! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
+//! `committing.rs` and `leaving.rs` (partitions go).
 
 pub mod answer;
+mod beginning;
 pub mod call;
 mod calling;
 mod committing;
@@ -35,20 +40,25 @@ mod intake;
 mod leaving;
 mod limits;
 mod loading;
+pub mod lookup;
 mod machine;
 pub mod ownership;
+pub mod policy;
 pub mod progress;
 mod requests;
+mod settling;
 #[cfg(test)]
 mod tests;
 
 pub use answer::{
     Answer, Class, Classes, Field, FieldRule, Lost, NotSent, Otherwise, Reply, Report, Statuses,
 };
-pub use call::{Call, Doubt, Ending, History, Stage};
+pub use call::{Call, Doubt, Ending, Evidence, History, Stage};
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, Event, Loaded, Pending, Refusal, Rejoin, Waits,
 };
 pub use gauges::Gauges;
 pub use limits::Limits;
+pub use lookup::Verdict;
 pub use machine::Delivery;
+pub use policy::{Policy, Verify};

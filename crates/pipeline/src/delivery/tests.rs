@@ -18,21 +18,42 @@ const LIMITS: Limits = Limits {
     drain_max: Duration::from_secs(35),
 };
 
+fn verify() -> Verify {
+    let answers = Classes::new([
+        (Statuses::Exactly(200), Class::Accepted),
+        (Statuses::Exactly(404), Class::Rejected),
+    ]);
+    Verify {
+        settle: Duration::from_secs(60),
+        lookups_max: 30,
+        give_up_after: Duration::from_secs(3_600),
+        answers: answers.expect("a table"),
+    }
+}
+
 /// A delivery, its clock, and what it asked for last.
 struct Story {
     delivery: Delivery<()>,
+    policy: Policy,
     now: Instant,
     asked: Vec<Action<()>>,
 }
 
 impl Story {
     fn new() -> Self {
+        Self::under(Policy::Retry)
+    }
+
+    /// All its calls have this policy.
+    fn under(policy: Policy) -> Self {
         let classes = Classes::new([
             (Statuses::Hundred(2), Class::Accepted),
             (Statuses::Hundred(4), Class::Rejected),
+            (Statuses::Exactly(429), Class::Retry),
         ]);
         Self {
-            delivery: Delivery::new(LIMITS, classes.expect("a table")),
+            delivery: Delivery::new(LIMITS, classes.expect("a table"), verify()),
+            policy,
             now: Instant::now(),
             asked: Vec::new(),
         }
@@ -65,12 +86,13 @@ impl Story {
     }
 
     fn pending(&mut self, offset: i64, key: &str) -> &mut Self {
-        let key = IdempotencyKey::new(key).ok();
+        let (key, policy) = (IdempotencyKey::new(key).ok(), self.policy);
         self.tell(Event::Pending(Pending {
             partition: P,
             offset: Offset(offset),
             key,
             bytes: 10,
+            policy,
             payload: (),
         }))
     }
@@ -89,6 +111,37 @@ impl Story {
             ..Reply::default()
         });
         self.tell(Event::Answered { call, report })
+    }
+
+    fn answer_look_up(&mut self, offset: i64, status: u16) -> &mut Self {
+        let call = self.id(offset);
+        let report = Report::Status(Reply {
+            status,
+            ..Reply::default()
+        });
+        self.tell(Event::LookedUp { call, report })
+    }
+
+    fn committed(&mut self) -> &mut Self {
+        self.tell(Event::Committed(CommitResult::Done))
+    }
+
+    /// What the commit that was asked for last says of beginnings.
+    #[track_caller]
+    fn check_begun(&self, expected: &[i64]) -> &Self {
+        let commits = self.asked.iter().find_map(|action| match action {
+            Action::Commit(commits) => Some(commits),
+            _ => None,
+        });
+        let commit = &commits.expect("a commit")[0];
+        let note = CallNote::decode(commit.offset, &commit.note).expect("a note");
+        let begun: Vec<i64> = note
+            .begun
+            .runs()
+            .flat_map(|(from, until)| from.0..until.0)
+            .collect();
+        assert_eq!(begun, expected);
+        self
     }
 
     fn acknowledge(&mut self, offset: i64) -> &mut Self {
@@ -139,6 +192,7 @@ fn short(action: &Action<()>) -> String {
             repeats: Some(doubt),
             ..
         } => format!("send {} again: {}", call.offset, doubt.as_str()),
+        Action::LookUp { call, .. } => format!("look up {}", call.offset),
         Action::Wait { call, what, .. } => format!("wait {} {what:?}", call.offset),
         Action::Publish { call, .. } => format!("publish {}", call.offset),
         Action::Commit(commits) => format!("commit {}", commits[0].offset),
@@ -450,4 +504,127 @@ fn late_events_of_an_earlier_assignment_do_nothing() {
             loaded,
         })
         .check(&[]);
+}
+
+/// A partition that was loaded with a note, under a policy that notes beginnings.
+fn noted(policy: Policy, begun: &[i64]) -> Story {
+    let mut note = CallNote::default();
+    begun.iter().for_each(|offset| note.begun.insert(Offset(*offset)));
+    let mut story = Story::under(policy);
+    story.assign(loaded(Some(7), &note.encode(Offset(7)).expect("a note")));
+    story
+}
+
+#[test]
+fn under_park_and_verify_a_call_is_sent_only_once_its_beginning_is_committed() {
+    for policy in [Policy::Park, Policy::Verify] {
+        let mut story = noted(policy, &[]);
+        story.pending(7, "a").check(&["commit 7"]).check_begun(&[7]);
+        // The next ones wait for the next commit: there is one in flight.
+        story.pending(8, "b").check(&[]);
+        story
+            .committed()
+            .check(&["permit", "send 7", "commit 7"])
+            .check_begun(&[7, 8]);
+        story.answer(7, 201).check(&["publish 7"]);
+        story.pending(9, "c").pending(10, "d").check(&["pause"]);
+        // One place is free; one more is begun ahead, because one came free while a commit was in flight.
+        story
+            .committed()
+            .check(&["permit", "send 8", "commit 7"])
+            .check_begun(&[7, 8, 9, 10]);
+        story.committed().check(&["permit", "send 9"]);
+        story.answer(8, 201).check(&["publish 8", "send 10"]);
+    }
+}
+
+#[test]
+fn what_a_commit_did_not_note_is_not_sent() {
+    let mut story = noted(Policy::Park, &[]);
+    story.pending(7, "a").check(&["commit 7"]);
+    story.tell(Event::Committed(CommitResult::NotDone)).check(&[]);
+    story.pass(100 * MS).check(&["commit 7"]).check_begun(&[7]);
+    story
+        .tell(Event::Committed(CommitResult::Unknown))
+        .check(&["withhold", "rejoin"]);
+}
+
+#[test]
+fn a_beginning_is_taken_back_when_the_call_was_surely_not_processed() {
+    let mut story = noted(Policy::Park, &[]);
+    story.pending(7, "a").committed().check(&["permit", "send 7"]);
+    story.answer(7, 429).check(&["wait 7 Attempt"]);
+    let call = story.id(7);
+    story.pass(10 * MS).check(&["commit 7"]).check_begun(&[]);
+    story.tell(Event::WaitOver(call)).check(&[]);
+    // It is noted once more before it is sent once more.
+    story.committed().check(&["permit", "commit 7"]).check_begun(&[7]);
+    story.committed().check(&["permit", "send 7"]);
+}
+
+#[test]
+fn under_park_an_ambiguous_call_is_parked_and_stays_noted_until_that_is_acknowledged() {
+    let mut story = noted(Policy::Park, &[]);
+    story.pending(7, "a").committed().check(&["permit", "send 7"]);
+    story.answer(7, 500).check(&["publish 7"]);
+    story.pending(8, "b").check(&["commit 7"]).check_begun(&[7, 8]);
+    story.acknowledge(7);
+    story.committed().check(&["permit", "send 8"]);
+    story.pass(10 * MS).check(&["commit 8"]).check_begun(&[8]);
+}
+
+/// Story: the last owner had begun 7 and died. It may still be sending, as long as its proof lasts.
+#[test]
+fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_leave() {
+    let mut story = noted(Policy::Park, &[7]);
+    story.pending(7, "a").check(&["wait 7 Settled"]);
+    let call = story.id(7);
+    story.pass(LIMITS.ownership_max - MS);
+    story.tell(Event::WaitOver(call)).check(&["wait 7 Settled"]);
+    story.pass(MS);
+    story.tell(Event::WaitOver(call)).check(&["publish 7"]);
+    story.acknowledge(7).check(&["commit 8"]);
+}
+
+#[test]
+fn under_verify_the_api_is_asked_once_everything_has_settled() {
+    let settle = verify().settle;
+    let mut story = noted(Policy::Verify, &[7]);
+    story.pending(7, "a").check(&["wait 7 Settled"]);
+    let call = story.id(7);
+    story.now += LIMITS.ownership_max + settle - MS;
+    story.tell(Event::WaitOver(call)).check(&["wait 7 Settled"]);
+    story.now += MS;
+    story.tell(Event::WaitOver(call)).check(&["look up 7"]);
+    story.answer_look_up(7, 503).check(&["wait 7 LookUp"]);
+    story.tell(Event::WaitOver(call)).check(&["look up 7"]);
+    story
+        .answer_look_up(7, 404)
+        .check(&["commit 7"])
+        .check_begun(&[7]);
+    story.committed().check(&["permit", "send 7"]);
+    // Its own answer is lost: from its report on, the API may be at work for as long as it takes.
+    story
+        .tell(Event::Answered {
+            call,
+            report: Report::Lost(Lost::TimedOut),
+        })
+        .check(&["wait 7 Settled"]);
+    story.now += settle;
+    story
+        .tell(Event::WaitOver(call))
+        .check(&["look up 7", "commit 7"]);
+    story.answer_look_up(7, 200).check(&["publish 7"]);
+}
+
+#[test]
+fn a_drain_takes_back_beginnings_and_makes_nothing_ambiguous() {
+    let mut story = noted(Policy::Park, &[]);
+    story.pending(7, "a").committed().check(&["permit", "send 7"]);
+    story.pending(8, "b").check(&["commit 7"]).check_begun(&[7, 8]);
+    story.tell(Event::Revoked(vec![P])).check(&["pause"]);
+    story.committed().check(&["permit"]);
+    story.answer(7, 201).check(&["publish 7"]);
+    story.acknowledge(7).check(&["commit 8"]).check_begun(&[]);
+    story.committed().check(&["permit", "give up, 0 abandoned"]);
 }

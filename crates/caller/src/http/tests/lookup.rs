@@ -1,0 +1,59 @@
+//! Look-ups, on real sockets: only a clear answer is one.
+
+use pipeline::delivery::Verdict;
+
+use super::server::{Does, Server};
+use super::*;
+
+async fn check(does: Does, expected: Verdict) -> Server {
+    let server = Server::start(does).await;
+    let api_settings = settings(&server.url());
+    let verify = VerifySettings {
+        url: format!("{}/{{order_id}}", server.url()),
+        ..VerifySettings::default()
+    };
+    let api = Api::new(&api_settings)
+        .and_then(|api| api.with_look_ups(&verify, &api_settings))
+        .expect("an API");
+    let order = "{\"order_id\":\"order/1?\"}";
+    let facts = Facts {
+        order_id: "order/1?",
+        idempotency_key: "key-1",
+        order,
+    };
+    let call = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
+    let request = api.look_up_request(&facts, &call.expect("a request"));
+    let report = api.look_up(request.expect("a look-up")).await;
+    let answers = verify.verify().expect("a table").answers;
+    assert_eq!(
+        Verdict::from(answers.answer(&report)),
+        expected,
+        "{does:?}: {report:?}"
+    );
+    server
+}
+
+#[tokio::test]
+async fn only_a_clear_answer_to_a_look_up_is_one() {
+    const FOUND: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    const BROKEN: &str = "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n";
+    const ELSEWHERE: &str = "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
+    let server = check(Does::Answers(FOUND), Verdict::Found).await;
+    let heads = server.heads();
+    assert!(
+        heads.len() == 1 && heads[0].starts_with("GET ") && heads[0].contains("/order%2F1%3F "),
+        "{heads:?}"
+    );
+    check(Does::Answers(NOT_FOUND), Verdict::NotFound).await;
+    check(Does::Answers(BROKEN), Verdict::Unknown).await;
+    check(Does::Answers(ELSEWHERE), Verdict::Unknown).await;
+    for does in [
+        Does::Hangs,
+        Does::ResetsUnread,
+        Does::ClosesUnanswered,
+        Does::ResetsUnanswered,
+    ] {
+        check(does, Verdict::Unknown).await;
+    }
+}

@@ -1,0 +1,70 @@
+//! Beginnings are noted: under `park` and `verify` a request leaves only once the next owner would know of it.
+//!
+//! Calls wait for a commit, and one commit takes many of them. While it is in flight others are sent that
+//! were begun ahead, just as many as places come free in the time of one commit: each one that is begun and
+//! not sent when this process is killed is parked, or looked up, for nothing.
+
+use std::time::Instant;
+
+use super::call::Stage;
+use super::held::{Phase, held_as};
+use super::machine::Delivery;
+
+impl<P> Delivery<P> {
+    /// How many calls may have their beginning noted now.
+    pub(super) fn may_begin(&self) -> usize {
+        let free = self
+            .limits
+            .calls_in_flight_max
+            .saturating_sub(self.requests.count());
+        let ahead = self.begun_ahead.min(self.limits.calls_in_flight_max);
+        let may = (free + ahead).saturating_sub(self.ready.len() + self.beginning.len());
+        may.min(self.unbegun.len())
+    }
+
+    /// A commit is about to be made: it takes as many beginnings as there may be.
+    pub(super) fn begin_ready(&mut self, now: Instant) {
+        let mut beginning = std::mem::take(&mut self.beginning);
+        // Those that a commit did not note are noted by this one, if they are still ours.
+        beginning.retain(|id| {
+            let call = held_as(&mut self.held, *id).and_then(|held| held.call(id.offset));
+            call.is_some_and(|call| call.stage == Stage::Beginning)
+        });
+        self.beginning = beginning;
+        for _ in 0..self.may_begin() {
+            let Some(id) = self.unbegun.pop_front() else {
+                return;
+            };
+            let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
+                continue;
+            };
+            if held.call(id.offset).is_none_or(|call| call.stage != Stage::Ready) {
+                continue;
+            }
+            // An earlier assignment may have asked already.
+            if self.resume(id, now) {
+                continue;
+            }
+            let Some(held) = held_as(&mut self.held, id) else {
+                continue;
+            };
+            if let Some(call) = held.call(id.offset) {
+                call.enter(Stage::Beginning, now);
+            }
+            held.changed();
+            self.beginning.push(id);
+        }
+    }
+
+    /// The commit with the beginnings was acknowledged: the next owner would know.
+    pub(super) fn begun(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.beginning) {
+            if let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset))
+                && call.stage == Stage::Beginning
+            {
+                call.enter(Stage::Begun, now);
+                self.ready.push_back(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a look-up came to: whether the API has the order.
+//!
+//! Its answer is read by a table of its own, made like that of the answers to calls: *accepted* there means
+//! that the API has processed the order, *rejected* that it never saw it. Only a clear "no" sends a request
+//! again, so everything else is *unknown*.
+
+use super::answer::Answer;
+
+/// What a look-up came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// The API has processed the order.
+    Found,
+    /// It never saw it.
+    NotFound,
+    /// The answer does not tell, or there was none.
+    Unknown,
+}
+
+impl Verdict {
+    /// All verdicts, so that each has its metric from the start.
+    pub const ALL: [Self; 3] = [Self::Found, Self::NotFound, Self::Unknown];
+
+    /// The verdict as it stands in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::NotFound => "not-found",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<Answer> for Verdict {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Accepted => Self::Found,
+            Answer::Rejected => Self::NotFound,
+            Answer::Retry | Answer::Ambiguous => Self::Unknown,
+        }
+    }
+}

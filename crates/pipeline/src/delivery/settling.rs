@@ -1,0 +1,100 @@
+//! What nobody can know is settled: once no earlier request can be at work any more, the call is parked, or
+//! the API is asked for the order.
+//!
+//! Requests of an earlier owner may leave as long as the last commit that it made before we read its notes
+//! proves its ownership; requests of our own have left when their report is here. From then on the API may
+//! be at work for its longest processing time. A look-up before that could miss the order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::answer::Report;
+use super::call::{Next, Stage};
+use super::event::{Action, CallId, Waits};
+use super::held::{Phase, held_as};
+use super::machine::Delivery;
+use super::policy::Policy;
+
+impl<P> Delivery<P> {
+    /// A call waits until no earlier request of it can be at work.
+    pub(super) fn settle_until(&mut self, id: CallId, until: Instant, now: Instant) {
+        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+            return;
+        };
+        call.enter(Stage::Settling(until), now);
+        self.actions.push(Action::Wait {
+            call: id,
+            what: Waits::Settled,
+            tries: call.lookups,
+            at_least: until.saturating_duration_since(now),
+        });
+    }
+
+    /// No earlier request of a call can be at work.
+    pub(super) fn settled(&mut self, id: CallId, now: Instant) {
+        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+            return;
+        };
+        match call.policy {
+            Policy::Verify => {
+                call.enter(Stage::LookingUp, now);
+                self.lookups.push_back(id);
+            }
+            Policy::Park => {
+                let ending = call.parked();
+                call.enter(Stage::Publishing(ending), now);
+                self.publish(id);
+            }
+            Policy::Retry => {
+                call.enter(Stage::Ready, now);
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// Look-ups have as many places as requests, and take none from them.
+    pub(super) fn look_up_ready(&mut self) {
+        while self.lookups_under_way < self.limits.calls_in_flight_max {
+            let Some(id) = self.lookups.pop_front() else {
+                return;
+            };
+            let held = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active);
+            let Some(call) = held.and_then(|held| held.call(id.offset)) else {
+                continue;
+            };
+            if call.stage == Stage::LookingUp {
+                self.lookups_under_way += 1;
+                self.actions.push(Action::LookUp {
+                    call: id,
+                    payload: Arc::clone(&call.payload),
+                });
+            }
+        }
+    }
+
+    pub(super) fn looked_up(&mut self, id: CallId, report: Report, now: Instant) {
+        self.lookups_under_way = self.lookups_under_way.saturating_sub(1);
+        let Some(held) = held_as(&mut self.held, id) else {
+            return;
+        };
+        let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::LookingUp) else {
+            return;
+        };
+        let next = call.looked_up(report, &self.classes, &self.verify, now);
+        let (tries, policy) = (call.lookups, call.policy);
+        if !call.is_doubtful() {
+            held.changed();
+        }
+        match next {
+            Next::Publish(_) => self.publish(id),
+            Next::Ready => self.ready_again(id, policy),
+            Next::Wait(at_least) => self.actions.push(Action::Wait {
+                call: id,
+                what: Waits::LookUp,
+                tries,
+                at_least,
+            }),
+            Next::Settle => self.settle_until(id, now, now),
+        }
+    }
+}

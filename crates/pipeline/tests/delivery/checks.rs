@@ -1,0 +1,181 @@
+//! What must hold, and how it is said that something does not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use pipeline::delivery::{Ending, Policy};
+use records::{Offset, Partition};
+
+/// A pending call.
+pub(crate) type Place = (Partition, Offset);
+
+/// Which promise is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// Under park and verify the API processed an order twice.
+    ProcessedTwice,
+    /// A call was made after its end had been committed.
+    CalledAfterFinal,
+    /// A call was made again, and nothing explains it.
+    RepeatUnexplained,
+    /// A request left a caller that did not own the partition any more.
+    SentByNoOwner,
+    /// A request left after its call had been parked.
+    SentAfterParked,
+    /// A call was made before an earlier one of its key had ended.
+    OutOfOrder,
+    /// A call was committed as final, and its end is nowhere.
+    FinalWithoutEnd,
+    /// A committed offset went back.
+    WatermarkBack,
+    /// A call was parked that nothing made ambiguous, or that a look-up could have settled.
+    ParkedWithoutNeed,
+    /// An end says what the API did not.
+    WrongEnd,
+    /// There were two commits in flight, or one of a partition that was given up.
+    CommitOutOfTurn,
+    /// A partition was refused, paused before it was started, or given up twice.
+    Mishandled,
+    /// More requests were under way than may be.
+    TooMany,
+    /// It does not come to an end.
+    Stuck,
+}
+
+/// A broken promise.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    /// Which.
+    #[expect(dead_code, reason = "it is there to be printed")]
+    pub(crate) broken: Broken,
+    /// What was seen.
+    #[expect(dead_code, reason = "it is there to be printed")]
+    pub(crate) seen: String,
+}
+
+/// How a call ended, as its record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    Accepted,
+    Found,
+    Rejected,
+    Parked,
+}
+
+/// What the world remembers to judge by.
+#[derive(Default)]
+pub(crate) struct Checks {
+    pub(crate) first: Option<Violation>,
+    /// The ends that Kafka has, with their times.
+    pub(crate) ends: HashMap<Place, BTreeMap<End, Instant>>,
+    /// Calls that a landed commit has told to be final.
+    pub(crate) finals: BTreeSet<Place>,
+    /// Requests that were answered with a clear end: by whom they were sent, and when.
+    pub(crate) clear: HashMap<Place, Vec<(u64, Instant)>>,
+    pub(crate) ambiguous: BTreeSet<Place>,
+    /// Requests that left and have no report yet.
+    pub(crate) under_way: BTreeMap<(u64, Place), Instant>,
+    /// What alone is looked for.
+    pub(crate) looks_for: Option<Broken>,
+    /// When a process was killed, stood still, or lost its membership.
+    pub(crate) interruptions: Vec<(u64, Instant)>,
+}
+
+impl Checks {
+    pub(crate) fn broken(&mut self, broken: Broken, seen: impl FnOnce() -> String) {
+        if self.first.is_none() && self.looks_for.is_none_or(|only| only == broken) {
+            let seen = seen();
+            self.first = Some(Violation { broken, seen });
+        }
+    }
+
+    pub(crate) fn is_interrupted_since(&self, process: u64, since: Instant) -> bool {
+        self.interruptions
+            .iter()
+            .any(|(who, at)| *who == process && *at >= since)
+    }
+
+    /// A request leaves `process`.
+    pub(crate) fn sent(&mut self, process: u64, place: Place, policy: Policy, now: Instant) {
+        if self.finals.contains(&place) {
+            self.broken(Broken::CalledAfterFinal, || format!("{place:?}"));
+        }
+        let parked = self
+            .ends
+            .get(&place)
+            .is_some_and(|ends| ends.contains_key(&End::Parked));
+        if parked {
+            self.broken(Broken::SentAfterParked, || format!("{place:?} by {process}"));
+        }
+        if self.under_way.insert((process, place), now).is_some() {
+            self.broken(Broken::RepeatUnexplained, || {
+                format!("{place:?} is sent again by {process} with its request under way")
+            });
+        }
+        for (who, at) in self.clear.get(&place).cloned().unwrap_or_default() {
+            // Who lost the partition and looked a rejected order up may send it again.
+            let knows_better = who == process && policy != Policy::Verify;
+            if knows_better || !self.is_interrupted_since(who, at) {
+                self.broken(Broken::RepeatUnexplained, || {
+                    format!("{place:?} is sent by {process}; {who} knew its answer and was not interrupted")
+                });
+            }
+        }
+    }
+
+    /// An end is written to Kafka.
+    pub(crate) fn ended(&mut self, place: Place, ending: &Ending, policy: Policy, now: Instant) -> End {
+        let end = match ending {
+            Ending::Accepted(_) => End::Accepted,
+            Ending::Found(_) => End::Found,
+            Ending::Rejected(_) => End::Rejected,
+            Ending::Parked(_) => End::Parked,
+            Ending::NotACall => {
+                self.broken(Broken::WrongEnd, || format!("{place:?} is a call"));
+                End::Rejected
+            }
+        };
+        if let Ending::Parked(evidence) = ending {
+            let is_explained = self.ambiguous.contains(&place) || !self.interruptions.is_empty();
+            let is_in_place = match policy {
+                Policy::Retry => false,
+                Policy::Park => is_explained,
+                Policy::Verify => is_explained && evidence.lookups > 0,
+            };
+            if !is_in_place {
+                self.broken(Broken::ParkedWithoutNeed, || {
+                    format!("{place:?} under {policy:?}: {evidence:?}")
+                });
+            }
+        }
+        self.ends.entry(place).or_default().entry(end).or_insert(now);
+        end
+    }
+
+    /// At the end: each call has an end, and what it says is true.
+    pub(crate) fn finish(&mut self, place: Place, policy: Policy, processed: u32) {
+        let ends: Vec<End> = self
+            .ends
+            .get(&place)
+            .map(|ends| ends.keys().copied().collect())
+            .unwrap_or_default();
+        let is_true = |end: &End| match end {
+            End::Accepted | End::Found => processed > 0,
+            End::Rejected => processed == 0 || policy == Policy::Retry,
+            End::Parked => true,
+        };
+        // Parked as well as accepted or rejected is a call whose caller was killed before it had noted the end.
+        let told = ends.iter().filter(|end| **end != End::Parked).count();
+        let is_one = match ends[..] {
+            [] => false,
+            [_] => true,
+            [End::Accepted, End::Found] => policy == Policy::Verify,
+            _ => told <= 2 && !self.interruptions.is_empty(),
+        };
+        if !ends.iter().all(is_true) || !is_one {
+            self.broken(Broken::WrongEnd, || {
+                format!("{place:?} under {policy:?} ended {ends:?}; it was processed {processed} times")
+            });
+        }
+    }
+}

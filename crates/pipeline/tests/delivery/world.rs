@@ -1,0 +1,301 @@
+//! The world: its clock, its log, its faults, and whose turn it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use pipeline::delivery::{Event, Policy};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use records::{IdempotencyKey, Offset, Partition};
+
+use crate::api::Api;
+use crate::caller::Caller;
+use crate::checks::{Broken, Checks, Place, Violation};
+use crate::group::Group;
+
+const PARTITIONS: i32 = 2;
+const CALLS_PER_PARTITION: i64 = 7;
+const KEYS: i64 = 5;
+/// So long there are faults; then everything must finish.
+const FAULTY_STEPS: u64 = 500;
+const STEPS_MAX: u64 = 12_000;
+
+/// What kind of world it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) policies: Policies,
+    /// Nobody is killed, stands still, or hears nothing of a commit.
+    pub(crate) moves_only: bool,
+    pub(crate) mutation: Option<Mutation>,
+    /// The one promise that it is about, if it is about one.
+    pub(crate) looks_for: Option<Broken>,
+}
+
+/// Which calls have which policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Policies {
+    All(Policy),
+    Mixed,
+}
+
+/// A rule of the protocol that is taken away. In brackets its row in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// Beginnings are not noted (B1, V5).
+    NoBeginnings,
+    /// A request leaves before its beginning is acknowledged (B10).
+    NotAwaited,
+    /// A member carries on after a commit of which it knows nothing (B9).
+    UnknownCarriesOn,
+    /// An end counts as acknowledged as soon as it is handed over (B11).
+    ParkedNotAcknowledged,
+    /// A commit of a revoked partition goes out under the generation that follows (B14).
+    RevokedCommits,
+    /// Nothing is held back at the last moment (D2, V2).
+    NoDeadline,
+    /// A look-up does not wait for the API's longest processing time (V1).
+    LooksUpAtOnce,
+    /// Only the offset is kept, not what is final behind it (A4).
+    NoFinals,
+}
+
+/// A record of the outbox.
+pub(crate) struct Pending {
+    pub(crate) key: IdempotencyKey,
+    pub(crate) policy: Policy,
+}
+
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) random: ChaCha8Rng,
+    pub(crate) now: Instant,
+    began: Instant,
+    pub(crate) log: BTreeMap<Place, Pending>,
+    pub(crate) log_end: BTreeMap<Partition, Offset>,
+    pub(crate) group: Group,
+    pub(crate) api: Api,
+    pub(crate) callers: Vec<Caller>,
+    processes_ever: u64,
+    pub(crate) checks: Checks,
+    pub(crate) faults: bool,
+    pub(crate) steps: u64,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// What happened last, for whoever has to find out why a promise was broken.
+    lines: VecDeque<String>,
+}
+
+impl Setup {
+    pub(crate) fn any(seed: u64) -> Self {
+        let policies = match seed % 4 {
+            0 => Policies::All(Policy::Park),
+            1 => Policies::All(Policy::Verify),
+            2 => Policies::All(Policy::Retry),
+            _ => Policies::Mixed,
+        };
+        Self {
+            seed,
+            policies,
+            moves_only: false,
+            mutation: None,
+            looks_for: None,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(setup.seed);
+        let (mut log, mut log_end) = (BTreeMap::new(), BTreeMap::new());
+        for partition in (0..PARTITIONS).map(Partition) {
+            let mut offset = 0;
+            for _ in 0..CALLS_PER_PARTITION {
+                // A transaction's marker now and then, and aborted records.
+                while random.random_ratio(1, 4) {
+                    offset += 1;
+                }
+                let key = format!("{partition}-{}", random.random_range(0..KEYS));
+                let policy = match setup.policies {
+                    Policies::All(policy) => policy,
+                    Policies::Mixed => Policy::ALL[random.random_range(0..3)],
+                };
+                let key = IdempotencyKey::new(&key).expect("a key");
+                log.insert((partition, Offset(offset)), Pending { key, policy });
+                offset += 1;
+            }
+            log_end.insert(partition, Offset(offset + 1));
+        }
+        let now = Instant::now();
+        let mut world = Self {
+            setup,
+            random,
+            now,
+            began: now,
+            log,
+            log_end,
+            group: Group::default(),
+            api: Api::default(),
+            callers: Vec::new(),
+            processes_ever: 0,
+            checks: Checks {
+                looks_for: setup.looks_for,
+                ..Checks::default()
+            },
+            faults: true,
+            steps: 0,
+            counts: BTreeMap::new(),
+            lines: VecDeque::new(),
+        };
+        world.start_caller();
+        world.start_caller();
+        world
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+        (0..PARTITIONS).map(Partition)
+    }
+
+    pub(crate) fn caller(&mut self, process: u64) -> Option<&mut Caller> {
+        self.callers.iter_mut().find(|caller| caller.process == process)
+    }
+
+    pub(crate) fn start_caller(&mut self) {
+        self.processes_ever += 1;
+        let process = self.processes_ever;
+        let member = self.group.join(process, self.now);
+        self.callers
+            .push(Caller::new(process, member, self.setup.mutation));
+    }
+
+    /// Only the replay of one seed pays for its story.
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if std::env::var_os("DELIVERY_SEED").is_some() {
+            let ms = self.now.duration_since(self.began).as_millis();
+            self.lines.push_back(format!("{ms:>6} {}", line()));
+            if self.lines.len() > 200 {
+                self.lines.pop_front();
+            }
+        }
+    }
+
+    pub(crate) fn story(&self) -> String {
+        self.lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    fn is_over(&self) -> bool {
+        let is_final = |(partition, offset): &Place| {
+            self.group
+                .committed
+                .get(partition)
+                .is_some_and(|(committed, _)| committed > offset)
+        };
+        self.log.keys().all(is_final) && self.api.is_at_rest()
+    }
+
+    /// Lets everything happen, until each call is final.
+    ///
+    /// # Errors
+    /// A promise was broken.
+    pub(crate) fn run(&mut self) -> Result<(), Violation> {
+        let mut idle = 0;
+        while !self.is_over() {
+            self.steps += 1;
+            self.faults = self.steps < FAULTY_STEPS;
+            if self.steps > STEPS_MAX {
+                let seen = format!("{:?}, committed {:?}", self.counts, self.group.committed);
+                self.checks.broken(Broken::Stuck, || seen);
+                break;
+            }
+            self.now += Duration::from_micros(self.random.random_range(0..8_000));
+            self.api_turn();
+            self.group_turn();
+            self.late_commits_turn();
+            if self.faults {
+                self.fault();
+            }
+            let at = self.random.random_range(0..self.callers.len());
+            idle = if self.caller_turn(at) { 0 } else { idle + 1 };
+            if idle > 8 {
+                self.skip_idle_time();
+                idle = 0;
+            }
+            if let Some(violation) = self.checks.first.take() {
+                return Err(violation);
+            }
+        }
+        let places: Vec<(Place, Policy)> = self.log.iter().map(|(place, p)| (*place, p.policy)).collect();
+        for (place, policy) in places {
+            let processed = self.api.processed.get(&place).copied().unwrap_or_default();
+            self.checks.finish(place, policy, processed);
+        }
+        self.checks.first.take().map_or(Ok(()), Err)
+    }
+
+    fn skip_idle_time(&mut self) {
+        let waits = self.callers.iter().filter_map(|caller| caller.next(self.now));
+        let expiry = self
+            .group
+            .members
+            .values()
+            .map(|m| m.heard_of_at + crate::group::SESSION);
+        let next = waits.chain(expiry).chain(self.api.next()).min();
+        self.now = next.map_or(self.now, |next| next.max(self.now));
+    }
+
+    fn api_turn(&mut self) {
+        for (place, times) in self.api.turn(self.now) {
+            self.note(|| format!("the API processes {place:?}, {times}"));
+            if times > 1 && self.log[&place].policy != Policy::Retry {
+                self.checks
+                    .broken(Broken::ProcessedTwice, || format!("{place:?}, {times} times"));
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        let at = self.random.random_range(0..self.callers.len());
+        let process = self.callers[at].process;
+        match self.random.random_range(0..400) {
+            0..3 if !self.setup.moves_only => self.kill(at),
+            3..7 if !self.setup.moves_only => {
+                self.count("pauses");
+                let pause = Duration::from_millis(self.random.random_range(0..2_500));
+                self.note(|| format!("{process} stands still for {pause:?}"));
+                self.callers[at].asleep_until = Some(self.now + pause);
+                self.checks.interruptions.push((process, self.now));
+            }
+            7 if !self.setup.moves_only => {
+                self.checks.interruptions.push((process, self.now));
+                self.tell(at, Event::ClientLost);
+            }
+            8..14 => self.rebalance(),
+            14..16 if !self.callers[at].stopping => {
+                self.count("stops");
+                self.note(|| format!("{process} is asked to end"));
+                self.callers[at].stopping = true;
+                self.tell(at, Event::Stop);
+            }
+            _ => {}
+        }
+    }
+
+    /// kill -9: what is on the wire goes on, the group learns of it by silence alone.
+    fn kill(&mut self, at: usize) {
+        self.count("kills");
+        let caller = self.callers.remove(at);
+        let process = caller.process;
+        self.note(|| format!("{process} is killed"));
+        self.checks.interruptions.push((process, self.now));
+        self.group.late.extend(caller.commit.clone());
+        for (place, ending) in caller.publications() {
+            if self.random.random_ratio(1, 2) {
+                self.write_end(place, &ending);
+            }
+        }
+        self.start_caller();
+    }
+}
