@@ -6,6 +6,7 @@ use anyhow::Result;
 use records::dead_letter::Reason;
 
 use crate::api::Api;
+use crate::check::at_most_once::Policy;
 use crate::check::stage_one::{self, StageOne};
 use crate::check::stage_two::{self, StageTwo};
 use crate::check::{Violation, listed};
@@ -75,6 +76,19 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
 /// # Errors
 /// A topic cannot be read to its end, or the API does not answer.
 pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption]) -> Result<StageTwoFindings> {
+    stage_two_under(Policy::Retry, pipeline, api, interruptions)
+}
+
+/// Reads the topics of stage two whose callers had this policy, asks the API what it saw, and checks both.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the API does not answer.
+pub fn stage_two_under(
+    policy: Policy,
+    pipeline: &Pipeline,
+    api: &Api,
+    interruptions: &[Interruption],
+) -> Result<StageTwoFindings> {
     let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
     let (counts, violations) = StageTwo {
         pending_topic: &topics.pending,
@@ -84,6 +98,7 @@ pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption])
         parked: &read_topic(kafka, &topics.parked, Keep::Fingerprints)?,
         requests: &api.requests()?,
         interruptions,
+        policy,
         api_timeout: API_TIMEOUT,
     }
     .check();

@@ -28,6 +28,8 @@ pub enum Mishap {
     Gone(Duration),
     /// It stands still for longer than its session, with all its work in its hands.
     Frozen(Duration),
+    /// It stands still at a named step, after so many passes, for longer than its session; then `kill -9`.
+    FrozenAt(&'static str, u32, Duration),
     /// `kill -9`, and its state directory is lost.
     DiskLost,
     /// `kill -9`, and its stores are damaged.
@@ -93,6 +95,14 @@ impl Lane<'_> {
             Mishap::Frozen(time) => {
                 self.start_ready()?;
                 self.service.process.freeze()?;
+                pause(*time)?;
+                self.service.process.thaw()?;
+                await_ready(self.service, READY_MAX)?;
+                self.service.process.kill()
+            }
+            Mishap::FrozenAt(step, passes, time) => {
+                self.start_with(&format!("{step}={passes}*off->1*return->off"))?;
+                self.service.process.wait_frozen(STEP_MAX)?;
                 pause(*time)?;
                 self.service.process.thaw()?;
                 await_ready(self.service, READY_MAX)?;

@@ -243,13 +243,38 @@ impl Process {
         self.signal(Signal::SIGSTOP)
     }
 
+    /// Waits until it stands still, as it was told to do at a named step.
+    ///
+    /// # Errors
+    /// It did not come to the step within the limit, or does not run.
+    pub fn wait_frozen(&self, limit: Duration) -> Result<()> {
+        let id = self.id().with_context(|| format!("{} does not run", self.name))?;
+        let what = format!("{} stands still", self.name);
+        await_until(&what, limit, || {
+            // The state is the first letter behind the name, which may hold anything but ends with the last ")".
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).context("asking for its state")?;
+            let state = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .trim_start()
+                .chars()
+                .next();
+            Ok(match state {
+                Some('T') => ControlFlow::Break(()),
+                state => ControlFlow::Continue(format!("it is in state {state:?}")),
+            })
+        })
+    }
+
     /// Lets it go on after [`Process::freeze`].
     ///
     /// # Errors
     /// It does not run.
     pub fn thaw(&mut self) -> Result<()> {
-        self.signal(Signal::SIGCONT)?;
+        // Before the signal, which looks after the process and finds it alive: it did nothing since then.
         let from = self.alive_at;
+        self.signal(Signal::SIGCONT)?;
         self.alive_at = Timestamp::now();
         self.interruptions.push(Interruption {
             from,

@@ -4,6 +4,7 @@
 //! sees it found.
 
 pub mod aborted;
+pub mod at_most_once;
 pub mod explain;
 pub mod moments;
 pub mod stage_one;
@@ -25,6 +26,10 @@ pub enum Promise {
     G4,
     /// The API is called at least once, and again only when nobody can know.
     G5,
+    /// Under `park` the API processes each order at most once.
+    G6,
+    /// Under `verify` it does, too.
+    G7,
 }
 
 /// What a broken promise looks like from outside, in the words in which histories of databases are told.
@@ -58,7 +63,7 @@ pub struct Violation {
 }
 
 impl Promise {
-    /// All that are checked.
+    /// All that are checked in each run, whatever the policy.
     pub const ALL: [Self; 5] = [Self::G1, Self::G2, Self::G3, Self::G4, Self::G5];
 
     /// The promise in one sentence.
@@ -70,6 +75,8 @@ impl Promise {
             Self::G3 => "the changelog that stores are rebuilt from equals the outbox",
             Self::G4 => "each pending call ends in exactly one final state",
             Self::G5 => "the API is called again only when nobody can know",
+            Self::G6 => "under park, the API processes each order at most once",
+            Self::G7 => "under verify, the API processes each order at most once",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use legacy_api::{Decision, RequestLine};
 use records::Timestamp;
 
+use super::at_most_once::{self, Policy};
 use super::explain::{self, Explanation};
 use super::{Anomaly, Promise, Violation};
 use crate::process::Interruption;
@@ -13,6 +14,9 @@ use crate::read::Record;
 
 /// The header with the pending call's place, on dead letters and parked calls.
 const CALL: &str = "outbox-call";
+
+/// The header that says why a call was parked.
+const REASON: &str = "outbox-error-reason";
 
 /// What was read, under read_committed and from the API.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,8 @@ pub struct StageTwo<'a> {
     pub requests: &'a [RequestLine],
     /// Every kill and freeze of a caller.
     pub interruptions: &'a [Interruption],
+    /// What the callers do when nobody can know.
+    pub policy: Policy,
     /// How long a caller waits for an answer.
     pub api_timeout: Duration,
 }
@@ -46,6 +52,11 @@ pub struct Counts {
     pub rejected: u64,
     /// Calls that ended parked.
     pub parked: u64,
+    /// Of the parked ones, those that a caller had begun and left without an end.
+    pub parked_begun: u64,
+    /// Calls that were parked and have another end, because a caller was interrupted before it had noted
+    /// that.
+    pub parked_too: u64,
     /// Outcome records that say again what another said, because a caller was interrupted between.
     pub outcomes_repeated: u64,
     /// Requests sent again, by what explains it.
@@ -79,6 +90,9 @@ impl StageTwo<'_> {
             let requests = requests.get(key.as_str()).map_or(&[][..], Vec::as_slice);
             let state = self.check_final(call, outcomes, &mut counts, &mut violations);
             check_answers(&key, state, requests, &mut violations);
+            let parked = outcomes.iter().find(|(state, _)| *state == Final::Parked);
+            let parked = parked.map(|(_, record)| *record);
+            violations.extend(at_most_once::check(self.policy, &key, parked, requests));
             self.check_repeats(&key, requests, &mut counts, &mut violations);
         }
         (counts, violations)
@@ -122,7 +136,9 @@ impl StageTwo<'_> {
         violations: &mut Vec<Violation>,
     ) -> Option<Final> {
         let key = call.key_text();
-        let Some((state, _)) = outcomes.first() else {
+        // What the API said goes before that nobody could know it.
+        let told = outcomes.iter().find(|(state, _)| *state != Final::Parked);
+        let Some((state, _)) = told.or(outcomes.first()) else {
             violations.push(g4(format!("{key:?} has no final state: its call was skipped")));
             return None;
         };
@@ -131,11 +147,18 @@ impl StageTwo<'_> {
             Final::Rejected => counts.rejected += 1,
             Final::Parked => counts.parked += 1,
         }
+        let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
+        if outcomes.iter().any(|outcome| is_begun(&outcome)) {
+            counts.parked_begun += 1;
+        }
         for pair in outcomes.windows(2) {
             let [(first, earlier), (second, later)] = pair else {
                 continue;
             };
-            if first != second {
+            let is_parked_too = (*first == Final::Parked) != (*second == Final::Parked);
+            if is_parked_too && self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
+                counts.parked_too += 1;
+            } else if first != second {
                 violations.push(g4(format!("{key:?} ended {first:?} and {second:?}")));
             } else if self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
                 counts.outcomes_repeated += 1;
@@ -211,6 +234,16 @@ impl StageTwo<'_> {
         for pair in requests.windows(2) {
             let [earlier, later] = pair else { continue };
             match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
+                Some(explanation) if self.policy == Policy::Park && explanation.is_ambiguous() => {
+                    violations.push(Violation {
+                        promise: Promise::G6,
+                        ..g5(format!(
+                            "{key:?} was called again though nobody could know: {explanation}; {}; then {}",
+                            told(earlier),
+                            told(later)
+                        ))
+                    });
+                }
                 Some(explanation) => *counts.repeats.entry(explanation).or_default() += 1,
                 None => violations.push(g5(format!(
                     "{key:?} was called again without need: {}; then {}",
@@ -229,6 +262,10 @@ fn check_answers(
     requests: &[&RequestLine],
     violations: &mut Vec<Violation>,
 ) {
+    if requests.is_empty() && state == Some(Final::Parked) {
+        // Its beginning was noted, and its caller died before it was sent.
+        return;
+    }
     if requests.is_empty() {
         violations.push(g5(format!("the API was never called for {key:?}")));
         return;

@@ -42,6 +42,7 @@ impl World {
             parked: &[],
             requests: &self.requests,
             interruptions: &self.interruptions,
+            policy: Policy::Retry,
             api_timeout: Duration::from_secs(1),
         }
         .check()

@@ -1,0 +1,129 @@
+//! Under `park` and `verify`: no order is processed twice, and none is sent again after it was parked.
+
+use legacy_api::{Decision, RequestLine};
+
+use super::{Anomaly, Promise, Violation};
+use crate::read::Record;
+
+/// What the callers do when nobody can know whether the API has processed an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// They call again.
+    Retry,
+    /// They park the call.
+    Park,
+    /// They ask the API.
+    Verify,
+}
+
+impl Policy {
+    /// As it stands in the settings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Park => "park",
+            Self::Verify => "verify",
+        }
+    }
+
+    const fn promise(self) -> Promise {
+        match self {
+            Self::Retry => Promise::G5,
+            Self::Park => Promise::G6,
+            Self::Verify => Promise::G7,
+        }
+    }
+}
+
+/// A request may have been on its way while its call was parked, and an overloaded API takes it up late.
+const ON_ITS_WAY_MAX_MS: i64 = 2_000;
+
+/// Checks the requests of one order, given the record that parked it, if there is one.
+pub(super) fn check(
+    policy: Policy,
+    key: &str,
+    parked: Option<&Record>,
+    requests: &[&RequestLine],
+) -> Vec<Violation> {
+    let broken = |finding: String| Violation {
+        promise: policy.promise(),
+        anomaly: Anomaly::Call,
+        finding,
+    };
+    if policy == Policy::Retry {
+        return Vec::new();
+    }
+    let mut violations = Vec::new();
+    let is_charge = |request: &&&RequestLine| request.decision == Some(Decision::Charged);
+    let charges = requests.iter().filter(is_charge).count();
+    if charges > 1 {
+        violations.push(broken(format!("{key:?} was charged {charges} times")));
+    }
+    if let Some(parked) = parked {
+        let is_late = |request: &&&RequestLine| {
+            i64::try_from(request.arrived_at).is_ok_and(|at| at > parked.timestamp_ms + ON_ITS_WAY_MAX_MS)
+        };
+        if let Some(late) = requests.iter().find(is_late) {
+            violations.push(broken(format!(
+                "{key:?} was parked at {} ms and called at {} ms",
+                parked.timestamp_ms, late.arrived_at
+            )));
+        }
+    }
+    violations
+}
+
+#[cfg(test)]
+mod tests {
+    use records::{Offset, Partition};
+
+    use super::*;
+
+    fn request(arrived_at: u64, decision: Option<Decision>) -> RequestLine {
+        RequestLine {
+            sequence: 0,
+            order_id: "o-1".into(),
+            idempotency_key: Some("o-1".into()),
+            nth: 1,
+            arrived_at,
+            fault: None,
+            slow: false,
+            processed: decision.is_some(),
+            decision,
+            processed_at: Some(arrived_at),
+            answered: Some(200),
+            cut: None,
+            finished_at: Some(arrived_at),
+        }
+    }
+
+    fn parked_at(timestamp_ms: i64) -> Record {
+        Record {
+            partition: Partition(0),
+            offset: Offset(0),
+            timestamp_ms,
+            key: Some(b"o-1".to_vec()),
+            fingerprint: None,
+            value: None,
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_second_charge_and_a_call_after_parking_are_found() {
+        let charged = |at| request(at, Some(Decision::Charged));
+        let found = |policy, parked: Option<&Record>, requests: &[RequestLine]| {
+            let requests: Vec<&RequestLine> = requests.iter().collect();
+            check(policy, "o-1", parked, &requests).len()
+        };
+        let twice = [charged(10_000), charged(20_000)];
+        assert_eq!(found(Policy::Park, None, &twice), 1);
+        assert_eq!(found(Policy::Verify, None, &twice), 1);
+        assert_eq!(found(Policy::Retry, None, &twice), 0);
+        let once = [request(10_000, None), charged(20_000)];
+        assert_eq!(found(Policy::Park, None, &once), 0);
+        assert_eq!(found(Policy::Park, Some(&parked_at(19_000)), &once), 0);
+        assert_eq!(found(Policy::Park, Some(&parked_at(15_000)), &once), 1);
+    }
+}
