@@ -30,6 +30,8 @@ pub(crate) struct Config {
     store: IgnoredAny,
     #[serde(skip_serializing)]
     validator: IgnoredAny,
+    #[serde(skip_serializing)]
+    verify: IgnoredAny,
 }
 
 /// How to reach the cluster.
