@@ -27,6 +27,10 @@ pub(crate) struct Arguments {
     /// The validator's commit interval; repeat it to measure several.
     #[arg(long, default_values = ["20ms"], value_name = "DURATION")]
     commit_interval: Vec<String>,
+    /// How often the first interval is run before anything is measured. A broker that has just started
+    /// compiles its own code meanwhile, and would be measured with the validator.
+    #[arg(long, default_value_t = 2)]
+    warm_ups: u32,
     /// The seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -39,6 +43,11 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         "one validator, {} orders of about 264 bytes on {} partitions, seed {}",
         arguments.orders, arguments.partitions, arguments.seed
     );
+    if let Some(interval) = arguments.commit_interval.first() {
+        for _ in 0..arguments.warm_ups {
+            let _unmeasured = run(arguments, interval)?;
+        }
+    }
     let mut table = Table::new();
     table.set_header(vec![
         "commit interval",
