@@ -16,6 +16,11 @@ use service::{Health, Shutdown};
 
 use crate::config::Config;
 
+/// Also librdkafka's, whose threads free what others allocated: see `Cargo.toml`.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Writes each valid order to the outbox exactly once, whatever crashes.
 #[derive(Parser)]
 #[command(version)]
