@@ -20,21 +20,20 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer,
-};
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
 use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
 use crate::fault::{Class, Fault};
+use crate::native::{OutgoingHeaders, Record, Sender};
 use crate::settings::KafkaSettings;
 
 /// A producer with a transactional id, at most one transaction at a time.
 pub struct TransactionalProducer {
-    inner: ThreadedProducer<Deliveries>,
+    inner: Sender<Deliveries>,
     limits: Limits,
 }
 
@@ -59,7 +58,7 @@ pub struct Outgoing<'a> {
     /// The value, if any.
     pub value: Option<&'a [u8]>,
     /// The headers, in their order.
-    pub headers: Option<OwnedHeaders>,
+    pub headers: Option<OutgoingHeaders>,
     /// Whether [`Ended::Committed`] shall tell where the last such record of this partition came to lie;
     /// for records with an explicit partition.
     pub tracked: bool,
@@ -141,7 +140,10 @@ impl TransactionalProducer {
             .create_with_context(Deliveries::default())
             .map_err(fault)?;
         inner.init_transactions(timeout).map_err(fault)?;
-        Ok(Self { inner, limits })
+        Ok(Self {
+            inner: Sender::new(inner),
+            limits,
+        })
     }
 
     /// Begins a transaction. Asks nothing of the brokers yet.
@@ -152,6 +154,7 @@ impl TransactionalProducer {
         self.deliveries().sent.store(0, Ordering::Release);
         *self.deliveries().lock() = Delivered::default();
         self.inner
+            .producer()
             .begin_transaction()
             .map_err(|error| Fault::new("beginning a transaction", error))
     }
@@ -167,30 +170,30 @@ impl TransactionalProducer {
             partition,
             key,
             value,
-            headers,
+            mut headers,
             tracked,
         } = outgoing;
-        let opaque = match partition {
-            Some(partition) if tracked => usize::try_from(partition.0).unwrap_or(usize::MAX - 1) + 1,
-            Some(_) | None => UNTRACKED,
+        let record = Record {
+            topic,
+            partition: partition.map(|partition| partition.0),
+            key,
+            value,
+            opaque: match partition {
+                Some(partition) if tracked => usize::try_from(partition.0).unwrap_or(usize::MAX - 1) + 1,
+                Some(_) | None => UNTRACKED,
+            },
         };
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, opaque);
-        record.partition = partition.map(|partition| partition.0);
-        record.key = key;
-        record.payload = value;
-        record.headers = headers;
         self.deliveries().sent.fetch_add(1, Ordering::AcqRel);
         let mut full_since = None;
         loop {
-            match self.inner.send(record) {
+            match self.inner.send(record, &mut headers) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
                     if full_since.get_or_insert_with(Instant::now).elapsed() < self.limits.end_max =>
                 {
                     std::thread::sleep(QUEUE_FULL_WAIT);
-                    record = back;
                 }
-                Err((error, _)) => {
+                Err(error) => {
                     self.deliveries().sent.fetch_sub(1, Ordering::AcqRel);
                     return Err(Fault::new(format!("sending a record to {topic:?}"), error));
                 }
@@ -231,7 +234,7 @@ impl TransactionalProducer {
 
     /// Aborts what is open, as far as that is quickly done; opening the next producer does it otherwise.
     pub fn abandon(self) {
-        if let Err(error) = self.inner.abort_transaction(ABORT_MAX) {
+        if let Err(error) = self.inner.producer().abort_transaction(ABORT_MAX) {
             tracing::debug!(%error, "the transaction is left to the next producer to abort");
         }
         // Closing waits for librdkafka's threads; nothing depends on it, since the next producer fences
@@ -240,12 +243,13 @@ impl TransactionalProducer {
     }
 
     fn deliveries(&self) -> &Deliveries {
-        self.inner.client().context()
+        self.inner.producer().client().context()
     }
 
     fn delivered(&self, deadline: Instant) -> Result<(), Fault> {
         let sent = self.deliveries().sent.load(Ordering::Acquire);
-        self.flush(deadline);
+        self.inner
+            .flush(deadline.saturating_duration_since(Instant::now()));
         let mut delivered = self.deliveries().lock();
         while delivered.reported < sent && delivered.failure.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -271,19 +275,6 @@ impl TransactionalProducer {
         }
     }
 
-    /// Sends what lingers, and waits until all is delivered or the deadline has come. The reports, which the
-    /// polling thread takes in, tell what came of it.
-    #[expect(
-        unsafe_code,
-        reason = "rust-rdkafka's own flush asks librdkafka not to wait, and then sleeps up to 100 ms"
-    )]
-    fn flush(&self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the client lives as long as `self`, and librdkafka lets any thread flush it.
-        unsafe { rdkafka::bindings::rd_kafka_flush(self.inner.client().native_ptr(), milliseconds) };
-    }
-
     fn add(
         &self,
         topic: &str,
@@ -304,6 +295,7 @@ impl TransactionalProducer {
         }
         until(deadline, |left| {
             self.inner
+                .producer()
                 .send_offsets_to_transaction(&list, metadata, left)
                 .map_err(fault)
         })
@@ -312,12 +304,13 @@ impl TransactionalProducer {
     fn commit(&self, deadline: Instant) -> Result<(), Fault> {
         // With anything in its queue rust-rdkafka's commit sleeps for up to 100 ms. All is delivered, but
         // the last report may not be out of the queue yet.
-        while self.inner.in_flight_count() > 0 && Instant::now() < deadline {
+        while self.inner.producer().in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(QUEUE_EMPTY_WAIT);
         }
         self.deliveries().end.reset();
         until(deadline, |left| {
             self.inner
+                .producer()
                 .commit_transaction(left)
                 .map_err(|error| Fault::new("committing the transaction", error))
         })

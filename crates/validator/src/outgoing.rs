@@ -1,8 +1,11 @@
 //! The records that an input record becomes.
 
+use std::fmt::Write as _;
+
+use kafka::OutgoingHeaders;
 use kafka::transaction::Outgoing;
 use pipeline::admission::Refusal;
-use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, dead_letter, pending};
 
 /// The headers of an input record.
@@ -16,14 +19,14 @@ pub(crate) fn pending<'a>(
     key: &'a IdempotencyKey,
     entry: &Entry,
 ) -> Outgoing<'a> {
-    let mut copied = copy(headers, 3)
-        .insert(text(pending::SOURCE, &source(input)))
-        .insert(text(pending::ADMITTED_AT, &entry.admitted_at.to_string()));
+    let mut copied = copy(headers, 3);
+    let mut text = source(topics, input);
+    copied.add(pending::SOURCE, Some(text.as_bytes()));
+    text.clear();
+    write(&mut text, entry.admitted_at);
+    copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
     if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
-        copied = copied.insert(Header {
-            key: pending::TRACEPARENT,
-            value: Some(pending::traceparent(entry).as_bytes()),
-        });
+        copied.add(pending::TRACEPARENT, Some(pending::traceparent(entry).as_bytes()));
     }
     Outgoing {
         topic: &topics.pending,
@@ -60,36 +63,42 @@ pub(crate) fn dead_letter<'a>(
     refusal: &Refusal,
     now: Timestamp,
 ) -> Outgoing<'a> {
-    let headers = copy(headers, 4)
-        .insert(text(dead_letter::REASON, refusal.reason.as_str()))
-        .insert(text(dead_letter::DETAIL, &refusal.detail))
-        .insert(text(dead_letter::SOURCE, &source(input)))
-        .insert(text(dead_letter::AT, &now.to_string()));
+    let mut copied = copy(headers, 4);
+    copied.add(dead_letter::REASON, Some(refusal.reason.as_str().as_bytes()));
+    copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
+    copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
+    copied.add(dead_letter::AT, Some(now.to_string().as_bytes()));
     Outgoing {
         topic: &topics.order_dead_letters,
         partition: None,
         key: input.key(),
         value: input.payload(),
-        headers: Some(headers),
+        headers: Some(copied),
         tracked: false,
     }
 }
 
 /// Where the input lies, without the cost of a [`records::Position`] for each order.
-fn source(input: &BorrowedMessage<'_>) -> String {
-    format!("{}/{}@{}", input.topic(), input.partition(), input.offset())
+fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
+    // Room for any partition and offset: the text is written without growing.
+    let mut text = String::with_capacity(topics.orders.len() + 32);
+    text.push_str(&topics.orders);
+    text.push('/');
+    write(&mut text, input.partition());
+    text.push('@');
+    write(&mut text, input.offset());
+    text
 }
 
-fn copy(headers: &InputHeaders<'_>, more: usize) -> OwnedHeaders {
-    headers.iter().fold(
-        OwnedHeaders::new_with_capacity(headers.len() + more),
-        |copy, (key, value)| copy.insert(Header { key, value: *value }),
-    )
+fn write(text: &mut String, value: impl std::fmt::Display) {
+    // A text takes whatever is written to it.
+    let _ = write!(text, "{value}");
 }
 
-fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
-    Header {
-        key,
-        value: Some(value),
+fn copy(headers: &InputHeaders<'_>, more: usize) -> OutgoingHeaders {
+    let mut copy = OutgoingHeaders::with_capacity(headers.len() + more);
+    for (name, value) in headers {
+        copy.add(name, *value);
     }
+    copy
 }
