@@ -130,9 +130,10 @@ impl TransactionalProducer {
                 "socket.timeout.ms",
                 (limits.end_max.as_millis() / 2).max(1_000).to_string(),
             )
-            // Records of a transaction gather for this long, so that a request carries many of a partition; the
-            // end of the transaction flushes, and waits for none of it.
-            .set("linger.ms", "5")
+            // Records of a transaction gather for this long, so that a request carries many of a partition:
+            // librdkafka makes one for each partition, and wakes its thread for each that begins to gather.
+            // The end of the transaction flushes, and waits for none of it.
+            .set("linger.ms", "20")
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "200000")
             .set("queue.buffering.max.kbytes", "131072")
