@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -33,7 +33,7 @@ use crate::settings::KafkaSettings;
 
 /// A producer with a transactional id, at most one transaction at a time.
 pub struct TransactionalProducer {
-    inner: Sender<Deliveries>,
+    inner: Arc<Sender<Deliveries>>,
     limits: Limits,
 }
 
@@ -142,7 +142,7 @@ impl TransactionalProducer {
             .map_err(fault)?;
         inner.init_transactions(timeout).map_err(fault)?;
         Ok(Self {
-            inner: Sender::new(inner),
+            inner: Arc::new(Sender::new(inner)),
             limits,
         })
     }
@@ -209,7 +209,7 @@ impl TransactionalProducer {
         &self,
         topic: &str,
         offsets: &[(Partition, Offset)],
-        metadata: &ConsumerGroupMetadata,
+        metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
     ) -> Ended {
         let deadline = Instant::now() + self.limits.end_max;
@@ -276,30 +276,48 @@ impl TransactionalProducer {
         }
     }
 
+    /// On a thread of its own: librdkafka looks for the group's coordinator without any limit, and has been
+    /// seen to do so for minutes after a broker's death. What is not added by the deadline never will be: the
+    /// next producer fences this one, whose last handle that thread may hold until it is answered.
     fn add(
         &self,
         topic: &str,
         offsets: &[(Partition, Offset)],
-        metadata: &ConsumerGroupMetadata,
+        metadata: &Arc<ConsumerGroupMetadata>,
         deadline: Instant,
     ) -> Result<(), Fault> {
-        let fault = |error| {
-            Fault::new(
-                format!("adding the offsets of {topic:?} to the transaction"),
-                error,
-            )
-        };
+        let attempted = format!("adding the offsets of {topic:?} to the transaction");
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, offset) in offsets {
             list.add_partition_offset(topic, partition.0, Seek::Offset(offset.0))
-                .map_err(fault)?;
+                .map_err(|error| Fault::new(attempted.clone(), error))?;
         }
-        until(deadline, |left| {
-            self.inner
-                .producer()
-                .send_offsets_to_transaction(&list, metadata, left)
-                .map_err(fault)
-        })
+        let (tell, told) = mpsc::channel();
+        let asking = {
+            let (inner, metadata) = (Arc::clone(&self.inner), Arc::clone(metadata));
+            let attempted = attempted.clone();
+            move || {
+                let added = until(deadline, |left| {
+                    inner
+                        .producer()
+                        .send_offsets_to_transaction(&list, &metadata, left)
+                        .map_err(|error| Fault::new(attempted.clone(), error))
+                });
+                // Nobody listens where the deadline has passed.
+                drop(tell.send(added));
+            }
+        };
+        let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+        if std::thread::Builder::new()
+            .name("offsets".into())
+            .spawn(asking)
+            .is_err()
+        {
+            return Err(Fault::new(attempted, late));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        told.recv_timeout(left)
+            .unwrap_or_else(|_| Err(Fault::new(attempted, late)))
     }
 
     fn commit(&self, deadline: Instant) -> Result<(), Fault> {

@@ -134,7 +134,11 @@ impl Shell {
         self.store_event(partition, persisted)
     }
 
-    fn end(&mut self, offsets: &Offsets, membership: &ConsumerGroupMetadata) -> anyhow::Result<Event<Bound>> {
+    fn end(
+        &mut self,
+        offsets: &Offsets,
+        membership: &Arc<ConsumerGroupMetadata>,
+    ) -> anyhow::Result<Event<Bound>> {
         let Some(producer) = &self.producer else {
             return Ok(Event::Failed);
         };
@@ -144,7 +148,7 @@ impl Shell {
         let began = Instant::now();
         kill_at!("after-produce");
         let unjoined = if guard_removed!("guard-group-metadata") {
-            Some(self.unjoined_membership()?)
+            Some(Arc::new(self.unjoined_membership()?))
         } else {
             None
         };
