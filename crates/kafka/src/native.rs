@@ -1,4 +1,4 @@
-//! What is asked of librdkafka itself, past rust-rdkafka. The unsafe code of the project is all in this file.
+//! Sending by librdkafka itself, past rust-rdkafka.
 //!
 //! rust-rdkafka looks the topic up by its name for each record, under the one lock that all threads of the
 //! client share, and copies the name of each header twice before librdkafka copies it a third time. Together

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     commit_interval: Vec<String>,
     /// How often the first interval is run before anything is measured. A broker that has just started
     /// compiles its own code meanwhile, and would be measured with the validator.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 5)]
     warm_ups: u32,
     /// The seed of the orders.
     #[arg(long, default_value_t = 1)]
