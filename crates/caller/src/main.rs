@@ -7,6 +7,7 @@ mod backoff;
 mod calls;
 mod committing;
 mod config;
+mod ends;
 mod http;
 mod job;
 mod latch;

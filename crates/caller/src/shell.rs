@@ -17,8 +17,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::arrived::Arrived;
 use crate::config::Config;
+use crate::ends::Calendar;
 use crate::http::Api;
-use crate::job::{Calendar, Job};
+use crate::job::Job;
 use crate::latch::Permit;
 use crate::metrics::Metrics;
 use crate::policies::Policies;

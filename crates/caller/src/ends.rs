@@ -1,0 +1,232 @@
+//! The records that calls end in: outcomes, dead letters and parked calls.
+
+use std::time::Instant;
+
+use kafka::producer::Outgoing;
+use pipeline::delivery::{Doubt, Evidence, History, Reply, Report};
+use rdkafka::message::{Header, OwnedHeaders};
+use records::call_dead_letter::{self, Reason};
+use records::outcome::Outcome;
+use records::{Timestamp, Topics, dead_letter, parked, pending};
+
+use crate::job::Job;
+
+/// Turns the loop's times into those of the calendar.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calendar {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl Job {
+    /// The outcome of a call that the API accepted, or that was `found` when the API was asked for it.
+    pub(crate) fn outcome(
+        &self,
+        reply: &Reply,
+        found: bool,
+        history: &History,
+        calendar: Calendar,
+    ) -> Vec<u8> {
+        let call = self.call.as_ref();
+        let (order_id, key) = call.map_or_else(
+            |_| (String::new(), self.key_text()),
+            |call| (call.order_id.clone(), call.key.to_string()),
+        );
+        let mut outcome = Outcome::new(order_id, key, self.position.to_string());
+        outcome.status = reply.status;
+        outcome.answer = String::from_utf8_lossy(&reply.body).into_owned();
+        outcome.answer_cut = reply.body_cut;
+        outcome.transaction_id = reply.transaction_id.clone();
+        outcome.attempts = history.attempts;
+        outcome.attempts_ambiguous = history.attempts_ambiguous;
+        outcome.admitted_at = self.admitted_at;
+        outcome.found_by_look_up = found;
+        outcome.first_attempt_at = calendar.at(history.first_attempt_at.or(history.answered_at));
+        outcome.answered_at = calendar.at(history.answered_at);
+        outcome.to_json()
+    }
+
+    /// The record that carries an outcome.
+    pub(crate) fn outcome_record<'a>(
+        &'a self,
+        topics: &'a Topics,
+        json: &'a [u8],
+        token: usize,
+    ) -> Outgoing<'a> {
+        let position = self.position.to_string();
+        let headers = OwnedHeaders::new().insert(text(call_dead_letter::CALL, &position));
+        let headers = match self.traceparent() {
+            Some(value) => headers.insert(Header {
+                key: pending::TRACEPARENT,
+                value: Some(value),
+            }),
+            None => headers,
+        };
+        Outgoing {
+            topic: &topics.processed,
+            partition: None,
+            key: self
+                .call
+                .as_ref()
+                .map_or(&self.key[..], |call| call.key.as_bytes()),
+            value: json,
+            headers,
+            token,
+        }
+    }
+
+    /// The dead letter of a call that the API rejected, or of a record that is no call: the record, and why.
+    pub(crate) fn dead_letter<'a>(
+        &'a self,
+        topics: &'a Topics,
+        reply: Option<&Reply>,
+        history: &History,
+        calendar: Calendar,
+        token: usize,
+    ) -> Outgoing<'a> {
+        let (reason, detail) = match (reply, &self.call) {
+            (Some(reply), _) => (
+                Reason::Rejected,
+                format!("the API answered with status {}", reply.status),
+            ),
+            (None, Err(why)) => (why.reason, why.detail.clone()),
+            (None, Ok(_)) => (Reason::NotAPendingCall, "the record cannot be called".to_owned()),
+        };
+        let mut headers = self.evidence((reason.as_str(), &detail), history);
+        if let Some(reply) = reply {
+            headers = headers
+                .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
+                .insert(Header {
+                    key: call_dead_letter::ANSWER,
+                    value: Some(&reply.body),
+                })
+                .insert(text(
+                    call_dead_letter::FIRST_ATTEMPT_AT,
+                    &calendar.at(history.first_attempt_at).to_string(),
+                ))
+                .insert(text(
+                    call_dead_letter::ANSWERED_AT,
+                    &calendar.at(history.answered_at).to_string(),
+                ));
+        }
+        Outgoing {
+            topic: &topics.call_dead_letters,
+            partition: None,
+            key: &self.key,
+            value: &self.value,
+            headers,
+            token,
+        }
+    }
+
+    /// The parked record of a call of which nobody can know whether it was processed: the record, and what
+    /// is known.
+    pub(crate) fn parked<'a>(
+        &'a self,
+        topics: &'a Topics,
+        evidence: &Evidence,
+        history: &History,
+        calendar: Calendar,
+        (by, token): (&str, usize),
+    ) -> (parked::Reason, Outgoing<'a>) {
+        let (reason, detail) = match (evidence.lookups, evidence.doubt) {
+            (1.., _) => (
+                parked::Reason::NotSettled,
+                format!(
+                    "the API was asked for it {} times, and did not tell",
+                    evidence.lookups
+                ),
+            ),
+            (0, Doubt::Ambiguous) => (
+                parked::Reason::Ambiguous,
+                "the answer to its request does not tell whether it was processed".to_owned(),
+            ),
+            (0, Doubt::Redelivered) => (
+                parked::Reason::Begun,
+                "an earlier caller noted that it was about to send it, and noted no end; look first for its \
+                 outcome"
+                    .to_owned(),
+            ),
+        };
+        let mut headers = self
+            .evidence((reason.as_str(), &detail), history)
+            .insert(text(parked::LOOKUPS, &evidence.lookups.to_string()))
+            .insert(text(parked::PARKED_BY, by));
+        for (name, at) in [
+            (call_dead_letter::FIRST_ATTEMPT_AT, history.first_attempt_at),
+            (call_dead_letter::ANSWERED_AT, history.answered_at),
+        ] {
+            if at.is_some() {
+                headers = headers.insert(text(name, &calendar.at(at).to_string()));
+            }
+        }
+        headers = match &evidence.last {
+            Some(Report::Status(reply)) => headers
+                .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
+                .insert(Header {
+                    key: call_dead_letter::ANSWER,
+                    value: Some(&reply.body),
+                }),
+            Some(report @ (Report::Lost(_) | Report::NotSent(_))) => {
+                headers.insert(text(parked::LOST, report.kind()))
+            }
+            None => headers,
+        };
+        let outgoing = Outgoing {
+            topic: &topics.parked,
+            partition: None,
+            key: &self.key,
+            value: &self.value,
+            headers,
+            token,
+        };
+        (reason, outgoing)
+    }
+
+    /// The record's headers, and behind them what a person has to know of its call, whatever its end.
+    fn evidence(&self, (reason, detail): (&str, &str), history: &History) -> OwnedHeaders {
+        let headers = self.headers.clone().unwrap_or_default();
+        [
+            (dead_letter::REASON, reason),
+            (dead_letter::DETAIL, detail),
+            (dead_letter::AT, &Timestamp::now().to_string()),
+            (call_dead_letter::CALL, &self.position.to_string()),
+            (call_dead_letter::ATTEMPTS, &history.attempts.to_string()),
+            (
+                call_dead_letter::ATTEMPTS_AMBIGUOUS,
+                &history.attempts_ambiguous.to_string(),
+            ),
+        ]
+        .into_iter()
+        .fold(headers, |headers, (name, value)| {
+            headers.insert(text(name, value))
+        })
+    }
+
+    fn traceparent(&self) -> Option<&[u8]> {
+        Some(self.call.as_ref().ok()?.request.traceparent.as_bytes())
+    }
+}
+
+impl Calendar {
+    /// Begins with now.
+    pub(crate) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            started_at: Timestamp::now(),
+        }
+    }
+
+    fn at(self, instant: Option<Instant>) -> Timestamp {
+        let since = instant.map(|instant| instant.saturating_duration_since(self.started));
+        let ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+        Timestamp(self.started_at.0.saturating_add(ms))
+    }
+}
+
+fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a [u8]> {
+    Header {
+        key,
+        value: Some(value.as_bytes()),
+    }
+}
