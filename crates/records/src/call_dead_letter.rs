@@ -30,13 +30,20 @@ pub enum Reason {
     /// The record in the outbox is no pending call: its key or its order cannot be read, so the API was
     /// not called.
     NotAPendingCall,
+    /// It was tried in vain for longer than the settings allow, and surely not processed.
+    GivenUp,
     /// The order lacks what the settings make the request of, so the API was not called.
     NoRequest,
 }
 
 impl Reason {
     /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 3] = [Self::Rejected, Self::NotAPendingCall, Self::NoRequest];
+    pub const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::NotAPendingCall,
+        Self::GivenUp,
+        Self::NoRequest,
+    ];
 
     /// The reason as it stands in headers, metrics and logs.
     #[must_use]
@@ -44,6 +51,7 @@ impl Reason {
         match self {
             Self::Rejected => "rejected",
             Self::NotAPendingCall => "not-a-pending-call",
+            Self::GivenUp => "given-up",
             Self::NoRequest => "no-request",
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod call_dead_letter;
 pub mod call_note;
+pub mod continuation;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
@@ -18,6 +19,7 @@ pub mod position;
 pub mod topics;
 
 pub use call_note::CallNote;
+pub use continuation::Continuation;
 pub use entry::Entry;
 pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;

@@ -17,6 +17,9 @@ pub struct Outcome {
     pub idempotency_key: String,
     /// Where the pending call lies, as `topic/partition@offset`.
     pub call: String,
+    /// Where the call lay first, if it was deferred since, as `topic/partition@offset`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub continues: Option<String>,
     /// The HTTP status of the API's answer.
     pub status: u16,
     /// The answer's body, capped; what is not UTF-8 in it is replaced.
@@ -66,6 +69,7 @@ impl Outcome {
             order_id,
             idempotency_key,
             call,
+            continues: None,
             status: 0,
             answer: String::new(),
             answer_cut: false,
