@@ -26,6 +26,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
+use crate::consumer::CommitOffset;
 use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
 use crate::fault::{Class, Fault};
 use crate::native::{OutgoingHeaders, Record, Sender};
@@ -212,6 +213,23 @@ impl TransactionalProducer {
         metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
     ) -> Ended {
+        let without_metadata = |(partition, offset): &(Partition, Offset)| CommitOffset {
+            partition: *partition,
+            offset: *offset,
+            metadata: String::new(),
+        };
+        let offsets: Vec<CommitOffset> = offsets.iter().map(without_metadata).collect();
+        self.end_with(topic, &offsets, metadata, before_commit)
+    }
+
+    /// As [`Self::end`], with the metadata of each offset.
+    pub fn end_with(
+        &self,
+        topic: &str,
+        offsets: &[CommitOffset],
+        metadata: &Arc<ConsumerGroupMetadata>,
+        before_commit: impl FnOnce(),
+    ) -> Ended {
         let deadline = Instant::now() + self.limits.end_max;
         if let Err(fault) = self
             .delivered(deadline)
@@ -282,14 +300,17 @@ impl TransactionalProducer {
     fn add(
         &self,
         topic: &str,
-        offsets: &[(Partition, Offset)],
+        offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
         deadline: Instant,
     ) -> Result<(), Fault> {
         let attempted = format!("adding the offsets of {topic:?} to the transaction");
         let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (partition, offset) in offsets {
-            list.add_partition_offset(topic, partition.0, Seek::Offset(offset.0))
+        for offset in offsets {
+            let mut element = list.add_partition(topic, offset.partition.0);
+            element.set_metadata(&offset.metadata);
+            element
+                .set_offset(Seek::Offset(offset.offset.0))
                 .map_err(|error| Fault::new(attempted.clone(), error))?;
         }
         let (tell, told) = mpsc::channel();
