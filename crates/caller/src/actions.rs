@@ -1,7 +1,7 @@
 //! One short function for each action of the pipeline.
 //!
 //! Those whose result comes back later have files of their own, which tell both ends: `loading.rs`,
-//! `publishing.rs` and `committing.rs`.
+//! `publishing.rs`, `committing.rs` and `deferring.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +61,7 @@ impl Shell {
                 return Ok(self.publish(call, &ending, &history, &payload));
             }
             Action::Commit(commits) => self.commit(&commits),
+            Action::Defer { copies, commits } => self.defer(copies, &commits),
             Action::GiveUp {
                 partitions,
                 abandoned,
@@ -265,6 +266,7 @@ impl Shell {
         self.refused.clear();
         self.tell_refused();
         self.commits_sent += 1;
+        self.group_metadata = None;
         let (consumer, ready) = join(&self.config)?;
         let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
         self.ready = ready;

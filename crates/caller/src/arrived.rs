@@ -8,6 +8,7 @@ use records::{Offset, Partition};
 use tokio::sync::oneshot;
 
 use crate::calls::CallView;
+use crate::deferring::Deferred;
 
 /// What comes back from outside the loop. There are as many as there are requests under way, calls to be
 /// published and partitions to be loaded, so what they travel through is bounded by those.
@@ -39,6 +40,12 @@ pub(crate) enum Arrived {
     Committed {
         number: u64,
         result: Result<(), Fault>,
+        took: Duration,
+    },
+    Deferred {
+        number: u64,
+        deferred: Deferred,
+        calls: usize,
         took: Duration,
     },
     Calls(oneshot::Sender<Vec<CallView>>),

@@ -47,6 +47,8 @@ pub(crate) fn view(delivery: &Delivery<Job>, pending: &str, now: Instant) -> Vec
         | Stage::Begun
         | Stage::Settling(_)
         | Stage::LookingUp
+        | Stage::Stubborn
+        | Stage::Deferring
         | Stage::Calling
         | Stage::Waiting
         | Stage::Unpublished(_)

@@ -17,14 +17,7 @@ use crate::shell::Shell;
 impl Shell {
     /// Off the loop, because it waits for the coordinator. There is one at a time.
     pub(crate) fn commit(&mut self, commits: &[Commit]) {
-        let offsets: Vec<CommitOffset> = commits
-            .iter()
-            .map(|commit| CommitOffset {
-                partition: commit.partition,
-                offset: commit.offset,
-                metadata: noted(commit),
-            })
-            .collect();
+        let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;
@@ -85,6 +78,15 @@ impl Shell {
         };
         self.metrics.committed(label, took);
         Ok(Some(result))
+    }
+}
+
+/// A commit, as it is sent.
+pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
+    CommitOffset {
+        partition: commit.partition,
+        offset: commit.offset,
+        metadata: noted(commit),
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::RetrySettings;
 use crate::http::{Api, ApiSettings, VerifySettings};
+use crate::stubborn::StubbornSettings;
 
 /// All settings of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,14 +24,15 @@ pub(crate) struct Config {
     pub(crate) api: ApiSettings,
     pub(crate) verify: VerifySettings,
     pub(crate) retry: RetrySettings,
+    pub(crate) stubborn: StubbornSettings,
     pub(crate) admin: AdminSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallerSettings {
-    /// Names this instance in logs and on the brokers; under static membership also in the group, where
-    /// each running caller needs one of its own.
+    /// Names this instance in logs and on the brokers, in its transactional id, and under static membership
+    /// also in the group. Each running caller needs one of its own.
     pub(crate) instance_id: String,
     /// How this instance belongs to its group.
     pub(crate) membership: MembershipSetting,
@@ -123,6 +125,7 @@ impl Default for Config {
             api: ApiSettings::default(),
             verify: VerifySettings::default(),
             retry: RetrySettings::default(),
+            stubborn: StubbornSettings::default(),
             admin: AdminSettings::default(),
         }
     }
@@ -165,6 +168,7 @@ impl Config {
         self.kafka.check()?;
         let (caller, api) = (&self.caller, &self.api);
         self.verify.check()?;
+        self.stubborn.check()?;
         ensure!(
             caller.on_ambiguous != OnAmbiguous::Verify || !self.verify.url.is_empty(),
             "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; it must say where the API is \
@@ -236,6 +240,7 @@ impl Config {
             commit_interval: caller.commit_interval,
             commit_max: caller.commit_timeout,
             drain_max: caller.drain_max,
+            stubborn: self.stubborn.limits(),
         }
     }
 

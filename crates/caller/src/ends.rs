@@ -1,15 +1,28 @@
-//! The records that calls end in: outcomes, dead letters and parked calls.
+//! The records that calls end in: outcomes, dead letters and parked calls; and the copies that continue them.
 
 use std::time::Instant;
 
+use kafka::OutgoingHeaders;
 use kafka::producer::Outgoing;
-use pipeline::delivery::{Doubt, Evidence, History, Reply, Report};
-use rdkafka::message::{Header, OwnedHeaders};
+use pipeline::delivery::{Copied, Doubt, Evidence, History, Reply, Report};
+use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
+use records::continuation::{self, Continuation};
 use records::outcome::Outcome;
 use records::{Timestamp, Topics, dead_letter, parked, pending};
 
 use crate::job::Job;
+
+/// Why a call becomes a dead letter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Why<'a> {
+    /// The API rejected it.
+    Rejected(&'a Reply),
+    /// It was tried for too long; with its last report.
+    GivenUp(Option<&'a Report>),
+    /// The record is no call.
+    NotACall,
+}
 
 /// Turns the loop's times into those of the calendar.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +54,10 @@ impl Job {
         outcome.attempts_ambiguous = history.attempts_ambiguous;
         outcome.admitted_at = self.admitted_at;
         outcome.found_by_look_up = found;
-        outcome.first_attempt_at = calendar.at(history.first_attempt_at.or(history.answered_at));
+        outcome.first_attempt_at = self
+            .first_attempt_at(history, calendar)
+            .unwrap_or_else(|| calendar.at(history.answered_at));
+        outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
         outcome.answered_at = calendar.at(history.answered_at);
         outcome.to_json()
     }
@@ -75,48 +91,47 @@ impl Job {
         }
     }
 
-    /// The dead letter of a call that the API rejected, or of a record that is no call: the record, and why.
+    /// The dead letter of a call that the API rejected or that is given up, or of a record that is no call: the
+    /// record, and why.
     pub(crate) fn dead_letter<'a>(
         &'a self,
         topics: &'a Topics,
-        reply: Option<&Reply>,
+        why: Why<'_>,
         history: &History,
         calendar: Calendar,
         token: usize,
-    ) -> Outgoing<'a> {
-        let (reason, detail) = match (reply, &self.call) {
-            (Some(reply), _) => (
+    ) -> (Reason, Outgoing<'a>) {
+        let (reason, detail) = match (why, &self.call) {
+            (Why::Rejected(reply), _) => (
                 Reason::Rejected,
                 format!("the API answered with status {}", reply.status),
             ),
-            (None, Err(why)) => (why.reason, why.detail.clone()),
-            (None, Ok(_)) => (Reason::NotAPendingCall, "the record cannot be called".to_owned()),
+            (Why::GivenUp(_), _) => (
+                Reason::GivenUp,
+                format!(
+                    "it was seen first at {} and tried {} times, and was surely not processed",
+                    self.seen_at, history.attempts
+                ),
+            ),
+            (Why::NotACall, Err(why)) => (why.reason, why.detail.clone()),
+            (Why::NotACall, Ok(_)) => (Reason::NotAPendingCall, "the record cannot be called".to_owned()),
         };
-        let mut headers = self.evidence((reason.as_str(), &detail), history);
-        if let Some(reply) = reply {
-            headers = headers
-                .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
-                .insert(Header {
-                    key: call_dead_letter::ANSWER,
-                    value: Some(&reply.body),
-                })
-                .insert(text(
-                    call_dead_letter::FIRST_ATTEMPT_AT,
-                    &calendar.at(history.first_attempt_at).to_string(),
-                ))
-                .insert(text(
-                    call_dead_letter::ANSWERED_AT,
-                    &calendar.at(history.answered_at).to_string(),
-                ));
-        }
-        Outgoing {
+        let headers = self.evidence((reason.as_str(), &detail), history);
+        let headers = self.times(headers, history, calendar);
+        let headers = match why {
+            Why::Rejected(reply) => answer(headers, reply),
+            Why::GivenUp(Some(report)) => told(headers, report),
+            Why::GivenUp(None) | Why::NotACall => headers,
+        };
+        let outgoing = Outgoing {
             topic: &topics.call_dead_letters,
             partition: None,
             key: &self.key,
             value: &self.value,
             headers,
             token,
-        }
+        };
+        (reason, outgoing)
     }
 
     /// The parked record of a call of which nobody can know whether it was processed: the record, and what
@@ -148,28 +163,13 @@ impl Job {
                     .to_owned(),
             ),
         };
-        let mut headers = self
+        let headers = self
             .evidence((reason.as_str(), &detail), history)
             .insert(text(parked::LOOKUPS, &evidence.lookups.to_string()))
             .insert(text(parked::PARKED_BY, by));
-        for (name, at) in [
-            (call_dead_letter::FIRST_ATTEMPT_AT, history.first_attempt_at),
-            (call_dead_letter::ANSWERED_AT, history.answered_at),
-        ] {
-            if at.is_some() {
-                headers = headers.insert(text(name, &calendar.at(at).to_string()));
-            }
-        }
-        headers = match &evidence.last {
-            Some(Report::Status(reply)) => headers
-                .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
-                .insert(Header {
-                    key: call_dead_letter::ANSWER,
-                    value: Some(&reply.body),
-                }),
-            Some(report @ (Report::Lost(_) | Report::NotSent(_))) => {
-                headers.insert(text(parked::LOST, report.kind()))
-            }
+        let headers = self.times(headers, history, calendar);
+        let headers = match &evidence.last {
+            Some(report) => told(headers, report),
             None => headers,
         };
         let outgoing = Outgoing {
@@ -203,6 +203,53 @@ impl Job {
         })
     }
 
+    /// Its times, as far as there are any.
+    fn times(&self, headers: OwnedHeaders, history: &History, calendar: Calendar) -> OwnedHeaders {
+        let first = self.first_attempt_at(history, calendar);
+        let last = history.answered_at.map(|at| calendar.at(Some(at)));
+        [
+            (call_dead_letter::FIRST_ATTEMPT_AT, first),
+            (call_dead_letter::ANSWERED_AT, last),
+        ]
+        .into_iter()
+        .filter_map(|(name, at)| Some((name, at?.to_string())))
+        .fold(headers, |headers, (name, at)| headers.insert(text(name, &at)))
+    }
+
+    /// When its first request was made, in whatever place.
+    fn first_attempt_at(&self, history: &History, calendar: Calendar) -> Option<Timestamp> {
+        let before = self
+            .continuation
+            .as_ref()
+            .and_then(|before| before.first_attempt_at);
+        before.or_else(|| history.first_attempt_at.map(|at| calendar.at(Some(at))))
+    }
+
+    /// The copy that continues this call at the outbox's end: its key, its bytes, and its headers.
+    pub(crate) fn copy(&self, copied: &Copied<Self>, calendar: Calendar) -> (&[u8], &[u8], OutgoingHeaders) {
+        let before = self.continuation.as_ref();
+        let call = before.map_or(&self.position, |before| &before.call);
+        let mut continuation = Continuation::new(call.clone(), self.seen_at);
+        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+        continuation.first_attempt_at = self.first_attempt_at(&copied.history, calendar);
+        continuation.attempts = copied.history.attempts;
+        continuation.attempts_ambiguous = copied.history.attempts_ambiguous;
+        continuation.lookups = copied.lookups;
+        continuation.doubt = copied.doubt.map(|doubt| match doubt {
+            Doubt::Ambiguous => continuation::Doubt::Ambiguous,
+            Doubt::Redelivered => continuation::Doubt::Begun,
+        });
+        let own = self.headers.as_ref();
+        let mut headers = OutgoingHeaders::with_capacity(own.map_or(1, |own| own.count() + 1));
+        for header in own.into_iter().flat_map(OwnedHeaders::iter) {
+            if header.key != continuation::CONTINUES {
+                headers.add(header.key, header.value);
+            }
+        }
+        headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
+        (&self.key, &self.value, headers)
+    }
+
     fn traceparent(&self) -> Option<&[u8]> {
         Some(self.call.as_ref().ok()?.request.traceparent.as_bytes())
     }
@@ -222,6 +269,23 @@ impl Calendar {
         let ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
         Timestamp(self.started_at.0.saturating_add(ms))
     }
+}
+
+/// What a report says, as far as there is one.
+fn told(headers: OwnedHeaders, report: &Report) -> OwnedHeaders {
+    match report {
+        Report::Status(reply) => answer(headers, reply),
+        Report::Lost(_) | Report::NotSent(_) => headers.insert(text(parked::LOST, report.kind())),
+    }
+}
+
+fn answer(headers: OwnedHeaders, reply: &Reply) -> OwnedHeaders {
+    headers
+        .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
+        .insert(Header {
+            key: call_dead_letter::ANSWER,
+            value: Some(&reply.body),
+        })
 }
 
 fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a [u8]> {

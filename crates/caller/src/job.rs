@@ -1,9 +1,12 @@
 //! From a record of the outbox to a request. `ends.rs` leads back, to the records that it ends in.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use pipeline::delivery::Pending;
+use pipeline::delivery::{Continued, Doubt, Pending};
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
+use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
 
 use crate::http::{Api, Facts, Request};
@@ -17,6 +20,10 @@ pub(crate) struct Job {
     pub(crate) value: Bytes,
     pub(crate) headers: Option<OwnedHeaders>,
     pub(crate) admitted_at: Option<Timestamp>,
+    /// When a caller first read it, in whatever place.
+    pub(crate) seen_at: Timestamp,
+    /// What it brings along, if it was deferred.
+    pub(crate) continuation: Option<Continuation>,
     /// The call, or why the record is none.
     pub(crate) call: Result<Callable, NotACall>,
 }
@@ -48,10 +55,22 @@ impl Job {
             offset: Offset(record.offset()),
         };
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+        let (now, continuation) = (Timestamp::now(), continuation(record));
+        let call = match &continuation {
+            // It may hide that an earlier request was processed.
+            Err(error) => Err(NotACall {
+                reason: Reason::NotAPendingCall,
+                detail: error.to_string(),
+            }),
+            Ok(_) => Callable::read(record, &value, api),
+        };
+        let continuation = continuation.unwrap_or_default();
         let job = Self {
             key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
             admitted_at: admitted_at(record),
-            call: Callable::read(record, &value, api),
+            seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
+            continuation,
+            call,
             headers: record.headers().map(|headers| headers.detach()),
             value,
             position,
@@ -68,8 +87,29 @@ impl Job {
             key: job.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: job.key.len() + job.value.len() + headers_bytes + OVERHEAD_BYTES,
             policy: policies.of(record),
+            continued: job.continued(now),
             payload: job,
         }
+    }
+
+    /// What the pipeline has to know of its earlier places.
+    fn continued(&self, now: Timestamp) -> Option<Continued> {
+        let before = self.continuation.as_ref()?;
+        let seen_before_ms = u64::try_from(now.0.saturating_sub(before.first_seen_at.0)).unwrap_or_default();
+        Some(Continued {
+            origin: match before.call.partition == self.position.partition {
+                true => before.call.offset,
+                false => self.position.offset,
+            },
+            attempts: before.attempts,
+            attempts_ambiguous: before.attempts_ambiguous,
+            lookups: before.lookups,
+            doubt: before.doubt.map(|doubt| match doubt {
+                continuation::Doubt::Ambiguous => Doubt::Ambiguous,
+                continuation::Doubt::Begun => Doubt::Redelivered,
+            }),
+            seen_before: Duration::from_millis(seen_before_ms),
+        })
     }
 
     /// The key as it stands in logs.
@@ -90,13 +130,6 @@ impl Job {
         };
         api.look_up_request(&facts, &call.request)
     }
-
-    /// Why the API was not called, if it was not.
-    pub(crate) fn no_call_reason(&self) -> Reason {
-        self.call
-            .as_ref()
-            .map_or_else(|why| why.reason, |_| Reason::NotAPendingCall)
-    }
 }
 
 impl Callable {
@@ -113,7 +146,7 @@ impl Callable {
             order: text,
         };
         let request = api
-            .request(&facts, value, header(record, pending::TRACEPARENT))
+            .request(&facts, value, header(record, pending::TRACEPARENT).flatten())
             .map_err(because(Reason::NoRequest))?;
         Ok(Self {
             order_id: order.order_id.into_owned(),
@@ -123,17 +156,24 @@ impl Callable {
     }
 }
 
+fn continuation(record: &BorrowedMessage<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
+    // One without a value is there all the same.
+    header(record, continuation::CONTINUES)
+        .map(|value| Continuation::parse(value.unwrap_or_default()))
+        .transpose()
+}
+
 fn admitted_at(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
-    let text = std::str::from_utf8(header(record, pending::ADMITTED_AT)?).ok()?;
+    let text = std::str::from_utf8(header(record, pending::ADMITTED_AT)??).ok()?;
     text.parse().ok().map(Timestamp)
 }
 
-/// The last header of a name.
-fn header<'a>(record: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
+/// The last header of a name, with its value, if it has one.
+fn header<'a>(record: &'a BorrowedMessage<'_>, name: &str) -> Option<Option<&'a [u8]>> {
     let headers = record.headers()?;
     (0..headers.count())
         .rev()
         .map(|at| headers.get(at))
-        .find(|header| header.key == name)?
-        .value
+        .find(|header| header.key == name)
+        .map(|header| header.value)
 }

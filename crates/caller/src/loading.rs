@@ -10,8 +10,9 @@ use records::Partition;
 use crate::arrived::Arrived;
 use crate::shell::Shell;
 
-/// How long one request for committed offsets or ends may take.
-const LOAD_MAX: Duration = Duration::from_secs(10);
+/// How long one request for committed offsets or ends may take. Offsets are not told while a transaction is
+/// pending on them; one that this instance has left open in a former life ends soon after this.
+const LOAD_MAX: Duration = Duration::from_secs(3);
 
 /// A new leader may not know the log's end for a moment; only after this the offsets are taken for wrong.
 const LOG_END_WAIT: Duration = Duration::from_secs(10);

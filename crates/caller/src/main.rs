@@ -7,6 +7,7 @@ mod backoff;
 mod calls;
 mod committing;
 mod config;
+mod deferring;
 mod ends;
 mod http;
 mod job;
@@ -19,6 +20,7 @@ mod publishing;
 mod run;
 mod secret;
 mod shell;
+mod stubborn;
 mod watched;
 
 use std::process::ExitCode;

@@ -28,6 +28,9 @@ pub(crate) struct Metrics {
     /// Ends that Kafka did not acknowledge at the first time.
     pub(crate) publications_failed: Counter,
     commits: Family<ByResult, Counter>,
+    deferrals: Family<ByResult, Counter>,
+    calls_deferred: Counter,
+    deferral_seconds: Histogram,
     pub(crate) commit_seconds: Histogram,
     /// Requests held back because the proof of ownership was too old.
     pub(crate) withheld: Counter,
@@ -93,6 +96,9 @@ impl Metrics {
             outcomes: Counter::default(),
             publications_failed: Counter::default(),
             commits: Family::default(),
+            deferrals: Family::default(),
+            calls_deferred: Counter::default(),
+            deferral_seconds: Histogram::new(COMMIT_SECONDS),
             commit_seconds: Histogram::new(COMMIT_SECONDS),
             withheld: Counter::default(),
             rejoins: Counter::default(),
@@ -123,6 +129,7 @@ impl Metrics {
         }
         for result in ["done", "not-done", "fenced", "unknown"] {
             drop(metrics.commits.get_or_create(&ByResult { result }));
+            drop(metrics.deferrals.get_or_create(&ByResult { result }));
         }
         // Registered under names without `_total`, which the text format appends to counters.
         registry.register(
@@ -184,6 +191,21 @@ impl Metrics {
             "outbox_call_commits",
             "Commits of call notes, by result",
             metrics.commits.clone(),
+        );
+        registry.register(
+            "outbox_call_deferrals",
+            "Transactions that defer calls to the end of the outbox, by result",
+            metrics.deferrals.clone(),
+        );
+        registry.register(
+            "outbox_calls_deferred",
+            "Calls deferred to the end of the outbox, because they fail while others succeed",
+            metrics.calls_deferred.clone(),
+        );
+        registry.register(
+            "outbox_call_deferral_seconds",
+            "Time to defer calls",
+            metrics.deferral_seconds.clone(),
         );
         registry.register(
             "outbox_call_commit_seconds",
@@ -280,6 +302,16 @@ impl Metrics {
     pub(crate) fn committed(&self, result: &'static str, took: Duration) {
         self.commits.get_or_create(&ByResult { result }).inc();
         self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A deferral of so many calls has come to something.
+    pub(crate) fn deferred(&self, result: &'static str, calls: usize, took: Duration) {
+        self.deferrals.get_or_create(&ByResult { result }).inc();
+        if result == "done" {
+            self.calls_deferred
+                .inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
+            self.deferral_seconds.observe(took.as_secs_f64());
+        }
     }
 
     /// How much is held now.

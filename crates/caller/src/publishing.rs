@@ -6,9 +6,9 @@ use kafka::Fault;
 use kafka::producer::NotTaken;
 use pipeline::delivery::{CallId, Ending, Event, History};
 use records::Offset;
-use records::call_dead_letter::Reason;
 use service::failpoint::kill_at;
 
+use crate::ends::Why;
 use crate::job::Job;
 use crate::shell::{Publication, Shell, ToldEnd};
 
@@ -23,25 +23,24 @@ impl Shell {
         self.publications_begun += 1;
         let (token, topics) = (self.publications_begun, &self.config.topics);
         let json;
+        let dead_letter = |why: Why<'_>| {
+            let (reason, outgoing) = job.dead_letter(topics, why, history, self.calendar, token);
+            (ToldEnd::DeadLetter(reason), outgoing)
+        };
         let (told, outgoing) = match ending {
             Ending::Accepted(reply) | Ending::Found(reply) => {
                 let found = matches!(ending, Ending::Found(_));
                 json = job.outcome(reply, found, history, self.calendar);
                 (ToldEnd::Outcome, job.outcome_record(topics, &json, token))
             }
-            Ending::Rejected(reply) => (
-                ToldEnd::DeadLetter(Reason::Rejected),
-                job.dead_letter(topics, Some(reply), history, self.calendar, token),
-            ),
+            Ending::Rejected(reply) => dead_letter(Why::Rejected(reply)),
+            Ending::GivenUp(last) => dead_letter(Why::GivenUp(last.as_ref())),
             Ending::Parked(evidence) => {
                 let by = &self.config.caller.instance_id;
                 let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, (by, token));
                 (ToldEnd::Parked(reason), outgoing)
             }
-            Ending::NotACall => (
-                ToldEnd::DeadLetter(job.no_call_reason()),
-                job.dead_letter(topics, None, history, self.calendar, token),
-            ),
+            Ending::NotACall => dead_letter(Why::NotACall),
         };
         match self.producer.send(&outgoing) {
             Ok(()) => {

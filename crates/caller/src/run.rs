@@ -215,17 +215,26 @@ impl Loop {
         Ok(true)
     }
 
-    fn event_of(&self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
+    fn event_of(&mut self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
         Ok(match happening {
             Happening::Record(record) => {
                 Event::Pending(Job::read(&record, &self.shell.api, &self.shell.policies))
             }
-            Happening::Assigned { partitions, .. } => Event::Assigned(partitions),
-            Happening::Revoked { partitions, .. } => {
+            Happening::Assigned {
+                partitions, metadata, ..
+            } => {
+                self.shell.group_metadata = Some(Arc::new(metadata));
+                Event::Assigned(partitions)
+            }
+            Happening::Revoked {
+                partitions, metadata, ..
+            } => {
+                self.shell.group_metadata = Some(Arc::new(metadata));
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)
             }
             Happening::Lost { partitions } => {
+                self.shell.group_metadata = None;
                 tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
                 Event::Lost(partitions)
             }
@@ -277,6 +286,15 @@ impl Loop {
                     None => Ok(()),
                 }
             }
+            Arrived::Deferred {
+                number,
+                deferred,
+                calls,
+                took,
+            } => match self.shell.deferred(number, deferred, calls, took)? {
+                Some(result) => self.apply(Event::Committed(result)),
+                None => Ok(()),
+            },
             Arrived::Published { token, result } => match self.shell.published(token, result) {
                 Some(event) => self.apply(event),
                 None => Ok(()),
@@ -295,6 +313,9 @@ impl Loop {
                 mut partitions,
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
+                // It may be a transaction of our own former life that holds the offsets back.
+                let deferrals = self.shell.deferrals.clone();
+                drop(tokio::task::spawn_blocking(move || deferrals.end_leftovers()));
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);
                 Ok(())
             }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use kafka::producer::Producer;
 use kafka::{Consumer, Fault};
 use pipeline::delivery::{Answer, CallId};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use records::call_dead_letter::Reason;
 use records::parked;
 use records::{Offset, Partition, Position};
@@ -17,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::arrived::Arrived;
 use crate::config::Config;
+use crate::deferring::Deferrals;
 use crate::ends::Calendar;
 use crate::http::Api;
 use crate::job::Job;
@@ -43,7 +45,11 @@ pub(crate) struct Shell {
     pub(crate) waits_begun: u64,
     pub(crate) publications: HashMap<usize, Publication>,
     pub(crate) publications_begun: usize,
+    /// Commits and deferrals, of which one is in flight at a time.
     pub(crate) commits_sent: u64,
+    pub(crate) deferrals: Deferrals,
+    /// The membership as of the generation that the loop has heard of last, for deferrals.
+    pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
     pub(crate) refused: BTreeMap<Partition, String>,
     /// What the report that is being taken in says, for the log line of what follows from it.
     pub(crate) told: Option<Told>,
@@ -103,6 +109,8 @@ impl Shell {
             publications: HashMap::new(),
             publications_begun: 0,
             commits_sent: 0,
+            deferrals: Deferrals::new(config, Calendar::new(now)),
+            group_metadata: None,
             refused: BTreeMap::new(),
             told: None,
             is_finished: false,

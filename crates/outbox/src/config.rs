@@ -29,6 +29,8 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     store: IgnoredAny,
     #[serde(skip_serializing)]
+    stubborn: IgnoredAny,
+    #[serde(skip_serializing)]
     validator: IgnoredAny,
     #[serde(skip_serializing)]
     verify: IgnoredAny,

@@ -8,12 +8,13 @@
 //!             └─────────── LookingUp ◀────── Settling ───┘ park, found, given up
 //! ```
 //!
-//! `Beginning` and `Begun` are passed under `park` and `verify` only.
+//! `Beginning` and `Begun` are passed under `park` and `verify` only. From `Waiting`, and from `LookingUp`, a
+//! call that goes on failing is deferred: `Stubborn` ─▶ `Deferring` ─▶ final here, and continued by its copy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use records::IdempotencyKey;
+use records::{IdempotencyKey, Offset};
 
 use super::answer::{Answer, Classes, NotSent, Reply, Report};
 use super::lookup::Verdict;
@@ -41,6 +42,15 @@ pub struct Call<P> {
     /// Look-ups in a row that told nothing, and when the first of them was made.
     pub(super) lookups: u32,
     pub(super) looked_up_first_at: Option<Instant>,
+    /// Its first place in this partition: another one than where it is, if it was deferred.
+    pub(super) origin: Offset,
+    /// Until then a request that was made in its earlier place may leave, or be at work.
+    pub(super) inherited_until: Option<Instant>,
+    /// When it was read, and how long before that it was first seen.
+    pub(super) taken_at: Instant,
+    pub(super) seen_before: Duration,
+    /// When its last attempt or look-up failed.
+    pub(super) failed_at: Option<Instant>,
     /// How often its end was handed to Kafka in vain.
     pub(super) publications_failed: u32,
     /// Since when it is in this stage.
@@ -62,6 +72,10 @@ pub enum Stage {
     Calling,
     /// Waits for its next attempt.
     Waiting,
+    /// It is to be deferred: its copy goes with the next transaction.
+    Stubborn,
+    /// Its copy, and the note that it is final here, are on their way to Kafka.
+    Deferring,
     /// Until then an earlier request of it may leave, or be at work; or the next look-up waits.
     Settling(Instant),
     /// The API is to be asked for it, or is being asked.
@@ -81,6 +95,9 @@ pub enum Ending {
     Found(Reply),
     /// The API rejected it: it is a dead letter.
     Rejected(Reply),
+    /// It was tried for longer than the settings allow, and surely not processed: it is a dead letter. With the
+    /// last report, if there is one.
+    GivenUp(Option<Report>),
     /// Nobody can know whether it was processed: it waits for a person.
     Parked(Evidence),
     /// The record is no pending call: it is a dead letter, and nothing was called.
@@ -146,6 +163,8 @@ impl Stage {
             Self::Begun => "its beginning is noted",
             Self::Calling => "calling",
             Self::Waiting => "waiting for its next attempt",
+            Self::Stubborn => "to be deferred",
+            Self::Deferring => "being deferred",
             Self::Settling(_) => "waiting until an earlier request has settled",
             Self::LookingUp => "looking it up",
             Self::Unpublished(_) => "waiting to publish its end again",
@@ -309,6 +328,16 @@ impl<P> Call<P> {
         }))
     }
 
+    /// The call as it is given up after its last report, if there is one: what was surely not processed is a
+    /// dead letter.
+    pub(super) fn given_up(&mut self, last: Option<Report>) -> Arc<Ending> {
+        if self.doubt.is_none() {
+            return Arc::new(Ending::GivenUp(last));
+        }
+        self.unclear = last.or(self.unclear.take());
+        self.parked()
+    }
+
     pub(super) fn enter(&mut self, stage: Stage, now: Instant) {
         self.stage = stage;
         self.since = now;
@@ -319,7 +348,9 @@ impl<P> Call<P> {
     pub(super) fn is_doubtful(&self) -> bool {
         match self.stage {
             Stage::Beginning | Stage::Begun | Stage::Calling | Stage::Settling(_) | Stage::LookingUp => true,
-            Stage::Behind | Stage::Ready | Stage::Waiting => self.doubt.is_some(),
+            Stage::Behind | Stage::Ready | Stage::Waiting | Stage::Stubborn | Stage::Deferring => {
+                self.doubt.is_some()
+            }
             // Its answer is known. Yet the next owner has to call again if the end does not reach Kafka.
             Stage::Unpublished(_) | Stage::Publishing(_) => self.history.attempts > 0 || self.doubt.is_some(),
         }
@@ -379,6 +410,11 @@ mod tests {
             unclear: None,
             lookups: 0,
             looked_up_first_at: None,
+            origin: Offset(0),
+            inherited_until: None,
+            taken_at: now,
+            seen_before: Duration::ZERO,
+            failed_at: None,
             publications_failed: 0,
             since: now,
         }

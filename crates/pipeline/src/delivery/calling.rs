@@ -21,6 +21,9 @@ impl<P> Delivery<P> {
 
     /// A call is the first of its key that is not final: says what is to be done with it.
     pub(super) fn first_of_key(&mut self, id: CallId, now: Instant) {
+        if self.follow_deferred(id, now) {
+            return;
+        }
         let Some(held) = held_as(&mut self.held, id) else {
             return;
         };
@@ -28,6 +31,9 @@ impl<P> Delivery<P> {
         let Some(call) = held.call(id.offset) else {
             return;
         };
+        let inherited_until = call
+            .inherited_until
+            .map_or(inherited_until, |at| at.max(inherited_until));
         match (call.policy, call.doubt) {
             (Policy::Retry, _) => self.ready.push_back(id),
             (Policy::Park | Policy::Verify, None) => self.unbegun.push_back(id),
@@ -144,6 +150,7 @@ impl<P> Delivery<P> {
 
     /// The report of a call that is ours and waits for it.
     fn take_report(&mut self, id: CallId, report: Report, now: Instant) {
+        let give_up_after = self.limits.stubborn.give_up_after;
         let Some(held) = held_as(&mut self.held, id) else {
             return;
         };
@@ -151,6 +158,10 @@ impl<P> Delivery<P> {
         let Some(call) = held.call(id.offset) else {
             return;
         };
+        // Few are, so only then its report is wanted once more.
+        let last = give_up_after
+            .is_some_and(|max| call.seen_for(now) >= max)
+            .then(|| report.clone());
         let next = call.answered(report, &self.classes, self.verify.settle, now);
         let (tries, policy) = (call.history.attempts, call.policy);
         if !call.is_doubtful() {
@@ -158,12 +169,16 @@ impl<P> Delivery<P> {
             held.changed();
         }
         match next {
-            Next::Publish(_) => self.publish(id),
+            Next::Publish(ending) => {
+                self.note_success(&ending, now);
+                self.publish(id);
+            }
             // There is no time for another attempt; the next owner makes it.
             Next::Wait(_) | Next::Ready | Next::Settle if is_draining => {
                 self.bytes_held -= held.let_go(id.offset);
             }
             Next::Settle => self.settle_until(id, now + self.verify.settle, now),
+            Next::Wait(_) if self.set_aside(id, last, now) => {}
             Next::Wait(at_least) => {
                 self.actions.push(Action::Wait {
                     call: id,
@@ -192,7 +207,9 @@ impl<P> Delivery<P> {
             Stage::Waiting => {
                 call.enter(Stage::Ready, now);
                 let policy = call.policy;
-                self.ready_again(id, policy);
+                if !self.follow_deferred(id, now) {
+                    self.ready_again(id, policy);
+                }
             }
             Stage::Settling(until) if now < *until => {
                 let until = *until;
@@ -210,6 +227,8 @@ impl<P> Delivery<P> {
             | Stage::Begun
             | Stage::Calling
             | Stage::LookingUp
+            | Stage::Stubborn
+            | Stage::Deferring
             | Stage::Publishing(_) => {}
         }
     }

@@ -45,6 +45,7 @@ impl<P> Delivery<P> {
             sent_at: now,
             content: Vec::new(),
             proves: true,
+            deferred: Vec::new(),
         };
         for partition in content {
             let Some(held) = self.held.get_mut(&partition) else {
@@ -102,6 +103,9 @@ impl<P> Delivery<P> {
                         held.committed(changes);
                     }
                 }
+                if !commit.deferred.is_empty() {
+                    return self.deferred(commit.deferred, now);
+                }
                 self.commit_after = Some(commit.sent_at + self.limits.commit_interval);
                 self.begun_ahead = self.ended_since_commit;
                 self.begun(now);
@@ -110,7 +114,10 @@ impl<P> Delivery<P> {
                     self.actions.extend(self.ownership.until().map(Action::Permit));
                 }
             }
-            CommitResult::NotDone => self.commit_again = Some(now + COMMIT_AGAIN),
+            CommitResult::NotDone => {
+                self.commit_again = Some(now + COMMIT_AGAIN);
+                self.not_deferred(commit.deferred, now);
+            }
             // What was lost is known to be over.
             CommitResult::Fenced if self.held.is_empty() => self.beginning.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),

@@ -9,6 +9,7 @@ use records::{IdempotencyKey, Offset, Partition};
 use super::answer::Report;
 use super::call::{Doubt, Ending, History};
 use super::policy::Policy;
+use super::stubborn::Continued;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +65,7 @@ pub enum Event<P> {
         /// Whether Kafka acknowledged it.
         acknowledged: bool,
     },
-    /// The commit that was in flight has come to something.
+    /// The commit, or the deferral, that was in flight has come to something.
     Committed(CommitResult),
     /// Partitions are wanted by another caller; they are ours until they are given up.
     Revoked(Vec<Partition>),
@@ -91,6 +92,8 @@ pub struct Pending<P> {
     pub bytes: usize,
     /// What is done when nobody can know whether it was processed.
     pub policy: Policy,
+    /// What it brings along, if it was deferred.
+    pub continued: Option<Continued>,
     /// What the program needs to make the call.
     pub payload: P,
 }
@@ -197,6 +200,14 @@ pub enum Action<P> {
     },
     /// Commit these offsets with their notes. There is no other commit in flight.
     Commit(Vec<Commit>),
+    /// Write these copies to the outbox's tail and commit these offsets with their notes, in one transaction.
+    /// There is no commit in flight, and none will be until [`Event::Committed`] tells what it came to.
+    Defer {
+        /// The copies, in their order.
+        copies: Vec<Copied<P>>,
+        /// The notes that tell that the calls are final at their old places.
+        commits: Vec<Commit>,
+    },
     /// Let the partitions go.
     GiveUp {
         /// The partitions.
@@ -232,6 +243,21 @@ pub struct Commit {
     pub offset: Offset,
     /// The call note.
     pub note: String,
+}
+
+/// A call that is to be continued at the outbox's tail.
+#[derive(Debug)]
+pub struct Copied<P> {
+    /// The call at its old place.
+    pub call: CallId,
+    /// What was tried, in all its places.
+    pub history: History,
+    /// Look-ups in a row that told nothing.
+    pub lookups: u32,
+    /// Why nobody can know whether it was processed already.
+    pub doubt: Option<Doubt>,
+    /// The record.
+    pub payload: Arc<P>,
 }
 
 /// Why a partition is left alone.

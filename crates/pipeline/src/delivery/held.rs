@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use records::call_note::NoteTooLong;
 use records::{IdempotencyKey, Offset, OffsetSet, Partition};
 
-use super::call::{Call, Doubt, Ending, History, Stage};
+use super::away::Away;
+use super::call::{Call, Doubt, Ending, Stage};
 use super::event::{Assignment, CallId, Pending};
 use super::progress::{Arrival, Progress};
 
@@ -22,6 +23,10 @@ pub(super) struct Held<P> {
     pub(super) assignment: Assignment,
     pub(super) phase: Phase,
     pub(super) is_paused: bool,
+    /// There are as many calls, or the consumer is as far ahead of the watermark, as may be.
+    pub(super) is_full: bool,
+    /// Deferred calls of which the consumer has not read the copies yet.
+    pub(super) away: Away,
     /// Until then requests of an earlier owner may leave.
     pub(super) inherited_until: Option<Instant>,
     progress: Option<Progress>,
@@ -72,6 +77,8 @@ impl<P> Held<P> {
             assignment,
             phase: Phase::Loading,
             is_paused: false,
+            is_full: false,
+            away: Away::default(),
             inherited_until: None,
             progress: None,
             calls: BTreeMap::new(),
@@ -92,7 +99,9 @@ impl<P> Held<P> {
         self.changes += u64::from(is_first);
     }
 
-    pub(super) fn take(&mut self, pending: Pending<P>, now: Instant) -> Taken {
+    /// Takes a record in. Requests of an earlier owner may leave for `ownership_max` after it has lost its
+    /// ownership.
+    pub(super) fn take(&mut self, pending: Pending<P>, ownership_max: Duration, now: Instant) -> Taken {
         let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
             return Taken::Nothing;
         };
@@ -105,6 +114,9 @@ impl<P> Held<P> {
         let taken = match &pending.key {
             None => Taken::Publish,
             Some(key) => {
+                if let Some(continued) = &pending.continued {
+                    self.away.arrived(key, continued.origin);
+                }
                 let lane = self.lanes.entry(key.clone()).or_default();
                 lane.push_back(pending.offset);
                 if lane.len() == 1 {
@@ -114,6 +126,8 @@ impl<P> Held<P> {
                 }
             }
         };
+        let continued = pending.continued;
+        let doubt_before = continued.and_then(|c| c.doubt);
         let call = Call {
             key: pending.key,
             payload: Arc::new(pending.payload),
@@ -124,11 +138,16 @@ impl<P> Held<P> {
                 Taken::Behind => Stage::Behind,
                 Taken::Publish => Stage::Publishing(Arc::new(Ending::NotACall)),
             },
-            history: History::default(),
-            doubt: maybe_called.then_some(Doubt::Redelivered),
+            history: continued.map(|c| c.history()).unwrap_or_default(),
+            doubt: maybe_called.then_some(Doubt::Redelivered).or(doubt_before),
             unclear: None,
-            lookups: 0,
+            lookups: continued.map_or(0, |c| c.lookups),
             looked_up_first_at: None,
+            origin: continued.map_or(pending.offset, |c| c.origin),
+            inherited_until: doubt_before.map(|_| now + ownership_max),
+            taken_at: now,
+            seen_before: continued.map_or(Duration::ZERO, |c| c.seen_before),
+            failed_at: None,
             publications_failed: 0,
             since: now,
         };
@@ -175,12 +194,13 @@ impl<P> Held<P> {
         self.phase = Phase::Draining;
         self.lanes.clear();
         self.let_go_unless(|stage| match stage {
-            Stage::Calling | Stage::Publishing(_) | Stage::Unpublished(_) => true,
+            Stage::Calling | Stage::Deferring | Stage::Publishing(_) | Stage::Unpublished(_) => true,
             Stage::Behind
             | Stage::Ready
             | Stage::Beginning
             | Stage::Begun
             | Stage::Waiting
+            | Stage::Stubborn
             | Stage::Settling(_)
             | Stage::LookingUp => false,
         })
@@ -198,6 +218,12 @@ impl<P> Held<P> {
         }
         self.changes += u64::from(was_beginning || call.is_doubtful());
         call.bytes
+    }
+
+    /// Lets all calls go without an end, but those whose end is in the transaction in flight: should it be
+    /// committed, no later note may say otherwise.
+    pub(super) fn let_go_late(&mut self) -> usize {
+        self.let_go_unless(|stage| *stage == Stage::Deferring)
     }
 
     /// Lets all calls go without an end.
@@ -243,6 +269,67 @@ impl<P> Held<P> {
         Some((progress.watermark(), progress.note(begun)))
     }
 
+    /// The offset and note to commit once these calls are final.
+    pub(super) fn to_commit_without(
+        &self,
+        deferred: &[Offset],
+    ) -> Option<(Offset, Result<String, NoteTooLong>)> {
+        let mut progress = self.progress.clone()?;
+        deferred.iter().for_each(|offset| progress.finish(*offset));
+        let mut begun = self.doubts.clone();
+        self.calls()
+            .filter(|(offset, call)| call.is_doubtful() && !deferred.contains(offset))
+            .for_each(|(offset, _)| begun.insert(offset));
+        Some((progress.watermark(), progress.note(begun)))
+    }
+
+    /// The calls of the same key behind a call, in their order.
+    pub(super) fn behind(&self, first: Offset) -> Vec<Offset> {
+        let key = self.calls.get(&first).and_then(|call| call.key.as_ref());
+        let lane = key.and_then(|key| self.lanes.get(key));
+        debug_assert!(lane.is_none_or(|lane| lane.front() == Some(&first)));
+        lane.map(|lane| lane.iter().skip(1).copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// Whether a call is the first of its key.
+    pub(super) fn is_first(&self, offset: Offset) -> bool {
+        let key = self.calls.get(&offset).and_then(|call| call.key.as_ref());
+        let lane = key.and_then(|key| self.lanes.get(key));
+        lane.is_some_and(|lane| lane.front() == Some(&offset))
+    }
+
+    /// A call is deferred: its copy is on its way, unless it has arrived already.
+    pub(super) fn copied(&mut self, offset: Offset) {
+        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key.as_ref()?))) else {
+            return;
+        };
+        let is_copy = |at: &Offset| *at != offset && self.origin_of(*at) == Some(call.origin);
+        let lane = self.lanes.get(key);
+        if !lane.is_some_and(|lane| lane.iter().any(is_copy)) {
+            self.away.left(key, call.origin);
+        }
+    }
+
+    /// Whether a deferred call of the same key that lay before this one is away, or has arrived behind it.
+    pub(super) fn must_follow(&self, offset: Offset) -> bool {
+        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key.as_ref()?))) else {
+            return false;
+        };
+        let is_earlier = |at: &Offset| self.origin_of(*at).is_some_and(|at| at < call.origin);
+        let lane = self.lanes.get(key);
+        self.away.has_before(key, call.origin) || lane.is_some_and(|lane| lane.iter().any(is_earlier))
+    }
+
+    fn origin_of(&self, offset: Offset) -> Option<Offset> {
+        self.calls.get(&offset).map(|call| call.origin)
+    }
+
+    /// How far the consumer is ahead of the watermark, in offsets.
+    pub(super) fn span(&self) -> u64 {
+        self.progress.as_ref().map_or(0, Progress::span)
+    }
+
     /// Whether one more call would leave the note short enough.
     pub(super) fn has_room(&self) -> bool {
         self.progress.as_ref().is_none_or(Progress::has_room)
@@ -256,9 +343,12 @@ impl<P> Held<P> {
             self.lanes.remove(key);
             return None;
         };
-        if let Some(call) = self.calls.get_mut(&next) {
-            call.enter(Stage::Ready, now);
+        let call = self.calls.get_mut(&next)?;
+        if call.stage == Stage::Deferring {
+            // It goes with the one that has ended.
+            return None;
         }
+        call.enter(Stage::Ready, now);
         Some(next)
     }
 

@@ -17,7 +17,7 @@ impl<P> Delivery<P> {
             partition,
             offset,
         };
-        let taken = held.take(pending, now);
+        let taken = held.take(pending, self.limits.ownership_max, now);
         if taken == Taken::Nothing {
             return;
         }
@@ -40,12 +40,21 @@ impl<P> Delivery<P> {
             .iter_mut()
             .filter(|(_, held)| held.phase == Phase::Active)
         {
-            let is_held_full = held.calls_held() >= limits.calls_held_max || !held.has_room();
-            let is_held_half_empty = held.calls_held() <= limits.calls_held_max / 2 && held.has_room();
-            if !held.is_paused && (is_full || is_held_full) {
+            let window_max = limits.stubborn.window_max;
+            let is_held_full =
+                held.calls_held() >= limits.calls_held_max || held.span() >= window_max || !held.has_room();
+            let is_held_half_empty = held.calls_held() <= limits.calls_held_max / 2
+                && held.span() <= window_max / 2
+                && held.has_room();
+            if is_full || is_held_full {
+                held.is_full = true;
+            } else if is_half_empty && is_held_half_empty {
+                held.is_full = false;
+            }
+            if !held.is_paused && held.is_full {
                 held.is_paused = true;
                 to_pause.push(*partition);
-            } else if held.is_paused && is_half_empty && is_held_half_empty {
+            } else if held.is_paused && !held.is_full {
                 held.is_paused = false;
                 to_resume.push(*partition);
             }

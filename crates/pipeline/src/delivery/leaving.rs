@@ -112,7 +112,7 @@ impl<P> Delivery<P> {
         for partition in &late {
             self.keep_known(*partition);
             if let Some(held) = self.held.get_mut(partition) {
-                self.bytes_held -= held.let_all_go();
+                self.bytes_held -= held.let_go_late();
             }
         }
         self.actions.push(Action::Withhold(late));
@@ -171,6 +171,7 @@ impl<P> Delivery<P> {
         self.unbegun.clear();
         self.beginning.clear();
         self.lookups.clear();
+        self.stubborn.clear();
         self.leaving.clear();
         self.in_flight = None;
         self.commit_after = None;

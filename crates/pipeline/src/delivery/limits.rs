@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::stubborn::Stubborn;
+
 /// How much the delivery may hold and do at once, and how long it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -19,6 +21,8 @@ pub struct Limits {
     pub commit_max: Duration,
     /// How long calls in flight may take to finish when their partition goes.
     pub drain_max: Duration,
+    /// How long a call that is tried in vain may hold up its partition, or be tried at all.
+    pub stubborn: Stubborn,
 }
 
 impl Limits {

@@ -34,6 +34,13 @@ pub struct Delivery<P> {
     /// Calls that the API is to be asked for, in order. Some may be gone since.
     pub(super) lookups: VecDeque<CallId>,
     pub(super) lookups_under_way: usize,
+    /// Calls that are to be deferred, in order. Some may be gone since.
+    pub(super) stubborn: VecDeque<CallId>,
+    /// When the next deferral may be made, and whether the last commit was one.
+    pub(super) defer_next: Option<Instant>,
+    pub(super) has_deferred_last: bool,
+    /// When the API last answered clearly.
+    pub(super) others_succeeded_at: Option<Instant>,
     /// The requests of this process, also those of partitions that are gone: the API works on them.
     pub(super) requests: Requests,
     pub(super) bytes_held: usize,
@@ -54,6 +61,8 @@ pub(super) struct CommitInFlight {
     pub(super) content: Vec<(Partition, Assignment, u64)>,
     /// Whether its acknowledgement proves anything; not, if partitions were lost meanwhile.
     pub(super) proves: bool,
+    /// The calls that are deferred with it.
+    pub(super) deferred: Vec<CallId>,
 }
 
 /// Partitions on their way out, which the group waits for.
@@ -88,6 +97,10 @@ impl<P> Delivery<P> {
             ended_since_commit: 0,
             lookups: VecDeque::new(),
             lookups_under_way: 0,
+            stubborn: VecDeque::new(),
+            defer_next: None,
+            has_deferred_last: false,
+            others_succeeded_at: None,
             requests: Requests::default(),
             bytes_held: 0,
             ownership: Ownership::new(limits.ownership_max),
@@ -133,6 +146,7 @@ impl<P> Delivery<P> {
         self.end_late_drains(now);
         self.send_ready(now);
         self.look_up_ready();
+        self.defer_if_due(now);
         self.commit_if_due(now);
         self.give_up_drained(now);
         self.finish_if_drained(now);
@@ -144,7 +158,7 @@ impl<P> Delivery<P> {
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         let commit = match &self.in_flight {
             Some(commit) => Some(commit.sent_at + self.limits.commit_max),
-            None => self.commit_at(now),
+            None => self.commit_at(now).into_iter().chain(self.defer_at(now)).min(),
         };
         let leaving = self
             .leaving

@@ -10,11 +10,13 @@
 //! ```
 //!
 //! What always holds:
-//! * A call is final only after Kafka has acknowledged its outcome or dead letter.
+//! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the outbox's
+//!   tail, which continues it.
 //! * One commit is in flight at most. A partition is given up only when none is.
 //! * A partition that is lost commits nothing more.
 //! * A call is sent only while there is fresh proof that the partition is ours ([`ownership`]).
-//! * Calls of one idempotency key are made one after the other, in the order of the outbox.
+//! * Calls of one idempotency key are made one after the other, in the order of the outbox; what `deferring.rs`
+//!   says of deferred ones is the exception.
 //! * Events of an assignment that is over do nothing.
 //! * Under the policies `park` and `verify` ([`policy`]) a call is sent only once its beginning is committed,
 //!   and sent again only if it was surely not processed: its own answer says so, or a look-up at a time when
@@ -26,13 +28,16 @@
 //! Where it stands: `machine.rs` holds the state and says what follows from what. What follows is told in
 //! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
 //! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
+//! `stubborn.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
 //! `committing.rs` and `leaving.rs` (partitions go).
 
 pub mod answer;
+mod away;
 mod beginning;
 pub mod call;
 mod calling;
 mod committing;
+mod deferring;
 pub mod event;
 mod gauges;
 mod held;
@@ -47,6 +52,7 @@ pub mod policy;
 pub mod progress;
 mod requests;
 mod settling;
+pub mod stubborn;
 #[cfg(test)]
 mod tests;
 
@@ -55,10 +61,11 @@ pub use answer::{
 };
 pub use call::{Call, Doubt, Ending, Evidence, History, Stage};
 pub use event::{
-    Action, Assignment, CallId, Commit, CommitResult, Event, Loaded, Pending, Refusal, Rejoin, Waits,
+    Action, Assignment, CallId, Commit, CommitResult, Copied, Event, Loaded, Pending, Refusal, Rejoin, Waits,
 };
 pub use gauges::Gauges;
 pub use limits::Limits;
 pub use lookup::Verdict;
 pub use machine::Delivery;
 pub use policy::{Policy, Verify};
+pub use stubborn::{Continued, Stubborn};

@@ -82,6 +82,12 @@ impl Progress {
         self.watermark
     }
 
+    /// How far the consumer is ahead of the watermark, in offsets; 0 while it has yet to read what is final.
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        u64::try_from(self.next.0 - self.watermark.0).unwrap_or_default()
+    }
+
     /// Whether the note fits, however the calls end, if one more is taken.
     #[must_use]
     pub fn has_room(&self) -> bool {

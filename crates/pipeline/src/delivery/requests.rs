@@ -55,6 +55,11 @@ impl Requests {
         self.under_way.contains_key(&position(id))
     }
 
+    /// Whether a request of it is under way, or an earlier assignment came to know of its end.
+    pub(super) fn knows(&self, id: CallId) -> bool {
+        self.is_under_way(id) || self.known.contains_key(&position(id))
+    }
+
     pub(super) fn count(&self) -> usize {
         self.under_way.len()
     }

@@ -87,6 +87,7 @@ impl<P> Delivery<P> {
         }
         match next {
             Next::Publish(_) => self.publish(id),
+            Next::Ready | Next::Wait(_) if self.set_aside(id, None, now) => {}
             Next::Ready => self.ready_again(id, policy),
             Next::Wait(at_least) => self.actions.push(Action::Wait {
                 call: id,

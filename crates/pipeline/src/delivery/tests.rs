@@ -7,6 +7,8 @@ use records::{CallNote, IdempotencyKey, Offset, Partition};
 
 use super::*;
 
+mod stubborn;
+
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {
     calls_in_flight_max: 2,
@@ -16,6 +18,11 @@ const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(10),
     commit_max: Duration::from_secs(10),
     drain_max: Duration::from_secs(35),
+    stubborn: Stubborn {
+        window_max: 1_000,
+        defer_after: Some(Duration::from_secs(60)),
+        give_up_after: None,
+    },
 };
 
 fn verify() -> Verify {
@@ -46,13 +53,17 @@ impl Story {
 
     /// All its calls have this policy.
     fn under(policy: Policy) -> Self {
+        Self::with(LIMITS, policy)
+    }
+
+    fn with(limits: Limits, policy: Policy) -> Self {
         let classes = Classes::new([
             (Statuses::Hundred(2), Class::Accepted),
             (Statuses::Hundred(4), Class::Rejected),
             (Statuses::Exactly(429), Class::Retry),
         ]);
         Self {
-            delivery: Delivery::new(LIMITS, classes.expect("a table"), verify()),
+            delivery: Delivery::new(limits, classes.expect("a table"), verify()),
             policy,
             now: Instant::now(),
             asked: Vec::new(),
@@ -86,6 +97,10 @@ impl Story {
     }
 
     fn pending(&mut self, offset: i64, key: &str) -> &mut Self {
+        self.pending_as(offset, key, None)
+    }
+
+    fn pending_as(&mut self, offset: i64, key: &str, continued: Option<Continued>) -> &mut Self {
         let (key, policy) = (IdempotencyKey::new(key).ok(), self.policy);
         self.tell(Event::Pending(Pending {
             partition: P,
@@ -93,6 +108,7 @@ impl Story {
             key,
             bytes: 10,
             policy,
+            continued,
             payload: (),
         }))
     }
@@ -196,6 +212,10 @@ fn short(action: &Action<()>) -> String {
         Action::Wait { call, what, .. } => format!("wait {} {what:?}", call.offset),
         Action::Publish { call, .. } => format!("publish {}", call.offset),
         Action::Commit(commits) => format!("commit {}", commits[0].offset),
+        Action::Defer { copies, commits } => {
+            let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
+            format!("defer {offsets:?}, commit {}", commits[0].offset)
+        }
         Action::GiveUp { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
         Action::Rejoin(_) => "rejoin".into(),
         Action::Finish => "finish".into(),

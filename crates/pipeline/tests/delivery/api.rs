@@ -22,6 +22,8 @@ pub(crate) struct Api {
     on_their_way: Vec<(Instant, Place)>,
     /// How often each order was processed.
     pub(crate) processed: HashMap<Place, u32>,
+    /// How often each order was asked for.
+    asked: HashMap<Place, u32>,
 }
 
 /// What a request that has left comes to.
@@ -42,7 +44,7 @@ pub(crate) fn status(status: u16, retry_after_ms: Option<u64>) -> Report {
 }
 
 /// Draws what becomes of a request that leaves now. Some orders are rejected, each time.
-pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: bool) -> Fate {
+fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: bool) -> Fate {
     let mut soon = |max: u64| now + Duration::from_millis(random.random_range(0..max));
     let (landing, answering, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
     let answer_at = landing.max(answering);
@@ -77,7 +79,43 @@ pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: 
     }
 }
 
+/// What becomes of a request for a stubborn order.
+fn refused(random: &mut ChaCha8Rng, now: Instant) -> Fate {
+    let report = match random.random_range(0..6) {
+        0 => status(500, None),
+        _ => status(429, Some(5)),
+    };
+    Fate {
+        lands_at: None,
+        report,
+        report_at: now + Duration::from_millis(random.random_range(0..20)),
+    }
+}
+
 impl Api {
+    /// Draws what becomes of a request that leaves now, and whether it is for a stubborn order: some fail a few
+    /// times, others, where they are given up, for ever.
+    pub(crate) fn fate(
+        &mut self,
+        random: &mut ChaCha8Rng,
+        place: Place,
+        now: Instant,
+        (faults, seed, gives_up): (bool, u64, bool),
+    ) -> Fate {
+        let asked = self.asked.entry(place).or_default();
+        *asked += 1;
+        let order = seed + place.1.0.unsigned_abs() + 3 * u64::from(place.0.0.unsigned_abs());
+        let fails = match order % 10 {
+            2 | 5 => 3 + u32::try_from(seed % 9).unwrap_or_default(),
+            7 if gives_up => u32::MAX,
+            _ => 0,
+        };
+        match *asked <= fails {
+            true => refused(random, now),
+            false => fate(random, place, now, faults),
+        }
+    }
+
     pub(crate) fn takes(&mut self, place: Place, lands_at: Instant) {
         self.on_their_way.push((lands_at, place));
     }

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
-    Action, Assignment, CallId, Class, Classes, CommitResult, Delivery, Ending, Event, Limits, Loaded,
-    NotSent, Pending, Report, Statuses, Verify, Waits,
+    Action, Assignment, Call, CallId, Class, Classes, CommitResult, Continued, Delivery, Ending, Event,
+    Limits, Loaded, NotSent, Pending, Report, Statuses, Stubborn, Verify, Waits,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::api::{self, PROCESSING_MAX, status};
+use crate::api::{PROCESSING_MAX, status};
 use crate::checks::{Broken, End, Place};
 use crate::group::{CommitOnItsWay, Notice};
-use crate::world::{Mutation, World};
+use crate::transactions::{Deferral, State};
+use crate::world::{Mutation, Pending as Log, Setup, World};
 
 pub(crate) const LIMITS: Limits = Limits {
     calls_in_flight_max: 3,
@@ -26,8 +27,14 @@ pub(crate) const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(5),
     commit_max: Duration::from_millis(250),
     drain_max: Duration::from_millis(600),
+    stubborn: Stubborn {
+        window_max: 9,
+        defer_after: Some(Duration::from_millis(120)),
+        give_up_after: None,
+    },
 };
 const LOOKUPS_MAX: u32 = 6;
+const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 
 /// Until when requests of one assignment of a partition may leave; `None`: not at all.
 type Permit = Rc<Cell<Option<Instant>>>;
@@ -39,20 +46,22 @@ pub(crate) struct Caller {
     /// Partitions as the consumer has them: accepted, with the next offset if started, and whether paused.
     consumer: BTreeMap<Partition, Option<(Offset, bool)>>,
     pub(crate) notices: VecDeque<Notice>,
-    due: Vec<(Instant, Due)>,
+    pub(crate) due: Vec<(Instant, Due)>,
     pub(crate) commit: Option<CommitOnItsWay>,
+    /// The deferral that it waits for.
+    pub(crate) deferral: Option<u64>,
     permits: BTreeMap<Partition, Permit>,
     permitted_until: Option<Instant>,
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) stopping: bool,
     finished: bool,
     /// The last commit of each partition: for the mutation that sends it once more.
-    last_commits: BTreeMap<Partition, (Offset, String)>,
+    pub(crate) last_commits: BTreeMap<Partition, (Offset, String)>,
 }
 
 /// A step that may come next.
 #[derive(Clone)]
-enum Due {
+pub(crate) enum Due {
     Load(Assignment, Partition),
     /// The connection asks for the request.
     Leave(CallId, Permit),
@@ -63,6 +72,10 @@ enum Due {
     /// An end reaches Kafka, or not, and that is told, or not.
     Publish(CallId, Arc<Ending>, bool, Option<bool>),
     Commit,
+    /// A deferral's copies and notes reach Kafka.
+    Defer(Deferral),
+    /// The request to commit them does.
+    EndDeferral(Deferral),
 }
 
 fn classes() -> Classes {
@@ -78,13 +91,15 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn place(call: CallId) -> Place {
+pub(crate) fn place(call: CallId) -> Place {
     (call.partition, call.offset)
 }
 
 impl Caller {
-    pub(crate) fn new(process: u64, member: u64, mutation: Option<Mutation>) -> Self {
-        let settle = match mutation {
+    pub(crate) fn new(process: u64, member: u64, setup: Setup) -> Self {
+        let mut limits = LIMITS;
+        limits.stubborn.give_up_after = setup.gives_up.then_some(GIVE_UP_AFTER);
+        let settle = match setup.mutation {
             Some(Mutation::LooksUpAtOnce) => Duration::ZERO,
             _ => PROCESSING_MAX,
         };
@@ -100,12 +115,13 @@ impl Caller {
         };
         Self {
             process,
-            delivery: Delivery::new(LIMITS, classes(), verify),
+            delivery: Delivery::new(limits, classes(), verify),
             member,
             consumer: BTreeMap::new(),
             notices: VecDeque::new(),
             due: Vec::new(),
             commit: None,
+            deferral: None,
             permits: BTreeMap::new(),
             permitted_until: None,
             asleep_until: None,
@@ -133,6 +149,27 @@ impl Caller {
         })
     }
 
+    pub(crate) fn is_committing(&self) -> bool {
+        self.commit.is_some() || self.deferral.is_some()
+    }
+
+    /// Its calls that are not final, for whoever has to find out why they are not.
+    pub(crate) fn open(&self) -> Vec<String> {
+        let tell = |(id, call): (CallId, &Call<Place>)| {
+            let (process, place, stage) = (self.process, place(id), call.stage().0);
+            format!("{process}: {place:?} {}", stage.as_str())
+        };
+        self.delivery.calls().map(tell).collect()
+    }
+
+    /// Whether it is still at work on a deferral.
+    pub(crate) fn has_deferral(&self, number: u64) -> bool {
+        self.due.iter().any(|(_, due)| match due {
+            Due::Defer(deferral) | Due::EndDeferral(deferral) => deferral.number() == number,
+            _ => false,
+        })
+    }
+
     fn withhold(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             if let Some(permit) = self.permits.remove(partition) {
@@ -143,7 +180,7 @@ impl Caller {
 }
 
 impl World {
-    fn soon(&mut self, max_ms: u64) -> Instant {
+    pub(crate) fn soon(&mut self, max_ms: u64) -> Instant {
         self.now + Duration::from_micros(self.random.random_range(0..max_ms * 1_000))
     }
 
@@ -193,22 +230,49 @@ impl World {
     }
 
     fn fetch(&mut self, at: usize, partition: Partition) -> bool {
-        let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) else {
+        let Some(Some((next, _))) = self.callers[at].consumer.get(&partition) else {
             return false;
         };
         let until = (Partition(partition.0 + 1), Offset(0));
         let Some((place, record)) = self.log.range((partition, *next)..until).next() else {
             return false;
         };
-        *next = place.1.next();
+        match record.transaction.map(|_| self.state(record.transaction)) {
+            Some(State::Open) => return false,
+            Some(State::Aborted) => {
+                let next_at = place.1.next();
+                if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
+                    *next = next_at;
+                }
+                return true;
+            }
+            Some(State::Committed { .. }) | None => {}
+        }
+        let is_forgetful = self.setup.mutation == Some(Mutation::DoubtForgotten);
+        let continued = record.continued.map(|before| Continued {
+            origin: record.origin.1,
+            attempts: before.attempts,
+            attempts_ambiguous: before.attempts_ambiguous,
+            lookups: before.lookups,
+            doubt: before.doubt.filter(|_| !is_forgetful),
+            seen_before: self.now.saturating_duration_since(before.first_seen_at),
+        });
+        let next_at = place.1.next();
         let pending = Pending {
             partition,
             offset: place.1,
             key: Some(record.key.clone()),
             bytes: 100,
             policy: record.policy,
+            continued,
             payload: *place,
         };
+        if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
+            *next = next_at;
+        }
+        if continued.is_some() {
+            self.count("continued");
+        }
         self.tell(at, Event::Pending(pending));
         true
     }
@@ -229,6 +293,14 @@ impl World {
 
     fn happen(&mut self, at: usize, due: Due) {
         match due {
+            Due::Load(assignment, partition)
+                if self.is_unstable(partition) && self.setup.mutation != Some(Mutation::UnstableNotes) =>
+            {
+                let again_at = self.soon(20);
+                self.callers[at]
+                    .due
+                    .push((again_at, Due::Load(assignment, partition)));
+            }
             Due::Load(assignment, partition) => {
                 let loaded = self.loaded(partition);
                 self.tell(
@@ -243,12 +315,13 @@ impl World {
             Due::Leave(call, permit) => self.leave(at, call, &permit),
             Due::Answer(call, report) => {
                 let process = self.callers[at].process;
-                let sent_at = self.checks.under_way.remove(&(process, place(call)));
+                let order = self.origin(place(call));
+                let sent_at = self.checks.under_way.remove(&(process, order));
                 if let Report::Status(reply) = &report
                     && matches!(reply.status, 200 | 422)
                 {
-                    let clear = self.checks.clear.entry(place(call)).or_default();
-                    clear.extend(sent_at.map(|at| (process, at)));
+                    let clear = self.checks.clear.entry(order).or_default();
+                    clear.extend(sent_at.map(|at| (process, at, place(call))));
                 }
                 self.note(|| format!("{process} hears of {:?}: {report:?}", place(call)));
                 self.tell(at, Event::Answered { call, report });
@@ -256,7 +329,7 @@ impl World {
             Due::LookUp(call) => {
                 let report = match self.faults && self.random.random_ratio(1, 4) {
                     true => status(503, None),
-                    false => self.api.look_up(place(call)),
+                    false => self.api.look_up(self.origin(place(call))),
                 };
                 let answer_at = self.soon(40);
                 self.callers[at]
@@ -277,6 +350,8 @@ impl World {
                 }
             }
             Due::Commit => self.commit_lands(at),
+            Due::Defer(deferral) => self.take_deferral(at, deferral),
+            Due::EndDeferral(deferral) => self.end_deferral(at, &deferral),
         }
     }
 
@@ -320,21 +395,23 @@ impl World {
             self.callers[at].due.push((answer_at, Due::Answer(call, report)));
             return;
         }
-        self.checks.sent(process, place, self.log[&place].policy, now);
-        let fate = api::fate(&mut self.random, place, now, self.faults);
+        let (order, policy) = (self.origin(place), self.log[&place].policy);
+        self.checks.sent(process, place, order, policy, now);
+        let kind = (self.faults, self.setup.seed, self.setup.gives_up);
+        let fate = self.api.fate(&mut self.random, order, now, kind);
         if let Some(lands_at) = fate.lands_at {
-            self.api.takes(place, lands_at);
+            self.api.takes(order, lands_at);
             if lands_at > fate.report_at {
                 self.count("late landings");
             }
         }
         if let Report::Lost(_) = fate.report {
-            self.checks.ambiguous.insert(place);
+            self.checks.ambiguous.insert(order);
         }
         if let Report::Status(reply) = &fate.report
             && reply.status == 500
         {
-            self.checks.ambiguous.insert(place);
+            self.checks.ambiguous.insert(order);
         }
         self.callers[at]
             .due
@@ -344,9 +421,11 @@ impl World {
     pub(crate) fn write_end(&mut self, place: Place, ending: &Ending) {
         let policy = self.log[&place].policy;
         self.note(|| format!("{place:?} ends {ending:?}"));
-        match self.checks.ended(place, ending, policy, self.now) {
+        let (order, gives_up) = (self.origin(place), self.setup.gives_up);
+        match self.checks.ended(order, ending, policy, gives_up, self.now) {
             End::Parked => self.count("parked"),
             End::Found => self.count("found"),
+            End::GivenUp => self.count("given up"),
             End::Accepted | End::Rejected => {}
         }
     }
@@ -455,6 +534,10 @@ impl World {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
                 self.commit(at, content.collect());
             }
+            Action::Defer { copies, commits } => {
+                let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
+                self.defer(at, copies, content.collect());
+            }
             Action::GiveUp {
                 partitions,
                 abandoned,
@@ -465,14 +548,7 @@ impl World {
     }
 
     fn send(&mut self, at: usize, call: CallId, place: Place) {
-        let key = &self.log[&place].key;
-        let from = (place.0, Offset(0));
-        for (earlier, record) in self.log.range(from..place) {
-            if record.key == *key && !self.checks.ends.contains_key(earlier) {
-                self.checks
-                    .broken(Broken::OutOfOrder, || format!("{place:?} before {earlier:?}"));
-            }
-        }
+        self.check_order(at, call, place);
         let caller = &self.callers[at];
         let is_request = |(_, due): &&(Instant, Due)| matches!(due, Due::Answer(..) | Due::Leave(..));
         if caller.due.iter().filter(is_request).count() >= LIMITS.calls_in_flight_max {
@@ -482,6 +558,33 @@ impl World {
         let permit = caller.permits.get(&call.partition).cloned().unwrap_or_default();
         let leaves_at = self.soon(15);
         self.callers[at].due.push((leaves_at, Due::Leave(call, permit)));
+    }
+
+    /// An earlier call of the same key has ended, or lies further up since another owner has deferred it.
+    fn check_order(&mut self, at: usize, call: CallId, place: Place) {
+        let Some(Log { key, origin, .. }) = self.log.get(&place) else {
+            return;
+        };
+        let of_partition = (place.0, Offset(0))..(Partition(place.0.0 + 1), Offset(0));
+        let of_key = |(_, record): &(&Place, &Log)| record.key == *key && record.origin < *origin;
+        let visible = self
+            .log
+            .range(of_partition)
+            .filter(|(_, record)| self.is_visible(record));
+        // The last place of each chain.
+        let earlier: BTreeMap<Place, Place> = visible
+            .filter(of_key)
+            .map(|(at, record)| (record.origin, *at))
+            .collect();
+        let owner = (self.callers[at].process, call.assignment);
+        for (order, last) in earlier {
+            let is_excused = last > place && self.checks.deferred_by.get(&order) != Some(&owner);
+            if !self.checks.ends.contains_key(&order) && !is_excused {
+                self.checks.broken(Broken::OutOfOrder, || {
+                    format!("{place:?} before {order:?}, now {last:?}")
+                });
+            }
+        }
     }
 
     fn publish(&mut self, at: usize, call: CallId, ending: Arc<Ending>) {
@@ -506,7 +609,7 @@ impl World {
     fn commit(&mut self, at: usize, content: Vec<(Partition, Offset, String)>) {
         let caller = &self.callers[at];
         let is_not_awaited = self.setup.mutation == Some(Mutation::NotAwaited);
-        if caller.commit.is_some() && !is_not_awaited {
+        if caller.is_committing() && !is_not_awaited {
             self.checks
                 .broken(Broken::CommitOutOfTurn, || "two commits in flight".into());
         }
@@ -562,7 +665,7 @@ impl World {
         if !abandoned.is_empty() {
             self.checks.interruptions.push((process, self.now));
         }
-        if caller.commit.is_some() && self.setup.mutation != Some(Mutation::NotAwaited) {
+        if caller.is_committing() && self.setup.mutation != Some(Mutation::NotAwaited) {
             self.checks.broken(Broken::CommitOutOfTurn, || {
                 format!("{partitions:?} are given up while a commit is in flight")
             });
@@ -612,9 +715,12 @@ impl World {
             | Due::LookUp(_)
             | Due::LookedUp(..)
             | Due::WaitOver(_)
+            | Due::Defer(_)
+            | Due::EndDeferral(_)
             | Due::Publish(..) => true,
         });
         self.group.late.extend(caller.commit.take());
+        caller.deferral = None;
         self.group.members.remove(&caller.member);
         caller.member = self.group.join(process, self.now);
     }

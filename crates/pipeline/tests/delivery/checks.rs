@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use pipeline::delivery::{Ending, Policy};
+use pipeline::delivery::{Assignment, Ending, Policy};
 use records::{Offset, Partition};
 
 /// A pending call.
@@ -59,6 +59,7 @@ pub(crate) enum End {
     Accepted,
     Found,
     Rejected,
+    GivenUp,
     Parked,
 }
 
@@ -70,9 +71,11 @@ pub(crate) struct Checks {
     pub(crate) ends: HashMap<Place, BTreeMap<End, Instant>>,
     /// Calls that a landed commit has told to be final.
     pub(crate) finals: BTreeSet<Place>,
-    /// Requests that were answered with a clear end: by whom they were sent, and when.
-    pub(crate) clear: HashMap<Place, Vec<(u64, Instant)>>,
+    /// Requests that were answered with a clear end: by whom they were sent, when, and for which call of the order.
+    pub(crate) clear: HashMap<Place, Vec<(u64, Instant, Place)>>,
     pub(crate) ambiguous: BTreeSet<Place>,
+    /// Who has deferred an order last.
+    pub(crate) deferred_by: HashMap<Place, (u64, Assignment)>,
     /// Requests that left and have no report yet.
     pub(crate) under_way: BTreeMap<(u64, Place), Instant>,
     /// What alone is looked for.
@@ -95,16 +98,17 @@ impl Checks {
             .any(|(who, at)| *who == process && *at >= since)
     }
 
-    /// A request leaves `process`.
-    pub(crate) fn sent(&mut self, process: u64, place: Place, policy: Policy, now: Instant) {
-        if self.finals.contains(&place) {
-            self.broken(Broken::CalledAfterFinal, || format!("{place:?}"));
+    /// A request leaves `process` for a call, whose order lay first at `place`.
+    pub(crate) fn sent(&mut self, process: u64, call: Place, place: Place, policy: Policy, now: Instant) {
+        if self.finals.contains(&call) {
+            self.broken(Broken::CalledAfterFinal, || format!("{call:?}"));
         }
         let parked = self
             .ends
             .get(&place)
             .is_some_and(|ends| ends.contains_key(&End::Parked));
-        if parked {
+        // Under retry only what is given up is parked, and as with any end, it is made again where that was not noted.
+        if parked && policy != Policy::Retry {
             self.broken(Broken::SentAfterParked, || format!("{place:?} by {process}"));
         }
         if self.under_way.insert((process, place), now).is_some() {
@@ -112,9 +116,10 @@ impl Checks {
                 format!("{place:?} is sent again by {process} with its request under way")
             });
         }
-        for (who, at) in self.clear.get(&place).cloned().unwrap_or_default() {
+        for (who, at, of) in self.clear.get(&place).cloned().unwrap_or_default() {
             // Who lost the partition and looked a rejected order up may send it again.
-            let knows_better = who == process && policy != Policy::Verify;
+            // And who has another's copy of it before him.
+            let knows_better = who == process && of == call && policy != Policy::Verify;
             if knows_better || !self.is_interrupted_since(who, at) {
                 self.broken(Broken::RepeatUnexplained, || {
                     format!("{place:?} is sent by {process}; {who} knew its answer and was not interrupted")
@@ -124,11 +129,19 @@ impl Checks {
     }
 
     /// An end is written to Kafka.
-    pub(crate) fn ended(&mut self, place: Place, ending: &Ending, policy: Policy, now: Instant) -> End {
+    pub(crate) fn ended(
+        &mut self,
+        place: Place,
+        ending: &Ending,
+        policy: Policy,
+        gives_up: bool,
+        now: Instant,
+    ) -> End {
         let end = match ending {
             Ending::Accepted(_) => End::Accepted,
             Ending::Found(_) => End::Found,
             Ending::Rejected(_) => End::Rejected,
+            Ending::GivenUp(_) => End::GivenUp,
             Ending::Parked(_) => End::Parked,
             Ending::NotACall => {
                 self.broken(Broken::WrongEnd, || format!("{place:?} is a call"));
@@ -138,7 +151,8 @@ impl Checks {
         if let Ending::Parked(evidence) = ending {
             let is_explained = self.ambiguous.contains(&place) || !self.interruptions.is_empty();
             let is_in_place = match policy {
-                Policy::Retry => false,
+                // What is given up and may have been processed.
+                Policy::Retry => gives_up && is_explained,
                 Policy::Park => is_explained,
                 Policy::Verify => is_explained && evidence.lookups > 0,
             };
@@ -162,6 +176,8 @@ impl Checks {
         let is_true = |end: &End| match end {
             End::Accepted | End::Found => processed > 0,
             End::Rejected => processed == 0 || policy == Policy::Retry,
+            // Whoever takes over before it is noted, and learns that it was not processed, makes the call again.
+            End::GivenUp => processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty()),
             End::Parked => true,
         };
         // Parked as well as accepted or rejected is a call whose caller was killed before it had noted the end.

@@ -7,7 +7,7 @@ use pipeline::delivery::CommitResult;
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::checks::{Broken, Checks, Place};
+use crate::checks::{Broken, Place};
 use crate::world::{Mutation, World};
 
 /// How long a member may be silent.
@@ -18,6 +18,9 @@ pub(crate) struct Group {
     pub(crate) members: BTreeMap<u64, Member>,
     members_ever: u64,
     pub(crate) committed: BTreeMap<Partition, (Offset, String)>,
+    /// The age of what is committed: what is taken later is newer.
+    taken_as: BTreeMap<Partition, u64>,
+    pub(crate) taken_ever: u64,
     /// Commits of processes that no longer wait for them; they may land at any time, or never.
     pub(crate) late: Vec<CommitOnItsWay>,
 }
@@ -55,49 +58,6 @@ impl Group {
         };
         self.members.insert(self.members_ever, member);
         self.members_ever
-    }
-
-    /// A commit reaches the coordinator, which looks at the membership and at nothing else.
-    pub(crate) fn land(
-        &mut self,
-        commit: &CommitOnItsWay,
-        log: &BTreeMap<Place, crate::world::Pending>,
-        mutation: Option<Mutation>,
-        checks: &mut Checks,
-        now: Instant,
-    ) -> bool {
-        let Some(member) = self.members.get_mut(&commit.member) else {
-            return false;
-        };
-        member.heard_of_at = now;
-        for (partition, offset, note) in &commit.content {
-            let note_read = CallNote::decode(*offset, note).expect("a note");
-            let from = (*partition, Offset(0));
-            for (place, _) in log.range(from..(Partition(partition.0 + 1), Offset(0))) {
-                if place.1 >= *offset && !note_read.finals.contains(place.1) {
-                    continue;
-                }
-                if !checks.ends.contains_key(place) {
-                    checks.broken(Broken::FinalWithoutEnd, || format!("{place:?}"));
-                }
-                checks.finals.insert(*place);
-            }
-            let before = self
-                .committed
-                .get(partition)
-                .map_or(Offset(0), |(offset, _)| *offset);
-            if *offset < before {
-                checks.broken(Broken::WatermarkBack, || {
-                    format!("{partition} from {before} to {offset}")
-                });
-            }
-            let note = match mutation {
-                Some(Mutation::NoBeginnings) => without_beginnings(note_read, *offset),
-                _ => note.clone(),
-            };
-            self.committed.insert(*partition, (*offset, note));
-        }
-        true
     }
 }
 
@@ -203,9 +163,73 @@ impl World {
         }
     }
 
+    /// A commit reaches the coordinator, which looks at the membership and at nothing else.
     pub(crate) fn land(&mut self, commit: &CommitOnItsWay) -> bool {
-        let (mutation, now) = (self.setup.mutation, self.now);
-        self.group
-            .land(commit, &self.log, mutation, &mut self.checks, now)
+        let Some(member) = self.group.members.get_mut(&commit.member) else {
+            return false;
+        };
+        member.heard_of_at = self.now;
+        self.group.taken_ever += 1;
+        let taken_as = self.group.taken_ever;
+        self.apply(&commit.content, taken_as);
+        true
+    }
+
+    /// Offsets count from now on, unless newer ones do.
+    pub(crate) fn apply(&mut self, content: &[(Partition, Offset, String)], taken_as: u64) {
+        for (partition, offset, note) in content {
+            if self
+                .group
+                .taken_as
+                .get(partition)
+                .is_some_and(|newest| *newest > taken_as)
+            {
+                continue;
+            }
+            self.group.taken_as.insert(*partition, taken_as);
+            let note_read = CallNote::decode(*offset, note).expect("a note");
+            self.check_finals(*partition, *offset, &note_read);
+            let before = self.group.committed.get(partition);
+            let before = before.map_or(Offset(0), |(offset, _)| *offset);
+            if *offset < before {
+                self.checks.broken(Broken::WatermarkBack, || {
+                    format!("{partition} from {before} to {offset}")
+                });
+            }
+            let note = match self.setup.mutation {
+                Some(Mutation::NoBeginnings) => without_beginnings(note_read, *offset),
+                _ => note.clone(),
+            };
+            self.group.committed.insert(*partition, (*offset, note));
+        }
+    }
+
+    /// What is committed as final has an end, or is continued.
+    fn check_finals(&mut self, partition: Partition, offset: Offset, note: &CallNote) {
+        let range = (partition, Offset(0))..(Partition(partition.0 + 1), Offset(0));
+        let finals: Vec<(Place, bool)> = self
+            .log
+            .range(range)
+            .filter(|(place, record)| {
+                let is_final = place.1 < offset || note.finals.contains(place.1);
+                is_final && self.is_visible(record)
+            })
+            .map(|(place, record)| (*place, self.is_continued(*place, record.origin)))
+            .collect();
+        for (place, is_continued) in finals {
+            let origin = self.origin(place);
+            if !is_continued && !self.checks.ends.contains_key(&origin) {
+                self.checks.broken(Broken::FinalWithoutEnd, || {
+                    format!("{place:?}, which is {origin:?}")
+                });
+            }
+            self.checks.finals.insert(place);
+        }
+    }
+
+    fn is_continued(&self, place: Place, origin: Place) -> bool {
+        let range = (place.0, place.1.next())..(Partition(place.0.0 + 1), Offset(0));
+        let mut behind = self.log.range(range);
+        behind.any(|(_, record)| record.origin == origin && self.is_visible(record))
     }
 }

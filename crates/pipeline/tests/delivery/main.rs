@@ -16,6 +16,7 @@ mod api;
 mod caller;
 mod checks;
 mod group;
+mod transactions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use world::{Mutation, Policies, Setup, World};
 const SEEDS: u64 = 10_000;
 
 /// What each of the worlds together must have seen, or they would prove nothing.
-const SEEN: [&str; 12] = [
+const SEEN: [&str; 17] = [
     "kills",
     "pauses",
     "expelled",
@@ -42,6 +43,11 @@ const SEEN: [&str; 12] = [
     "parked",
     "look-ups",
     "found",
+    "deferrals",
+    "continued",
+    "unknown deferrals",
+    "late deferrals",
+    "given up",
 ];
 
 #[test]
@@ -159,6 +165,42 @@ fn a_look_up_before_everything_has_settled_calls_twice() {
 #[test]
 fn without_the_map_of_finals_a_final_call_is_made_again() {
     found_out(Mutation::NoFinals, Policy::Retry, Broken::CalledAfterFinal);
+}
+
+#[test]
+fn a_copy_written_apart_from_its_note_is_called_beside_its_original() {
+    found_out(Mutation::CopyAlone, Policy::Park, Broken::ProcessedTwice);
+    found_out(Mutation::CopyAlone, Policy::Verify, Broken::ProcessedTwice);
+}
+
+#[test]
+fn a_note_committed_before_its_copy_loses_the_call() {
+    found_out(Mutation::NoteAlone, Policy::Park, Broken::FinalWithoutEnd);
+}
+
+#[test]
+fn a_commit_beside_a_deferral_opens_the_call_again_beside_its_copy() {
+    found_out(Mutation::CommitMeanwhile, Policy::Park, Broken::ProcessedTwice);
+    found_out(Mutation::CommitMeanwhile, Policy::Retry, Broken::CalledAfterFinal);
+}
+
+#[test]
+fn going_on_after_an_unknown_deferral_calls_twice() {
+    found_out(
+        Mutation::UnknownDeferralCarriesOn,
+        Policy::Park,
+        Broken::ProcessedTwice,
+    );
+}
+
+#[test]
+fn notes_read_while_a_deferral_is_undecided_call_twice() {
+    found_out(Mutation::UnstableNotes, Policy::Park, Broken::ProcessedTwice);
+}
+
+#[test]
+fn a_copy_that_forgets_a_doubt_is_processed_twice() {
+    found_out(Mutation::DoubtForgotten, Policy::Verify, Broken::ProcessedTwice);
 }
 
 /// One world; a broken promise ends the test, with how to see it again.

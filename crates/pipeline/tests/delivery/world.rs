@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{Event, Policy};
+use pipeline::delivery::{Doubt, Event, Policy};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{IdempotencyKey, Offset, Partition};
@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::caller::Caller;
 use crate::checks::{Broken, Checks, Place, Violation};
 use crate::group::Group;
+use crate::transactions::Transaction;
 
 const PARTITIONS: i32 = 2;
 const CALLS_PER_PARTITION: i64 = 7;
@@ -27,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) policies: Policies,
     /// Nobody is killed, stands still, or hears nothing of a commit.
     pub(crate) moves_only: bool,
+    /// Some orders the API never accepts, and they are given up.
+    pub(crate) gives_up: bool,
     pub(crate) mutation: Option<Mutation>,
     /// The one promise that it is about, if it is about one.
     pub(crate) looks_for: Option<Broken>,
@@ -58,12 +61,41 @@ pub(crate) enum Mutation {
     LooksUpAtOnce,
     /// Only the offset is kept, not what is final behind it (A4).
     NoFinals,
+    /// A deferral writes its copy before its note, in no transaction.
+    CopyAlone,
+    /// A deferral commits its note before its copy, in no transaction.
+    NoteAlone,
+    /// A commit is in flight beside a deferral.
+    CommitMeanwhile,
+    /// A member carries on after a deferral of which it knows nothing.
+    UnknownDeferralCarriesOn,
+    /// Notes are read while a transaction is pending on them.
+    UnstableNotes,
+    /// The copy does not say that its call may have been processed.
+    DoubtForgotten,
 }
 
 /// A record of the outbox.
+#[derive(Clone)]
 pub(crate) struct Pending {
     pub(crate) key: IdempotencyKey,
     pub(crate) policy: Policy,
+    /// The order: where it lay first.
+    pub(crate) origin: Place,
+    /// What it brings along, if it was deferred.
+    pub(crate) continued: Option<Before>,
+    /// The transaction that it was written in; `None`: it can be read at once.
+    pub(crate) transaction: Option<u64>,
+}
+
+/// What a copy brings along.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) attempts: u32,
+    pub(crate) attempts_ambiguous: u32,
+    pub(crate) lookups: u32,
+    pub(crate) doubt: Option<Doubt>,
+    pub(crate) first_seen_at: Instant,
 }
 
 pub(crate) struct World {
@@ -74,6 +106,8 @@ pub(crate) struct World {
     pub(crate) log: BTreeMap<Place, Pending>,
     pub(crate) log_end: BTreeMap<Partition, Offset>,
     pub(crate) group: Group,
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) deferrals_ever: u64,
     pub(crate) api: Api,
     pub(crate) callers: Vec<Caller>,
     processes_ever: u64,
@@ -97,6 +131,7 @@ impl Setup {
             seed,
             policies,
             moves_only: false,
+            gives_up: seed % 8 < 4,
             mutation: None,
             looks_for: None,
         }
@@ -120,7 +155,15 @@ impl World {
                     Policies::Mixed => Policy::ALL[random.random_range(0..3)],
                 };
                 let key = IdempotencyKey::new(&key).expect("a key");
-                log.insert((partition, Offset(offset)), Pending { key, policy });
+                let origin = (partition, Offset(offset));
+                let record = Pending {
+                    key,
+                    policy,
+                    origin,
+                    continued: None,
+                    transaction: None,
+                };
+                log.insert(origin, record);
                 offset += 1;
             }
             log_end.insert(partition, Offset(offset + 1));
@@ -134,6 +177,8 @@ impl World {
             log,
             log_end,
             group: Group::default(),
+            transactions: Vec::new(),
+            deferrals_ever: 0,
             api: Api::default(),
             callers: Vec::new(),
             processes_ever: 0,
@@ -155,6 +200,15 @@ impl World {
         *self.counts.entry(what).or_default() += 1;
     }
 
+    /// Processes are killed, stand still, and hear nothing.
+    pub(crate) fn has_hard_faults(&self) -> bool {
+        self.faults && !self.setup.moves_only
+    }
+
+    pub(crate) fn origin(&self, place: Place) -> Place {
+        self.log[&place].origin
+    }
+
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
         (0..PARTITIONS).map(Partition)
     }
@@ -167,8 +221,7 @@ impl World {
         self.processes_ever += 1;
         let process = self.processes_ever;
         let member = self.group.join(process, self.now);
-        self.callers
-            .push(Caller::new(process, member, self.setup.mutation));
+        self.callers.push(Caller::new(process, member, self.setup));
     }
 
     /// Only the replay of one seed pays for its story.
@@ -193,7 +246,8 @@ impl World {
                 .get(partition)
                 .is_some_and(|(committed, _)| committed > offset)
         };
-        self.log.keys().all(is_final) && self.api.is_at_rest()
+        let mut visible = self.log.iter().filter(|(_, record)| self.is_visible(record));
+        visible.all(|(place, _)| is_final(place)) && self.api.is_at_rest() && !self.has_pending_transactions()
     }
 
     /// Lets everything happen, until each call is final.
@@ -206,7 +260,11 @@ impl World {
             self.steps += 1;
             self.faults = self.steps < FAULTY_STEPS;
             if self.steps > STEPS_MAX {
-                let seen = format!("{:?}, committed {:?}", self.counts, self.group.committed);
+                let open: Vec<String> = self.callers.iter().flat_map(|caller| caller.open()).collect();
+                let seen = format!(
+                    "{:?}, committed {:?}, open {open:?}",
+                    self.counts, self.group.committed
+                );
                 self.checks.broken(Broken::Stuck, || seen);
                 break;
             }
@@ -214,6 +272,7 @@ impl World {
             self.api_turn();
             self.group_turn();
             self.late_commits_turn();
+            self.transactions_turn();
             if self.faults {
                 self.fault();
             }
@@ -227,7 +286,8 @@ impl World {
                 return Err(violation);
             }
         }
-        let places: Vec<(Place, Policy)> = self.log.iter().map(|(place, p)| (*place, p.policy)).collect();
+        let orders = self.log.iter().filter(|(place, record)| **place == record.origin);
+        let places: Vec<(Place, Policy)> = orders.map(|(place, p)| (*place, p.policy)).collect();
         for (place, policy) in places {
             let processed = self.api.processed.get(&place).copied().unwrap_or_default();
             self.checks.finish(place, policy, processed);

@@ -1,0 +1,166 @@
+//! A stubborn call, which fails while others succeed, does not hold up its partition.
+//!
+//! It keeps the watermark where it is, and with it the window of offsets that the partition may be ahead; a
+//! few hundred of them take all the places. So it is deferred: its copy goes to the outbox's tail, and the
+//! call is final at its old place ([`deferring`](super::deferring)). Two things tell that it is time, each
+//! looked at when an attempt, or a look-up, has failed:
+//!
+//! * Its partition is full, and the API has clearly answered another call since this one failed last.
+//! * It has been tried for as long as the settings say, and one of these two holds.
+//!
+//! So an outage alone, in which all calls fail, moves none as long as there is room; and where a partition is
+//! full of stubborn calls, they make room one after the other.
+//!
+//! What may have been processed stays so: under `park` such a call is never deferred but parked, and under
+//! `verify` and `retry` the copy says it.
+
+use std::time::{Duration, Instant};
+
+use records::Offset;
+
+use super::answer::Report;
+use super::call::{Call, Doubt, Ending, History, Stage};
+use super::event::CallId;
+use super::held::{Phase, held_as};
+use super::machine::Delivery;
+use super::policy::Policy;
+
+/// How long a call that is tried in vain may hold up its partition, or be tried at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Stubborn {
+    /// So many offsets a partition may be read ahead of its watermark. It bounds what is read again, and
+    /// skipped, after a restart.
+    pub window_max: u64,
+    /// A call that was tried in vain for so long is deferred; `None`: none ever is.
+    pub defer_after: Option<Duration>,
+    /// A call that fails so long after it was first seen is given up: a dead letter if it was surely not
+    /// processed, parked otherwise; under `verify` what nobody can know is looked up within the limits of look-ups.
+    /// `None`: none ever is.
+    pub give_up_after: Option<Duration>,
+}
+
+/// What a deferred call brings along from its earlier places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continued {
+    /// Its first place in this partition.
+    pub origin: Offset,
+    /// How many requests were made.
+    pub attempts: u32,
+    /// How many of them may have been processed although no answer said so.
+    pub attempts_ambiguous: u32,
+    /// Look-ups in a row that told nothing.
+    pub lookups: u32,
+    /// Why nobody can know whether it was processed already.
+    pub doubt: Option<Doubt>,
+    /// How long ago it was first seen. By the wall clock, since it outlives processes; nothing but giving up
+    /// depends on it.
+    pub seen_before: Duration,
+}
+
+/// So many copies of a partition may lie between the consumer and the outbox's tail. Beyond this, which takes
+/// as many stubborn calls at once, no more are deferred until some have arrived.
+const AWAY_MAX: usize = 10_000;
+
+impl Continued {
+    /// What was tried. The times are those of other processes, so they are not told here.
+    pub(super) fn history(&self) -> History {
+        History {
+            attempts: self.attempts,
+            attempts_ambiguous: self.attempts_ambiguous,
+            ..History::default()
+        }
+    }
+}
+
+impl<P> Delivery<P> {
+    /// An attempt or a look-up has failed, and another one would follow. Returns whether it does not follow
+    /// here, because the call is deferred or given up.
+    pub(super) fn set_aside(&mut self, id: CallId, last: Option<Report>, now: Instant) -> bool {
+        let Some(held) = held_as(&mut self.held, id) else {
+            return false;
+        };
+        let is_full = held.is_full;
+        let Some(call) = held.call(id.offset) else {
+            return false;
+        };
+        let failed_before = call.failed_at.replace(now);
+        let others_succeed = failed_before.is_some_and(|at| self.others_succeeded_at > Some(at));
+        let Stubborn {
+            defer_after,
+            give_up_after,
+            ..
+        } = self.limits.stubborn;
+        // What is being looked up has limits of its own.
+        let is_looked_up = call.policy == Policy::Verify && call.doubt.is_some();
+        if give_up_after.is_some_and(|max| call.seen_for(now) >= max) && !is_looked_up {
+            let ending = call.given_up(last);
+            call.enter(Stage::Publishing(ending), now);
+            held.changed();
+            self.publish(id);
+            return true;
+        }
+        let has_tried = defer_after.is_some_and(|after| call.tried_for(now) >= after);
+        let is_due = match (is_full, others_succeed) {
+            (true, true) => true,
+            (true, false) | (false, true) => has_tried,
+            (false, false) => false,
+        };
+        is_due && self.defer(id, now)
+    }
+
+    /// A call, the first of its key here, goes behind an earlier one that was deferred. Returns whether it
+    /// does.
+    pub(super) fn follow_deferred(&mut self, id: CallId, now: Instant) -> bool {
+        let must = held_as(&mut self.held, id).is_some_and(|held| held.must_follow(id.offset));
+        must && self.defer(id, now)
+    }
+
+    /// Has a call deferred with the next transaction, if it may be. Returns whether it may.
+    fn defer(&mut self, id: CallId, now: Instant) -> bool {
+        if !self.may_defer(id) {
+            return false;
+        }
+        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+            return false;
+        };
+        call.enter(Stage::Stubborn, now);
+        self.stubborn.push_back(id);
+        true
+    }
+
+    /// Whether a call may be deferred with all that is known of it.
+    pub(super) fn may_defer(&mut self, id: CallId) -> bool {
+        if self.limits.stubborn.defer_after.is_none() || self.requests.knows(id) {
+            // A request of an earlier assignment is under way, or has come to something.
+            return false;
+        }
+        let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
+            return false;
+        };
+        if held.away.len() >= AWAY_MAX {
+            return false;
+        }
+        held.call(id.offset)
+            .is_some_and(|call| call.key.is_some() && (call.doubt.is_none() || call.policy != Policy::Park))
+    }
+
+    /// An ending says that the API answers.
+    pub(super) fn note_success(&mut self, ending: &Ending, now: Instant) {
+        if matches!(ending, Ending::Accepted(_) | Ending::Rejected(_)) {
+            self.others_succeeded_at = Some(now);
+        }
+    }
+}
+
+impl<P> Call<P> {
+    /// How long it has been tried, in this place.
+    fn tried_for(&self, now: Instant) -> Duration {
+        let since = self.history.first_attempt_at.or(self.looked_up_first_at);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// How long ago it was first seen, in any place.
+    pub(super) fn seen_for(&self, now: Instant) -> Duration {
+        self.seen_before + now.saturating_duration_since(self.taken_at)
+    }
+}
