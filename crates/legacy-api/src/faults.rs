@@ -127,6 +127,12 @@ pub struct Faults {
     /// Share of orders that are rejected (422), each time they are sent.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub reject: f64,
+    /// Share of orders that are stubborn: each is answered 429 for its first `--stubborn-for` requests.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub stubborn: f64,
+    /// How many requests for a stubborn order fail; 0: all.
+    #[arg(long, default_value_t = 0, value_name = "REQUESTS")]
+    pub stubborn_for: u32,
     /// What the Retry-After header of a 429 or 503 says, in seconds.
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     pub retry_after_s: u32,
@@ -173,6 +179,7 @@ impl Faults {
             ("lost_504", self.lost_504),
             ("slow", self.slow),
             ("reject", self.reject),
+            ("stubborn", self.stubborn),
         ];
         for (name, rate) in named {
             if !(0.0..=1.0).contains(&rate) {
@@ -227,6 +234,8 @@ impl Default for Faults {
             slow_for: Duration::from_secs(2),
             latency: Duration::ZERO,
             reject: 0.0,
+            stubborn: 0.0,
+            stubborn_for: 0,
             retry_after_s: 1,
             silence_max: Duration::from_secs(120),
         }

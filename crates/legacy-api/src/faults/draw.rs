@@ -17,6 +17,12 @@ pub(crate) struct Draw {
 impl Faults {
     /// What happens to the `nth` request (from 1) for this order.
     pub(crate) fn draw(&self, order_id: &str, nth: u32) -> Draw {
+        if self.is_stubborn(order_id) && (self.stubborn_for == 0 || nth <= self.stubborn_for) {
+            return Draw {
+                fault: Some(Fault::Throttle),
+                slow: false,
+            };
+        }
         if self.faults_sum() == 0.0 && self.slow == 0.0 {
             return Draw {
                 fault: None,
@@ -34,6 +40,12 @@ impl Faults {
     pub(crate) fn rejects(&self, order_id: &str) -> bool {
         // Requests are numbered from 1, so 0 is free for what belongs to the order as a whole.
         self.reject > 0.0 && fractions(self.seed, 0, order_id)[0] < self.reject
+    }
+
+    /// Whether the API turns this order away while it takes others.
+    fn is_stubborn(&self, order_id: &str) -> bool {
+        // The second number of what belongs to the order as a whole.
+        self.stubborn > 0.0 && fractions(self.seed, 0, order_id)[1] < self.stubborn
     }
 
     /// How long a request takes before it is processed or fails.
@@ -126,6 +138,26 @@ mod tests {
         };
         assert_eq!(draws(&faults), draws(&faults));
         assert_ne!(draws(&faults), draws(&other));
+    }
+
+    #[test]
+    fn a_stubborn_order_fails_as_often_as_it_is_told_to() {
+        let mut faults = Faults {
+            stubborn: 0.3,
+            stubborn_for: 4,
+            ..Faults::default()
+        };
+        let is_throttled = |faults: &Faults, order: u32, nth| {
+            faults.draw(&format!("o-{order}"), nth).fault == Some(Fault::Throttle)
+        };
+        let stubborn: Vec<u32> = (0..DRAWS)
+            .filter(|order| is_throttled(&faults, *order, 1))
+            .collect();
+        assert_share("stubborn", 0.3, u32::try_from(stubborn.len()).expect("few"));
+        let order = stubborn[0];
+        assert!(is_throttled(&faults, order, 4) && !is_throttled(&faults, order, 5));
+        faults.stubborn_for = 0;
+        assert!(is_throttled(&faults, order, 1_000_000));
     }
 
     /// Recorded once: a run that was reported with its seed must be the same run after an upgrade.
