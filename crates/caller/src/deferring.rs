@@ -1,6 +1,6 @@
 //! Deferrals go to Kafka, off the loop: copies and notes in one transaction, and what it came to.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kafka::consumer::CommitOffset;
@@ -10,8 +10,7 @@ use kafka::{Fault, TransactionalProducer};
 use pipeline::delivery::{Commit, CommitResult, Copied};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::types::RDKafkaErrorCode;
-use records::Partition;
-use service::failpoint::kill_at;
+use service::failpoint::{guard_removed, kill_at};
 
 use crate::arrived::Arrived;
 use crate::committing::offset_of;
@@ -20,13 +19,21 @@ use crate::ends::Calendar;
 use crate::job::Job;
 use crate::shell::Shell;
 
-/// Where the transactional producer is while it is not at work. It is opened for the first deferral, and again
-/// after each transaction that was not committed.
+/// The transactional producer. It is opened when the first deferral is wanted, and again after each transaction
+/// that was not committed; no commit waits for that.
 #[derive(Clone)]
 pub(crate) struct Deferrals {
     config: Arc<Config>,
     calendar: Calendar,
-    idle: Arc<Mutex<Option<TransactionalProducer>>>,
+    state: Arc<Mutex<State>>,
+}
+
+/// Where the producer is.
+enum State {
+    Closed,
+    Opening,
+    Idle(TransactionalProducer),
+    AtWork,
 }
 
 /// What a deferral came to.
@@ -37,8 +44,8 @@ pub(crate) enum Deferred {
     NotDone(Fault),
     /// Nobody can know.
     Unknown(Fault),
-    /// There was no membership to do it with.
-    NoMembership,
+    /// There was no producer yet, or no membership, to do it with.
+    NotReady,
 }
 
 impl Deferrals {
@@ -46,7 +53,7 @@ impl Deferrals {
         Self {
             config: Arc::new(config.clone()),
             calendar,
-            idle: Arc::default(),
+            state: Arc::new(Mutex::new(State::Closed)),
         }
     }
 
@@ -73,49 +80,60 @@ impl Deferrals {
         Ok(producer)
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Option<TransactionalProducer> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn put(&self, producer: TransactionalProducer) {
-        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(producer);
-    }
-
-    /// Opens the producer, if there is none, and so ends what an earlier one of this instance has left open:
-    /// nobody reads the notes of its partitions before. Blocks.
-    pub(crate) fn end_leftovers(&self) {
-        let producer = match self.take() {
-            Some(producer) => Ok(producer),
-            None => self.open(),
-        };
-        match producer {
-            Ok(producer) => self.put(producer),
-            Err(error) => {
-                tracing::warn!(%error, "the transactional producer is tried again when it is wanted");
+        let mut state = self.state();
+        match std::mem::replace(&mut *state, State::AtWork) {
+            State::Idle(producer) => Some(producer),
+            other @ (State::Closed | State::Opening | State::AtWork) => {
+                *state = other;
+                None
             }
         }
     }
 
+    /// Opens the producer, if it is closed, and so ends what an earlier one of this instance has left open: nobody
+    /// reads the notes of its partitions before. Off the loop.
+    pub(crate) fn open_if_closed(&self) {
+        {
+            let mut state = self.state();
+            match &*state {
+                State::Closed => *state = State::Opening,
+                State::Opening | State::Idle(_) | State::AtWork => return,
+            }
+        }
+        let deferrals = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            let opened = deferrals.open();
+            *deferrals.state() = match opened {
+                Ok(producer) => State::Idle(producer),
+                Err(error) => {
+                    tracing::warn!(%error, "the transactional producer is tried again when it is wanted");
+                    State::Closed
+                }
+            };
+        }));
+    }
+
+    /// Blocks until the transaction has come to something.
     fn defer(
         &self,
-        copies: &[(Partition, Copied<Job>)],
+        producer: TransactionalProducer,
+        copies: &[Copied<Job>],
         offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
-        seconds: &mut Duration,
     ) -> Deferred {
         let topic = &self.config.topics.pending;
-        let producer = match self.take().map_or_else(|| self.open(), Ok) {
-            Ok(producer) => producer,
-            Err(fault) => return Deferred::NotDone(fault),
-        };
-        let began = Instant::now();
         kill_at!("before-deferral");
         let sent = producer.begin().and_then(|()| {
-            copies.iter().try_for_each(|(partition, copied)| {
+            copies.iter().try_for_each(|copied| {
                 let (key, value, headers) = copied.payload.copy(copied, self.calendar);
                 producer.send(Outgoing {
                     topic,
-                    partition: Some(*partition),
+                    partition: Some(copied.call.partition),
                     key: Some(key),
                     value: Some(value),
                     headers: Some(headers),
@@ -123,15 +141,20 @@ impl Deferrals {
                 })
             })
         });
+        if guard_removed!("guard-deferral-together") {
+            // The copies alone; whoever dies now leaves the calls to be made twice.
+            let copies_alone = producer.end_with(topic, &[], metadata, || ());
+            kill_at!("before-deferral-end");
+            tracing::warn!(?copies_alone, begun = ?producer.begin(), "a guard is taken out");
+        }
         let ended = match sent {
             Ok(()) => producer.end_with(topic, offsets, metadata, || kill_at!("before-deferral-end")),
             Err(fault) => Ended::Aborted(fault),
         };
-        *seconds = began.elapsed();
         let deferred = match ended {
             Ended::Committed { .. } => {
                 kill_at!("after-deferral-end");
-                self.put(producer);
+                *self.state() = State::Idle(producer);
                 return Deferred::Done;
             }
             Ended::CommittedLastly { .. } => Deferred::Done,
@@ -139,6 +162,7 @@ impl Deferrals {
             Ended::Unknown(fault) => Deferred::Unknown(fault),
         };
         producer.abandon();
+        *self.state() = State::Closed;
         deferred
     }
 }
@@ -147,7 +171,24 @@ impl Shell {
     /// Off the loop, because transactions block. It is the one commit in flight.
     pub(crate) fn defer(&mut self, copies: Vec<Copied<Job>>, commits: &[Commit]) {
         self.commits_sent += 1;
-        let number = self.commits_sent;
+        let (number, calls) = (self.commits_sent, copies.len());
+        let inbox = self.inbox.clone();
+        let tell = move |deferred, took| {
+            // The loop is gone only when the program ends.
+            let _ = inbox.send(Arrived::Deferred {
+                number,
+                deferred,
+                calls,
+                took,
+            });
+        };
+        let Some(metadata) = self.group_metadata.clone() else {
+            return tell(Deferred::NotReady, Duration::ZERO);
+        };
+        let Some(producer) = self.deferrals.take() else {
+            self.deferrals.open_if_closed();
+            return tell(Deferred::NotReady, Duration::ZERO);
+        };
         for copied in &copies {
             tracing::warn!(
                 key = %copied.payload.key_text(), position = %copied.payload.position,
@@ -156,30 +197,13 @@ impl Shell {
             );
         }
         let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
-        let (deferrals, inbox) = (self.deferrals.clone(), self.inbox.clone());
-        let metadata = self.group_metadata.clone();
+        let deferrals = self.deferrals.clone();
         tokio::task::spawn_blocking(move || {
-            let mut took = Duration::ZERO;
-            let copies: Vec<(Partition, Copied<Job>)> = copies
-                .into_iter()
-                .map(|copied| (copied.call.partition, copied))
-                .collect();
-            let deferred = match &metadata {
-                Some(metadata) => deferrals.defer(&copies, &offsets, metadata, &mut took),
-                None => Deferred::NoMembership,
-            };
-            let is_done = matches!(deferred, Deferred::Done);
-            // The loop is gone only when the program ends.
-            let _ = inbox.send(Arrived::Deferred {
-                number,
-                deferred,
-                calls: copies.len(),
-                took,
-            });
-            if !is_done {
-                // Until it has ended, nobody reads the notes of these partitions.
-                deferrals.end_leftovers();
-            }
+            let began = Instant::now();
+            let deferred = deferrals.defer(producer, &copies, &offsets, &metadata);
+            // Until one that was not committed has ended, nobody reads the notes of these partitions.
+            deferrals.open_if_closed();
+            tell(deferred, began.elapsed());
         });
     }
 
@@ -203,7 +227,10 @@ impl Shell {
                 kill_at!("after-deferral");
                 (CommitResult::Done, "done")
             }
-            Deferred::NoMembership => (CommitResult::NotDone, "not-done"),
+            Deferred::NotReady => {
+                tracing::debug!("calls are deferred when the transactional producer is open");
+                return Ok(Some(CommitResult::NotDone));
+            }
             Deferred::NotDone(fault) if fault.class == Class::Replaced => return Err(fault.into()),
             Deferred::NotDone(fault) => {
                 let is_fenced = fault.code() == Some(RDKafkaErrorCode::UnknownMemberId);

@@ -314,8 +314,7 @@ impl Loop {
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
                 // It may be a transaction of our own former life that holds the offsets back.
-                let deferrals = self.shell.deferrals.clone();
-                drop(tokio::task::spawn_blocking(move || deferrals.end_leftovers()));
+                self.shell.deferrals.open_if_closed();
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);
                 Ok(())
             }

@@ -114,10 +114,11 @@ impl<P> Delivery<P> {
                     self.actions.extend(self.ownership.until().map(Action::Permit));
                 }
             }
-            CommitResult::NotDone => {
-                self.commit_again = Some(now + COMMIT_AGAIN);
+            CommitResult::NotDone if !commit.deferred.is_empty() => {
+                self.defer_next = Some(now + COMMIT_AGAIN);
                 self.not_deferred(commit.deferred, now);
             }
+            CommitResult::NotDone => self.commit_again = Some(now + COMMIT_AGAIN),
             // What was lost is known to be over.
             CommitResult::Fenced if self.held.is_empty() => self.beginning.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),

@@ -283,13 +283,15 @@ impl<P> Held<P> {
         Some((progress.watermark(), progress.note(begun)))
     }
 
-    /// The calls of the same key behind a call, in their order.
+    /// The calls of the same key behind a call, in their order, up to one that lay before it: that one stays, or the
+    /// two would go round for ever.
     pub(super) fn behind(&self, first: Offset) -> Vec<Offset> {
         let key = self.calls.get(&first).and_then(|call| call.key.as_ref());
         let lane = key.and_then(|key| self.lanes.get(key));
         debug_assert!(lane.is_none_or(|lane| lane.front() == Some(&first)));
-        lane.map(|lane| lane.iter().skip(1).copied().collect())
-            .unwrap_or_default()
+        let goes_with_it = |offset: &Offset| self.origin_of(*offset) > self.origin_of(first);
+        let behind = lane.into_iter().flat_map(|lane| lane.iter().skip(1).copied());
+        behind.take_while(goes_with_it).collect()
     }
 
     /// Whether a call is the first of its key.

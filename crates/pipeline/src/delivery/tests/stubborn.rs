@@ -253,6 +253,21 @@ fn calls_of_its_key_go_with_it_or_after_it() {
     );
 }
 
+/// Story: an earlier owner has left the copies of two calls the wrong way round.
+#[test]
+fn copies_the_wrong_way_round_do_not_go_round_for_ever() {
+    let mut story = stubborn(Policy::Retry);
+    story.pending_as(20, "a", Some(continued(9, None)));
+    story.pending_as(21, "a", Some(continued(5, None)));
+    // 7 is deferred, and takes 20 along, which lay behind it, but not 21.
+    story.answer(7, 429);
+    let (copies, _) = until_deferred(&mut story);
+    let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
+    assert_eq!(offsets, [7, 20]);
+    story.committed();
+    drive(&mut story, 21);
+}
+
 #[test]
 fn a_copy_that_arrives_before_its_transaction_is_told_waits_for_that() {
     let mut story = stubborn(Policy::Retry);
@@ -275,7 +290,8 @@ fn a_call_that_was_not_deferred_goes_on_where_it_is() {
     until_deferred(&mut story);
     story
         .tell(Event::Committed(CommitResult::NotDone))
-        .check(&["wait 7 Attempt"]);
+        // A commit need not wait for another deferral.
+        .check(&["wait 7 Attempt", "commit 7"]);
     let call = story.id(7);
     story.tell(Event::WaitOver(call));
     drive(&mut story, 7);
