@@ -6,12 +6,13 @@ use kafka::OutgoingHeaders;
 use kafka::transaction::Outgoing;
 use pipeline::admission::Refusal;
 use rdkafka::message::{BorrowedMessage, Message};
-use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, dead_letter, pending};
+use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
 
 /// The headers of an input record.
 pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 
-/// An admitted order's record in the outbox: the order's bytes and headers, unchanged, then ours.
+/// An admitted order's record in the outbox: the order's bytes and headers, unchanged, then ours. Left out is the
+/// one header by which the outbox would take the order for the continuation of another call.
 pub(crate) fn pending<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
@@ -19,7 +20,12 @@ pub(crate) fn pending<'a>(
     key: &'a IdempotencyKey,
     entry: &Entry,
 ) -> Outgoing<'a> {
-    let mut copied = copy(headers, 3);
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
+    for (name, value) in headers {
+        if *name != continuation::CONTINUES {
+            copied.add(name, *value);
+        }
+    }
     let mut text = source(topics, input);
     copied.add(pending::SOURCE, Some(text.as_bytes()));
     text.clear();
