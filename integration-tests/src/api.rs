@@ -1,5 +1,6 @@
 //! The stand-in for the legacy API, and what it says that it saw.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -86,6 +87,32 @@ impl Api {
         let (status, body) = self.http.post(&url)?;
         ensure!(status == 200, "POST {url} was answered {status}: {body}");
         Ok(())
+    }
+
+    /// Changes the faults that the JSON names.
+    ///
+    /// # Errors
+    /// The control address does not answer, or refuses them.
+    pub fn change_faults(&self, changes: &str) -> Result<()> {
+        let url = format!("{}/control/faults", self.control);
+        let (status, body) = self.http.put(&url, changes)?;
+        ensure!(status == 200, "PUT {url} was answered {status}: {body}");
+        Ok(())
+    }
+
+    /// How many orders it has turned away and never taken.
+    ///
+    /// # Errors
+    /// The control address does not answer, or the record is incomplete.
+    pub fn stubborn_orders(&self) -> Result<u64> {
+        let requests = self.requests()?;
+        let taken: HashSet<&str> = requests
+            .iter()
+            .filter(|request| request.answered != Some(429))
+            .map(|request| request.order_id.as_str())
+            .collect();
+        let orders: HashSet<&str> = requests.iter().map(|request| request.order_id.as_str()).collect();
+        Ok(orders.difference(&taken).count() as u64)
     }
 
     /// Its counts.

@@ -47,6 +47,16 @@ impl Http {
             .with_context(|| format!("POST {url}"))
     }
 
+    /// The status and the body of a PUT of JSON.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub fn put(&self, url: &str, json: &str) -> Result<(u16, String)> {
+        let request = self.client.put(url).header("content-type", "application/json");
+        self.ask(request.body(json.to_owned()))
+            .with_context(|| format!("PUT {url}"))
+    }
+
     fn ask(&self, request: reqwest::RequestBuilder) -> Result<(u16, String)> {
         self.runtime.block_on(async {
             let answer = request.send().await?;

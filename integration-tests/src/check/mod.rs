@@ -5,6 +5,7 @@
 
 pub mod aborted;
 pub mod at_most_once;
+pub mod chains;
 pub mod explain;
 pub mod moments;
 pub mod stage_one;

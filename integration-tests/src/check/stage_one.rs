@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use records::dead_letter::{self, Reason};
 use records::{Entry, Offset, Partition, pending};
 
+use super::chains::chains;
 use super::{Anomaly, Promise, Violation};
 use crate::expected::Expected;
 use crate::read::{Header, Record};
@@ -51,10 +52,13 @@ impl StageOne<'_> {
         (counts, violations)
     }
 
-    /// G1: each key once, with the bytes, the headers and the partition of its first order. G2: none missing.
+    /// G1: each key once, with the bytes, the headers and the partition of its first order; what continues it is
+    /// no other call. G2: none missing.
     fn check_outbox(&self, violations: &mut Vec<Violation>) -> u64 {
         let mut found: HashMap<&[u8], u64> = HashMap::new();
-        for record in self.pending {
+        let (chains, broken) = chains(self.pending);
+        violations.extend(broken);
+        for record in chains.iter().map(|chain| chain.first) {
             let key = record.key.as_deref().unwrap_or_default();
             *found.entry(key).or_default() += 1;
             match self.expected.admitted.get(key) {
@@ -188,10 +192,10 @@ impl StageOne<'_> {
 
     /// G3: the changelog has one entry for each pending call, and they say the same.
     fn check_changelog(&self, violations: &mut Vec<Violation>) {
-        let calls: HashMap<&[u8], &Record> = self
-            .pending
-            .iter()
-            .filter_map(|call| Some((call.key.as_deref()?, call)))
+        let calls: HashMap<&[u8], &Record> = chains(self.pending)
+            .0
+            .into_iter()
+            .filter_map(|chain| Some((chain.first.key.as_deref()?, chain.first)))
             .collect();
         let mut found: HashMap<&[u8], u64> = HashMap::new();
         for record in self.changelog {

@@ -7,6 +7,7 @@ use legacy_api::{Decision, RequestLine};
 use records::Timestamp;
 
 use super::at_most_once::{self, Policy};
+use super::chains::{Chain, chains};
 use super::explain::{self, Explanation};
 use super::{Anomaly, Promise, Violation};
 use crate::process::Interruption;
@@ -50,6 +51,12 @@ pub struct Counts {
     pub accepted: u64,
     /// Calls that ended as dead letters.
     pub rejected: u64,
+    /// Calls that ended as dead letters because they were tried in vain for too long.
+    pub given_up: u64,
+    /// Calls that were deferred.
+    pub deferred: u64,
+    /// How often calls were deferred, in all.
+    pub deferrals: u64,
     /// Calls that ended parked.
     pub parked: u64,
     /// Of the parked ones, those that a caller had begun and left without an end.
@@ -70,6 +77,7 @@ pub struct Counts {
 enum Final {
     Accepted,
     Rejected,
+    GivenUp,
     Parked,
 }
 
@@ -84,11 +92,15 @@ impl StageTwo<'_> {
         let mut violations = Vec::new();
         let outcomes = self.outcomes(&mut violations);
         let requests = self.requests_by_order(&mut violations);
-        for call in self.pending {
-            let key = call.key_text();
+        let (chains, broken) = chains(self.pending);
+        violations.extend(broken);
+        for chain in &chains {
+            let key = chain.first.key_text();
+            counts.deferred += u64::from(!chain.copies.is_empty());
+            counts.deferrals += chain.copies.len() as u64;
             let outcomes = outcomes.get(key.as_str()).map_or(&[][..], Vec::as_slice);
             let requests = requests.get(key.as_str()).map_or(&[][..], Vec::as_slice);
-            let state = self.check_final(call, outcomes, &mut counts, &mut violations);
+            let state = self.check_final(chain, outcomes, &mut counts, &mut violations);
             check_answers(&key, state, requests, &mut violations);
             let parked = outcomes.iter().find(|(state, _)| *state == Final::Parked);
             let parked = parked.map(|(_, record)| *record);
@@ -112,6 +124,10 @@ impl StageTwo<'_> {
         ];
         for (state, records) in all {
             for record in records {
+                let state = match record.header(REASON) {
+                    Some("given-up") => Final::GivenUp,
+                    _ => state,
+                };
                 match outcomes.get_mut(record.key_text().as_str()) {
                     Some(found) => found.push((state, record)),
                     None => violations.push(g4(format!(
@@ -130,11 +146,12 @@ impl StageTwo<'_> {
     /// G4: one final state, told once, or again only when a caller was interrupted after telling.
     fn check_final(
         &self,
-        call: &Record,
+        chain: &Chain<'_>,
         outcomes: &[(Final, &Record)],
         counts: &mut Counts,
         violations: &mut Vec<Violation>,
     ) -> Option<Final> {
+        let call = chain.first;
         let key = call.key_text();
         // What the API said goes before that nobody could know it.
         let told = outcomes.iter().find(|(state, _)| *state != Final::Parked);
@@ -145,6 +162,7 @@ impl StageTwo<'_> {
         match state {
             Final::Accepted => counts.accepted += 1,
             Final::Rejected => counts.rejected += 1,
+            Final::GivenUp => counts.given_up += 1,
             Final::Parked => counts.parked += 1,
         }
         let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
@@ -170,17 +188,17 @@ impl StageTwo<'_> {
             }
         }
         for (state, record) in outcomes {
-            let position = format!("{}/{}@{}", self.pending_topic, call.partition, call.offset);
             match state {
                 Final::Accepted => {}
-                Final::Rejected | Final::Parked => {
+                Final::Rejected | Final::GivenUp | Final::Parked => {
                     if record.fingerprint != call.fingerprint {
                         violations.push(g4(format!("the {state:?} record of {key:?} has not its bytes")));
                     }
-                    if record.header(CALL) != Some(position.as_str()) {
+                    let said = record.header(CALL).unwrap_or_default();
+                    if !chain.has(self.pending_topic, said) {
                         violations.push(g4(format!(
-                            "the {state:?} record of {key:?} says it is of {:?}, not {position}",
-                            record.header(CALL)
+                            "the {state:?} record of {key:?} says it is of {said:?}, not {}/{}@{} or a copy of it",
+                            self.pending_topic, call.partition, call.offset
                         )));
                     }
                 }
@@ -276,6 +294,13 @@ fn check_answers(
             if !requests.iter().any(|request| is_charge(request)) {
                 violations.push(g4(format!(
                     "{key:?} ended accepted, and the API never charged it"
+                )));
+            }
+        }
+        Some(Final::GivenUp) => {
+            if requests.iter().any(|request| is_charge(request)) {
+                violations.push(g4(format!(
+                    "{key:?} was given up as surely not processed, and the API charged it"
                 )));
             }
         }

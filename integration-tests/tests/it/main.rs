@@ -17,6 +17,7 @@ mod settings;
 mod shutdown;
 mod stage_one;
 mod stage_two;
+mod stubborn;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::expected::expected;
 use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
+use records::continuation::{CONTINUES, Continuation};
 use records::{Fingerprint, Timestamp, entry::Status};
 
 const TOPIC: &str = "orders";
@@ -154,6 +155,53 @@ fn an_order_twice_in_the_outbox_is_found() {
     let mut world = World::faultless();
     world.pending.push(world.pending[0].clone());
     world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+}
+
+/// A copy of the first pending call behind all others, as a caller writes it that defers the call.
+fn deferred(world: &World) -> Record {
+    let first = &world.pending[0];
+    let call = format!("pending/{}@{}", first.partition, first.offset);
+    let continuation = Continuation::new(call.parse().expect("a position"), Timestamp(1));
+    let mut copy = first.clone();
+    copy.offset = Offset(1_000_000);
+    copy.headers
+        .push((CONTINUES.into(), Some(continuation.to_json())));
+    copy
+}
+
+#[test]
+fn what_continues_a_call_is_no_other_one() {
+    let mut world = World::faultless();
+    world.pending.push(deferred(&world));
+    let (counts, violations) = world.check();
+    assert_eq!(violations, []);
+    assert_eq!(counts.exactly_once + 1, world.pending.len() as u64);
+}
+
+#[test]
+fn a_copy_that_does_not_say_what_it_continues_is_found() {
+    let mut world = World::faultless();
+    let mut copy = deferred(&world);
+    copy.headers.pop();
+    world.pending.push(copy);
+    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+}
+
+#[test]
+fn two_copies_of_one_call_are_found() {
+    let mut world = World::faultless();
+    let copy = deferred(&world);
+    world.pending.extend([copy.clone(), copy]);
+    world.check_finds(Promise::G1, Anomaly::Duplicated, "is number 2 behind");
+}
+
+#[test]
+fn a_copy_without_its_call_is_found() {
+    let mut world = World::faultless();
+    let copy = deferred(&world);
+    world.pending[0] = copy;
+    world.check_finds(Promise::G1, Anomaly::Wrong, "where no call begins");
+    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
