@@ -10,7 +10,7 @@ use kafka::{Fault, TransactionalProducer};
 use pipeline::delivery::{Commit, CommitResult, Copied};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::types::RDKafkaErrorCode;
-use service::failpoint::{guard_removed, kill_at};
+use service::failpoint::{freeze_at, guard_removed, kill_at};
 
 use crate::arrived::Arrived;
 use crate::committing::offset_of;
@@ -148,7 +148,10 @@ impl Deferrals {
             tracing::warn!(?copies_alone, begun = ?producer.begin(), "a guard is taken out");
         }
         let ended = match sent {
-            Ok(()) => producer.end_with(topic, offsets, metadata, || kill_at!("before-deferral-end")),
+            Ok(()) => producer.end_with(topic, offsets, metadata, || {
+                kill_at!("before-deferral-end");
+                freeze_at!("frozen-before-deferral-end");
+            }),
             Err(fault) => Ended::Aborted(fault),
         };
         let deferred = match ended {
