@@ -27,6 +27,8 @@ pub(super) struct Held<P> {
     pub(super) is_full: bool,
     /// Deferred calls of which the consumer has not read the copies yet.
     pub(super) away: Away,
+    /// Whether there ever was a deferred call here: most partitions have none, and need not look for any.
+    has_copies: bool,
     /// Until then requests of an earlier owner may leave.
     pub(super) inherited_until: Option<Instant>,
     progress: Option<Progress>,
@@ -79,6 +81,7 @@ impl<P> Held<P> {
             is_paused: false,
             is_full: false,
             away: Away::default(),
+            has_copies: false,
             inherited_until: None,
             progress: None,
             calls: BTreeMap::new(),
@@ -115,6 +118,7 @@ impl<P> Held<P> {
             None => Taken::Publish,
             Some(key) => {
                 if let Some(continued) = &pending.continued {
+                    self.has_copies = true;
                     self.away.arrived(key, continued.origin);
                 }
                 let lane = self.lanes.entry(key.clone()).or_default();
@@ -310,11 +314,15 @@ impl<P> Held<P> {
         let lane = self.lanes.get(key);
         if !lane.is_some_and(|lane| lane.iter().any(is_copy)) {
             self.away.left(key, call.origin);
+            self.has_copies = true;
         }
     }
 
     /// Whether a deferred call of the same key that lay before this one is away, or has arrived behind it.
     pub(super) fn must_follow(&self, offset: Offset) -> bool {
+        if !self.has_copies {
+            return false;
+        }
         let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key.as_ref()?))) else {
             return false;
         };

@@ -2,7 +2,7 @@
 //!
 //! It keeps the watermark where it is, and with it the window of offsets that the partition may be ahead; a
 //! few hundred of them take all the places. So it is deferred: its copy goes to the outbox's tail, and the
-//! call is final at its old place ([`deferring`](super::deferring)). Two things tell that it is time, each
+//! call is final at its old place (`deferring.rs`). Two things tell that it is time, each
 //! looked at when an attempt, or a look-up, has failed:
 //!
 //! * Its partition is full, and the API has clearly answered another call since this one failed last.
