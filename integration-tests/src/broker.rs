@@ -1,5 +1,6 @@
 //! A broker of the harness's own, started and ended by `scripts/kafka`: for stories in which brokers suffer.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,12 +9,34 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::ADDRESS_VARIABLE;
+use crate::process::free_port;
+use crate::proxy::{Proxy, Rule};
 
 /// One broker in a folder of its own. Dropped, it is killed and its data deleted; its log stays, unless it is
 /// forgotten before ([`Broker::forget`]).
 pub struct Broker {
     folder: PathBuf,
     place: Vec<String>,
+}
+
+/// A broker of a story's own that clients reach through a proxy alone, with a rule for what passes. It runs; the
+/// clients' address is the proxy's.
+///
+/// # Errors
+/// There is no free port, or the broker does not start.
+pub fn behind<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
+    let port = free_port()?;
+    let proxy = Proxy::with_rule(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), rule)?;
+    let told = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", proxy.port());
+    let place = ["--port", &port.to_string(), "--set", &told].map(str::to_owned);
+    let folder = tempfile::Builder::new()
+        .prefix("outbox-own-broker-")
+        .tempdir()
+        .context("making a folder for a broker")?
+        .keep();
+    let broker = Broker::new(folder, place.into());
+    broker.start()?;
+    Ok((broker, proxy))
 }
 
 impl Broker {

@@ -9,12 +9,12 @@
 //!
 //! A network does this to a sender whose connection breaks: what it wrote may still come out at the other end.
 
-use std::collections::HashMap;
 use std::io::{ErrorKind, Result, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::proxy::{Ends, Rule};
+use crate::wire::{END_TXN, PRODUCE, Requests, api_key, number};
 
 /// The rule. It does nothing until it is asked to ([`DelayedEnd::delay_next`]).
 #[derive(Default)]
@@ -26,11 +26,10 @@ pub struct DelayedEnd {
 #[derive(Default)]
 struct State {
     step: Step,
-    /// What each client has said of a request that is not complete.
-    incomplete: HashMap<u64, Vec<u8>>,
+    requests: Requests,
     late: Option<Late>,
     released: bool,
-    half: Half,
+    waiting: usize,
     closed: bool,
 }
 
@@ -47,16 +46,7 @@ pub enum Step {
     /// The second `EndTxn` has passed; the next `Produce` passes too.
     AskedAgain,
     /// One `Produce` of the next transaction has passed, and no other does.
-    HalfWritten,
-}
-
-/// Of the transaction that is half written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Half {
-    /// Where its first `Produce` passed.
-    connection: Option<u64>,
-    answered: bool,
-    waiting: usize,
+    HalfHandedOn,
 }
 
 struct Late {
@@ -70,7 +60,7 @@ impl DelayedEnd {
         let mut state = self.lock();
         *state = State {
             step: Step::Armed,
-            incomplete: std::mem::take(&mut state.incomplete),
+            requests: std::mem::take(&mut state.requests),
             ..State::default()
         };
     }
@@ -81,11 +71,12 @@ impl DelayedEnd {
         self.lock().step
     }
 
-    /// Whether one part of the next transaction is written, and another one waits.
+    /// Whether one part of the next transaction was handed on, and another one waits. That the first one is written
+    /// too, the ends of its partitions tell.
     #[must_use]
-    pub fn is_half_written(&self) -> bool {
+    pub fn is_half_handed_on(&self) -> bool {
         let state = self.lock();
-        state.step == Step::HalfWritten && state.half.answered && state.half.waiting > 0
+        state.step == Step::HalfHandedOn && state.waiting > 0
     }
 
     /// Hands on the withheld `EndTxn`.
@@ -130,15 +121,11 @@ impl DelayedEnd {
             }
             (Step::Withheld, END_TXN) => state.step = Step::AskedAgain,
             (Step::AskedAgain, PRODUCE) => {
-                state.step = Step::HalfWritten;
-                state.half = Half {
-                    connection: Some(connection),
-                    ..Half::default()
-                };
+                state.step = Step::HalfHandedOn;
             }
-            (Step::HalfWritten, PRODUCE) => {
-                state.half.waiting += 1;
-                drop(self.wait_while(state, |state| state.step == Step::HalfWritten));
+            (Step::HalfHandedOn, PRODUCE) => {
+                state.waiting += 1;
+                drop(self.wait_while(state, |state| state.step == Step::HalfHandedOn));
                 return Err(ErrorKind::ConnectionAborted.into());
             }
             _ => {}
@@ -160,14 +147,10 @@ impl DelayedEnd {
 
 impl Rule for DelayedEnd {
     fn to_server(&self, connection: u64, said: &[u8], ends: Ends<'_>) -> Result<()> {
-        let mut bytes = self.lock().incomplete.remove(&connection).unwrap_or_default();
-        bytes.extend_from_slice(said);
-        while let Some(length) = request_length(&bytes) {
-            let rest = bytes.split_off(length);
-            self.request(connection, &bytes, ends)?;
-            bytes = rest;
+        let requests = self.lock().requests.take(connection, said);
+        for request in requests {
+            self.request(connection, &request, ends)?;
         }
-        self.lock().incomplete.insert(connection, bytes);
         Ok(())
     }
 
@@ -180,8 +163,6 @@ impl Rule for DelayedEnd {
             self.changed.notify_all();
             return Ok(());
         }
-        // Nothing else is asked on that connection meanwhile.
-        state.half.answered |= state.half.connection == Some(connection);
         drop(state);
         client.write_all(said)
     }
@@ -192,28 +173,8 @@ impl Rule for DelayedEnd {
     }
 }
 
-// From Kafka's protocol: a request is its length (4 bytes), its kind (2), the kind's version (2), a number that
-// its answer repeats (4), and the rest. The answer to EndTxn before version 3 is its length (4), that number
-// (4), a throttle time (4) and an error code (2).
-const PRODUCE: i16 = 0;
-const END_TXN: i16 = 26;
-
-fn request_length(bytes: &[u8]) -> Option<usize> {
-    let length = u32::from_be_bytes(*bytes.first_chunk()?);
-    let whole = 4 + usize::try_from(length).ok()?;
-    (bytes.len() >= whole).then_some(whole)
-}
-
-fn api_key(request: &[u8]) -> i16 {
-    request
-        .get(4..6)
-        .and_then(<[u8]>::first_chunk)
-        .map_or(-1, |key| i16::from_be_bytes(*key))
-}
-
+/// The answer to `EndTxn` before version 3 is its length (4 bytes), the request's number (4), a throttle time (4) and
+/// an error code (2).
 fn end_txn_error(answer: &[u8]) -> Option<i16> {
-    answer
-        .get(12..14)
-        .and_then(<[u8]>::first_chunk)
-        .map(|code| i16::from_be_bytes(*code))
+    number(answer, 12)
 }

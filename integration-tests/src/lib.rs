@@ -36,3 +36,5 @@ pub mod tail;
 pub mod three_brokers;
 pub mod two_brokers;
 pub mod wait;
+mod wire;
+pub mod withheld_coordinator;

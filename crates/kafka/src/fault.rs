@@ -50,6 +50,16 @@ impl Fault {
         }
     }
 
+    /// Something that this program itself refuses to go on with.
+    #[must_use]
+    pub fn refused(what: impl Into<String>) -> Self {
+        Self {
+            attempted: what.into(),
+            class: Class::Refused,
+            error: KafkaError::Canceled,
+        }
+    }
+
     /// Whether the next record is not there: deleted before it was read, or never written.
     #[must_use]
     pub fn is_out_of_range(&self) -> bool {

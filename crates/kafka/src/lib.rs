@@ -9,6 +9,7 @@ pub mod consumer;
 mod end_answers;
 pub mod fault;
 pub mod headers;
+mod limited;
 mod native;
 pub mod offsets;
 pub mod producer;

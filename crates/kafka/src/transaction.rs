@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -29,6 +29,7 @@ use records::{Offset, Partition};
 use crate::consumer::CommitOffset;
 use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
 use crate::fault::{Class, Fault};
+use crate::limited::{self, GIVEN_UP_MAX};
 use crate::native::{OutgoingHeaders, Record, Sender};
 use crate::settings::KafkaSettings;
 
@@ -91,7 +92,8 @@ impl TransactionalProducer {
     /// Opens the producer: ends what an earlier one with this id has left open, and fences it.
     ///
     /// # Errors
-    /// Kafka did not answer within `timeout` ([`Class::Retriable`]), or refuses the id.
+    /// Kafka did not answer within `timeout` ([`Class::Retriable`]), or refuses the id; or too many earlier
+    /// producers of this process still wait for an answer ([`Class::Refused`]).
     pub fn open(
         settings: &KafkaSettings,
         transactional_id: &str,
@@ -104,6 +106,14 @@ impl TransactionalProducer {
                 error,
             )
         };
+        let given_up = limited::given_up();
+        if given_up >= GIVEN_UP_MAX {
+            return Err(Fault::refused(format!(
+                "opening the transactional producer {transactional_id:?} beside {given_up} earlier ones that wait for \
+                 an answer for ever (each holds a thread and connections until this process ends, so it is to be \
+                 started again)"
+            )));
+        }
         let mut config = settings.client(transactional_id);
         let debug = config.get("debug").map_or_else(
             || DEBUG_CONTEXT.to_owned(),
@@ -294,8 +304,8 @@ impl TransactionalProducer {
         }
     }
 
-    /// On a thread of its own: librdkafka looks for the group's coordinator without any limit, and has been
-    /// seen to do so for minutes after a broker's death. What is not added by the deadline never will be: the
+    /// With a limit of our own: librdkafka looks for the group's coordinator without any, and has been seen to
+    /// do so for minutes after a broker's death. What is not added by the deadline never will be: the
     /// next producer fences this one, whose last handle that thread may hold until it is answered.
     fn add(
         &self,
@@ -313,32 +323,22 @@ impl TransactionalProducer {
                 .set_offset(Seek::Offset(offset.offset.0))
                 .map_err(|error| Fault::new(attempted.clone(), error))?;
         }
-        let (tell, told) = mpsc::channel();
         let asking = {
             let (inner, metadata) = (Arc::clone(&self.inner), Arc::clone(metadata));
             let attempted = attempted.clone();
             move || {
-                let added = until(deadline, |left| {
+                until(deadline, |left| {
                     inner
                         .producer()
                         .send_offsets_to_transaction(&list, &metadata, left)
                         .map_err(|error| Fault::new(attempted.clone(), error))
-                });
-                // Nobody listens where the deadline has passed.
-                drop(tell.send(added));
+                })
             }
         };
-        let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-        if std::thread::Builder::new()
-            .name("offsets".into())
-            .spawn(asking)
-            .is_err()
-        {
-            return Err(Fault::new(attempted, late));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        told.recv_timeout(left)
-            .unwrap_or_else(|_| Err(Fault::new(attempted, late)))
+        limited::until(deadline, "offsets", asking).unwrap_or_else(|| {
+            let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+            Err(Fault::new(attempted, late))
+        })
     }
 
     fn commit(&self, deadline: Instant) -> Result<(), Fault> {

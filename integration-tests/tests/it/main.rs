@@ -4,6 +4,7 @@
 //! may take says nothing while another is at work.
 
 mod asking;
+mod coordinator;
 mod end_txn;
 mod high_watermark;
 mod one_by_one;
