@@ -1,7 +1,6 @@
 //! The guarantees, on a real Kafka, with real processes that are killed.
 //!
-//! One module per guarantee or pair of them. Tests take turns: each loads the machine, and a time that one
-//! may take says nothing while another is at work.
+//! One module per guarantee or pair of them. Tests take turns: each loads the machine.
 
 mod asking;
 mod coordinator;
@@ -20,18 +19,38 @@ mod stage_one;
 mod stage_two;
 mod stubborn;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use anyhow::Result;
 
-static TURN: Mutex<()> = Mutex::new(());
+/// So many stories are told at a time. Most of their time they wait for a session, a transaction or a restart; more of
+/// them would load two cores so that what each waits for takes longer.
+const AT_A_TIME: usize = 2;
 
-/// Runs a story when no other does, and fails with its whole chain of errors.
+static TOLD_NOW: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// Runs a story when its turn has come, and fails with its whole chain of errors.
 fn in_turn(story: impl FnOnce() -> Result<()>) {
-    // A story that failed has cleaned up after itself.
-    let _turn: MutexGuard<'_, ()> = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let told_now = TOLD_NOW.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told_now = ENDED
+        .wait_while(told_now, |told_now| *told_now >= AT_A_TIME)
+        .unwrap_or_else(PoisonError::into_inner);
+    *told_now += 1;
+    drop(told_now);
+    let _turn = Turn;
     if let Err(error) = story() {
         panic!("{error:#}");
+    }
+}
+
+/// Gives the turn to another story, also where one has panicked.
+struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TOLD_NOW.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
     }
 }
 
