@@ -48,7 +48,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         arguments.calls, arguments.partitions, arguments.seed
     );
     let mut pipeline = Pipeline::create("bench-caller", arguments.partitions)?;
-    fill_outbox(&pipeline, arguments)?;
+    fill_outbox(&pipeline, arguments.calls, arguments.seed)?;
     let mut table = Table::new();
     table.set_header(vec![
         "API latency ms",
@@ -121,13 +121,13 @@ fn run_bare(pipeline: &Pipeline, arguments: &Arguments, latency_ms: u64, in_flig
 }
 
 /// A validator fills the outbox once; each run reads it with a group of its own.
-fn fill_outbox(pipeline: &Pipeline, arguments: &Arguments) -> Result<()> {
+pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<()> {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
-        partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_fresh(arguments.seed)),
-        count: arguments.calls,
+        partitions: pipeline.partitions,
+        orders: Orders::Generated(Mix::all_fresh(seed)),
+        count: calls,
         per_second: None,
     })
     .finish()?;
@@ -137,7 +137,7 @@ fn fill_outbox(pipeline: &Pipeline, arguments: &Arguments) -> Result<()> {
     await_until("the outbox is full", LIMIT, || {
         validator.expect_running()?;
         let keys = tail.keys(&pipeline.topics.pending);
-        Ok(if keys >= arguments.calls {
+        Ok(if keys >= calls {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(format!("{keys} pending calls"))

@@ -3,6 +3,7 @@
 
 mod bare;
 mod caller;
+mod killed;
 mod machine;
 mod restart;
 mod validator;
@@ -25,6 +26,8 @@ enum Program {
     Validator(validator::Arguments),
     /// Calls per second, processor time per call and peak memory of one caller.
     Caller(caller::Arguments),
+    /// Calls made again after `kill -9` of a caller, and how long until the next call.
+    Killed(killed::Arguments),
     /// How long a restart of a validator keeps orders waiting, with many keys in its store.
     Restart(restart::Arguments),
     /// The loop that the caller is compared with.
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
+        Program::Killed(arguments) => killed::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
         Program::Bare(arguments) => bare::run(&arguments),
     };
