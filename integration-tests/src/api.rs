@@ -47,6 +47,28 @@ pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
     .collect()
 }
 
+/// The faults of an API at its worst: one answer of twenty is lost after the call was processed, and one connection of
+/// twenty is reset, before that or after.
+#[must_use]
+pub fn many_faults(seed: u64, latency: Duration) -> Vec<String> {
+    let mut faults = faults(seed, latency);
+    let worse = [
+        ("--before-reset", "0.025"),
+        ("--lost-silence", "0.005"),
+        ("--lost-reset", "0.025"),
+        ("--lost-close", "0.015"),
+        ("--lost-500", "0.01"),
+        ("--lost-502", "0.01"),
+        ("--lost-504", "0.01"),
+    ];
+    for (flag, share) in worse {
+        if let Some(place) = faults.iter().position(|argument| argument == flag) {
+            share.clone_into(&mut faults[place + 1]);
+        }
+    }
+    faults
+}
+
 impl Api {
     /// Starts it and waits until it answers.
     ///

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::http::Http;
 use crate::pipeline::Service;
@@ -135,6 +135,36 @@ impl Lane<'_> {
             .join(";");
         self.service.process.start_with(&[("FAILPOINTS", &failpoints)])
     }
+}
+
+/// All instances, which have no state, live through their mishaps at the same time.
+///
+/// # Errors
+/// As for [`Lane::live_through`].
+pub fn all(services: &mut [Service], mishaps: &[Vec<Mishap>]) -> Result<()> {
+    let lanes = services.iter_mut().map(|service| Lane {
+        service,
+        state: None,
+        failpoints: "",
+    });
+    live_through_all(lanes.zip(mishaps))
+}
+
+/// Lanes live through their mishaps at the same time.
+///
+/// # Errors
+/// As for [`Lane::live_through`].
+pub fn live_through_all<'a>(lanes: impl Iterator<Item = (Lane<'a>, &'a Vec<Mishap>)>) -> Result<()> {
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = lanes
+            .map(|(mut lane, mishaps)| scope.spawn(move || lane.live_through(mishaps)))
+            .collect();
+        lanes.into_iter().try_for_each(|lane| {
+            lane.join()
+                .map_err(|_| anyhow!("a lane panicked"))
+                .and_then(|lived| lived)
+        })
+    })
 }
 
 /// Waits until a program says that it is ready.

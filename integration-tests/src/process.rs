@@ -119,7 +119,7 @@ impl Process {
             0 => format!("{step}=return"),
             passes => format!("{step}={passes}*off->return"),
         };
-        self.start_with(&[("FAILPOINTS", &failpoints)])
+        self.start_with(&[(FAILPOINTS, &failpoints)])
     }
 
     /// Starts it with more variables in its environment.
@@ -128,7 +128,13 @@ impl Process {
     /// It runs already or cannot be started.
     pub fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
-        let log = self.open_log(variables)?;
+        let failpoints = failpoints(variables);
+        let mut variables = variables.to_vec();
+        variables.retain(|(name, _)| *name != FAILPOINTS);
+        if !failpoints.is_empty() {
+            variables.push((FAILPOINTS, &failpoints));
+        }
+        let log = self.open_log(&variables)?;
         let mut command = match self.file_kib_max {
             None => Command::new(&self.program),
             // Ignored, the signal leaves an error in its place. The soft limit only, which can be lifted.
@@ -351,6 +357,25 @@ impl Drop for Process {
             let _reaped = child.wait();
         }
     }
+}
+
+/// Where the programs read their failpoints.
+const FAILPOINTS: &str = "FAILPOINTS";
+
+/// The failpoints among these variables, and the guards that are taken out of every program, to see a test fail:
+/// `OUTBOX_TEST_GUARDS="guard-beginnings=return"`.
+fn failpoints(variables: &[(&str, &str)]) -> String {
+    let guards = std::env::var("OUTBOX_TEST_GUARDS").unwrap_or_default();
+    let of_story = variables
+        .iter()
+        .filter(|(name, _)| *name == FAILPOINTS)
+        .map(|(_, value)| *value);
+    [guards.as_str()]
+        .into_iter()
+        .chain(of_story)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(";")
 }
 
 /// The folder with the programs: the named one, or that of the running executable.

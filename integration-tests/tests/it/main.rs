@@ -3,6 +3,8 @@
 //! One module per guarantee or pair of them. Tests take turns: each loads the machine.
 
 mod asking;
+mod at_most_once;
+mod callers;
 mod coordinator;
 mod end_txn;
 mod high_watermark;

@@ -4,12 +4,12 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::check::{Violation, listed, stores};
 use harness::cluster;
 use harness::feed::{Feed, Plan};
 use harness::findings;
-use harness::lane::{Lane, Mishap, await_ready};
+use harness::lane::{Lane, Mishap, await_ready, live_through_all};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::read::{Keep, read_topic};
@@ -181,29 +181,12 @@ fn live_through(
     mishaps: &[Vec<Mishap>; 2],
     failpoints: &str,
 ) -> Result<()> {
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> = validators
-            .iter_mut()
-            .zip(mishaps)
-            .zip(1..)
-            .map(|((service, mishaps), number)| {
-                let state = Some(pipeline.state_folder(number));
-                scope.spawn(move || {
-                    Lane {
-                        service,
-                        state,
-                        failpoints,
-                    }
-                    .live_through(mishaps)
-                })
-            })
-            .collect();
-        lanes.into_iter().try_for_each(|lane| {
-            lane.join()
-                .map_err(|_| anyhow!("a lane panicked"))
-                .and_then(|lived| lived)
-        })
-    })
+    let lanes = validators.iter_mut().zip(1..).map(|(service, number)| Lane {
+        service,
+        state: Some(pipeline.state_folder(number)),
+        failpoints,
+    });
+    live_through_all(lanes.zip(mishaps))
 }
 
 #[test]
