@@ -1,6 +1,7 @@
 //! The Kafka that the harness runs against: where it is, and what only an administrator may do to it.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -14,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use records::{Offset, Partition};
 
 use crate::read::{high_watermarks, reader};
+use crate::wait::await_until;
 
 /// The variable that names the Kafka to use.
 pub const ADDRESS_VARIABLE: &str = "KAFKA_BOOTSTRAP_SERVERS";
@@ -95,6 +97,7 @@ pub fn lag(kafka: &str, group: &str, topic: &str) -> Result<i64> {
 
 /// What changes topics behind the programs' backs.
 pub struct Administrator {
+    kafka: String,
     client: AdminClient<DefaultClientContext>,
     runtime: tokio::runtime::Runtime,
 }
@@ -106,6 +109,7 @@ impl Administrator {
     /// The client cannot be created.
     pub fn new(kafka: &str) -> Result<Self> {
         Ok(Self {
+            kafka: kafka.to_owned(),
             client: ClientConfig::new()
                 .set("bootstrap.servers", kafka)
                 .create()
@@ -133,7 +137,7 @@ impl Administrator {
         one_by_one(results)
     }
 
-    /// Gives a topic more partitions.
+    /// Gives a topic more partitions, and waits until the brokers know them.
     ///
     /// # Errors
     /// Kafka refuses.
@@ -145,7 +149,14 @@ impl Administrator {
                     .create_partitions(&[NewPartitions::new(name, partitions)], &options()),
             )
             .with_context(|| format!("giving {name} {partitions} partitions"))?;
-        one_by_one(results)
+        one_by_one(results)?;
+        await_until(&format!("{name} has {partitions} partitions"), LIMIT, || {
+            let known = high_watermarks(&self.kafka, name).map_or(0, |ends| ends.len());
+            Ok(match known == partitions {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(format!("the brokers know of {known}")),
+            })
+        })
     }
 
     /// Changes one setting of a topic, and resets its others to their defaults.

@@ -20,7 +20,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::fault::Fault;
 use crate::settings::KafkaSettings;
-use crate::topic_ids;
+use crate::topic_ids::{self, TopicIdentity};
 use crate::topics::creation::NewTopic;
 use crate::topics::{Described, Existing};
 
@@ -176,6 +176,19 @@ impl Admin {
     /// # Errors
     /// The cluster did not answer within the limit.
     pub fn topic_ids(&self, names: &[&str], limit: Duration) -> Result<BTreeMap<String, String>, Fault> {
+        let found = self.identities(names, limit)?;
+        Ok(found.into_iter().map(|(name, topic)| (name, topic.id)).collect())
+    }
+
+    /// As [`Self::topic_ids`], with the partition counts.
+    ///
+    /// # Errors
+    /// The cluster did not answer within the limit.
+    pub fn identities(
+        &self,
+        names: &[&str],
+        limit: Duration,
+    ) -> Result<BTreeMap<String, TopicIdentity>, Fault> {
         topic_ids::of(self.client.inner(), names, limit).map_err(|error| {
             Fault::new(
                 format!("asking for the ids of the topics {}", names.join(", ")),

@@ -15,7 +15,7 @@ pub mod offsets;
 pub mod producer;
 pub mod settings;
 pub mod start;
-mod topic_ids;
+pub mod topic_ids;
 pub mod topics;
 pub mod transaction;
 

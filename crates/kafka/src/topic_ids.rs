@@ -1,4 +1,5 @@
-//! The ids that Kafka gives to topics: one that was deleted and created again has its old name and a new id.
+//! What tells whether a topic is still the same: the id that Kafka has given it, which is a new one where it was deleted
+//! and created again under its old name, and its partition count.
 //!
 //! rust-rdkafka does not hand them out, so librdkafka is asked itself.
 #![expect(
@@ -22,7 +23,16 @@ const ERROR_TEXT_BYTES: usize = 512;
 /// librdkafka answers within the request's limit; this is for its own work.
 const ANSWER_LATER: Duration = Duration::from_secs(1);
 
-/// The ids of those of the topics that exist, by name. Blocks.
+/// What a topic is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicIdentity {
+    /// The id that Kafka has given it.
+    pub id: String,
+    /// How many partitions it has.
+    pub partitions: usize,
+}
+
+/// The identities of those of the topics that exist, by name. Blocks.
 ///
 /// # Errors
 /// No broker answered within the limit.
@@ -30,7 +40,7 @@ pub(crate) fn of<C: ClientContext>(
     client: &Client<C>,
     names: &[&str],
     limit: Duration,
-) -> KafkaResult<BTreeMap<String, String>> {
+) -> KafkaResult<BTreeMap<String, TopicIdentity>> {
     let failed = |code: RDKafkaRespErr| KafkaError::AdminOp(RDKafkaErrorCode::from(code));
     let milliseconds = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
     let names = names
@@ -97,7 +107,9 @@ pub(crate) fn of<C: ClientContext>(
             }
             let id = copied(native::rd_kafka_Uuid_base64str(id));
             if id != NO_ID {
-                ids.insert(name, id);
+                let mut partitions = 0;
+                native::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+                ids.insert(name, TopicIdentity { id, partitions });
             }
         }
         Ok(ids)

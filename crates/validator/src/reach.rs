@@ -1,17 +1,24 @@
-//! Whether the brokers answer, asked by a thread of its own: while they do not, the program is not ready, also
-//! when there is nothing to do.
+//! Whether the brokers answer, and whether the topics are still the same, asked by a thread of its own: while no broker
+//! answers, the program is not ready, also when there is nothing to do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kafka::admin::Admin;
+use kafka::topic_ids::TopicIdentity;
 use service::Health;
 
-/// Set when a topic was deleted and created again: each partition is to be looked at anew.
-pub(crate) type Recreated = Arc<AtomicBool>;
+/// What was noticed of the topics since the start.
+#[derive(Default)]
+pub(crate) struct Noticed {
+    /// A topic was deleted and created again: each partition is to be looked at anew.
+    pub(crate) recreated: AtomicBool,
+    /// How many partitions a topic has that has grown; 0: none has.
+    pub(crate) grown_to: AtomicUsize,
+}
 
 /// Watches until the process ends. The question that is asked is for the ids of the topics.
 ///
@@ -20,14 +27,16 @@ pub(crate) type Recreated = Arc<AtomicBool>;
 pub(crate) fn watch(
     admin: Arc<Admin>,
     ids: BTreeMap<String, String>,
+    partitions: usize,
     health: &Health,
-) -> anyhow::Result<Recreated> {
-    let recreated = Recreated::default();
+) -> anyhow::Result<Arc<Noticed>> {
+    let noticed = Arc::<Noticed>::default();
     let watch = Watch {
         admin,
         ids,
+        partitions,
         health: health.clone(),
-        recreated: Arc::clone(&recreated),
+        noticed: Arc::clone(&noticed),
         answered: Instant::now(),
         is_silent: false,
     };
@@ -35,14 +44,15 @@ pub(crate) fn watch(
         .name("reach".into())
         .spawn(move || watch.look())
         .context("the thread that asks whether the brokers answer cannot be started")?;
-    Ok(recreated)
+    Ok(noticed)
 }
 
 struct Watch {
     admin: Arc<Admin>,
     ids: BTreeMap<String, String>,
+    partitions: usize,
     health: Health,
-    recreated: Recreated,
+    noticed: Arc<Noticed>,
     answered: Instant,
     is_silent: bool,
 }
@@ -51,7 +61,7 @@ impl Watch {
     fn look(mut self) {
         loop {
             let names: Vec<&str> = self.ids.keys().map(String::as_str).collect();
-            match self.admin.topic_ids(&names, ANSWER_MAX) {
+            match self.admin.identities(&names, ANSWER_MAX) {
                 Ok(found) => self.answered(found),
                 Err(fault) if self.answered.elapsed() > SILENCE_MAX => {
                     let silent_s = self.answered.elapsed().as_secs();
@@ -69,7 +79,7 @@ impl Watch {
         }
     }
 
-    fn answered(&mut self, found: BTreeMap<String, String>) {
+    fn answered(&mut self, found: BTreeMap<String, TopicIdentity>) {
         self.answered = Instant::now();
         if self.is_silent {
             tracing::info!("the brokers answer again");
@@ -77,11 +87,13 @@ impl Watch {
             self.health.met(BROKERS);
         }
         // While a topic is being created again, it is not there.
-        for (topic, id) in found {
-            let known = self.ids.entry(topic).or_insert_with(|| id.clone());
-            if *known != id {
-                *known = id;
-                self.recreated.store(true, Ordering::Release);
+        for (name, topic) in found {
+            let known = self.ids.entry(name).or_insert_with(|| topic.id.clone());
+            if *known != topic.id {
+                *known = topic.id;
+                self.noticed.recreated.store(true, Ordering::Release);
+            } else if topic.partitions > self.partitions {
+                self.noticed.grown_to.store(topic.partitions, Ordering::Release);
             }
         }
     }
@@ -89,7 +101,7 @@ impl Watch {
 
 /// The name of the condition.
 const BROKERS: &str = "brokers";
-/// Also how long orders of a topic that was created again may be taken for those of the old one.
+/// Also how long orders of a topic that was created again, or has grown, may be taken for those of the old one.
 const EVERY: Duration = Duration::from_secs(2);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Less than a session, so that readiness tells before the group does.

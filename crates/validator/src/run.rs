@@ -23,7 +23,7 @@ use crate::actions::{Bound, Shell};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
-use crate::reach::{self, Recreated};
+use crate::reach::{self, Noticed};
 use crate::restore::{Outcome, Restored, Restorers};
 
 /// The longest sound turn of the loop: a commit and the opening of a producer, each at their limits.
@@ -55,7 +55,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
-    let recreated = reach::watch(Arc::clone(&admin), ids.clone(), health)?;
+    let noticed = reach::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
     let rules = config.rules(partitions, record_bytes_max)?;
@@ -81,7 +81,8 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     health.met(Health::STARTED);
     Loop {
         is_assigned: false,
-        recreated,
+        noticed,
+        partitions,
         admission,
         shell,
         queries,
@@ -148,7 +149,9 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<Topics> {
 struct Loop<'a> {
     /// Whether the group has told of an assignment, perhaps of none.
     is_assigned: bool,
-    recreated: Recreated,
+    noticed: Arc<Noticed>,
+    /// How many the orders topic had at the start.
+    partitions: usize,
     admission: Admission<Bound>,
     shell: Shell,
     queries: Receiver<Query>,
@@ -170,12 +173,7 @@ impl Loop<'_> {
             while let Some(restored) = self.shell.restorers.finished() {
                 self.restored(consumer, restored)?;
             }
-            if self.recreated.swap(false, Ordering::AcqRel) {
-                tracing::error!(
-                    "a topic was deleted and created again; nothing is processed until it was looked at"
-                );
-                self.tell(consumer, Event::Failed)?;
-            }
+            self.heed_topics(consumer)?;
             if self.shell.restorers.has_news() {
                 self.tell_health();
             }
@@ -202,6 +200,31 @@ impl Loop<'_> {
         Ok(())
     }
 
+    /// Acts on what was noticed of the topics since the last turn.
+    fn heed_topics(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        if self.noticed.recreated.swap(false, Ordering::AcqRel) {
+            tracing::error!(
+                "a topic was deleted and created again; nothing is processed until it was looked at"
+            );
+            self.tell(consumer, Event::Failed)?;
+        }
+        match self.noticed.grown_to.load(Ordering::Acquire) {
+            0 => Ok(()),
+            grown_to => bail!("{}", self.grown(grown_to)),
+        }
+    }
+
+    /// A key's partition follows from their number, so that with another one no partition can be trusted, neither the
+    /// new ones nor the old ones.
+    fn grown(&self, grown_to: usize) -> String {
+        format!(
+            "{} and {} had {} partitions when this validator started, and one of them has {grown_to} now: keys are spread \
+             over the partitions in another way, and an order that was admitted on its old partition is not known on its \
+             new one. Stop the producers; the next start says what to do",
+            self.shell.config.topics.orders, self.shell.config.topics.changelog, self.partitions,
+        )
+    }
+
     /// Waits for what Kafka brings. `false` if nothing came, or something other than a record.
     fn poll(&mut self, consumer: &Consumer, wait: Duration, now: Instant) -> anyhow::Result<bool> {
         let event = match consumer.poll(wait) {
@@ -214,6 +237,13 @@ impl Loop<'_> {
                 metadata,
                 member_id,
             })) => {
+                let behind = partitions
+                    .iter()
+                    .filter_map(|partition| usize::try_from(partition.0 + 1).ok())
+                    .max();
+                if let Some(grown_to) = behind.filter(|behind| *behind > self.partitions) {
+                    bail!("{}", self.grown(grown_to));
+                }
                 tracing::info!(?partitions, member_id, "partitions assigned");
                 self.is_assigned = true;
                 Event::Assigned(partitions, membership(member_id, metadata))

@@ -95,6 +95,29 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
     });
 }
 
+/// A key may be on another partition from then on, also on one of the old ones.
+#[test]
+fn an_orders_topic_that_grows_under_a_validator_ends_it() {
+    in_turn(|| {
+        let mut pipeline = Pipeline::create("grown", 2)?;
+        let topics = pipeline.topics.clone();
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        await_ready(&mut validator, LIMIT)?;
+        Administrator::new(&pipeline.kafka)?.grow_topic(&topics.orders, 3)?;
+        let status = validator.process.wait_exit(LIMIT)?;
+        let life = validator.process.last_life()?;
+        ensure!(!status.success(), "it ended well:\n{life}");
+        ensure!(
+            life.contains("one of them has 3 now"),
+            "it does not say why:\n{life}"
+        );
+        check_refused(&mut validator, &[&topics.orders, &topics.changelog, "3", "2"])?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
 #[test]
 fn a_changelog_that_was_cut_below_the_checkpoint_is_refused() {
     in_turn(|| {
