@@ -80,6 +80,19 @@ impl<P> Delivery<P> {
         if !to_pause.is_empty() {
             self.actions.push(Action::Pause(to_pause));
         }
+        self.forget_gone();
+    }
+
+    /// Calls that were let go wait for nothing any more. Left where they waited, they would take the places of others.
+    pub(super) fn forget_gone(&mut self) {
+        let held = &self.held;
+        let is_active = |id: &CallId| {
+            held.get(&id.partition)
+                .is_some_and(|held| held.assignment == id.assignment && held.phase == Phase::Active)
+        };
+        self.ready.retain(is_active);
+        self.unbegun.retain(is_active);
+        self.lookups.retain(is_active);
     }
 
     pub(super) fn deadline(&self, until: Instant, is_drained: bool) -> Instant {
@@ -189,6 +202,7 @@ impl<P> Delivery<P> {
         if let Some(mut held) = self.held.remove(&partition) {
             self.bytes_held -= held.let_all_go();
         }
+        self.forget_gone();
     }
 
     /// What is known of calls that are let go is kept for the partition's return.
