@@ -1,7 +1,7 @@
 //! One short function for each action of the pipeline.
 //!
 //! Those whose result comes back later have files of their own, which tell both ends: `loading.rs`,
-//! `publishing.rs`, `committing.rs` and `deferring.rs`.
+//! `publishing.rs`, `committing.rs` and `deferring.rs`; what is told of the API's outages is in `outage.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,8 @@ impl Shell {
                 partitions,
                 abandoned,
             } => return Ok(self.give_up(&partitions, &abandoned)),
+            Action::Outage(outage) => self.outage(&outage),
+            Action::OutageOver => self.outage_over(),
             Action::Rejoin(why) => self.rejoin(why)?,
             Action::Finish => self.is_finished = true,
         }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::{KafkaSettings, Membership};
-use pipeline::delivery::{Limits, Policy};
+use pipeline::delivery::{Limits, PaceSettings, Policy};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::RetrySettings;
 use crate::http::{Api, ApiSettings, VerifySettings};
+use crate::pace::{self, OutageSettings, RateAndLimit};
 use crate::stubborn::StubbornSettings;
 
 /// All settings of the caller.
@@ -25,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) verify: VerifySettings,
     pub(crate) retry: RetrySettings,
     pub(crate) stubborn: StubbornSettings,
+    pub(crate) outage: OutageSettings,
+    pub(crate) pace: RateAndLimit,
     pub(crate) admin: AdminSettings,
 }
 
@@ -126,6 +129,8 @@ impl Default for Config {
             verify: VerifySettings::default(),
             retry: RetrySettings::default(),
             stubborn: StubbornSettings::default(),
+            outage: OutageSettings::default(),
+            pace: RateAndLimit::default(),
             admin: AdminSettings::default(),
         }
     }
@@ -183,6 +188,7 @@ impl Config {
             "the setting caller.calls_in_flight_max is {}; it must be from 1 to 10000",
             caller.calls_in_flight_max
         );
+        pace::check(&self.outage, &self.pace, caller.calls_in_flight_max)?;
         ensure!(
             (1..=Limits::CALLS_HELD_MAX).contains(&caller.calls_held_max),
             "the setting caller.calls_held_max is {}; it must be from 1 to {}, so that the call note fits into \
@@ -242,6 +248,11 @@ impl Config {
             drain_max: caller.drain_max,
             stubborn: self.stubborn.limits(),
         }
+    }
+
+    /// How fast the API may be called.
+    pub(crate) fn pace(&self) -> PaceSettings {
+        pace::pace(&self.outage, &self.pace)
     }
 
     /// The membership in the group.
@@ -307,6 +318,18 @@ mod tests {
         check(
             |config| config.caller.calls_held_max = 601,
             "caller.calls_held_max",
+        );
+        check(
+            |config| config.outage.probe_interval = Duration::ZERO,
+            "outage.probe_interval",
+        );
+        check(
+            |config| config.pace.requests_per = Duration::ZERO,
+            "pace.requests_per",
+        );
+        check(
+            |config| config.pace.calls_in_flight_min = 65,
+            "pace.calls_in_flight_min",
         );
         check(
             |config| config.caller.ownership_max = Duration::from_secs(8),

@@ -15,6 +15,8 @@ mod latch;
 mod loading;
 mod looking_up;
 mod metrics;
+mod outage;
+mod pace;
 mod policies;
 mod publishing;
 mod run;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pipeline::delivery::{Answer, Doubt, Gauges, Lost, NotSent, Report, Verdict};
+use pipeline::delivery::{Answer, BreakerState, Doubt, Gauges, Lost, NotSent, Report, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -35,7 +35,13 @@ pub(crate) struct Metrics {
     /// Requests held back because the proof of ownership was too old.
     pub(crate) withheld: Counter,
     pub(crate) rejoins: Counter,
+    /// Times the circuit breaker opened.
+    pub(crate) outages: Counter,
+    /// Probes that failed while it was open.
+    pub(crate) probes_failed: Counter,
+    breaker: Family<ByState, Gauge>,
     in_flight: Gauge,
+    in_flight_limit: Gauge,
     pending: Gauge,
     pending_bytes: Gauge,
     partitions: Family<ByState, Gauge>,
@@ -102,7 +108,11 @@ impl Metrics {
             commit_seconds: Histogram::new(COMMIT_SECONDS),
             withheld: Counter::default(),
             rejoins: Counter::default(),
+            outages: Counter::default(),
+            probes_failed: Counter::default(),
+            breaker: Family::default(),
             in_flight: Gauge::default(),
+            in_flight_limit: Gauge::default(),
             pending: Gauge::default(),
             pending_bytes: Gauge::default(),
             partitions: Family::default(),
@@ -228,6 +238,26 @@ impl Metrics {
             metrics.in_flight.clone(),
         );
         registry.register(
+            "outbox_calls_in_flight_limit",
+            "Requests that may be under way: the setting, or what the adaptive limit has found out",
+            metrics.in_flight_limit.clone(),
+        );
+        registry.register(
+            "outbox_api_outages",
+            "Times the API was found to be ill, and calls began to wait",
+            metrics.outages.clone(),
+        );
+        registry.register(
+            "outbox_api_probes_failed",
+            "Calls that went while the API was ill, and failed",
+            metrics.probes_failed.clone(),
+        );
+        registry.register(
+            "outbox_api_breaker",
+            "1 for the state of the circuit breaker: closed (calls are made), open (they wait), probing",
+            metrics.breaker.clone(),
+        );
+        registry.register(
             "outbox_calls_held",
             "Calls read from the outbox and not final",
             metrics.pending.clone(),
@@ -318,6 +348,15 @@ impl Metrics {
     pub(crate) fn set(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_under_way));
+        self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
+        for state in BreakerState::ALL {
+            let label = ByState {
+                state: state.as_str(),
+            };
+            self.breaker
+                .get_or_create(&label)
+                .set(i64::from(state == gauges.breaker));
+        }
         self.settling.set(number(gauges.calls_settling));
         self.pending.set(number(gauges.calls_held));
         self.pending_bytes.set(number(gauges.bytes_held));

@@ -85,7 +85,8 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         config.limits(),
         config.api.answers.classes()?,
         config.verify.verify()?,
-    );
+    )
+    .paced(config.pace());
     let shell = Loop {
         delivery,
         shell,

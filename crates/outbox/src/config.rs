@@ -25,6 +25,10 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     caller: IgnoredAny,
     #[serde(skip_serializing)]
+    outage: IgnoredAny,
+    #[serde(skip_serializing)]
+    pace: IgnoredAny,
+    #[serde(skip_serializing)]
     retry: IgnoredAny,
     #[serde(skip_serializing)]
     store: IgnoredAny,

@@ -12,13 +12,15 @@ use super::machine::Delivery;
 
 impl<P> Delivery<P> {
     /// How many calls may have their beginning noted now.
-    pub(super) fn may_begin(&self) -> usize {
-        let free = self
-            .limits
-            .calls_in_flight_max
-            .saturating_sub(self.requests.count());
-        let ahead = self.begun_ahead.min(self.limits.calls_in_flight_max);
-        let may = (free + ahead).saturating_sub(self.ready.len() + self.beginning.len());
+    pub(super) fn may_begin(&self, now: Instant) -> usize {
+        if self.unbegun.is_empty() {
+            return 0;
+        }
+        let max = self.pace.calls_in_flight_max();
+        let free = max.saturating_sub(self.requests.count());
+        let ahead = self.begun_ahead.min(max);
+        let may = (free + ahead).min(self.pace.room_ahead(now));
+        let may = may.saturating_sub(self.ready.len() + self.beginning.len());
         may.min(self.unbegun.len())
     }
 
@@ -31,7 +33,7 @@ impl<P> Delivery<P> {
             call.is_some_and(|call| call.stage == Stage::Beginning)
         });
         self.beginning = beginning;
-        for _ in 0..self.may_begin() {
+        for _ in 0..self.may_begin(now) {
             let Some(id) = self.unbegun.pop_front() else {
                 return;
             };
@@ -65,6 +67,9 @@ impl<P> Delivery<P> {
                 call.enter(Stage::Begun, now);
                 self.ready.push_back(id);
             }
+        }
+        if self.pace.is_open() {
+            self.take_back_begun(now);
         }
     }
 }

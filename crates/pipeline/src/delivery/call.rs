@@ -273,12 +273,15 @@ impl<P> Call<P> {
         next
     }
 
-    /// A look-up has come to something.
+    /// A look-up has come to something. One that failed while the API `is_ill` tells nothing of the order and
+    /// nothing of the API that is not known, so it does not bring the call nearer to being given up: an outage of
+    /// hours parks nothing that a look-up can settle.
     pub(super) fn looked_up(
         &mut self,
         report: Report,
         classes: &Classes,
         verify: &Verify,
+        is_ill: bool,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.stage, Stage::LookingUp);
@@ -300,10 +303,14 @@ impl<P> Call<P> {
                 }
             }
             (Verdict::Found | Verdict::Unknown, report) => {
-                self.lookups += 1;
                 let wait = report.retry_after().unwrap_or_default();
-                let is_given_up = self.lookups >= verify.lookups_max
-                    || now.saturating_duration_since(first_at) >= verify.give_up_after;
+                let is_late = now.saturating_duration_since(first_at) >= verify.give_up_after;
+                if is_ill {
+                    self.looked_up_first_at = None;
+                } else {
+                    self.lookups += 1;
+                }
+                let is_given_up = !is_ill && (is_late || self.lookups >= verify.lookups_max);
                 match is_given_up {
                     true => Next::Publish(self.parked()),
                     false => Next::Wait(wait),
@@ -547,26 +554,35 @@ mod tests {
             call.enter(Stage::LookingUp, now);
             call
         };
-        let found = doubtful().looked_up(status(200), &classes(), &verify, now);
+        let found = doubtful().looked_up(status(200), &classes(), &verify, false, now);
         assert!(matches!(found, Next::Publish(ending) if matches!(*ending, Ending::Found(_))));
         let mut call = doubtful();
-        assert_eq!(call.looked_up(status(404), &classes(), &verify, now), Next::Ready);
+        assert_eq!(
+            call.looked_up(status(404), &classes(), &verify, false, now),
+            Next::Ready
+        );
         assert!(!call.is_doubtful());
         let mut call = doubtful();
         for _ in 0..2 {
-            let next = call.looked_up(status(500), &classes(), &verify, now);
+            let next = call.looked_up(status(500), &classes(), &verify, false, now);
             assert_eq!(next, Next::Wait(Duration::ZERO));
             assert!(call.is_doubtful());
             call.enter(Stage::LookingUp, now);
         }
-        let given_up = call.looked_up(status(500), &classes(), &verify, now);
+        let given_up = call.looked_up(status(500), &classes(), &verify, false, now);
         assert!(
             matches!(&given_up, Next::Publish(ending) if matches!(&**ending, Ending::Parked(evidence) if evidence.lookups == 3))
         );
         let mut call = doubtful();
-        call.looked_up(status(500), &classes(), &verify, now);
+        call.looked_up(status(500), &classes(), &verify, false, now);
         call.enter(Stage::LookingUp, now);
-        let late = call.looked_up(status(500), &classes(), &verify, now + verify.give_up_after);
+        let late = call.looked_up(
+            status(500),
+            &classes(),
+            &verify,
+            false,
+            now + verify.give_up_after,
+        );
         assert!(matches!(late, Next::Publish(ending) if matches!(*ending, Ending::Parked(_))));
     }
 }

@@ -78,7 +78,10 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn send_ready(&mut self, now: Instant) {
-        while self.requests.count() < self.limits.calls_in_flight_max && self.ownership.may_send(now) {
+        while self.requests.count() < self.pace.calls_in_flight_max()
+            && self.ownership.may_send(now)
+            && self.pace.has_room(now)
+        {
             let Some(id) = self.ready.pop_front() else {
                 return;
             };
@@ -117,7 +120,11 @@ impl<P> Delivery<P> {
         };
         let key = call.key.clone();
         held.changed();
-        self.requests.begin(id, key);
+        self.requests.begin(id, key, now);
+        self.pace.begun(now);
+        if self.requests.count() >= self.pace.calls_in_flight_max() {
+            self.pace.full();
+        }
         self.actions.push(action);
     }
 
@@ -131,9 +138,10 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn answered(&mut self, id: CallId, report: Report, now: Instant) {
-        let Some(key) = self.requests.end(id) else {
+        let Some((key, began)) = self.requests.end(id) else {
             return;
         };
+        self.hear_of_api(began, &report, now);
         self.ended_since_commit += 1;
         // Not by the assignment: the call may be ours again by another one.
         match self.held.get_mut(&id.partition) {
@@ -163,7 +171,13 @@ impl<P> Delivery<P> {
             .is_some_and(|max| call.seen_for(now) >= max)
             .then(|| report.clone());
         let next = call.answered(report, &self.classes, self.verify.settle, now);
-        let (tries, policy) = (call.history.attempts, call.policy);
+        // While the API is ill it is the breaker that calls wait for.
+        let tries = if self.pace.is_open() {
+            1
+        } else {
+            call.history.attempts
+        };
+        let policy = call.policy;
         if !call.is_doubtful() {
             // The note tells of a beginning that came to nothing.
             held.changed();
@@ -191,11 +205,16 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// Before those that were never tried, so that the watermark moves.
+    /// Before those that were never tried, so that the watermark moves; but behind them while the API seems ill: if
+    /// it is only this call that fails, the next probe is another one.
     pub(super) fn ready_again(&mut self, id: CallId, policy: Policy) {
-        match policy.notes_beginnings() {
-            true => self.unbegun.push_front(id),
-            false => self.ready.push_front(id),
+        let calls = match policy.notes_beginnings() {
+            true => &mut self.unbegun,
+            false => &mut self.ready,
+        };
+        match self.pace.is_open() {
+            true => calls.push_back(id),
+            false => calls.push_front(id),
         }
     }
 

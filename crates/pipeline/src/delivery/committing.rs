@@ -18,7 +18,7 @@ impl<P> Delivery<P> {
         let after = self.commit_after.unwrap_or(now).max(again);
         // The group waits for the last commit of a partition that goes, and calls for their beginnings.
         let is_last = |held: &Held<P>| held.phase == Phase::Draining && held.calls_held() == 0;
-        let is_begun = !self.beginning.is_empty() || self.may_begin() > 0;
+        let is_begun = !self.beginning.is_empty() || self.may_begin(now) > 0;
         let is_hurried = is_begun || self.with_news().any(|partition| is_last(&self.held[&partition]));
         let has_news = is_begun || self.with_news().next().is_some();
         let news = has_news.then_some(if is_hurried { again } else { after });

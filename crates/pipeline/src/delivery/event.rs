@@ -7,6 +7,7 @@ use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
 use super::answer::Report;
+use super::breaker::Outage;
 use super::call::{Doubt, Ending, History};
 use super::policy::Policy;
 use super::stubborn::Continued;
@@ -215,6 +216,10 @@ pub enum Action<P> {
         /// Calls whose requests are still under way, and whose answers will come too late.
         abandoned: Vec<(Partition, Offset)>,
     },
+    /// Tell that the API is ill and calls wait, or that a probe of it has failed too.
+    Outage(Outage),
+    /// Tell that the API answers again.
+    OutageOver,
     /// Leave the group and join it anew; everything that is known of partitions is dropped.
     Rejoin(Rejoin),
     /// Everything is drained: leave the group and end.

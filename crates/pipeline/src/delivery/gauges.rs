@@ -1,5 +1,6 @@
 //! How much is held, for the metrics.
 
+use super::breaker::BreakerState;
 use super::call::Stage;
 use super::held::{Held, Phase};
 use super::machine::Delivery;
@@ -19,6 +20,10 @@ pub struct Gauges {
     pub calls_held: usize,
     /// Requests under way.
     pub calls_under_way: usize,
+    /// How many requests may be under way: the setting, or what the adaptive limit has found out.
+    pub calls_in_flight_limit: usize,
+    /// What the circuit breaker does with calls.
+    pub breaker: BreakerState,
     /// Calls that wait until an earlier request has settled, or are looked up.
     pub calls_settling: usize,
     /// Bytes of the calls that are not final.
@@ -37,6 +42,8 @@ impl<P> Delivery<P> {
             partitions_draining: in_phase(Phase::Draining),
             calls_held: self.held.values().map(Held::calls_held).sum(),
             calls_under_way: self.requests.count(),
+            calls_in_flight_limit: self.pace.calls_in_flight_max(),
+            breaker: self.pace.breaker_state(),
             calls_settling: self
                 .held
                 .values()

@@ -192,6 +192,24 @@ impl<P> Held<P> {
         self.calls.len()
     }
 
+    /// Whether there is a call that may be tried and never was.
+    pub(super) fn has_untried(&self) -> bool {
+        let is_untried = |call: &Call<P>| match call.stage {
+            Stage::Ready | Stage::Beginning | Stage::Begun => call.history.attempts == 0,
+            Stage::Behind
+            | Stage::Calling
+            | Stage::Waiting
+            | Stage::Settling(_)
+            | Stage::LookingUp
+            | Stage::Stubborn
+            | Stage::Deferring
+            | Stage::Unpublished(_)
+            | Stage::Publishing(_) => false,
+        };
+        // The newest are the likeliest.
+        self.calls.values().rev().any(is_untried)
+    }
+
     /// Keeps only what is on its way to an end: requests under way, and ends to be published. Returns how
     /// many bytes are let go.
     pub(super) fn drain(&mut self) -> usize {

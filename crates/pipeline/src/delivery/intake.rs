@@ -32,6 +32,7 @@ impl<P> Delivery<P> {
     /// Stops and starts intake, with room between the two, because a pause drops what was fetched ahead.
     pub(super) fn steer_intake(&mut self) {
         let limits = &self.limits;
+        let is_open = self.pace.is_open();
         let is_full = self.bytes_held >= limits.bytes_held_max;
         let is_half_empty = self.bytes_held <= limits.bytes_held_max / 2;
         let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
@@ -51,10 +52,13 @@ impl<P> Delivery<P> {
             } else if is_half_empty && is_held_half_empty {
                 held.is_full = false;
             }
-            if !held.is_paused && held.is_full {
+            // While the API is ill nothing is taken in but what the next probe may need: were it only calls that fail
+            // by their own fault, one that was never tried would show it.
+            let has_enough = held.is_full || (is_open && held.has_untried());
+            if !held.is_paused && has_enough {
                 held.is_paused = true;
                 to_pause.push(*partition);
-            } else if held.is_paused && !held.is_full {
+            } else if held.is_paused && !has_enough {
                 held.is_paused = false;
                 to_resume.push(*partition);
             }

@@ -11,6 +11,7 @@ use super::event::{Action, Assignment, CallId, Event, Rejoin};
 use super::held::Held;
 use super::limits::Limits;
 use super::ownership::Ownership;
+use super::pace::Pace;
 use super::policy::Verify;
 use super::requests::Requests;
 
@@ -33,7 +34,8 @@ pub struct Delivery<P> {
     pub(super) ended_since_commit: usize,
     /// Calls that the API is to be asked for, in order. Some may be gone since.
     pub(super) lookups: VecDeque<CallId>,
-    pub(super) lookups_under_way: usize,
+    /// Look-ups under way, with the times when they began.
+    pub(super) lookups_under_way: BTreeMap<CallId, Instant>,
     /// Calls that are to be deferred, in order. Some may be gone since.
     pub(super) stubborn: VecDeque<CallId>,
     /// When the next deferral may be made, and whether the last commit was one.
@@ -44,6 +46,7 @@ pub struct Delivery<P> {
     /// The requests of this process, also those of partitions that are gone: the API works on them.
     pub(super) requests: Requests,
     pub(super) bytes_held: usize,
+    pub(super) pace: Pace,
     pub(super) ownership: Ownership,
     pub(super) in_flight: Option<CommitInFlight>,
     /// When the interval since the last commit is over.
@@ -81,7 +84,7 @@ pub(super) struct Stopping {
 }
 
 impl<P> Delivery<P> {
-    /// Without partitions.
+    /// Without partitions, and at no particular pace ([`Delivery::paced`]).
     #[must_use]
     pub fn new(limits: Limits, classes: Classes, verify: Verify) -> Self {
         Self {
@@ -96,13 +99,14 @@ impl<P> Delivery<P> {
             begun_ahead: 0,
             ended_since_commit: 0,
             lookups: VecDeque::new(),
-            lookups_under_way: 0,
+            lookups_under_way: BTreeMap::new(),
             stubborn: VecDeque::new(),
             defer_next: None,
             has_deferred_last: false,
             others_succeeded_at: None,
             requests: Requests::default(),
             bytes_held: 0,
+            pace: Pace::unlimited(limits.calls_in_flight_max),
             ownership: Ownership::new(limits.ownership_max),
             in_flight: None,
             commit_after: None,
@@ -145,7 +149,7 @@ impl<P> Delivery<P> {
         self.end_late_commit(now);
         self.end_late_drains(now);
         self.send_ready(now);
-        self.look_up_ready();
+        self.look_up_ready(now);
         self.defer_if_due(now);
         self.commit_if_due(now);
         self.give_up_drained(now);
@@ -166,7 +170,7 @@ impl<P> Delivery<P> {
             .map(|leaving| self.deadline(leaving.until, leaving.is_drained));
         let stop = self.stop.iter().filter(|stop| !stop.is_finished);
         let stop = stop.map(|stop| self.deadline(stop.until, stop.is_drained));
-        leaving.chain(stop).chain(commit).min()
+        leaving.chain(stop).chain(commit).chain(self.pace_at(now)).min()
     }
 
     /// The calls that are not final, for people: partition by partition, in their order.

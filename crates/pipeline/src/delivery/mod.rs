@@ -29,11 +29,14 @@
 //! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
 //! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
 //! `stubborn.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
-//! `committing.rs` and `leaving.rs` (partitions go).
+//! `committing.rs`, `leaving.rs` (partitions go) and `pace.rs` (how fast the API is called, and what happens while
+//! it is ill).
 
+mod adaptive;
 pub mod answer;
 mod away;
 mod beginning;
+mod breaker;
 pub mod call;
 mod calling;
 mod committing;
@@ -48,10 +51,13 @@ mod loading;
 pub mod lookup;
 mod machine;
 pub mod ownership;
+mod pace;
 pub mod policy;
 pub mod progress;
+mod rate;
 mod requests;
 mod settling;
+mod sign;
 pub mod stubborn;
 #[cfg(test)]
 mod tests;
@@ -59,6 +65,7 @@ mod tests;
 pub use answer::{
     Answer, Class, Classes, Field, FieldRule, Lost, NotSent, Otherwise, Reply, Report, Statuses,
 };
+pub use breaker::{BreakerSettings, BreakerState, Outage};
 pub use call::{Call, Doubt, Ending, Evidence, History, Stage};
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, Copied, Event, Loaded, Pending, Refusal, Rejoin, Waits,
@@ -67,5 +74,7 @@ pub use gauges::Gauges;
 pub use limits::Limits;
 pub use lookup::Verdict;
 pub use machine::Delivery;
+pub use pace::PaceSettings;
 pub use policy::{Policy, Verify};
+pub use rate::RateSettings;
 pub use stubborn::{Continued, Stubborn};

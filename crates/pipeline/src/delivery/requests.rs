@@ -5,6 +5,7 @@
 //! does not ask twice. That another owner may have asked meanwhile changes nothing of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use records::{IdempotencyKey, Offset, Partition};
 
@@ -19,7 +20,8 @@ const KNOWN_MAX: usize = 20_000;
 /// The requests of this process.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    under_way: HashMap<(Partition, Offset), Option<IdempotencyKey>>,
+    /// The call's key, and when its request began.
+    under_way: HashMap<(Partition, Offset), (Option<IdempotencyKey>, Instant)>,
     /// Calls that are not ours at the moment.
     known: BTreeMap<(Partition, Offset), Known>,
 }
@@ -42,12 +44,12 @@ pub(super) enum What {
 }
 
 impl Requests {
-    pub(super) fn begin(&mut self, id: CallId, key: Option<IdempotencyKey>) {
-        self.under_way.insert(position(id), key);
+    pub(super) fn begin(&mut self, id: CallId, key: Option<IdempotencyKey>, now: Instant) {
+        self.under_way.insert(position(id), (key, now));
     }
 
-    /// A report has come. Returns the call's key, or `None` if no report was awaited.
-    pub(super) fn end(&mut self, id: CallId) -> Option<Option<IdempotencyKey>> {
+    /// A report has come. Returns the call's key and when its request began, or `None` if no report was awaited.
+    pub(super) fn end(&mut self, id: CallId) -> Option<(Option<IdempotencyKey>, Instant)> {
         self.under_way.remove(&position(id))
     }
 

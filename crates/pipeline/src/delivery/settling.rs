@@ -53,8 +53,8 @@ impl<P> Delivery<P> {
     }
 
     /// Look-ups have as many places as requests, and take none from them.
-    pub(super) fn look_up_ready(&mut self) {
-        while self.lookups_under_way < self.limits.calls_in_flight_max {
+    pub(super) fn look_up_ready(&mut self, now: Instant) {
+        while self.lookups_under_way.len() < self.limits.calls_in_flight_max && self.may_look_up(now) {
             let Some(id) = self.lookups.pop_front() else {
                 return;
             };
@@ -63,7 +63,8 @@ impl<P> Delivery<P> {
                 continue;
             };
             if call.stage == Stage::LookingUp {
-                self.lookups_under_way += 1;
+                self.lookups_under_way.insert(id, now);
+                self.pace.look_up_begun(now);
                 self.actions.push(Action::LookUp {
                     call: id,
                     payload: Arc::clone(&call.payload),
@@ -73,14 +74,17 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn looked_up(&mut self, id: CallId, report: Report, now: Instant) {
-        self.lookups_under_way = self.lookups_under_way.saturating_sub(1);
+        let Some(began) = self.lookups_under_way.remove(&id) else {
+            return;
+        };
+        let is_ill = self.hear_of_look_up(began, &report, now);
         let Some(held) = held_as(&mut self.held, id) else {
             return;
         };
         let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::LookingUp) else {
             return;
         };
-        let next = call.looked_up(report, &self.classes, &self.verify, now);
+        let next = call.looked_up(report, &self.classes, &self.verify, is_ill, now);
         let (tries, policy) = (call.lookups, call.policy);
         if !call.is_doubtful() {
             held.changed();

@@ -105,7 +105,8 @@ impl<P> Delivery<P> {
             (true, false) | (false, true) => has_tried,
             (false, false) => false,
         };
-        is_due && self.defer(id, now)
+        // While the API is ill no call is worse than another.
+        is_due && !self.pace.is_open() && self.defer(id, now)
     }
 
     /// A call, the first of its key here, goes behind an earlier one that was deferred. Returns whether it

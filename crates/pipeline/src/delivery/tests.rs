@@ -7,6 +7,7 @@ use records::{CallNote, IdempotencyKey, Offset, Partition};
 
 use super::*;
 
+mod pace;
 mod stubborn;
 
 const P: Partition = Partition(3);
@@ -217,6 +218,8 @@ fn short(action: &Action<()>) -> String {
             format!("defer {offsets:?}, commit {}", commits[0].offset)
         }
         Action::GiveUp { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
+        Action::Outage(outage) => format!("outage, {} failed", outage.failures),
+        Action::OutageOver => "outage is over".into(),
         Action::Rejoin(_) => "rejoin".into(),
         Action::Finish => "finish".into(),
     }
@@ -383,7 +386,11 @@ fn a_lost_partition_commits_nothing_and_is_given_up_once_no_commit_is_in_flight(
         .tell(Event::Committed(CommitResult::Fenced))
         .check(&["give up, 0 abandoned"]);
     assert!(!story.delivery.ownership.may_send(story.now));
-    assert_eq!(story.delivery.gauges(), Gauges::default());
+    let nothing = Gauges {
+        calls_in_flight_limit: 2,
+        ..Gauges::default()
+    };
+    assert_eq!(story.delivery.gauges(), nothing);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(crate) fn status(status: u16, retry_after_ms: Option<u64>) -> Report {
 }
 
 /// Draws what becomes of a request that leaves now. Some orders are rejected, each time.
-fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: bool) -> Fate {
+pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: bool) -> Fate {
     let mut soon = |max: u64| now + Duration::from_millis(random.random_range(0..max));
     let (landing, answering, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
     let answer_at = landing.max(answering);

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
     Action, Assignment, Call, CallId, Class, Classes, CommitResult, Continued, Delivery, Ending, Event,
-    Limits, Loaded, NotSent, Pending, Report, Statuses, Stubborn, Verify, Waits,
+    Gauges, Limits, Loaded, NotSent, Pending, Report, Statuses, Stubborn, Verify, Waits,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::api::{PROCESSING_MAX, status};
+use crate::api::{self, PROCESSING_MAX, status};
 use crate::checks::{Broken, End, Place};
 use crate::group::{CommitOnItsWay, Notice};
+use crate::outage::{self, View};
 use crate::transactions::{Deferral, State};
 use crate::world::{Mutation, Pending as Log, Setup, World};
 
@@ -35,6 +36,8 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 const LOOKUPS_MAX: u32 = 6;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
+/// What each call is counted with.
+pub(crate) const BYTES: usize = 100;
 
 /// Until when requests of one assignment of a partition may leave; `None`: not at all.
 type Permit = Rc<Cell<Option<Instant>>>;
@@ -55,6 +58,7 @@ pub(crate) struct Caller {
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) stopping: bool,
     finished: bool,
+    pub(crate) view: View,
     /// The last commit of each partition: for the mutation that sends it once more.
     pub(crate) last_commits: BTreeMap<Partition, (Offset, String)>,
 }
@@ -96,9 +100,13 @@ pub(crate) fn place(call: CallId) -> Place {
 }
 
 impl Caller {
-    pub(crate) fn new(process: u64, member: u64, setup: Setup) -> Self {
+    pub(crate) fn new(process: u64, member: u64, setup: &Setup) -> Self {
         let mut limits = LIMITS;
         limits.stubborn.give_up_after = setup.gives_up.then_some(GIVE_UP_AFTER);
+        if setup.outage_only.is_some() {
+            // A world without faults has a Kafka that answers.
+            limits.commit_max = ms(10_000);
+        }
         let settle = match setup.mutation {
             Some(Mutation::LooksUpAtOnce) => Duration::ZERO,
             _ => PROCESSING_MAX,
@@ -113,9 +121,13 @@ impl Caller {
             ])
             .expect("a table"),
         };
+        let delivery = Delivery::new(limits, classes(), verify);
         Self {
             process,
-            delivery: Delivery::new(limits, classes(), verify),
+            delivery: match setup.pace {
+                Some(pace) => delivery.paced(pace),
+                None => delivery,
+            },
             member,
             consumer: BTreeMap::new(),
             notices: VecDeque::new(),
@@ -127,8 +139,13 @@ impl Caller {
             asleep_until: None,
             stopping: false,
             finished: false,
+            view: View::default(),
             last_commits: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        self.delivery.gauges()
     }
 
     /// When something is due.
@@ -262,7 +279,7 @@ impl World {
             partition,
             offset: place.1,
             key: Some(record.key.clone()),
-            bytes: 100,
+            bytes: BYTES,
             policy: record.policy,
             continued,
             payload: *place,
@@ -324,10 +341,12 @@ impl World {
                     clear.extend(sent_at.map(|at| (process, at, place(call))));
                 }
                 self.note(|| format!("{process} hears of {:?}: {report:?}", place(call)));
+                self.hears(at, &report);
+                let report = outage::mutated(report, &self.setup);
                 self.tell(at, Event::Answered { call, report });
             }
             Due::LookUp(call) => {
-                let report = match self.faults && self.random.random_ratio(1, 4) {
+                let report = match self.is_down() || self.faults && self.random.random_ratio(1, 4) {
                     true => status(503, None),
                     false => self.api.look_up(self.origin(place(call))),
                 };
@@ -338,6 +357,7 @@ impl World {
             }
             Due::LookedUp(call, report) => {
                 self.note(|| format!("looked up {:?}: {report:?}", place(call)));
+                self.hears_of_look_up(at, &report);
                 self.tell(at, Event::LookedUp { call, report });
             }
             Due::WaitOver(call) => self.tell(at, Event::WaitOver(call)),
@@ -380,6 +400,7 @@ impl World {
         if !is_permitted && self.setup.mutation != Some(Mutation::NoDeadline) {
             self.count("withheld");
             let report = Report::NotSent(NotSent::Withheld);
+            self.hears(at, &report);
             self.tell(at, Event::Answered { call, report });
             return;
         }
@@ -389,7 +410,9 @@ impl World {
             self.checks
                 .broken(Broken::SentByNoOwner, || format!("{place:?} by {process}"));
         }
-        if self.faults && self.random.random_ratio(1, 25) {
+        let down = self.is_down().then(|| self.fate_while_down(process));
+        let is_refused = matches!(down, Some(Report::NotSent(_)));
+        if is_refused || self.faults && self.random.random_ratio(1, 25) {
             let report = Report::NotSent(NotSent::NoConnection);
             let answer_at = self.soon(20);
             self.callers[at].due.push((answer_at, Due::Answer(call, report)));
@@ -398,7 +421,15 @@ impl World {
         let (order, policy) = (self.origin(place), self.log[&place].policy);
         self.checks.sent(process, place, order, policy, now);
         let kind = (self.faults, self.setup.seed, self.setup.gives_up);
-        let fate = self.api.fate(&mut self.random, order, now, kind);
+        let mut fate = match self.setup.outage_only {
+            None => self.api.fate(&mut self.random, order, now, kind),
+            Some(_) => api::fate(&mut self.random, order, now, false),
+        };
+        if let Some(report) = down {
+            // It may have been taken all the same.
+            fate.lands_at = fate.lands_at.filter(|_| self.faults);
+            fate.report = report;
+        }
         if let Some(lands_at) = fate.lands_at {
             self.api.takes(order, lands_at);
             if lands_at > fate.report_at {
@@ -409,7 +440,7 @@ impl World {
             self.checks.ambiguous.insert(order);
         }
         if let Report::Status(reply) = &fate.report
-            && reply.status == 500
+            && reply.status >= 500
         {
             self.checks.ambiguous.insert(order);
         }
@@ -468,6 +499,7 @@ impl World {
         for action in actions {
             self.perform(at, action);
         }
+        self.check_held(at);
     }
 
     fn perform(&mut self, at: usize, action: Action<Place>) {
@@ -510,9 +542,13 @@ impl World {
                 self.checks.interruptions.push((process, now));
                 self.callers[at].withhold(&partitions);
             }
-            Action::Send { call, payload, .. } => self.send(at, call, *payload),
+            Action::Send { call, payload, .. } => {
+                self.asks_the_api(at);
+                self.send(at, call, *payload);
+            }
             Action::LookUp { call, .. } => {
                 self.count("look-ups");
+                self.asks_the_api(at);
                 let ask_at = self.soon(20);
                 self.callers[at].due.push((ask_at, Due::LookUp(call)));
             }
@@ -542,6 +578,8 @@ impl World {
                 partitions,
                 abandoned,
             } => self.give_up(at, &partitions, &abandoned),
+            Action::Outage(outage) => self.outage(at, &outage),
+            Action::OutageOver => self.outage_over(at),
             Action::Rejoin(_) => self.rejoin(at),
             Action::Finish => self.callers[at].finished = true,
         }

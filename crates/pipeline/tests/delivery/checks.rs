@@ -36,8 +36,12 @@ pub(crate) enum Broken {
     CommitOutOfTurn,
     /// A partition was refused, paused before it was started, or given up twice.
     Mishandled,
-    /// More requests were under way than may be.
+    /// More requests were under way, or calls held, than may be.
     TooMany,
+    /// While the API was down, or taken to be, there was more than a probe in each interval.
+    Hammered,
+    /// The API was taken to be ill, and too few failures were its own.
+    OpenedWithoutNeed,
     /// It does not come to an end.
     Stuck,
 }
@@ -103,12 +107,19 @@ impl Checks {
         if self.finals.contains(&call) {
             self.broken(Broken::CalledAfterFinal, || format!("{call:?}"));
         }
-        let parked = self
-            .ends
-            .get(&place)
-            .is_some_and(|ends| ends.contains_key(&End::Parked));
+        let ends = self.ends.get(&place);
+        let parked_at = ends.and_then(|ends| ends.get(&End::Parked)).copied();
         // Under retry only what is given up is parked, and as with any end, it is made again where that was not noted.
-        if parked && policy != Policy::Retry {
+        // Who did not live to note that it parked a call leaves it to the next, who may look it up with more success.
+        let is_taken_up = |at: Instant| match policy {
+            Policy::Park => false,
+            Policy::Retry => true,
+            Policy::Verify => self
+                .interruptions
+                .iter()
+                .any(|(_, interrupted)| *interrupted >= at),
+        };
+        if parked_at.is_some_and(|at| !is_taken_up(at)) {
             self.broken(Broken::SentAfterParked, || format!("{place:?} by {process}"));
         }
         if self.under_way.insert((process, place), now).is_some() {

@@ -16,10 +16,12 @@ mod api;
 mod caller;
 mod checks;
 mod group;
+mod outage;
 mod transactions;
 mod world;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pipeline::delivery::Policy;
 
@@ -30,7 +32,7 @@ use world::{Mutation, Policies, Setup, World};
 const SEEDS: u64 = 10_000;
 
 /// What each of the worlds together must have seen, or they would prove nothing.
-const SEEN: [&str; 17] = [
+const SEEN: [&str; 20] = [
     "kills",
     "pauses",
     "expelled",
@@ -48,6 +50,9 @@ const SEEN: [&str; 17] = [
     "unknown deferrals",
     "late deferrals",
     "given up",
+    "outages",
+    "openings",
+    "probes",
 ];
 
 #[test]
@@ -103,8 +108,9 @@ fn moves_and_rolling_restarts_make_nothing_ambiguous() {
 
 /// Plays worlds until one breaks this promise. What else breaks on the way is passed over.
 fn found_out(mutation: Mutation, policy: Policy, expected: Broken) {
-    for seed in 0..4_000 {
+    for seed in 0..10_000 {
         let setup = Setup {
+            pace: outage::pace(seed, Some(mutation)),
             policies: Policies::All(policy),
             mutation: Some(mutation),
             looks_for: Some(expected),
@@ -201,6 +207,57 @@ fn notes_read_while_a_deferral_is_undecided_call_twice() {
 #[test]
 fn a_copy_that_forgets_a_doubt_is_processed_twice() {
     found_out(Mutation::DoubtForgotten, Policy::Verify, Broken::ProcessedTwice);
+}
+
+/// Story: the API is down for ten minutes, with a backlog, and nothing else happens. Calls go on within one probe interval
+/// of its return, no partition moves, no more is held than ever, and the API is asked a few times a minute.
+#[test]
+fn ten_minutes_without_the_api_lose_nothing_and_end_within_one_probe_interval() {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    const TEN_MINUTES: Duration = Duration::from_secs(600);
+    for seed in 0..12 {
+        let mut pace = outage::pace(4, None).expect("a pace");
+        (pace.breaker.failures_max, pace.breaker.probe_interval) = (10, INTERVAL);
+        let world = check(Setup {
+            pace: Some(pace),
+            outage_only: Some(TEN_MINUTES),
+            gives_up: false,
+            ..Setup::any(seed)
+        });
+        let seen = &world.seen;
+        println!("seed {seed}: {} steps, {seen:?}", world.steps);
+        assert!(!seen.over_after.is_empty(), "nobody noticed");
+        for after in &seen.over_after {
+            // One that begins, and its answer.
+            assert!(*after < INTERVAL + Duration::from_millis(300), "{after:?}");
+        }
+        // Two callers: the failures that it takes to see it, those under way, and a probe each 5 s.
+        assert!(seen.requests <= 2 * (10 + 3 + 121), "{} requests", seen.requests);
+        for never in ["expelled", "revokes", "rejoins", "kills", "parked"] {
+            let is_park = never == "parked" && !matches!(world.setup.policies, Policies::All(Policy::Retry));
+            assert!(is_park || !world.counts.contains_key(never), "{never}");
+        }
+    }
+}
+
+#[test]
+fn a_breaker_that_never_probes_leaves_calls_waiting_for_ever() {
+    found_out(Mutation::NeverProbes, Policy::Retry, Broken::Stuck);
+    found_out(Mutation::NeverProbes, Policy::Park, Broken::Stuck);
+}
+
+#[test]
+fn without_a_breaker_an_api_that_is_down_is_hammered() {
+    found_out(Mutation::NoBreaker, Policy::Retry, Broken::Hammered);
+}
+
+#[test]
+fn a_breaker_that_counts_rejected_orders_opens_without_need() {
+    found_out(
+        Mutation::CountsRejections,
+        Policy::Retry,
+        Broken::OpenedWithoutNeed,
+    );
 }
 
 /// One world; a broken promise ends the test, with how to see it again.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{Doubt, Event, Policy};
+use pipeline::delivery::{Doubt, Event, PaceSettings, Policy};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{IdempotencyKey, Offset, Partition};
@@ -12,14 +12,13 @@ use crate::api::Api;
 use crate::caller::Caller;
 use crate::checks::{Broken, Checks, Place, Violation};
 use crate::group::Group;
+use crate::outage::{self, Down, Seen};
 use crate::transactions::Transaction;
 
 const PARTITIONS: i32 = 2;
-const CALLS_PER_PARTITION: i64 = 7;
 const KEYS: i64 = 5;
 /// So long there are faults; then everything must finish.
 const FAULTY_STEPS: u64 = 500;
-const STEPS_MAX: u64 = 12_000;
 
 /// What kind of world it is.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +29,9 @@ pub(crate) struct Setup {
     pub(crate) moves_only: bool,
     /// Some orders the API never accepts, and they are given up.
     pub(crate) gives_up: bool,
+    pub(crate) pace: Option<PaceSettings>,
+    /// Nothing happens but one outage of the API.
+    pub(crate) outage_only: Option<Duration>,
     pub(crate) mutation: Option<Mutation>,
     /// The one promise that it is about, if it is about one.
     pub(crate) looks_for: Option<Broken>,
@@ -73,6 +75,12 @@ pub(crate) enum Mutation {
     UnstableNotes,
     /// The copy does not say that its call may have been processed.
     DoubtForgotten,
+    /// The breaker stays open.
+    NeverProbes,
+    /// There is no breaker.
+    NoBreaker,
+    /// Rejected orders count as failures of the API.
+    CountsRejections,
 }
 
 /// A record of the outbox.
@@ -109,6 +117,8 @@ pub(crate) struct World {
     pub(crate) transactions: Vec<Transaction>,
     pub(crate) deferrals_ever: u64,
     pub(crate) api: Api,
+    pub(crate) down: Option<Down>,
+    pub(crate) seen: Seen,
     pub(crate) callers: Vec<Caller>,
     processes_ever: u64,
     pub(crate) checks: Checks,
@@ -132,8 +142,47 @@ impl Setup {
             policies,
             moves_only: false,
             gives_up: seed % 8 < 4,
+            pace: outage::pace(seed, None),
+            outage_only: None,
             mutation: None,
             looks_for: None,
+        }
+    }
+}
+
+impl Mutation {
+    /// Whether it is about how fast the API is called.
+    pub(crate) fn is_of_the_pace(self) -> bool {
+        match self {
+            Self::NeverProbes | Self::NoBreaker | Self::CountsRejections => true,
+            Self::NoBeginnings
+            | Self::NotAwaited
+            | Self::UnknownCarriesOn
+            | Self::ParkedNotAcknowledged
+            | Self::RevokedCommits
+            | Self::NoDeadline
+            | Self::LooksUpAtOnce
+            | Self::NoFinals
+            | Self::CopyAlone
+            | Self::NoteAlone
+            | Self::CommitMeanwhile
+            | Self::UnknownDeferralCarriesOn
+            | Self::UnstableNotes
+            | Self::DoubtForgotten => false,
+        }
+    }
+}
+
+impl Setup {
+    fn calls_per_partition(&self) -> i64 {
+        if self.outage_only.is_some() { 200 } else { 7 }
+    }
+
+    fn steps_max(&self) -> u64 {
+        if self.outage_only.is_some() {
+            400_000
+        } else {
+            12_000
         }
     }
 }
@@ -144,12 +193,13 @@ impl World {
         let (mut log, mut log_end) = (BTreeMap::new(), BTreeMap::new());
         for partition in (0..PARTITIONS).map(Partition) {
             let mut offset = 0;
-            for _ in 0..CALLS_PER_PARTITION {
+            for _ in 0..setup.calls_per_partition() {
                 // A transaction's marker now and then, and aborted records.
                 while random.random_ratio(1, 4) {
                     offset += 1;
                 }
-                let key = format!("{partition}-{}", random.random_range(0..KEYS));
+                let keys = KEYS.max(setup.calls_per_partition() / 2);
+                let key = format!("{partition}-{}", random.random_range(0..keys));
                 let policy = match setup.policies {
                     Policies::All(policy) => policy,
                     Policies::Mixed => Policy::ALL[random.random_range(0..3)],
@@ -180,6 +230,8 @@ impl World {
             transactions: Vec::new(),
             deferrals_ever: 0,
             api: Api::default(),
+            down: None,
+            seen: Seen::default(),
             callers: Vec::new(),
             processes_ever: 0,
             checks: Checks {
@@ -221,7 +273,7 @@ impl World {
         self.processes_ever += 1;
         let process = self.processes_ever;
         let member = self.group.join(process, self.now);
-        self.callers.push(Caller::new(process, member, self.setup));
+        self.callers.push(Caller::new(process, member, &self.setup));
     }
 
     /// Only the replay of one seed pays for its story.
@@ -258,8 +310,8 @@ impl World {
         let mut idle = 0;
         while !self.is_over() {
             self.steps += 1;
-            self.faults = self.steps < FAULTY_STEPS;
-            if self.steps > STEPS_MAX {
+            self.faults = self.steps < FAULTY_STEPS && self.setup.outage_only.is_none();
+            if self.steps > self.setup.steps_max() {
                 let open: Vec<String> = self.callers.iter().flat_map(|caller| caller.open()).collect();
                 let seen = format!(
                     "{:?}, committed {:?}, open {open:?}",
@@ -275,6 +327,12 @@ impl World {
             self.transactions_turn();
             if self.faults {
                 self.fault();
+            }
+            if let Some(outage) = self.setup.outage_only
+                && self.down.is_none()
+                && self.now.duration_since(self.began) > Duration::from_millis(300)
+            {
+                self.go_down(outage);
             }
             let at = self.random.random_range(0..self.callers.len());
             idle = if self.caller_turn(at) { 0 } else { idle + 1 };
@@ -333,6 +391,10 @@ impl World {
                 self.tell(at, Event::ClientLost);
             }
             8..14 => self.rebalance(),
+            16..19 if self.setup.pace.is_some() && !self.is_down() => {
+                let time = Duration::from_millis(self.random.random_range(0..1_500));
+                self.go_down(time);
+            }
             14..16 if !self.callers[at].stopping => {
                 self.count("stops");
                 self.note(|| format!("{process} is asked to end"));

@@ -1,0 +1,438 @@
+//! The circuit breaker: while the API is ill calls wait, and now and then one of them probes whether it is back.
+//!
+//! ```text
+//!           so many ill reports in a row, and not a good one between
+//!   Closed ──────────────────────────────────────────────────────────▶ Open
+//!     ▲ calls as its ramp allows                    one probe each interval │
+//!     └────────────────────── the first probe that is answered ◀────────────┘
+//! ```
+//!
+//! * A probe is an ordinary call. One goes per interval, whether or not the last one is back: an API that hangs until
+//!   the time-out and then recovers is found out within one interval all the same.
+//! * A report counts only for the time in which its request began. What hangs since before an outage, and times out
+//!   after it, says nothing of now.
+//! * After an outage calls come back like those of a fresh connection: one more may be under way for each that was
+//!   answered. An API that comes back weak is not felled by all at once, and if it fails again, few calls are in doubt.
+//!
+//! It is our own because the libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, say yes or no
+//! and not *when* the next probe is due, and cannot tell a late report from a new one. Here time comes in with events.
+
+use std::time::{Duration, Instant};
+
+use super::answer::Report;
+use super::sign::Sign;
+
+/// When the breaker opens, and how often it probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// So many requests in a row must have failed for reasons that are the API's; 0: it never opens.
+    pub failures_max: u32,
+    /// The time from one probe to the next.
+    pub probe_interval: Duration,
+}
+
+/// The API is ill: what is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// When the first of the requests failed that opened the breaker.
+    pub since: Instant,
+    /// Requests that have failed since, probes among them.
+    pub failures: u32,
+    /// The probes among them.
+    pub probes_failed: u32,
+    /// How the last one failed, as [`Report::kind`] says it.
+    pub kind: &'static str,
+    /// Its status, if there was one.
+    pub status: Option<u16>,
+    /// When it failed.
+    pub failed_at: Instant,
+    /// When the next probe may go.
+    pub probe_at: Instant,
+}
+
+/// What the breaker does with calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls are made.
+    #[default]
+    Closed,
+    /// Calls wait.
+    Open,
+    /// Calls wait, and a probe is under way.
+    Probing,
+}
+
+impl BreakerState {
+    /// All states, so that each has its metric from the start.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::Probing];
+
+    /// The state as it stands in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Probing => "probing",
+        }
+    }
+}
+
+/// How a report turned the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Not at all.
+    None,
+    /// It opened, or a probe has failed.
+    Ill(Outage),
+    /// It closed.
+    Well,
+}
+
+/// The circuit breaker.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    settings: BreakerSettings,
+    /// Since when it is open or closed; reports of requests that began before do not count.
+    since: Option<Instant>,
+    /// Requests that began since then, and are under way.
+    under_way: usize,
+    /// So many may be under way while it is closed.
+    ramp: usize,
+    /// Failures in a row, and when the first of them was reported.
+    failures: u32,
+    failing_since: Option<Instant>,
+    outage: Option<Outage>,
+}
+
+impl Breaker {
+    pub(super) fn new(settings: BreakerSettings) -> Self {
+        Self {
+            settings,
+            since: None,
+            under_way: 0,
+            ramp: usize::MAX,
+            failures: 0,
+            failing_since: None,
+            outage: None,
+        }
+    }
+
+    /// How many more requests may begin now.
+    pub(super) fn room(&self, now: Instant) -> usize {
+        match &self.outage {
+            Some(outage) => usize::from(now >= outage.probe_at),
+            None => self.ramp.saturating_sub(self.under_way),
+        }
+    }
+
+    /// When there is room again, if time alone brings it.
+    pub(super) fn room_at(&self) -> Option<Instant> {
+        self.outage.map(|outage| outage.probe_at)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.outage.is_some()
+    }
+
+    pub(super) fn state(&self) -> BreakerState {
+        match (self.outage, self.under_way) {
+            (None, _) => BreakerState::Closed,
+            (Some(_), 0) => BreakerState::Open,
+            (Some(_), _) => BreakerState::Probing,
+        }
+    }
+
+    /// A call's request begins, or a look-up that is the probe.
+    pub(super) fn begun(&mut self, now: Instant) {
+        self.under_way += 1;
+        if let Some(outage) = &mut self.outage {
+            outage.probe_at = now + self.settings.probe_interval;
+        }
+    }
+
+    /// A call's request that began at `began` has come to something.
+    pub(super) fn reported(&mut self, began: Instant, report: &Report, sign: Sign, now: Instant) -> Turn {
+        if self.is_late(began) {
+            return Turn::None;
+        }
+        self.under_way = self.under_way.saturating_sub(1);
+        self.judge(report, sign, now)
+    }
+
+    /// A look-up that began at `began` has come to something. Look-ups may be served while payments are not: so one
+    /// that is answered proves nothing unless it was the probe, for want of calls. One that fails is a sign like others.
+    pub(super) fn look_up_reported(
+        &mut self,
+        began: Instant,
+        report: &Report,
+        sign: Sign,
+        now: Instant,
+    ) -> Turn {
+        match self.is_open() {
+            true => self.reported(began, report, sign, now),
+            false if sign.is_ill() && !self.is_late(began) => self.judge(report, sign, now),
+            false => Turn::None,
+        }
+    }
+
+    fn is_late(&self, began: Instant) -> bool {
+        self.since.is_some_and(|since| began < since)
+    }
+
+    fn judge(&mut self, report: &Report, sign: Sign, now: Instant) -> Turn {
+        match (&mut self.outage, sign) {
+            (None, Sign::Well | Sign::Busy) => {
+                (self.failures, self.failing_since) = (0, None);
+                self.ramp = self.ramp.saturating_add(1);
+                Turn::None
+            }
+            (None, Sign::Overloaded | Sign::Ill) => {
+                self.failures = self.failures.saturating_add(1);
+                let since = *self.failing_since.get_or_insert(now);
+                if self.settings.failures_max == 0 || self.failures < self.settings.failures_max {
+                    return Turn::None;
+                }
+                let outage = Outage {
+                    since,
+                    failures: self.failures,
+                    probes_failed: 0,
+                    kind: report.kind(),
+                    status: report.status(),
+                    failed_at: now,
+                    probe_at: now + self.settings.probe_interval,
+                };
+                self.turn(Some(outage), now);
+                Turn::Ill(outage)
+            }
+            (Some(_), Sign::Well | Sign::Busy) => {
+                self.turn(None, now);
+                // The probe's own place, and one more.
+                self.ramp = 2;
+                Turn::Well
+            }
+            (Some(outage), Sign::Overloaded | Sign::Ill) => {
+                outage.failures = outage.failures.saturating_add(1);
+                outage.probes_failed = outage.probes_failed.saturating_add(1);
+                (outage.kind, outage.status) = (report.kind(), report.status());
+                outage.failed_at = now;
+                Turn::Ill(*outage)
+            }
+            // It was no probe, so another may go at once.
+            (Some(outage), Sign::Nothing) => {
+                outage.probe_at = now;
+                Turn::None
+            }
+            (None, Sign::Nothing) => Turn::None,
+        }
+    }
+
+    fn turn(&mut self, outage: Option<Outage>, now: Instant) {
+        self.outage = outage;
+        self.since = Some(now);
+        self.under_way = 0;
+        (self.failures, self.failing_since) = (0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::{Lost, NotSent, Reply};
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A breaker that opens at the third failure, and its clock.
+    struct Story {
+        breaker: Breaker,
+        now: Instant,
+    }
+
+    impl Story {
+        fn new() -> Self {
+            let settings = BreakerSettings {
+                failures_max: 3,
+                probe_interval: INTERVAL,
+            };
+            Self {
+                breaker: Breaker::new(settings),
+                now: Instant::now(),
+            }
+        }
+
+        fn begin(&mut self) -> Instant {
+            self.now += MS;
+            self.breaker.begun(self.now);
+            self.now
+        }
+
+        fn report(&mut self, began: Instant, sign: Sign) -> Turn {
+            self.now += MS;
+            let report = match sign {
+                Sign::Well => Report::Status(Reply::default()),
+                Sign::Busy => status(429),
+                Sign::Overloaded => status(503),
+                Sign::Ill => Report::Lost(Lost::Closed),
+                Sign::Nothing => Report::NotSent(NotSent::Withheld),
+            };
+            self.breaker.reported(began, &report, sign, self.now)
+        }
+
+        fn request(&mut self, sign: Sign) -> Turn {
+            let began = self.begin();
+            self.report(began, sign)
+        }
+
+        fn opened() -> Self {
+            let mut story = Self::new();
+            story.request(Sign::Ill);
+            story.request(Sign::Ill);
+            assert!(matches!(story.request(Sign::Overloaded), Turn::Ill(_)));
+            story
+        }
+
+        fn room(&self) -> usize {
+            self.breaker.room(self.now)
+        }
+    }
+
+    fn status(status: u16) -> Report {
+        Report::Status(Reply {
+            status,
+            ..Reply::default()
+        })
+    }
+
+    #[test]
+    fn it_opens_only_when_nothing_gets_through_between_the_failures() {
+        let mut story = Story::new();
+        for sign in [Sign::Well, Sign::Busy] {
+            for _ in 0..20 {
+                story.request(Sign::Ill);
+                story.request(Sign::Overloaded);
+                assert_eq!(story.request(sign), Turn::None);
+            }
+        }
+        assert_eq!(story.breaker.state(), BreakerState::Closed);
+        // What is held back says neither yes nor no.
+        let began = story.now;
+        story.request(Sign::Ill);
+        story.request(Sign::Nothing);
+        story.request(Sign::Ill);
+        let Turn::Ill(outage) = story.request(Sign::Overloaded) else {
+            panic!("it did not open");
+        };
+        assert_eq!((outage.failures, outage.status), (3, Some(503)));
+        assert_eq!(outage.since, began + 2 * MS);
+        assert_eq!(story.breaker.state(), BreakerState::Open);
+        assert_eq!(story.room(), 0);
+    }
+
+    #[test]
+    fn one_probe_goes_per_interval_whether_or_not_the_last_one_is_back() {
+        let mut story = Story::opened();
+        let mut probes = Vec::new();
+        for _ in 0..10 {
+            let due = story.breaker.room_at().expect("a time");
+            assert_eq!(story.breaker.room(due - MS), 0);
+            assert_eq!(story.breaker.room(due), 1);
+            story.now = due;
+            probes.push(story.begin());
+            assert_eq!(story.breaker.state(), BreakerState::Probing);
+            assert_eq!(story.room(), 0, "one at a time");
+        }
+        for (count, probe) in (1..).zip(probes) {
+            assert!(
+                matches!(story.report(probe, Sign::Overloaded), Turn::Ill(o) if o.probes_failed == count)
+            );
+        }
+        assert_eq!(story.breaker.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn the_first_answer_closes_it_and_calls_come_back_one_by_one() {
+        let mut story = Story::opened();
+        story.now += INTERVAL;
+        assert_eq!(story.request(Sign::Busy), Turn::Well);
+        assert_eq!(story.room(), 2);
+        let (first, second) = (story.begin(), story.begin());
+        assert_eq!(story.room(), 0);
+        story.report(first, Sign::Well);
+        assert_eq!(story.room(), 2);
+        story.report(second, Sign::Ill);
+        assert_eq!(story.room(), 3, "a failure frees its place and brings none");
+        for _ in 0..100 {
+            story.request(Sign::Well);
+        }
+        assert_eq!(story.room(), 103);
+    }
+
+    #[test]
+    fn what_began_before_says_nothing_of_now() {
+        let mut story = Story::new();
+        let hanging: Vec<Instant> = (0..20).map(|_| story.begin()).collect();
+        for _ in 0..3 {
+            story.request(Sign::Ill);
+        }
+        assert!(story.breaker.is_open());
+        // Neither an answer nor a failure of the time before changes anything.
+        assert_eq!(story.report(hanging[0], Sign::Well), Turn::None);
+        assert_eq!(story.report(hanging[1], Sign::Ill), Turn::None);
+        story.now += INTERVAL;
+        assert_eq!(story.request(Sign::Well), Turn::Well);
+        for began in &hanging[2..] {
+            assert_eq!(story.report(*began, Sign::Overloaded), Turn::None);
+        }
+        assert_eq!(story.breaker.state(), BreakerState::Closed);
+        assert_eq!(story.room(), 2, "what hangs since before takes no place");
+    }
+
+    #[test]
+    fn a_look_up_that_is_answered_proves_nothing_unless_it_was_the_probe() {
+        let mut story = Story::new();
+        let look_up = |story: &mut Story, sign| {
+            let (began, report) = (story.now, Report::Lost(Lost::Closed));
+            story.now += MS;
+            story.breaker.look_up_reported(began, &report, sign, story.now)
+        };
+        story.request(Sign::Ill);
+        assert_eq!(look_up(&mut story, Sign::Well), Turn::None);
+        story.request(Sign::Ill);
+        assert!(matches!(look_up(&mut story, Sign::Ill), Turn::Ill(_)));
+        // It began before the breaker opened.
+        let (began, report) = (story.now - MS, Report::Status(Reply::default()));
+        assert_eq!(
+            story
+                .breaker
+                .look_up_reported(began, &report, Sign::Well, story.now),
+            Turn::None
+        );
+        story.now += INTERVAL;
+        let began = story.begin();
+        assert_eq!(
+            story
+                .breaker
+                .look_up_reported(began, &report, Sign::Well, story.now),
+            Turn::Well
+        );
+    }
+
+    #[test]
+    fn a_probe_that_was_held_back_is_none() {
+        let mut story = Story::opened();
+        story.now += INTERVAL;
+        assert_eq!(story.request(Sign::Nothing), Turn::None);
+        assert_eq!(story.breaker.state(), BreakerState::Open);
+        assert_eq!(story.room(), 1, "another goes at once");
+    }
+
+    #[test]
+    fn it_can_be_switched_off() {
+        let mut story = Story::new();
+        story.breaker.settings.failures_max = 0;
+        for _ in 0..100 {
+            story.request(Sign::Ill);
+        }
+        assert_eq!(story.breaker.state(), BreakerState::Closed);
+    }
+}
