@@ -111,6 +111,14 @@ impl Api {
         Ok(())
     }
 
+    /// Ends the time for which it is down.
+    ///
+    /// # Errors
+    /// The control address does not answer.
+    pub fn come_back(&self) -> Result<()> {
+        self.go_down(Duration::ZERO)
+    }
+
     /// Changes the faults that the JSON names.
     ///
     /// # Errors

@@ -19,10 +19,12 @@ pub mod delayed_end;
 pub mod expected;
 pub mod feed;
 pub mod findings;
+pub mod generation;
 #[cfg(test)]
 mod house;
 pub mod http;
 pub mod lane;
+pub mod memory;
 pub mod orders;
 pub mod pipeline;
 pub mod process;

@@ -108,11 +108,33 @@ pub fn read_topic_uncommitted(kafka: &str, topic: &str, keep: Keep) -> Result<Ve
     read_as(kafka, topic, keep, "read_uncommitted")
 }
 
+/// All records of one partition up to an end, of aborted transactions too.
+///
+/// # Errors
+/// Kafka cannot be read.
+pub fn read_partition_uncommitted(
+    kafka: &str,
+    topic: &str,
+    end: (Partition, Offset),
+    keep: Keep,
+) -> Result<Vec<Record>> {
+    read_until(kafka, topic, &[end], keep, "read_uncommitted")
+}
+
 fn read_as(kafka: &str, topic: &str, keep: Keep, isolation: &str) -> Result<Vec<Record>> {
-    let ends = high_watermarks(kafka, topic)?;
+    read_until(kafka, topic, &high_watermarks(kafka, topic)?, keep, isolation)
+}
+
+fn read_until(
+    kafka: &str,
+    topic: &str,
+    ends: &[(Partition, Offset)],
+    keep: Keep,
+    isolation: &str,
+) -> Result<Vec<Record>> {
     let consumer = reader(kafka, isolation)?;
     let mut from = TopicPartitionList::new();
-    for (partition, _) in &ends {
+    for (partition, _) in ends {
         from.add_partition_offset(topic, partition.0, At::Beginning)?;
     }
     consumer
@@ -132,7 +154,7 @@ fn read_as(kafka: &str, topic: &str, keep: Keep, isolation: &str) -> Result<Vec<
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
         }
         // The position, unlike the last record's offset, passes the markers of transactions.
-        let behind = partitions_behind(&consumer, topic, &ends)?;
+        let behind = partitions_behind(&consumer, topic, ends)?;
         if behind.is_empty() {
             break;
         }

@@ -2,6 +2,7 @@
 //!
 //! One module per guarantee or pair of them. Tests take turns: each loads the machine.
 
+mod api_outage;
 mod asking;
 mod at_most_once;
 mod callers;

@@ -24,10 +24,9 @@ pub(crate) fn used(id: u32) -> Result<Used> {
         fs::read_to_string(&path).with_context(|| format!("reading {path}; measuring needs Linux"))
     };
     let ticks = cpu_ticks(&read("stat")?).context("reading the processor time of a process")?;
-    let memory_peak_kib = memory_peak(&read("status")?).context("reading the peak memory of a process")?;
     Ok(Used {
         cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND),
-        memory_peak_kib,
+        memory_peak_kib: harness::memory::peak_kib(id)?,
     })
 }
 
@@ -57,10 +56,6 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn memory_peak(status: &str) -> Option<u64> {
-    kib_of(status, "VmHWM")
-}
-
 fn kib_of(text: &str, name: &str) -> Option<u64> {
     value_of(text, name)?.strip_suffix("kB")?.trim().parse().ok()
 }
@@ -80,6 +75,5 @@ mod tests {
     fn what_linux_writes_is_read() {
         let stat = "4242 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
         assert_eq!(cpu_ticks(stat), Some(300));
-        assert_eq!(memory_peak("Name:\tx\nVmHWM:\t   1234 kB\n"), Some(1234));
     }
 }
