@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use records::Partition;
 
@@ -46,6 +47,14 @@ pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<Handmade> {
 /// # Errors
 /// Kafka does not take one.
 pub fn send(kafka: &str, topic: &str, records: &[Handmade]) -> Result<()> {
+    send_with(kafka, topic, records, OwnedHeaders::new())
+}
+
+/// Sends records that all have these headers, in their order, and waits until Kafka has them.
+///
+/// # Errors
+/// Kafka does not take one.
+pub fn send_with(kafka: &str, topic: &str, records: &[Handmade], headers: OwnedHeaders) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("client.id", "harness-by-hand")
@@ -55,7 +64,9 @@ pub fn send(kafka: &str, topic: &str, records: &[Handmade]) -> Result<()> {
         .create()
         .context("creating a producer")?;
     for record in records {
-        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(record.partition.0);
+        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
+            .partition(record.partition.0)
+            .headers(headers.clone());
         sent.key = record.key.as_deref();
         sent.payload = record.value.as_deref();
         producer

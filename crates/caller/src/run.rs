@@ -315,7 +315,9 @@ impl Loop {
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
                 // It may be a transaction of our own former life that holds the offsets back.
-                self.shell.deferrals.open_if_closed();
+                if !self.shell.config.stubborn.defer_after.is_zero() {
+                    self.shell.deferrals.open_if_closed();
+                }
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);
                 Ok(())
             }

@@ -13,13 +13,19 @@ use harness::lane::{Lane, Mishap, await_ready};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::process::Interruption;
+use harness::read::{Keep, read_topic};
+use harness::sending;
 use harness::settings::Settings;
 use harness::tail::Tail;
 use harness::wait::await_until;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rdkafka::message::{Header, OwnedHeaders};
+use records::Timestamp;
+use records::continuation::{CONTINUES, Continuation};
 
+use crate::asking::await_outbox;
 use crate::{in_turn, seed};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -195,6 +201,35 @@ fn a_call_that_fails_for_too_long_is_given_up() {
             "{:?}",
             two.counts
         );
+        Ok(())
+    });
+}
+
+/// A user's header by the name that continuations have would make an order the continuation of another call.
+#[test]
+fn an_order_cannot_pass_itself_off_as_a_continuation() {
+    in_turn(|| {
+        let mut pipeline = Pipeline::create("passed-off", 1)?;
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        await_ready(&mut validator, LIMIT)?;
+        let call = "payment-orders/0@0".parse().context("a position")?;
+        let continuation = Continuation::new(call, Timestamp(1)).to_json();
+        let headers = [("kept", &b"k"[..]), (CONTINUES, &continuation)]
+            .into_iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                let value = Some(value);
+                headers.insert(Header { key, value })
+            });
+        let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+        sending::send_with(kafka, &topics.orders, &sending::orders(0, "o", 2), headers)?;
+        await_outbox(&pipeline, 2)?;
+        for record in read_topic(kafka, &topics.pending, Keep::Fingerprints)? {
+            ensure!(record.header("kept") == Some("k"), "{record:?}");
+            ensure!(record.header(CONTINUES).is_none(), "{record:?}");
+        }
+        validator.process.terminate(DRAIN_MAX)?;
+        pipeline.passed();
         Ok(())
     });
 }
