@@ -20,8 +20,7 @@ pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
     let partitions = high_watermarks(kafka, TOPIC)?;
     let count = i32::try_from(partitions.len()).context("a number of partitions")?;
     ensure!(count > 0, "{TOPIC} does not exist");
-    // As Kafka chooses a group's coordinator: Java's hash of its name, without the sign.
-    let partition = (java_hash(group) & i32::MAX) % count;
+    let partition = partition_of(group, count);
     let (_, end) = partitions
         .into_iter()
         .find(|(at, _)| at.0 == partition)
@@ -47,6 +46,12 @@ pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
     }
     ensure!(!generations.is_empty(), "the group {group} is not on record");
     Ok(generations)
+}
+
+/// The partition that a group is written to, as Kafka chooses it (`Utils.abs`): the absolute value of Java's hash of its
+/// name, or 0 where there is none.
+fn partition_of(group: &str, count: i32) -> i32 {
+    java_hash(group).checked_abs().unwrap_or(0) % count
 }
 
 fn java_hash(text: &str) -> i32 {
@@ -83,6 +88,8 @@ mod tests {
     #[test]
     fn keys_and_values_are_read_as_kafka_writes_them() {
         assert_eq!(java_hash("abc"), 96_354);
+        // Its hash is -1,144,640,621, which without its sign bit would give partition 3.
+        assert_eq!(partition_of("order-validator", 4), 1);
         let key = [&[0, 2, 0, 3][..], b"abc"].concat();
         assert_eq!(group_of(&key), Some(&b"abc"[..]));
         let offset_key = [&[0, 1, 0, 3][..], b"abc", &[0, 1], b"t", &[0, 0, 0, 1]].concat();
