@@ -227,6 +227,17 @@ impl Consumer {
             .map_err(|error| self.fault("resuming", partitions, error))
     }
 
+    /// Lets librdkafka's thread of the partition's broker see at once that there is something to fetch: it sleeps for
+    /// up to a second where all its partitions were paused, and is not told that one was resumed, but that one
+    /// was sent somewhere: here to where it is. Nobody waits for it.
+    fn wake(&self, partition: Partition) -> Result<(), KafkaError> {
+        let next = self.next().get(&partition).copied();
+        next.map_or(Ok(()), |next| {
+            self.inner
+                .seek(&self.topic, partition.0, Seek::Offset(next.0), Duration::ZERO)
+        })
+    }
+
     /// The group's committed offsets, once no transaction is pending on them. Blocks.
     ///
     /// # Errors
