@@ -209,7 +209,12 @@ impl Loop {
             };
             nothing = 0;
             self.apply(event)?;
-            if self.shell.is_finished || !Arc::ptr_eq(&consumer, &self.shell.consumer) {
+            if !Arc::ptr_eq(&consumer, &self.shell.consumer) {
+                // Whoever lets go of it last leaves the group, which waits for the brokers.
+                tokio::task::spawn_blocking(move || drop(consumer));
+                return Ok(true);
+            }
+            if self.shell.is_finished {
                 return Ok(true);
             }
         }

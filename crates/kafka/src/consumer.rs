@@ -75,6 +75,8 @@ pub struct Consumer {
     group_id: String,
     /// The next offset of each started partition.
     next: Mutex<HashMap<Partition, Offset>>,
+    /// The rebalance that was handed out and is not yet completed: whether it assigns, and what.
+    uncompleted: Mutex<Option<(bool, Vec<Partition>)>>,
 }
 
 /// A committed offset with its metadata, to be sent.
@@ -139,6 +141,7 @@ impl Consumer {
             topic: topic.to_owned(),
             group_id: settings.group_id.clone(),
             next: Mutex::default(),
+            uncompleted: Mutex::default(),
         })
     }
 
@@ -153,8 +156,8 @@ impl Consumer {
     /// What librdkafka reports of the brokers and of the membership. [`crate::fault::Class::Retriable`]
     /// ones mend themselves and need no more than a line in the log.
     pub fn poll(&self, timeout: Duration) -> Result<Option<Happening<'_>>, Fault> {
-        if let Some(queued) = self.inner.context().take() {
-            return Ok(Some(queued.into()));
+        if let Some(happening) = self.rebalance() {
+            return Ok(Some(happening));
         }
         match self.inner.poll(timeout) {
             Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(Happening::Record(record))),
@@ -162,8 +165,15 @@ impl Consumer {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
                 Err(Fault::new(attempted, error))
             }
-            None => Ok(self.inner.context().take().map(Happening::from)),
+            None => Ok(self.rebalance()),
         }
+    }
+
+    /// The next rebalance, to be handed out.
+    fn rebalance(&self) -> Option<Happening<'_>> {
+        let queued = self.inner.context().take()?;
+        *self.uncompleted() = Some(queued.what());
+        Some(queued.into())
     }
 
     /// Completes [`Happening::Assigned`]: takes the partitions, paused.
@@ -171,6 +181,7 @@ impl Consumer {
     /// # Errors
     /// librdkafka refused; the membership is lost.
     pub fn accept(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        self.uncompleted().take();
         // With a position of its own: left to itself librdkafka would look for a committed one, and report
         // an error where there is none yet. Nothing is read before `start` sets the true one.
         let list = self.list(partitions);
@@ -191,6 +202,7 @@ impl Consumer {
     /// # Errors
     /// librdkafka refused; the membership is lost.
     pub fn give_up(&self, partitions: &[Partition]) -> Result<(), Fault> {
+        self.uncompleted().take();
         self.next().retain(|partition, _| !partitions.contains(partition));
         self.inner
             .incremental_unassign(&self.list(partitions))
@@ -224,6 +236,10 @@ impl Consumer {
     pub fn resume(&self, partitions: &[Partition]) -> Result<(), Fault> {
         self.inner
             .resume(&self.list(partitions))
+            .map_err(|error| self.fault("resuming", partitions, error))?;
+        partitions
+            .iter()
+            .try_for_each(|partition| self.wake(*partition))
             .map_err(|error| self.fault("resuming", partitions, error))
     }
 
@@ -327,6 +343,10 @@ impl Consumer {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn uncompleted(&self) -> MutexGuard<'_, Option<(bool, Vec<Partition>)>> {
+        self.uncompleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn list(&self, partitions: &[Partition]) -> TopicPartitionList {
         offsets::list(&self.topic, partitions)
     }
@@ -343,15 +363,12 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         // Closing assigns and revokes once more, when nobody polls for it any longer, and it waits for each
-        // rebalance to be completed; so does the one that was told and not answered.
+        // rebalance to be completed, for minutes: also for the one that was handed out, and for those that were not.
         self.inner.context().closing.store(true, Ordering::Release);
-        while let Some(queued) = self.inner.context().take() {
-            match queued {
-                Queued::Assigned(partitions, ..) => complete(&self.inner, true, &self.list(&partitions)),
-                Queued::Revoked(partitions, ..) | Queued::Lost(partitions) => {
-                    complete(&self.inner, false, &self.list(&partitions));
-                }
-            }
+        let handed_out = self.uncompleted().take();
+        let queued = std::iter::from_fn(|| self.inner.context().take()).map(|queued| queued.what());
+        for (is_assign, partitions) in handed_out.into_iter().chain(queued) {
+            complete(&self.inner, is_assign, &self.list(&partitions));
         }
     }
 }
@@ -435,6 +452,16 @@ impl Queue {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front()
+    }
+}
+
+impl Queued {
+    /// Whether it assigns, and what.
+    fn what(&self) -> (bool, Vec<Partition>) {
+        match self {
+            Self::Assigned(partitions, ..) => (true, partitions.clone()),
+            Self::Revoked(partitions, ..) | Self::Lost(partitions) => (false, partitions.clone()),
+        }
     }
 }
 
