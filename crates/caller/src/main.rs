@@ -58,9 +58,9 @@ fn start() -> anyhow::Result<()> {
         return Ok(());
     }
     let health = Health::new(run::TICK_WAIT_MAX);
-    // The loop waits for most of its time; the second thread serves the requests meanwhile.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread for the loop and the requests: neither computes for long, and nothing is handed from thread to
+    // thread. What waits for the brokers has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the runtime could not be started")?;

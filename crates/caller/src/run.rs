@@ -28,6 +28,9 @@ pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
 /// when there is nothing else left to poll.
 const TURN_MAX: Duration = Duration::from_millis(100);
 
+/// So old may the gauges be, beside the time of a turn; they are read every few seconds at most.
+const GAUGES_EVERY: Duration = Duration::from_millis(100);
+
 /// So often in a row the consumer may have nothing until it is believed.
 const NOTHING_MAX: u32 = 8;
 
@@ -91,6 +94,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         delivery,
         shell,
         inbox,
+        gauges_set_at: None,
     }
     .turn_until_finished(health, shutdown)
     .await?;
@@ -107,6 +111,7 @@ struct Loop {
     delivery: Delivery<Job>,
     shell: Shell,
     inbox: UnboundedReceiver<Arrived>,
+    gauges_set_at: Option<Instant>,
 }
 
 impl Loop {
@@ -136,9 +141,18 @@ impl Loop {
             has_more = self.poll()?;
             self.take_inbox(first)?;
             self.take_time()?;
-            self.shell.metrics.set(&self.delivery.gauges());
+            self.set_gauges();
         }
         Ok(self.shell)
+    }
+
+    /// Counting what is held takes as long as there is much of it, so not every turn does it.
+    fn set_gauges(&mut self) {
+        let now = Instant::now();
+        if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_EVERY) {
+            self.gauges_set_at = Some(now);
+            self.shell.metrics.set(&self.delivery.gauges());
+        }
     }
 
     fn next_turn(&self) -> Instant {

@@ -67,7 +67,7 @@ impl Producer {
             // The topic's own limit decides what is too large, not the client's default of 1 MB.
             .set("message.max.bytes", "67108864")
             .set("message.timeout.ms", delivery_max.as_millis().to_string())
-            .set("linger.ms", "1")
+            .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "16384")
             .create_with_context(Reports(Box::new(on_report)))
