@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kafka::{Consumer, Fault};
 use pipeline::delivery::{Action, Assignment, CallId, Doubt, Event, Refusal, Rejoin, Report, Waits};
 use records::{Offset, Partition};
+use service::failpoint::kill_at;
 
 use crate::arrived::Arrived;
 use crate::job::Job;
@@ -247,6 +248,7 @@ impl Shell {
         for partition in partitions {
             self.admit(*partition);
         }
+        kill_at!("before-give-up");
         match self.consumer.give_up(partitions) {
             Ok(()) => {
                 tracing::info!(partitions = ?numbers(partitions), "partitions given up");

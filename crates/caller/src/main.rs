@@ -9,6 +9,7 @@ mod committing;
 mod config;
 mod deferring;
 mod ends;
+mod group;
 mod http;
 mod job;
 mod latch;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kafka::Happening;
+use kafka::admin::Admin;
 use kafka::fault::Class;
+use kafka::group_watch::Myself;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
 use pipeline::delivery::{Delivery, Event, NotSent, Report, Verdict};
@@ -17,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::arrived::Arrived;
 use crate::calls;
 use crate::config::Config;
+use crate::group;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::shell::{Shell, Told, join, numbers};
@@ -68,6 +71,11 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     let route = calls::route(move |answer| drop(questions.send(Arrived::Calls(answer))));
     service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
 
+    let admin = tokio::task::spawn_blocking({
+        let (kafka, name) = (config.kafka.clone(), config.caller.instance_id.clone());
+        move || Admin::connect(&kafka, &name)
+    });
+
     let reports = sender.clone();
     let producer = Producer::open(
         &config.kafka,
@@ -76,7 +84,9 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         // The loop is gone only when the program ends.
         move |(token, result)| drop(reports.send(Arrived::Published { token, result })),
     )?;
-    let shell = Shell::new(config, join(config)?, producer, sender, metrics, health)?;
+    let shell = Shell::new(config, join(config)?, producer, sender, metrics.clone(), health)?;
+    let admin = Arc::new(admin.await.context("reaching the cluster")??);
+    let myself = group::watch(config, &admin, &metrics, health)?;
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,
@@ -95,6 +105,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         shell,
         inbox,
         gauges_set_at: None,
+        myself,
     }
     .turn_until_finished(health, shutdown)
     .await?;
@@ -112,6 +123,8 @@ struct Loop {
     shell: Shell,
     inbox: UnboundedReceiver<Arrived>,
     gauges_set_at: Option<Instant>,
+    /// Who we are in the group, for the watch over it.
+    myself: Myself,
 }
 
 impl Loop {
@@ -241,14 +254,20 @@ impl Loop {
                 Event::Pending(Job::read(&record, &self.shell.api, &self.shell.policies))
             }
             Happening::Assigned {
-                partitions, metadata, ..
+                partitions,
+                metadata,
+                member_id,
             } => {
+                self.myself.is(&member_id);
                 self.shell.group_metadata = Some(Arc::new(metadata));
                 Event::Assigned(partitions)
             }
             Happening::Revoked {
-                partitions, metadata, ..
+                partitions,
+                metadata,
+                member_id,
             } => {
+                self.myself.is(&member_id);
                 self.shell.group_metadata = Some(Arc::new(metadata));
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)

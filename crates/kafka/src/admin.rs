@@ -19,6 +19,7 @@ use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, Threaded
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::fault::Fault;
+use crate::group::{self, Group};
 use crate::settings::KafkaSettings;
 use crate::topic_ids::{self, TopicIdentity};
 use crate::topics::creation::NewTopic;
@@ -195,6 +196,16 @@ impl Admin {
                 error,
             )
         })
+    }
+
+    /// How a consumer group stands, with the partitions of one topic that each member has. A group that this user may
+    /// not describe looks like one without members.
+    ///
+    /// # Errors
+    /// The group's coordinator did not answer within the limit.
+    pub fn group(&self, group: &str, topic: &str, limit: Duration) -> Result<Group, Fault> {
+        group::of(self.cluster.client(), group, topic, limit)
+            .map_err(|error| Fault::new(format!("asking how the group {group:?} stands"), error))
     }
 
     /// Creates topics; each may fail by itself, and an existing one is left as it is.

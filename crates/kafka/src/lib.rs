@@ -8,6 +8,9 @@ mod commit;
 pub mod consumer;
 mod end_answers;
 pub mod fault;
+pub mod group;
+pub mod group_watch;
+mod guest;
 pub mod headers;
 mod limited;
 mod native;
@@ -18,6 +21,7 @@ pub mod start;
 pub mod topic_ids;
 pub mod topics;
 pub mod transaction;
+pub mod unowned;
 
 pub use consumer::{Consumer, Happening, Membership};
 pub use fault::Fault;

@@ -72,7 +72,10 @@ impl Shell {
             Action::OpenProducer => return self.open_producer().map(Some),
             Action::Close(partition) => self.close(partition),
             Action::Discard(partition) => self.discard(partition),
-            Action::GiveUp(partitions) => consumer.give_up(&partitions)?,
+            Action::GiveUp(partitions) => {
+                kill_at!("before-give-up");
+                consumer.give_up(&partitions)?;
+            }
             Action::Leave => self.left = true,
         }
         Ok(None)

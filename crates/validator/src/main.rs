@@ -2,6 +2,7 @@
 
 mod actions;
 mod config;
+mod group;
 mod metrics;
 mod outgoing;
 mod queries;

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use kafka::fault::{Class, Fault};
+use kafka::group_watch::Myself;
 use kafka::topics::{Required, Role};
 use kafka::{Consumer, Happening, Headers};
 use pipeline::admission::{Action, Admission, Event, Input, Membership, Stage, Taken};
@@ -21,6 +22,7 @@ use store::StateDirectory;
 
 use crate::actions::{Bound, Shell};
 use crate::config::Config;
+use crate::group;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
 use crate::reach::{self, Noticed};
@@ -56,6 +58,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
     let noticed = reach::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
+    let myself = group::watch(config, &admin, &metrics, health)?;
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
     let rules = config.rules(partitions, record_bytes_max)?;
@@ -82,6 +85,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     Loop {
         is_assigned: false,
         noticed,
+        myself,
         partitions,
         admission,
         shell,
@@ -150,6 +154,8 @@ struct Loop<'a> {
     /// Whether the group has told of an assignment, perhaps of none.
     is_assigned: bool,
     noticed: Arc<Noticed>,
+    /// Who we are in the group, for the watch over it.
+    myself: Myself,
     /// How many the orders topic had at the start.
     partitions: usize,
     admission: Admission<Bound>,
@@ -246,6 +252,7 @@ impl Loop<'_> {
                 }
                 tracing::info!(?partitions, member_id, "partitions assigned");
                 self.is_assigned = true;
+                self.myself.is(&member_id);
                 Event::Assigned(partitions, membership(member_id, metadata))
             }
             Ok(Some(Happening::Revoked {
@@ -254,6 +261,7 @@ impl Loop<'_> {
                 member_id,
             })) => {
                 tracing::info!(?partitions, member_id, "partitions revoked");
+                self.myself.is(&member_id);
                 Event::Revoked(partitions, membership(member_id, metadata))
             }
             Ok(Some(Happening::Lost { partitions })) => {

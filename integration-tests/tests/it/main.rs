@@ -21,6 +21,7 @@ mod shutdown;
 mod stage_one;
 mod stage_two;
 mod stubborn;
+mod unowned;
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
