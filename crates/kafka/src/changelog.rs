@@ -79,6 +79,19 @@ impl ChangelogReader {
         })
     }
 
+    /// Connects to the group's coordinator and the leader of a partition, and asks what the first read would have to
+    /// ask: librdkafka looks for what it does not yet know at intervals of half a second. What fails here fails
+    /// again where it matters, and is told there.
+    pub fn warm_up(&self, input: &str, partition: Partition, timeout: Duration) {
+        let warmed = self
+            .input_committed(input, partition, timeout)
+            .and_then(|_| self.bounds(partition, timeout))
+            .and_then(|_| self.stable_bounds(partition, timeout));
+        if let Err(fault) = warmed {
+            tracing::debug!(%fault, "the changelog reader is not warm");
+        }
+    }
+
     /// The group's committed offset of an input partition, once no transaction is pending on it.
     ///
     /// # Errors
@@ -113,7 +126,7 @@ impl ChangelogReader {
         offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
     }
 
-    /// The changelog's last stable offset in place of its true end: the guard that tests take out.
+    /// The changelog's last stable offset. In place of its true end it is the guard that tests take out.
     ///
     /// # Errors
     /// The leader did not answer within `timeout`.

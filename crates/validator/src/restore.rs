@@ -110,6 +110,7 @@ impl Restorers {
                 std::thread::Builder::new()
                     .name(format!("restore-{number}"))
                     .spawn(move || {
+                        reader.warm_up(&plan.config.topics.orders, Partition(0), WARM_UP_MAX);
                         for job in jobs {
                             if finished.send(plan.restore(&mut reader, job)).is_err() {
                                 return;
@@ -257,6 +258,8 @@ impl Plan {
     }
 }
 
+/// What begins meanwhile waits for it; the group takes as long to assign partitions.
+const WARM_UP_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before a restore that failed is tried again: longer each time, since a full disk is not
 /// emptied by writing to it, but never so long that a person waits for it.
 const AGAIN_MIN: Duration = Duration::from_millis(200);
