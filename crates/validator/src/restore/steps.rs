@@ -2,7 +2,7 @@
 //! the answers mean is decided in [`pipeline::admission::restore`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use kafka::Fault;
@@ -31,9 +31,11 @@ impl Plan {
         let mut is_new_group = false;
         let mut orders = None;
         loop {
+            let asked = Instant::now();
             let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
                 return Ok(None);
             };
+            tracing::debug!(%partition, ?question, ?answer, ms = asked.elapsed().as_millis(), "restoring");
             is_new_group |= answer == Answer::Committed(None);
             if let Answer::OrdersBounds(bounds) = answer {
                 orders = Some(bounds);
@@ -192,7 +194,10 @@ impl Plan {
                             names.topics.changelog, names.partition, change.offset
                         ))
                     })?;
-                full.map_or(Ok(()), |chunk| write(store, &chunk))
+                full.map_or(Ok(()), |chunk| {
+                    write(store, &chunk)?;
+                    Ok(store.persist()?)
+                })
             },
         );
         self.metrics.restore_records.inc_by(records);
@@ -207,6 +212,7 @@ impl Plan {
             Err(Interrupted::Fault(fault)) => return Err(fault.into()),
             Err(Interrupted::Sink(error)) => return Err(error),
         }
+        // Made durable with what comes after it: after a crash the disk may be a second behind, and orders wait.
         tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
         Ok(true)
     }
@@ -247,7 +253,7 @@ fn times(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
     )
 }
 
-/// Writes a chunk and makes it durable.
+/// Writes a chunk.
 fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
     kill_at!("during-restore");
     let mut changes: Vec<Change<'_>> = chunk
@@ -259,7 +265,6 @@ fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
         })
         .collect();
     store.apply(&mut changes, chunk.checkpoint)?;
-    store.persist()?;
     Ok(())
 }
 
