@@ -66,9 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .filter_map(|sequence| orders.record(sequence).value)
             .collect(),
     );
-    // As many threads as the caller has.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // As the caller's.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting a runtime")?;
