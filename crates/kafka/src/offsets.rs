@@ -7,6 +7,7 @@ use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
 use crate::fault::Fault;
+use crate::settings::KafkaSettings;
 
 /// What a group has committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,53 @@ pub struct Committed {
     pub offset: Option<Offset>,
     /// What was committed with it; empty if nothing was, U+FFFD if it is not UTF-8.
     pub metadata: String,
+}
+
+/// Reads what a group has committed, without joining it.
+pub struct OffsetReader {
+    consumer: BaseConsumer,
+    group_id: String,
+}
+
+impl OffsetReader {
+    /// Opens the client; connects when first used.
+    ///
+    /// # Errors
+    /// librdkafka refused a setting.
+    pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, Fault> {
+        let consumer = settings
+            .client(client_id)
+            .set("group.id", &settings.group_id)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .create()
+            .map_err(|error| Fault::new("opening a reader of committed offsets", error))?;
+        Ok(Self {
+            consumer,
+            group_id: settings.group_id.clone(),
+        })
+    }
+
+    /// The committed offsets, once no transaction is pending on them. Blocks.
+    ///
+    /// # Errors
+    /// As those of [`committed`].
+    pub fn committed(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<Committed>, Fault> {
+        committed(&self.consumer, &self.group_id, topic, partitions, timeout)
+    }
+
+    /// The ends of a partition, as far as transactions have ended. Blocks.
+    ///
+    /// # Errors
+    /// The partition's leader did not answer within `timeout`.
+    pub fn bounds(&self, topic: &str, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+        bounds(&self.consumer, topic, partition, timeout)
+    }
 }
 
 /// The group's committed offsets. With a read_committed consumer it waits while a transaction is pending

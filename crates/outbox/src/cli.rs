@@ -30,6 +30,20 @@ pub(crate) enum Command {
     /// Creates and checks the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Shows what the callers have noted of each partition of the outbox: from where on calls are open, which of
+    /// them are final already, and which have begun, so that the API may have processed them.
+    Notes(Notes),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Notes {
+    /// The callers' group: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Only this partition; repeat it for several.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) partition: Vec<i32>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+pub(crate) mod notes;
 pub(crate) mod topics;
 
 /// What a command found; it becomes the exit status.

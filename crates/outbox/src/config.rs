@@ -71,9 +71,14 @@ impl Config {
 
     /// The connection, as all programs make it.
     pub(crate) fn connection(&self) -> KafkaSettings {
+        self.connection_as("outbox-command-line")
+    }
+
+    /// The connection of one who looks at what a group has committed.
+    pub(crate) fn connection_as(&self, group: &str) -> KafkaSettings {
         KafkaSettings {
             bootstrap_servers: self.kafka.bootstrap_servers.clone(),
-            group_id: "outbox-command-line".into(),
+            group_id: group.into(),
             properties: self.kafka.properties.clone(),
         }
     }

@@ -32,5 +32,6 @@ fn run(cli: &Cli) -> anyhow::Result<Answer> {
     config.check().context("the settings are refused")?;
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
+        Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }
 }

@@ -9,6 +9,7 @@ mod callers;
 mod coordinator;
 mod end_txn;
 mod high_watermark;
+mod notes;
 mod one_by_one;
 mod outages;
 mod poison;
