@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::callers::{API_LATENCY, Plot, story};
+use crate::callers::{API_LATENCY, API_PROCESSING_MAX, Plot, story};
 use crate::{in_turn, seed};
 
 /// Steps at which a caller dies under the policies that note beginnings: before a note is committed, after it,
@@ -35,6 +35,13 @@ fn rounds() -> usize {
     }
 }
 
+/// A caller that stands still for so long with a request that is about to leave wakes when another one has settled it:
+/// after the session, what its last commit proves, what the API may take, and some seconds to move and to look up. Until
+/// then the request could leave without harm, as the only one.
+fn longer_than_settling() -> Duration {
+    SESSION_TIMEOUT + SESSION_TIMEOUT / 2 + API_PROCESSING_MAX + Duration::from_secs(5)
+}
+
 /// What happens to three callers, from a seed: one dies at each step, one at random and by standing still at the worst
 /// moment, and one is killed and stays away, so that partitions move.
 fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
@@ -52,7 +59,7 @@ fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
         others.push(Mishap::FrozenAt(
             "frozen-before-send",
             passes,
-            longer_than_session,
+            longer_than_settling(),
         ));
         let moves = vec![
             Mishap::Gone(longer_than_session),

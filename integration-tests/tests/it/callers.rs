@@ -27,7 +27,7 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(60);
 pub(crate) const API_LATENCY: Duration = Duration::from_millis(50);
 
 /// The longest that the API may take to process what it was sent, on a loaded machine.
-const API_PROCESSING_MAX: Duration = Duration::from_secs(2);
+pub(crate) const API_PROCESSING_MAX: Duration = Duration::from_secs(2);
 
 /// What a story can see and touch beside the callers.
 pub(crate) struct Scene<'a> {
