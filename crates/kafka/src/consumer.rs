@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
@@ -163,7 +163,7 @@ impl Consumer {
             Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(Happening::Record(record))),
             Some(Err(error)) => {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
-                Err(Fault::new(attempted, error))
+                Err(Fault::new(attempted, self.cause(error)))
             }
             None => Ok(self.rebalance()),
         }
@@ -299,7 +299,7 @@ impl Consumer {
                 .map_err(|error| Fault::new(attempted(Some(commit.partition)), error))?;
         }
         commit::commit_and_wait(&self.inner, &list)
-            .map_err(|refused| Fault::new(attempted(refused.partition), refused.error))
+            .map_err(|refused| Fault::new(attempted(refused.partition), self.cause(refused.error)))
     }
 
     /// Leaves the group. Partitions that are still held are given up without a commit.
@@ -355,8 +355,16 @@ impl Consumer {
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.0).collect();
         Fault::new(
             format!("{what} partitions {numbers:?} of {:?}", self.topic),
-            error,
+            self.cause(error),
         )
+    }
+
+    /// Whatever a client is asked for after a fatal error fails by that name alone; this is why it is fatal.
+    fn cause(&self, error: KafkaError) -> KafkaError {
+        match (error.rdkafka_error_code(), self.inner.client().fatal_error()) {
+            (Some(RDKafkaErrorCode::Fatal), Some((code, _))) => KafkaError::MessageConsumptionFatal(code),
+            _ => error,
+        }
     }
 }
 

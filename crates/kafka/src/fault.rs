@@ -21,7 +21,7 @@ pub enum Class {
     Retriable,
     /// The open transaction will not be committed: abort it and go back to the committed offsets.
     Abortable,
-    /// Another process has taken the identity: leave without touching anything.
+    /// Another member has taken the identity: let go of everything without a commit, and look whose it is.
     Replaced,
     /// This client cannot go on; a new one may.
     ClientLost,

@@ -23,6 +23,8 @@ use records::Partition;
 /// A consumer group, as its coordinator describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
+    /// Some broker told of it. One that is on its way from one broker to another is told of by none.
+    pub is_known: bool,
     /// No rebalance is under way, as far as the coordinator knows.
     pub is_stable: bool,
     /// By member id, the partitions of one topic that the coordinator has handed to each.
@@ -88,8 +90,11 @@ impl Groups {
                 };
                 members.insert(copied(member.member_id), owned);
             }
+            let state = copied(group.state);
             Ok(Group {
-                is_stable: copied(group.state) == "Stable",
+                // What a coordinator says of a group that it does not know.
+                is_known: state != "Dead",
+                is_stable: state == "Stable",
                 members,
             })
         }

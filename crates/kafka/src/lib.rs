@@ -13,6 +13,8 @@ pub mod group_watch;
 mod guest;
 pub mod headers;
 mod limited;
+pub mod namesake;
+pub mod namesake_watch;
 mod native;
 pub mod offsets;
 pub mod producer;

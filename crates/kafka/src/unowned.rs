@@ -124,6 +124,7 @@ mod tests {
             .iter()
             .map(|(id, owned)| ((*id).to_owned(), owned.iter().copied().map(Partition).collect()));
         Group {
+            is_known: true,
             is_stable: true,
             members: members.collect(),
         }
@@ -203,7 +204,7 @@ mod tests {
         let whole = group(&[("a", &[3, 4, 5]), ("b", &[0, 1, 2])]);
         let moving = Group {
             is_stable: false,
-            members: hole.members.clone(),
+            ..hole.clone()
         };
         assert_eq!(told("b", &[(0, &whole), (60, &whole)]), "..");
         assert_eq!(told("b", &[(0, &moving), (60, &moving)]), "..");

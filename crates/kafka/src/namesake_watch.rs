@@ -1,0 +1,54 @@
+//! A fenced member looks at its group until it is known whose its instance id is; `namesake.rs` says what the looks
+//! come to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::admin::Admin;
+use crate::namesake::{Rule, Standing};
+
+/// What was fenced.
+pub struct Fenced {
+    /// The group is asked for through this.
+    pub admin: Arc<Admin>,
+    /// The group.
+    pub group_id: String,
+    /// The topic that it reads.
+    pub topic: String,
+    /// The static membership.
+    pub instance_id: String,
+    /// The session time-out of that.
+    pub session_timeout: Duration,
+}
+
+impl Fenced {
+    /// Looks at the group until it is known whose the id is: [`Standing::Free`] or [`Standing::Anothers`]. Blocks, for
+    /// as long as the brokers are away, or until `go_on`, which is told of each look, says no: then `None`.
+    pub fn settle(&self, mut go_on: impl FnMut(&Standing) -> bool) -> Option<Standing> {
+        let mut rule = Rule::new(&self.instance_id, self.session_timeout);
+        let mut is_silent = false;
+        loop {
+            let group = self.admin.group(&self.group_id, &self.topic, ANSWER_MAX);
+            if let Err(fault) = &group
+                && !is_silent
+            {
+                tracing::warn!(
+                    error = %fault, group = self.group_id,
+                    "the group cannot be asked who has this instance id; waiting until it can"
+                );
+            }
+            is_silent = group.is_err();
+            let standing = rule.look(group.as_ref().ok(), Instant::now());
+            if !go_on(&standing) {
+                return None;
+            }
+            match standing {
+                Standing::Unknown | Standing::Held(..) => std::thread::sleep(EVERY),
+                Standing::Free | Standing::Anothers(..) => return Some(standing),
+            }
+        }
+    }
+}
+
+const EVERY: Duration = Duration::from_millis(500);
+const ANSWER_MAX: Duration = Duration::from_secs(3);
