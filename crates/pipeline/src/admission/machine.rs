@@ -71,6 +71,9 @@ pub enum Event<M> {
     Revoked(Vec<Partition>, Membership<M>),
     /// Partitions may already be another member's.
     Lost(Vec<Partition>),
+    /// The membership is over, and with it whatever is in hand. Nothing more is told before the program has joined
+    /// anew, with a new consumer.
+    Expelled,
     /// A store equals its changelog; processing may go on at this input offset.
     Restored(Partition, Token, Offset),
     /// A restore that only a person can make possible again.
@@ -199,6 +202,7 @@ impl<M: Clone> Admission<M> {
             Event::Assigned(partitions, membership) => self.assigned(partitions, membership, now),
             Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
+            Event::Expelled => self.expelled(now),
             Event::Restored(partition, token, next) => self.restored(partition, token, next),
             Event::RestoreRefused(partition, token, reason) => {
                 if self.partitions.get(&partition) == Some(&Stage::Restoring(token)) {
@@ -296,6 +300,22 @@ impl<M: Clone> Admission<M> {
             Vec::new()
         };
         actions.extend(self.let_go(partitions));
+        actions
+    }
+
+    /// Asks nothing of the consumer, which is done for. The producer goes too: whoever has taken the membership has
+    /// taken the transactional id with it.
+    fn expelled(&mut self, now: Instant) -> Vec<Action<M>> {
+        self.open = None;
+        self.membership = None;
+        self.producer = Producer::Wanted(now);
+        let mut actions = vec![Action::Abandon];
+        for (partition, stage) in std::mem::take(&mut self.partitions) {
+            if matches!(stage, Stage::Restoring(_)) {
+                actions.push(Action::CancelRestore(partition));
+            }
+            actions.push(Action::Close(partition));
+        }
         actions
     }
 
@@ -689,6 +709,38 @@ mod tests {
         let actions = bench.on(Event::Lost(vec![Partition(0), Partition(1)]));
         assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "Close", "GiveUp"]);
         assert!(bench.on(Event::ProducerOpened).is_empty());
+    }
+
+    #[test]
+    fn who_is_expelled_holds_nothing_and_begins_again_as_at_the_start() {
+        let mut bench = Bench::running();
+        let third = bench.on(Event::Assigned(
+            vec![Partition(2)],
+            generation("member 1", "generation 2"),
+        ));
+        assert_eq!(names(&third), ["Accept", "Restore"]);
+        bench.order(0, 0, "a");
+        let actions = bench.on(Event::Expelled);
+        assert_eq!(
+            names(&actions),
+            ["Abandon", "Close", "Close", "CancelRestore", "Close"],
+            "and nothing of the consumer"
+        );
+        assert!(bench.admission.partitions().is_empty());
+        assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
+        let late = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+        assert!(late.is_empty(), "{late:?}");
+
+        assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
+        assert!(bench.on(Event::ProducerOpened).is_empty());
+        let assigned = bench.on(Event::Assigned(
+            vec![Partition(2)],
+            generation("member 2", "generation 4"),
+        ));
+        assert_eq!(names(&assigned), ["Accept", "Restore"]);
+        let former = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+        assert!(former.is_empty(), "the restore of the former life: {former:?}");
+        bench.restored(2, 4);
     }
 
     #[test]

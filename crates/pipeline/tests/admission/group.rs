@@ -139,6 +139,17 @@ impl Group {
             .map(|(id, _)| *id)
     }
 
+    /// Whether no member has this instance id.
+    pub(crate) fn is_free(&self, instance: usize) -> bool {
+        self.of_instance(instance).is_none()
+    }
+
+    /// Whether the member that has it is a process.
+    pub(crate) fn is_alive(&self, instance: usize) -> bool {
+        self.of_instance(instance)
+            .is_some_and(|id| self.clients.contains_key(&self.members[&id].process))
+    }
+
     fn meta_of(&self, member: MemberId, instance: usize) -> Meta {
         Meta {
             member,

@@ -30,6 +30,8 @@ pub(crate) struct Process {
     pub(crate) stops: bool,
     /// It has ended by itself.
     pub(crate) left: bool,
+    /// Another member has its instance id; it holds nothing, and joins again when the id is nobody's.
+    awaits_name: bool,
     admission: Admission<Meta>,
     actions: VecDeque<Action<Meta>>,
     doing: Option<Doing>,
@@ -74,6 +76,7 @@ impl Process {
             asleep_until: 0,
             stops: false,
             left: false,
+            awaits_name: false,
             admission: Admission::new(rules, limits, env.now),
             actions: VecDeque::new(),
             doing: None,
@@ -96,6 +99,7 @@ impl Process {
         }
         match self.doing.take() {
             Some(doing) => self.go_on(doing, env)?,
+            None if self.actions.is_empty() && self.awaits_name => self.look(env),
             None if self.actions.is_empty() => self.next_event(env)?,
             None => {}
         }
@@ -227,7 +231,26 @@ impl Process {
         env.trace(|| format!("process {} is replaced", self.id));
         env.count("processes replaced");
         env.group.gone(self.id);
-        self.left = true;
+        // What was to be done in the former membership is done no more.
+        self.actions.clear();
+        self.started.clear();
+        self.awaits_name = true;
+        self.tell(Event::Expelled, env);
+    }
+
+    /// Looks whose its instance id is: nobody's, perhaps that of a ghost yet, or surely that of another process.
+    fn look(&mut self, env: &mut Env) {
+        if env.group.is_free(self.instance) {
+            env.count("memberships begun again");
+            env.group.start(self.id, self.instance);
+            self.awaits_name = false;
+        } else if self.stops || env.group.is_alive(self.instance) && env.chance(1, 20) {
+            self.left = true;
+        }
+    }
+
+    pub(crate) fn awaits_name(&self) -> bool {
+        self.awaits_name
     }
 
     fn restored(&mut self, restored: Restored, env: &mut Env) -> Result<(), Violation> {

@@ -244,6 +244,10 @@ impl World {
         if self.env.group.wants_rebalance() {
             self.rebalance(false);
         }
+        // A dead member that has a live process's name is no member for longer than its session.
+        if self.processes.iter().any(Process::awaits_name) && self.env.chance(1, 20) {
+            self.env.group.bury_dead();
+        }
     }
 
     /// What happens to the group: a member is taken for dead, or partitions move.
