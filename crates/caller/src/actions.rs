@@ -89,7 +89,7 @@ impl Shell {
     fn load(&mut self, assignment: Assignment, partitions: Vec<Partition>) -> Option<Event<Job>> {
         if let Err(error) = self.consumer.accept(&partitions) {
             tracing::warn!(%error, "partitions cannot be accepted");
-            return Some(Event::ClientLost);
+            return Some(self.client_lost(&error));
         }
         for partition in &partitions {
             let permit = Permit::new(self.epoch);
@@ -107,7 +107,7 @@ impl Shell {
         None
     }
 
-    fn start(&self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<Job>> {
+    fn start(&mut self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<Job>> {
         let topic = &self.config.topics.pending;
         if is_first {
             tracing::warn!(
@@ -122,7 +122,7 @@ impl Shell {
             }
             Err(error) => {
                 tracing::warn!(%error, "a partition cannot be started");
-                Some(Event::ClientLost)
+                Some(self.client_lost(&error))
             }
         }
     }
@@ -256,7 +256,7 @@ impl Shell {
             }
             Err(error) => {
                 tracing::warn!(%error, "partitions cannot be given up");
-                Some(Event::ClientLost)
+                Some(self.client_lost(&error))
             }
         }
     }
@@ -264,6 +264,15 @@ impl Shell {
     fn rejoin(&mut self, why: Rejoin) -> anyhow::Result<()> {
         self.metrics.rejoins.inc();
         tracing::warn!(reason = %why, "the group is left and joined anew; nothing is sent meanwhile");
+        self.let_all_go();
+        // Who joined now would throw the other out.
+        if !self.is_fenced {
+            self.join_anew()?;
+        }
+        Ok(())
+    }
+
+    fn let_all_go(&mut self) {
         self.permits.values().for_each(Permit::withhold);
         self.permits.clear();
         self.permitted_until = None;
@@ -271,6 +280,9 @@ impl Shell {
         self.tell_refused();
         self.commits_sent += 1;
         self.group_metadata = None;
+    }
+
+    pub(crate) fn join_anew(&mut self) -> anyhow::Result<()> {
         let (consumer, ready) = join(&self.config)?;
         let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
         self.ready = ready;

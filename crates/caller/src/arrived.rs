@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kafka::Fault;
+use kafka::namesake::Standing;
 use pipeline::delivery::{Assignment, CallId, Doubt, Loaded, Report};
 use records::{Offset, Partition};
 use tokio::sync::oneshot;
@@ -48,5 +49,7 @@ pub(crate) enum Arrived {
         calls: usize,
         took: Duration,
     },
+    /// Whose the instance id is that another member had taken.
+    Settled(Standing),
     Calls(oneshot::Sender<Vec<CallView>>),
 }

@@ -49,9 +49,9 @@ impl Shell {
     /// A commit has come to something.
     ///
     /// # Errors
-    /// It cannot be made until a person acts, or another process has taken our place.
+    /// It cannot be made until a person acts.
     pub(crate) fn committed(
-        &self,
+        &mut self,
         number: u64,
         result: Result<(), Fault>,
         took: Duration,
@@ -64,6 +64,10 @@ impl Shell {
             Ok(()) => {
                 kill_at!("after-commit");
                 (CommitResult::Done, "done")
+            }
+            Err(error) if error.class == Class::Replaced => {
+                self.replaced_by(&error);
+                (CommitResult::Fenced, label_of(CommitResult::Fenced))
             }
             Err(error) => {
                 let result = commit_result(error)?;
@@ -108,7 +112,7 @@ fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
         RebalanceInProgress, UnknownMemberId,
     };
     let result = match (error.class, error.code()) {
-        (Class::Replaced | Class::Refused, _) => return Err(error.into()),
+        (Class::Refused, _) => return Err(error.into()),
         (_, Some(UnknownMemberId)) => CommitResult::Fenced,
         // An old generation is normal for a sound member while others join or leave. If ours is over, the
         // group says so; until a commit is taken, nothing proves that calls may be sent.

@@ -215,7 +215,7 @@ impl Shell {
     /// # Errors
     /// Another process has taken our place.
     pub(crate) fn deferred(
-        &self,
+        &mut self,
         number: u64,
         deferred: Deferred,
         calls: usize,
@@ -234,7 +234,10 @@ impl Shell {
                 tracing::debug!("calls are deferred when the transactional producer is open");
                 return Ok(Some(CommitResult::NotDone));
             }
-            Deferred::NotDone(fault) if fault.class == Class::Replaced => return Err(fault.into()),
+            Deferred::NotDone(fault) if fault.class == Class::Replaced => {
+                self.replaced_by(&fault);
+                (CommitResult::Fenced, "fenced")
+            }
             Deferred::NotDone(fault) => {
                 let is_fenced = fault.code() == Some(RDKafkaErrorCode::UnknownMemberId);
                 match fault.class {

@@ -20,6 +20,7 @@ mod outage;
 mod pace;
 mod policies;
 mod publishing;
+mod replaced;
 mod run;
 mod secret;
 mod shell;

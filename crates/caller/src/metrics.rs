@@ -45,10 +45,6 @@ pub(crate) struct Metrics {
     pending: Gauge,
     pending_bytes: Gauge,
     partitions: Family<ByState, Gauge>,
-    /// Partitions that belong to no member of the group.
-    pub(crate) unowned: Gauge,
-    /// Rebalances that this instance made, so that such partitions are handed out.
-    pub(crate) rebalances_made: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,8 +116,6 @@ impl Metrics {
             pending: Gauge::default(),
             pending_bytes: Gauge::default(),
             partitions: Family::default(),
-            unowned: Gauge::default(),
-            rebalances_made: Counter::default(),
         };
         for answer in Answer::ALL.map(Answer::as_str) {
             drop(metrics.requests.get_or_create(&ByAnswer { answer }));
@@ -277,16 +271,6 @@ impl Metrics {
             "outbox_call_partitions",
             "Partitions by state",
             metrics.partitions.clone(),
-        );
-        registry.register(
-            "outbox_partitions_unowned",
-            "Partitions that belong to no member of the group, though no rebalance is under way",
-            metrics.unowned.clone(),
-        );
-        registry.register(
-            "outbox_rebalances_made",
-            "Rebalances made by this instance, so that partitions that belong to nobody are handed out",
-            metrics.rebalances_made.clone(),
         );
         metrics
     }

@@ -13,7 +13,7 @@ use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
 use pipeline::delivery::{Delivery, Event, NotSent, Report, Verdict};
 use service::failpoint::kill_at;
-use service::{Health, Shutdown};
+use service::{GroupHealth, Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::arrived::Arrived;
@@ -65,6 +65,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
 pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
     let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
+    let group_health = GroupHealth::register(&mut registry, health);
     let (sender, inbox) = unbounded_channel();
     let questions = sender.clone();
     // Where the loop is gone the question is dropped, which tells the one who asked.
@@ -86,7 +87,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     )?;
     let shell = Shell::new(config, join(config)?, producer, sender, metrics.clone(), health)?;
     let admin = Arc::new(admin.await.context("reaching the cluster")??);
-    let myself = group::watch(config, &admin, &metrics, health)?;
+    let myself = group::watch(config, &admin, &group_health)?;
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,
@@ -106,6 +107,9 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         inbox,
         gauges_set_at: None,
         myself,
+        admin,
+        group_health,
+        is_settling: false,
     }
     .turn_until_finished(health, shutdown)
     .await?;
@@ -118,13 +122,17 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     Ok(())
 }
 
-struct Loop {
+pub(crate) struct Loop {
     delivery: Delivery<Job>,
-    shell: Shell,
+    pub(crate) shell: Shell,
     inbox: UnboundedReceiver<Arrived>,
     gauges_set_at: Option<Instant>,
     /// Who we are in the group, for the watch over it.
     myself: Myself,
+    pub(crate) admin: Arc<Admin>,
+    pub(crate) group_health: GroupHealth,
+    /// It is being found out whose our instance id is.
+    pub(crate) is_settling: bool,
 }
 
 impl Loop {
@@ -154,6 +162,7 @@ impl Loop {
             has_more = self.poll()?;
             self.take_inbox(first)?;
             self.take_time()?;
+            self.settle_if_fenced(shutdown);
             self.set_gauges();
         }
         Ok(self.shell)
@@ -205,6 +214,10 @@ impl Loop {
 
     /// Takes in what the consumer has. Returns whether there may be more.
     fn poll(&mut self) -> anyhow::Result<bool> {
+        if self.shell.is_fenced {
+            // There is no membership that it could tell of.
+            return Ok(false);
+        }
         let consumer = Arc::clone(&self.shell.consumer);
         let mut nothing = 0;
         for _ in 0..PER_TURN {
@@ -221,15 +234,9 @@ impl Loop {
                         tracing::warn!(%error, "the consumer reports an error that mends itself");
                         continue;
                     }
-                    Class::ClientLost => {
+                    Class::ClientLost | Class::Replaced => {
                         tracing::warn!(%error, "the consumer cannot go on");
-                        Event::ClientLost
-                    }
-                    Class::Replaced => {
-                        return Err(error).context(format!(
-                            "another caller runs with the instance id {:?}; each needs one of its own",
-                            self.shell.config.caller.instance_id
-                        ));
+                        self.shell.client_lost(&error)
                     }
                     Class::Refused => return Err(error.into()),
                 },
@@ -241,7 +248,7 @@ impl Loop {
                 tokio::task::spawn_blocking(move || drop(consumer));
                 return Ok(true);
             }
-            if self.shell.is_finished {
+            if self.shell.is_finished || self.shell.is_fenced {
                 return Ok(true);
             }
         }
@@ -359,6 +366,7 @@ impl Loop {
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);
                 Ok(())
             }
+            Arrived::Settled(standing) => self.settled(&standing),
             Arrived::Calls(answer) => {
                 let topic = &self.shell.config.topics.pending;
                 // Whoever asked may have gone.

@@ -53,6 +53,8 @@ pub(crate) struct Shell {
     pub(crate) refused: BTreeMap<Partition, String>,
     /// What the report that is being taken in says, for the log line of what follows from it.
     pub(crate) told: Option<Told>,
+    /// Another member has taken our instance id, and it is not known yet whose it is.
+    pub(crate) is_fenced: bool,
     pub(crate) is_finished: bool,
 }
 
@@ -113,6 +115,7 @@ impl Shell {
             group_metadata: None,
             refused: BTreeMap::new(),
             told: None,
+            is_fenced: false,
             is_finished: false,
         })
     }

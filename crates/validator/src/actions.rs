@@ -182,24 +182,21 @@ impl Shell {
             }
             Ended::Aborted(fault) => {
                 self.metrics.ended(End::Aborted);
-                self.failed(
-                    &fault,
-                    "the transaction is aborted, and its orders are read again",
-                )
+                self.failed(fault, "the transaction is aborted, and its orders are read again")
             }
             Ended::Unknown(fault) => {
                 self.metrics.ended(End::Unknown);
                 self.failed(
-                    &fault,
+                    fault,
                     "whether the transaction is committed is unknown; Kafka is asked",
                 )
             }
         }
     }
 
-    fn failed(&self, fault: &Fault, meaning: &str) -> anyhow::Result<Event<Bound>> {
+    fn failed(&self, fault: Fault, meaning: &str) -> anyhow::Result<Event<Bound>> {
         match fault.class {
-            Class::Replaced => bail!("{}", self.replaced(fault)),
+            Class::Replaced => return Err(fault.into()),
             Class::Refused => {
                 bail!("{fault}; nothing of this transaction is committed, and the validator cannot go on")
             }
@@ -207,16 +204,6 @@ impl Shell {
         }
         tracing::warn!(error = %fault, "{meaning}");
         Ok(Event::Failed)
-    }
-
-    /// What it means that another process joined under the same instance id.
-    pub(crate) fn replaced(&self, fault: &Fault) -> String {
-        format!(
-            "another validator has joined group {:?} as {:?}, so this one leaves; its store stays, and nothing of it \
-             was committed since. Give each validator a validator.instance_id of its own. If there is no other, \
-             the group has taken a request of this one twice while a broker was away: start it again. ({fault})",
-            self.config.kafka.group_id, self.config.validator.instance_id
-        )
     }
 
     fn apply(

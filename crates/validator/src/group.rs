@@ -1,27 +1,22 @@
 //! The watch over this validator's group: whether partitions belong to nobody, and what that means for readiness and
-//! metrics.
+//! metrics; and whether our place in it is another's.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use kafka::admin::Admin;
 use kafka::group_watch::{self, Myself, Told, Watched};
-use service::Health;
+use kafka::namesake_watch::Fenced;
+use service::GroupHealth;
 use service::failpoint::guard_removed;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
 
 /// Watches until the process ends.
 ///
 /// # Errors
 /// There is no thread left.
-pub(crate) fn watch(
-    config: &Config,
-    admin: &Arc<Admin>,
-    metrics: &Metrics,
-    health: &Health,
-) -> anyhow::Result<Myself> {
+pub(crate) fn watch(config: &Config, admin: &Arc<Admin>, health: &GroupHealth) -> anyhow::Result<Myself> {
     let myself = Myself::default();
     if guard_removed!("guard-unowned") {
         return Ok(myself);
@@ -36,23 +31,23 @@ pub(crate) fn watch(
         // A partition is given up once the open transaction has ended.
         give_up_max: config.validator.commit_timeout,
     };
-    let (metrics, health) = (metrics.clone(), health.clone());
+    let health = health.clone();
     group_watch::watch(watched, &myself, move |told| match told {
-        Told::Unowned(count, reason) => {
-            metrics.unowned.set(i64::try_from(count).unwrap_or(i64::MAX));
-            health.unmet_because(GROUP, reason);
-        }
-        Told::AtRest => {
-            metrics.unowned.set(0);
-            health.met(GROUP);
-        }
-        Told::Rebalanced => {
-            metrics.rebalances_made.inc();
-        }
+        Told::Unowned(count, reason) => health.unowned(count, reason),
+        Told::AtRest => health.at_rest(),
+        Told::Rebalanced => health.rebalanced(),
     })
     .context("the thread that watches the group cannot be started")?;
     Ok(myself)
 }
 
-/// The name of the condition that each partition belongs to some member of the group.
-const GROUP: &str = "group";
+/// What is to be known of the group when another member has taken this validator's instance id.
+pub(crate) fn fenced(config: &Config, admin: &Arc<Admin>) -> Fenced {
+    Fenced {
+        admin: Arc::clone(admin),
+        group_id: config.kafka.group_id.clone(),
+        topic: config.topics.orders.clone(),
+        instance_id: config.validator.instance_id.clone(),
+        session_timeout: config.validator.session_timeout,
+    }
+}

@@ -7,8 +7,10 @@ mod metrics;
 mod outgoing;
 mod queries;
 mod reach;
+mod replaced;
 mod restore;
 mod run;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -43,7 +45,7 @@ fn start() -> anyhow::Result<()> {
     config.check()?;
     let health = Health::new(run::TICK_WAIT_MAX);
     if flags.check {
-        run::check_topics(&config)?;
+        topics::check(&config)?;
         println!("the settings and the topics are sound");
         return Ok(());
     }

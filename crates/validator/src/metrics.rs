@@ -26,10 +26,6 @@ pub(crate) struct Metrics {
     pub(crate) restore_seconds: Histogram,
     pub(crate) stores_rebuilt: Counter,
     partitions: Family<ByStage, Gauge>,
-    /// Partitions that belong to no member of the group.
-    pub(crate) unowned: Gauge,
-    /// Rebalances that this instance made, so that such partitions are handed out.
-    pub(crate) rebalances_made: Counter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,8 +80,6 @@ impl Metrics {
             restore_seconds: seconds(),
             stores_rebuilt: Counter::default(),
             partitions: Family::default(),
-            unowned: Gauge::default(),
-            rebalances_made: Counter::default(),
         };
         // Registered under names without `_total`, which the text format appends to counters.
         registry.register(
@@ -137,16 +131,6 @@ impl Metrics {
             "outbox_partitions",
             "Assigned partitions by stage",
             metrics.partitions.clone(),
-        );
-        registry.register(
-            "outbox_partitions_unowned",
-            "Partitions that belong to no member of the group, though no rebalance is under way",
-            metrics.unowned.clone(),
-        );
-        registry.register(
-            "outbox_rebalances_made",
-            "Rebalances made by this instance, so that partitions that belong to nobody are handed out",
-            metrics.rebalances_made.clone(),
         );
         // Each reason is there from the start, so that the first one shows as an increase.
         for reason in Reason::ALL {

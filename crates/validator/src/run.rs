@@ -1,23 +1,22 @@
 //! The run loop: next event, ask the state machine, do the actions. One thread owns consumer, producer
 //! and stores.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use kafka::fault::{Class, Fault};
 use kafka::group_watch::Myself;
-use kafka::topics::{Required, Role};
 use kafka::{Consumer, Happening, Headers};
 use pipeline::admission::{Action, Admission, Event, Input, Membership, Stage, Taken};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
-use service::{Health, Shutdown};
+use service::{GroupHealth, Health, Shutdown};
 use store::StateDirectory;
 
 use crate::actions::{Bound, Shell};
@@ -26,7 +25,9 @@ use crate::group;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
 use crate::reach::{self, Noticed};
+use crate::replaced;
 use crate::restore::{Outcome, Restored, Restorers};
+use crate::topics::{self, Topics};
 
 /// The longest sound turn of the loop: a commit and the opening of a producer, each at their limits.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         partitions,
         record_bytes_max,
         ids,
-    } = check_topics(config)?;
+    } = topics::check(config)?;
     directory.claim(&format!(
         "{} and {} with {partitions} partitions",
         config.topics.orders, config.topics.changelog
@@ -53,14 +54,15 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
 
     let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
+    let group_health = GroupHealth::register(&mut registry, health);
     let (route, queries) = queries::route();
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
     let noticed = reach::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
-    let myself = group::watch(config, &admin, &metrics, health)?;
+    let myself = group::watch(config, &admin, &group_health)?;
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
-    let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
+    let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
     let admission = Admission::new(rules, config.limits(), Instant::now());
     let shell = Shell {
@@ -79,10 +81,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         partitions,
         "validator started",
     );
-    // Without an assignment nothing is known of any partition; then it is known that there is none.
-    health.unmet_because(PARTITIONS, "the group has not assigned any partitions yet");
-    health.met(Health::STARTED);
-    Loop {
+    let mut member = Loop {
         is_assigned: false,
         noticed,
         myself,
@@ -93,64 +92,28 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         health,
         persist_next: 0,
         persist_at: Instant::now(),
+    };
+    member.is_unassigned();
+    health.met(Health::STARTED);
+    while let Err(error) = member.turn_until_left(&consumer, shutdown) {
+        let fault = replaced::told_by(error)?;
+        member.let_all_go(consumer, &fault, &group_health)?;
+        if !member.await_name(&group::fenced(config, &admin), &group_health, shutdown)? {
+            return Ok(());
+        }
+        consumer = join(config)?;
+        group_health.begun_again();
     }
-    .turn_until_left(&consumer, shutdown)?;
     consumer.leave();
     tracing::info!("validator left");
     Ok(())
 }
 
-/// What the validator needs to know of the topics.
-pub(crate) struct Topics {
-    /// How many partitions the pipeline has.
-    partitions: usize,
-    /// The largest record that the outbox takes, in bytes.
-    record_bytes_max: usize,
-    /// The ids of the topics that the state directory holds the state of.
-    ids: BTreeMap<String, String>,
+fn join(config: &Config) -> Result<Consumer, Fault> {
+    Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)
 }
 
-/// Checks the topics.
-///
-/// # Errors
-/// What would break a guarantee, or the brokers cannot be reached.
-pub(crate) fn check_topics(config: &Config) -> anyhow::Result<Topics> {
-    let required = Required {
-        topics: &config.topics,
-        role: Role::Validator,
-        // The state directory remembers it, and is asked once it is known that the topics agree.
-        partitions_remembered: None,
-        bootstrap_servers: &config.kafka.bootstrap_servers,
-    };
-    let existing = kafka::start::check(&config.kafka, &config.validator.instance_id, &required)?;
-    let orders = existing
-        .get(&config.topics.orders)
-        .context("the orders topic was not described")?;
-    let pending = existing
-        .get(&config.topics.pending)
-        .context("the outbox was not described")?;
-    let record_bytes_max = pending
-        .configs
-        .get("max.message.bytes")
-        .and_then(|bytes| bytes.parse().ok())
-        .with_context(|| {
-            format!(
-                "the topic {:?} does not tell its max.message.bytes",
-                config.topics.pending
-            )
-        })?;
-    let ids = [&config.topics.orders, &config.topics.changelog]
-        .into_iter()
-        .filter_map(|topic| Some((topic.clone(), existing.get(topic)?.id.clone()?)))
-        .collect();
-    Ok(Topics {
-        partitions: orders.partitions,
-        record_bytes_max,
-        ids,
-    })
-}
-
-struct Loop<'a> {
+pub(crate) struct Loop<'a> {
     /// Whether the group has told of an assignment, perhaps of none.
     is_assigned: bool,
     noticed: Arc<Noticed>,
@@ -159,16 +122,16 @@ struct Loop<'a> {
     /// How many the orders topic had at the start.
     partitions: usize,
     admission: Admission<Bound>,
-    shell: Shell,
+    pub(crate) shell: Shell,
     queries: Receiver<Query>,
-    health: &'a Health,
+    pub(crate) health: &'a Health,
     /// Which store is made durable next, and when: one after the other, so that no turn waits for all.
     persist_next: usize,
     persist_at: Instant,
 }
 
 impl Loop<'_> {
-    fn turn_until_left(mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
+    fn turn_until_left(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !self.shell.left {
             self.health.tick();
             if shutdown.is_requested() {
@@ -278,15 +241,15 @@ impl Loop<'_> {
                 tracing::error!(error = %fault, "orders may have been deleted before they were processed; looking");
                 Event::Failed
             }
-            Err(fault) => return self.poll_failed(&fault).map(|()| false),
+            Err(fault) => return self.poll_failed(fault).map(|()| false),
         };
         self.tell(consumer, event)?;
         Ok(false)
     }
 
-    fn poll_failed(&mut self, fault: &Fault) -> anyhow::Result<()> {
+    fn poll_failed(&mut self, fault: Fault) -> anyhow::Result<()> {
         match fault.class {
-            Class::Replaced => bail!("{}", self.shell.replaced(fault)),
+            Class::Replaced => Err(fault.into()),
             Class::ClientLost | Class::Refused => bail!("{fault}; the validator cannot go on"),
             Class::Retriable | Class::Abortable => {
                 tracing::warn!(error = %fault, "reading the orders is tried again");
@@ -362,7 +325,7 @@ impl Loop<'_> {
 
     /// Tells the machine what happened, and does what it asks for: in its order, but what comes of an
     /// action comes before the next one.
-    fn tell(&mut self, consumer: &Consumer, event: Event<Bound>) -> anyhow::Result<()> {
+    pub(crate) fn tell(&mut self, consumer: &Consumer, event: Event<Bound>) -> anyhow::Result<()> {
         let mut actions: VecDeque<Action<Bound>> = self.admission.on(event, Instant::now()).into();
         while let Some(action) = actions.pop_front() {
             if let Some(event) = self.shell.perform(consumer, action)? {
@@ -373,6 +336,13 @@ impl Loop<'_> {
         }
         self.tell_health();
         Ok(())
+    }
+
+    /// Without an assignment nothing is known of any partition; then it is known that there is none.
+    pub(crate) fn is_unassigned(&mut self) {
+        self.is_assigned = false;
+        self.health
+            .unmet_because(PARTITIONS, "the group has not assigned any partitions yet");
     }
 
     fn tell_health(&self) {
@@ -418,7 +388,7 @@ impl Loop<'_> {
         }
     }
 
-    fn answer(&self) {
+    pub(crate) fn answer(&self) {
         while let Ok(Query { key, answer }) = self.queries.try_recv() {
             let found = self.shell.stores.iter().find_map(|(partition, store)| {
                 store.get(&key).ok().flatten().map(|entry| (*partition, entry))

@@ -1,6 +1,6 @@
 //! What the stories about one validator ask it, and the topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -50,6 +50,18 @@ pub(crate) fn await_verdicts(pipeline: &Pipeline) -> Result<()> {
             Ok(0) => ControlFlow::Break(()),
             Ok(lag) => ControlFlow::Continue(format!("{lag} orders without one")),
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
+        })
+    })
+}
+
+/// Waits until so many orders have an outcome.
+pub(crate) fn await_outcomes(pipeline: &Pipeline, count: usize) -> Result<()> {
+    await_until("each order has its outcome", LIMIT, || {
+        let processed = read_topic(&pipeline.kafka, &pipeline.topics.processed, Keep::Fingerprints)?;
+        let keys: HashSet<_> = processed.into_iter().map(|outcome| outcome.key).collect();
+        Ok(match keys.len() {
+            found if found == count => ControlFlow::Break(()),
+            found => ControlFlow::Continue(format!("{found} of {count}")),
         })
     })
 }

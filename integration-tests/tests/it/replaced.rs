@@ -1,47 +1,45 @@
-//! A second process under the same instance id: the first leaves, says why, and does no harm.
+//! A second member under the same instance id: the first lets go of everything and looks whose the id is. Where another
+//! process has it, the first leaves, says why, and does no harm; where nobody has, it goes on by itself.
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
+use harness::api::Api;
 use harness::lane::await_ready;
-use harness::pipeline::Pipeline;
-use harness::sending::{orders, send};
+use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
+use harness::sending::{Handmade, orders, send};
 
-use crate::asking::{LIMIT, await_verdicts, expect_outbox};
+use crate::asking::{LIMIT, await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
 use crate::in_turn;
 
 #[test]
 fn a_validator_whose_name_another_has_taken_leaves() {
     in_turn(|| {
-        let mut pipeline = Pipeline::create("replaced", 2)?;
-        let topic = pipeline.topics.orders.clone();
-        let mut first = pipeline.validator(1)?;
-        first.process.start()?;
-        await_ready(&mut first, LIMIT)?;
-        let mut sent = orders(0, "first", 100);
-        send(&pipeline.kafka, &topic, &sent)?;
-        await_verdicts(&pipeline)?;
-
-        // The same name, another state directory: a copy of the settings, made in a hurry.
-        let settings = pipeline.validator_settings(1);
-        let settings = settings.with("store.dir", pipeline.folder().join("state-of-the-other"));
-        let mut second = pipeline.service("validator", 2, settings)?;
+        let (mut pipeline, mut first, mut sent) = one_at_work("replaced")?;
+        let mut second = namesake(&pipeline)?;
         second.process.start()?;
-        let status = first.process.wait_exit(LIMIT)?;
+        await_unready(&mut first, &["instance-id"])?;
+        await_ready(&mut second, LIMIT)?;
+        send_all(&pipeline, &mut sent, orders(1, "both", 100))?;
+
+        let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
         ensure!(!status.success(), "the first has left as if all were well");
         let log = first.process.last_life()?;
         for words in [
             "another validator has joined group",
             "validator-1",
             "validator.instance_id of its own",
+            "and lives",
         ] {
             ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
         }
-        await_ready(&mut second, LIMIT)?;
-        let more = orders(1, "second", 100);
-        send(&pipeline.kafka, &topic, &[sent.clone(), more.clone()].concat())?;
-        sent.extend(more);
-        await_verdicts(&pipeline)?;
+        second.expect_running()?;
+        let log = second.process.last_life()?;
+        ensure!(
+            !log.contains(FENCED),
+            "the second was fenced by the first:\n{log}"
+        );
+        send_all(&pipeline, &mut sent, orders(0, "second", 100))?;
         expect_outbox(&pipeline, &[&sent])?;
         second.process.terminate(Duration::from_secs(30))?;
 
@@ -49,7 +47,7 @@ fn a_validator_whose_name_another_has_taken_leaves() {
         first.process.start()?;
         await_ready(&mut first, LIMIT)?;
         ensure!(
-            crate::asking::counter(&first, "outbox_stores_rebuilt_total")? == 0,
+            counter(&first, "outbox_stores_rebuilt_total")? == 0,
             "its store was rebuilt"
         );
         first.process.terminate(Duration::from_secs(30))?;
@@ -57,3 +55,131 @@ fn a_validator_whose_name_another_has_taken_leaves() {
         Ok(())
     });
 }
+
+/// To the group a process that is killed as soon as it has joined is what a request to join is that was taken twice:
+/// a member with the name, and nobody behind it.
+#[test]
+fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
+    in_turn(|| {
+        let (mut pipeline, mut first, mut sent) = one_at_work("ghost")?;
+        let id = first.process.id();
+        let mut ghost = namesake(&pipeline)?;
+        ghost.process.start()?;
+        await_unready(&mut first, &["instance-id"])?;
+        ghost.process.kill()?;
+        send_all(&pipeline, &mut sent, orders(1, "after", 100))?;
+
+        await_ready(&mut first, LIMIT)?;
+        ensure!(first.process.id() == id, "it was started again");
+        expect_outbox(&pipeline, &[&sent])?;
+        ensure!(
+            counter(&first, "outbox_memberships_begun_again_total")? == 1,
+            "it does not count what has happened"
+        );
+        ensure!(
+            counter(&first, "outbox_stores_rebuilt_total")? == 0,
+            "its store was rebuilt"
+        );
+        first.process.terminate(Duration::from_secs(30))?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+/// The same for a caller, whose membership is static by setting: first a ghost takes its name, and then another one.
+#[test]
+fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
+    in_turn(|| {
+        let mut pipeline = Pipeline::create("replaced-calls", 2)?;
+        let api = Api::start(&pipeline, &[])?;
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        let caller = |number| {
+            let settings = pipeline.caller_settings(1, &api.url);
+            pipeline.service("caller", number, settings.with("caller.membership", "static"))
+        };
+        let (mut first, mut ghost, mut second) = (caller(1)?, caller(2)?, caller(3)?);
+        let mut sent = 0;
+        let mut call = |name: &str, partition| {
+            let more = orders(partition, name, 50);
+            sent += more.len();
+            send(&pipeline.kafka, &pipeline.topics.orders, &more)?;
+            await_outcomes(&pipeline, sent)
+        };
+        first.process.start()?;
+        await_ready(&mut first, LIMIT)?;
+        let id = first.process.id();
+        call("first", 0)?;
+
+        ghost.process.start()?;
+        await_unready(&mut first, &["instance-id"])?;
+        ghost.process.kill()?;
+        call("after-the-ghost", 1)?;
+        await_ready(&mut first, LIMIT)?;
+        ensure!(first.process.id() == id, "it was started again");
+        ensure!(
+            counter(&first, "outbox_memberships_begun_again_total")? == 1,
+            "it does not count what has happened"
+        );
+
+        second.process.start()?;
+        await_unready(&mut first, &["instance-id"])?;
+        call("second", 0)?;
+        let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
+        ensure!(!status.success(), "the first has left as if all were well");
+        let log = first.process.last_life()?;
+        for words in [
+            "another caller has joined group",
+            "caller.instance_id of its own",
+            "and lives",
+        ] {
+            ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
+        }
+        second.expect_running()?;
+        let log = second.process.last_life()?;
+        ensure!(
+            !log.contains("has taken this caller's instance id"),
+            "the second was fenced:\n{log}"
+        );
+        ensure!(
+            api.requests()?.len() == sent,
+            "{} requests for {sent} orders",
+            api.requests()?.len()
+        );
+        for service in [&mut second, &mut validator] {
+            service.process.terminate(Duration::from_secs(30))?;
+        }
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+/// A validator that has processed some orders, and these.
+fn one_at_work(name: &str) -> Result<(Pipeline, Service, Vec<Handmade>)> {
+    let pipeline = Pipeline::create(name, 2)?;
+    let mut first = pipeline.validator(1)?;
+    first.process.start()?;
+    await_ready(&mut first, LIMIT)?;
+    let mut sent = Vec::new();
+    send_all(&pipeline, &mut sent, orders(0, "first", 100))?;
+    Ok((pipeline, first, sent))
+}
+
+/// The same name, another state directory: a copy of the settings, made in a hurry.
+fn namesake(pipeline: &Pipeline) -> Result<Service> {
+    let settings = pipeline.validator_settings(1);
+    let settings = settings.with("store.dir", pipeline.folder().join("state-of-the-other"));
+    pipeline.service("validator", 2, settings)
+}
+
+/// Sends what was sent before once more, and more, and waits until each has its verdict.
+fn send_all(pipeline: &Pipeline, sent: &mut Vec<Handmade>, more: Vec<Handmade>) -> Result<()> {
+    sent.extend(more);
+    send(&pipeline.kafka, &pipeline.topics.orders, sent)?;
+    await_verdicts(pipeline)
+}
+
+/// What comes on top of the session until it is known that the other lives, on a busy machine.
+const DECIDED_MAX: Duration = Duration::from_secs(15);
+/// What a program logs when another has its name.
+const FENCED: &str = "has taken this validator's instance id";

@@ -2,20 +2,16 @@
 //! yet. When it is back it has its old place, without a rebalance, and what it gave up belongs to nobody. Somebody
 //! must see that, say so, and have it handed out; sessions are long here, so that nothing else does.
 
-use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use harness::api::Api;
 use harness::lane::await_ready;
 use harness::pipeline::{Pipeline, Service};
-use harness::read::{Keep, read_topic};
 use harness::sending::{Handmade, orders, send};
 use harness::settings::Settings;
-use harness::wait::await_until;
 
-use crate::asking::{await_unready, await_verdicts, counter, expect_outbox};
+use crate::asking::{await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
 use crate::in_turn;
 
 const PARTITIONS: i32 = 4;
@@ -121,17 +117,6 @@ fn told_and_mended(
         "its log says nothing of it"
     );
     Ok(())
-}
-
-fn await_outcomes(pipeline: &Pipeline, count: usize) -> Result<()> {
-    await_until("each order has its outcome", START_MAX, || {
-        let processed = read_topic(&pipeline.kafka, &pipeline.topics.processed, Keep::Fingerprints)?;
-        let keys: HashSet<_> = processed.into_iter().map(|outcome| outcome.key).collect();
-        Ok(match keys.len() {
-            found if found == count => ControlFlow::Break(()),
-            found => ControlFlow::Continue(format!("{found} of {count}")),
-        })
-    })
 }
 
 fn orders_everywhere(name: &str) -> Vec<Handmade> {
