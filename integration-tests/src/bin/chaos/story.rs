@@ -81,6 +81,7 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
     let settled = settle(&pipeline);
     for lane in &mut lanes {
         lane.terminate(&tally)?;
+        lane.count_begun_again(&tally)?;
     }
     let observed = observers.end()?;
 

@@ -17,6 +17,7 @@ pub(crate) enum Fault {
     Bounced,
     Rolled,
     EndedByItself,
+    BegunAgain,
     BrokerKilled,
     BrokerBounced,
     BrokerFrozen,
@@ -24,7 +25,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All of them, in the order of the table.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Killed,
         Self::KilledStarting,
         Self::Gone,
@@ -36,6 +37,7 @@ impl Fault {
         Self::Bounced,
         Self::Rolled,
         Self::EndedByItself,
+        Self::BegunAgain,
         Self::BrokerKilled,
         Self::BrokerBounced,
         Self::BrokerFrozen,
@@ -55,6 +57,7 @@ impl Fault {
             | Self::Bounced
             | Self::Rolled
             | Self::EndedByItself
+            | Self::BegunAgain
             | Self::BrokerKilled
             | Self::BrokerBounced
             | Self::BrokerFrozen => false,
@@ -75,6 +78,7 @@ impl Fault {
             Self::Bounced => "validator restarted (SIGTERM)",
             Self::Rolled => "rolling restart, from all to 1 to all",
             Self::EndedByItself => "validator ended by itself",
+            Self::BegunAgain => "validator shut out by a ghost of itself, and joined again",
             Self::BrokerKilled => "broker killed (kill -9)",
             Self::BrokerBounced => "broker restarted (SIGTERM)",
             Self::BrokerFrozen => "broker stopped for a while",

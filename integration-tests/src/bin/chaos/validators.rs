@@ -21,6 +21,8 @@ const READY_MAX: Duration = Duration::from_secs(180);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// An orchestrator starts what has ended again, but not for ever.
 const ENDED_MAX: u32 = 20;
+/// What a validator logs then.
+const BEGUN_AGAIN: &str = "the member that had taken the instance id is gone";
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A validator and its row of mishaps.
@@ -166,6 +168,15 @@ impl Lane {
         tally.count(fault);
         // What it has in its hands, it does now; it may be a while until it hears that it was shut out.
         pause(Duration::from_millis(500))
+    }
+
+    /// How often it was shut out by a member that was nobody, in all its lives: that ends no process.
+    pub(crate) fn count_begun_again(&self, tally: &Tally) -> Result<()> {
+        let log = self.service.process.log()?;
+        log.lines()
+            .filter(|line| line.contains(BEGUN_AGAIN))
+            .for_each(|_| tally.count(Fault::BegunAgain));
+        Ok(())
     }
 
     /// Whether it has ended though nobody killed it.
