@@ -42,6 +42,10 @@ pub(crate) struct CallerSettings {
     /// Requests under way at once, over all partitions. A call that waits for its next attempt does not
     /// count, so calls that keep failing do not take the others' places.
     pub(crate) calls_in_flight_max: usize,
+    /// Under `park` and `verify`, calls whose beginning may be noted before there is a place in flight for them, so
+    /// that none of these waits for a commit. No more are than the API has answered in the time of two commits. A
+    /// caller that is killed leaves them in doubt, like those in flight.
+    pub(crate) begin_ahead_max: usize,
     /// What to do when nobody can know whether the API has processed an order.
     pub(crate) on_ambiguous: OnAmbiguous,
     /// The header of a pending call that says so for this one: `retry`, `park` or `verify`; empty: none. A
@@ -142,6 +146,7 @@ impl Default for CallerSettings {
             instance_id: "caller-0".into(),
             membership: MembershipSetting::Dynamic,
             calls_in_flight_max: 64,
+            begin_ahead_max: 128,
             on_ambiguous: OnAmbiguous::Retry,
             policy_header: String::new(),
             calls_held_max: 500,
@@ -187,6 +192,11 @@ impl Config {
             (1..=10_000).contains(&caller.calls_in_flight_max),
             "the setting caller.calls_in_flight_max is {}; it must be from 1 to 10000",
             caller.calls_in_flight_max
+        );
+        ensure!(
+            caller.begin_ahead_max <= 10_000,
+            "the setting caller.begin_ahead_max is {}; it must be from 0 to 10000",
+            caller.begin_ahead_max
         );
         pace::check(&self.outage, &self.pace, caller.calls_in_flight_max)?;
         ensure!(
@@ -240,6 +250,7 @@ impl Config {
         let caller = &self.caller;
         Limits {
             calls_in_flight_max: caller.calls_in_flight_max,
+            begin_ahead_max: caller.begin_ahead_max,
             calls_held_max: caller.calls_held_max,
             bytes_held_max: usize::try_from(caller.bytes_held_max.as_u64()).unwrap_or(usize::MAX),
             ownership_max: caller.ownership_max,

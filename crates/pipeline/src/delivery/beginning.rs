@@ -1,8 +1,9 @@
 //! Beginnings are noted: under `park` and `verify` a request leaves only once the next owner would know of it.
 //!
 //! Calls wait for a commit, and one commit takes many of them. While it is in flight others are sent that
-//! were begun ahead, just as many as places come free in the time of one commit: each one that is begun and
-//! not sent when this process is killed is parked, or looked up, for nothing.
+//! were begun ahead, and those that it notes are sent during the next one: so as many are begun ahead as places
+//! come free in the time of two commits, and no more, because each one that is begun and not sent when this
+//! process is killed is parked, or looked up, for nothing.
 
 use std::time::Instant;
 
@@ -16,9 +17,8 @@ impl<P> Delivery<P> {
         if self.unbegun.is_empty() {
             return 0;
         }
-        let max = self.pace.calls_in_flight_max();
-        let free = max.saturating_sub(self.requests.count());
-        let ahead = self.begun_ahead.min(max);
+        let free = (self.pace.calls_in_flight_max()).saturating_sub(self.requests.count());
+        let ahead = (self.freed_by_commit * 2).min(self.limits.begin_ahead_max);
         let may = (free + ahead).min(self.pace.room_ahead(now));
         let may = may.saturating_sub(self.ready.len() + self.beginning.len());
         may.min(self.unbegun.len())

@@ -107,7 +107,7 @@ impl<P> Delivery<P> {
                     return self.deferred(commit.deferred, now);
                 }
                 self.commit_after = Some(commit.sent_at + self.limits.commit_interval);
-                self.begun_ahead = self.ended_since_commit;
+                self.freed_by_commit = self.ended_since_commit;
                 self.begun(now);
                 if commit.proves {
                     self.ownership.prove(commit.sent_at);

@@ -9,6 +9,8 @@ use super::stubborn::Stubborn;
 pub struct Limits {
     /// Requests under way at once. A call that waits for its next attempt does not count.
     pub calls_in_flight_max: usize,
+    /// Calls whose beginning is noted although there is no place in flight for them yet.
+    pub begin_ahead_max: usize,
     /// Calls of one partition that are not final; at most [`Limits::CALLS_HELD_MAX`].
     pub calls_held_max: usize,
     /// Bytes of all calls that are not final. One call is taken however long it is.

@@ -29,8 +29,8 @@ pub struct Delivery<P> {
     pub(super) unbegun: VecDeque<CallId>,
     /// Calls whose beginning goes with the commit in flight, or with the next one.
     pub(super) beginning: Vec<CallId>,
-    /// So many places came free while the last commit was in flight: as many calls are begun ahead.
-    pub(super) begun_ahead: usize,
+    /// So many places came free while the last commit was in flight.
+    pub(super) freed_by_commit: usize,
     pub(super) ended_since_commit: usize,
     /// Calls that the API is to be asked for, in order. Some may be gone since.
     pub(super) lookups: VecDeque<CallId>,
@@ -96,7 +96,7 @@ impl<P> Delivery<P> {
             ready: VecDeque::new(),
             unbegun: VecDeque::new(),
             beginning: Vec::new(),
-            begun_ahead: 0,
+            freed_by_commit: 0,
             ended_since_commit: 0,
             lookups: VecDeque::new(),
             lookups_under_way: BTreeMap::new(),

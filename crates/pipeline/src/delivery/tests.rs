@@ -13,6 +13,7 @@ mod stubborn;
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {
     calls_in_flight_max: 2,
+    begin_ahead_max: 1,
     calls_held_max: 4,
     bytes_held_max: 10_000,
     ownership_max: Duration::from_secs(5),
@@ -563,6 +564,45 @@ fn under_park_and_verify_a_call_is_sent_only_once_its_beginning_is_committed() {
         story.committed().check(&["permit", "send 9"]);
         story.answer(8, 201).check(&["publish 8", "send 10"]);
     }
+}
+
+/// Whether each place that comes free is taken at once, and not with the next commit's acknowledgement, when all calls
+/// under way end while a commit is in flight.
+fn places_are_taken_at_once(begin_ahead_max: usize) -> bool {
+    let limits = Limits {
+        begin_ahead_max,
+        calls_held_max: 100,
+        ..LIMITS
+    };
+    let mut story = Story::with(limits, Policy::Park);
+    story.assign(loaded(Some(0), ""));
+    for offset in 0..40 {
+        story.pending(offset, &offset.to_string());
+    }
+    let mut are_taken = true;
+    for commit in 0..12 {
+        story.committed();
+        let is_under_way = |(_, call): &(CallId, &Call<()>)| call.stage == Stage::Calling;
+        let under_way = story.delivery.calls().filter(is_under_way);
+        let under_way: Vec<Offset> = under_way.map(|(id, _)| id.offset).collect();
+        for Offset(offset) in under_way {
+            story.answer(offset, 201);
+            let is_taken = (story.asked.iter()).any(|action| matches!(action, Action::Send { .. }));
+            story.acknowledge(offset);
+            // The first commits cannot know how many places come free.
+            are_taken &= is_taken || commit < 4;
+        }
+    }
+    are_taken
+}
+
+#[test]
+fn no_place_waits_for_a_commit_once_as_many_are_begun_ahead_as_end_in_two() {
+    // Two calls end in the time of one commit.
+    assert_eq!(
+        [0, 2, 3, 4].map(places_are_taken_at_once),
+        [false, false, false, true]
+    );
 }
 
 #[test]

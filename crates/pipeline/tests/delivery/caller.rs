@@ -22,6 +22,7 @@ use crate::world::{Mutation, Pending as Log, Setup, World};
 
 pub(crate) const LIMITS: Limits = Limits {
     calls_in_flight_max: 3,
+    begin_ahead_max: 4,
     calls_held_max: 5,
     bytes_held_max: 900,
     ownership_max: Duration::from_millis(500),

@@ -153,7 +153,7 @@ fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun(
         story.committed().check_calls(&["send 1"]);
         story.refuse(0);
         story.refuse(1);
-        // Two ended during one commit, so the next takes two beginnings more than there are free places.
+        // The next one takes one beginning more than there are free places.
         story.committed().check_calls(&["send 2"]).check_begun(&[2, 3, 4]);
         if is_noted {
             story.committed().check_calls(&["send 3"]);
