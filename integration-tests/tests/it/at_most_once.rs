@@ -48,7 +48,7 @@ fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(3);
     let mut lanes = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        let steps: Vec<Mishap> = NOTED_STEPS
+        let mut steps: Vec<Mishap> = NOTED_STEPS
             .iter()
             .map(|(step, passes_max)| Mishap::DiesAt(step, random.random_range(0..*passes_max)))
             .collect();
@@ -61,12 +61,15 @@ fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
             passes,
             longer_than_settling(),
         ));
+        steps.shuffle(random);
+        others.shuffle(random);
+        // In this order: its partitions come back from callers that live, and if these said more of them, nobody would
+        // contradict once it is killed.
         let moves = vec![
             Mishap::Gone(longer_than_session),
             Mishap::Killed(Duration::from_millis(random.random_range(0..1_000))),
         ];
-        for (lane, mut more) in lanes.iter_mut().zip([steps, others, moves]) {
-            more.shuffle(random);
+        for (lane, more) in lanes.iter_mut().zip([steps, others, moves]) {
             lane.extend(more);
         }
     }
