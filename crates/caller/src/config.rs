@@ -1,6 +1,5 @@
 //! The settings, each with its default and the reason for it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -9,6 +8,7 @@ use kafka::{KafkaSettings, Membership};
 use pipeline::delivery::{Limits, PaceSettings, Policy};
 use records::Topics;
 use serde::{Deserialize, Serialize};
+use service::admin::AdminSettings;
 
 use crate::backoff::RetrySettings;
 use crate::http::{Api, ApiSettings, VerifySettings};
@@ -81,13 +81,6 @@ pub(crate) struct CallerSettings {
     pub(crate) drain_max: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct AdminSettings {
-    /// Where `/metrics`, `/healthz`, `/readyz` and `/calls` are served.
-    pub(crate) listen: SocketAddr,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum MembershipSetting {
@@ -135,7 +128,7 @@ impl Default for Config {
             stubborn: StubbornSettings::default(),
             outage: OutageSettings::default(),
             pace: RateAndLimit::default(),
-            admin: AdminSettings::default(),
+            admin: AdminSettings::on_port(9465),
         }
     }
 }
@@ -157,14 +150,6 @@ impl Default for CallerSettings {
             commit_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(20),
             drain_max: Duration::from_secs(35),
-        }
-    }
-}
-
-impl Default for AdminSettings {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9465)),
         }
     }
 }

@@ -13,11 +13,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::health::{Health, Pulse};
 use crate::metrics;
+
+/// Where a process serves this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminSettings {
+    /// The address and port; port 0: any that is free.
+    pub listen: SocketAddr,
+}
+
+impl AdminSettings {
+    /// For this machine only, on a program's own port, so that two programs do not meet.
+    #[must_use]
+    pub fn on_port(port: u16) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        }
+    }
+}
 
 /// Requests answered at the same time; more are told 503 at once, as nobody needs so many.
 const REQUESTS_MAX: usize = 32;

@@ -1,6 +1,5 @@
 //! The settings, each with its default and the reason for it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use kafka::KafkaSettings;
 use pipeline::admission::{KeySource, Limits, Partitioner, RecordKey, Rules};
 use records::Topics;
 use serde::{Deserialize, Serialize};
+use service::admin::AdminSettings;
 
 /// All settings of the validator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,13 +72,6 @@ pub(crate) struct StoreSettings {
     pub(crate) restores_max: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct AdminSettings {
-    /// Where `/metrics`, `/healthz`, `/readyz` and `/orders/{key}` are served.
-    pub(crate) listen: SocketAddr,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RecordKeySetting {
@@ -110,7 +103,7 @@ impl Default for Config {
             topics: Topics::default(),
             validator: ValidatorSettings::default(),
             store: StoreSettings::default(),
-            admin: AdminSettings::default(),
+            admin: AdminSettings::on_port(9464),
         }
     }
 }
@@ -140,14 +133,6 @@ impl Default for StoreSettings {
             persist_interval: Duration::from_secs(1),
             verify: true,
             restores_max: 2,
-        }
-    }
-}
-
-impl Default for AdminSettings {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         }
     }
 }
