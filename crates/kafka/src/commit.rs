@@ -4,7 +4,7 @@
 //! the list with each partition's own error. A note that the broker refused for one partition of several
 //! (`OFFSET_METADATA_TOO_LARGE`, say) could so be taken for noted, and its calls would be made without a
 //! beginning that anybody else can read. `rd_kafka_commit_queue` hands the list out; this module is that one
-//! call, and the only one of ours that goes around rust-rdkafka.
+//! call.
 
 #![expect(unsafe_code, reason = "librdkafka's function has no safe wrapper")]
 
