@@ -24,6 +24,7 @@ pub mod generation;
 mod house;
 pub mod http;
 pub mod lane;
+pub mod late_join;
 pub mod memory;
 pub mod orders;
 pub mod pipeline;

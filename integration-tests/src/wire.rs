@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub(crate) const PRODUCE: i16 = 0;
 /// The kind of a request that asks who coordinates a group or a transactional id.
 pub(crate) const FIND_COORDINATOR: i16 = 10;
+/// The kind of a request that joins a consumer group.
+pub(crate) const JOIN_GROUP: i16 = 11;
 /// The kind of a request that ends a transaction.
 pub(crate) const END_TXN: i16 = 26;
 

@@ -1,13 +1,17 @@
 //! A second member under the same instance id: the first lets go of everything and looks whose the id is. Where another
 //! process has it, the first leaves, says why, and does no harm; where nobody has, it goes on by itself.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::api::Api;
+use harness::broker;
 use harness::lane::await_ready;
+use harness::late_join::LateJoin;
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::sending::{Handmade, orders, send};
+use harness::wait::await_until;
 
 use crate::asking::{LIMIT, await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
 use crate::in_turn;
@@ -15,7 +19,8 @@ use crate::in_turn;
 #[test]
 fn a_validator_whose_name_another_has_taken_leaves() {
     in_turn(|| {
-        let (mut pipeline, mut first, mut sent) = one_at_work("replaced")?;
+        let mut pipeline = Pipeline::create("replaced", 2)?;
+        let (mut first, mut sent) = at_work(&pipeline)?;
         let mut second = namesake(&pipeline)?;
         second.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
@@ -61,27 +66,40 @@ fn a_validator_whose_name_another_has_taken_leaves() {
 #[test]
 fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
     in_turn(|| {
-        let (mut pipeline, mut first, mut sent) = one_at_work("ghost")?;
+        let mut pipeline = Pipeline::create("ghost", 2)?;
+        let (mut first, mut sent) = at_work(&pipeline)?;
         let id = first.process.id();
         let mut ghost = namesake(&pipeline)?;
         ghost.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
         ghost.process.kill()?;
-        send_all(&pipeline, &mut sent, orders(1, "after", 100))?;
-
-        await_ready(&mut first, LIMIT)?;
-        ensure!(first.process.id() == id, "it was started again");
-        expect_outbox(&pipeline, &[&sent])?;
-        ensure!(
-            counter(&first, "outbox_memberships_begun_again_total")? == 1,
-            "it does not count what has happened"
-        );
-        ensure!(
-            counter(&first, "outbox_stores_rebuilt_total")? == 0,
-            "its store was rebuilt"
-        );
-        first.process.terminate(Duration::from_secs(30))?;
+        goes_on(&pipeline, &mut first, id, &mut sent)?;
         pipeline.passed();
+        Ok(())
+    });
+}
+
+/// The real thing: the broker takes both of two requests to join of one validator, the first one last.
+#[test]
+fn a_validator_whose_request_to_join_was_taken_twice_goes_on_by_itself() {
+    in_turn(|| {
+        let (mut broker, proxy) = broker::behind(LateJoin::default())?;
+        let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "twice", 2)?;
+        pipeline.create_topics()?;
+        proxy.rule().delay_next();
+        let (mut validator, mut sent) = at_work(&pipeline)?;
+        let id = validator.process.id();
+        proxy.rule().release();
+        await_unready(&mut validator, &["instance-id"])?;
+        await_until("the late request is answered", LIMIT, || {
+            Ok(match proxy.rule().is_answered() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue("no answer".into()),
+            })
+        })?;
+        goes_on(&pipeline, &mut validator, id, &mut sent)?;
+        pipeline.passed();
+        broker.forget();
         Ok(())
     });
 }
@@ -155,14 +173,41 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
 }
 
 /// A validator that has processed some orders, and these.
-fn one_at_work(name: &str) -> Result<(Pipeline, Service, Vec<Handmade>)> {
-    let pipeline = Pipeline::create(name, 2)?;
-    let mut first = pipeline.validator(1)?;
-    first.process.start()?;
-    await_ready(&mut first, LIMIT)?;
+fn at_work(pipeline: &Pipeline) -> Result<(Service, Vec<Handmade>)> {
+    let mut validator = pipeline.validator(1)?;
+    validator.process.start()?;
+    await_ready(&mut validator, LIMIT)?;
     let mut sent = Vec::new();
-    send_all(&pipeline, &mut sent, orders(0, "first", 100))?;
-    Ok((pipeline, first, sent))
+    send_all(pipeline, &mut sent, orders(0, "first", 100))?;
+    Ok((validator, sent))
+}
+
+/// It goes on by itself, in the same process and with the stores that it has, and each order is in the outbox once.
+fn goes_on(
+    pipeline: &Pipeline,
+    validator: &mut Service,
+    id: Option<u32>,
+    sent: &mut Vec<Handmade>,
+) -> Result<()> {
+    send_all(pipeline, sent, orders(1, "after", 100))?;
+    await_ready(validator, LIMIT)?;
+    ensure!(validator.process.id() == id, "it was started again");
+    expect_outbox(pipeline, &[sent])?;
+    for (what, name, count) in [
+        (
+            "memberships begun again",
+            "outbox_memberships_begun_again_total",
+            1,
+        ),
+        ("stores rebuilt", "outbox_stores_rebuilt_total", 0),
+    ] {
+        let counted = counter(validator, name)?;
+        ensure!(
+            counted == count,
+            "{what}: {counted} are counted in place of {count}"
+        );
+    }
+    validator.process.terminate(Duration::from_secs(30))
 }
 
 /// The same name, another state directory: a copy of the settings, made in a hurry.
