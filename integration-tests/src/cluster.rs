@@ -159,7 +159,7 @@ impl Administrator {
         })
     }
 
-    /// Changes one setting of a topic, and resets its others to their defaults.
+    /// Changes one setting of a topic, resets its others to their defaults, and waits until the brokers tell so.
     ///
     /// # Errors
     /// Kafka refuses.
@@ -172,7 +172,29 @@ impl Administrator {
         for result in results {
             result.map_err(|(of, error)| anyhow!("Kafka refuses to configure {of:?}: {error}"))?;
         }
-        Ok(())
+        await_until(&format!("{setting} of {name} is {value}"), LIMIT, || {
+            let told = self.setting(name, setting)?;
+            Ok(match told.as_deref() == Some(value) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(format!("{told:?}")),
+            })
+        })
+    }
+
+    fn setting(&self, topic: &str, setting: &str) -> Result<Option<String>> {
+        let described = self
+            .runtime
+            .block_on(
+                self.client
+                    .describe_configs(&[ResourceSpecifier::Topic(topic)], &options()),
+            )
+            .with_context(|| format!("describing the settings of {topic}"))?;
+        let first = described
+            .into_iter()
+            .next()
+            .with_context(|| format!("Kafka said nothing about {topic}"))?;
+        let config = first.map_err(|error| anyhow!("Kafka does not describe {topic}: {error}"))?;
+        Ok(config.get(setting).and_then(|entry| entry.value.clone()))
     }
 
     /// Deletes the records of a partition below an offset, as retention would.
