@@ -51,9 +51,11 @@ fn a_validator_whose_name_another_has_taken_leaves() {
         // Its store stays, and is brought up to date when it comes back.
         first.process.start()?;
         await_ready(&mut first, LIMIT)?;
+        let restored = counter(&first, "outbox_restore_records_total")?;
+        let rebuilt = counter(&first, "outbox_stores_rebuilt_total")?;
         ensure!(
-            counter(&first, "outbox_stores_rebuilt_total")? == 0,
-            "its store was rebuilt"
+            restored == 200 && rebuilt == 0,
+            "{restored} records were read and {rebuilt} stores rebuilt for the 200 orders that the other has admitted"
         );
         first.process.terminate(Duration::from_secs(30))?;
         pipeline.passed();
