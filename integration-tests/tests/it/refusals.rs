@@ -11,7 +11,7 @@ use harness::lane::await_ready;
 use harness::pipeline::{Pipeline, Service};
 use harness::sending::{order, orders, send};
 use harness::wait::await_until;
-use records::{Offset, Partition};
+use records::{Offset, Partition, Topics};
 
 use crate::asking::{LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox};
 use crate::in_turn;
@@ -95,25 +95,52 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
     });
 }
 
-/// A key may be on another partition from then on, also on one of the old ones.
+/// Nobody reads it while a validator runs, so that only a question tells.
 #[test]
-fn an_orders_topic_that_grows_under_a_validator_ends_it() {
+fn a_changelog_that_is_created_again_under_a_validator_stops_it() {
     in_turn(|| {
-        let mut pipeline = Pipeline::create("grown", 2)?;
+        let mut pipeline = Pipeline::create("changelog-again", 1)?;
         let topics = pipeline.topics.clone();
+        send(&pipeline.kafka, &topics.orders, &orders(0, "order", 20))?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
-        await_ready(&mut validator, LIMIT)?;
-        Administrator::new(&pipeline.kafka)?.grow_topic(&topics.orders, 3)?;
-        let status = validator.process.wait_exit(LIMIT)?;
-        let life = validator.process.last_life()?;
-        ensure!(!status.success(), "it ended well:\n{life}");
-        ensure!(
-            life.contains("one of them has 3 now"),
-            "it does not say why:\n{life}"
-        );
-        check_refused(&mut validator, &[&topics.orders, &topics.changelog, "3", "2"])?;
+        await_verdicts(&pipeline)?;
+        create_again(&pipeline, &topics.changelog, &COMPACTED)?;
+        let words = [
+            "partition 0 is refused",
+            "was deleted and created again",
+            &topics.changelog,
+        ];
+        await_unready(&mut validator, &words)?;
+        validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();
+        Ok(())
+    });
+}
+
+/// A key may be on another partition from then on, also on one of the old ones. Of the changelog's growth no
+/// assignment tells.
+#[test]
+fn a_topic_that_grows_under_a_validator_ends_it() {
+    in_turn(|| {
+        let grow: [fn(&Topics) -> &String; 2] = [|topics| &topics.orders, |topics| &topics.changelog];
+        for topic in grow {
+            let mut pipeline = Pipeline::create("grown", 2)?;
+            let topics = pipeline.topics.clone();
+            let mut validator = pipeline.validator(1)?;
+            validator.process.start()?;
+            await_ready(&mut validator, LIMIT)?;
+            Administrator::new(&pipeline.kafka)?.grow_topic(topic(&topics), 3)?;
+            let status = validator.process.wait_exit(LIMIT)?;
+            let life = validator.process.last_life()?;
+            ensure!(!status.success(), "it ended well:\n{life}");
+            ensure!(
+                life.contains("one of them has 3 now"),
+                "it does not say why:\n{life}"
+            );
+            check_refused(&mut validator, &[&topics.orders, &topics.changelog, "3", "2"])?;
+            pipeline.passed();
+        }
         Ok(())
     });
 }
@@ -216,6 +243,62 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
         await_outbox(&pipeline, 34)?;
         expect_outbox(&pipeline, &[&first, &second, &third[1..]])?;
         validator.process.terminate(DRAIN_MAX)?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+/// What the group has committed is all that tells which orders were processed: each life here has a group of its own.
+#[test]
+fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
+    in_turn(|| {
+        let mut pipeline = Pipeline::create("offset", 1)?;
+        let topics = pipeline.topics.clone();
+        let sent = orders(0, "order", 10);
+        send(&pipeline.kafka, &topics.orders, &sent)?;
+        let administrator = Administrator::new(&pipeline.kafka)?;
+        administrator.delete_records(&topics.orders, Partition(0), Offset(4))?;
+
+        // Nothing was ever admitted: it begins with the oldest order that there is.
+        let mut first = pipeline.validator(1)?;
+        first.process.start()?;
+        await_ready(&mut first, LIMIT)?;
+        await_outbox(&pipeline, 6)?;
+        ensure!(
+            first
+                .process
+                .last_life()?
+                .contains("the topic's oldest orders were deleted before this group began"),
+            "its log does not say that it left some out"
+        );
+        first.process.terminate(DRAIN_MAX)?;
+
+        let check_unready = |group: &str, committed: Option<i64>, words: &[&str]| -> Result<()> {
+            let group = format!("{}.{group}", pipeline.validator_group);
+            if let Some(offset) = committed {
+                cluster::set_committed(
+                    &pipeline.kafka,
+                    &group,
+                    &topics.orders,
+                    Partition(0),
+                    Offset(offset),
+                )?;
+            }
+            let settings = pipeline.validator_settings(1).with("kafka.group_id", &group);
+            let mut validator = pipeline.service("validator", 1, settings)?;
+            validator.process.start()?;
+            await_unready(&mut validator, &[&["partition 0 is refused"], words].concat())?;
+            validator.process.terminate(DRAIN_MAX)
+        };
+        // Some were admitted, and the oldest may never have been.
+        check_unready("lost", None, &["has lost its committed offset", "below 4"])?;
+        // What is there now was written by somebody else, or later.
+        check_unready(
+            "behind",
+            Some(13),
+            &["committed offset 13", "is behind the partition's end 10"],
+        )?;
+        expect_outbox(&pipeline, &[&sent[4..]])?;
         pipeline.passed();
         Ok(())
     });
