@@ -80,12 +80,24 @@ fn a_partition_count_that_changed_in_all_topics_is_refused() {
 }
 
 #[test]
-fn a_changelog_without_compaction_is_refused() {
+fn a_changelog_from_which_keys_are_deleted_by_age_is_refused() {
     in_turn(|| {
         let mut pipeline = Pipeline::create("no-compact", PARTITIONS)?;
         let changelog = &pipeline.topics.changelog;
-        Administrator::new(&pipeline.kafka)?.configure_topic(changelog, "cleanup.policy", "delete")?;
-        check_refused(pipeline.validator(1)?, &[changelog, "cleanup.policy", "compact"])?;
+        let administrator = Administrator::new(&pipeline.kafka)?;
+        for (policy, why) in [
+            ("delete", "Kafka deletes its records by age"),
+            ("compact,delete", "Kafka also deletes keys by age"),
+        ] {
+            administrator.configure_topic(changelog, "cleanup.policy", policy)?;
+            let words = [
+                changelog,
+                &format!("cleanup.policy={policy}"),
+                why,
+                "cleanup.policy=compact",
+            ];
+            check_refused(pipeline.validator(1)?, &words)?;
+        }
         pipeline.passed();
         Ok(())
     });
@@ -142,7 +154,7 @@ fn a_setting_that_does_not_exist_or_would_break_a_guarantee_is_refused() {
             .with_property("isolation.level", "read_uncommitted");
         check_refused(
             pipeline.service("validator", 2, unsafe_property)?,
-            &["isolation.level"],
+            &["isolation.level", "a guarantee of this program rests on"],
         )?;
         let unknown = pipeline.caller_settings(1, NO_API).with("retry.backof_max", "1s");
         check_refused(pipeline.service("caller", 1, unknown)?, &["backof_max"])?;
