@@ -8,6 +8,7 @@ mod at_most_once;
 mod callers;
 mod coordinator;
 mod end_txn;
+mod handing_over;
 mod high_watermark;
 mod notes;
 mod one_by_one;
