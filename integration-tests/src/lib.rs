@@ -38,6 +38,7 @@ pub mod stores;
 pub mod tail;
 pub mod three_brokers;
 pub mod two_brokers;
+pub mod unanswered_end;
 pub mod wait;
 mod wire;
 pub mod withheld_coordinator;

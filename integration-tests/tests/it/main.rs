@@ -23,6 +23,7 @@ mod shutdown;
 mod stage_one;
 mod stage_two;
 mod stubborn;
+mod unknown_end;
 mod unowned;
 
 use std::sync::{Condvar, Mutex, PoisonError};
