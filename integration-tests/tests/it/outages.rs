@@ -13,6 +13,7 @@ use harness::lane::await_ready;
 use harness::pipeline::{Pipeline, Service};
 use harness::sending::{order, orders, send};
 use harness::wait::{await_until, pause};
+use serde_json::Value;
 
 use crate::asking::{LIMIT, await_unready, await_verdicts, expect_outbox};
 use crate::in_turn;
@@ -64,6 +65,21 @@ fn supervise(validator: &mut Service) -> Result<()> {
             Ok((200, _)) => ControlFlow::Break(()),
             Ok((status, body)) => ControlFlow::Continue(format!("{status} {body}")),
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
+        })
+    })
+}
+
+/// Its watchdog has seen its loop turn just now: one that has not would be ended by its supervisor.
+fn await_turning(validator: &Service) -> Result<()> {
+    const JUST_NOW_MS: u64 = 1_000;
+    let http = Http::new()?;
+    let url = format!("{}/healthz", validator.admin);
+    await_until("its loop turns", LIMIT, || {
+        let (status, body) = http.get(&url)?;
+        let told: Value = serde_json::from_str(&body).context("its health")?;
+        Ok(match told["last_tick_ms_ago"].as_u64() {
+            Some(..JUST_NOW_MS) if status == 200 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(format!("{status} {body}")),
         })
     })
 }
@@ -124,6 +140,7 @@ fn brokers_that_are_gone_are_waited_for() {
         all.push(order(0, "last"));
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&all])?;
+        await_turning(&validator)?;
         validator.process.terminate(DRAIN_MAX)?;
         ensure!(
             !validator.process.log()?.contains("panicked"),
