@@ -30,6 +30,8 @@ pub struct Admission<M> {
     /// nothing is committed.
     membership: Option<Membership<M>>,
     producer: Producer,
+    /// How often there was a doubt since something was committed last.
+    doubts: u32,
     last_token: Token,
     stopping: bool,
 }
@@ -153,6 +155,7 @@ impl<M: Clone> Admission<M> {
             open: None,
             membership: None,
             producer: Producer::Wanted(now),
+            doubts: 0,
             last_token: Token::default(),
             stopping: false,
         }
@@ -344,6 +347,7 @@ impl<M: Clone> Admission<M> {
         let Some(transaction) = self.open.take() else {
             return Vec::new();
         };
+        self.doubts = 0;
         for (partition, next) in transaction.offsets() {
             if let Some(Stage::Running { committed }) = self.partitions.get_mut(&partition) {
                 *committed = next;
@@ -393,7 +397,11 @@ impl<M: Clone> Admission<M> {
         }
         actions.push(Action::Abandon);
         actions.extend(failed_store.map(Action::Discard));
-        self.producer = Producer::Wanted(now);
+        self.doubts = self.doubts.saturating_add(1);
+        self.producer = Producer::Wanted(match self.doubts {
+            ..=PROMPT_MAX => now,
+            _ => now + PRODUCER_AGAIN,
+        });
         actions
     }
 
@@ -441,6 +449,9 @@ impl<M: Clone> Admission<M> {
 
 /// How long to wait before a producer that could not be opened is tried again.
 const PRODUCER_AGAIN: Duration = Duration::from_millis(500);
+/// So many doubts in a row are resolved at once, since one failure may come in several pieces. What goes on failing is
+/// not tried again as fast as the brokers answer.
+const PROMPT_MAX: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -773,6 +784,27 @@ mod tests {
             ),
             "the overlay of the failed transaction is gone"
         );
+    }
+
+    #[test]
+    fn what_goes_on_failing_is_tried_again_at_intervals_until_something_is_committed() {
+        let mut bench = Bench::running();
+        for _ in 0..PROMPT_MAX {
+            bench.on(Event::Failed);
+            assert_eq!(bench.admission.due(), Some(bench.start), "at once");
+            bench.on(Event::ProducerOpened);
+        }
+        bench.on(Event::Failed);
+        assert_eq!(bench.admission.due(), Some(bench.start + PRODUCER_AGAIN));
+        let restores = bench.on(Event::ProducerOpened);
+        let [Action::Restore(_, Token(token)), _] = restores[..] else {
+            panic!("{restores:?}");
+        };
+        bench.restored(0, token);
+        bench.order(0, 0, "a");
+        bench.on(Event::Committed([(Partition(0), Offset(2))].into()));
+        bench.on(Event::Failed);
+        assert_eq!(bench.admission.due(), Some(bench.start), "at once again");
     }
 
     #[test]
