@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -20,7 +21,9 @@ use records::{Bounds, Offset, Partition};
 
 use crate::commit;
 use crate::fault::Fault;
+use crate::logged;
 use crate::offsets::{self, Committed};
+use crate::recreated::{DEBUG_CONTEXT, Recreated};
 use crate::settings::KafkaSettings;
 
 /// How a process belongs to its group.
@@ -97,7 +100,10 @@ impl Consumer {
     /// librdkafka refused a setting.
     pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, Fault> {
         let mut config = settings.client(membership.instance_id.as_deref().unwrap_or(&settings.group_id));
+        let debug = logged::debug(&config, DEBUG_CONTEXT);
         config
+            .set("debug", debug)
+            .set_log_level(RDKafkaLogLevel::Debug)
             .set("group.id", &settings.group_id)
             // KIP-848 ends in a fatal error after a lost membership, where the classic protocol rejoins.
             .set("group.protocol", "classic")
@@ -131,7 +137,7 @@ impl Consumer {
         }
         let attempted = || format!("joining group {:?} for topic {topic:?}", settings.group_id);
         let inner: BaseConsumer<Queue> = config
-            .create_with_context(Queue::default())
+            .create_with_context(Queue::of(topic))
             .map_err(|error| Fault::new(attempted(), error))?;
         inner
             .subscribe(&[topic])
@@ -154,12 +160,24 @@ impl Consumer {
     ///
     /// # Errors
     /// What librdkafka reports of the brokers and of the membership. [`crate::fault::Class::Retriable`]
-    /// ones mend themselves and need no more than a line in the log.
+    /// ones mend themselves and need no more than a line in the log. Also that the topic was deleted and created
+    /// again, before any of its new records is handed out.
     pub fn poll(&self, timeout: Duration) -> Result<Option<Happening<'_>>, Fault> {
         if let Some(happening) = self.rebalance() {
             return Ok(Some(happening));
         }
-        match self.inner.poll(timeout) {
+        let polled = self.inner.poll(timeout);
+        if self.inner.context().recreated.take() {
+            let attempted = format!(
+                "going on to read {:?} in group {:?}, which was deleted and created again,",
+                self.topic, self.group_id
+            );
+            return Err(Fault::new(
+                attempted,
+                KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange),
+            ));
+        }
+        match polled {
             Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(Happening::Record(record))),
             Some(Err(error)) => {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
@@ -435,10 +453,10 @@ const SEEK_MAX: Duration = Duration::from_secs(5);
 
 /// What librdkafka's callbacks leave for [`Consumer::poll`]. Its length is bounded by the group, which
 /// sends no second rebalance before the first is completed.
-#[derive(Default)]
 struct Queue {
     queued: Mutex<VecDeque<Queued>>,
     closing: AtomicBool,
+    recreated: Recreated,
 }
 
 enum Queued {
@@ -448,6 +466,14 @@ enum Queued {
 }
 
 impl Queue {
+    fn of(topic: &str) -> Self {
+        Self {
+            queued: Mutex::default(),
+            closing: AtomicBool::default(),
+            recreated: Recreated::of(topic),
+        }
+    }
+
     fn put(&self, queued: Queued) {
         self.queued
             .lock()
@@ -491,7 +517,12 @@ impl From<Queued> for Happening<'_> {
     }
 }
 
-impl ClientContext for Queue {}
+impl ClientContext for Queue {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.recreated.hear(facility, line);
+        logged::log(level, facility, line);
+    }
+}
 
 impl ConsumerContext for Queue {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {

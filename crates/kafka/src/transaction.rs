@@ -30,6 +30,7 @@ use crate::consumer::CommitOffset;
 use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
 use crate::fault::{Class, Fault};
 use crate::limited::{self, GIVEN_UP_MAX};
+use crate::logged;
 use crate::native::{OutgoingHeaders, Record, Sender};
 use crate::settings::KafkaSettings;
 
@@ -115,10 +116,7 @@ impl TransactionalProducer {
             )));
         }
         let mut config = settings.client(transactional_id);
-        let debug = config.get("debug").map_or_else(
-            || DEBUG_CONTEXT.to_owned(),
-            |of_user| format!("{of_user},{DEBUG_CONTEXT}"),
-        );
+        let debug = logged::debug(&config, DEBUG_CONTEXT);
         let inner: ThreadedProducer<Deliveries> = config
             .set("debug", debug)
             .set("transactional.id", transactional_id)
@@ -405,17 +403,7 @@ impl Deliveries {
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.end.hear(facility, line);
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", "{facility} {line}"),
-            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", "{facility} {line}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(target: "librdkafka", "{facility} {line}");
-            }
-            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", "{facility} {line}"),
-        }
+        logged::log(level, facility, line);
     }
 }
 

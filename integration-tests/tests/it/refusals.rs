@@ -95,6 +95,33 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
     });
 }
 
+/// Nothing is wrong with its position in the new topic, so that librdkafka reads on there.
+#[test]
+fn orders_of_a_topic_that_is_created_again_while_a_validator_sleeps_are_left_alone() {
+    in_turn(|| {
+        let mut pipeline = Pipeline::create("asleep", 1)?;
+        let topic = pipeline.topics.orders.clone();
+        let sent = orders(0, "order", 20);
+        send(&pipeline.kafka, &topic, &sent)?;
+        let mut validator = pipeline.validator(1)?;
+        // The watch over the topics' ids comes every other second, which may be too late.
+        validator
+            .process
+            .start_with(&[("FAILPOINTS", "guard-topic-watch=return")])?;
+        await_verdicts(&pipeline)?;
+        validator.process.freeze()?;
+        create_again(&pipeline, &topic, &[])?;
+        send(&pipeline.kafka, &topic, &orders(0, "other", 40))?;
+        validator.process.thaw()?;
+        let words = ["partition 0 is refused", "was deleted and created again", &topic];
+        await_unready(&mut validator, &words)?;
+        validator.process.terminate(DRAIN_MAX)?;
+        expect_outbox(&pipeline, &[&sent])?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
 /// Nobody reads it while a validator runs, so that only a question tells.
 #[test]
 fn a_changelog_that_is_created_again_under_a_validator_stops_it() {
