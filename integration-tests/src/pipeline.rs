@@ -11,8 +11,9 @@ use crate::process::{self, Process, free_port};
 use crate::settings::Settings;
 use crate::wait::interrupted;
 
-/// How long a caller waits for an answer here, so that lost answers come to light soon.
-pub const API_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a caller waits for an answer here, so that lost answers come to light soon. An API on a machine that stands
+/// still for half of it takes requests up so late that their callers seem to have left before their time.
+pub const API_TIMEOUT: Duration = Duration::from_secs(2);
 /// The session time-out here: how soon a frozen process is shut out. 6 s is the broker's minimum.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
