@@ -139,7 +139,7 @@ impl Default for CallerSettings {
             instance_id: "caller-0".into(),
             membership: MembershipSetting::Dynamic,
             calls_in_flight_max: 64,
-            begin_ahead_max: 128,
+            begin_ahead_max: 256,
             on_ambiguous: OnAmbiguous::Retry,
             policy_header: String::new(),
             calls_held_max: 500,
