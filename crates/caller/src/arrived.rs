@@ -9,7 +9,7 @@ use records::{Offset, Partition};
 use tokio::sync::oneshot;
 
 use crate::calls::CallView;
-use crate::deferring::Deferred;
+use crate::deferrals::Deferred;
 
 /// What comes back from outside the loop. There are as many as there are requests under way, calls to be
 /// published and partitions to be loaded, so what they travel through is bounded by those.

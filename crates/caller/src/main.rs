@@ -7,6 +7,7 @@ mod backoff;
 mod calls;
 mod committing;
 mod config;
+mod deferrals;
 mod deferring;
 mod ends;
 mod group;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::arrived::Arrived;
 use crate::config::Config;
-use crate::deferring::Deferrals;
+use crate::deferrals::Deferrals;
 use crate::ends::Calendar;
 use crate::http::Api;
 use crate::job::Job;

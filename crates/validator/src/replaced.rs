@@ -2,27 +2,13 @@
 //! join the group again or to leave; see `kafka/src/namesake.rs`.
 
 use anyhow::bail;
-use kafka::Consumer;
-use kafka::fault::{Class, Fault};
 use kafka::namesake::Standing;
 use kafka::namesake_watch::Fenced;
+use kafka::{Consumer, Fault};
 use pipeline::admission::Event;
 use service::{GroupHealth, Shutdown};
 
 use crate::run::Loop;
-
-/// The fault by which the group says so.
-///
-/// # Errors
-/// It is another one.
-pub(crate) fn told_by(error: anyhow::Error) -> anyhow::Result<Fault> {
-    let says_so = |fault: &Fault| fault.class == Class::Replaced;
-    if error.downcast_ref().is_some_and(says_so) {
-        error.downcast()
-    } else {
-        Err(error)
-    }
-}
 
 impl Loop<'_> {
     /// Lets go of all that belongs to the membership, and commits nothing of it. The stores stay where they are.

@@ -25,7 +25,6 @@ use crate::group;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
 use crate::reach::{self, Noticed};
-use crate::replaced;
 use crate::restore::{Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
@@ -96,7 +95,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     member.is_unassigned();
     health.met(Health::STARTED);
     while let Err(error) = member.turn_until_left(&consumer, shutdown) {
-        let fault = replaced::told_by(error)?;
+        let fault = replaced_by(error)?;
         member.let_all_go(consumer, &fault, &group_health)?;
         if !member.await_name(&group::fenced(config, &admin), &group_health, shutdown)? {
             return Ok(());
@@ -396,6 +395,19 @@ impl Loop<'_> {
             // Who asked may have gone.
             let _ = answer.send(found);
         }
+    }
+}
+
+/// The fault by which the group says that another member has taken the instance id.
+///
+/// # Errors
+/// It is another one.
+fn replaced_by(error: anyhow::Error) -> anyhow::Result<Fault> {
+    let says_so = |fault: &Fault| fault.class == Class::Replaced;
+    if error.downcast_ref().is_some_and(says_so) {
+        error.downcast()
+    } else {
+        Err(error)
     }
 }
 
