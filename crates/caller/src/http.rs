@@ -1,6 +1,6 @@
 //! One request to the API, and what it came to.
 //!
-//! `mapping.rs` makes it from the order, with `template.rs`; `credentials.rs`, `oauth2.rs` and `signature.rs`
+//! `mapping.rs` makes it (`request.rs`) from the order, with `template.rs`; `credentials.rs`, `oauth2.rs` and `signature.rs`
 //! let it prove who sends it; `client.rs` sends it, and does nothing by itself that might call twice.
 //! `reading.rs` reads the answer. What is left to decide after a failure is whether the request left, and that
 //! the send latch knows ([`crate::latch`]); `report.rs` puts it into the pipeline's words.
@@ -24,12 +24,13 @@ mod mapping;
 mod oauth2;
 mod reading;
 mod report;
+mod request;
 mod settings;
 mod signature;
 mod template;
 
 pub(crate) use lookup::VerifySettings;
-pub(crate) use mapping::Request;
+pub(crate) use request::Request;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 

@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,14 @@ impl Secret {
         };
         value.set_sensitive(true);
         Ok(value)
+    }
+
+    /// For the header `Authorization`: `Basic`, as RFC 7617 has it.
+    ///
+    /// # Errors
+    /// As for [`Secret::header`].
+    pub(crate) fn basic(user: &str, password: &str) -> anyhow::Result<HeaderValue> {
+        Self::header("Basic ", &STANDARD.encode(format!("{user}:{password}")))
     }
 }
 

@@ -5,23 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
-use serde::{Deserialize, Serialize};
 
-use super::settings::ApiSettings;
+use super::settings::{ApiSettings, TlsSettings};
 use crate::secret::warn_if_others_may_read;
 use crate::watched::Watched;
-
-/// The settings of TLS. Files are PEM, and read anew when they change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct TlsSettings {
-    /// The certificate authorities that the API is believed by, and no others; empty: the system's.
-    pub(crate) ca_file: PathBuf,
-    /// The certificate that is shown to the API, with its chain; empty: none.
-    pub(crate) client_cert_file: PathBuf,
-    /// Its key.
-    pub(crate) client_key_file: PathBuf,
-}
 
 /// The client of these settings, made anew when its certificates are.
 ///

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{anyhow, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::oauth2::{OAuth2Settings, TokenSource};
+use super::oauth2::{NoCredentials, OAuth2Settings, TokenSource};
 use crate::secret::{HIDDEN, Secret, SecretSource};
 use crate::watched::Watched;
 
@@ -65,10 +63,6 @@ pub(super) struct Shown {
 
 /// How a secret is shown.
 type Show = Box<dyn Fn(&Secret) -> anyhow::Result<HeaderValue> + Send + Sync>;
-
-/// There are none to be had at the moment; why was logged.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoCredentials;
 
 const SECRET: &str = "api.auth.secret";
 
@@ -126,7 +120,7 @@ impl Credentials {
                 let user = user.clone();
                 fixed(
                     AUTHORIZATION,
-                    Box::new(move |secret| basic(&user, secret.reveal())),
+                    Box::new(move |secret| Secret::basic(&user, secret.reveal())),
                 )
             }
             AuthKind::Header => {
@@ -176,11 +170,6 @@ impl Credentials {
             }
         }
     }
-}
-
-/// `Basic`, as RFC 7617 has it.
-pub(super) fn basic(user: &str, password: &str) -> anyhow::Result<HeaderValue> {
-    Secret::header("Basic ", &STANDARD.encode(format!("{user}:{password}")))
 }
 
 fn hide_credentials(body: &mut Vec<u8>, shown: &HeaderValue) {

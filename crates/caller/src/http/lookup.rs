@@ -10,9 +10,10 @@ use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
 use super::answers::{FieldSettings, parse};
-use super::mapping::{Address, Request};
+use super::mapping::Address;
 use super::reading::Reading;
 use super::report;
+use super::request::Request;
 use super::template::Facts;
 use super::{Api, ApiSettings};
 use crate::latch::Fate;

@@ -6,6 +6,7 @@ use rand::RngExt as _;
 use reqwest::header::{self, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use super::request::Request;
 use super::settings::ApiSettings;
 use super::template::{Facts, Language, Template};
 
@@ -19,17 +20,6 @@ pub(crate) struct Mapping {
     headers: Vec<(HeaderName, Template)>,
     key_header: Option<HeaderName>,
     body: Body,
-}
-
-/// What one request is made of, beside the headers that all have.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) url: Url,
-    /// The headers that are this order's.
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) traceparent: HeaderValue,
-    pub(crate) idempotency_key: String,
-    pub(crate) body: Bytes,
 }
 
 /// Where requests go.

@@ -9,7 +9,6 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 
-use super::credentials::{NoCredentials, basic};
 use super::template::percent_encode;
 use crate::secret::{Secret, SecretSource};
 use crate::watched::Watched;
@@ -97,6 +96,10 @@ struct Granted {
 struct Denied {
     error: String,
 }
+
+/// There are none to be had at the moment; why was logged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoCredentials;
 
 impl TokenSource {
     /// The source of these settings. No token is asked for yet.
@@ -210,7 +213,7 @@ impl TokenSource {
         match client_auth {
             // Both parts are encoded as in a form first (RFC 6749, section 2.3.1).
             ClientAuth::Basic => {
-                let header = basic(&encoded(client_id), &encoded(secret.reveal()))?;
+                let header = Secret::basic(&encoded(client_id), &encoded(secret.reveal()))?;
                 request = request.header(AUTHORIZATION, header);
             }
             ClientAuth::Body => {

@@ -1,13 +1,13 @@
 //! The settings of the API: where it is, how long it may take, and what its answers mean.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::answers::AnswerSettings;
-use super::client::TlsSettings;
 use super::credentials::{AuthKind, AuthSettings};
 use super::signature::SignatureSettings;
 
@@ -55,6 +55,18 @@ pub(crate) struct ApiSettings {
     pub(crate) tls: TlsSettings,
     /// What each status means.
     pub(crate) answers: AnswerSettings,
+}
+
+/// The settings of TLS. Files are PEM, and read anew when they change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsSettings {
+    /// The certificate authorities that the API is believed by, and no others; empty: the system's.
+    pub(crate) ca_file: PathBuf,
+    /// The certificate that is shown to the API, with its chain; empty: none.
+    pub(crate) client_cert_file: PathBuf,
+    /// Its key.
+    pub(crate) client_key_file: PathBuf,
 }
 
 impl ApiSettings {

@@ -11,7 +11,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 
-use super::mapping::Request;
+use super::request::Request;
 use crate::secret::{Secret, SecretSource};
 use crate::watched::Watched;
 
