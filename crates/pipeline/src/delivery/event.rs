@@ -9,8 +9,8 @@ use records::{IdempotencyKey, Offset, Partition};
 use super::answer::Report;
 use super::breaker::Outage;
 use super::call::{Doubt, Ending, History};
+use super::continued::Continued;
 use super::policy::Policy;
-use super::stubborn::Continued;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

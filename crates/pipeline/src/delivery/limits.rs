@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::stubborn::Stubborn;
-
 /// How much the delivery may hold and do at once, and how long it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -31,4 +29,18 @@ impl Limits {
     /// With this many calls of a partition open, the note fits however they end, and however many finished
     /// calls lie between them: see [`records::call_note::fits_always`].
     pub const CALLS_HELD_MAX: usize = 600;
+}
+
+/// How long a call that is tried in vain may hold up its partition, or be tried at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Stubborn {
+    /// So many offsets a partition may be read ahead of its watermark. It bounds what is read again, and
+    /// skipped, after a restart.
+    pub window_max: u64,
+    /// A call that was tried in vain for so long is deferred; `None`: none ever is.
+    pub defer_after: Option<Duration>,
+    /// A call that fails so long after it was first seen is given up: a dead letter if it was surely not
+    /// processed, parked otherwise; under `verify` what nobody can know is looked up within the limits of look-ups.
+    /// `None`: none ever is.
+    pub give_up_after: Option<Duration>,
 }

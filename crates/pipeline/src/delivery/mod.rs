@@ -29,7 +29,7 @@
 //! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
 //! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
 //! `stubborn.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
-//! `committing.rs`, `leaving.rs` (partitions go) and `pace.rs` (how fast the API is called, and what happens while
+//! `committing.rs`, `leaving.rs` (partitions go) and `pacing.rs` (how fast the API is called, and what happens while
 //! it is ill).
 
 mod adaptive;
@@ -40,6 +40,7 @@ mod breaker;
 pub mod call;
 mod calling;
 mod committing;
+mod continued;
 mod deferring;
 pub mod event;
 mod gauges;
@@ -52,13 +53,14 @@ pub mod lookup;
 mod machine;
 pub mod ownership;
 mod pace;
+mod pacing;
 pub mod policy;
 pub mod progress;
 mod rate;
 mod requests;
 mod settling;
 mod sign;
-pub mod stubborn;
+mod stubborn;
 #[cfg(test)]
 mod tests;
 
@@ -67,14 +69,14 @@ pub use answer::{
 };
 pub use breaker::{BreakerSettings, BreakerState, Outage};
 pub use call::{Call, Doubt, Ending, Evidence, History, Stage};
+pub use continued::Continued;
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, Copied, Event, Loaded, Pending, Refusal, Rejoin, Waits,
 };
 pub use gauges::Gauges;
-pub use limits::Limits;
+pub use limits::{Limits, Stubborn};
 pub use lookup::Verdict;
 pub use machine::Delivery;
 pub use pace::PaceSettings;
 pub use policy::{Policy, Verify};
 pub use rate::RateSettings;
-pub use stubborn::{Continued, Stubborn};

@@ -1,18 +1,13 @@
 //! How fast the API is called: not at all while it is ill, no faster than it is to be, no more at once than it bears.
 //!
 //! `breaker.rs`, `rate.rs` and `adaptive.rs` each know one of these, and `sign.rs` what a report says of the API. Here
-//! they are asked together, and what follows for calls: while the breaker is open nothing leaves but its probes, calls
-//! whose beginning is noted are taken back, and a call that fails waits for the breaker and not for its own backoff.
+//! they are asked together; `pacing.rs` has what follows for calls.
 
 use std::time::{Duration, Instant};
 
 use super::adaptive::Adaptive;
 use super::answer::Report;
 use super::breaker::{Breaker, BreakerSettings, BreakerState, Turn};
-use super::call::Stage;
-use super::event::Action;
-use super::held::held_as;
-use super::machine::Delivery;
 use super::rate::{Rate, RateSettings};
 use super::sign::Sign;
 
@@ -35,7 +30,7 @@ const BEGIN_AHEAD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Pace {
     calls_in_flight_max: usize,
-    breaker: Breaker,
+    pub(super) breaker: Breaker,
     rate: Option<Rate>,
     adaptive: Option<Adaptive>,
 }
@@ -55,7 +50,7 @@ impl Pace {
         }
     }
 
-    fn new(settings: PaceSettings, calls_in_flight_max: usize) -> Self {
+    pub(super) fn new(settings: PaceSettings, calls_in_flight_max: usize) -> Self {
         let adaptive = |min: usize| Adaptive::new(min.clamp(1, calls_in_flight_max), calls_in_flight_max);
         Self {
             calls_in_flight_max,
@@ -93,7 +88,7 @@ impl Pace {
     }
 
     /// When time alone brings room; `None` if that is not what is waited for.
-    fn room_at(&self) -> Option<Instant> {
+    pub(super) fn room_at(&self) -> Option<Instant> {
         let rate = self.rate.as_ref().and_then(Rate::room_at);
         self.breaker.room_at().max(rate)
     }
@@ -123,95 +118,10 @@ impl Pace {
         }
     }
 
-    fn reported(&mut self, began: Instant, report: &Report, sign: Sign, now: Instant) -> Turn {
+    pub(super) fn reported(&mut self, began: Instant, report: &Report, sign: Sign, now: Instant) -> Turn {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.reported(began, sign, now);
         }
         self.breaker.reported(began, report, sign, now)
-    }
-}
-
-impl<P> Delivery<P> {
-    /// The same delivery, which calls the API at this pace.
-    #[must_use]
-    pub fn paced(mut self, settings: PaceSettings) -> Self {
-        self.pace = Pace::new(settings, self.limits.calls_in_flight_max);
-        self
-    }
-
-    /// The request of a call has come to something: what that says of the API.
-    pub(super) fn hear_of_api(&mut self, began: Instant, report: &Report, now: Instant) {
-        let sign = Sign::of(report, self.classes.answer(report));
-        let turn = self.pace.reported(began, report, sign, now);
-        self.turned(turn, now);
-    }
-
-    /// A look-up has come to something. Returns whether it failed while the API was taken to be ill anyway.
-    pub(super) fn hear_of_look_up(&mut self, began: Instant, report: &Report, now: Instant) -> bool {
-        let sign = Sign::of(report, self.verify.answers.answer(report));
-        let turn = self.pace.breaker.look_up_reported(began, report, sign, now);
-        self.turned(turn, now);
-        self.pace.is_open() && sign.is_ill()
-    }
-
-    fn turned(&mut self, turn: Turn, now: Instant) {
-        match turn {
-            Turn::None => {}
-            Turn::Ill(outage) => {
-                self.actions.push(Action::Outage(outage));
-                self.take_back_begun(now);
-            }
-            Turn::Well => self.actions.push(Action::OutageOver),
-        }
-    }
-
-    /// Whether a look-up may begin. While the breaker is open a look-up is a probe only if there is no call for it.
-    pub(super) fn may_look_up(&self, now: Instant) -> bool {
-        let has_calls = || self.has_ready() || !self.unbegun.is_empty() || !self.beginning.is_empty();
-        let is_free = !self.pace.is_open() || !has_calls();
-        is_free && self.pace.has_room(now)
-    }
-
-    /// Calls whose beginning is noted, and that are not to be sent while the API is ill: it is noted that they did not
-    /// begin. Otherwise they would be in doubt for nothing if this process were killed during the outage.
-    pub(super) fn take_back_begun(&mut self, now: Instant) {
-        let mut keep = usize::from(self.pace.has_room(now));
-        let mut ready = std::mem::take(&mut self.ready);
-        let mut taken_back = Vec::new();
-        ready.retain(|id| {
-            let Some(held) = held_as(&mut self.held, *id) else {
-                return false;
-            };
-            let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::Begun) else {
-                return true;
-            };
-            if keep > 0 {
-                keep -= 1;
-                return true;
-            }
-            call.enter(Stage::Ready, now);
-            held.changed();
-            taken_back.push(*id);
-            false
-        });
-        self.ready = ready;
-        taken_back
-            .into_iter()
-            .rev()
-            .for_each(|id| self.unbegun.push_front(id));
-    }
-
-    /// When the pace lets something go on that waits for it.
-    pub(super) fn pace_at(&self, now: Instant) -> Option<Instant> {
-        let at = self.pace.room_at()?;
-        let may_send = self.requests.count() < self.pace.calls_in_flight_max()
-            && self.ownership.may_send(now)
-            && self.has_ready();
-        let may_look_up = !self.lookups.is_empty()
-            && self.lookups_under_way.len() < self.limits.calls_in_flight_max
-            && self.may_look_up(now.max(at));
-        // Once the time has come, it is the commit that they wait for.
-        let may_begin = at > now && !self.unbegun.is_empty();
-        (may_send || may_look_up || may_begin).then_some(at)
     }
 }

@@ -16,61 +16,17 @@
 
 use std::time::{Duration, Instant};
 
-use records::Offset;
-
 use super::answer::Report;
-use super::call::{Call, Doubt, Ending, History, Stage};
+use super::call::{Call, Ending, Stage};
 use super::event::CallId;
 use super::held::{Phase, held_as};
+use super::limits::Stubborn;
 use super::machine::Delivery;
 use super::policy::Policy;
-
-/// How long a call that is tried in vain may hold up its partition, or be tried at all.
-#[derive(Clone, Copy, Debug)]
-pub struct Stubborn {
-    /// So many offsets a partition may be read ahead of its watermark. It bounds what is read again, and
-    /// skipped, after a restart.
-    pub window_max: u64,
-    /// A call that was tried in vain for so long is deferred; `None`: none ever is.
-    pub defer_after: Option<Duration>,
-    /// A call that fails so long after it was first seen is given up: a dead letter if it was surely not
-    /// processed, parked otherwise; under `verify` what nobody can know is looked up within the limits of look-ups.
-    /// `None`: none ever is.
-    pub give_up_after: Option<Duration>,
-}
-
-/// What a deferred call brings along from its earlier places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Continued {
-    /// Its first place in this partition.
-    pub origin: Offset,
-    /// How many requests were made.
-    pub attempts: u32,
-    /// How many of them may have been processed although no answer said so.
-    pub attempts_ambiguous: u32,
-    /// Look-ups in a row that told nothing.
-    pub lookups: u32,
-    /// Why nobody can know whether it was processed already.
-    pub doubt: Option<Doubt>,
-    /// How long ago it was first seen. By the wall clock, since it outlives processes; nothing but giving up
-    /// depends on it.
-    pub seen_before: Duration,
-}
 
 /// So many copies of a partition may lie between the consumer and the outbox's tail. Beyond this, which takes
 /// as many stubborn calls at once, no more are deferred until some have arrived.
 const AWAY_MAX: usize = 10_000;
-
-impl Continued {
-    /// What was tried. The times are those of other processes, so they are not told here.
-    pub(super) fn history(&self) -> History {
-        History {
-            attempts: self.attempts,
-            attempts_ambiguous: self.attempts_ambiguous,
-            ..History::default()
-        }
-    }
-}
 
 impl<P> Delivery<P> {
     /// An attempt or a look-up has failed, and another one would follow. Returns whether it does not follow
