@@ -1,12 +1,15 @@
 //! One of the programs, as a process that can be started, killed, stopped and started again.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -395,25 +398,23 @@ pub fn folder() -> Result<PathBuf> {
     }
 }
 
-/// A port of the loopback address that nobody listens on. It is not held, but the system hands out others
-/// for a good while before it comes back to it.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
-    Ok(listener.local_addr().context("asking for the free port")?.port())
-}
-
-/// Like [`free_port`], for one that somebody listens on again after an absence: below the range from which the system
-/// takes the ports of outgoing connections, one of which could have it by then.
+/// A port of the loopback address that nobody listens on, each time another one. It is not held, but it lies below the
+/// range from which the system takes the ports of outgoing connections, one of which could have it by the time that
+/// somebody listens on it, or listens on it again after an absence.
 ///
 /// # Errors
 /// There is none among many.
-pub fn lasting_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
+    static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..100 {
         let port = rand::random_range(20_000..32_000);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free
+            && HANDED_OUT
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(port)
+        {
             return Ok(port);
         }
     }

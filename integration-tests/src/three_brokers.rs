@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use rdkafka::consumer::Consumer;
 
 use crate::broker::Broker;
-use crate::process::lasting_port;
+use crate::process::free_port;
 use crate::read::reader;
 use crate::wait::await_until;
 
@@ -43,7 +43,7 @@ impl ThreeBrokers {
             .context("making a folder for three brokers")?
             .keep();
         let voters = (1..=Self::COUNT)
-            .map(|node| Ok(format!("{node}@127.0.0.1:{}", lasting_port()?)))
+            .map(|node| Ok(format!("{node}@127.0.0.1:{}", free_port()?)))
             .collect::<Result<Vec<_>>>()?
             .join(",");
         let brokers: Vec<Broker> = (1..=Self::COUNT)
