@@ -28,7 +28,7 @@ impl Loop<'_> {
         );
         health.fenced("another member of the group has taken this instance id");
         self.tell(&consumer, Event::Expelled)?;
-        self.is_unassigned();
+        self.tell_unassigned();
         consumer.leave();
         Ok(())
     }

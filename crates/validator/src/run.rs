@@ -92,7 +92,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         persist_next: 0,
         persist_at: Instant::now(),
     };
-    member.is_unassigned();
+    member.tell_unassigned();
     health.met(Health::STARTED);
     while let Err(error) = member.turn_until_left(&consumer, shutdown) {
         let fault = replaced_by(error)?;
@@ -338,7 +338,7 @@ impl Loop<'_> {
     }
 
     /// Without an assignment nothing is known of any partition; then it is known that there is none.
-    pub(crate) fn is_unassigned(&mut self) {
+    pub(crate) fn tell_unassigned(&mut self) {
         self.is_assigned = false;
         self.health
             .unmet_because(PARTITIONS, "the group has not assigned any partitions yet");
