@@ -211,7 +211,7 @@ impl Pipeline {
                 format!("{}s", SESSION_TIMEOUT.as_secs()),
             )
             .with(
-                "caller.ownership_max",
+                "caller.ownership_lease",
                 format!("{}s", SESSION_TIMEOUT.as_secs() / 2),
             )
             .with("api.url", api_url)

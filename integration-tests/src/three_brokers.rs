@@ -17,7 +17,7 @@ use crate::wait::await_until;
 const IN_SYNC_MAX: Duration = Duration::from_secs(120);
 /// On a machine with more work than it can do; in seconds.
 const START_MAX_S: &str = "300";
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const RESPONSE_MAX: Duration = Duration::from_secs(10);
 
 /// The cluster; it ends when this is dropped.
 pub struct ThreeBrokers {
@@ -99,7 +99,7 @@ impl ThreeBrokers {
         let reader = reader(&self.kafka, "read_committed")?;
         await_until("all replicas are in sync", IN_SYNC_MAX, || {
             // Brokers come and go: what is not answered is asked again.
-            let metadata = match reader.fetch_metadata(None, ANSWER_MAX) {
+            let metadata = match reader.fetch_metadata(None, RESPONSE_MAX) {
                 Ok(metadata) => metadata,
                 Err(error) => return Ok(ControlFlow::Continue(error.to_string())),
             };

@@ -6,14 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{Consumer, Fault};
-use pipeline::delivery::{Action, Assignment, CallId, Doubt, Event, Refusal, Rejoin, Report, Waits};
+use kafka::{ClientError, Consumer};
+use pipeline::delivery::{
+    Action, Ambiguity, Assignment, CallId, Event, HaltReason, Rejoin, Response, WaitReason,
+};
 use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
 use crate::arrived::Arrived;
 use crate::job::Job;
-use crate::latch::Permit;
+use crate::latch::ExtendLease;
 use crate::shell::{Shell, join, numbers};
 
 /// The condition of readiness that refused partitions break.
@@ -35,10 +37,10 @@ impl Shell {
                 offset,
                 is_first,
             } => return Ok(self.start(partition, offset, is_first)),
-            Action::Refuse { partition, why } => self.refuse(partition, &why),
+            Action::Halt { partition, why } => self.refuse(partition, &why),
             Action::Pause(partitions) => self.steer(&partitions, "paused", Consumer::pause),
             Action::Resume(partitions) => self.steer(&partitions, "resumed", Consumer::resume),
-            Action::Permit(until) => self.permit(until),
+            Action::ExtendLease(until) => self.permit(until),
             Action::Withhold(partitions) => self.withhold(&partitions),
             Action::Send {
                 call,
@@ -63,7 +65,7 @@ impl Shell {
             }
             Action::Commit(commits) => self.commit(&commits),
             Action::Defer { copies, commits } => self.defer(copies, &commits),
-            Action::GiveUp {
+            Action::Release {
                 partitions,
                 abandoned,
             } => return Ok(self.give_up(&partitions, &abandoned)),
@@ -92,7 +94,7 @@ impl Shell {
             return Some(self.client_lost(&error));
         }
         for partition in &partitions {
-            let permit = Permit::new(self.epoch);
+            let permit = ExtendLease::new(self.epoch);
             // The proof is the membership's, not the partition's. When it is over, nothing is asked to be sent.
             self.permitted_until
                 .iter()
@@ -127,7 +129,7 @@ impl Shell {
         }
     }
 
-    fn refuse(&mut self, partition: Partition, why: &Refusal) {
+    fn refuse(&mut self, partition: Partition, why: &HaltReason) {
         let (topic, group) = (&self.config.topics.pending, &self.config.kafka.group_id);
         tracing::error!(topic, %partition, group, reason = %why, "the partition is left alone until a person acts");
         self.refused
@@ -144,10 +146,10 @@ impl Shell {
 
     fn tell_refused(&self) {
         if self.refused.is_empty() {
-            self.health.met(PARTITIONS);
+            self.health.set_ready(PARTITIONS);
         } else {
             let reasons: Vec<&str> = self.refused.values().map(String::as_str).collect();
-            self.health.unmet_because(PARTITIONS, reasons.join("; "));
+            self.health.set_unready(PARTITIONS, reasons.join("; "));
         }
     }
 
@@ -155,7 +157,7 @@ impl Shell {
         &self,
         partitions: &[Partition],
         done: &'static str,
-        steer: impl Fn(&Consumer, &[Partition]) -> Result<(), Fault>,
+        steer: impl Fn(&Consumer, &[Partition]) -> Result<(), ClientError>,
     ) {
         match steer(&self.consumer, partitions) {
             Ok(()) => tracing::debug!(partitions = ?numbers(partitions), "intake {done}"),
@@ -177,11 +179,11 @@ impl Shell {
         }
     }
 
-    fn send(&self, call: CallId, attempt: u32, repeats: Option<Doubt>, job: &Arc<Job>) {
+    fn send(&self, call: CallId, attempt: u32, repeats: Option<Ambiguity>, job: &Arc<Job>) {
         let position = &job.position;
         let (Ok(callable), Some(permit)) = (&job.call, self.permits.get(&call.partition)) else {
             debug_assert!(false, "a call without request or permit is sent: {position}");
-            let report = Report::NotSent(pipeline::delivery::NotSent::Withheld);
+            let report = Response::NotSent(pipeline::delivery::NotSent::Withheld);
             let _ = self.inbox.send(Arrived::Answered {
                 call,
                 report,
@@ -192,8 +194,8 @@ impl Shell {
         };
         let key = &callable.key;
         match repeats {
-            Some(doubt) => tracing::warn!(
-                %key, %position, attempt, reason = doubt.as_str(),
+            Some(ambiguity) => tracing::warn!(
+                %key, %position, attempt, reason = ambiguity.as_str(),
                 "call is repeated: nobody can know whether it was processed before"
             ),
             None => tracing::debug!(%key, %position, attempt, "call is made"),
@@ -214,24 +216,28 @@ impl Shell {
         });
     }
 
-    fn wait(&mut self, call: CallId, what: Waits, tries: u32, at_least: Duration) {
+    fn wait(&mut self, call: CallId, what: WaitReason, tries: u32, at_least: Duration) {
         let wait = match what {
-            Waits::Settled => at_least,
-            Waits::Attempt | Waits::Publication | Waits::LookUp => self.config.retry.wait(tries, at_least),
+            WaitReason::Quiescence => at_least,
+            WaitReason::Attempt | WaitReason::Publication | WaitReason::LookUp => {
+                self.config.retry.wait(tries, at_least)
+            }
         };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         match (what, self.told) {
-            (Waits::Attempt, Some(told)) => tracing::warn!(
+            (WaitReason::Attempt, Some(told)) => tracing::warn!(
                 position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
                 kind = told.kind, status = told.status, "call will be made again"
             ),
-            (Waits::Settled, _) => tracing::warn!(
+            (WaitReason::Quiescence, _) => tracing::warn!(
                 position = %self.position(call), wait_ms,
                 "nobody can know whether the call was processed; waiting until nothing of it can be at work"
             ),
-            (Waits::Attempt, None) | (Waits::Publication | Waits::LookUp, _) => tracing::debug!(
-                position = %self.position(call), tries, wait_ms, ?what, "waits"
-            ),
+            (WaitReason::Attempt, None) | (WaitReason::Publication | WaitReason::LookUp, _) => {
+                tracing::debug!(
+                    position = %self.position(call), tries, wait_ms, ?what, "waits"
+                )
+            }
         }
         self.waits_begun += 1;
         self.waits.insert((Instant::now() + wait, self.waits_begun), call);
@@ -273,7 +279,7 @@ impl Shell {
     }
 
     fn let_all_go(&mut self) {
-        self.permits.values().for_each(Permit::withhold);
+        self.permits.values().for_each(ExtendLease::withhold);
         self.permits.clear();
         self.permitted_until = None;
         self.refused.clear();

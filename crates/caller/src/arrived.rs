@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use kafka::Fault;
-use kafka::namesake::Standing;
-use pipeline::delivery::{Assignment, CallId, Doubt, Loaded, Report};
+use kafka::ClientError;
+use kafka::instance_id_conflict::Owner;
+use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
 use tokio::sync::oneshot;
 
@@ -16,23 +16,23 @@ use crate::deferrals::Deferred;
 pub(crate) enum Arrived {
     Answered {
         call: CallId,
-        report: Report,
-        repeats: Option<Doubt>,
+        report: Response,
+        repeats: Option<Ambiguity>,
         took: Duration,
     },
     LookedUp {
         call: CallId,
-        report: Report,
+        report: Response,
         took: Duration,
     },
     Published {
         token: usize,
-        result: Result<Offset, Fault>,
+        result: Result<Offset, ClientError>,
     },
-    Loaded {
+    LoadedNotes {
         assignment: Assignment,
         partition: Partition,
-        loaded: Loaded,
+        loaded: LoadedNotes,
     },
     NotLoaded {
         assignment: Assignment,
@@ -40,7 +40,7 @@ pub(crate) enum Arrived {
     },
     Committed {
         number: u64,
-        result: Result<(), Fault>,
+        result: Result<(), ClientError>,
         took: Duration,
     },
     Deferred {
@@ -50,6 +50,6 @@ pub(crate) enum Arrived {
         took: Duration,
     },
     /// Whose the instance id is that another member had taken.
-    Settled(Standing),
+    Settled(Owner),
     Calls(oneshot::Sender<Vec<CallView>>),
 }

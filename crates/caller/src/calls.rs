@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use pipeline::delivery::{Delivery, Stage};
+use pipeline::delivery::{CallState, Delivery};
 use records::Position;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -41,21 +41,21 @@ pub(crate) fn route(ask: impl Fn(oneshot::Sender<Vec<CallView>>) + Clone + Send 
 
 /// The calls that were begun and are not final, of the topic `pending`.
 pub(crate) fn view(delivery: &Delivery<Job>, pending: &str, now: Instant) -> Vec<CallView> {
-    let started = delivery.calls().filter(|(_, call)| match call.stage().0 {
-        Stage::Behind | Stage::Ready => call.history().attempts > 0,
-        Stage::Beginning
-        | Stage::Begun
-        | Stage::Settling(_)
-        | Stage::LookingUp
-        | Stage::Stubborn
-        | Stage::Deferring
-        | Stage::Calling
-        | Stage::Waiting
-        | Stage::Unpublished(_)
-        | Stage::Publishing(_) => true,
+    let started = delivery.calls().filter(|(_, call)| match call.state().0 {
+        CallState::BlockedByKey | CallState::Ready => call.history().attempts > 0,
+        CallState::RecordingIntent
+        | CallState::IntentCommitted
+        | CallState::AwaitingQuiescence(_)
+        | CallState::LookingUp
+        | CallState::AwaitingDeferral
+        | CallState::Deferring
+        | CallState::InFlight
+        | CallState::BackingOff
+        | CallState::Unpublished(_)
+        | CallState::Publishing(_) => true,
     });
     let view = started.map(|(id, call)| {
-        let (stage, since) = call.stage();
+        let (stage, since) = call.state();
         let position = Position {
             topic: pending.to_owned(),
             partition: id.partition,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::Fault;
+use kafka::ClientError;
 use kafka::consumer::CommitOffset;
-use kafka::fault::Class;
+use kafka::error::ErrorClass;
 use pipeline::delivery::{Commit, CommitResult};
 use rdkafka::types::RDKafkaErrorCode;
 use records::{CallNote, OffsetSet};
@@ -53,7 +53,7 @@ impl Shell {
     pub(crate) fn committed(
         &mut self,
         number: u64,
-        result: Result<(), Fault>,
+        result: Result<(), ClientError>,
         took: Duration,
     ) -> anyhow::Result<Option<CommitResult>> {
         if number != self.commits_sent {
@@ -63,17 +63,17 @@ impl Shell {
         let (result, label) = match result {
             Ok(()) => {
                 kill_at!("after-commit");
-                (CommitResult::Done, "done")
+                (CommitResult::Committed, "committed")
             }
-            Err(error) if error.class == Class::Replaced => {
+            Err(error) if error.class == ErrorClass::Fenced => {
                 self.replaced_by(&error);
                 (CommitResult::Fenced, label_of(CommitResult::Fenced))
             }
             Err(error) => {
                 let result = commit_result(error)?;
                 match result.0 {
-                    CommitResult::NotDone => tracing::info!(error = %result.1, "commit is made again"),
-                    CommitResult::Done | CommitResult::Fenced | CommitResult::Unknown => {
+                    CommitResult::Rejected => tracing::info!(error = %result.1, "commit is made again"),
+                    CommitResult::Committed | CommitResult::Fenced | CommitResult::Unknown => {
                         tracing::warn!(error = %result.1, "commit failed");
                     }
                 }
@@ -106,13 +106,13 @@ fn noted(commit: &Commit) -> String {
 }
 
 /// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.
-fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
+fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientError)> {
     use RDKafkaErrorCode::{
         CoordinatorLoadInProgress, CoordinatorNotAvailable, IllegalGeneration, NotCoordinator,
         RebalanceInProgress, UnknownMemberId,
     };
     let result = match (error.class, error.code()) {
-        (Class::Refused, _) => return Err(error.into()),
+        (ErrorClass::Permanent, _) => return Err(error.into()),
         (_, Some(UnknownMemberId)) => CommitResult::Fenced,
         // An old generation is normal for a sound member while others join or leave. If ours is over, the
         // group says so; until a commit is taken, nothing proves that calls may be sent.
@@ -125,7 +125,7 @@ fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
                 | CoordinatorNotAvailable
                 | NotCoordinator,
             ),
-        ) => CommitResult::NotDone,
+        ) => CommitResult::Rejected,
         (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
             let why =
                 "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit";
@@ -138,8 +138,8 @@ fn commit_result(error: Fault) -> anyhow::Result<(CommitResult, Fault)> {
 
 fn label_of(result: CommitResult) -> &'static str {
     match result {
-        CommitResult::Done => "done",
-        CommitResult::NotDone => "not-done",
+        CommitResult::Committed => "committed",
+        CommitResult::Rejected => "rejected",
         CommitResult::Fenced => "fenced",
         CommitResult::Unknown => "unknown",
     }

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::{KafkaSettings, Membership};
-use pipeline::delivery::{Limits, PaceSettings, Policy};
+use pipeline::delivery::{FlowControlSettings, Limits, Policy};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
 use crate::backoff::RetrySettings;
+use crate::deferral::DeferralSettings;
+use crate::flow_control::{self, CircuitBreakerSettings, ConcurrencySettings, RateLimitSettings};
 use crate::http::{Api, ApiSettings, VerifySettings};
-use crate::pace::{self, OutageSettings, RateAndLimit};
-use crate::stubborn::StubbornSettings;
 
 /// All settings of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +25,10 @@ pub(crate) struct Config {
     pub(crate) api: ApiSettings,
     pub(crate) verify: VerifySettings,
     pub(crate) retry: RetrySettings,
-    pub(crate) stubborn: StubbornSettings,
-    pub(crate) outage: OutageSettings,
-    pub(crate) pace: RateAndLimit,
+    pub(crate) deferral: DeferralSettings,
+    pub(crate) circuit_breaker: CircuitBreakerSettings,
+    pub(crate) rate_limit: RateLimitSettings,
+    pub(crate) concurrency: ConcurrencySettings,
     pub(crate) admin: AdminSettings,
 }
 
@@ -44,8 +45,8 @@ pub(crate) struct CallerSettings {
     pub(crate) calls_in_flight_max: usize,
     /// Under `park` and `verify`, calls whose beginning may be noted before there is a place in flight for them, so
     /// that none of these waits for a commit. No more are than the API has answered in the time of two commits. A
-    /// caller that is killed leaves them in doubt, like those in flight.
-    pub(crate) begin_ahead_max: usize,
+    /// caller that is killed leaves them in ambiguity, like those in flight.
+    pub(crate) intents_ahead_max: usize,
     /// What to do when nobody can know whether the API has processed an order.
     pub(crate) on_ambiguous: OnAmbiguous,
     /// The header of a pending call that says so for this one: `retry`, `park` or `verify`; empty: none. A
@@ -54,16 +55,16 @@ pub(crate) struct CallerSettings {
     pub(crate) policy_header: String,
     /// Calls of one partition that are held and not final. While there are so many, the partition is read
     /// no further. Bounded, because the call note must hold them whatever becomes of them.
-    pub(crate) calls_held_max: usize,
+    pub(crate) calls_open_max: usize,
     /// Bytes of all calls that are held and not final.
-    pub(crate) bytes_held_max: ByteSize,
+    pub(crate) bytes_open_max: ByteSize,
     /// Another caller takes over this long after this one fell silent.
     #[serde(with = "humantime_serde")]
     pub(crate) session_timeout: Duration,
     /// For so long an acknowledged commit proves that the partitions are ours; after that nothing is sent
     /// before the next one. Half of the session time-out leaves room for clocks that run apart.
     #[serde(with = "humantime_serde")]
-    pub(crate) ownership_max: Duration,
+    pub(crate) ownership_lease: Duration,
     /// The shortest time from one commit to the next. What ended since the last commit is called again
     /// after a `kill -9`, so it is short.
     #[serde(with = "humantime_serde")]
@@ -78,7 +79,7 @@ pub(crate) struct CallerSettings {
     /// than one request, so that a rolling deployment makes nothing ambiguous; the supervisor's own grace
     /// period must be longer still.
     #[serde(with = "humantime_serde")]
-    pub(crate) drain_max: Duration,
+    pub(crate) drain_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,9 +126,10 @@ impl Default for Config {
             api: ApiSettings::default(),
             verify: VerifySettings::default(),
             retry: RetrySettings::default(),
-            stubborn: StubbornSettings::default(),
-            outage: OutageSettings::default(),
-            pace: RateAndLimit::default(),
+            deferral: DeferralSettings::default(),
+            circuit_breaker: CircuitBreakerSettings::default(),
+            rate_limit: RateLimitSettings::default(),
+            concurrency: ConcurrencySettings::default(),
             admin: AdminSettings::on_port(9465),
         }
     }
@@ -139,17 +141,17 @@ impl Default for CallerSettings {
             instance_id: "caller-0".into(),
             membership: MembershipSetting::Dynamic,
             calls_in_flight_max: 64,
-            begin_ahead_max: 256,
+            intents_ahead_max: 256,
             on_ambiguous: OnAmbiguous::Retry,
             policy_header: String::new(),
-            calls_held_max: 500,
-            bytes_held_max: ByteSize::mib(8),
+            calls_open_max: 500,
+            bytes_open_max: ByteSize::mib(8),
             session_timeout: Duration::from_secs(10),
-            ownership_max: Duration::from_secs(5),
+            ownership_lease: Duration::from_secs(5),
             commit_interval: Duration::from_millis(10),
             commit_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(20),
-            drain_max: Duration::from_secs(35),
+            drain_timeout: Duration::from_secs(35),
         }
     }
 }
@@ -163,7 +165,7 @@ impl Config {
         self.kafka.check()?;
         let (caller, api) = (&self.caller, &self.api);
         self.verify.check()?;
-        self.stubborn.check()?;
+        self.deferral.check()?;
         ensure!(
             caller.on_ambiguous != OnAmbiguous::Verify || !self.verify.url.is_empty(),
             "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; it must say where the API is \
@@ -179,36 +181,41 @@ impl Config {
             caller.calls_in_flight_max
         );
         ensure!(
-            caller.begin_ahead_max <= 10_000,
-            "the setting caller.begin_ahead_max is {}; it must be from 0 to 10000",
-            caller.begin_ahead_max
+            caller.intents_ahead_max <= 10_000,
+            "the setting caller.intents_ahead_max is {}; it must be from 0 to 10000",
+            caller.intents_ahead_max
         );
-        pace::check(&self.outage, &self.pace, caller.calls_in_flight_max)?;
+        flow_control::check(
+            &self.circuit_breaker,
+            &self.rate_limit,
+            &self.concurrency,
+            caller.calls_in_flight_max,
+        )?;
         ensure!(
-            (1..=Limits::CALLS_HELD_MAX).contains(&caller.calls_held_max),
-            "the setting caller.calls_held_max is {}; it must be from 1 to {}, so that the call note fits into \
+            (1..=Limits::CALLS_OPEN_MAX).contains(&caller.calls_open_max),
+            "the setting caller.calls_open_max is {}; it must be from 1 to {}, so that the call note fits into \
              the metadata of an offset",
-            caller.calls_held_max,
-            Limits::CALLS_HELD_MAX
+            caller.calls_open_max,
+            Limits::CALLS_OPEN_MAX
         );
         ensure!(
-            caller.ownership_max * 4 <= caller.session_timeout * 3
-                && caller.ownership_max >= caller.commit_interval * 4,
-            "the setting caller.ownership_max is {:?}; it must be at most three quarters of \
+            caller.ownership_lease * 4 <= caller.session_timeout * 3
+                && caller.ownership_lease >= caller.commit_interval * 4,
+            "the setting caller.ownership_lease is {:?}; it must be at most three quarters of \
              caller.session_timeout and at least four times caller.commit_interval",
-            caller.ownership_max
+            caller.ownership_lease
         );
         ensure!(
-            caller.drain_max > api.request_max(),
-            "the setting caller.drain_max is {:?}; it must be longer than a request may take by api.timeout (and \
+            caller.drain_timeout > api.request_max(),
+            "the setting caller.drain_timeout is {:?}; it must be longer than a request may take by api.timeout (and \
              api.auth.oauth2.timeout), {:?}, or each rolling deployment cuts off requests that nobody can know the \
              result of",
-            caller.drain_max,
+            caller.drain_timeout,
             api.request_max()
         );
         ensure!(
-            caller.drain_max + caller.commit_timeout < REBALANCE_MAX,
-            "the settings caller.drain_max and caller.commit_timeout must be less than {REBALANCE_MAX:?} \
+            caller.drain_timeout + caller.commit_timeout < REBALANCE_MAX,
+            "the settings caller.drain_timeout and caller.commit_timeout must be less than {REBALANCE_MAX:?} \
              together: the group does not wait longer for a partition"
         );
         ensure!(
@@ -216,10 +223,10 @@ impl Config {
             "the settings api.timeout and api.connect_timeout must be longer than 0"
         );
         ensure!(
-            api.answer_bytes_max <= ByteSize::kib(48),
-            "the setting api.answer_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits into \
+            api.response_bytes_max <= ByteSize::kib(48),
+            "the setting api.response_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits into \
              its topic beside the order",
-            api.answer_bytes_max
+            api.response_bytes_max
         );
         ensure!(
             api.transaction_id.is_empty() || api.transaction_id.starts_with('/'),
@@ -235,20 +242,20 @@ impl Config {
         let caller = &self.caller;
         Limits {
             calls_in_flight_max: caller.calls_in_flight_max,
-            begin_ahead_max: caller.begin_ahead_max,
-            calls_held_max: caller.calls_held_max,
-            bytes_held_max: usize::try_from(caller.bytes_held_max.as_u64()).unwrap_or(usize::MAX),
-            ownership_max: caller.ownership_max,
+            intents_ahead_max: caller.intents_ahead_max,
+            calls_open_max: caller.calls_open_max,
+            bytes_open_max: usize::try_from(caller.bytes_open_max.as_u64()).unwrap_or(usize::MAX),
+            ownership_lease: caller.ownership_lease,
             commit_interval: caller.commit_interval,
             commit_max: caller.commit_timeout,
-            drain_max: caller.drain_max,
-            stubborn: self.stubborn.limits(),
+            drain_timeout: caller.drain_timeout,
+            deferral: self.deferral.limits(),
         }
     }
 
     /// How fast the API may be called.
-    pub(crate) fn pace(&self) -> PaceSettings {
-        pace::pace(&self.outage, &self.pace)
+    pub(crate) fn flow_control(&self) -> FlowControlSettings {
+        flow_control::settings(&self.circuit_breaker, &self.rate_limit, &self.concurrency)
     }
 
     /// The membership in the group.
@@ -301,7 +308,10 @@ mod tests {
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
             "verify.url",
         );
-        check(|config| config.verify.settle = Duration::ZERO, "verify.settle");
+        check(
+            |config| config.verify.api_processing_max = Duration::ZERO,
+            "verify.api_processing_max",
+        );
         check(|config| config.verify.lookups_max = 0, "verify.lookups_max");
         check(|config| config.verify.found.push("2xy".into()), "2xy");
         check(|config| config.verify.found.push("404".into()), "404");
@@ -312,47 +322,44 @@ mod tests {
             "caller.calls_in_flight_max",
         );
         check(
-            |config| config.caller.calls_held_max = 601,
-            "caller.calls_held_max",
+            |config| config.caller.calls_open_max = 601,
+            "caller.calls_open_max",
         );
         check(
-            |config| config.outage.probe_interval = Duration::ZERO,
-            "outage.probe_interval",
+            |config| config.circuit_breaker.probe_interval = Duration::ZERO,
+            "circuit_breaker.probe_interval",
+        );
+        check(|config| config.rate_limit.per = Duration::ZERO, "rate_limit.per");
+        check(
+            |config| config.concurrency.calls_in_flight_min = 65,
+            "concurrency.calls_in_flight_min",
         );
         check(
-            |config| config.pace.requests_per = Duration::ZERO,
-            "pace.requests_per",
+            |config| config.caller.ownership_lease = Duration::from_secs(8),
+            "caller.ownership_lease",
         );
         check(
-            |config| config.pace.calls_in_flight_min = 65,
-            "pace.calls_in_flight_min",
+            |config| config.caller.ownership_lease = Duration::from_millis(30),
+            "caller.ownership_lease",
         );
         check(
-            |config| config.caller.ownership_max = Duration::from_secs(8),
-            "caller.ownership_max",
+            |config| config.caller.drain_timeout = Duration::from_secs(30),
+            "caller.drain_timeout",
         );
         check(
-            |config| config.caller.ownership_max = Duration::from_millis(30),
-            "caller.ownership_max",
-        );
-        check(
-            |config| config.caller.drain_max = Duration::from_secs(30),
-            "caller.drain_max",
-        );
-        check(
-            |config| config.caller.drain_max = Duration::from_secs(300),
+            |config| config.caller.drain_timeout = Duration::from_secs(300),
             "caller.commit_timeout",
         );
         check(
-            |config| config.api.answer_bytes_max = ByteSize::mib(1),
-            "api.answer_bytes_max",
+            |config| config.api.response_bytes_max = ByteSize::mib(1),
+            "api.response_bytes_max",
         );
         check(
             |config| config.api.transaction_id = "id".into(),
             "api.transaction_id",
         );
-        check(|config| config.api.answers.retry.push("5xy".into()), "5xy");
-        check(|config| config.api.answers.retry.push("408".into()), "408");
+        check(|config| config.api.responses.retry.push("5xy".into()), "5xy");
+        check(|config| config.api.responses.retry.push("408".into()), "408");
         check(|config| config.api.method = "PO ST".into(), "api.method");
         check(
             |config| config.api.idempotency_header = "a b".into(),

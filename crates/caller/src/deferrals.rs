@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
-use kafka::transaction::{Ended, Limits, Outgoing};
-use kafka::{Fault, TransactionalProducer};
-use pipeline::delivery::Copied;
+use kafka::transaction::{Limits, Outgoing, TransactionEnd};
+use kafka::{ClientError, TransactionalProducer};
+use pipeline::delivery::DeferredCopy;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use service::failpoint::{freeze_at, guard_removed, kill_at};
 
@@ -35,11 +35,11 @@ pub(crate) enum Deferred {
     /// Its calls are final at their places.
     Done,
     /// None of it will ever be visible.
-    NotDone(Fault),
+    NotDone(ClientError),
     /// Nobody can know.
-    Unknown(Fault),
+    Unknown(ClientError),
     /// There was no producer yet, or no membership, to do it with.
-    NotReady,
+    PreflightError,
 }
 
 impl Deferrals {
@@ -59,11 +59,11 @@ impl Deferrals {
     }
 
     /// Blocks for as long as a commit may take, in all.
-    fn open(&self) -> Result<TransactionalProducer, Fault> {
+    fn open(&self) -> Result<TransactionalProducer, ClientError> {
         let commit_timeout = self.config.caller.commit_timeout;
         let limits = Limits {
-            transaction_max: commit_timeout,
-            end_max: commit_timeout / 2,
+            transaction_timeout: commit_timeout,
+            commit_timeout: commit_timeout / 2,
         };
         let id = self.transactional_id();
         let producer = TransactionalProducer::open(&self.config.kafka, &id, limits, commit_timeout / 2)?;
@@ -117,7 +117,7 @@ impl Deferrals {
     pub(crate) fn defer(
         &self,
         producer: TransactionalProducer,
-        copies: &[Copied<Job>],
+        copies: &[DeferredCopy<Job>],
         offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
     ) -> Deferred {
@@ -147,17 +147,17 @@ impl Deferrals {
                 kill_at!("before-deferral-end");
                 freeze_at!("frozen-before-deferral-end");
             }),
-            Err(fault) => Ended::Aborted(fault),
+            Err(fault) => TransactionEnd::Aborted(fault),
         };
         let deferred = match ended {
-            Ended::Committed { .. } => {
+            TransactionEnd::Committed { .. } => {
                 kill_at!("after-deferral-end");
                 *self.state() = State::Idle(producer);
                 return Deferred::Done;
             }
-            Ended::CommittedLastly { .. } => Deferred::Done,
-            Ended::Aborted(fault) => Deferred::NotDone(fault),
-            Ended::Unknown(fault) => Deferred::Unknown(fault),
+            TransactionEnd::CommittedRetireProducer { .. } => Deferred::Done,
+            TransactionEnd::Aborted(fault) => Deferred::NotDone(fault),
+            TransactionEnd::Unknown(fault) => Deferred::Unknown(fault),
         };
         producer.abandon();
         *self.state() = State::Closed;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use kafka::consumer::CommitOffset;
-use kafka::fault::Class;
-use pipeline::delivery::{Commit, CommitResult, Copied};
+use kafka::error::ErrorClass;
+use pipeline::delivery::{Commit, CommitResult, DeferredCopy};
 use rdkafka::types::RDKafkaErrorCode;
 use service::failpoint::kill_at;
 
@@ -16,7 +16,7 @@ use crate::shell::Shell;
 
 impl Shell {
     /// Off the loop, because transactions block. It is the one commit in flight.
-    pub(crate) fn defer(&mut self, copies: Vec<Copied<Job>>, commits: &[Commit]) {
+    pub(crate) fn defer(&mut self, copies: Vec<DeferredCopy<Job>>, commits: &[Commit]) {
         self.commits_sent += 1;
         let (number, calls) = (self.commits_sent, copies.len());
         let inbox = self.inbox.clone();
@@ -30,16 +30,16 @@ impl Shell {
             });
         };
         let Some(metadata) = self.group_metadata.clone() else {
-            return tell(Deferred::NotReady, Duration::ZERO);
+            return tell(Deferred::PreflightError, Duration::ZERO);
         };
         let Some(producer) = self.deferrals.take() else {
             self.deferrals.open_if_closed();
-            return tell(Deferred::NotReady, Duration::ZERO);
+            return tell(Deferred::PreflightError, Duration::ZERO);
         };
         for copied in &copies {
             tracing::warn!(
                 key = %copied.payload.key_text(), position = %copied.payload.position,
-                attempts = copied.history.attempts, doubt = copied.doubt.map(|doubt| doubt.as_str()),
+                attempts = copied.history.attempts, ambiguity = copied.ambiguity.map(|ambiguity| ambiguity.as_str()),
                 "call is deferred to the end of the outbox, so that it does not hold up its partition"
             );
         }
@@ -72,20 +72,20 @@ impl Shell {
         let (result, label) = match deferred {
             Deferred::Done => {
                 kill_at!("after-deferral");
-                (CommitResult::Done, "done")
+                (CommitResult::Committed, "committed")
             }
-            Deferred::NotReady => {
+            Deferred::PreflightError => {
                 tracing::debug!("calls are deferred when the transactional producer is open");
-                return Ok(Some(CommitResult::NotDone));
+                return Ok(Some(CommitResult::Rejected));
             }
-            Deferred::NotDone(fault) if fault.class == Class::Replaced => {
+            Deferred::NotDone(fault) if fault.class == ErrorClass::Fenced => {
                 self.replaced_by(&fault);
                 (CommitResult::Fenced, "fenced")
             }
             Deferred::NotDone(fault) => {
                 let is_fenced = fault.code() == Some(RDKafkaErrorCode::UnknownMemberId);
                 match fault.class {
-                    Class::Refused => tracing::error!(
+                    ErrorClass::Permanent => tracing::error!(
                         error = %fault,
                         "calls cannot be deferred, and are tried again where they are; the caller needs the right to \
                          write to the outbox and to use its transactional id"
@@ -94,7 +94,7 @@ impl Shell {
                 }
                 match is_fenced {
                     true => (CommitResult::Fenced, "fenced"),
-                    false => (CommitResult::NotDone, "not-done"),
+                    false => (CommitResult::Rejected, "rejected"),
                 }
             }
             Deferred::Unknown(fault) => {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use kafka::OutgoingHeaders;
 use kafka::producer::Outgoing;
-use pipeline::delivery::{Copied, Doubt, Evidence, History, Reply, Report};
+use pipeline::delivery::{Ambiguity, DeferredCopy, Evidence, History, HttpResponse, Response};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
 use records::continuation::{self, Continuation};
@@ -17,9 +17,9 @@ use crate::job::Job;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Why<'a> {
     /// The API rejected it.
-    Rejected(&'a Reply),
+    Rejected(&'a HttpResponse),
     /// It was tried for too long; with its last report.
-    GivenUp(Option<&'a Report>),
+    GivenUp(Option<&'a Response>),
     /// The record is no call.
     NotACall,
 }
@@ -35,7 +35,7 @@ impl Job {
     /// The outcome of a call that the API accepted, or that was `found` when the API was asked for it.
     pub(crate) fn outcome(
         &self,
-        reply: &Reply,
+        reply: &HttpResponse,
         found: bool,
         history: &History,
         calendar: Calendar,
@@ -107,7 +107,7 @@ impl Job {
                 format!("the API answered with status {}", reply.status),
             ),
             (Why::GivenUp(_), _) => (
-                Reason::GivenUp,
+                Reason::Abandoned,
                 format!(
                     "it was seen first at {} and tried {} times, and was surely not processed",
                     self.seen_at, history.attempts
@@ -144,7 +144,7 @@ impl Job {
         calendar: Calendar,
         (by, token): (&str, usize),
     ) -> (parked::Reason, Outgoing<'a>) {
-        let (reason, detail) = match (evidence.lookups, evidence.doubt) {
+        let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
                 parked::Reason::NotSettled,
                 format!(
@@ -152,11 +152,11 @@ impl Job {
                     evidence.lookups
                 ),
             ),
-            (0, Doubt::Ambiguous) => (
+            (0, Ambiguity::AmbiguousResponse) => (
                 parked::Reason::Ambiguous,
                 "the answer to its request does not tell whether it was processed".to_owned(),
             ),
-            (0, Doubt::Redelivered) => (
+            (0, Ambiguity::Redelivered) => (
                 parked::Reason::Begun,
                 "an earlier caller noted that it was about to send it, and noted no end; look first for its \
                  outcome"
@@ -209,7 +209,7 @@ impl Job {
         let last = history.answered_at.map(|at| calendar.at(Some(at)));
         [
             (call_dead_letter::FIRST_ATTEMPT_AT, first),
-            (call_dead_letter::ANSWERED_AT, last),
+            (call_dead_letter::RESPONDED_AT, last),
         ]
         .into_iter()
         .filter_map(|(name, at)| Some((name, at?.to_string())))
@@ -226,7 +226,11 @@ impl Job {
     }
 
     /// The copy that continues this call at the outbox's end: its key, its bytes, and its headers.
-    pub(crate) fn copy(&self, copied: &Copied<Self>, calendar: Calendar) -> (&[u8], &[u8], OutgoingHeaders) {
+    pub(crate) fn copy(
+        &self,
+        copied: &DeferredCopy<Self>,
+        calendar: Calendar,
+    ) -> (&[u8], &[u8], OutgoingHeaders) {
         let before = self.continuation.as_ref();
         let call = before.map_or(&self.position, |before| &before.call);
         let mut continuation = Continuation::new(call.clone(), self.seen_at);
@@ -235,9 +239,9 @@ impl Job {
         continuation.attempts = copied.history.attempts;
         continuation.attempts_ambiguous = copied.history.attempts_ambiguous;
         continuation.lookups = copied.lookups;
-        continuation.doubt = copied.doubt.map(|doubt| match doubt {
-            Doubt::Ambiguous => continuation::Doubt::Ambiguous,
-            Doubt::Redelivered => continuation::Doubt::Begun,
+        continuation.ambiguity = copied.ambiguity.map(|ambiguity| match ambiguity {
+            Ambiguity::AmbiguousResponse => continuation::Ambiguity::AmbiguousResponse,
+            Ambiguity::Redelivered => continuation::Ambiguity::Redelivered,
         });
         let own = self.headers.as_ref();
         let mut headers = OutgoingHeaders::with_capacity(own.map_or(1, |own| own.count() + 1));
@@ -272,18 +276,18 @@ impl Calendar {
 }
 
 /// What a report says, as far as there is one.
-fn told(headers: OwnedHeaders, report: &Report) -> OwnedHeaders {
+fn told(headers: OwnedHeaders, report: &Response) -> OwnedHeaders {
     match report {
-        Report::Status(reply) => answer(headers, reply),
-        Report::Lost(_) | Report::NotSent(_) => headers.insert(text(parked::LOST, report.kind())),
+        Response::Status(reply) => answer(headers, reply),
+        Response::Lost(_) | Response::NotSent(_) => headers.insert(text(parked::LOST, report.kind())),
     }
 }
 
-fn answer(headers: OwnedHeaders, reply: &Reply) -> OwnedHeaders {
+fn answer(headers: OwnedHeaders, reply: &HttpResponse) -> OwnedHeaders {
     headers
         .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
         .insert(Header {
-            key: call_dead_letter::ANSWER,
+            key: call_dead_letter::RESPONSE,
             value: Some(&reply.body),
         })
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use pipeline::delivery::{NotSent, Report};
+use pipeline::delivery::{NotSent, Response};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method};
 
-use crate::latch::{Latch, LatchedBody, Permit};
+use crate::latch::{ExtendLease, Latch, LatchedBody};
 use crate::watched::Watched;
 
 mod answers;
@@ -64,8 +64,8 @@ impl Api {
             credentials: Credentials::new(&settings.auth, move || for_tokens.get())?,
             signature: Signature::new(&settings.signature)?,
             reading: Reading {
-                classes: settings.answers.classes()?,
-                kept_max: usize::try_from(settings.answer_bytes_max.as_u64()).unwrap_or(usize::MAX),
+                classes: settings.responses.classes()?,
+                kept_max: usize::try_from(settings.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: settings.transaction_id.clone(),
             },
             lookup: None,
@@ -86,9 +86,9 @@ impl Api {
     }
 
     /// Makes one request, at most once, and only as long as `permit` allows.
-    pub(crate) async fn call(&self, request: Request, permit: Permit) -> Report {
+    pub(crate) async fn call(&self, request: Request, permit: ExtendLease) -> Response {
         let Some(headers) = self.headers(&self.mapping.method, &request).await else {
-            return Report::NotSent(NotSent::NoCredentials);
+            return Response::NotSent(NotSent::NoCredentials);
         };
         let authorization = headers.get(AUTHORIZATION).cloned();
         let latch = Latch::new(permit);
@@ -111,7 +111,7 @@ impl Api {
             self.credentials.refused(authorization.as_ref());
         }
         self.credentials.scrub(&mut reply.body);
-        Report::Status(reply)
+        Response::Status(reply)
     }
 
     /// All headers of a request; `None` if it cannot prove who sends it.

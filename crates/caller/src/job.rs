@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pipeline::delivery::{Continued, Doubt, Pending};
+use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
@@ -93,10 +93,10 @@ impl Job {
     }
 
     /// What the pipeline has to know of its earlier places.
-    fn continued(&self, now: Timestamp) -> Option<Continued> {
+    fn continued(&self, now: Timestamp) -> Option<DeferralContext> {
         let before = self.continuation.as_ref()?;
         let seen_before_ms = u64::try_from(now.0.saturating_sub(before.first_seen_at.0)).unwrap_or_default();
-        Some(Continued {
+        Some(DeferralContext {
             origin: match before.call.partition == self.position.partition {
                 true => before.call.offset,
                 false => self.position.offset,
@@ -104,9 +104,9 @@ impl Job {
             attempts: before.attempts,
             attempts_ambiguous: before.attempts_ambiguous,
             lookups: before.lookups,
-            doubt: before.doubt.map(|doubt| match doubt {
-                continuation::Doubt::Ambiguous => Doubt::Ambiguous,
-                continuation::Doubt::Begun => Doubt::Redelivered,
+            ambiguity: before.ambiguity.map(|ambiguity| match ambiguity {
+                continuation::Ambiguity::AmbiguousResponse => Ambiguity::AmbiguousResponse,
+                continuation::Ambiguity::Redelivered => Ambiguity::Redelivered,
             }),
             seen_before: Duration::from_millis(seen_before_ms),
         })

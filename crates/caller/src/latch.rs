@@ -37,12 +37,12 @@ use gate::Gate;
 #[derive(Debug)]
 pub(crate) struct Latch {
     gate: Gate,
-    permit: Permit,
+    permit: ExtendLease,
 }
 
 impl Latch {
     /// A request that may leave as long as `permit` says so.
-    pub(crate) fn new(permit: Permit) -> Arc<Self> {
+    pub(crate) fn new(permit: ExtendLease) -> Arc<Self> {
         let gate = Gate::new();
         Arc::new(Self { gate, permit })
     }
@@ -67,13 +67,13 @@ impl Latch {
 
 /// Until when the requests of one assignment of a partition may leave. Clones are the same permit.
 #[derive(Clone, Debug)]
-pub(crate) struct Permit {
+pub(crate) struct ExtendLease {
     epoch: Instant,
     /// Nanoseconds since the epoch; 0 is "not at all".
     until: Arc<AtomicU64>,
 }
 
-impl Permit {
+impl ExtendLease {
     /// A permit that allows nothing yet. `epoch` is any time before those that it is asked about.
     pub(crate) fn new(epoch: Instant) -> Self {
         let until = Arc::new(AtomicU64::new(0));
@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    fn permitted() -> Permit {
-        let permit = Permit::new(Instant::now());
+    fn permitted() -> ExtendLease {
+        let permit = ExtendLease::new(Instant::now());
         permit.extend(Instant::now() + Duration::from_secs(60));
         permit
     }
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn past_the_deadline_nothing_leaves() {
-        let permit = Permit::new(Instant::now());
-        let fate = |permit: &Permit| {
+        let permit = ExtendLease::new(Instant::now());
+        let fate = |permit: &ExtendLease| {
             let latch = Latch::new(permit.clone());
             poll(&mut LatchedBody::new(
                 Bytes::from_static(b"{}"),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{Consumer, Fault};
-use pipeline::delivery::{Assignment, Loaded};
+use kafka::{ClientError, Consumer};
+use pipeline::delivery::{Assignment, LoadedNotes};
 use records::Partition;
 
 use crate::arrived::Arrived;
@@ -34,7 +34,7 @@ impl Shell {
                 Ok(Ok(loaded)) => {
                     for (partition, loaded) in loaded {
                         // The loop is gone only when the program ends.
-                        let _ = inbox.send(Arrived::Loaded {
+                        let _ = inbox.send(Arrived::LoadedNotes {
                             assignment,
                             partition,
                             loaded,
@@ -61,7 +61,7 @@ impl Shell {
 }
 
 /// Reads what is committed for partitions, and where their logs begin and end. Blocks.
-fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, Loaded)>, Fault> {
+fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
     let began = Instant::now();
     let committed = consumer.committed(partitions, LOAD_MAX)?;
     let mut all = Vec::with_capacity(committed.len());
@@ -74,7 +74,7 @@ fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition,
             }
             std::thread::sleep(Duration::from_millis(200));
         };
-        let loaded = Loaded {
+        let loaded = LoadedNotes {
             committed: committed.offset,
             metadata: committed.metadata,
             log_start: bounds.start,

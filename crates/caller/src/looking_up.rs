@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{CallId, Lost, Report, Verdict};
+use pipeline::delivery::{CallId, LookupResult, Lost, Response};
 
 use crate::arrived::Arrived;
 use crate::job::Job;
@@ -21,7 +21,7 @@ impl Shell {
                 Ok(request) => api.look_up(request).await,
                 Err(why) => {
                     tracing::error!(why, "an order cannot be looked up");
-                    Report::Lost(Lost::Other)
+                    Response::Lost(Lost::Other)
                 }
             };
             let took = began.elapsed();
@@ -31,15 +31,15 @@ impl Shell {
     }
 
     /// Tells of a look-up that has come to something.
-    pub(crate) fn looked_up(&self, call: CallId, report: &Report, verdict: Verdict, took: Duration) {
+    pub(crate) fn looked_up(&self, call: CallId, report: &Response, verdict: LookupResult, took: Duration) {
         self.metrics.looked_up(verdict, took);
         let (position, kind, status) = (self.position(call), report.kind(), report.status());
         match verdict {
-            Verdict::Found => tracing::info!(%position, status, "the API has processed the order"),
-            Verdict::NotFound => tracing::warn!(
+            LookupResult::Found => tracing::info!(%position, status, "the API has processed the order"),
+            LookupResult::NotFound => tracing::warn!(
                 %position, status, "the API never saw the order: the call is made again"
             ),
-            Verdict::Unknown => tracing::warn!(%position, kind, status, "the look-up tells nothing"),
+            LookupResult::Unknown => tracing::warn!(%position, kind, status, "the look-up tells nothing"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Stage two of the outbox pipeline: calls the legacy API for each pending call, and publishes what became
+//! CallState two of the outbox pipeline: calls the legacy API for each pending call, and publishes what became
 //! of it.
 
 mod actions;
@@ -7,9 +7,11 @@ mod backoff;
 mod calls;
 mod committing;
 mod config;
+mod deferral;
 mod deferrals;
 mod deferring;
 mod ends;
+mod flow_control;
 mod group;
 mod http;
 mod job;
@@ -18,14 +20,12 @@ mod loading;
 mod looking_up;
 mod metrics;
 mod outage;
-mod pace;
 mod policies;
 mod publishing;
 mod replaced;
 mod run;
 mod secret;
 mod shell;
-mod stubborn;
 mod watched;
 
 use std::process::ExitCode;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pipeline::delivery::{Answer, BreakerState, Doubt, Gauges, Lost, NotSent, Report, Verdict};
+use pipeline::delivery::{
+    Ambiguity, BreakerState, Gauges, LookupResult, Lost, NotSent, Response, ResponseClass,
+};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -117,15 +119,15 @@ impl Metrics {
             pending_bytes: Gauge::default(),
             partitions: Family::default(),
         };
-        for answer in Answer::ALL.map(Answer::as_str) {
+        for answer in ResponseClass::ALL.map(ResponseClass::as_str) {
             drop(metrics.requests.get_or_create(&ByAnswer { answer }));
             drop(metrics.request_seconds.get_or_create(&ByAnswer { answer }));
         }
         for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
-            let kind = kind_of(&Report::Lost(kind));
+            let kind = kind_of(&Response::Lost(kind));
             drop(metrics.ambiguous.get_or_create(&ByKind { kind }));
         }
-        for reason in Doubt::ALL.map(Doubt::as_str) {
+        for reason in Ambiguity::ALL.map(Ambiguity::as_str) {
             drop(metrics.repeated.get_or_create(&ByReason { reason }));
         }
         for reason in Reason::ALL.map(Reason::as_str) {
@@ -134,21 +136,21 @@ impl Metrics {
         for reason in parked::Reason::ALL.map(parked::Reason::as_str) {
             drop(metrics.parked.get_or_create(&ByReason { reason }));
         }
-        for verdict in Verdict::ALL.map(Verdict::as_str) {
+        for verdict in LookupResult::ALL.map(LookupResult::as_str) {
             drop(metrics.lookups.get_or_create(&ByVerdict { verdict }));
         }
-        for result in ["done", "not-done", "fenced", "unknown"] {
+        for result in ["committed", "rejected", "fenced", "unknown"] {
             drop(metrics.commits.get_or_create(&ByResult { result }));
             drop(metrics.deferrals.get_or_create(&ByResult { result }));
         }
         // Registered under names without `_total`, which the text format appends to counters.
         registry.register(
-            "outbox_call_requests",
+            "outbox_calls_requests",
             "Requests by what their answer means",
             metrics.requests.clone(),
         );
         registry.register(
-            "outbox_call_requests_ambiguous",
+            "outbox_calls_requests_ambiguous",
             "Requests of which nobody can know whether they were processed, by what happened",
             metrics.ambiguous.clone(),
         );
@@ -158,17 +160,17 @@ impl Metrics {
             metrics.repeated.clone(),
         );
         registry.register(
-            "outbox_call_request_seconds",
+            "outbox_calls_request_seconds",
             "Time from the beginning of a request to its answer, by what it means",
             metrics.request_seconds.clone(),
         );
         registry.register(
-            "outbox_call_outcomes",
+            "outbox_calls_outcomes",
             "Outcomes published",
             metrics.outcomes.clone(),
         );
         registry.register(
-            "outbox_call_dead_letters",
+            "outbox_calls_dead_letters",
             "Dead letters published, by reason",
             metrics.dead_letters.clone(),
         );
@@ -178,32 +180,32 @@ impl Metrics {
             metrics.parked.clone(),
         );
         registry.register(
-            "outbox_call_lookups",
+            "outbox_calls_lookups",
             "Look-ups by what they came to",
             metrics.lookups.clone(),
         );
         registry.register(
-            "outbox_call_lookup_seconds",
+            "outbox_calls_lookup_seconds",
             "Time from the beginning of a look-up to its answer",
             metrics.lookup_seconds.clone(),
         );
         registry.register(
-            "outbox_calls_settling",
+            "outbox_calls_awaiting_quiescence",
             "Calls of which nobody knows, and that wait until an earlier request has settled, or are looked up",
             metrics.settling.clone(),
         );
         registry.register(
-            "outbox_call_publications_failed",
+            "outbox_calls_publications_failed",
             "Outcomes and dead letters that Kafka did not acknowledge, and that are sent again",
             metrics.publications_failed.clone(),
         );
         registry.register(
-            "outbox_call_commits",
+            "outbox_calls_commits",
             "Commits of call notes, by result",
             metrics.commits.clone(),
         );
         registry.register(
-            "outbox_call_deferrals",
+            "outbox_calls_deferrals",
             "Transactions that defer calls to the end of the outbox, by result",
             metrics.deferrals.clone(),
         );
@@ -213,22 +215,22 @@ impl Metrics {
             metrics.calls_deferred.clone(),
         );
         registry.register(
-            "outbox_call_deferral_seconds",
+            "outbox_calls_deferral_seconds",
             "Time to defer calls",
             metrics.deferral_seconds.clone(),
         );
         registry.register(
-            "outbox_call_commit_seconds",
+            "outbox_calls_commit_seconds",
             "Time to commit call notes",
             metrics.commit_seconds.clone(),
         );
         registry.register(
-            "outbox_call_requests_withheld",
+            "outbox_calls_requests_withheld",
             "Requests held back at the last moment, because the proof of ownership was too old",
             metrics.withheld.clone(),
         );
         registry.register(
-            "outbox_call_rejoins",
+            "outbox_calls_rejoins",
             "Times the group was joined anew",
             metrics.rejoins.clone(),
         );
@@ -258,17 +260,17 @@ impl Metrics {
             metrics.breaker.clone(),
         );
         registry.register(
-            "outbox_calls_held",
+            "outbox_calls_open",
             "Calls read from the outbox and not final",
             metrics.pending.clone(),
         );
         registry.register(
-            "outbox_calls_held_bytes",
+            "outbox_calls_open_bytes",
             "Bytes of those calls",
             metrics.pending_bytes.clone(),
         );
         registry.register(
-            "outbox_call_partitions",
+            "outbox_calls_partitions",
             "Partitions by state",
             metrics.partitions.clone(),
         );
@@ -276,8 +278,8 @@ impl Metrics {
     }
 
     /// A request has come to something.
-    pub(crate) fn answered(&self, report: &Report, answer: Answer, took: Duration) {
-        if *report == Report::NotSent(NotSent::Withheld) {
+    pub(crate) fn answered(&self, report: &Response, answer: ResponseClass, took: Duration) {
+        if *report == Response::NotSent(NotSent::Withheld) {
             self.withheld.inc();
             return;
         }
@@ -288,7 +290,7 @@ impl Metrics {
         self.request_seconds
             .get_or_create(&label)
             .observe(took.as_secs_f64());
-        if answer == Answer::Ambiguous {
+        if answer == ResponseClass::Ambiguous {
             self.ambiguous
                 .get_or_create(&ByKind {
                     kind: kind_of(report),
@@ -298,10 +300,10 @@ impl Metrics {
     }
 
     /// A request left although an earlier one may have been processed.
-    pub(crate) fn repeated(&self, doubt: Doubt) {
+    pub(crate) fn repeated(&self, ambiguity: Ambiguity) {
         self.repeated
             .get_or_create(&ByReason {
-                reason: doubt.as_str(),
+                reason: ambiguity.as_str(),
             })
             .inc();
     }
@@ -322,7 +324,7 @@ impl Metrics {
     }
 
     /// A look-up has come to something.
-    pub(crate) fn looked_up(&self, verdict: Verdict, took: Duration) {
+    pub(crate) fn looked_up(&self, verdict: LookupResult, took: Duration) {
         let verdict = verdict.as_str();
         self.lookups.get_or_create(&ByVerdict { verdict }).inc();
         self.lookup_seconds.observe(took.as_secs_f64());
@@ -337,7 +339,7 @@ impl Metrics {
     /// A deferral of so many calls has come to something.
     pub(crate) fn deferred(&self, result: &'static str, calls: usize, took: Duration) {
         self.deferrals.get_or_create(&ByResult { result }).inc();
-        if result == "done" {
+        if result == "committed" {
             self.calls_deferred
                 .inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
             self.deferral_seconds.observe(took.as_secs_f64());
@@ -347,7 +349,7 @@ impl Metrics {
     /// How much is held now.
     pub(crate) fn set(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.in_flight.set(number(gauges.calls_under_way));
+        self.in_flight.set(number(gauges.calls_in_flight));
         self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
         for state in BreakerState::ALL {
             let label = ByState {
@@ -357,14 +359,14 @@ impl Metrics {
                 .get_or_create(&label)
                 .set(i64::from(state == gauges.breaker));
         }
-        self.settling.set(number(gauges.calls_settling));
-        self.pending.set(number(gauges.calls_held));
-        self.pending_bytes.set(number(gauges.bytes_held));
+        self.settling.set(number(gauges.calls_awaiting_quiescence));
+        self.pending.set(number(gauges.calls_open));
+        self.pending_bytes.set(number(gauges.bytes_open));
         for (state, count) in [
             ("active", gauges.partitions),
             ("loading", gauges.partitions_loading),
             ("draining", gauges.partitions_draining),
-            ("refused", gauges.partitions_refused),
+            ("refused", gauges.partitions_halted),
         ] {
             self.partitions
                 .get_or_create(&ByState { state })
@@ -374,7 +376,7 @@ impl Metrics {
 }
 
 /// The status, or what happened instead. There are 600 statuses at most.
-fn kind_of(report: &Report) -> String {
+fn kind_of(report: &Response) -> String {
     report
         .status()
         .map_or_else(|| report.kind().to_owned(), |status| status.to_string())

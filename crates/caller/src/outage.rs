@@ -26,12 +26,12 @@ impl Shell {
             self.metrics.probes_failed.inc();
             tracing::debug!(%reason, "the API is still ill");
         }
-        self.health.unmet_because(API, reason);
+        self.health.set_unready(API, reason);
     }
 
     /// The API answers again.
     pub(crate) fn outage_over(&self) {
-        self.health.met(API);
+        self.health.set_ready(API);
         tracing::info!(
             url = self.config.api.url_without_query(),
             "the API answers again, and calls go on"

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kafka::Fault;
-use kafka::producer::NotTaken;
-use pipeline::delivery::{CallId, Ending, Event, History};
+use kafka::ClientError;
+use kafka::producer::SendError;
+use pipeline::delivery::{CallId, Event, FinalState, History};
 use records::Offset;
 use service::failpoint::kill_at;
 
@@ -16,7 +16,7 @@ impl Shell {
     pub(crate) fn publish(
         &mut self,
         call: CallId,
-        ending: &Ending,
+        ending: &FinalState,
         history: &History,
         job: &Arc<Job>,
     ) -> Option<Event<Job>> {
@@ -28,19 +28,19 @@ impl Shell {
             (ToldEnd::DeadLetter(reason), outgoing)
         };
         let (told, outgoing) = match ending {
-            Ending::Accepted(reply) | Ending::Found(reply) => {
-                let found = matches!(ending, Ending::Found(_));
+            FinalState::Accepted(reply) | FinalState::Found(reply) => {
+                let found = matches!(ending, FinalState::Found(_));
                 json = job.outcome(reply, found, history, self.calendar);
                 (ToldEnd::Outcome, job.outcome_record(topics, &json, token))
             }
-            Ending::Rejected(reply) => dead_letter(Why::Rejected(reply)),
-            Ending::GivenUp(last) => dead_letter(Why::GivenUp(last.as_ref())),
-            Ending::Parked(evidence) => {
+            FinalState::Rejected(reply) => dead_letter(Why::Rejected(reply)),
+            FinalState::Abandoned(last) => dead_letter(Why::GivenUp(last.as_ref())),
+            FinalState::Parked(evidence) => {
                 let by = &self.config.caller.instance_id;
                 let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, (by, token));
                 (ToldEnd::Parked(reason), outgoing)
             }
-            Ending::NotACall => dead_letter(Why::NotACall),
+            FinalState::NotACall => dead_letter(Why::NotACall),
         };
         match self.producer.send(&outgoing) {
             Ok(()) => {
@@ -56,8 +56,8 @@ impl Shell {
                 self.metrics.publications_failed.inc();
                 let position = &job.position;
                 match error {
-                    NotTaken::QueueFull => tracing::warn!(%position, "the producer's queue is full"),
-                    NotTaken::Fault(error) => tracing::error!(
+                    SendError::QueueFull => tracing::warn!(%position, "the producer's queue is full"),
+                    SendError::ClientError(error) => tracing::error!(
                         %position, %error, "the end of a call cannot be sent to kafka; tried again"
                     ),
                 }
@@ -70,7 +70,11 @@ impl Shell {
     }
 
     /// A record was delivered or was not.
-    pub(crate) fn published(&mut self, token: usize, result: Result<Offset, Fault>) -> Option<Event<Job>> {
+    pub(crate) fn published(
+        &mut self,
+        token: usize,
+        result: Result<Offset, ClientError>,
+    ) -> Option<Event<Job>> {
         let Publication { call, job, told } = self.publications.remove(&token)?;
         let (key, position) = (job.key_text(), &job.position);
         match &result {

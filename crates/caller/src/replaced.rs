@@ -1,12 +1,12 @@
 //! Another member has taken this caller's instance id, which it has where its membership is static: nothing is sent or
-//! committed, and it is found out whether to join the group again or to leave; see `kafka/src/namesake.rs`.
+//! committed, and it is found out whether to join the group again or to leave; see `kafka/src/instance_id_conflict.rs`.
 //!
 //! Answers to requests that are under way still come, and count if their partition comes back.
 
 use anyhow::bail;
-use kafka::Fault;
-use kafka::fault::Class;
-use kafka::namesake::Standing;
+use kafka::ClientError;
+use kafka::error::ErrorClass;
+use kafka::instance_id_conflict::Owner;
 use pipeline::delivery::Event;
 use service::Shutdown;
 
@@ -18,15 +18,15 @@ use crate::shell::Shell;
 
 impl Shell {
     /// The consumer is of no further use. What the pipeline does then leads to [`Shell::join_anew`], at once or later.
-    pub(crate) fn client_lost(&mut self, fault: &Fault) -> Event<Job> {
-        if fault.class == Class::Replaced {
+    pub(crate) fn client_lost(&mut self, fault: &ClientError) -> Event<Job> {
+        if fault.class == ErrorClass::Fenced {
             self.replaced_by(fault);
         }
         Event::ClientLost
     }
 
     /// Another member has the instance id.
-    pub(crate) fn replaced_by(&mut self, fault: &Fault) {
+    pub(crate) fn replaced_by(&mut self, fault: &ClientError) {
         tracing::warn!(
             error = %fault,
             "another member of the group has taken this caller's instance id; all partitions are let go, nothing is \
@@ -66,12 +66,12 @@ impl Loop {
     ///
     /// # Errors
     /// That of another process.
-    pub(crate) fn settled(&mut self, standing: &Standing) -> anyhow::Result<()> {
+    pub(crate) fn settled(&mut self, standing: &Owner) -> anyhow::Result<()> {
         let (group, instance_id) = (
             &self.shell.config.kafka.group_id,
             &self.shell.config.caller.instance_id,
         );
-        if let Standing::Anothers(..) = standing {
+        if let Owner::LiveProcess(..) = standing {
             bail!(
                 "another caller has joined group {group:?} as {instance_id:?}, so this one leaves; nothing of it was \
                  committed since. Give each caller a caller.instance_id of its own. ({standing})"
@@ -85,7 +85,7 @@ impl Loop {
         self.is_settling = false;
         self.shell.is_fenced = false;
         self.shell.join_anew()?;
-        self.group_health.begun_again();
+        self.group_health.rejoined();
         Ok(())
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kafka::Happening;
+use kafka::ConsumerEvent;
 use kafka::admin::Admin;
-use kafka::fault::Class;
-use kafka::group_watch::Myself;
+use kafka::error::ErrorClass;
+use kafka::group_watch::MemberId;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
-use pipeline::delivery::{Delivery, Event, NotSent, Report, Verdict};
+use pipeline::delivery::{Delivery, Event, LookupResult, NotSent, Response};
 use service::failpoint::kill_at;
 use service::{GroupHealth, Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::group;
 use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::shell::{Shell, Told, join, numbers};
+use crate::shell::{GroupStatus, Shell, join, numbers};
 
 /// A sound loop turns at least this often, also while the brokers do not answer.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    kafka::start::check(&config.kafka, &config.caller.instance_id, &required)?;
+    kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
     Ok(())
 }
 
@@ -94,13 +94,13 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         url = config.api.url_without_query(),
         "caller started"
     );
-    health.met(Health::STARTED);
+    health.set_ready(Health::STARTED);
     let delivery = Delivery::new(
         config.limits(),
-        config.api.answers.classes()?,
+        config.api.responses.classes()?,
         config.verify.verify()?,
     )
-    .paced(config.pace());
+    .with_flow_control(config.flow_control());
     let shell = Loop {
         delivery,
         shell,
@@ -128,7 +128,7 @@ pub(crate) struct Loop {
     inbox: UnboundedReceiver<Arrived>,
     gauges_set_at: Option<Instant>,
     /// Who we are in the group, for the watch over it.
-    myself: Myself,
+    myself: MemberId,
     pub(crate) admin: Arc<Admin>,
     pub(crate) group_health: GroupHealth,
     /// It is being found out whose our instance id is.
@@ -200,11 +200,11 @@ impl Loop {
         Ok(())
     }
 
-    /// Waits that are over, and what the pipeline wanted to be woken for.
+    /// WaitReason that are over, and what the pipeline wanted to be woken for.
     fn take_time(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         while let Some(call) = self.shell.wait_over(now) {
-            self.apply(Event::WaitOver(call))?;
+            self.apply(Event::WaitElapsed(call))?;
         }
         match self.delivery.wake_at(now) {
             Some(at) if at <= now => self.apply(Event::Tick),
@@ -230,15 +230,15 @@ impl Loop {
                 }
                 Ok(Some(happening)) => self.event_of(happening)?,
                 Err(error) => match error.class {
-                    Class::Retriable | Class::Abortable => {
+                    ErrorClass::Retriable | ErrorClass::Abortable => {
                         tracing::warn!(%error, "the consumer reports an error that mends itself");
                         continue;
                     }
-                    Class::ClientLost | Class::Replaced => {
+                    ErrorClass::Fatal | ErrorClass::Fenced => {
                         tracing::warn!(%error, "the consumer cannot go on");
                         self.shell.client_lost(&error)
                     }
-                    Class::Refused => return Err(error.into()),
+                    ErrorClass::Permanent => return Err(error.into()),
                 },
             };
             nothing = 0;
@@ -255,12 +255,12 @@ impl Loop {
         Ok(true)
     }
 
-    fn event_of(&mut self, happening: Happening<'_>) -> anyhow::Result<Event<Job>> {
+    fn event_of(&mut self, happening: ConsumerEvent<'_>) -> anyhow::Result<Event<Job>> {
         Ok(match happening {
-            Happening::Record(record) => {
+            ConsumerEvent::Record(record) => {
                 Event::Pending(Job::read(&record, &self.shell.api, &self.shell.policies))
             }
-            Happening::Assigned {
+            ConsumerEvent::Assigned {
                 partitions,
                 metadata,
                 member_id,
@@ -269,7 +269,7 @@ impl Loop {
                 self.shell.group_metadata = Some(Arc::new(metadata));
                 Event::Assigned(partitions)
             }
-            Happening::Revoked {
+            ConsumerEvent::Revoked {
                 partitions,
                 metadata,
                 member_id,
@@ -279,7 +279,7 @@ impl Loop {
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)
             }
-            Happening::Lost { partitions } => {
+            ConsumerEvent::Lost { partitions } => {
                 self.shell.group_metadata = None;
                 tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
                 Event::Lost(partitions)
@@ -299,17 +299,17 @@ impl Loop {
                 let answer = self.delivery.classes().answer(&report);
                 self.shell.metrics.answered(&report, answer, took);
                 match repeats {
-                    Some(doubt) if !matches!(report, Report::NotSent(_)) => {
-                        self.shell.metrics.repeated(doubt);
+                    Some(ambiguity) if !matches!(report, Response::NotSent(_)) => {
+                        self.shell.metrics.repeated(ambiguity);
                     }
                     Some(_) | None => {}
                 }
-                let told = Told {
+                let told = GroupStatus {
                     answer,
                     kind: report.kind(),
                     status: report.status(),
                 };
-                if !self.delivery.awaits(call) && report != Report::NotSent(NotSent::Withheld) {
+                if !self.delivery.awaits(call) && report != Response::NotSent(NotSent::Withheld) {
                     tracing::warn!(
                         position = %self.shell.position(call), answer = answer.as_str(),
                         kind = told.kind, status = told.status,
@@ -317,12 +317,12 @@ impl Loop {
                     );
                 }
                 self.shell.told = Some(told);
-                let applied = self.apply(Event::Answered { call, report });
+                let applied = self.apply(Event::ResponseReceived { call, report });
                 self.shell.told = None;
                 applied
             }
             Arrived::LookedUp { call, report, took } => {
-                let verdict = Verdict::from(self.delivery.verify().answers.answer(&report));
+                let verdict = LookupResult::from(self.delivery.verify().answers.answer(&report));
                 self.shell.looked_up(call, &report, verdict, took);
                 self.apply(Event::LookedUp { call, report })
             }
@@ -345,7 +345,7 @@ impl Loop {
                 Some(event) => self.apply(event),
                 None => Ok(()),
             },
-            Arrived::Loaded {
+            Arrived::LoadedNotes {
                 assignment,
                 partition,
                 loaded,
@@ -360,7 +360,7 @@ impl Loop {
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
                 // It may be a transaction of our own former life that holds the offsets back.
-                if !self.shell.config.stubborn.defer_after.is_zero() {
+                if !self.shell.config.deferral.defer_after.is_zero() {
                     self.shell.deferrals.open_if_closed();
                 }
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kafka::producer::Producer;
-use kafka::{Consumer, Fault};
-use pipeline::delivery::{Answer, CallId};
+use kafka::{ClientError, Consumer};
+use pipeline::delivery::{CallId, ResponseClass};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::call_dead_letter::Reason;
 use records::parked;
@@ -22,7 +22,7 @@ use crate::deferrals::Deferrals;
 use crate::ends::Calendar;
 use crate::http::Api;
 use crate::job::Job;
-use crate::latch::Permit;
+use crate::latch::ExtendLease;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 
@@ -38,7 +38,7 @@ pub(crate) struct Shell {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) calendar: Calendar,
-    pub(crate) permits: BTreeMap<Partition, Permit>,
+    pub(crate) permits: BTreeMap<Partition, ExtendLease>,
     pub(crate) permitted_until: Option<Instant>,
     pub(crate) epoch: Instant,
     pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
@@ -52,7 +52,7 @@ pub(crate) struct Shell {
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
     pub(crate) refused: BTreeMap<Partition, String>,
     /// What the report that is being taken in says, for the log line of what follows from it.
-    pub(crate) told: Option<Told>,
+    pub(crate) told: Option<GroupStatus>,
     /// Another member has taken our instance id, and it is not known yet whose it is.
     pub(crate) is_fenced: bool,
     pub(crate) is_finished: bool,
@@ -76,8 +76,8 @@ pub(crate) enum ToldEnd {
 
 /// A report, as a log line tells it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
-    pub(crate) answer: Answer,
+pub(crate) struct GroupStatus {
+    pub(crate) answer: ResponseClass,
     pub(crate) kind: &'static str,
     pub(crate) status: Option<u16>,
 }
@@ -134,7 +134,7 @@ impl Shell {
 }
 
 /// Joins the group; the notify wakes the loop when there is something to poll.
-pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), Fault> {
+pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), ClientError> {
     let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
     let ready = Arc::new(Notify::new());
     consumer.on_ready({

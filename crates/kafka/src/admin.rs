@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::fault::Fault;
+use crate::error::ClientError;
 use crate::group::{self, Group};
 use crate::settings::KafkaSettings;
 use crate::topic_ids::{self, TopicIdentity};
@@ -31,7 +31,7 @@ const REACH_MAX: Duration = Duration::from_secs(7);
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 
 /// A topic's name, and whether it was created.
-pub type Created = (String, Result<(), Fault>);
+pub type Created = (String, Result<(), ClientError>);
 
 /// A client that administers topics.
 pub struct Admin {
@@ -49,10 +49,10 @@ impl Admin {
     /// # Errors
     /// A property is refused by librdkafka, or no broker answered in time; then it says why, as far as
     /// librdkafka knows.
-    pub fn connect(settings: &KafkaSettings, client_id: &str) -> Result<Self, Fault> {
+    pub fn connect(settings: &KafkaSettings, client_id: &str) -> Result<Self, ClientError> {
         let servers = &settings.bootstrap_servers;
         let words = LastWords::default();
-        let open = |error| Fault::new("opening an admin client", error);
+        let open = |error| ClientError::new("opening an admin client", error);
         let config = settings.client(client_id);
         let cluster: ThreadedProducer<LastWords> = config.create_with_context(words.clone()).map_err(open)?;
         let client = config.create().map_err(open)?;
@@ -62,7 +62,7 @@ impl Admin {
                 .take()
                 .map(|said| format!(" (the last try: {said})"))
                 .unwrap_or_default();
-            Fault::new(
+            ClientError::new(
                 format!(
                     "reaching Kafka at {servers:?}, the setting kafka.bootstrap_servers, within {} s{said}",
                     REACH_MAX.as_secs()
@@ -89,10 +89,10 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster did not answer, or does not let this user describe a topic.
-    pub fn describe(&self, names: &[&str]) -> Result<Existing, Fault> {
+    pub fn describe(&self, names: &[&str]) -> Result<Existing, ClientError> {
         let fault = |what: String| {
             move |error| {
-                Fault::new(
+                ClientError::new(
                     format!("describing {what} at {:?}", self.bootstrap_servers),
                     error,
                 )
@@ -176,7 +176,11 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster did not answer within the limit.
-    pub fn topic_ids(&self, names: &[&str], limit: Duration) -> Result<BTreeMap<String, String>, Fault> {
+    pub fn topic_ids(
+        &self,
+        names: &[&str],
+        limit: Duration,
+    ) -> Result<BTreeMap<String, String>, ClientError> {
         let found = self.identities(names, limit)?;
         Ok(found.into_iter().map(|(name, topic)| (name, topic.id)).collect())
     }
@@ -189,9 +193,9 @@ impl Admin {
         &self,
         names: &[&str],
         limit: Duration,
-    ) -> Result<BTreeMap<String, TopicIdentity>, Fault> {
+    ) -> Result<BTreeMap<String, TopicIdentity>, ClientError> {
         topic_ids::of(self.client.inner(), names, limit).map_err(|error| {
-            Fault::new(
+            ClientError::new(
                 format!("asking for the ids of the topics {}", names.join(", ")),
                 error,
             )
@@ -203,16 +207,16 @@ impl Admin {
     ///
     /// # Errors
     /// The group's coordinator did not answer within the limit.
-    pub fn group(&self, group: &str, topic: &str, limit: Duration) -> Result<Group, Fault> {
+    pub fn group(&self, group: &str, topic: &str, limit: Duration) -> Result<Group, ClientError> {
         group::of(self.cluster.client(), group, topic, limit)
-            .map_err(|error| Fault::new(format!("asking how the group {group:?} stands"), error))
+            .map_err(|error| ClientError::new(format!("asking how the group {group:?} stands"), error))
     }
 
     /// Creates topics; each may fail by itself, and an existing one is left as it is.
     ///
     /// # Errors
     /// The request as a whole failed.
-    pub fn create(&self, new: &[NewTopic]) -> Result<Vec<Created>, Fault> {
+    pub fn create(&self, new: &[NewTopic]) -> Result<Vec<Created>, ClientError> {
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let wanted: Vec<_> = new
             .iter()
@@ -225,15 +229,16 @@ impl Admin {
                     .fold(wanted, |wanted, (name, value)| wanted.set(name, value))
             })
             .collect();
-        let answers = wait(self.client.create_topics(&wanted, &options()))
-            .map_err(|error| Fault::new(format!("creating topics at {:?}", self.bootstrap_servers), error))?;
+        let answers = wait(self.client.create_topics(&wanted, &options())).map_err(|error| {
+            ClientError::new(format!("creating topics at {:?}", self.bootstrap_servers), error)
+        })?;
         Ok(answers
             .into_iter()
             .map(|answer| match answer {
                 Ok(name) => (name, Ok(())),
                 Err((name, code)) => {
                     let attempted = format!("creating the topic {name:?}");
-                    (name, Err(Fault::new(attempted, KafkaError::AdminOp(code))))
+                    (name, Err(ClientError::new(attempted, KafkaError::AdminOp(code))))
                 }
             })
             .collect())

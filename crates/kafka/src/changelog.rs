@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
-use crate::fault::{Class, Fault};
+use crate::error::{ClientError, ErrorClass};
 use crate::offsets::{self, Committed};
 use crate::settings::KafkaSettings;
 
@@ -38,13 +38,13 @@ pub struct Change<'a> {
 
 /// Why reading ended before the end that was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum Interrupted<E> {
+pub enum ReadError<E> {
     /// The caller asked for it.
     #[error("the restore was cancelled")]
     Cancelled,
     /// Kafka refused; asking again does not help.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    ClientError(#[from] ClientError),
     /// The sink could not take a change.
     #[error(transparent)]
     Sink(E),
@@ -55,7 +55,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// librdkafka refused a setting.
-    pub fn open(settings: &KafkaSettings, topic: &str) -> Result<Self, Fault> {
+    pub fn open(settings: &KafkaSettings, topic: &str) -> Result<Self, ClientError> {
         let client = |isolation: &str| {
             settings
                 .client("changelog-reader")
@@ -69,7 +69,7 @@ impl ChangelogReader {
                 .set("fetch.wait.max.ms", "50")
                 .set("queued.max.messages.kbytes", "16384")
                 .create::<BaseConsumer>()
-                .map_err(|error| Fault::new(format!("opening a reader of {topic:?}"), error))
+                .map_err(|error| ClientError::new(format!("opening a reader of {topic:?}"), error))
         };
         Ok(Self {
             committed: client("read_committed")?,
@@ -101,7 +101,7 @@ impl ChangelogReader {
         topic: &str,
         partition: Partition,
         timeout: Duration,
-    ) -> Result<Committed, Fault> {
+    ) -> Result<Committed, ClientError> {
         let found = offsets::committed(&self.committed, &self.group_id, topic, &[partition], timeout)?;
         Ok(found.into_iter().next().unwrap_or(Committed {
             partition,
@@ -114,7 +114,12 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// The leader did not answer within `timeout`.
-    pub fn bounds_of(&self, topic: &str, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+    pub fn bounds_of(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.uncommitted, topic, partition, timeout)
     }
 
@@ -122,7 +127,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// The leader did not answer within `timeout`.
-    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
     }
 
@@ -130,7 +135,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// The leader did not answer within `timeout`.
-    pub fn stable_bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+    pub fn stable_bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.committed, &self.topic, partition, timeout)
     }
 
@@ -148,7 +153,7 @@ impl ChangelogReader {
         to: Offset,
         cancelled: impl Fn() -> bool,
         mut sink: impl FnMut(Change<'_>) -> Result<(), E>,
-    ) -> Result<(), Interrupted<E>> {
+    ) -> Result<(), ReadError<E>> {
         self.read_topic(
             &self.topic,
             partition,
@@ -162,12 +167,17 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// Kafka refused, or nothing moved for some seconds.
-    pub fn has_committed(&self, topic: &str, partition: Partition, bounds: Bounds) -> Result<bool, Fault> {
+    pub fn has_committed(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+    ) -> Result<bool, ClientError> {
         struct Found;
         match self.read_topic(topic, partition, bounds, || false, &mut |_| Err(Found)) {
             Ok(()) => Ok(false),
-            Err(Interrupted::Sink(Found) | Interrupted::Cancelled) => Ok(true),
-            Err(Interrupted::Fault(fault)) => Err(fault),
+            Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(true),
+            Err(ReadError::ClientError(fault)) => Err(fault),
         }
     }
 
@@ -180,7 +190,7 @@ impl ChangelogReader {
         topic: &str,
         partition: Partition,
         bounds: Bounds,
-    ) -> Result<Option<Timestamp>, Fault> {
+    ) -> Result<Option<Timestamp>, ClientError> {
         let mut found = None;
         struct Found;
         let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
@@ -188,8 +198,8 @@ impl ChangelogReader {
             Err(Found)
         });
         match outcome {
-            Ok(()) | Err(Interrupted::Sink(Found) | Interrupted::Cancelled) => Ok(found),
-            Err(Interrupted::Fault(fault)) => Err(fault),
+            Ok(()) | Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(found),
+            Err(ReadError::ClientError(fault)) => Err(fault),
         }
     }
 
@@ -202,16 +212,16 @@ impl ChangelogReader {
         topic: &str,
         partition: Partition,
         bounds: Bounds,
-    ) -> Result<Option<Timestamp>, Fault> {
+    ) -> Result<Option<Timestamp>, ClientError> {
         let mut found = None;
         let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
             found = change.at.or(found);
             Ok::<(), std::convert::Infallible>(())
         });
         match outcome {
-            Ok(()) | Err(Interrupted::Cancelled) => Ok(found),
-            Err(Interrupted::Sink(never)) => match never {},
-            Err(Interrupted::Fault(fault)) => Err(fault),
+            Ok(()) | Err(ReadError::Cancelled) => Ok(found),
+            Err(ReadError::Sink(never)) => match never {},
+            Err(ReadError::ClientError(fault)) => Err(fault),
         }
     }
 
@@ -222,12 +232,13 @@ impl ChangelogReader {
         bounds: Bounds,
         cancelled: impl Fn() -> bool,
         sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
-    ) -> Result<(), Interrupted<E>> {
+    ) -> Result<(), ReadError<E>> {
         let Bounds { start: from, end: to } = bounds;
         if from >= to {
             return Ok(());
         }
-        let fault = |error| Fault::new(format!("reading {topic}/{partition} from {from} to {to}"), error);
+        let fault =
+            |error| ClientError::new(format!("reading {topic}/{partition} from {from} to {to}"), error);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition.0, Seek::Offset(from.0))
             .map_err(fault)?;
@@ -246,8 +257,8 @@ impl ChangelogReader {
         to: Offset,
         cancelled: impl Fn() -> bool,
         sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
-        fault: impl Fn(KafkaError) -> Fault,
-    ) -> Result<(), Interrupted<E>> {
+        fault: impl Fn(KafkaError) -> ClientError,
+    ) -> Result<(), ReadError<E>> {
         let (mut moved_at, mut moved_to) = (Instant::now(), None);
         loop {
             match self.committed.poll(POLL) {
@@ -261,7 +272,7 @@ impl ChangelogReader {
                         offset,
                         at,
                     })
-                    .map_err(Interrupted::Sink)?;
+                    .map_err(ReadError::Sink)?;
                     if offset.next() < to {
                         continue;
                     }
@@ -270,7 +281,10 @@ impl ChangelogReader {
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => {
                     let fault = fault(error);
-                    if matches!(fault.class, Class::Refused | Class::ClientLost | Class::Replaced) {
+                    if matches!(
+                        fault.class,
+                        ErrorClass::Permanent | ErrorClass::Fatal | ErrorClass::Fenced
+                    ) {
                         return Err(fault.into());
                     }
                     tracing::warn!(%fault, "the changelog cannot be read; trying again");
@@ -285,7 +299,7 @@ impl ChangelogReader {
                 return Ok(());
             }
             if cancelled() {
-                return Err(Interrupted::Cancelled);
+                return Err(ReadError::Cancelled);
             }
             if position != moved_to {
                 (moved_at, moved_to) = (Instant::now(), position);

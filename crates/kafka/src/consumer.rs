@@ -20,11 +20,11 @@ use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
 use crate::commit;
-use crate::fault::Fault;
-use crate::logged;
+use crate::error::ClientError;
+use crate::log_bridge;
 use crate::offsets::{self, Committed};
-use crate::recreated::{DEBUG_CONTEXT, Recreated};
 use crate::settings::KafkaSettings;
+use crate::topic_recreation::{DEBUG_CONTEXT, Recreated};
 
 /// How a process belongs to its group.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub struct Membership {
 }
 
 /// What [`Consumer::poll`] hands out.
-pub enum Happening<'a> {
+pub enum ConsumerEvent<'a> {
     /// A record of an accepted and started partition.
     Record(BorrowedMessage<'a>),
     /// A new generation of the group. Comes with each one, often with no new partition.
@@ -98,9 +98,9 @@ impl Consumer {
     ///
     /// # Errors
     /// librdkafka refused a setting.
-    pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, Fault> {
+    pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, ClientError> {
         let mut config = settings.client(membership.instance_id.as_deref().unwrap_or(&settings.group_id));
-        let debug = logged::debug(&config, DEBUG_CONTEXT);
+        let debug = log_bridge::debug(&config, DEBUG_CONTEXT);
         config
             .set("debug", debug)
             .set_log_level(RDKafkaLogLevel::Debug)
@@ -138,10 +138,10 @@ impl Consumer {
         let attempted = || format!("joining group {:?} for topic {topic:?}", settings.group_id);
         let inner: BaseConsumer<Queue> = config
             .create_with_context(Queue::of(topic))
-            .map_err(|error| Fault::new(attempted(), error))?;
+            .map_err(|error| ClientError::new(attempted(), error))?;
         inner
             .subscribe(&[topic])
-            .map_err(|error| Fault::new(attempted(), error))?;
+            .map_err(|error| ClientError::new(attempted(), error))?;
         Ok(Self {
             inner,
             topic: topic.to_owned(),
@@ -159,10 +159,10 @@ impl Consumer {
     /// Waits for what happens next, at most `timeout`; zero does not wait.
     ///
     /// # Errors
-    /// What librdkafka reports of the brokers and of the membership. [`crate::fault::Class::Retriable`]
+    /// What librdkafka reports of the brokers and of the membership. [`crate::error::ErrorClass::Retriable`]
     /// ones mend themselves and need no more than a line in the log. Also that the topic was deleted and created
     /// again, before any of its new records is handed out.
-    pub fn poll(&self, timeout: Duration) -> Result<Option<Happening<'_>>, Fault> {
+    pub fn poll(&self, timeout: Duration) -> Result<Option<ConsumerEvent<'_>>, ClientError> {
         if let Some(happening) = self.rebalance() {
             return Ok(Some(happening));
         }
@@ -172,33 +172,33 @@ impl Consumer {
                 "going on to read {:?} in group {:?}, which was deleted and created again,",
                 self.topic, self.group_id
             );
-            return Err(Fault::new(
+            return Err(ClientError::new(
                 attempted,
                 KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange),
             ));
         }
         match polled {
-            Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(Happening::Record(record))),
+            Some(Ok(record)) => Ok(self.in_turn(&record)?.then_some(ConsumerEvent::Record(record))),
             Some(Err(error)) => {
                 let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
-                Err(Fault::new(attempted, self.cause(error)))
+                Err(ClientError::new(attempted, self.cause(error)))
             }
             None => Ok(self.rebalance()),
         }
     }
 
     /// The next rebalance, to be handed out.
-    fn rebalance(&self) -> Option<Happening<'_>> {
+    fn rebalance(&self) -> Option<ConsumerEvent<'_>> {
         let queued = self.inner.context().take()?;
         *self.uncompleted() = Some(queued.what());
         Some(queued.into())
     }
 
-    /// Completes [`Happening::Assigned`]: takes the partitions, paused.
+    /// Completes [`ConsumerEvent::Assigned`]: takes the partitions, paused.
     ///
     /// # Errors
     /// librdkafka refused; the membership is lost.
-    pub fn accept(&self, partitions: &[Partition]) -> Result<(), Fault> {
+    pub fn accept(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.uncompleted().take();
         // With a position of its own: left to itself librdkafka would look for a committed one, and report
         // an error where there is none yet. Nothing is read before `start` sets the true one.
@@ -215,11 +215,11 @@ impl Consumer {
             .map_err(|error| self.fault("accepting", partitions, error))
     }
 
-    /// Completes [`Happening::Revoked`] and [`Happening::Lost`]: lets the partitions go.
+    /// Completes [`ConsumerEvent::Revoked`] and [`ConsumerEvent::Lost`]: lets the partitions go.
     ///
     /// # Errors
     /// librdkafka refused; the membership is lost.
-    pub fn give_up(&self, partitions: &[Partition]) -> Result<(), Fault> {
+    pub fn give_up(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.uncompleted().take();
         self.next().retain(|partition, _| !partitions.contains(partition));
         self.inner
@@ -231,7 +231,7 @@ impl Consumer {
     ///
     /// # Errors
     /// The position could not be set; the partition stays paused.
-    pub fn start(&self, partition: Partition, offset: Offset) -> Result<(), Fault> {
+    pub fn start(&self, partition: Partition, offset: Offset) -> Result<(), ClientError> {
         self.seek(partition, offset)?;
         self.next().insert(partition, offset);
         self.resume(&[partition])
@@ -241,7 +241,7 @@ impl Consumer {
     ///
     /// # Errors
     /// A partition is not assigned.
-    pub fn pause(&self, partitions: &[Partition]) -> Result<(), Fault> {
+    pub fn pause(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.inner
             .pause(&self.list(partitions))
             .map_err(|error| self.fault("pausing", partitions, error))
@@ -251,7 +251,7 @@ impl Consumer {
     ///
     /// # Errors
     /// A partition is not assigned.
-    pub fn resume(&self, partitions: &[Partition]) -> Result<(), Fault> {
+    pub fn resume(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.inner
             .resume(&self.list(partitions))
             .map_err(|error| self.fault("resuming", partitions, error))?;
@@ -276,7 +276,11 @@ impl Consumer {
     ///
     /// # Errors
     /// The offsets are unstable for longer than `timeout`, or the coordinator cannot be reached.
-    pub fn committed(&self, partitions: &[Partition], timeout: Duration) -> Result<Vec<Committed>, Fault> {
+    pub fn committed(
+        &self,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<Committed>, ClientError> {
         offsets::committed(&self.inner, &self.group_id, &self.topic, partitions, timeout)
     }
 
@@ -284,7 +288,7 @@ impl Consumer {
     ///
     /// # Errors
     /// The partition's leader did not answer within `timeout`.
-    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+    pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.inner, &self.topic, partition, timeout)
     }
 
@@ -297,7 +301,7 @@ impl Consumer {
     ///
     /// # Errors
     /// The coordinator refused at least one partition, or nobody can know.
-    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), Fault> {
+    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), ClientError> {
         let attempted = |partition: Option<Partition>| {
             let of = partition.map_or(String::new(), |partition| format!("/{partition}"));
             format!(
@@ -308,16 +312,16 @@ impl Consumer {
         let mut list = TopicPartitionList::new();
         for commit in commits {
             if !self.next().contains_key(&commit.partition) {
-                return Err(Fault::unavailable(attempted(Some(commit.partition))));
+                return Err(ClientError::unavailable(attempted(Some(commit.partition))));
             }
             let mut element = list.add_partition(&self.topic, commit.partition.0);
             element.set_metadata(&commit.metadata);
             element
                 .set_offset(Seek::Offset(commit.offset.0))
-                .map_err(|error| Fault::new(attempted(Some(commit.partition)), error))?;
+                .map_err(|error| ClientError::new(attempted(Some(commit.partition)), error))?;
         }
         commit::commit_and_wait(&self.inner, &list)
-            .map_err(|refused| Fault::new(attempted(refused.partition), self.cause(refused.error)))
+            .map_err(|refused| ClientError::new(attempted(refused.partition), self.cause(refused.error)))
     }
 
     /// Leaves the group. Partitions that are still held are given up without a commit.
@@ -328,7 +332,7 @@ impl Consumer {
     /// Whether a record is the partition's next, or behind it as where markers or compacted records lie
     /// between. librdkafka may go back to the position that a partition was accepted with, when the answer
     /// to its look-up crosses the seek: then it is sent forward again.
-    fn in_turn(&self, record: &BorrowedMessage<'_>) -> Result<bool, Fault> {
+    fn in_turn(&self, record: &BorrowedMessage<'_>) -> Result<bool, ClientError> {
         let (partition, offset) = (Partition(record.partition()), Offset(record.offset()));
         match self.next().get_mut(&partition) {
             Some(next) if offset >= *next => {
@@ -344,7 +348,7 @@ impl Consumer {
         Ok(false)
     }
 
-    fn seek(&self, partition: Partition, offset: Offset) -> Result<(), Fault> {
+    fn seek(&self, partition: Partition, offset: Offset) -> Result<(), ClientError> {
         let mut list = TopicPartitionList::new();
         let fault = |error| self.fault("setting the position of", &[partition], error);
         list.add_partition_offset(&self.topic, partition.0, Seek::Offset(offset.0))
@@ -369,9 +373,9 @@ impl Consumer {
         offsets::list(&self.topic, partitions)
     }
 
-    fn fault(&self, what: &str, partitions: &[Partition], error: KafkaError) -> Fault {
+    fn fault(&self, what: &str, partitions: &[Partition], error: KafkaError) -> ClientError {
         let numbers: Vec<i32> = partitions.iter().map(|partition| partition.0).collect();
-        Fault::new(
+        ClientError::new(
             format!("{what} partitions {numbers:?} of {:?}", self.topic),
             self.cause(error),
         )
@@ -412,20 +416,20 @@ fn complete(consumer: &BaseConsumer<Queue>, is_assign: bool, list: &TopicPartiti
 }
 
 /// The metadata of a consumer that never joined its group. Kafka takes it within a transaction and fences
-/// nothing by it: for the test that shows why [`Happening::Assigned`] hands out the member's own.
+/// nothing by it: for the test that shows why [`ConsumerEvent::Assigned`] hands out the member's own.
 ///
 /// # Errors
 /// librdkafka refused a setting.
-pub fn unjoined_metadata(settings: &KafkaSettings) -> Result<ConsumerGroupMetadata, Fault> {
+pub fn unjoined_metadata(settings: &KafkaSettings) -> Result<ConsumerGroupMetadata, ClientError> {
     let attempted = "opening a consumer that does not join";
     let consumer: BaseConsumer = settings
         .client("unjoined")
         .set("group.id", &settings.group_id)
         .create()
-        .map_err(|error| Fault::new(attempted, error))?;
+        .map_err(|error| ClientError::new(attempted, error))?;
     consumer
         .group_metadata()
-        .ok_or_else(|| Fault::unavailable(attempted))
+        .ok_or_else(|| ClientError::unavailable(attempted))
 }
 
 /// The id that the group's coordinator has given to this member; empty while it has none.
@@ -499,20 +503,20 @@ impl Queued {
     }
 }
 
-impl From<Queued> for Happening<'_> {
+impl From<Queued> for ConsumerEvent<'_> {
     fn from(queued: Queued) -> Self {
         match queued {
-            Queued::Assigned(partitions, metadata, member_id) => Happening::Assigned {
+            Queued::Assigned(partitions, metadata, member_id) => ConsumerEvent::Assigned {
                 partitions,
                 metadata,
                 member_id,
             },
-            Queued::Revoked(partitions, metadata, member_id) => Happening::Revoked {
+            Queued::Revoked(partitions, metadata, member_id) => ConsumerEvent::Revoked {
                 partitions,
                 metadata,
                 member_id,
             },
-            Queued::Lost(partitions) => Happening::Lost { partitions },
+            Queued::Lost(partitions) => ConsumerEvent::Lost { partitions },
         }
     }
 }
@@ -520,7 +524,7 @@ impl From<Queued> for Happening<'_> {
 impl ClientContext for Queue {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.recreated.hear(facility, line);
-        logged::log(level, facility, line);
+        log_bridge::log(level, facility, line);
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
-use crate::fault::Fault;
-use crate::guest;
+use crate::error::ClientError;
 use crate::settings::KafkaSettings;
-use crate::unowned::{Rule, Unowned};
+use crate::trigger_rebalance;
+use crate::unassigned_partitions::{Rule, UnassignedPartitions};
 
 /// What is watched.
 pub struct Watched {
@@ -21,18 +21,18 @@ pub struct Watched {
     /// The topic that the group reads.
     pub topic: String,
     /// A topic that the group does not read, and this user may describe.
-    pub elsewhere: String,
+    pub unused_topic: String,
     /// The members' session time-out.
     pub session_timeout: Duration,
     /// How long a member may take to give partitions up.
-    pub give_up_max: Duration,
+    pub revoke_timeout: Duration,
 }
 
 /// What the program is told of its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum GroupStatus {
     /// Partitions belong to nobody, so many; and the reason that a person reads.
-    Unowned(usize, String),
+    UnassignedPartitions(usize, String),
     /// Nothing of that kind (any longer).
     AtRest,
     /// The partitions are being handed out anew, because of this member.
@@ -41,9 +41,9 @@ pub enum Told {
 
 /// Who the program is in its group.
 #[derive(Clone, Debug, Default)]
-pub struct Myself(Arc<Mutex<String>>);
+pub struct MemberId(Arc<Mutex<String>>);
 
-impl Myself {
+impl MemberId {
     /// The member id as of the last assignment. Only a member of the group acts on it.
     pub fn is(&self, member_id: &str) {
         member_id.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -60,11 +60,11 @@ impl Myself {
 /// There is no thread left.
 pub fn watch(
     watched: Watched,
-    myself: &Myself,
-    tell: impl FnMut(Told) + Send + 'static,
+    myself: &MemberId,
+    tell: impl FnMut(GroupStatus) + Send + 'static,
 ) -> std::io::Result<()> {
     let watch = Watch {
-        rule: Rule::new(watched.give_up_max + ROUND_MAX),
+        rule: Rule::new(watched.revoke_timeout + ROUND_MAX),
         watched,
         myself: myself.clone(),
         tell,
@@ -81,7 +81,7 @@ pub fn watch(
 struct Watch<F> {
     watched: Watched,
     rule: Rule,
-    myself: Myself,
+    myself: MemberId,
     tell: F,
     is_told: bool,
     /// Whether the last look has found this program in the group.
@@ -90,7 +90,7 @@ struct Watch<F> {
     failed: u32,
 }
 
-impl<F: FnMut(Told)> Watch<F> {
+impl<F: FnMut(GroupStatus)> Watch<F> {
     fn look_for_ever(mut self) {
         loop {
             match self.look() {
@@ -105,7 +105,7 @@ impl<F: FnMut(Told)> Watch<F> {
         }
     }
 
-    fn look(&mut self) -> Result<Option<Unowned>, Fault> {
+    fn look(&mut self) -> Result<Option<UnassignedPartitions>, ClientError> {
         let Watched {
             admin,
             settings,
@@ -120,7 +120,7 @@ impl<F: FnMut(Told)> Watch<F> {
                 "finding the group {:?} among those that the brokers tell of",
                 settings.group_id
             );
-            return Err(Fault::unavailable(what));
+            return Err(ClientError::unavailable(what));
         }
         let known = admin.identities(&[topic], ANSWER_MAX)?;
         // One that is being deleted has none.
@@ -128,7 +128,7 @@ impl<F: FnMut(Told)> Watch<F> {
         Ok(self.rule.look(&group, partitions, &me, Instant::now()))
     }
 
-    fn found(&mut self, found: Option<Unowned>) {
+    fn found(&mut self, found: Option<UnassignedPartitions>) {
         let (group, topic) = (&self.watched.settings.group_id, &self.watched.topic);
         let Some(unowned) = found else {
             if self.is_told {
@@ -138,7 +138,7 @@ impl<F: FnMut(Told)> Watch<F> {
                     "each partition belongs to somebody again, or is about to"
                 );
                 self.is_told = false;
-                (self.tell)(Told::AtRest);
+                (self.tell)(GroupStatus::AtRest);
             }
             return;
         };
@@ -159,8 +159,8 @@ impl<F: FnMut(Told)> Watch<F> {
             "partitions {partitions:?} of {topic} have belonged to no member of group {group} for {lasting_s} s; a \
              rebalance is being made"
         );
-        (self.tell)(Told::Unowned(partitions.len(), reason));
-        if unowned.is_ours_to_mend {
+        (self.tell)(GroupStatus::UnassignedPartitions(partitions.len(), reason));
+        if unowned.should_trigger_rebalance {
             self.mend(&partitions);
         }
     }
@@ -169,26 +169,26 @@ impl<F: FnMut(Told)> Watch<F> {
         let Watched {
             settings,
             client_id,
-            elsewhere,
+            unused_topic,
             session_timeout,
             ..
         } = &self.watched;
         let group = &settings.group_id;
-        match guest::visit(settings, client_id, elsewhere, *session_timeout, GUEST_MAX) {
+        match trigger_rebalance::visit(settings, client_id, unused_topic, *session_timeout, GUEST_MAX) {
             Ok(()) => {
                 tracing::warn!(
                     group,
                     ?partitions,
                     "a rebalance was made, so that they are handed out"
                 );
-                (self.tell)(Told::Rebalanced);
+                (self.tell)(GroupStatus::Rebalanced);
             }
             Err(fault) => tracing::warn!(group, ?partitions, error = %fault, "no rebalance was made yet"),
         }
     }
 
     /// It does no harm; without it, such partitions wait for the next rebalance.
-    fn look_failed(&mut self, fault: &Fault) {
+    fn look_failed(&mut self, fault: &ClientError) {
         self.failed = self.failed.saturating_add(1);
         if self.failed == FAILED_TOLD {
             tracing::warn!(

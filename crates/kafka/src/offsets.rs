@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
-use crate::fault::Fault;
+use crate::error::ClientError;
 use crate::settings::KafkaSettings;
 
 /// What a group has committed for one partition.
@@ -31,14 +31,14 @@ impl OffsetReader {
     ///
     /// # Errors
     /// librdkafka refused a setting.
-    pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, Fault> {
+    pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, ClientError> {
         let consumer = settings
             .client(client_id)
             .set("group.id", &settings.group_id)
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .create()
-            .map_err(|error| Fault::new("opening a reader of committed offsets", error))?;
+            .map_err(|error| ClientError::new("opening a reader of committed offsets", error))?;
         Ok(Self {
             consumer,
             group_id: settings.group_id.clone(),
@@ -54,7 +54,7 @@ impl OffsetReader {
         topic: &str,
         partitions: &[Partition],
         timeout: Duration,
-    ) -> Result<Vec<Committed>, Fault> {
+    ) -> Result<Vec<Committed>, ClientError> {
         committed(&self.consumer, &self.group_id, topic, partitions, timeout)
     }
 
@@ -62,7 +62,12 @@ impl OffsetReader {
     ///
     /// # Errors
     /// The partition's leader did not answer within `timeout`.
-    pub fn bounds(&self, topic: &str, partition: Partition, timeout: Duration) -> Result<Bounds, Fault> {
+    pub fn bounds(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
         bounds(&self.consumer, topic, partition, timeout)
     }
 }
@@ -78,9 +83,9 @@ pub fn committed<C: ConsumerContext>(
     topic: &str,
     partitions: &[Partition],
     timeout: Duration,
-) -> Result<Vec<Committed>, Fault> {
+) -> Result<Vec<Committed>, ClientError> {
     let fault = |error| {
-        Fault::new(
+        ClientError::new(
             format!("reading the committed offsets of {topic:?} in group {group_id:?}"),
             error,
         )
@@ -119,10 +124,10 @@ pub fn bounds<C: ConsumerContext>(
     topic: &str,
     partition: Partition,
     timeout: Duration,
-) -> Result<Bounds, Fault> {
+) -> Result<Bounds, ClientError> {
     let (start, end) = consumer
         .fetch_watermarks(topic, partition.0, timeout)
-        .map_err(|error| Fault::new(format!("reading the ends of {topic}/{partition}"), error))?;
+        .map_err(|error| ClientError::new(format!("reading the ends of {topic}/{partition}"), error))?;
     Ok(Bounds {
         start: Offset(start),
         end: Offset(end),

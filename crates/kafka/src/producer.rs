@@ -11,7 +11,7 @@ use rdkafka::producer::{
 use rdkafka::types::RDKafkaErrorCode;
 use records::{Offset, Partition};
 
-use crate::fault::Fault;
+use crate::error::ClientError;
 use crate::settings::KafkaSettings;
 
 /// Sends records with `acks=all`; what was delivered, and what was not, is told to the callback.
@@ -37,17 +37,17 @@ pub struct Outgoing<'a> {
 
 /// Why a record was not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub enum SendError {
     /// The queue is full; the record may be sent again when some are delivered.
     #[error("the producer's queue is full")]
     QueueFull,
     /// The record or the producer is at fault.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    ClientError(#[from] ClientError),
 }
 
 /// A record's token, and where it came to lie or why it did not.
-pub type Report = (usize, Result<Offset, Fault>);
+pub type Report = (usize, Result<Offset, ClientError>);
 
 impl Producer {
     /// Opens a producer. `on_report` runs on a thread of librdkafka's and must not block.
@@ -59,7 +59,7 @@ impl Producer {
         client_id: &str,
         delivery_max: Duration,
         on_report: impl Fn(Report) + Send + Sync + 'static,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, ClientError> {
         let inner = settings
             .client(client_id)
             .set("enable.idempotence", "true")
@@ -71,7 +71,7 @@ impl Producer {
             .set("queue.buffering.max.messages", "20000")
             .set("queue.buffering.max.kbytes", "16384")
             .create_with_context(Reports(Box::new(on_report)))
-            .map_err(|error| Fault::new(format!("opening the producer {client_id:?}"), error))?;
+            .map_err(|error| ClientError::new(format!("opening the producer {client_id:?}"), error))?;
         Ok(Self { inner })
     }
 
@@ -79,15 +79,15 @@ impl Producer {
     ///
     /// # Errors
     /// The record was not taken, and no report of it will come.
-    pub fn send(&self, outgoing: &Outgoing<'_>) -> Result<(), NotTaken> {
+    pub fn send(&self, outgoing: &Outgoing<'_>) -> Result<(), SendError> {
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(outgoing.topic, outgoing.token)
             .key(outgoing.key)
             .payload(outgoing.value)
             .headers(outgoing.headers.clone());
         record.partition = outgoing.partition.map(|partition| partition.0);
         self.inner.send(record).map_err(|(error, _)| match error {
-            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => NotTaken::QueueFull,
-            error => Fault::new(format!("sending a record to {:?}", outgoing.topic), error).into(),
+            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::QueueFull,
+            error => ClientError::new(format!("sending a record to {:?}", outgoing.topic), error).into(),
         })
     }
 
@@ -95,10 +95,10 @@ impl Producer {
     ///
     /// # Errors
     /// Some are still under way.
-    pub fn flush(&self, timeout: Duration) -> Result<(), Fault> {
+    pub fn flush(&self, timeout: Duration) -> Result<(), ClientError> {
         self.inner
             .flush(timeout)
-            .map_err(|error| Fault::new("delivering the last records", error))
+            .map_err(|error| ClientError::new("delivering the last records", error))
     }
 }
 
@@ -112,7 +112,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     fn delivery(&self, report: &DeliveryResult<'_>, token: usize) {
         let report = match report {
             Ok(record) => Ok(Offset(record.offset())),
-            Err((error, record)) => Err(Fault::new(
+            Err((error, record)) => Err(ClientError::new(
                 format!("delivering a record to {:?}", record.topic()),
                 error.clone(),
             )),

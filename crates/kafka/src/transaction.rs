@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! open ── begin ── send … ── end ──▶ Committed                 keep the producer
-//!                             ├────▶ CommittedLastly            ┐ drop the producer; a new one with the
+//!                             ├────▶ CommittedRetireProducer            ┐ drop the producer; a new one with the
 //!                             ├────▶ Aborted, surely            │ same id ends what is left open
 //!                             └────▶ Unknown                    ┘
 //! ```
@@ -27,12 +27,12 @@ use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
 use crate::consumer::CommitOffset;
-use crate::end_answers::{DEBUG_CONTEXT, EndAnswers};
-use crate::fault::{Class, Fault};
-use crate::limited::{self, GIVEN_UP_MAX};
-use crate::logged;
+use crate::end_txn_responses::{DEBUG_CONTEXT, EndAnswers};
+use crate::error::{ClientError, ErrorClass};
+use crate::log_bridge;
 use crate::native::{OutgoingHeaders, Record, Sender};
 use crate::settings::KafkaSettings;
+use crate::with_deadline::{self, GIVEN_UP_MAX};
 
 /// A producer with a transactional id, at most one transaction at a time.
 pub struct TransactionalProducer {
@@ -45,9 +45,9 @@ pub struct TransactionalProducer {
 pub struct Limits {
     /// After this the broker aborts a transaction by itself (`transaction.timeout.ms`). It bounds how long
     /// a dead owner's transaction holds up its readers.
-    pub transaction_max: Duration,
+    pub transaction_timeout: Duration,
     /// How long [`TransactionalProducer::end`] tries before the outcome counts as unknown.
-    pub end_max: Duration,
+    pub commit_timeout: Duration,
 }
 
 /// A record to be sent within the transaction.
@@ -62,14 +62,14 @@ pub struct Outgoing<'a> {
     pub value: Option<&'a [u8]>,
     /// The headers, in their order.
     pub headers: Option<OutgoingHeaders>,
-    /// Whether [`Ended::Committed`] shall tell where the last such record of this partition came to lie;
+    /// Whether [`TransactionEnd::Committed`] shall tell where the last such record of this partition came to lie;
     /// for records with an explicit partition.
     pub tracked: bool,
 }
 
 /// How a transaction ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum TransactionEnd {
     /// All of it is visible, and the offsets with it.
     Committed {
         /// For each partition with tracked records, the offset behind the last of them.
@@ -77,46 +77,46 @@ pub enum Ended {
     },
     /// Like `Committed`; but a request to end it may still be on its way, and would end the next transaction
     /// of this producer, in the middle.
-    CommittedLastly {
+    CommittedRetireProducer {
         /// As in `Committed`.
         tracked: HashMap<Partition, Offset>,
         /// Why.
         why: String,
     },
     /// None of it will ever be visible.
-    Aborted(Fault),
+    Aborted(ClientError),
     /// It may yet be committed or aborted; only the committed offsets will tell.
-    Unknown(Fault),
+    Unknown(ClientError),
 }
 
 impl TransactionalProducer {
     /// Opens the producer: ends what an earlier one with this id has left open, and fences it.
     ///
     /// # Errors
-    /// Kafka did not answer within `timeout` ([`Class::Retriable`]), or refuses the id; or too many earlier
-    /// producers of this process still wait for an answer ([`Class::Refused`]).
+    /// Kafka did not answer within `timeout` ([`ErrorClass::Retriable`]), or refuses the id; or too many earlier
+    /// producers of this process still wait for an answer ([`ErrorClass::Permanent`]).
     pub fn open(
         settings: &KafkaSettings,
         transactional_id: &str,
         limits: Limits,
         timeout: Duration,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, ClientError> {
         let fault = |error| {
-            Fault::new(
+            ClientError::new(
                 format!("opening the transactional producer {transactional_id:?}"),
                 error,
             )
         };
-        let given_up = limited::given_up();
+        let given_up = with_deadline::given_up();
         if given_up >= GIVEN_UP_MAX {
-            return Err(Fault::refused(format!(
+            return Err(ClientError::refused(format!(
                 "opening the transactional producer {transactional_id:?} beside {given_up} earlier ones that wait for \
                  an answer for ever (each holds a thread and connections until this process ends, so it is to be \
                  started again)"
             )));
         }
         let mut config = settings.client(transactional_id);
-        let debug = logged::debug(&config, DEBUG_CONTEXT);
+        let debug = log_bridge::debug(&config, DEBUG_CONTEXT);
         let inner: ThreadedProducer<Deliveries> = config
             .set("debug", debug)
             .set("transactional.id", transactional_id)
@@ -126,18 +126,18 @@ impl TransactionalProducer {
             .set("message.max.bytes", "67108864")
             .set(
                 "transaction.timeout.ms",
-                limits.transaction_max.as_millis().to_string(),
+                limits.transaction_timeout.as_millis().to_string(),
             )
             // Not longer than the transaction: what is delivered later than that is aborted anyhow.
             .set(
                 "message.timeout.ms",
-                limits.transaction_max.as_millis().to_string(),
+                limits.transaction_timeout.as_millis().to_string(),
             )
             // librdkafka waits for the coordinator's answer to the offsets for as long as a request may take, whatever
             // limit it is given: with its default a lost coordinator holds up the program for most of a minute.
             .set(
                 "socket.timeout.ms",
-                (limits.end_max.as_millis() / 2).max(1_000).to_string(),
+                (limits.commit_timeout.as_millis() / 2).max(1_000).to_string(),
             )
             // Records of a transaction gather for this long, so that a request carries many of a partition:
             // librdkafka makes one for each partition, and wakes its thread for each that begins to gather.
@@ -160,13 +160,13 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// The producer is fenced or otherwise done for.
-    pub fn begin(&self) -> Result<(), Fault> {
+    pub fn begin(&self) -> Result<(), ClientError> {
         self.deliveries().sent.store(0, Ordering::Release);
         *self.deliveries().lock() = Delivered::default();
         self.inner
             .producer()
             .begin_transaction()
-            .map_err(|error| Fault::new("beginning a transaction", error))
+            .map_err(|error| ClientError::new("beginning a transaction", error))
     }
 
     /// Sends a record within the transaction. Waits, within the transaction's time, while the producer's
@@ -174,7 +174,7 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// The record was not taken; the transaction must not be committed.
-    pub fn send(&self, outgoing: Outgoing<'_>) -> Result<(), Fault> {
+    pub fn send(&self, outgoing: Outgoing<'_>) -> Result<(), ClientError> {
         let Outgoing {
             topic,
             partition,
@@ -199,13 +199,13 @@ impl TransactionalProducer {
             match self.inner.send(record, &mut headers) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
-                    if full_since.get_or_insert_with(Instant::now).elapsed() < self.limits.end_max =>
+                    if full_since.get_or_insert_with(Instant::now).elapsed() < self.limits.commit_timeout =>
                 {
                     std::thread::sleep(QUEUE_FULL_WAIT);
                 }
                 Err(error) => {
                     self.deliveries().sent.fetch_sub(1, Ordering::AcqRel);
-                    return Err(Fault::new(format!("sending a record to {topic:?}"), error));
+                    return Err(ClientError::new(format!("sending a record to {topic:?}"), error));
                 }
             }
         }
@@ -220,7 +220,7 @@ impl TransactionalProducer {
         offsets: &[(Partition, Offset)],
         metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
-    ) -> Ended {
+    ) -> TransactionEnd {
         let without_metadata = |(partition, offset): &(Partition, Offset)| CommitOffset {
             partition: *partition,
             offset: *offset,
@@ -237,25 +237,25 @@ impl TransactionalProducer {
         offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
-    ) -> Ended {
-        let deadline = Instant::now() + self.limits.end_max;
+    ) -> TransactionEnd {
+        let deadline = Instant::now() + self.limits.commit_timeout;
         if let Err(fault) = self
             .delivered(deadline)
             .and_then(|()| self.add(topic, offsets, metadata, deadline))
         {
-            return Ended::Aborted(fault);
+            return TransactionEnd::Aborted(fault);
         }
         before_commit();
         match self.commit(deadline) {
             Ok(()) => {
                 let tracked = std::mem::take(&mut self.deliveries().lock().tracked);
                 match self.deliveries().end.on_its_way() {
-                    None => Ended::Committed { tracked },
-                    Some(why) => Ended::CommittedLastly { tracked, why },
+                    None => TransactionEnd::Committed { tracked },
+                    Some(why) => TransactionEnd::CommittedRetireProducer { tracked, why },
                 }
             }
             // Also where librdkafka asks for an abort: it says itself that the commit may have been taken.
-            Err(fault) => Ended::Unknown(fault),
+            Err(fault) => TransactionEnd::Unknown(fault),
         }
     }
 
@@ -273,7 +273,7 @@ impl TransactionalProducer {
         self.inner.producer().client().context()
     }
 
-    fn delivered(&self, deadline: Instant) -> Result<(), Fault> {
+    fn delivered(&self, deadline: Instant) -> Result<(), ClientError> {
         let sent = self.deliveries().sent.load(Ordering::Acquire);
         self.inner
             .flush(deadline.saturating_duration_since(Instant::now()));
@@ -284,7 +284,7 @@ impl TransactionalProducer {
                     "delivering {} of {sent} records of the transaction",
                     sent - delivered.reported
                 );
-                return Err(Fault::new(
+                return Err(ClientError::new(
                     attempted,
                     KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut),
                 ));
@@ -297,7 +297,7 @@ impl TransactionalProducer {
                 .0;
         }
         match delivered.failure.take() {
-            Some((attempted, error)) => Err(Fault::new(attempted, error)),
+            Some((attempted, error)) => Err(ClientError::new(attempted, error)),
             None => Ok(()),
         }
     }
@@ -311,7 +311,7 @@ impl TransactionalProducer {
         offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
         deadline: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ClientError> {
         let attempted = format!("adding the offsets of {topic:?} to the transaction");
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for offset in offsets {
@@ -319,49 +319,52 @@ impl TransactionalProducer {
             element.set_metadata(&offset.metadata);
             element
                 .set_offset(Seek::Offset(offset.offset.0))
-                .map_err(|error| Fault::new(attempted.clone(), error))?;
+                .map_err(|error| ClientError::new(attempted.clone(), error))?;
         }
         let asking = {
             let (inner, metadata) = (Arc::clone(&self.inner), Arc::clone(metadata));
             let attempted = attempted.clone();
             move || {
-                until(deadline, |left| {
+                retry_until(deadline, |left| {
                     inner
                         .producer()
                         .send_offsets_to_transaction(&list, &metadata, left)
-                        .map_err(|error| Fault::new(attempted.clone(), error))
+                        .map_err(|error| ClientError::new(attempted.clone(), error))
                 })
             }
         };
-        limited::until(deadline, "offsets", asking).unwrap_or_else(|| {
+        with_deadline::with_deadline(deadline, "offsets", asking).unwrap_or_else(|| {
             let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-            Err(Fault::new(attempted, late))
+            Err(ClientError::new(attempted, late))
         })
     }
 
-    fn commit(&self, deadline: Instant) -> Result<(), Fault> {
+    fn commit(&self, deadline: Instant) -> Result<(), ClientError> {
         // With anything in its queue rust-rdkafka's commit sleeps for up to 100 ms. All is delivered, but
         // the last report may not be out of the queue yet.
         while self.inner.producer().in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(QUEUE_EMPTY_WAIT);
         }
         self.deliveries().end.reset();
-        until(deadline, |left| {
+        retry_until(deadline, |left| {
             self.inner
                 .producer()
                 .commit_transaction(left)
-                .map_err(|error| Fault::new("committing the transaction", error))
+                .map_err(|error| ClientError::new("committing the transaction", error))
         })
     }
 }
 
 /// Makes a request again while its fault is retriable and there is time. librdkafka resumes the request
 /// rather than sending a second one.
-fn until(deadline: Instant, request: impl Fn(Duration) -> Result<(), Fault>) -> Result<(), Fault> {
+fn retry_until(
+    deadline: Instant,
+    request: impl Fn(Duration) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match request(left) {
-            Err(fault) if fault.class == Class::Retriable && !left.is_zero() => {
+            Err(fault) if fault.class == ErrorClass::Retriable && !left.is_zero() => {
                 std::thread::sleep(RETRY_WAIT.min(left));
             }
             outcome => return outcome,
@@ -403,7 +406,7 @@ impl Deliveries {
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.end.hear(facility, line);
-        logged::log(level, facility, line);
+        log_bridge::log(level, facility, line);
     }
 }
 

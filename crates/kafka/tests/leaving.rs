@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use kafka::{Consumer, Happening, KafkaSettings, Membership};
+use kafka::{Consumer, ConsumerEvent, KafkaSettings, Membership};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -27,7 +27,7 @@ fn join(brokers: String) -> Consumer {
 }
 
 /// The next rebalance.
-fn rebalance(consumer: &Consumer) -> Happening<'_> {
+fn rebalance(consumer: &Consumer) -> ConsumerEvent<'_> {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
         if let Some(happening) = consumer.poll(Duration::from_millis(10)).expect("it answers") {
@@ -42,7 +42,7 @@ fn a_consumer_leaves_that_has_not_let_go_what_it_has_lost() {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic(TOPIC, 2, 1).expect("a topic");
     let consumer = join(cluster.bootstrap_servers());
-    let Happening::Assigned { partitions, .. } = rebalance(&consumer) else {
+    let ConsumerEvent::Assigned { partitions, .. } = rebalance(&consumer) else {
         panic!("it is assigned nothing");
     };
     consumer.accept(&partitions).expect("a member");
@@ -51,7 +51,7 @@ fn a_consumer_leaves_that_has_not_let_go_what_it_has_lost() {
         RDKafkaApiKey::Heartbeat,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID],
     );
-    assert!(matches!(rebalance(&consumer), Happening::Lost { .. }));
+    assert!(matches!(rebalance(&consumer), ConsumerEvent::Lost { .. }));
 
     let (left, leaving) = mpsc::channel();
     std::thread::spawn(move || {

@@ -25,15 +25,17 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     caller: IgnoredAny,
     #[serde(skip_serializing)]
-    outage: IgnoredAny,
+    circuit_breaker: IgnoredAny,
     #[serde(skip_serializing)]
-    pace: IgnoredAny,
+    rate_limit: IgnoredAny,
+    #[serde(skip_serializing)]
+    concurrency: IgnoredAny,
     #[serde(skip_serializing)]
     retry: IgnoredAny,
     #[serde(skip_serializing)]
     store: IgnoredAny,
     #[serde(skip_serializing)]
-    stubborn: IgnoredAny,
+    deferral: IgnoredAny,
     #[serde(skip_serializing)]
     validator: IgnoredAny,
     #[serde(skip_serializing)]

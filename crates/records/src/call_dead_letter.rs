@@ -10,9 +10,9 @@ use std::fmt;
 /// Where the pending call lies, as `topic/partition@offset`. Outcomes have this header, too.
 pub const CALL: &str = "outbox-call";
 /// The HTTP status of the API's last answer.
-pub const STATUS: &str = "outbox-answer-status";
+pub const STATUS: &str = "outbox-response-status";
 /// The API's last answer, capped.
-pub const ANSWER: &str = "outbox-answer";
+pub const RESPONSE: &str = "outbox-response";
 /// How many requests were made.
 pub const ATTEMPTS: &str = "outbox-attempts";
 /// How many of them may have been processed although no answer said so.
@@ -20,7 +20,7 @@ pub const ATTEMPTS_AMBIGUOUS: &str = "outbox-attempts-ambiguous";
 /// When the first request was made, in milliseconds since 1970 UTC.
 pub const FIRST_ATTEMPT_AT: &str = "outbox-first-attempt-at";
 /// When the last answer came, in milliseconds since 1970 UTC.
-pub const ANSWERED_AT: &str = "outbox-answered-at";
+pub const RESPONDED_AT: &str = "outbox-responded-at";
 
 /// Why a pending call became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +31,7 @@ pub enum Reason {
     /// not called.
     NotAPendingCall,
     /// It was tried in vain for longer than the settings allow, and surely not processed.
-    GivenUp,
+    Abandoned,
     /// The order lacks what the settings make the request of, so the API was not called.
     NoRequest,
 }
@@ -41,7 +41,7 @@ impl Reason {
     pub const ALL: [Self; 4] = [
         Self::Rejected,
         Self::NotAPendingCall,
-        Self::GivenUp,
+        Self::Abandoned,
         Self::NoRequest,
     ];
 
@@ -51,7 +51,7 @@ impl Reason {
         match self {
             Self::Rejected => "rejected",
             Self::NotAPendingCall => "not-a-pending-call",
-            Self::GivenUp => "given-up",
+            Self::Abandoned => "abandoned",
             Self::NoRequest => "no-request",
         }
     }

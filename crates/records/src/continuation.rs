@@ -43,17 +43,17 @@ pub struct Continuation {
     pub lookups: u32,
     /// Why nobody can know whether it was processed already; `None` if it was surely not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub doubt: Option<Doubt>,
+    pub ambiguity: Option<Ambiguity>,
 }
 
 /// Why nobody can know whether a deferred call was processed already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Doubt {
-    /// The answer to one of its requests does not tell.
-    Ambiguous,
+pub enum Ambiguity {
+    /// The response to one of its requests was ambiguous.
+    AmbiguousResponse,
     /// An owner of the partition noted that it had begun, and did not note its end.
-    Begun,
+    Redelivered,
 }
 
 /// A header that is no continuation of a version that this program knows.
@@ -80,7 +80,7 @@ impl Continuation {
             attempts: 0,
             attempts_ambiguous: 0,
             lookups: 0,
-            doubt: None,
+            ambiguity: None,
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
         tried.first_attempt_at = Some(Timestamp(1_790_000_000_456));
         tried.attempts = 40;
         tried.attempts_ambiguous = 1;
-        tried.doubt = Some(Doubt::Begun);
+        tried.ambiguity = Some(Ambiguity::Redelivered);
         for written in [deferred(), tried] {
             let json = written.to_json();
             assert_eq!(Continuation::parse(&json).expect("a continuation"), written);
@@ -157,7 +157,7 @@ mod tests {
             "{}".into(),
             json.replace("3@17", "3"),
             json.replace("\"lookups\":0", "\"lookups\":0,\"doubts\":1"),
-            json.replace("\"lookups\":0", "\"lookups\":0,\"doubt\":\"other\""),
+            json.replace("\"lookups\":0", "\"lookups\":0,\"ambiguity\":\"other\""),
         ] {
             let found = Continuation::parse(garbled.as_bytes());
             assert!(

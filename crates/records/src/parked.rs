@@ -12,7 +12,7 @@
 use std::fmt;
 
 /// What the last request came to if no status came back, as `timed-out` or `closed`.
-pub const LOST: &str = "outbox-answer-lost";
+pub const LOST: &str = "outbox-response-lost";
 /// How many look-ups were made in vain.
 pub const LOOKUPS: &str = "outbox-lookups";
 /// The instance that parked the call.

@@ -228,7 +228,7 @@ mod tests {
                 r#"{"ready":false,"reasons":[{"condition":"started","reason":"the program is starting"}]}"#,
             ],
         );
-        health.met(Health::STARTED);
+        health.set_ready(Health::STARTED);
         check(addr, "/readyz", 200, &[r#"{"ready":true,"reasons":[]}"#]);
         check(addr, "/healthz", 200, &[r#""alive":true"#]);
         health.tick();

@@ -11,8 +11,8 @@ use crate::Health;
 pub struct GroupHealth {
     health: Health,
     unowned: Gauge,
-    rebalances_made: Counter,
-    begun_again: Counter,
+    rebalances_triggered: Counter,
+    rejoined: Counter,
 }
 
 impl GroupHealth {
@@ -21,24 +21,24 @@ impl GroupHealth {
         let group = Self {
             health: health.clone(),
             unowned: Gauge::default(),
-            rebalances_made: Counter::default(),
-            begun_again: Counter::default(),
+            rebalances_triggered: Counter::default(),
+            rejoined: Counter::default(),
         };
         // Registered under names without `_total`, which the text format appends to counters.
         registry.register(
-            "outbox_partitions_unowned",
+            "outbox_partitions_unassigned",
             "Partitions that belong to no member of the group, though no rebalance is under way",
             group.unowned.clone(),
         );
         registry.register(
-            "outbox_rebalances_made",
+            "outbox_rebalances_triggered",
             "Rebalances made by this instance, so that partitions that belong to nobody are handed out",
-            group.rebalances_made.clone(),
+            group.rebalances_triggered.clone(),
         );
         registry.register(
-            "outbox_memberships_begun_again",
+            "outbox_rejoins_after_fencing",
             "Times another member had taken this instance's id, was gone again, and the group was joined anew",
-            group.begun_again.clone(),
+            group.rejoined.clone(),
         );
         group
     }
@@ -46,29 +46,29 @@ impl GroupHealth {
     /// Partitions belong to nobody, so many, for this reason.
     pub fn unowned(&self, count: usize, reason: String) {
         self.unowned.set(i64::try_from(count).unwrap_or(i64::MAX));
-        self.health.unmet_because(GROUP, reason);
+        self.health.set_unready(GROUP, reason);
     }
 
     /// Each partition belongs to somebody, or is about to.
     pub fn at_rest(&self) {
         self.unowned.set(0);
-        self.health.met(GROUP);
+        self.health.set_ready(GROUP);
     }
 
     /// This program made the group hand its partitions out anew.
     pub fn rebalanced(&self) {
-        self.rebalances_made.inc();
+        self.rebalances_triggered.inc();
     }
 
     /// The group cannot be joined yet, because of another member with this instance id.
     pub fn fenced(&self, reason: impl Into<String>) {
-        self.health.unmet_because(INSTANCE_ID, reason);
+        self.health.set_unready(INSTANCE_ID, reason);
     }
 
     /// Nobody else has the instance id, and the group is joined again.
-    pub fn begun_again(&self) {
-        self.begun_again.inc();
-        self.health.met(INSTANCE_ID);
+    pub fn rejoined(&self) {
+        self.rejoined.inc();
+        self.health.set_ready(INSTANCE_ID);
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn readiness_and_metrics_tell_the_same() {
         let health = Health::new(Duration::from_secs(1));
-        health.met(Health::STARTED);
+        health.set_ready(Health::STARTED);
         let mut registry = Registry::default();
         let group = GroupHealth::register(&mut registry, &health);
         let told = || {
@@ -95,7 +95,7 @@ mod tests {
                 .into_iter()
                 .map(|unmet| unmet.condition)
                 .collect();
-            let counts = [group.rebalances_made.get(), group.begun_again.get()];
+            let counts = [group.rebalances_triggered.get(), group.rejoined.get()];
             (unmet, group.unowned.get(), counts)
         };
         group.unowned(2, "partitions [3, 4] belong to nobody".into());
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(told(), (vec!["group", "instance-id"], 2, [0, 0]));
         group.rebalanced();
         group.at_rest();
-        group.begun_again();
+        group.rejoined();
         assert_eq!(told(), (vec![], 0, [1, 1]));
     }
 }

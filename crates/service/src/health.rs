@@ -65,12 +65,12 @@ impl Health {
     }
 
     /// The condition is met.
-    pub fn met(&self, condition: &'static str) {
+    pub fn set_ready(&self, condition: &'static str) {
         self.unmet().remove(condition);
     }
 
     /// The condition is not met, for this reason; takes the place of an earlier reason.
-    pub fn unmet_because(&self, condition: &'static str, reason: impl Into<String>) {
+    pub fn set_unready(&self, condition: &'static str, reason: impl Into<String>) {
         self.unmet().insert(condition, reason.into());
     }
 
@@ -132,9 +132,9 @@ mod tests {
     fn ready_is_when_no_reason_is_left() {
         let health = Health::new(Duration::from_secs(1));
         assert_eq!(health.reasons()[0].condition, Health::STARTED);
-        health.unmet_because("partitions", "restoring payment-orders/3");
-        health.unmet_because("partitions", "restoring payment-orders/4");
-        health.met(Health::STARTED);
+        health.set_unready("partitions", "restoring payment-orders/3");
+        health.set_unready("partitions", "restoring payment-orders/4");
+        health.set_ready(Health::STARTED);
         let reason = "restoring payment-orders/4".to_owned();
         assert_eq!(
             health.reasons(),
@@ -144,7 +144,7 @@ mod tests {
             }]
         );
         let same = health.clone();
-        same.met("partitions");
+        same.set_ready("partitions");
         assert_eq!(health.reasons(), []);
     }
 

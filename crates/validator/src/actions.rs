@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kafka::fault::{Class, Fault};
-use kafka::transaction::Ended;
+use kafka::error::{ClientError, ErrorClass};
+use kafka::transaction::TransactionEnd;
 use kafka::{Consumer, TransactionalProducer};
 use pipeline::admission::{Action, Admitted, Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -88,13 +88,13 @@ impl Shell {
         headers: &InputHeaders<'_>,
         verdict: &Verdict,
         begins: bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ClientError> {
         self.metrics.count(verdict);
         self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
         let Some(producer) = &self.producer else {
             // The machine admits nothing without a producer; should it, the transaction fails and is
             // resolved like any other.
-            return Err(Fault::unavailable("sending a record without a producer"));
+            return Err(ClientError::unavailable("sending a record without a producer"));
         };
         if begins {
             kill_at!("before-begin");
@@ -164,12 +164,12 @@ impl Shell {
             .transaction_end_seconds
             .observe(began.elapsed().as_secs_f64());
         match ended {
-            Ended::Committed { tracked } => {
+            TransactionEnd::Committed { tracked } => {
                 kill_at!("after-end");
                 self.metrics.ended(End::Committed);
                 Ok(Event::Committed(tracked))
             }
-            Ended::CommittedLastly { tracked, why } => {
+            TransactionEnd::CommittedRetireProducer { tracked, why } => {
                 self.metrics.ended(End::Committed);
                 if guard_removed!("guard-end-on-its-way") {
                     return Ok(Event::Committed(tracked));
@@ -178,13 +178,13 @@ impl Shell {
                     why,
                     "the transaction is committed, and a request to commit it may still be on its way; so the next one                      gets a new producer",
                 );
-                Ok(Event::CommittedLastly(tracked))
+                Ok(Event::CommittedRetireProducer(tracked))
             }
-            Ended::Aborted(fault) => {
+            TransactionEnd::Aborted(fault) => {
                 self.metrics.ended(End::Aborted);
                 self.failed(fault, "the transaction is aborted, and its orders are read again")
             }
-            Ended::Unknown(fault) => {
+            TransactionEnd::Unknown(fault) => {
                 self.metrics.ended(End::Unknown);
                 self.failed(
                     fault,
@@ -194,13 +194,13 @@ impl Shell {
         }
     }
 
-    fn failed(&self, fault: Fault, meaning: &str) -> anyhow::Result<Event<Bound>> {
+    fn failed(&self, fault: ClientError, meaning: &str) -> anyhow::Result<Event<Bound>> {
         match fault.class {
-            Class::Replaced => return Err(fault.into()),
-            Class::Refused => {
+            ErrorClass::Fenced => return Err(fault.into()),
+            ErrorClass::Permanent => {
                 bail!("{fault}; nothing of this transaction is committed, and the validator cannot go on")
             }
-            Class::Retriable | Class::Abortable | Class::ClientLost => {}
+            ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Fatal => {}
         }
         tracing::warn!(error = %fault, "{meaning}");
         Ok(Event::Failed)
@@ -265,7 +265,7 @@ impl Shell {
                 tracing::info!(transactional_id = id, "transactional producer opened");
                 Ok(Event::ProducerOpened)
             }
-            Err(fault) if fault.class == Class::Refused => Err(fault.into()),
+            Err(fault) if fault.class == ErrorClass::Permanent => Err(fault.into()),
             Err(fault) => {
                 tracing::warn!(error = %fault, "the transactional producer is tried again");
                 Ok(Event::ProducerFailed)

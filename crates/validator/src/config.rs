@@ -211,8 +211,8 @@ impl Config {
     /// How long a transaction and its end may take.
     pub(crate) fn transaction_limits(&self) -> kafka::transaction::Limits {
         kafka::transaction::Limits {
-            transaction_max: self.validator.transaction_timeout,
-            end_max: self.validator.commit_timeout,
+            transaction_timeout: self.validator.transaction_timeout,
+            commit_timeout: self.validator.commit_timeout,
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kafka::admin::Admin;
-use kafka::group_watch::{self, Myself, Told, Watched};
-use kafka::namesake_watch::Fenced;
+use kafka::group_watch::{self, GroupStatus, MemberId, Watched};
+use kafka::instance_id_watch::FencedMember;
 use service::GroupHealth;
 use service::failpoint::guard_removed;
 
@@ -16,8 +16,8 @@ use crate::config::Config;
 ///
 /// # Errors
 /// There is no thread left.
-pub(crate) fn watch(config: &Config, admin: &Arc<Admin>, health: &GroupHealth) -> anyhow::Result<Myself> {
-    let myself = Myself::default();
+pub(crate) fn watch(config: &Config, admin: &Arc<Admin>, health: &GroupHealth) -> anyhow::Result<MemberId> {
+    let myself = MemberId::default();
     if guard_removed!("guard-unowned") {
         return Ok(myself);
     }
@@ -26,24 +26,24 @@ pub(crate) fn watch(config: &Config, admin: &Arc<Admin>, health: &GroupHealth) -
         settings: config.kafka.clone(),
         client_id: config.validator.instance_id.clone(),
         topic: config.topics.orders.clone(),
-        elsewhere: config.topics.changelog.clone(),
+        unused_topic: config.topics.changelog.clone(),
         session_timeout: config.validator.session_timeout,
         // A partition is given up once the open transaction has ended.
-        give_up_max: config.validator.commit_timeout,
+        revoke_timeout: config.validator.commit_timeout,
     };
     let health = health.clone();
     group_watch::watch(watched, &myself, move |told| match told {
-        Told::Unowned(count, reason) => health.unowned(count, reason),
-        Told::AtRest => health.at_rest(),
-        Told::Rebalanced => health.rebalanced(),
+        GroupStatus::UnassignedPartitions(count, reason) => health.unowned(count, reason),
+        GroupStatus::AtRest => health.at_rest(),
+        GroupStatus::Rebalanced => health.rebalanced(),
     })
     .context("the thread that watches the group cannot be started")?;
     Ok(myself)
 }
 
 /// What is to be known of the group when another member has taken this validator's instance id.
-pub(crate) fn fenced(config: &Config, admin: &Arc<Admin>) -> Fenced {
-    Fenced {
+pub(crate) fn fenced(config: &Config, admin: &Arc<Admin>) -> FencedMember {
+    FencedMember {
         admin: Arc::clone(admin),
         group_id: config.kafka.group_id.clone(),
         topic: config.topics.orders.clone(),

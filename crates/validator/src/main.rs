@@ -1,4 +1,4 @@
-//! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
+//! PartitionState one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
 mod actions;
 mod config;

@@ -1,6 +1,6 @@
 //! The names of all metrics of the validator.
 
-use pipeline::admission::{Stage, Verdict};
+use pipeline::admission::{PartitionState, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -177,15 +177,15 @@ impl Metrics {
     }
 
     /// Counts the assigned partitions.
-    pub(crate) fn stages<'a>(&self, stages: impl Iterator<Item = &'a Stage>) {
+    pub(crate) fn stages<'a>(&self, stages: impl Iterator<Item = &'a PartitionState>) {
         let mut counts = [0; 4];
         let labels = ["awaits-producer", "restoring", "running", "refused"];
         for stage in stages {
             let at = match stage {
-                Stage::AwaitsProducer => 0,
-                Stage::Restoring(_) => 1,
-                Stage::Running { .. } => 2,
-                Stage::Refused(_) => 3,
+                PartitionState::AwaitsProducer => 0,
+                PartitionState::Restoring(_) => 1,
+                PartitionState::Running { .. } => 2,
+                PartitionState::Refused(_) => 3,
             };
             counts[at] += 1;
         }

@@ -71,7 +71,7 @@ impl Watch {
                         self.is_silent = true;
                     }
                     let reason = format!("no broker has answered for {silent_s} s: {fault}");
-                    self.health.unmet_because(BROKERS, reason);
+                    self.health.set_unready(BROKERS, reason);
                 }
                 // One that has just gone is no reason yet: another one is asked.
                 Err(_) => {}
@@ -85,7 +85,7 @@ impl Watch {
         if self.is_silent {
             tracing::info!("the brokers answer again");
             self.is_silent = false;
-            self.health.met(BROKERS);
+            self.health.set_ready(BROKERS);
         }
         // While a topic is being created again, it is not there.
         for (name, topic) in found {

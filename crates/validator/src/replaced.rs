@@ -1,10 +1,10 @@
 //! Another member has taken this validator's instance id: nothing is held any longer, and it is found out whether to
-//! join the group again or to leave; see `kafka/src/namesake.rs`.
+//! join the group again or to leave; see `kafka/src/instance_id_conflict.rs`.
 
 use anyhow::bail;
-use kafka::namesake::Standing;
-use kafka::namesake_watch::Fenced;
-use kafka::{Consumer, Fault};
+use kafka::instance_id_conflict::Owner;
+use kafka::instance_id_watch::FencedMember;
+use kafka::{ClientError, Consumer};
 use pipeline::admission::Event;
 use service::{GroupHealth, Shutdown};
 
@@ -18,7 +18,7 @@ impl Loop<'_> {
     pub(crate) fn let_all_go(
         &mut self,
         consumer: Consumer,
-        fault: &Fault,
+        fault: &ClientError,
         health: &GroupHealth,
     ) -> anyhow::Result<()> {
         tracing::warn!(
@@ -39,7 +39,7 @@ impl Loop<'_> {
     /// It is another process that has it.
     pub(crate) fn await_name(
         &mut self,
-        fenced: &Fenced,
+        fenced: &FencedMember,
         health: &GroupHealth,
         shutdown: &Shutdown,
     ) -> anyhow::Result<bool> {
@@ -52,7 +52,7 @@ impl Loop<'_> {
             !shutdown.is_requested()
         });
         match standing {
-            Some(standing @ Standing::Anothers(..)) => bail!(
+            Some(standing @ Owner::LiveProcess(..)) => bail!(
                 "another validator has joined group {:?} as {:?}, so this one leaves; its store stays, and nothing of it \
                  was committed since. Give each validator a validator.instance_id of its own. ({standing})",
                 fenced.group_id,

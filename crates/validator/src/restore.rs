@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
-use kafka::Fault;
+use kafka::ClientError;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
-use kafka::fault::Class;
+use kafka::error::ErrorClass;
 use pipeline::admission::Token;
 use records::{Offset, Partition};
 use store::Store;
@@ -248,7 +248,7 @@ impl Plan {
     /// A client that has met a fatal error is of no further use. Nor may be one that keeps failing: librdkafka has
     /// been seen to hold on for minutes to what a broker told it of a partition while brokers came and went.
     fn reopen_if_of_no_use(&self, reader: &mut ChangelogReader, error: &anyhow::Error, failed: u32) {
-        let is_lost = |fault: &Fault| fault.class == Class::ClientLost;
+        let is_lost = |fault: &ClientError| fault.class == ErrorClass::Fatal;
         if error.downcast_ref().is_some_and(is_lost) || failed.is_multiple_of(REOPEN_EVERY) {
             match ChangelogReader::open(&self.config.kafka, &self.config.topics.changelog) {
                 Ok(opened) => *reader = opened,

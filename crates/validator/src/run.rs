@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
-use kafka::fault::{Class, Fault};
-use kafka::group_watch::Myself;
-use kafka::{Consumer, Happening, Headers};
-use pipeline::admission::{Action, Admission, Event, Input, Membership, Stage, Taken};
+use kafka::error::{ClientError, ErrorClass};
+use kafka::group_watch::MemberId;
+use kafka::{Consumer, ConsumerEvent, Headers};
+use pipeline::admission::{Action, Admission, Event, Input, Membership, PartitionState, Taken};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
@@ -93,7 +93,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         persist_at: Instant::now(),
     };
     member.tell_unassigned();
-    health.met(Health::STARTED);
+    health.set_ready(Health::STARTED);
     while let Err(error) = member.turn_until_left(&consumer, shutdown) {
         let fault = replaced_by(error)?;
         member.let_all_go(consumer, &fault, &group_health)?;
@@ -101,14 +101,14 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
             return Ok(());
         }
         consumer = join(config)?;
-        group_health.begun_again();
+        group_health.rejoined();
     }
     consumer.leave();
     tracing::info!("validator left");
     Ok(())
 }
 
-fn join(config: &Config) -> Result<Consumer, Fault> {
+fn join(config: &Config) -> Result<Consumer, ClientError> {
     Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct Loop<'a> {
     is_assigned: bool,
     noticed: Arc<Noticed>,
     /// Who we are in the group, for the watch over it.
-    myself: Myself,
+    myself: MemberId,
     /// How many the orders topic had at the start.
     partitions: usize,
     admission: Admission<Bound>,
@@ -196,11 +196,11 @@ impl Loop<'_> {
     /// Waits for what Kafka brings. `false` if nothing came, or something other than a record.
     fn poll(&mut self, consumer: &Consumer, wait: Duration, now: Instant) -> anyhow::Result<bool> {
         let event = match consumer.poll(wait) {
-            Ok(Some(Happening::Record(record))) => {
+            Ok(Some(ConsumerEvent::Record(record))) => {
                 self.record(consumer, &record, now)?;
                 return Ok(true);
             }
-            Ok(Some(Happening::Assigned {
+            Ok(Some(ConsumerEvent::Assigned {
                 partitions,
                 metadata,
                 member_id,
@@ -217,7 +217,7 @@ impl Loop<'_> {
                 self.myself.is(&member_id);
                 Event::Assigned(partitions, membership(member_id, metadata))
             }
-            Ok(Some(Happening::Revoked {
+            Ok(Some(ConsumerEvent::Revoked {
                 partitions,
                 metadata,
                 member_id,
@@ -226,7 +226,7 @@ impl Loop<'_> {
                 self.myself.is(&member_id);
                 Event::Revoked(partitions, membership(member_id, metadata))
             }
-            Ok(Some(Happening::Lost { partitions })) => {
+            Ok(Some(ConsumerEvent::Lost { partitions })) => {
                 tracing::warn!(
                     ?partitions,
                     "partitions lost: the group took this validator for dead"
@@ -246,11 +246,11 @@ impl Loop<'_> {
         Ok(false)
     }
 
-    fn poll_failed(&mut self, fault: Fault) -> anyhow::Result<()> {
+    fn poll_failed(&mut self, fault: ClientError) -> anyhow::Result<()> {
         match fault.class {
-            Class::Replaced => Err(fault.into()),
-            Class::ClientLost | Class::Refused => bail!("{fault}; the validator cannot go on"),
-            Class::Retriable | Class::Abortable => {
+            ErrorClass::Fenced => Err(fault.into()),
+            ErrorClass::Fatal | ErrorClass::Permanent => bail!("{fault}; the validator cannot go on"),
+            ErrorClass::Retriable | ErrorClass::Abortable => {
                 tracing::warn!(error = %fault, "reading the orders is tried again");
                 Ok(())
             }
@@ -307,7 +307,7 @@ impl Loop<'_> {
             outcome,
         } = restored;
         // A store of a restore that is no longer wanted is closed here, by being dropped.
-        let wanted = self.admission.partitions().get(&partition) == Some(&Stage::Restoring(token));
+        let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
         let event = match outcome {
             Outcome::Ready(store, next) if wanted => {
                 self.shell.stores.insert(partition, store);
@@ -341,7 +341,7 @@ impl Loop<'_> {
     pub(crate) fn tell_unassigned(&mut self) {
         self.is_assigned = false;
         self.health
-            .unmet_because(PARTITIONS, "the group has not assigned any partitions yet");
+            .set_unready(PARTITIONS, "the group has not assigned any partitions yet");
     }
 
     fn tell_health(&self) {
@@ -353,19 +353,21 @@ impl Loop<'_> {
         let waiting: Vec<String> = stages
             .iter()
             .filter_map(|(partition, stage)| match stage {
-                Stage::Running { .. } => None,
-                Stage::AwaitsProducer => Some(format!("partition {partition} waits for a producer")),
-                Stage::Restoring(_) => Some(match self.shell.restorers.trouble(*partition) {
+                PartitionState::Running { .. } => None,
+                PartitionState::AwaitsProducer => Some(format!("partition {partition} waits for a producer")),
+                PartitionState::Restoring(_) => Some(match self.shell.restorers.trouble(*partition) {
                     None => format!("partition {partition} is being restored"),
                     Some(error) => format!("partition {partition} is being restored; the last try: {error}"),
                 }),
-                Stage::Refused(reason) => Some(format!("partition {partition} is refused: {reason}")),
+                PartitionState::Refused(reason) => {
+                    Some(format!("partition {partition} is refused: {reason}"))
+                }
             })
             .collect();
         if waiting.is_empty() {
-            self.health.met(PARTITIONS);
+            self.health.set_ready(PARTITIONS);
         } else {
-            self.health.unmet_because(PARTITIONS, waiting.join("; "));
+            self.health.set_unready(PARTITIONS, waiting.join("; "));
         }
     }
 
@@ -402,8 +404,8 @@ impl Loop<'_> {
 ///
 /// # Errors
 /// It is another one.
-fn replaced_by(error: anyhow::Error) -> anyhow::Result<Fault> {
-    let says_so = |fault: &Fault| fault.class == Class::Replaced;
+fn replaced_by(error: anyhow::Error) -> anyhow::Result<ClientError> {
+    let says_so = |fault: &ClientError| fault.class == ErrorClass::Fenced;
     if error.downcast_ref().is_some_and(says_so) {
         error.downcast()
     } else {

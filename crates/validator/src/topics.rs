@@ -29,7 +29,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    let existing = kafka::start::check(&config.kafka, &config.validator.instance_id, &required)?;
+    let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required)?;
     let orders = existing
         .get(&config.topics.orders)
         .context("the orders topic was not described")?;

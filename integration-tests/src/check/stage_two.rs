@@ -77,7 +77,7 @@ pub struct Counts {
 enum Final {
     Accepted,
     Rejected,
-    GivenUp,
+    Abandoned,
     Parked,
 }
 
@@ -125,7 +125,7 @@ impl StageTwo<'_> {
         for (state, records) in all {
             for record in records {
                 let state = match record.header(REASON) {
-                    Some("given-up") => Final::GivenUp,
+                    Some("abandoned") => Final::Abandoned,
                     _ => state,
                 };
                 match outcomes.get_mut(record.key_text().as_str()) {
@@ -162,7 +162,7 @@ impl StageTwo<'_> {
         match state {
             Final::Accepted => counts.accepted += 1,
             Final::Rejected => counts.rejected += 1,
-            Final::GivenUp => counts.given_up += 1,
+            Final::Abandoned => counts.given_up += 1,
             Final::Parked => counts.parked += 1,
         }
         let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
@@ -190,7 +190,7 @@ impl StageTwo<'_> {
         for (state, record) in outcomes {
             match state {
                 Final::Accepted => {}
-                Final::Rejected | Final::GivenUp | Final::Parked => {
+                Final::Rejected | Final::Abandoned | Final::Parked => {
                     if record.fingerprint != call.fingerprint {
                         violations.push(g4(format!("the {state:?} record of {key:?} has not its bytes")));
                     }
@@ -297,7 +297,7 @@ fn check_answers(
                 )));
             }
         }
-        Some(Final::GivenUp) => {
+        Some(Final::Abandoned) => {
             if requests.iter().any(|request| is_charge(request)) {
                 violations.push(g4(format!(
                     "{key:?} was given up as surely not processed, and the API charged it"

@@ -78,7 +78,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     await_verdicts(&pipeline)?;
     await_calls(&pipeline)?;
     let generations_before = generations(&pipeline.kafka, &pipeline.caller_group)?;
-    let requests_before = counter(&caller, "outbox_call_requests_total")?;
+    let requests_before = counter(&caller, "outbox_calls_requests_total")?;
 
     let went_down = Instant::now();
     api.go_down(time + Duration::from_secs(3_600))?;
@@ -101,7 +101,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
         open.contains("{state=\"closed\"} 0"),
         "the breaker is closed:\n{open}"
     );
-    let requests = counter(&caller, "outbox_call_requests_total")? - requests_before;
+    let requests = counter(&caller, "outbox_calls_requests_total")? - requests_before;
     let intervals = went_down.elapsed().as_secs() / PROBE_INTERVAL.as_secs();
     ensure!(
         requests <= FAILURES_MAX + CALLS_IN_FLIGHT_MAX + intervals + 1,
@@ -117,7 +117,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     await_ready(&mut caller, LIMIT)?;
     await_calls(&pipeline)?;
     let generations_after = generations(&pipeline.kafka, &pipeline.caller_group)?;
-    let rejoins = counter(&caller, "outbox_call_rejoins_total")?;
+    let rejoins = counter(&caller, "outbox_calls_rejoins_total")?;
     for service in [&mut validator, &mut caller] {
         service.process.terminate(DRAIN_MAX)?;
     }

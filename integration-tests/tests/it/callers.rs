@@ -69,7 +69,10 @@ pub(crate) fn story(
             .caller_settings(number, &api.url)
             .with("caller.on_ambiguous", policy.as_str())
             .with("verify.url", format!("{}/{{order_id}}", api.url))
-            .with("verify.settle", format!("{}ms", API_PROCESSING_MAX.as_millis()));
+            .with(
+                "verify.api_processing_max",
+                format!("{}ms", API_PROCESSING_MAX.as_millis()),
+            );
         pipeline.service("caller", number, settings)
     };
     let mut callers = (1..=plot.callers).map(caller).collect::<Result<Vec<_>>>()?;

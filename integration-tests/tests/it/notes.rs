@@ -59,7 +59,7 @@ fn a_person_sees_which_calls_a_killed_caller_had_begun() {
             .with("caller.on_ambiguous", Policy::Park.as_str())
             .with("caller.calls_in_flight_max", IN_FLIGHT_MAX)
             .with("api.timeout", "2m")
-            .with("caller.drain_max", "3m");
+            .with("caller.drain_timeout", "3m");
         let mut caller = pipeline.service("caller", 1, settings)?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;

@@ -21,7 +21,7 @@ fn a_validator_whose_name_another_has_taken_leaves() {
     in_turn(|| {
         let mut pipeline = Pipeline::create("replaced", 2)?;
         let (mut first, mut sent) = at_work(&pipeline)?;
-        let mut second = namesake(&pipeline)?;
+        let mut second = instance_id_conflict(&pipeline)?;
         second.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
         await_ready(&mut second, LIMIT)?;
@@ -71,7 +71,7 @@ fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
         let mut pipeline = Pipeline::create("ghost", 2)?;
         let (mut first, mut sent) = at_work(&pipeline)?;
         let id = first.process.id();
-        let mut ghost = namesake(&pipeline)?;
+        let mut ghost = instance_id_conflict(&pipeline)?;
         ghost.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
         ghost.process.kill()?;
@@ -138,7 +138,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
         await_ready(&mut first, LIMIT)?;
         ensure!(first.process.id() == id, "it was started again");
         ensure!(
-            counter(&first, "outbox_memberships_begun_again_total")? == 1,
+            counter(&first, "outbox_rejoins_after_fencing_total")? == 1,
             "it does not count what has happened"
         );
 
@@ -196,11 +196,7 @@ fn goes_on(
     ensure!(validator.process.id() == id, "it was started again");
     expect_outbox(pipeline, &[sent])?;
     for (what, name, count) in [
-        (
-            "memberships begun again",
-            "outbox_memberships_begun_again_total",
-            1,
-        ),
+        ("memberships begun again", "outbox_rejoins_after_fencing_total", 1),
         ("stores rebuilt", "outbox_stores_rebuilt_total", 0),
     ] {
         let counted = counter(validator, name)?;
@@ -213,7 +209,7 @@ fn goes_on(
 }
 
 /// The same name, another state directory: a copy of the settings, made in a hurry.
-fn namesake(pipeline: &Pipeline) -> Result<Service> {
+fn instance_id_conflict(pipeline: &Pipeline) -> Result<Service> {
     let settings = pipeline.validator_settings(1);
     let settings = settings.with("store.dir", pipeline.folder().join("state-of-the-other"));
     pipeline.service("validator", 2, settings)

@@ -65,13 +65,13 @@ fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
 }
 
 /// A story that has come to its end. Its logs go only when they are no longer needed.
-struct Told {
+struct GroupStatus {
     pipeline: Pipeline,
     violations: Vec<Violation>,
     kills: usize,
 }
 
-impl Told {
+impl GroupStatus {
     /// Every promise was held.
     fn held(mut self) -> Result<()> {
         findings::none(&self.violations)?;
@@ -98,7 +98,7 @@ fn story(
     seed: u64,
     first_settings: &[(&str, impl Serialize)],
     happen: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
-) -> Result<Told> {
+) -> Result<GroupStatus> {
     let pipeline = Pipeline::create(name, PARTITIONS)?;
     let orders = Orders::Generated(Mix::with_seed(seed));
     let mut validators = [
@@ -136,7 +136,7 @@ fn story(
         "a story of {} orders shows little",
         found.distinct
     );
-    Ok(Told {
+    Ok(GroupStatus {
         pipeline,
         violations,
         kills: kills(&validators),

@@ -68,7 +68,7 @@ impl Scene {
         })
     }
 
-    /// A caller that is quick to call a call stubborn.
+    /// A caller that is quick to call a call deferral.
     fn caller_settings(&self, number: u32) -> Settings {
         self.pipeline
             .caller_settings(number, &self.api.url)
@@ -76,8 +76,8 @@ impl Scene {
             .with("retry.backoff_initial", "50ms")
             .with("retry.backoff_max", "200ms")
             .with("retry.retry_after_max", "50ms")
-            .with("stubborn.window_max", 1_000)
-            .with("stubborn.defer_after", defer_after())
+            .with("deferral.window_max", 1_000)
+            .with("deferral.defer_after", defer_after())
     }
 
     fn caller(&self, number: u32, settings: Settings) -> Result<Service> {
@@ -189,8 +189,8 @@ fn calls_that_always_fail_do_not_hold_up_the_others() {
 fn a_call_that_fails_for_too_long_is_given_up() {
     in_turn(|| {
         let faults = [("--stubborn", "0.2"), ("--latency", "2ms")];
-        let mut scene = Scene::start("given-up", 1, seed(), &faults)?;
-        let settings = scene.caller_settings(1).with("stubborn.give_up_after", "4s");
+        let mut scene = Scene::start("abandoned", 1, seed(), &faults)?;
+        let settings = scene.caller_settings(1).with("deferral.give_up_after", "4s");
         let mut callers = [scene.caller(1, settings)?];
         callers[0].process.start()?;
         // Others succeed all the while.

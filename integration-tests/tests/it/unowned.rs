@@ -54,7 +54,7 @@ fn partitions_that_a_killed_static_caller_left_to_nobody_are_handed_out() {
                 .caller_settings(number, &api.url)
                 .with("caller.membership", "static")
                 .with("caller.session_timeout", SESSION)
-                .with("caller.drain_max", "3s")
+                .with("caller.drain_timeout", "3s")
         };
         let mut pair = pair(&pipeline, "caller", settings)?;
         killed_between_the_rounds(&mut pair)?;
@@ -105,7 +105,7 @@ fn told_and_mended(
     for service in [&mut *first, &mut *second] {
         await_ready(service, START_MAX)?;
         ensure!(
-            counter(service, "outbox_partitions_unowned")? == 0,
+            counter(service, "outbox_partitions_unassigned")? == 0,
             "some are still said to belong to nobody"
         );
     }
@@ -132,4 +132,4 @@ fn end(pair: &mut [Service; 2]) -> Result<()> {
     Ok(())
 }
 
-const REBALANCES: &str = "outbox_rebalances_made_total";
+const REBALANCES: &str = "outbox_rebalances_triggered_total";

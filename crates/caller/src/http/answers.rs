@@ -1,14 +1,14 @@
 //! The settings of what answers mean.
 
 use anyhow::Context as _;
-use pipeline::delivery::{Class, Classes, FieldRule, Otherwise, Statuses};
+use pipeline::delivery::{FieldRule, Otherwise, ResponseClassifier, StatusClass, Statuses};
 use serde::{Deserialize, Serialize};
 
 /// Statuses such as `503`, ranges such as `520-527`, and hundreds such as `5xx`; the narrower goes before the
 /// wider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct AnswerSettings {
+pub(crate) struct ResponseSettings {
     /// The order is processed.
     pub(crate) accepted: Vec<String>,
     /// The order is not processed, and will not be: a dead letter.
@@ -18,7 +18,7 @@ pub(crate) struct AnswerSettings {
     /// letters an expired password would cost a whole outbox.
     pub(crate) retry: Vec<String>,
     /// With a `Retry-After` header as `retry`, without as `ambiguous`.
-    pub(crate) retry_if_told: Vec<String>,
+    pub(crate) retry_if_retry_after: Vec<String>,
     /// Nobody can know: `caller.on_ambiguous` decides. Statuses that stand nowhere belong here.
     pub(crate) ambiguous: Vec<String>,
     /// Answers whose status does not tell.
@@ -61,25 +61,25 @@ pub(crate) enum OtherwiseSetting {
     Status,
 }
 
-impl AnswerSettings {
+impl ResponseSettings {
     /// The table that they make.
     ///
     /// # Errors
     /// Names what is no status, what stands in two classes, and rules that could never do what they are for.
-    pub(crate) fn classes(&self) -> anyhow::Result<Classes> {
+    pub(crate) fn classes(&self) -> anyhow::Result<ResponseClassifier> {
         let lists = [
-            (&self.accepted, Class::Accepted),
-            (&self.rejected, Class::Rejected),
-            (&self.retry, Class::Retry),
-            (&self.retry_if_told, Class::RetryIfTold),
-            (&self.ambiguous, Class::Ambiguous),
+            (&self.accepted, StatusClass::Accepted),
+            (&self.rejected, StatusClass::Rejected),
+            (&self.retry, StatusClass::Retry),
+            (&self.retry_if_retry_after, StatusClass::RetryIfRetryAfter),
+            (&self.ambiguous, StatusClass::Ambiguous),
         ];
         let mut settings = Vec::new();
         for (list, class) in lists {
             settings.extend(parse(list)?.into_iter().map(|statuses| (statuses, class)));
         }
         let rules: anyhow::Result<Vec<FieldRule>> = self.body.iter().map(FieldSettings::rule).collect();
-        Classes::new(settings)
+        ResponseClassifier::new(settings)
             .context(ANSWERS)?
             .with_fields(rules?)
             .context(ANSWERS)
@@ -89,10 +89,10 @@ impl AnswerSettings {
 impl FieldSettings {
     pub(super) fn rule(&self) -> anyhow::Result<FieldRule> {
         let lists = [
-            (&self.accepted, Class::Accepted),
-            (&self.rejected, Class::Rejected),
-            (&self.retry, Class::Retry),
-            (&self.ambiguous, Class::Ambiguous),
+            (&self.accepted, StatusClass::Accepted),
+            (&self.rejected, StatusClass::Rejected),
+            (&self.retry, StatusClass::Retry),
+            (&self.ambiguous, StatusClass::Ambiguous),
         ];
         let values = lists
             .into_iter()
@@ -115,20 +115,20 @@ pub(super) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
         .collect()
 }
 
-const ANSWERS: &str = "the settings in [api.answers] are wrong";
+const ANSWERS: &str = "the settings in [api.responses] are wrong";
 
 fn hundred_two() -> Vec<String> {
     vec!["2xx".into()]
 }
 
-impl Default for AnswerSettings {
+impl Default for ResponseSettings {
     fn default() -> Self {
         let list = |statuses: &[&str]| statuses.iter().map(|&status| status.into()).collect();
         Self {
             accepted: list(&["2xx"]),
             rejected: list(&["3xx", "4xx"]),
             retry: list(&["401", "407", "425", "429"]),
-            retry_if_told: list(&["503"]),
+            retry_if_retry_after: list(&["503"]),
             ambiguous: list(&["408", "409", "5xx"]),
             body: Vec::new(),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
-use pipeline::delivery::{Class, Classes, Lost, Report, Verify};
+use pipeline::delivery::{Lost, Response, ResponseClassifier, StatusClass, Verify};
 use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
@@ -27,12 +27,12 @@ pub(crate) struct VerifySettings {
     /// The API's longest processing time: so long after the last moment at which a request may have left,
     /// nothing of it can be at work any more. An order that is not found before that may be found later.
     #[serde(with = "humantime_serde")]
-    pub(crate) settle: Duration,
+    pub(crate) api_processing_max: Duration,
     /// So many look-ups in a row that tell nothing, and the call is parked.
     pub(crate) lookups_max: u32,
     /// So long after the first of them, the call is parked.
     #[serde(with = "humantime_serde")]
-    pub(crate) give_up_after: Duration,
+    pub(crate) park_after: Duration,
     /// Statuses that say: the API has processed the order.
     pub(crate) found: Vec<String>,
     /// Statuses that say: it never saw the order. What stands in neither list tells nothing.
@@ -55,9 +55,9 @@ impl VerifySettings {
     /// Names the setting that is wrong.
     pub(crate) fn verify(&self) -> anyhow::Result<Verify> {
         Ok(Verify {
-            settle: self.settle,
+            api_processing_max: self.api_processing_max,
             lookups_max: self.lookups_max,
-            give_up_after: self.give_up_after,
+            abandon_after: self.park_after,
             answers: self.classes()?,
         })
     }
@@ -68,8 +68,8 @@ impl VerifySettings {
     /// Names the setting that is wrong.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
-            !self.settle.is_zero(),
-            "the setting verify.settle is 0; it must be the API's longest processing time, or a look-up says \
+            !self.api_processing_max.is_zero(),
+            "the setting verify.api_processing_max is 0; it must be the API's longest processing time, or a look-up says \
              \"not found\" of an order that is being processed"
         );
         ensure!(
@@ -83,10 +83,13 @@ impl VerifySettings {
         Ok(())
     }
 
-    fn classes(&self) -> anyhow::Result<Classes> {
+    fn classes(&self) -> anyhow::Result<ResponseClassifier> {
         let wrong = "the settings in [verify] are wrong";
         let mut settings = Vec::new();
-        for (list, class) in [(&self.found, Class::Accepted), (&self.not_found, Class::Rejected)] {
+        for (list, class) in [
+            (&self.found, StatusClass::Accepted),
+            (&self.not_found, StatusClass::Rejected),
+        ] {
             settings.extend(
                 parse(list)
                     .context(wrong)?
@@ -95,7 +98,7 @@ impl VerifySettings {
             );
         }
         let rules: anyhow::Result<Vec<_>> = self.body.iter().map(FieldSettings::rule).collect();
-        Classes::new(settings)
+        ResponseClassifier::new(settings)
             .context(wrong)?
             .with_fields(rules.context(wrong)?)
             .context(wrong)
@@ -106,9 +109,9 @@ impl Default for VerifySettings {
     fn default() -> Self {
         Self {
             url: String::new(),
-            settle: Duration::from_secs(60),
+            api_processing_max: Duration::from_secs(60),
             lookups_max: 30,
-            give_up_after: Duration::from_secs(3_600),
+            park_after: Duration::from_secs(3_600),
             found: vec!["200".into()],
             not_found: vec!["404".into()],
             body: Vec::new(),
@@ -129,7 +132,7 @@ impl LookUp {
             address: Address::new("verify.url", &verify.url)?,
             reading: Reading {
                 classes: verify.classes()?,
-                kept_max: usize::try_from(api.answer_bytes_max.as_u64()).unwrap_or(usize::MAX),
+                kept_max: usize::try_from(api.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: api.transaction_id.clone(),
             },
         }))
@@ -160,8 +163,8 @@ impl Api {
     }
 
     /// Asks for an order. Whatever goes wrong tells nothing; there is no harm in asking again.
-    pub(crate) async fn look_up(&self, request: Request) -> Report {
-        let nothing = Report::Lost(Lost::Other);
+    pub(crate) async fn look_up(&self, request: Request) -> Response {
+        let nothing = Response::Lost(Lost::Other);
         let Some(lookup) = &self.lookup else {
             return nothing;
         };
@@ -184,6 +187,6 @@ impl Api {
             self.credentials.refused(authorization.as_ref());
         }
         self.credentials.scrub(&mut reply.body);
-        Report::Status(reply)
+        Response::Status(reply)
     }
 }

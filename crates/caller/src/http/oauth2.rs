@@ -61,7 +61,7 @@ pub(super) struct TokenSource {
     url: Url,
     secret: Watched<Secret>,
     token: Mutex<Option<Token>>,
-    /// Held while a token is asked for; knows when that was.
+    /// OwnedPartition while a token is asked for; knows when that was.
     asking: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -81,7 +81,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const LIFE_UNSAID: Duration = Duration::from_secs(300);
 
 /// An endpoint's answer is a few hundred bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Deserialize)]
 struct Granted {
@@ -243,8 +243,8 @@ impl TokenSource {
             .context("the token endpoint's answer broke off")?
         {
             ensure!(
-                body.len() + chunk.len() <= ANSWER_BYTES_MAX,
-                "the token endpoint's answer is longer than {ANSWER_BYTES_MAX} bytes"
+                body.len() + chunk.len() <= RESPONSE_BYTES_MAX,
+                "the token endpoint's answer is longer than {RESPONSE_BYTES_MAX} bytes"
             );
             body.extend_from_slice(&chunk);
         }

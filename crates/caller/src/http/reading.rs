@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use pipeline::delivery::{Classes, Field, Reply};
+use pipeline::delivery::{Field, HttpResponse, ResponseClassifier};
 use reqwest::Response;
 use reqwest::header::{HeaderValue, RETRY_AFTER};
 use serde_json::Value;
@@ -15,7 +15,7 @@ const READ_MAX: usize = 1024 * 1024;
 /// What is read of answers.
 pub(super) struct Reading {
     /// They know which bodies have the last word.
-    pub(super) classes: Classes,
+    pub(super) classes: ResponseClassifier,
     /// So much of a body is kept.
     pub(super) kept_max: usize,
     /// Where the API's own transaction id stands; empty: nowhere.
@@ -24,7 +24,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Reads an answer.
-    pub(super) async fn read(&self, mut response: Response) -> Reply {
+    pub(super) async fn read(&self, mut response: Response) -> HttpResponse {
         let status = response.status().as_u16();
         let retry_after = response
             .headers()
@@ -56,7 +56,7 @@ impl Reading {
         let body_cut = !is_whole || body.len() > self.kept_max;
         body.truncate(self.kept_max);
         body.shrink_to_fit();
-        Reply {
+        HttpResponse {
             status,
             retry_after,
             body,

@@ -7,19 +7,19 @@
 use std::error::Error as StdError;
 use std::io;
 
-use pipeline::delivery::{Lost, NotSent, Report};
+use pipeline::delivery::{Lost, NotSent, Response};
 
 use crate::latch::Fate;
 
 /// What a failed request came to.
-pub(super) fn report(error: &reqwest::Error, fate: Fate) -> Report {
+pub(super) fn report(error: &reqwest::Error, fate: Fate) -> Response {
     match fate {
-        Fate::Withheld => Report::NotSent(NotSent::Withheld),
+        Fate::Withheld => Response::NotSent(NotSent::Withheld),
         // A time-out before the body was asked for is one of connecting.
-        Fate::NotSent if error.is_connect() || error.is_timeout() => Report::NotSent(NotSent::NoConnection),
-        Fate::NotSent => Report::NotSent(NotSent::NotWritten),
-        Fate::Sent if error.is_timeout() => Report::Lost(Lost::TimedOut),
-        Fate::Sent => Report::Lost(lost(error)),
+        Fate::NotSent if error.is_connect() || error.is_timeout() => Response::NotSent(NotSent::NoConnection),
+        Fate::NotSent => Response::NotSent(NotSent::NotWritten),
+        Fate::Sent if error.is_timeout() => Response::Lost(Lost::TimedOut),
+        Fate::Sent => Response::Lost(lost(error)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::answers::AnswerSettings;
+use super::answers::ResponseSettings;
 use super::credentials::{AuthKind, AuthSettings};
 use super::signature::SignatureSettings;
 
@@ -39,7 +39,7 @@ pub(crate) struct ApiSettings {
     pub(crate) pool_idle_max: usize,
     /// So much of an answer's body is kept for the outcome or the dead letter. Fields are looked for in up to
     /// 1 MiB of it.
-    pub(crate) answer_bytes_max: ByteSize,
+    pub(crate) response_bytes_max: ByteSize,
     /// The header that carries the idempotency key; empty: none is sent. Against an API that honours it a
     /// repeated call does no harm.
     pub(crate) idempotency_header: String,
@@ -54,7 +54,7 @@ pub(crate) struct ApiSettings {
     /// The certificates of HTTPS.
     pub(crate) tls: TlsSettings,
     /// What each status means.
-    pub(crate) answers: AnswerSettings,
+    pub(crate) responses: ResponseSettings,
 }
 
 /// The settings of TLS. Files are PEM, and read anew when they change.
@@ -96,14 +96,14 @@ impl Default for ApiSettings {
             connect_timeout: Duration::from_secs(5),
             pool_idle_timeout: Duration::from_secs(4),
             pool_idle_max: 64,
-            answer_bytes_max: ByteSize::kib(8),
+            response_bytes_max: ByteSize::kib(8),
             idempotency_header: "Idempotency-Key".into(),
             transaction_id: String::new(),
             proxy_from_environment: false,
             auth: AuthSettings::default(),
             signature: SignatureSettings::default(),
             tls: TlsSettings::default(),
-            answers: AnswerSettings::default(),
+            responses: ResponseSettings::default(),
         }
     }
 }

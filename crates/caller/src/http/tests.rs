@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{Answer, Field, Lost, NotSent, Reply};
+use pipeline::delivery::{Field, HttpResponse, Lost, NotSent, ResponseClass};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::answers::{FieldSettings, OtherwiseSetting};
@@ -20,18 +20,18 @@ fn settings(url: &str) -> ApiSettings {
         url: url.into(),
         timeout: Duration::from_millis(400),
         connect_timeout: Duration::from_millis(200),
-        answer_bytes_max: bytesize::ByteSize::b(16),
+        response_bytes_max: bytesize::ByteSize::b(16),
         ..ApiSettings::default()
     }
 }
 
-fn permitted() -> Permit {
-    let permit = Permit::new(Instant::now());
+fn permitted() -> ExtendLease {
+    let permit = ExtendLease::new(Instant::now());
     permit.extend(Instant::now() + Duration::from_secs(60));
     permit
 }
 
-async fn call(api: &Api, permit: Permit) -> Report {
+async fn call(api: &Api, permit: ExtendLease) -> Response {
     let order = "{\"order_id\":\"order/1?\"}";
     let facts = Facts {
         order_id: "order/1?",
@@ -43,35 +43,35 @@ async fn call(api: &Api, permit: Permit) -> Report {
 }
 
 /// Makes one call; returns what it is reported as and what that means by the default settings.
-async fn answered(api: &Api) -> (Report, Answer) {
+async fn answered(api: &Api) -> (Response, ResponseClass) {
     let report = call(api, permitted()).await;
     let answer = api.reading.classes.answer(&report);
     (report, answer)
 }
 
 /// One row of the table: the server does this, and that is what it means. The server sees one request.
-async fn check(does: Does, expected: Report, answer: Answer) {
+async fn check(does: Does, expected: Response, answer: ResponseClass) {
     let server = Server::start(does).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     assert_eq!(answered(&api).await, (expected, answer), "{does:?}");
     assert_eq!(server.requests(), 1, "{does:?}");
 }
 
-fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> Report {
+fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> Response {
     let retry_after = retry_after.map(Duration::from_secs);
-    Report::Status(Reply {
+    Response::Status(HttpResponse {
         status,
         retry_after,
         body: body.into(),
         body_cut,
-        ..Reply::default()
+        ..HttpResponse::default()
     })
 }
 
 /// Nothing answers there, or not in the language that was asked for.
 async fn check_no_connection(url: &str) {
     let api = Api::new(&settings(url)).expect("an API");
-    let expected = (Report::NotSent(NotSent::NoConnection), Answer::Retry);
+    let expected = (Response::NotSent(NotSent::NoConnection), ResponseClass::Retryable);
     assert_eq!(answered(&api).await, expected, "{url}");
 }
 
@@ -127,7 +127,7 @@ async fn a_time_out_while_connecting_was_surely_not_sent() {
         let report = call(&api, permitted()).await;
         assert_eq!(
             report,
-            Report::NotSent(NotSent::NoConnection),
+            Response::NotSent(NotSent::NoConnection),
             "{timeout} {connect_timeout}"
         );
     }
@@ -143,7 +143,7 @@ async fn once_it_left_and_no_status_came_nobody_can_know() {
         (Does::Answers("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
         (Does::Answers("SMTP ready\r\n\r\n"), Lost::NotHttp),
     ] {
-        check(does, Report::Lost(lost), Answer::Ambiguous).await;
+        check(does, Response::Lost(lost), ResponseClass::Ambiguous).await;
     }
 }
 
@@ -156,9 +156,9 @@ async fn a_used_connection_that_ends_before_an_answer_is_ambiguous() {
     ] {
         let server = Server::start(does).await;
         let api = Api::new(&settings(&server.url())).expect("an API");
-        let first = (status(201, None, "{}", false), Answer::Accepted);
+        let first = (status(201, None, "{}", false), ResponseClass::Accepted);
         assert_eq!(answered(&api).await, first, "{does:?}");
-        let second = (Report::Lost(Lost::Closed), Answer::Ambiguous);
+        let second = (Response::Lost(Lost::Closed), ResponseClass::Ambiguous);
         assert_eq!(answered(&api).await, second, "{does:?}");
         let seen = (server.requests(), server.connections.load(Ordering::SeqCst));
         assert_eq!(seen, (2, 1), "{does:?}");
@@ -173,9 +173,9 @@ async fn a_reset_before_anything_was_read_is_not_taken_for_an_answer() {
     let api = Api::new(&settings(&server.url())).expect("an API");
     let report = call(&api, permitted()).await;
     let expected = [
-        Report::Lost(Lost::Closed),
-        Report::NotSent(NotSent::NoConnection),
-        Report::NotSent(NotSent::NotWritten),
+        Response::Lost(Lost::Closed),
+        Response::NotSent(NotSent::NoConnection),
+        Response::NotSent(NotSent::NotWritten),
     ];
     assert!(expected.contains(&report), "{report:?}");
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
@@ -184,19 +184,19 @@ async fn a_reset_before_anything_was_read_is_not_taken_for_an_answer() {
 #[tokio::test]
 async fn a_status_decides_by_its_class() {
     for (code, answer) in [
-        (200, Answer::Accepted),
-        (202, Answer::Accepted),
-        (400, Answer::Rejected),
-        (403, Answer::Rejected),
-        (422, Answer::Rejected),
-        (401, Answer::Retry),
-        (429, Answer::Retry),
-        (408, Answer::Ambiguous),
-        (409, Answer::Ambiguous),
-        (500, Answer::Ambiguous),
-        (502, Answer::Ambiguous),
-        (503, Answer::Ambiguous),
-        (504, Answer::Ambiguous),
+        (200, ResponseClass::Accepted),
+        (202, ResponseClass::Accepted),
+        (400, ResponseClass::Rejected),
+        (403, ResponseClass::Rejected),
+        (422, ResponseClass::Rejected),
+        (401, ResponseClass::Retryable),
+        (429, ResponseClass::Retryable),
+        (408, ResponseClass::Ambiguous),
+        (409, ResponseClass::Ambiguous),
+        (500, ResponseClass::Ambiguous),
+        (502, ResponseClass::Ambiguous),
+        (503, ResponseClass::Ambiguous),
+        (504, ResponseClass::Ambiguous),
     ] {
         let text = leaked(format!("HTTP/1.1 {code} So\r\ncontent-length: 0\r\n\r\n"));
         check(Does::Answers(text), status(code, None, "", false), answer).await;
@@ -205,14 +205,14 @@ async fn a_status_decides_by_its_class() {
     check(
         Does::Answers(told),
         status(503, Some(7), "", false),
-        Answer::Retry,
+        ResponseClass::Retryable,
     )
     .await;
     let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
     check(
         Does::Answers(unreadable),
         status(503, Some(0), "", false),
-        Answer::Retry,
+        ResponseClass::Retryable,
     )
     .await;
 }
@@ -229,7 +229,7 @@ async fn a_status_counts_whatever_becomes_of_its_body() {
         // Its end never comes.
         (Does::AnswersAll(endless), status(200, None, "0123", true)),
     ] {
-        check(does, expected, Answer::Accepted).await;
+        check(does, expected, ResponseClass::Accepted).await;
     }
 }
 
@@ -246,28 +246,43 @@ async fn a_field_of_the_body_has_the_last_word() {
     // Longer than what is kept of a body: 16 bytes in these tests.
     let long = r#"{"comment":"more than sixteen bytes","result":"OK","id":17}"#;
     for (answer, field, transaction_id, expected) in [
-        (whole(r#"{"result":"OK"}"#), value("OK"), None, Answer::Accepted),
-        (whole(long), value("OK"), Some("17"), Answer::Accepted),
+        (
+            whole(r#"{"result":"OK"}"#),
+            value("OK"),
+            None,
+            ResponseClass::Accepted,
+        ),
+        (whole(long), value("OK"), Some("17"), ResponseClass::Accepted),
         (
             whole(r#"{"result":"ERROR"}"#),
             value("ERROR"),
             None,
-            Answer::Rejected,
+            ResponseClass::Rejected,
         ),
-        (whole(r#"{"result":"HM"}"#), value("HM"), None, Answer::Ambiguous),
-        (whole(""), Field::Missing, None, Answer::Ambiguous),
-        (whole("<p>OK</p>"), Field::Unreadable, None, Answer::Ambiguous),
+        (
+            whole(r#"{"result":"HM"}"#),
+            value("HM"),
+            None,
+            ResponseClass::Ambiguous,
+        ),
+        (whole(""), Field::Missing, None, ResponseClass::Ambiguous),
+        (
+            whole("<p>OK</p>"),
+            Field::Unreadable,
+            None,
+            ResponseClass::Ambiguous,
+        ),
         (
             of(r#"{"result":"OK"}"#, 99),
             Field::Unreadable,
             None,
-            Answer::Ambiguous,
+            ResponseClass::Ambiguous,
         ),
     ] {
         let server = Server::start(Does::Answers(answer)).await;
         let mut settings = settings(&server.url());
         settings.transaction_id = "/id".into();
-        settings.answers.body = vec![FieldSettings {
+        settings.responses.body = vec![FieldSettings {
             statuses: vec!["2xx".into()],
             pointer: "/result".into(),
             accepted: vec!["OK".into()],
@@ -278,7 +293,7 @@ async fn a_field_of_the_body_has_the_last_word() {
         }];
         let api = Api::new(&settings).expect("an API");
         let (report, meaning) = answered(&api).await;
-        let Report::Status(reply) = report else {
+        let Response::Status(reply) = report else {
             panic!("{answer}: {report:?}");
         };
         assert_eq!((reply.field, meaning), (field, expected), "{answer}");
@@ -317,7 +332,7 @@ async fn redirects_are_not_followed() {
         check(
             Does::Answers(moved),
             status(code, None, "", false),
-            Answer::Rejected,
+            ResponseClass::Rejected,
         )
         .await;
     }
@@ -340,9 +355,9 @@ async fn a_stale_connection_never_makes_two_requests_of_one_call() {
         server.closed.notified().await;
         let report = call(&api, permitted()).await;
         match report {
-            Report::Status(reply) => assert_eq!((reply.status, server.requests()), (201, 2)),
+            Response::Status(reply) => assert_eq!((reply.status, server.requests()), (201, 2)),
             // It was written into the closed connection, where nobody read it.
-            Report::Lost(_) | Report::NotSent(_) => assert_eq!(server.requests(), 1, "{report:?}"),
+            Response::Lost(_) | Response::NotSent(_) => assert_eq!(server.requests(), 1, "{report:?}"),
         }
     }
 }
@@ -364,10 +379,10 @@ async fn connections_are_used_again() {
 async fn past_the_deadline_the_server_sees_nothing() {
     let server = Server::start(Does::AnswersAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    let permit = Permit::new(Instant::now());
+    let permit = ExtendLease::new(Instant::now());
     assert_eq!(
         call(&api, permit.clone()).await,
-        Report::NotSent(NotSent::Withheld)
+        Response::NotSent(NotSent::Withheld)
     );
     permit.extend(Instant::now() + Duration::from_secs(60));
     assert_eq!(call(&api, permit).await, status(201, None, "{}", false));

@@ -16,7 +16,7 @@ use crate::config::Config;
 
 const CLIENT_ID: &str = "outbox-command-line";
 /// Offsets on which a transaction is pending are not told; one of a caller ends within this.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
+const RESPONSE_MAX: Duration = Duration::from_secs(15);
 /// A table is for people: of more runs than this it says how many there are.
 const RUNS_SHOWN_MAX: usize = 8;
 
@@ -40,17 +40,17 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
     let (topic, group) = (&config.topics.pending, &which.group);
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let described = admin.identities(&[topic], ANSWER_MAX)?;
+    let described = admin.identities(&[topic], RESPONSE_MAX)?;
     let count = described
         .get(topic)
         .with_context(|| format!("there is no topic {topic:?}, the setting topics.pending"))?
         .partitions;
     let reader = OffsetReader::open(&settings, CLIENT_ID)?;
     let noted = reader
-        .committed(topic, &partitions(which, topic, count)?, ANSWER_MAX)?
+        .committed(topic, &partitions(which, topic, count)?, RESPONSE_MAX)?
         .into_iter()
         .map(|committed| {
-            let bounds = reader.bounds(topic, committed.partition, ANSWER_MAX)?;
+            let bounds = reader.bounds(topic, committed.partition, RESPONSE_MAX)?;
             Ok(noted(committed, bounds))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -19,12 +19,12 @@ use super::rules::Rules;
 use super::transaction::{Admitted, Limits, Offsets, Transaction};
 use super::verdict::{Verdict, decide};
 
-/// Stage one's decisions. `M` is what a transaction is bound to a group membership by.
+/// PartitionState one's decisions. `M` is what a transaction is bound to a group membership by.
 #[derive(Debug)]
 pub struct Admission<M> {
     rules: Rules,
     limits: Limits,
-    partitions: BTreeMap<Partition, Stage>,
+    partitions: BTreeMap<Partition, PartitionState>,
     open: Option<Transaction>,
     /// As of the last assignment. `None` before the first one: without a membership that Kafka can check,
     /// nothing is committed.
@@ -38,7 +38,7 @@ pub struct Admission<M> {
 
 /// How far an assigned partition has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum PartitionState {
     /// Waits for a producer, whose opening decides what the last one left open.
     AwaitsProducer,
     /// Its store is being brought to the end of the changelog.
@@ -83,7 +83,7 @@ pub enum Event<M> {
     /// The transaction was committed; for each partition with entries, the changelog offset behind the last.
     Committed(HashMap<Partition, Offset>),
     /// Like `Committed`, but nothing more may be committed with this producer.
-    CommittedLastly(HashMap<Partition, Offset>),
+    CommittedRetireProducer(HashMap<Partition, Offset>),
     /// The transaction failed, surely or perhaps, at whichever step.
     Failed,
     /// A store cannot be read or written.
@@ -111,7 +111,7 @@ pub enum Action<M> {
     Start(Partition, Offset),
     /// Hand out no more records of these partitions.
     Pause(Vec<Partition>),
-    /// End the transaction with these offsets, under this membership; answered by `Committed`, `CommittedLastly` or
+    /// End the transaction with these offsets, under this membership; answered by `Committed`, `CommittedRetireProducer` or
     /// `Failed`.
     End(Offsets, M),
     /// Write committed entries, and the changelog offset that they reach to, to the partition's store.
@@ -145,7 +145,7 @@ pub enum Taken {
 }
 
 impl<M: Clone> Admission<M> {
-    /// Stage one without partitions and without a producer, which the first tick asks for.
+    /// PartitionState one without partitions and without a producer, which the first tick asks for.
     #[must_use]
     pub fn new(rules: Rules, limits: Limits, now: Instant) -> Self {
         Self {
@@ -173,7 +173,10 @@ impl<M: Clone> Admission<M> {
         now: Instant,
         known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
     ) -> Result<Taken, E> {
-        let is_running = matches!(self.partitions.get(&input.partition), Some(Stage::Running { .. }));
+        let is_running = matches!(
+            self.partitions.get(&input.partition),
+            Some(PartitionState::Running { .. })
+        );
         if !is_running || self.stopping {
             return Ok(Taken::NotRunning);
         }
@@ -208,13 +211,13 @@ impl<M: Clone> Admission<M> {
             Event::Expelled => self.expelled(now),
             Event::Restored(partition, token, next) => self.restored(partition, token, next),
             Event::RestoreRefused(partition, token, reason) => {
-                if self.partitions.get(&partition) == Some(&Stage::Restoring(token)) {
-                    self.partitions.insert(partition, Stage::Refused(reason));
+                if self.partitions.get(&partition) == Some(&PartitionState::Restoring(token)) {
+                    self.partitions.insert(partition, PartitionState::Refused(reason));
                 }
                 Vec::new()
             }
             Event::Committed(reached) => self.committed(&reached),
-            Event::CommittedLastly(reached) => {
+            Event::CommittedRetireProducer(reached) => {
                 let mut actions = self.committed(&reached);
                 actions.extend(self.resolve(None, now));
                 actions
@@ -243,7 +246,7 @@ impl<M: Clone> Admission<M> {
 
     /// The assigned partitions, and how far each has come.
     #[must_use]
-    pub fn partitions(&self) -> &BTreeMap<Partition, Stage> {
+    pub fn partitions(&self) -> &BTreeMap<Partition, PartitionState> {
         &self.partitions
     }
 
@@ -255,7 +258,7 @@ impl<M: Clone> Admission<M> {
     ) -> Vec<Action<M>> {
         let mut actions = self.joined(membership, now);
         for partition in &partitions {
-            self.partitions.insert(*partition, Stage::AwaitsProducer);
+            self.partitions.insert(*partition, PartitionState::AwaitsProducer);
         }
         actions.push(Action::Accept(partitions));
         if self.producer == Producer::Ready {
@@ -288,8 +291,8 @@ impl<M: Clone> Admission<M> {
         }
         // Also what was refused under the old one, since others may have changed what it was refused for.
         for stage in self.partitions.values_mut() {
-            if matches!(stage, Stage::Refused(_)) {
-                *stage = Stage::AwaitsProducer;
+            if matches!(stage, PartitionState::Refused(_)) {
+                *stage = PartitionState::AwaitsProducer;
             }
         }
         self.resolve(None, now)
@@ -314,7 +317,7 @@ impl<M: Clone> Admission<M> {
         self.producer = Producer::Wanted(now);
         let mut actions = vec![Action::Abandon];
         for (partition, stage) in std::mem::take(&mut self.partitions) {
-            if matches!(stage, Stage::Restoring(_)) {
+            if matches!(stage, PartitionState::Restoring(_)) {
                 actions.push(Action::CancelRestore(partition));
             }
             actions.push(Action::Close(partition));
@@ -325,7 +328,7 @@ impl<M: Clone> Admission<M> {
     fn let_go(&mut self, partitions: Vec<Partition>) -> Vec<Action<M>> {
         let mut actions = Vec::new();
         for partition in &partitions {
-            if let Some(Stage::Restoring(_)) = self.partitions.remove(partition) {
+            if let Some(PartitionState::Restoring(_)) = self.partitions.remove(partition) {
                 actions.push(Action::CancelRestore(*partition));
             }
             actions.push(Action::Close(*partition));
@@ -335,11 +338,11 @@ impl<M: Clone> Admission<M> {
     }
 
     fn restored(&mut self, partition: Partition, token: Token, next: Offset) -> Vec<Action<M>> {
-        if self.partitions.get(&partition) != Some(&Stage::Restoring(token)) {
+        if self.partitions.get(&partition) != Some(&PartitionState::Restoring(token)) {
             return Vec::new();
         }
         self.partitions
-            .insert(partition, Stage::Running { committed: next });
+            .insert(partition, PartitionState::Running { committed: next });
         vec![Action::Start(partition, next)]
     }
 
@@ -349,7 +352,7 @@ impl<M: Clone> Admission<M> {
         };
         self.doubts = 0;
         for (partition, next) in transaction.offsets() {
-            if let Some(Stage::Running { committed }) = self.partitions.get_mut(&partition) {
+            if let Some(PartitionState::Running { committed }) = self.partitions.get_mut(&partition) {
                 *committed = next;
             }
         }
@@ -385,12 +388,12 @@ impl<M: Clone> Admission<M> {
         let mut running = Vec::new();
         for (partition, stage) in &mut self.partitions {
             match stage {
-                Stage::Running { .. } => running.push(*partition),
-                Stage::Restoring(_) => actions.push(Action::CancelRestore(*partition)),
-                Stage::AwaitsProducer => continue,
-                Stage::Refused(_) => continue,
+                PartitionState::Running { .. } => running.push(*partition),
+                PartitionState::Restoring(_) => actions.push(Action::CancelRestore(*partition)),
+                PartitionState::AwaitsProducer => continue,
+                PartitionState::Refused(_) => continue,
             }
-            *stage = Stage::AwaitsProducer;
+            *stage = PartitionState::AwaitsProducer;
         }
         if !running.is_empty() {
             actions.insert(0, Action::Pause(running));
@@ -413,9 +416,9 @@ impl<M: Clone> Admission<M> {
     fn restore_waiting(&mut self) -> Vec<Action<M>> {
         let mut actions = Vec::new();
         for (partition, stage) in &mut self.partitions {
-            if *stage == Stage::AwaitsProducer {
+            if *stage == PartitionState::AwaitsProducer {
                 self.last_token = Token(self.last_token.0 + 1);
-                *stage = Stage::Restoring(self.last_token);
+                *stage = PartitionState::Restoring(self.last_token);
                 actions.push(Action::Restore(*partition, self.last_token));
             }
         }
@@ -437,7 +440,7 @@ impl<M: Clone> Admission<M> {
         let mut actions = self.end(now);
         self.stopping = true;
         for (partition, stage) in &self.partitions {
-            if matches!(stage, Stage::Restoring(_)) {
+            if matches!(stage, PartitionState::Restoring(_)) {
                 actions.push(Action::CancelRestore(*partition));
             }
             actions.push(Action::Close(*partition));
@@ -594,7 +597,7 @@ mod tests {
         let mut bench = Bench::running();
         bench.order(0, 0, "a");
         let reached = HashMap::from([(Partition(0), Offset(1))]);
-        let actions = bench.on(Event::CommittedLastly(reached));
+        let actions = bench.on(Event::CommittedRetireProducer(reached));
         assert_eq!(names(&actions), ["Apply", "Pause", "Abandon"]);
         assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
         assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);

@@ -1,4 +1,4 @@
-//! Stage one: which orders are admitted to the outbox, and when a transaction begins and ends.
+//! PartitionState one: which orders are admitted to the outbox, and when a transaction begins and ends.
 //!
 //! ```text
 //! partition assigned ─▶ restoring ─▶ running ──record──▶ verdict ─▶ transaction ─▶ end ─▶ store
@@ -16,7 +16,7 @@ mod transaction;
 mod verdict;
 
 pub use input::Input;
-pub use machine::{Action, Admission, Event, Stage, Taken, Token};
+pub use machine::{Action, Admission, Event, PartitionState, Taken, Token};
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sign::Sign;
+use super::sign::ApiHealth;
 
 /// A window has as many answers as there may be calls in flight, and at least so many.
 const WINDOW_MIN: usize = 10;
@@ -71,14 +71,14 @@ impl Adaptive {
     }
 
     /// A request that began at `began` has come to something.
-    pub(super) fn reported(&mut self, began: Instant, sign: Sign, now: Instant) {
+    pub(super) fn reported(&mut self, began: Instant, sign: ApiHealth, now: Instant) {
         if self.window.began.is_some_and(|window| began < window) {
             return;
         }
         match sign {
-            Sign::Busy | Sign::Overloaded => self.cut(now),
-            Sign::Ill | Sign::Nothing => {}
-            Sign::Well => {
+            ApiHealth::Busy | ApiHealth::Overloaded => self.cut(now),
+            ApiHealth::Unhealthy | ApiHealth::Nothing => {}
+            ApiHealth::Healthy => {
                 self.window.answers += 1;
                 self.window.took += now.saturating_duration_since(began);
                 if usize::try_from(self.window.answers).is_ok_and(|n| n >= self.limit.max(WINDOW_MIN)) {
@@ -193,7 +193,7 @@ mod tests {
                 }
                 let (done, _, began) = self.at_work.pop_first().expect("somebody works");
                 self.now = done;
-                self.limit.reported(began, Sign::Well, done);
+                self.limit.reported(began, ApiHealth::Healthy, done);
                 seen.answers += 1;
                 seen.took += done - began;
                 seen.limit_max = seen.limit_max.max(self.limit.limit());
@@ -251,16 +251,16 @@ mod tests {
             (0..limit.limit().max(WINDOW_MIN)).for_each(|_| limit.reported(began, sign, now));
             now += 10 * MS;
         };
-        (0..100).for_each(|_| round(&mut limit, Sign::Well));
+        (0..100).for_each(|_| round(&mut limit, ApiHealth::Healthy));
         assert_eq!(limit.limit(), 40, "no more than the largest");
-        round(&mut limit, Sign::Busy);
+        round(&mut limit, ApiHealth::Busy);
         assert_eq!(limit.limit(), 24);
-        round(&mut limit, Sign::Overloaded);
+        round(&mut limit, ApiHealth::Overloaded);
         assert_eq!(limit.limit(), 14);
-        round(&mut limit, Sign::Ill);
-        round(&mut limit, Sign::Nothing);
+        round(&mut limit, ApiHealth::Unhealthy);
+        round(&mut limit, ApiHealth::Nothing);
         assert_eq!(limit.limit(), 14);
-        (0..20).for_each(|_| round(&mut limit, Sign::Busy));
+        (0..20).for_each(|_| round(&mut limit, ApiHealth::Busy));
         assert_eq!(limit.limit(), 2, "no less than the smallest");
     }
 
@@ -268,7 +268,7 @@ mod tests {
     fn it_does_not_grow_while_there_are_free_places() {
         let mut limit = Adaptive::new(3, 40);
         let now = Instant::now();
-        (0..1_000).for_each(|_| limit.reported(now, Sign::Well, now + MS));
+        (0..1_000).for_each(|_| limit.reported(now, ApiHealth::Healthy, now + MS));
         assert_eq!(limit.limit(), 3);
     }
 }

@@ -11,10 +11,10 @@
 //! | … closed or reset before there was a status, also a connection that was used before | [`Lost::Closed`] | *ambiguous* |
 //! | … something came back that is no HTTP | [`Lost::NotHttp`] | *ambiguous* |
 //! | … anything else | [`Lost::Other`] | *ambiguous* |
-//! | a status, whatever becomes of the body behind it | [`Report::Status`] | by its class |
-//! | a status whose body has the last word, by the settings | [`Report::Status`] | by the field's value |
+//! | a status, whatever becomes of the body behind it | [`Response::Status`] | by its class |
+//! | a status whose body has the last word, by the settings | [`Response::Status`] | by the field's value |
 //!
-//! Classes of statuses are settings ([`Classes`]); by default 2xx is *accepted*; 401, 407, 425, 429, and 503
+//! ResponseClassifier of statuses are settings ([`ResponseClassifier`]); by default 2xx is *accepted*; 401, 407, 425, 429, and 503
 //! with `Retry-After`, are *retry*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx are *rejected*. A status
 //! that stands nowhere is ambiguous.
 //!
@@ -28,15 +28,15 @@ mod field;
 mod statuses;
 
 pub use field::{Field, FieldRule, InvalidRule, Otherwise};
-pub use statuses::{InvalidClasses, Statuses};
+pub use statuses::{InvalidStatusClasses, Statuses};
 
 use statuses::StatusTable;
 
 /// What an attempt's request came to, as the HTTP client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum Response {
     /// The API answered.
-    Status(Reply),
+    Status(HttpResponse),
     /// Not a byte of the request's body left this process, and none will.
     NotSent(NotSent),
     /// The request left, or may have; no status came back.
@@ -45,7 +45,7 @@ pub enum Report {
 
 /// The API's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
+pub struct HttpResponse {
     /// The HTTP status.
     pub status: u16,
     /// What its `Retry-After` header asks for.
@@ -90,20 +90,20 @@ pub enum Lost {
 
 /// What a report means for the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Answer {
+pub enum ResponseClass {
     /// The API has processed the order.
     Accepted,
     /// The API says, definitely, that it does not.
     Rejected,
     /// The order was surely not processed: the call may be made again.
-    Retry,
+    Retryable,
     /// The order may have been processed, and nobody can know.
     Ambiguous,
 }
 
-impl Answer {
+impl ResponseClass {
     /// All answers, so that each has its metric from the start.
-    pub const ALL: [Self; 4] = [Self::Accepted, Self::Rejected, Self::Retry, Self::Ambiguous];
+    pub const ALL: [Self; 4] = [Self::Accepted, Self::Rejected, Self::Retryable, Self::Ambiguous];
 
     /// The answer as it stands in metrics and logs.
     #[must_use]
@@ -111,7 +111,7 @@ impl Answer {
         match self {
             Self::Accepted => "accepted",
             Self::Rejected => "rejected",
-            Self::Retry => "retry",
+            Self::Retryable => "retryable",
             Self::Ambiguous => "ambiguous",
         }
     }
@@ -119,14 +119,14 @@ impl Answer {
 
 /// What each status means, and where a field of the body has the last word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Classes {
+pub struct ResponseClassifier {
     statuses: StatusTable,
     rules: Vec<FieldRule>,
 }
 
 /// What a status may mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum StatusClass {
     /// The order is processed.
     Accepted,
     /// The order is not, and will not be.
@@ -135,12 +135,12 @@ pub enum Class {
     Retry,
     /// With a `Retry-After` header the order is surely not processed, as that is the word of a server
     /// that turned the request away; without, nobody can know.
-    RetryIfTold,
+    RetryIfRetryAfter,
     /// Nobody can know.
     Ambiguous,
 }
 
-impl Class {
+impl StatusClass {
     /// The class as the settings name it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -148,19 +148,21 @@ impl Class {
             Self::Accepted => "accepted",
             Self::Rejected => "rejected",
             Self::Retry => "retry",
-            Self::RetryIfTold => "retry_if_told",
+            Self::RetryIfRetryAfter => "retry_if_retry_after",
             Self::Ambiguous => "ambiguous",
         }
     }
 }
 
-impl Classes {
+impl ResponseClassifier {
     /// The table for these settings. One status goes before a range, and a range before a hundred; a status
     /// that stands nowhere is ambiguous.
     ///
     /// # Errors
     /// A status is in two classes in the same way.
-    pub fn new(settings: impl IntoIterator<Item = (Statuses, Class)>) -> Result<Self, InvalidClasses> {
+    pub fn new(
+        settings: impl IntoIterator<Item = (Statuses, StatusClass)>,
+    ) -> Result<Self, InvalidStatusClasses> {
         Ok(Self {
             statuses: StatusTable::new(settings)?,
             rules: Vec::new(),
@@ -179,11 +181,11 @@ impl Classes {
 
     /// What a report means.
     #[must_use]
-    pub fn answer(&self, report: &Report) -> Answer {
+    pub fn answer(&self, report: &Response) -> ResponseClass {
         let reply = match report {
-            Report::NotSent(_) => return Answer::Retry,
-            Report::Lost(_) => return Answer::Ambiguous,
-            Report::Status(reply) => reply,
+            Response::NotSent(_) => return ResponseClass::Retryable,
+            Response::Lost(_) => return ResponseClass::Ambiguous,
+            Response::Status(reply) => reply,
         };
         let by_status = self.statuses.class(reply.status);
         let class = match self.rule(reply.status) {
@@ -191,10 +193,10 @@ impl Classes {
             None => by_status,
         };
         match (class, reply.retry_after) {
-            (Class::Accepted, _) => Answer::Accepted,
-            (Class::Rejected, _) => Answer::Rejected,
-            (Class::Retry, _) | (Class::RetryIfTold, Some(_)) => Answer::Retry,
-            (Class::Ambiguous, _) | (Class::RetryIfTold, None) => Answer::Ambiguous,
+            (StatusClass::Accepted, _) => ResponseClass::Accepted,
+            (StatusClass::Rejected, _) => ResponseClass::Rejected,
+            (StatusClass::Retry, _) | (StatusClass::RetryIfRetryAfter, Some(_)) => ResponseClass::Retryable,
+            (StatusClass::Ambiguous, _) | (StatusClass::RetryIfRetryAfter, None) => ResponseClass::Ambiguous,
         }
     }
 
@@ -205,7 +207,7 @@ impl Classes {
     }
 }
 
-impl Report {
+impl Response {
     /// The report in a word, for metrics and logs: the status, or what happened instead.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -245,29 +247,29 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn classes(lists: &[(&[&str], Class)]) -> Result<Classes, InvalidClasses> {
+    fn classes(lists: &[(&[&str], StatusClass)]) -> Result<ResponseClassifier, InvalidStatusClasses> {
         let mut settings = Vec::new();
         for (list, class) in lists {
             for statuses in *list {
                 settings.push((statuses.parse()?, *class));
             }
         }
-        Classes::new(settings)
+        ResponseClassifier::new(settings)
     }
 
-    fn check(status: u16, retry_after: Option<u64>, expected: Answer) {
+    fn check(status: u16, retry_after: Option<u64>, expected: ResponseClass) {
         let classes = classes(&[
-            (&["2xx"], Class::Accepted),
-            (&["3xx", "4xx"], Class::Rejected),
-            (&["401", "407", "425", "429"], Class::Retry),
-            (&["503"], Class::RetryIfTold),
-            (&["408", "409", "5xx"], Class::Ambiguous),
+            (&["2xx"], StatusClass::Accepted),
+            (&["3xx", "4xx"], StatusClass::Rejected),
+            (&["401", "407", "425", "429"], StatusClass::Retry),
+            (&["503"], StatusClass::RetryIfRetryAfter),
+            (&["408", "409", "5xx"], StatusClass::Ambiguous),
         ])
         .expect("a table");
-        let report = Report::Status(Reply {
+        let report = Response::Status(HttpResponse {
             status,
             retry_after: retry_after.map(Duration::from_secs),
-            ..Reply::default()
+            ..HttpResponse::default()
         });
         assert_eq!(classes.answer(&report), expected, "{status} {retry_after:?}");
     }
@@ -275,34 +277,34 @@ mod tests {
     #[test]
     fn a_status_decides_by_its_class() {
         for accepted in [200, 201, 202, 204, 299] {
-            check(accepted, None, Answer::Accepted);
+            check(accepted, None, ResponseClass::Accepted);
         }
         for rejected in [301, 302, 307, 308, 400, 403, 404, 405, 410, 413, 415, 422, 451] {
-            check(rejected, None, Answer::Rejected);
+            check(rejected, None, ResponseClass::Rejected);
         }
         for ambiguous in [408, 409, 500, 501, 502, 503, 504, 599] {
-            check(ambiguous, None, Answer::Ambiguous);
+            check(ambiguous, None, ResponseClass::Ambiguous);
         }
-        check(429, None, Answer::Retry);
-        check(429, Some(3), Answer::Retry);
+        check(429, None, ResponseClass::Retryable);
+        check(429, Some(3), ResponseClass::Retryable);
         for turned_away in [401, 407, 425] {
-            check(turned_away, None, Answer::Retry);
+            check(turned_away, None, ResponseClass::Retryable);
         }
-        check(503, Some(3), Answer::Retry);
-        check(503, Some(0), Answer::Retry);
-        check(500, Some(3), Answer::Ambiguous);
+        check(503, Some(3), ResponseClass::Retryable);
+        check(503, Some(0), ResponseClass::Retryable);
+        check(500, Some(3), ResponseClass::Ambiguous);
     }
 
     #[test]
     fn a_status_that_stands_nowhere_is_ambiguous() {
-        check(100, None, Answer::Ambiguous);
-        check(600, None, Answer::Ambiguous);
+        check(100, None, ResponseClass::Ambiguous);
+        check(600, None, ResponseClass::Ambiguous);
         let nothing = classes(&[]).expect("a table");
-        let reply = Reply {
+        let reply = HttpResponse {
             status: 200,
-            ..Reply::default()
+            ..HttpResponse::default()
         };
-        assert_eq!(nothing.answer(&Report::Status(reply)), Answer::Ambiguous);
+        assert_eq!(nothing.answer(&Response::Status(reply)), ResponseClass::Ambiguous);
     }
 
     #[test]
@@ -314,10 +316,10 @@ mod tests {
             NotSent::NoCredentials,
             NotSent::Withheld,
         ] {
-            assert_eq!(nothing.answer(&Report::NotSent(kind)), Answer::Retry);
+            assert_eq!(nothing.answer(&Response::NotSent(kind)), ResponseClass::Retryable);
         }
         for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
-            assert_eq!(nothing.answer(&Report::Lost(kind)), Answer::Ambiguous);
+            assert_eq!(nothing.answer(&Response::Lost(kind)), ResponseClass::Ambiguous);
         }
     }
 }

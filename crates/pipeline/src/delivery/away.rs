@@ -7,12 +7,12 @@ use records::{IdempotencyKey, Offset};
 /// The deferred calls of one partition whose copies have not arrived, by their first places. Known to the
 /// owner that has deferred them, as long as the partition stays with it.
 #[derive(Debug, Default)]
-pub(super) struct Away {
+pub(super) struct CopiesInTransit {
     origins: HashMap<IdempotencyKey, BTreeSet<Offset>>,
     count: usize,
 }
 
-impl Away {
+impl CopiesInTransit {
     /// A copy was written.
     pub(super) fn left(&mut self, key: &IdempotencyKey, origin: Offset) {
         let origins = self.origins.entry(key.clone()).or_default();
@@ -52,7 +52,7 @@ mod tests {
     fn only_calls_of_the_same_key_wait_and_only_for_earlier_ones() {
         let key = |text: &str| IdempotencyKey::new(text).expect("a key");
         let (a, b) = (key("a"), key("b"));
-        let mut away = Away::default();
+        let mut away = CopiesInTransit::default();
         away.left(&a, Offset(10));
         away.left(&a, Offset(10));
         away.left(&a, Offset(20));

@@ -7,21 +7,21 @@
 
 use std::time::Instant;
 
-use super::call::Stage;
-use super::held::{Phase, held_as};
+use super::call::CallState;
+use super::held::{Phase, owned_in};
 use super::machine::Delivery;
 
 impl<P> Delivery<P> {
     /// How many calls may have their beginning noted now.
     pub(super) fn may_begin(&self, now: Instant) -> usize {
-        if self.unbegun.is_empty() {
+        if self.awaiting_intent.is_empty() {
             return 0;
         }
         let free = (self.pace.calls_in_flight_max()).saturating_sub(self.requests.count());
-        let ahead = (self.freed_by_commit * 2).min(self.limits.begin_ahead_max);
+        let ahead = (self.freed_by_commit * 2).min(self.limits.intents_ahead_max);
         let may = (free + ahead).min(self.pace.room_ahead(now));
         let may = may.saturating_sub(self.ready.len() + self.beginning.len());
-        may.min(self.unbegun.len())
+        may.min(self.awaiting_intent.len())
     }
 
     /// A commit is about to be made: it takes as many beginnings as there may be.
@@ -29,29 +29,32 @@ impl<P> Delivery<P> {
         let mut beginning = std::mem::take(&mut self.beginning);
         // Those that a commit did not note are noted by this one, if they are still ours.
         beginning.retain(|id| {
-            let call = held_as(&mut self.held, *id).and_then(|held| held.call(id.offset));
-            call.is_some_and(|call| call.stage == Stage::Beginning)
+            let call = owned_in(&mut self.held, *id).and_then(|held| held.call(id.offset));
+            call.is_some_and(|call| call.state == CallState::RecordingIntent)
         });
         self.beginning = beginning;
         for _ in 0..self.may_begin(now) {
-            let Some(id) = self.unbegun.pop_front() else {
+            let Some(id) = self.awaiting_intent.pop_front() else {
                 return;
             };
-            let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
+            let Some(held) = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
                 continue;
             };
-            if held.call(id.offset).is_none_or(|call| call.stage != Stage::Ready) {
+            if held
+                .call(id.offset)
+                .is_none_or(|call| call.state != CallState::Ready)
+            {
                 continue;
             }
             // An earlier assignment may have asked already.
             if self.resume(id, now) {
                 continue;
             }
-            let Some(held) = held_as(&mut self.held, id) else {
+            let Some(held) = owned_in(&mut self.held, id) else {
                 continue;
             };
             if let Some(call) = held.call(id.offset) {
-                call.enter(Stage::Beginning, now);
+                call.enter(CallState::RecordingIntent, now);
             }
             held.changed();
             self.beginning.push(id);
@@ -61,10 +64,10 @@ impl<P> Delivery<P> {
     /// The commit with the beginnings was acknowledged: the next owner would know.
     pub(super) fn begun(&mut self, now: Instant) {
         for id in std::mem::take(&mut self.beginning) {
-            if let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset))
-                && call.stage == Stage::Beginning
+            if let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset))
+                && call.state == CallState::RecordingIntent
             {
-                call.enter(Stage::Begun, now);
+                call.enter(CallState::IntentCommitted, now);
                 self.ready.push_back(id);
             }
         }

@@ -12,21 +12,21 @@
 //! * A report counts only for the time in which its request began. What hangs since before an outage, and times out
 //!   after it, says nothing of now.
 //! * After an outage calls come back like those of a fresh connection: one more may be under way for each that was
-//!   answered. An API that comes back weak is not felled by all at once, and if it fails again, few calls are in doubt.
+//!   answered. An API that comes back weak is not felled by all at once, and if it fails again, few calls are in ambiguity.
 //!
 //! It is our own because the libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, say yes or no
 //! and not *when* the next probe is due, and cannot tell a late report from a new one. Here time comes in with events.
 
 use std::time::{Duration, Instant};
 
-use super::answer::Report;
-use super::sign::Sign;
+use super::answer::Response;
+use super::sign::ApiHealth;
 
 /// When the breaker opens, and how often it probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
     /// So many requests in a row must have failed for reasons that are the API's; 0: it never opens.
-    pub failures_max: u32,
+    pub failure_threshold: u32,
     /// The time from one probe to the next.
     pub probe_interval: Duration,
 }
@@ -40,7 +40,7 @@ pub struct Outage {
     pub failures: u32,
     /// The probes among them.
     pub probes_failed: u32,
-    /// How the last one failed, as [`Report::kind`] says it.
+    /// How the last one failed, as [`Response::kind`] says it.
     pub kind: &'static str,
     /// Its status, if there was one.
     pub status: Option<u16>,
@@ -151,7 +151,13 @@ impl Breaker {
     }
 
     /// A call's request that began at `began` has come to something.
-    pub(super) fn reported(&mut self, began: Instant, report: &Report, sign: Sign, now: Instant) -> Turn {
+    pub(super) fn reported(
+        &mut self,
+        began: Instant,
+        report: &Response,
+        sign: ApiHealth,
+        now: Instant,
+    ) -> Turn {
         if self.is_late(began) {
             return Turn::None;
         }
@@ -164,8 +170,8 @@ impl Breaker {
     pub(super) fn look_up_reported(
         &mut self,
         began: Instant,
-        report: &Report,
-        sign: Sign,
+        report: &Response,
+        sign: ApiHealth,
         now: Instant,
     ) -> Turn {
         match self.is_open() {
@@ -179,17 +185,17 @@ impl Breaker {
         self.since.is_some_and(|since| began < since)
     }
 
-    fn judge(&mut self, report: &Report, sign: Sign, now: Instant) -> Turn {
+    fn judge(&mut self, report: &Response, sign: ApiHealth, now: Instant) -> Turn {
         match (&mut self.outage, sign) {
-            (None, Sign::Well | Sign::Busy) => {
+            (None, ApiHealth::Healthy | ApiHealth::Busy) => {
                 (self.failures, self.failing_since) = (0, None);
                 self.ramp = self.ramp.saturating_add(1);
                 Turn::None
             }
-            (None, Sign::Overloaded | Sign::Ill) => {
+            (None, ApiHealth::Overloaded | ApiHealth::Unhealthy) => {
                 self.failures = self.failures.saturating_add(1);
                 let since = *self.failing_since.get_or_insert(now);
-                if self.settings.failures_max == 0 || self.failures < self.settings.failures_max {
+                if self.settings.failure_threshold == 0 || self.failures < self.settings.failure_threshold {
                     return Turn::None;
                 }
                 let outage = Outage {
@@ -204,13 +210,13 @@ impl Breaker {
                 self.turn(Some(outage), now);
                 Turn::Ill(outage)
             }
-            (Some(_), Sign::Well | Sign::Busy) => {
+            (Some(_), ApiHealth::Healthy | ApiHealth::Busy) => {
                 self.turn(None, now);
                 // The probe's own place, and one more.
                 self.ramp = 2;
                 Turn::Well
             }
-            (Some(outage), Sign::Overloaded | Sign::Ill) => {
+            (Some(outage), ApiHealth::Overloaded | ApiHealth::Unhealthy) => {
                 outage.failures = outage.failures.saturating_add(1);
                 outage.probes_failed = outage.probes_failed.saturating_add(1);
                 (outage.kind, outage.status) = (report.kind(), report.status());
@@ -218,11 +224,11 @@ impl Breaker {
                 Turn::Ill(*outage)
             }
             // It was no probe, so another may go at once.
-            (Some(outage), Sign::Nothing) => {
+            (Some(outage), ApiHealth::Nothing) => {
                 outage.probe_at = now;
                 Turn::None
             }
-            (None, Sign::Nothing) => Turn::None,
+            (None, ApiHealth::Nothing) => Turn::None,
         }
     }
 

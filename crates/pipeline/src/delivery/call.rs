@@ -9,15 +9,15 @@
 //! ```
 //!
 //! `Beginning` and `Begun` are passed under `park` and `verify` only. From `Waiting`, and from `LookingUp`, a
-//! call that goes on failing is deferred: `Stubborn` ─▶ `Deferring` ─▶ final here, and continued by its copy.
+//! call that goes on failing is deferred: `DeferralLimits` ─▶ `Deferring` ─▶ final here, and continued by its copy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::{IdempotencyKey, Offset};
 
-use super::answer::{Answer, Classes, NotSent, Reply, Report};
-use super::lookup::Verdict;
+use super::answer::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
+use super::lookup::LookupResult;
 use super::policy::{Policy, Verify};
 
 /// A pending call. `P` is what the program needs to make it, and is not looked at here.
@@ -32,13 +32,13 @@ pub struct Call<P> {
     /// What is done when nobody can know whether it was processed.
     pub(super) policy: Policy,
     /// Where in its life it is.
-    pub(super) stage: Stage,
+    pub(super) state: CallState,
     /// What was tried so far.
     pub(super) history: History,
     /// Why nobody can know whether the order was processed already.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) ambiguity: Option<Ambiguity>,
     /// The last report that told nobody whether it was processed.
-    pub(super) unclear: Option<Report>,
+    pub(super) unclear: Option<Response>,
     /// Look-ups in a row that told nothing, and when the first of them was made.
     pub(super) lookups: u32,
     pub(super) looked_up_first_at: Option<Instant>,
@@ -59,45 +59,45 @@ pub struct Call<P> {
 
 /// Where in its life a call is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Waits for an earlier call of the same key.
-    Behind,
+pub enum CallState {
+    /// WaitReason for an earlier call of the same key.
+    BlockedByKey,
     /// May be sent, or may have its beginning noted.
     Ready,
     /// Its beginning goes with the commit that is in flight, or with the next one.
-    Beginning,
+    RecordingIntent,
     /// Its beginning is committed; it waits for its turn to be sent.
-    Begun,
+    IntentCommitted,
     /// Its request is under way.
-    Calling,
-    /// Waits for its next attempt.
-    Waiting,
+    InFlight,
+    /// WaitReason for its next attempt.
+    BackingOff,
     /// It is to be deferred: its copy goes with the next transaction.
-    Stubborn,
+    AwaitingDeferral,
     /// Its copy, and the note that it is final here, are on their way to Kafka.
     Deferring,
     /// Until then an earlier request of it may leave, or be at work; or the next look-up waits.
-    Settling(Instant),
+    AwaitingQuiescence(Instant),
     /// The API is to be asked for it, or is being asked.
     LookingUp,
     /// Its end is known, and waits to be handed to Kafka once more.
-    Unpublished(Arc<Ending>),
+    Unpublished(Arc<FinalState>),
     /// Its end is on its way to Kafka.
-    Publishing(Arc<Ending>),
+    Publishing(Arc<FinalState>),
 }
 
 /// How a call ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum FinalState {
     /// The API accepted it: its outcome is to be published.
-    Accepted(Reply),
+    Accepted(HttpResponse),
     /// The API said, when it was asked for the order, that it has processed it.
-    Found(Reply),
+    Found(HttpResponse),
     /// The API rejected it: it is a dead letter.
-    Rejected(Reply),
+    Rejected(HttpResponse),
     /// It was tried for longer than the settings allow, and surely not processed: it is a dead letter. With the
     /// last report, if there is one.
-    GivenUp(Option<Report>),
+    Abandoned(Option<Response>),
     /// Nobody can know whether it was processed: it waits for a person.
     Parked(Evidence),
     /// The record is no pending call: it is a dead letter, and nothing was called.
@@ -108,9 +108,9 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// Why nobody can know.
-    pub doubt: Doubt,
+    pub ambiguity: Ambiguity,
     /// The last report that told nothing, if this process had one.
-    pub last: Option<Report>,
+    pub last: Option<Response>,
     /// Look-ups that told nothing.
     pub lookups: u32,
 }
@@ -131,41 +131,41 @@ pub struct History {
 /// Why nobody can know whether an order was processed already. A request that is made all the same is a
 /// repeated call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Doubt {
+pub enum Ambiguity {
     /// The answer to an earlier request was ambiguous.
-    Ambiguous,
+    AmbiguousResponse,
     /// An earlier owner of the partition noted that it had begun, and did not note its end.
     Redelivered,
 }
 
-impl Doubt {
+impl Ambiguity {
     /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 2] = [Self::Ambiguous, Self::Redelivered];
+    pub const ALL: [Self; 2] = [Self::AmbiguousResponse, Self::Redelivered];
 
     /// The reason as it stands in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Ambiguous => "ambiguous",
+            Self::AmbiguousResponse => "ambiguous",
             Self::Redelivered => "redelivered",
         }
     }
 }
 
-impl Stage {
+impl CallState {
     /// The stage as a person reads it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Behind => "behind an earlier call of its key",
+            Self::BlockedByKey => "behind an earlier call of its key",
             Self::Ready => "ready",
-            Self::Beginning => "its beginning is being noted",
-            Self::Begun => "its beginning is noted",
-            Self::Calling => "calling",
-            Self::Waiting => "waiting for its next attempt",
-            Self::Stubborn => "to be deferred",
+            Self::RecordingIntent => "its beginning is being noted",
+            Self::IntentCommitted => "its beginning is noted",
+            Self::InFlight => "calling",
+            Self::BackingOff => "waiting for its next attempt",
+            Self::AwaitingDeferral => "to be deferred",
             Self::Deferring => "being deferred",
-            Self::Settling(_) => "waiting until an earlier request has settled",
+            Self::AwaitingQuiescence(_) => "waiting until an earlier request has settled",
             Self::LookingUp => "looking it up",
             Self::Unpublished(_) => "waiting to publish its end again",
             Self::Publishing(_) => "publishing its end",
@@ -177,7 +177,7 @@ impl Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The call has ended; its end must be acknowledged by Kafka before it is final.
-    Publish(Arc<Ending>),
+    Publish(Arc<FinalState>),
     /// Another attempt, after a backoff of at least this long.
     Wait(Duration),
     /// Another attempt, as soon as it may be sent: this one was none.
@@ -195,8 +195,8 @@ impl<P> Call<P> {
 
     /// Where in its life it is, and since when.
     #[must_use]
-    pub fn stage(&self) -> (&Stage, Instant) {
-        (&self.stage, self.since)
+    pub fn state(&self) -> (&CallState, Instant) {
+        (&self.state, self.since)
     }
 
     /// What was tried so far.
@@ -208,13 +208,13 @@ impl<P> Call<P> {
     /// The next request begins.
     pub(super) fn begin(&mut self, now: Instant) {
         debug_assert!(
-            matches!(self.stage, Stage::Ready | Stage::Begun),
+            matches!(self.state, CallState::Ready | CallState::IntentCommitted),
             "{:?}",
-            self.stage
+            self.state
         );
         self.history.attempts += 1;
         self.history.first_attempt_at.get_or_insert(now);
-        self.enter(Stage::Calling, now);
+        self.enter(CallState::InFlight, now);
     }
 
     /// An earlier assignment has tried this already.
@@ -227,31 +227,39 @@ impl<P> Call<P> {
     /// The request that was under way has come to something. `settle` is how long it may still be at work.
     pub(super) fn answered(
         &mut self,
-        report: Report,
-        classes: &Classes,
+        report: Response,
+        classes: &ResponseClassifier,
         settle: Duration,
         now: Instant,
     ) -> Next {
-        debug_assert_eq!(self.stage, Stage::Calling);
+        debug_assert_eq!(self.state, CallState::InFlight);
         let answer = classes.answer(&report);
         self.history.answered_at = Some(now);
-        if answer == Answer::Ambiguous {
+        if answer == ResponseClass::Ambiguous {
             self.history.attempts_ambiguous += 1;
-            self.doubt = Some(Doubt::Ambiguous);
+            self.ambiguity = Some(Ambiguity::AmbiguousResponse);
         }
-        let is_clear = self.doubt.is_none() || self.policy == Policy::Retry;
+        let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
         let next = match (answer, report) {
-            (Answer::Accepted, Report::Status(reply)) => Next::Publish(Arc::new(Ending::Accepted(reply))),
+            (ResponseClass::Accepted, Response::Status(reply)) => {
+                Next::Publish(Arc::new(FinalState::Accepted(reply)))
+            }
             // What this request came to says nothing of another that may be at work: only the policy that
             // makes calls again anyway goes by it.
-            (Answer::Rejected, Report::Status(reply)) if is_clear => {
-                Next::Publish(Arc::new(Ending::Rejected(reply)))
+            (ResponseClass::Rejected, Response::Status(reply)) if is_clear => {
+                Next::Publish(Arc::new(FinalState::Rejected(reply)))
             }
-            (Answer::Retry, Report::NotSent(NotSent::Withheld)) if is_clear => {
-                self.take_back_attempt();
+            (ResponseClass::Retryable, Response::NotSent(NotSent::Withheld)) if is_clear => {
+                self.void_attempt();
                 Next::Ready
             }
-            (Answer::Retry | Answer::Ambiguous | Answer::Accepted | Answer::Rejected, report) => {
+            (
+                ResponseClass::Retryable
+                | ResponseClass::Ambiguous
+                | ResponseClass::Accepted
+                | ResponseClass::Rejected,
+                report,
+            ) => {
                 let wait = report.retry_after().unwrap_or_default();
                 if !is_clear {
                     self.unclear = Some(report);
@@ -263,13 +271,13 @@ impl<P> Call<P> {
                 }
             }
         };
-        let stage = match &next {
-            Next::Publish(ending) => Stage::Publishing(Arc::clone(ending)),
-            Next::Wait(_) => Stage::Waiting,
-            Next::Ready => Stage::Ready,
-            Next::Settle => Stage::Settling(now + settle),
+        let state = match &next {
+            Next::Publish(ending) => CallState::Publishing(Arc::clone(ending)),
+            Next::Wait(_) => CallState::BackingOff,
+            Next::Ready => CallState::Ready,
+            Next::Settle => CallState::AwaitingQuiescence(now + settle),
         };
-        self.enter(stage, now);
+        self.enter(state, now);
         next
     }
 
@@ -278,33 +286,33 @@ impl<P> Call<P> {
     /// hours parks nothing that a look-up can settle.
     pub(super) fn looked_up(
         &mut self,
-        report: Report,
-        classes: &Classes,
+        report: Response,
+        classes: &ResponseClassifier,
         verify: &Verify,
         is_ill: bool,
         now: Instant,
     ) -> Next {
-        debug_assert_eq!(self.stage, Stage::LookingUp);
+        debug_assert_eq!(self.state, CallState::LookingUp);
         let first_at = *self.looked_up_first_at.get_or_insert(now);
-        let next = match (Verdict::from(verify.answers.answer(&report)), report) {
-            (Verdict::Found, Report::Status(reply)) => {
+        let next = match (LookupResult::from(verify.answers.answer(&report)), report) {
+            (LookupResult::Found, Response::Status(reply)) => {
                 self.history.answered_at = Some(now);
-                Next::Publish(Arc::new(Ending::Found(reply)))
+                Next::Publish(Arc::new(FinalState::Found(reply)))
             }
-            (Verdict::NotFound, _) => {
-                (self.doubt, self.lookups, self.looked_up_first_at) = (None, 0, None);
+            (LookupResult::NotFound, _) => {
+                (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
                 match self.unclear.take() {
                     // It was the answer to our request, and no other was processed.
-                    Some(unclear) if classes.answer(&unclear) == Answer::Rejected => match unclear {
-                        Report::Status(reply) => Next::Publish(Arc::new(Ending::Rejected(reply))),
-                        Report::NotSent(_) | Report::Lost(_) => Next::Ready,
+                    Some(unclear) if classes.answer(&unclear) == ResponseClass::Rejected => match unclear {
+                        Response::Status(reply) => Next::Publish(Arc::new(FinalState::Rejected(reply))),
+                        Response::NotSent(_) | Response::Lost(_) => Next::Ready,
                     },
                     Some(_) | None => Next::Ready,
                 }
             }
-            (Verdict::Found | Verdict::Unknown, report) => {
+            (LookupResult::Found | LookupResult::Unknown, report) => {
                 let wait = report.retry_after().unwrap_or_default();
-                let is_late = now.saturating_duration_since(first_at) >= verify.give_up_after;
+                let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
                 if is_ill {
                     self.looked_up_first_at = None;
                 } else {
@@ -317,19 +325,19 @@ impl<P> Call<P> {
                 }
             }
         };
-        let stage = match &next {
-            Next::Publish(ending) => Stage::Publishing(Arc::clone(ending)),
-            Next::Wait(_) | Next::Settle => Stage::Settling(now),
-            Next::Ready => Stage::Ready,
+        let state = match &next {
+            Next::Publish(ending) => CallState::Publishing(Arc::clone(ending)),
+            Next::Wait(_) | Next::Settle => CallState::AwaitingQuiescence(now),
+            Next::Ready => CallState::Ready,
         };
-        self.enter(stage, now);
+        self.enter(state, now);
         next
     }
 
     /// The call as a person will find it.
-    pub(super) fn parked(&self) -> Arc<Ending> {
-        Arc::new(Ending::Parked(Evidence {
-            doubt: self.doubt.unwrap_or(Doubt::Redelivered),
+    pub(super) fn parked(&self) -> Arc<FinalState> {
+        Arc::new(FinalState::Parked(Evidence {
+            ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),
             last: self.unclear.clone(),
             lookups: self.lookups,
         }))
@@ -337,43 +345,54 @@ impl<P> Call<P> {
 
     /// The call as it is given up after its last report, if there is one: what was surely not processed is a
     /// dead letter.
-    pub(super) fn given_up(&mut self, last: Option<Report>) -> Arc<Ending> {
-        if self.doubt.is_none() {
-            return Arc::new(Ending::GivenUp(last));
+    pub(super) fn given_up(&mut self, last: Option<Response>) -> Arc<FinalState> {
+        if self.ambiguity.is_none() {
+            return Arc::new(FinalState::Abandoned(last));
         }
         self.unclear = last.or(self.unclear.take());
         self.parked()
     }
 
-    pub(super) fn enter(&mut self, stage: Stage, now: Instant) {
-        self.stage = stage;
+    pub(super) fn enter(&mut self, state: CallState, now: Instant) {
+        self.state = state;
         self.since = now;
     }
 
     /// Whether the next owner has to know that the call may have been processed. While a beginning is being
     /// noted it is not so yet, but it must stand in the note before it is.
-    pub(super) fn is_doubtful(&self) -> bool {
-        match self.stage {
-            Stage::Beginning | Stage::Begun | Stage::Calling | Stage::Settling(_) | Stage::LookingUp => true,
-            Stage::Behind | Stage::Ready | Stage::Waiting | Stage::Stubborn | Stage::Deferring => {
-                self.doubt.is_some()
-            }
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self.state {
+            CallState::RecordingIntent
+            | CallState::IntentCommitted
+            | CallState::InFlight
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp => true,
+            CallState::BlockedByKey
+            | CallState::Ready
+            | CallState::BackingOff
+            | CallState::AwaitingDeferral
+            | CallState::Deferring => self.ambiguity.is_some(),
             // Its answer is known. Yet the next owner has to call again if the end does not reach Kafka.
-            Stage::Unpublished(_) | Stage::Publishing(_) => self.history.attempts > 0 || self.doubt.is_some(),
+            CallState::Unpublished(_) | CallState::Publishing(_) => {
+                self.history.attempts > 0 || self.ambiguity.is_some()
+            }
         }
     }
 
     /// The call is let go before its request was asked for: a beginning that was noted was none.
     /// Returns whether there was one.
-    pub(super) fn take_back_beginning(&mut self) -> bool {
-        let was_beginning = matches!(self.stage, Stage::Beginning | Stage::Begun);
+    pub(super) fn void_intent(&mut self) -> bool {
+        let was_beginning = matches!(
+            self.state,
+            CallState::RecordingIntent | CallState::IntentCommitted
+        );
         if was_beginning {
-            self.stage = Stage::Ready;
+            self.state = CallState::Ready;
         }
         was_beginning
     }
 
-    fn take_back_attempt(&mut self) {
+    fn void_attempt(&mut self) {
         self.history.attempts -= 1;
         self.history.answered_at = None;
         if self.history.attempts == 0 {
@@ -384,24 +403,24 @@ impl<P> Call<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::{Class, Lost, Statuses};
+    use super::super::answer::{Lost, StatusClass, Statuses};
     use super::*;
 
-    fn classes() -> Classes {
-        Classes::new([
-            (Statuses::Hundred(2), Class::Accepted),
-            (Statuses::Hundred(4), Class::Rejected),
-            (Statuses::Exactly(429), Class::Retry),
+    fn classes() -> ResponseClassifier {
+        ResponseClassifier::new([
+            (Statuses::Hundred(2), StatusClass::Accepted),
+            (Statuses::Hundred(4), StatusClass::Rejected),
+            (Statuses::Exactly(429), StatusClass::Retry),
         ])
         .expect("a table")
     }
 
-    fn status(status: u16) -> Report {
+    fn status(status: u16) -> Response {
         let retry_after = (status == 429).then_some(Duration::from_secs(7));
-        Report::Status(Reply {
+        Response::Status(HttpResponse {
             status,
             retry_after,
-            ..Reply::default()
+            ..HttpResponse::default()
         })
     }
 
@@ -411,9 +430,9 @@ mod tests {
             payload: Arc::new(()),
             bytes: 0,
             policy,
-            stage: Stage::Ready,
+            state: CallState::Ready,
             history: History::default(),
-            doubt: None,
+            ambiguity: None,
             unclear: None,
             lookups: 0,
             looked_up_first_at: None,
@@ -428,19 +447,19 @@ mod tests {
     }
 
     /// Plays reports one after the other; returns what the last one leads to, and the call.
-    fn play(policy: Policy, reports: &[Report]) -> (Next, Call<()>) {
+    fn play(policy: Policy, reports: &[Response]) -> (Next, Call<()>) {
         let now = Instant::now();
         let mut call = call(policy, now);
         let mut last = Next::Ready;
         for report in reports {
-            call.enter(Stage::Ready, now);
+            call.enter(CallState::Ready, now);
             call.begin(now);
             last = call.answered(report.clone(), &classes(), SETTLE, now);
         }
         (last, call)
     }
 
-    fn check(reports: &[Report]) -> (Next, Call<()>) {
+    fn check(reports: &[Response]) -> (Next, Call<()>) {
         play(Policy::Retry, reports)
     }
 
@@ -449,70 +468,70 @@ mod tests {
     #[test]
     fn attempts_are_counted_and_told_apart() {
         let (next, call) = check(&[
-            Report::NotSent(NotSent::NoConnection),
-            Report::Lost(Lost::TimedOut),
+            Response::NotSent(NotSent::NoConnection),
+            Response::Lost(Lost::TimedOut),
             status(500),
             status(429),
             status(201),
         ]);
         assert!(
-            matches!(next, Next::Publish(ending) if matches!(&*ending, Ending::Accepted(reply) if reply.status == 201))
+            matches!(next, Next::Publish(ending) if matches!(&*ending, FinalState::Accepted(reply) if reply.status == 201))
         );
         assert_eq!((call.history.attempts, call.history.attempts_ambiguous), (5, 2));
-        assert_eq!(call.doubt, Some(Doubt::Ambiguous));
+        assert_eq!(call.ambiguity, Some(Ambiguity::AmbiguousResponse));
     }
 
     #[test]
     fn a_surely_unprocessed_call_raises_no_doubt() {
-        let (next, call) = check(&[Report::NotSent(NotSent::NotWritten), status(429)]);
+        let (next, call) = check(&[Response::NotSent(NotSent::NotWritten), status(429)]);
         assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-        assert!(!call.is_doubtful());
+        assert!(!call.is_ambiguous());
     }
 
     #[test]
     fn an_ambiguous_answer_leaves_a_doubt_that_stays() {
-        let (next, call) = check(&[Report::Lost(Lost::Closed), status(429)]);
+        let (next, call) = check(&[Response::Lost(Lost::Closed), status(429)]);
         assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-        assert!(call.is_doubtful());
+        assert!(call.is_ambiguous());
     }
 
     #[test]
     fn a_withheld_request_is_no_attempt() {
-        let (next, call) = check(&[Report::NotSent(NotSent::Withheld)]);
+        let (next, call) = check(&[Response::NotSent(NotSent::Withheld)]);
         assert_eq!(next, Next::Ready);
         assert_eq!(call.history, History::default());
-        assert!(!call.is_doubtful());
+        assert!(!call.is_ambiguous());
     }
 
     #[test]
     fn a_rejected_call_is_a_dead_letter() {
         let (next, _) = check(&[status(422)]);
-        assert!(matches!(next, Next::Publish(ending) if matches!(*ending, Ending::Rejected(_))));
+        assert!(matches!(next, Next::Publish(ending) if matches!(*ending, FinalState::Rejected(_))));
     }
 
     #[test]
     fn under_park_what_nobody_can_know_waits_for_a_person() {
-        for report in [Report::Lost(Lost::Closed), status(500)] {
+        for report in [Response::Lost(Lost::Closed), status(500)] {
             let (next, call) = play(Policy::Park, &[status(429), report.clone()]);
             let Next::Publish(ending) = next else {
                 panic!("{next:?}");
             };
             let expected = Evidence {
-                doubt: Doubt::Ambiguous,
+                ambiguity: Ambiguity::AmbiguousResponse,
                 last: Some(report),
                 lookups: 0,
             };
-            assert_eq!(*ending, Ending::Parked(expected));
-            assert!(call.is_doubtful(), "until the parked record is acknowledged");
+            assert_eq!(*ending, FinalState::Parked(expected));
+            assert!(call.is_ambiguous(), "until the parked record is acknowledged");
         }
     }
 
     #[test]
     fn under_park_and_verify_only_what_was_surely_not_processed_is_sent_again() {
         for policy in [Policy::Park, Policy::Verify] {
-            let (next, call) = play(policy, &[Report::NotSent(NotSent::NoConnection), status(429)]);
+            let (next, call) = play(policy, &[Response::NotSent(NotSent::NoConnection), status(429)]);
             assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-            assert!(!call.is_doubtful(), "the next owner may call it");
+            assert!(!call.is_ambiguous(), "the next owner may call it");
         }
     }
 
@@ -522,67 +541,67 @@ mod tests {
         let now = Instant::now();
         let answered = |policy, report| {
             let mut call = call(policy, now);
-            call.doubt = Some(Doubt::Redelivered);
+            call.ambiguity = Some(Ambiguity::Redelivered);
             call.begin(now);
             call.answered(report, &classes(), SETTLE, now)
         };
-        for report in [status(429), status(422), Report::NotSent(NotSent::Withheld)] {
+        for report in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
             let parked = answered(Policy::Park, report.clone());
-            assert!(matches!(parked, Next::Publish(ending) if matches!(*ending, Ending::Parked(_))));
+            assert!(matches!(parked, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
             assert_eq!(answered(Policy::Verify, report), Next::Settle);
         }
         let accepted = answered(Policy::Park, status(201));
-        assert!(matches!(accepted, Next::Publish(ending) if matches!(*ending, Ending::Accepted(_))));
+        assert!(matches!(accepted, Next::Publish(ending) if matches!(*ending, FinalState::Accepted(_))));
     }
 
     #[test]
     fn a_look_up_settles_it_or_is_given_up() {
         let now = Instant::now();
         let verify = Verify {
-            settle: SETTLE,
+            api_processing_max: SETTLE,
             lookups_max: 3,
-            give_up_after: Duration::from_secs(60),
-            answers: Classes::new([
-                (Statuses::Exactly(200), Class::Accepted),
-                (Statuses::Exactly(404), Class::Rejected),
+            abandon_after: Duration::from_secs(60),
+            answers: ResponseClassifier::new([
+                (Statuses::Exactly(200), StatusClass::Accepted),
+                (Statuses::Exactly(404), StatusClass::Rejected),
             ])
             .expect("a table"),
         };
         let doubtful = || {
-            let (next, mut call) = play(Policy::Verify, &[Report::Lost(Lost::TimedOut)]);
+            let (next, mut call) = play(Policy::Verify, &[Response::Lost(Lost::TimedOut)]);
             assert_eq!(next, Next::Settle);
-            call.enter(Stage::LookingUp, now);
+            call.enter(CallState::LookingUp, now);
             call
         };
         let found = doubtful().looked_up(status(200), &classes(), &verify, false, now);
-        assert!(matches!(found, Next::Publish(ending) if matches!(*ending, Ending::Found(_))));
+        assert!(matches!(found, Next::Publish(ending) if matches!(*ending, FinalState::Found(_))));
         let mut call = doubtful();
         assert_eq!(
             call.looked_up(status(404), &classes(), &verify, false, now),
             Next::Ready
         );
-        assert!(!call.is_doubtful());
+        assert!(!call.is_ambiguous());
         let mut call = doubtful();
         for _ in 0..2 {
             let next = call.looked_up(status(500), &classes(), &verify, false, now);
             assert_eq!(next, Next::Wait(Duration::ZERO));
-            assert!(call.is_doubtful());
-            call.enter(Stage::LookingUp, now);
+            assert!(call.is_ambiguous());
+            call.enter(CallState::LookingUp, now);
         }
         let given_up = call.looked_up(status(500), &classes(), &verify, false, now);
         assert!(
-            matches!(&given_up, Next::Publish(ending) if matches!(&**ending, Ending::Parked(evidence) if evidence.lookups == 3))
+            matches!(&given_up, Next::Publish(ending) if matches!(&**ending, FinalState::Parked(evidence) if evidence.lookups == 3))
         );
         let mut call = doubtful();
         call.looked_up(status(500), &classes(), &verify, false, now);
-        call.enter(Stage::LookingUp, now);
+        call.enter(CallState::LookingUp, now);
         let late = call.looked_up(
             status(500),
             &classes(),
             &verify,
             false,
-            now + verify.give_up_after,
+            now + verify.abandon_after,
         );
-        assert!(matches!(late, Next::Publish(ending) if matches!(*ending, Ending::Parked(_))));
+        assert!(matches!(late, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
     }
 }

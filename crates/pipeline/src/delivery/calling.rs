@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::Report;
-use super::call::{History, Next, Stage};
-use super::event::{Action, CallId, Waits};
-use super::held::{Phase, held_as};
+use super::answer::Response;
+use super::call::{CallState, History, Next};
+use super::event::{Action, CallId, WaitReason};
+use super::held::{Phase, owned_in};
 use super::machine::Delivery;
 use super::policy::Policy;
 use super::requests::{Known, What};
@@ -24,7 +24,7 @@ impl<P> Delivery<P> {
         if self.follow_deferred(id, now) {
             return;
         }
-        let Some(held) = held_as(&mut self.held, id) else {
+        let Some(held) = owned_in(&mut self.held, id) else {
             return;
         };
         let inherited_until = held.inherited_until.unwrap_or(now);
@@ -34,15 +34,15 @@ impl<P> Delivery<P> {
         let inherited_until = call
             .inherited_until
             .map_or(inherited_until, |at| at.max(inherited_until));
-        match (call.policy, call.doubt) {
+        match (call.policy, call.ambiguity) {
             (Policy::Retry, _) => self.ready.push_back(id),
-            (Policy::Park | Policy::Verify, None) => self.unbegun.push_back(id),
+            (Policy::Park | Policy::Verify, None) => self.awaiting_intent.push_back(id),
             (policy @ (Policy::Park | Policy::Verify), Some(_)) => {
                 if self.resume(id, now) {
                     return;
                 }
                 let settle = match policy {
-                    Policy::Verify => self.verify.settle,
+                    Policy::Verify => self.verify.api_processing_max,
                     Policy::Retry | Policy::Park => Duration::ZERO,
                 };
                 self.settle_until(id, inherited_until + settle, now);
@@ -53,7 +53,7 @@ impl<P> Delivery<P> {
     /// Takes up what this process knows of a call from an earlier assignment. Returns whether it knew
     /// anything.
     pub(super) fn resume(&mut self, id: CallId, now: Instant) -> bool {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return true;
         };
         let known = match self.requests.is_under_way(id) {
@@ -64,7 +64,7 @@ impl<P> Delivery<P> {
                 None => return false,
             },
         };
-        call.enter(Stage::Ready, now);
+        call.enter(CallState::Ready, now);
         call.begin(now);
         match known {
             None => {}
@@ -85,15 +85,15 @@ impl<P> Delivery<P> {
             let Some(id) = self.ready.pop_front() else {
                 return;
             };
-            let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
+            let Some(held) = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
                 continue;
             };
             let Some(call) = held.call(id.offset) else {
                 continue;
             };
-            match (&call.stage, call.policy) {
-                (Stage::Begun, _) => {}
-                (Stage::Ready, Policy::Retry) => {
+            match (&call.state, call.policy) {
+                (CallState::IntentCommitted, _) => {}
+                (CallState::Ready, Policy::Retry) => {
                     if self.resume(id, now) {
                         continue;
                     }
@@ -105,7 +105,7 @@ impl<P> Delivery<P> {
     }
 
     fn send(&mut self, id: CallId, now: Instant) {
-        let Some(held) = held_as(&mut self.held, id) else {
+        let Some(held) = owned_in(&mut self.held, id) else {
             return;
         };
         let Some(call) = held.call(id.offset) else {
@@ -115,7 +115,7 @@ impl<P> Delivery<P> {
         let action = Action::Send {
             call: id,
             attempt: call.history.attempts,
-            repeats: call.doubt,
+            repeats: call.ambiguity,
             payload: Arc::clone(&call.payload),
         };
         let key = call.key.clone();
@@ -137,7 +137,7 @@ impl<P> Delivery<P> {
         })
     }
 
-    pub(super) fn answered(&mut self, id: CallId, report: Report, now: Instant) {
+    pub(super) fn answered(&mut self, id: CallId, report: Response, now: Instant) {
         let Some((key, began)) = self.requests.end(id) else {
             return;
         };
@@ -157,9 +157,9 @@ impl<P> Delivery<P> {
     }
 
     /// The report of a call that is ours and waits for it.
-    fn take_report(&mut self, id: CallId, report: Report, now: Instant) {
-        let give_up_after = self.limits.stubborn.give_up_after;
-        let Some(held) = held_as(&mut self.held, id) else {
+    fn take_report(&mut self, id: CallId, report: Response, now: Instant) {
+        let abandon_after = self.limits.deferral.abandon_after;
+        let Some(held) = owned_in(&mut self.held, id) else {
             return;
         };
         let is_draining = held.phase == Phase::Draining;
@@ -167,10 +167,10 @@ impl<P> Delivery<P> {
             return;
         };
         // Few are, so only then its report is wanted once more.
-        let last = give_up_after
+        let last = abandon_after
             .is_some_and(|max| call.seen_for(now) >= max)
             .then(|| report.clone());
-        let next = call.answered(report, &self.classes, self.verify.settle, now);
+        let next = call.answered(report, &self.classes, self.verify.api_processing_max, now);
         // While the API is ill it is the breaker that calls wait for.
         let tries = if self.pace.is_open() {
             1
@@ -178,7 +178,7 @@ impl<P> Delivery<P> {
             call.history.attempts
         };
         let policy = call.policy;
-        if !call.is_doubtful() {
+        if !call.is_ambiguous() {
             // The note tells of a beginning that came to nothing.
             held.changed();
         }
@@ -189,14 +189,14 @@ impl<P> Delivery<P> {
             }
             // There is no time for another attempt; the next owner makes it.
             Next::Wait(_) | Next::Ready | Next::Settle if is_draining => {
-                self.bytes_held -= held.let_go(id.offset);
+                self.bytes_open -= held.release(id.offset);
             }
-            Next::Settle => self.settle_until(id, now + self.verify.settle, now),
+            Next::Settle => self.settle_until(id, now + self.verify.api_processing_max, now),
             Next::Wait(_) if self.set_aside(id, last, now) => {}
             Next::Wait(at_least) => {
                 self.actions.push(Action::Wait {
                     call: id,
-                    what: Waits::Attempt,
+                    what: WaitReason::Attempt,
                     tries,
                     at_least,
                 });
@@ -208,8 +208,8 @@ impl<P> Delivery<P> {
     /// Before those that were never tried, so that the watermark moves; but behind them while the API seems ill: if
     /// it is only this call that fails, the next probe is another one.
     pub(super) fn ready_again(&mut self, id: CallId, policy: Policy) {
-        let calls = match policy.notes_beginnings() {
-            true => &mut self.unbegun,
+        let calls = match policy.requires_intent() {
+            true => &mut self.awaiting_intent,
             false => &mut self.ready,
         };
         match self.pace.is_open() {
@@ -219,44 +219,44 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn wait_over(&mut self, id: CallId, now: Instant) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return;
         };
-        match &call.stage {
-            Stage::Waiting => {
-                call.enter(Stage::Ready, now);
+        match &call.state {
+            CallState::BackingOff => {
+                call.enter(CallState::Ready, now);
                 let policy = call.policy;
                 if !self.follow_deferred(id, now) {
                     self.ready_again(id, policy);
                 }
             }
-            Stage::Settling(until) if now < *until => {
+            CallState::AwaitingQuiescence(until) if now < *until => {
                 let until = *until;
                 self.settle_until(id, until, now);
             }
-            Stage::Settling(_) => self.settled(id, now),
-            Stage::Unpublished(ending) => {
+            CallState::AwaitingQuiescence(_) => self.settled(id, now),
+            CallState::Unpublished(ending) => {
                 let ending = Arc::clone(ending);
-                call.enter(Stage::Publishing(ending), now);
+                call.enter(CallState::Publishing(ending), now);
                 self.publish(id);
             }
-            Stage::Behind
-            | Stage::Ready
-            | Stage::Beginning
-            | Stage::Begun
-            | Stage::Calling
-            | Stage::LookingUp
-            | Stage::Stubborn
-            | Stage::Deferring
-            | Stage::Publishing(_) => {}
+            CallState::BlockedByKey
+            | CallState::Ready
+            | CallState::RecordingIntent
+            | CallState::IntentCommitted
+            | CallState::InFlight
+            | CallState::LookingUp
+            | CallState::AwaitingDeferral
+            | CallState::Deferring
+            | CallState::Publishing(_) => {}
         }
     }
 
     pub(super) fn publish(&mut self, id: CallId) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return;
         };
-        if let Stage::Publishing(ending) = &call.stage {
+        if let CallState::Publishing(ending) = &call.state {
             self.actions.push(Action::Publish {
                 call: id,
                 ending: Arc::clone(ending),
@@ -267,13 +267,13 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn published(&mut self, id: CallId, acknowledged: bool, now: Instant) {
-        let Some(held) = held_as(&mut self.held, id) else {
+        let Some(held) = owned_in(&mut self.held, id) else {
             return;
         };
         let Some(call) = held.call(id.offset) else {
             return;
         };
-        let Stage::Publishing(ending) = &call.stage else {
+        let CallState::Publishing(ending) = &call.state else {
             return;
         };
         if acknowledged {
@@ -282,8 +282,8 @@ impl<P> Delivery<P> {
             let ending = Arc::clone(ending);
             call.publications_failed += 1;
             let tries = call.publications_failed;
-            call.enter(Stage::Unpublished(ending), now);
-            let (what, at_least) = (Waits::Publication, Duration::ZERO);
+            call.enter(CallState::Unpublished(ending), now);
+            let (what, at_least) = (WaitReason::Publication, Duration::ZERO);
             self.actions.push(Action::Wait {
                 call: id,
                 what,
@@ -294,9 +294,9 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn finish(&mut self, id: CallId, now: Instant) {
-        let finished = held_as(&mut self.held, id).and_then(|held| held.finish(id.offset, now));
+        let finished = owned_in(&mut self.held, id).and_then(|held| held.finish(id.offset, now));
         if let Some((bytes, next)) = finished {
-            self.bytes_held -= bytes;
+            self.bytes_open -= bytes;
             if let Some(offset) = next {
                 self.first_of_key(CallId { offset, ..id }, now);
             }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use records::Partition;
 
-use super::event::{Action, Commit, CommitResult, Refusal, Rejoin};
-use super::held::{Held, Phase};
+use super::event::{Action, Commit, CommitResult, HaltReason, Rejoin};
+use super::held::{OwnedPartition, Phase};
 use super::machine::{CommitInFlight, Delivery};
 
 /// How long a commit that was surely not taken waits to be made again: the group is in a rebalance.
@@ -17,13 +17,13 @@ impl<P> Delivery<P> {
         let again = self.commit_again.unwrap_or(now);
         let after = self.commit_after.unwrap_or(now).max(again);
         // The group waits for the last commit of a partition that goes, and calls for their beginnings.
-        let is_last = |held: &Held<P>| held.phase == Phase::Draining && held.calls_held() == 0;
+        let is_last = |held: &OwnedPartition<P>| held.phase == Phase::Draining && held.calls_open() == 0;
         let is_begun = !self.beginning.is_empty() || self.may_begin(now) > 0;
         let is_hurried = is_begun || self.with_news().any(|partition| is_last(&self.held[&partition]));
         let has_news = is_begun || self.with_news().next().is_some();
         let news = has_news.then_some(if is_hurried { again } else { after });
         let wants_proof = self.requests.count() > 0 || self.has_ready();
-        let is_active = |held: &Held<P>| held.phase == Phase::Active;
+        let is_active = |held: &OwnedPartition<P>| held.phase == Phase::Active;
         let proof = (wants_proof && self.held.values().any(is_active))
             .then(|| self.ownership.renew_at().unwrap_or(now).max(after));
         news.into_iter().chain(proof).min()
@@ -64,11 +64,11 @@ impl<P> Delivery<P> {
                 }
                 Some((_, Err(too_long))) => {
                     debug_assert!(false, "has_room() lets no note grow too long: {too_long}");
-                    self.bytes_held -= held.let_all_go();
+                    self.bytes_open -= held.let_all_go();
                     held.phase = Phase::Refused;
-                    let why = Refusal::NoteTooLong(too_long);
+                    let why = HaltReason::NoteTooLong(too_long);
                     self.actions.push(Action::Withhold(vec![partition]));
-                    self.actions.push(Action::Refuse { partition, why });
+                    self.actions.push(Action::Halt { partition, why });
                 }
                 None => {}
             }
@@ -95,7 +95,7 @@ impl<P> Delivery<P> {
             return;
         };
         match result {
-            CommitResult::Done => {
+            CommitResult::Committed => {
                 for (partition, assignment, changes) in commit.content {
                     if let Some(held) = self.held.get_mut(&partition)
                         && held.assignment == assignment
@@ -111,14 +111,15 @@ impl<P> Delivery<P> {
                 self.begun(now);
                 if commit.proves {
                     self.ownership.prove(commit.sent_at);
-                    self.actions.extend(self.ownership.until().map(Action::Permit));
+                    self.actions
+                        .extend(self.ownership.until().map(Action::ExtendLease));
                 }
             }
-            CommitResult::NotDone if !commit.deferred.is_empty() => {
+            CommitResult::Rejected if !commit.deferred.is_empty() => {
                 self.defer_next = Some(now + COMMIT_AGAIN);
                 self.not_deferred(commit.deferred, now);
             }
-            CommitResult::NotDone => self.commit_again = Some(now + COMMIT_AGAIN),
+            CommitResult::Rejected => self.commit_again = Some(now + COMMIT_AGAIN),
             // What was lost is known to be over.
             CommitResult::Fenced if self.held.is_empty() => self.beginning.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use records::Offset;
 
-use super::call::{Doubt, History};
+use super::call::{Ambiguity, History};
 
 /// What a deferred call brings along from its earlier places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Continued {
+pub struct DeferralContext {
     /// Its first place in this partition.
     pub origin: Offset,
     /// How many requests were made.
@@ -18,13 +18,13 @@ pub struct Continued {
     /// Look-ups in a row that told nothing.
     pub lookups: u32,
     /// Why nobody can know whether it was processed already.
-    pub doubt: Option<Doubt>,
+    pub ambiguity: Option<Ambiguity>,
     /// How long ago it was first seen. By the wall clock, since it outlives processes; nothing but giving up
     /// depends on it.
     pub seen_before: Duration,
 }
 
-impl Continued {
+impl DeferralContext {
     /// What was tried. The times are those of other processes, so they are not told here.
     pub(super) fn history(&self) -> History {
         History {

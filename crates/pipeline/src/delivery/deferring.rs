@@ -7,7 +7,7 @@
 //! the transaction has ended one way or the other.
 //!
 //! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before
-//! the copy goes after it, untried ([`Away`](super::away::Away)); only when the partition changes hands in
+//! the copy goes after it, untried ([`CopiesInTransit`](super::away::CopiesInTransit)); only when the partition changes hands in
 //! between is it made before the copy, since the next owner cannot know what lies further up in the outbox.
 
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use records::{Offset, Partition};
 
-use super::call::Stage;
-use super::event::{Action, CallId, Commit, Copied, Waits};
-use super::held::{Phase, held_as};
+use super::call::CallState;
+use super::event::{Action, CallId, Commit, DeferredCopy, WaitReason};
+use super::held::{Phase, owned_in};
 use super::machine::{CommitInFlight, Delivery};
 use super::policy::Policy;
 
-/// The shortest time from one of these transactions to the next: what turns out stubborn meanwhile goes
+/// The shortest time from one of these transactions to the next: what turns out deferral meanwhile goes
 /// together, and commits go between.
 const DEFER_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -32,7 +32,7 @@ const COPIES_MAX: usize = 500;
 impl<P> Delivery<P> {
     /// When the next deferral is due.
     pub(super) fn defer_at(&self, now: Instant) -> Option<Instant> {
-        let is_waiting = self.in_flight.is_none() && !self.stubborn.is_empty();
+        let is_waiting = self.in_flight.is_none() && !self.deferral.is_empty();
         let again = self.commit_again.unwrap_or(now);
         is_waiting.then(|| self.defer_next.unwrap_or(now).max(again))
     }
@@ -48,7 +48,7 @@ impl<P> Delivery<P> {
         let mut chosen: BTreeMap<Partition, Vec<CallId>> = BTreeMap::new();
         let mut count = 0;
         while count < COPIES_MAX
-            && let Some(first) = self.stubborn.pop_front()
+            && let Some(first) = self.deferral.pop_front()
         {
             let calls = self.with_followers(first);
             count += calls.len();
@@ -62,7 +62,7 @@ impl<P> Delivery<P> {
             deferred: Vec::new(),
         };
         for (partition, calls) in chosen {
-            let copied: Vec<Copied<P>> = calls.iter().filter_map(|id| self.copied(*id, now)).collect();
+            let copied: Vec<DeferredCopy<P>> = calls.iter().filter_map(|id| self.copied(*id, now)).collect();
             let offsets: Vec<Offset> = copied.iter().map(|copy| copy.call.offset).collect();
             let Some(held) = self.held.get_mut(&partition).filter(|_| !copied.is_empty()) else {
                 continue;
@@ -91,14 +91,14 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// A stubborn call, and those behind it that can go with it.
+    /// A deferral call, and those behind it that can go with it.
     fn with_followers(&mut self, first: CallId) -> Vec<CallId> {
-        let Some(held) = held_as(&mut self.held, first).filter(|held| held.phase == Phase::Active) else {
+        let Some(held) = owned_in(&mut self.held, first).filter(|held| held.phase == Phase::Active) else {
             return Vec::new();
         };
         if held
             .call(first.offset)
-            .is_none_or(|call| call.stage != Stage::Stubborn)
+            .is_none_or(|call| call.state != CallState::AwaitingDeferral)
         {
             return Vec::new();
         }
@@ -114,15 +114,15 @@ impl<P> Delivery<P> {
         calls
     }
 
-    fn copied(&mut self, id: CallId, now: Instant) -> Option<Copied<P>> {
-        let call = held_as(&mut self.held, id)?.call(id.offset)?;
-        debug_assert!(call.doubt.is_none() || call.policy != Policy::Park, "{id:?}");
-        call.enter(Stage::Deferring, now);
-        Some(Copied {
+    fn copied(&mut self, id: CallId, now: Instant) -> Option<DeferredCopy<P>> {
+        let call = owned_in(&mut self.held, id)?.call(id.offset)?;
+        debug_assert!(call.ambiguity.is_none() || call.policy != Policy::Park, "{id:?}");
+        call.enter(CallState::Deferring, now);
+        Some(DeferredCopy {
             call: id,
             history: call.history,
             lookups: call.lookups,
-            doubt: call.doubt,
+            ambiguity: call.ambiguity,
             payload: Arc::clone(&call.payload),
         })
     }
@@ -130,7 +130,7 @@ impl<P> Delivery<P> {
     /// The transaction is committed: the calls are final at their places.
     pub(super) fn deferred(&mut self, calls: Vec<CallId>, now: Instant) {
         for id in &calls {
-            if let Some(held) = held_as(&mut self.held, *id) {
+            if let Some(held) = owned_in(&mut self.held, *id) {
                 held.copied(id.offset);
             }
         }
@@ -142,24 +142,29 @@ impl<P> Delivery<P> {
     /// The transaction was aborted: the calls go on here, and may be deferred when they have failed again.
     pub(super) fn not_deferred(&mut self, calls: Vec<CallId>, now: Instant) {
         for id in calls {
-            let Some(held) = held_as(&mut self.held, id) else {
+            let Some(held) = owned_in(&mut self.held, id) else {
                 continue;
             };
             if held.phase == Phase::Draining {
-                self.bytes_held -= held.let_go(id.offset);
+                self.bytes_open -= held.release(id.offset);
                 continue;
             }
             let is_first = held.is_first(id.offset);
-            let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::Deferring) else {
+            let Some(call) = held
+                .call(id.offset)
+                .filter(|call| call.state == CallState::Deferring)
+            else {
                 continue;
             };
             if !is_first {
-                call.enter(Stage::Behind, now);
+                call.enter(CallState::BlockedByKey, now);
                 continue;
             }
-            let (stage, what) = match (call.policy, call.doubt) {
-                (Policy::Verify, Some(_)) => (Stage::Settling(now), Waits::LookUp),
-                (Policy::Retry | Policy::Park | Policy::Verify, _) => (Stage::Waiting, Waits::Attempt),
+            let (stage, what) = match (call.policy, call.ambiguity) {
+                (Policy::Verify, Some(_)) => (CallState::AwaitingQuiescence(now), WaitReason::LookUp),
+                (Policy::Retry | Policy::Park | Policy::Verify, _) => {
+                    (CallState::BackingOff, WaitReason::Attempt)
+                }
             };
             let tries = call.history.attempts.max(call.lookups).max(1);
             call.enter(stage, now);

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Report;
+use super::answer::Response;
 use super::breaker::Outage;
-use super::call::{Doubt, Ending, History};
-use super::continued::Continued;
+use super::call::{Ambiguity, FinalState, History};
+use super::continued::DeferralContext;
 use super::policy::Policy;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
@@ -39,26 +39,26 @@ pub enum Event<P> {
         /// The partition.
         partition: Partition,
         /// What is committed.
-        loaded: Loaded,
+        loaded: LoadedNotes,
     },
     /// A record of the outbox.
     Pending(Pending<P>),
     /// An attempt's request has come to something. Comes exactly once for each [`Action::Send`].
-    Answered {
+    ResponseReceived {
         /// The call.
         call: CallId,
         /// What its request came to.
-        report: Report,
+        report: Response,
     },
     /// A look-up has come to something. Comes exactly once for each [`Action::LookUp`].
     LookedUp {
         /// The call.
         call: CallId,
         /// What the look-up came to.
-        report: Report,
+        report: Response,
     },
     /// The wait that [`Action::Wait`] asked for is over.
-    WaitOver(CallId),
+    WaitElapsed(CallId),
     /// A record that [`Action::Publish`] asked for was acknowledged by Kafka, or surely or perhaps not.
     Published {
         /// The call.
@@ -94,14 +94,14 @@ pub struct Pending<P> {
     /// What is done when nobody can know whether it was processed.
     pub policy: Policy,
     /// What it brings along, if it was deferred.
-    pub continued: Option<Continued>,
+    pub continued: Option<DeferralContext>,
     /// What the program needs to make the call.
     pub payload: P,
 }
 
 /// What is known of a partition when it is assigned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
+pub struct LoadedNotes {
     /// The group's committed offset; `None` if there is none.
     pub committed: Option<Offset>,
     /// The metadata that was committed with it.
@@ -116,9 +116,9 @@ pub struct Loaded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitResult {
     /// The group took it: it is proof of ownership.
-    Done,
+    Committed,
     /// The group surely did not take it, and the membership stands: it is made again.
-    NotDone,
+    Rejected,
     /// This membership is over: the group is joined anew.
     Fenced,
     /// Nobody can know. Another commit might be overtaken by this one, so the group is joined anew.
@@ -145,18 +145,18 @@ pub enum Action<P> {
         is_first: bool,
     },
     /// Leave a partition alone: a person must look. The program is not ready.
-    Refuse {
+    Halt {
         /// The partition.
         partition: Partition,
         /// Why.
-        why: Refusal,
+        why: HaltReason,
     },
     /// Hand out no more records of these partitions for now.
     Pause(Vec<Partition>),
     /// Hand out their records again.
     Resume(Vec<Partition>),
     /// Requests may leave until then.
-    Permit(Instant),
+    ExtendLease(Instant),
     /// No request of these partitions may leave any more, not even one that is asked for already.
     Withhold(Vec<Partition>),
     /// Make one request.
@@ -166,7 +166,7 @@ pub enum Action<P> {
         /// The number of the request, from 1.
         attempt: u32,
         /// Why it is a repeated call, if it may be one.
-        repeats: Option<Doubt>,
+        repeats: Option<Ambiguity>,
         /// The record.
         payload: Arc<P>,
     },
@@ -182,7 +182,7 @@ pub enum Action<P> {
         /// The call.
         call: CallId,
         /// What for.
-        what: Waits,
+        what: WaitReason,
         /// How often it was tried, from 1.
         tries: u32,
         /// The shortest wait.
@@ -193,7 +193,7 @@ pub enum Action<P> {
         /// The call.
         call: CallId,
         /// How it ended.
-        ending: Arc<Ending>,
+        ending: Arc<FinalState>,
         /// What was tried.
         history: History,
         /// The record.
@@ -205,12 +205,12 @@ pub enum Action<P> {
     /// There is no commit in flight, and none will be until [`Event::Committed`] tells what it came to.
     Defer {
         /// The copies, in their order.
-        copies: Vec<Copied<P>>,
+        copies: Vec<DeferredCopy<P>>,
         /// The notes that tell that the calls are final at their old places.
         commits: Vec<Commit>,
     },
     /// Let the partitions go.
-    GiveUp {
+    Release {
         /// The partitions.
         partitions: Vec<Partition>,
         /// Calls whose requests are still under way, and whose answers will come too late.
@@ -228,7 +228,7 @@ pub enum Action<P> {
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waits {
+pub enum WaitReason {
     /// The next attempt; with backoff and jitter.
     Attempt,
     /// Publishing the end again; with backoff and jitter.
@@ -236,7 +236,7 @@ pub enum Waits {
     /// The next look-up; with backoff and jitter.
     LookUp,
     /// The time after which no earlier request can be at work; as long as it says.
-    Settled,
+    Quiescence,
 }
 
 /// An offset and its note, to be committed.
@@ -252,7 +252,7 @@ pub struct Commit {
 
 /// A call that is to be continued at the outbox's tail.
 #[derive(Debug)]
-pub struct Copied<P> {
+pub struct DeferredCopy<P> {
     /// The call at its old place.
     pub call: CallId,
     /// What was tried, in all its places.
@@ -260,14 +260,14 @@ pub struct Copied<P> {
     /// Look-ups in a row that told nothing.
     pub lookups: u32,
     /// Why nobody can know whether it was processed already.
-    pub doubt: Option<Doubt>,
+    pub ambiguity: Option<Ambiguity>,
     /// The record.
     pub payload: Arc<P>,
 }
 
 /// Why a partition is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum HaltReason {
     /// The note cannot be read.
     #[error(
         "the call note at offset {committed} cannot be read: {source}. Which calls are final is not known, \
@@ -285,7 +285,7 @@ pub enum Refusal {
     /// prevent.
     #[error(
         "what is known of its calls does not fit into the metadata of an offset: {0}. Nothing of the partition \
-         is sent or committed any more; start the caller again with a smaller caller.calls_held_max"
+         is sent or committed any more; start the caller again with a smaller caller.calls_open_max"
     )]
     NoteTooLong(NoteTooLong),
     /// Nothing is committed, and the log's beginning is gone.

@@ -1,8 +1,8 @@
 //! How much is held, for the metrics.
 
 use super::breaker::BreakerState;
-use super::call::Stage;
-use super::held::{Held, Phase};
+use super::call::CallState;
+use super::held::{OwnedPartition, Phase};
 use super::machine::Delivery;
 
 /// How much is held, for the metrics.
@@ -13,21 +13,21 @@ pub struct Gauges {
     /// Partitions that are being loaded.
     pub partitions_loading: usize,
     /// Partitions that a person must look at.
-    pub partitions_refused: usize,
+    pub partitions_halted: usize,
     /// Partitions that are on their way out.
     pub partitions_draining: usize,
     /// Calls that are not final.
-    pub calls_held: usize,
+    pub calls_open: usize,
     /// Requests under way.
-    pub calls_under_way: usize,
+    pub calls_in_flight: usize,
     /// How many requests may be under way: the setting, or what the adaptive limit has found out.
     pub calls_in_flight_limit: usize,
     /// What the circuit breaker does with calls.
     pub breaker: BreakerState,
     /// Calls that wait until an earlier request has settled, or are looked up.
-    pub calls_settling: usize,
+    pub calls_awaiting_quiescence: usize,
     /// Bytes of the calls that are not final.
-    pub bytes_held: usize,
+    pub bytes_open: usize,
 }
 
 impl<P> Delivery<P> {
@@ -38,19 +38,24 @@ impl<P> Delivery<P> {
         Gauges {
             partitions: in_phase(Phase::Active),
             partitions_loading: in_phase(Phase::Loading),
-            partitions_refused: in_phase(Phase::Refused),
+            partitions_halted: in_phase(Phase::Refused),
             partitions_draining: in_phase(Phase::Draining),
-            calls_held: self.held.values().map(Held::calls_held).sum(),
-            calls_under_way: self.requests.count(),
+            calls_open: self.held.values().map(OwnedPartition::calls_open).sum(),
+            calls_in_flight: self.requests.count(),
             calls_in_flight_limit: self.pace.calls_in_flight_max(),
             breaker: self.pace.breaker_state(),
-            calls_settling: self
+            calls_awaiting_quiescence: self
                 .held
                 .values()
-                .flat_map(Held::calls)
-                .filter(|(_, call)| matches!(call.stage, Stage::Settling(_) | Stage::LookingUp))
+                .flat_map(OwnedPartition::calls)
+                .filter(|(_, call)| {
+                    matches!(
+                        call.state,
+                        CallState::AwaitingQuiescence(_) | CallState::LookingUp
+                    )
+                })
                 .count(),
-            bytes_held: self.bytes_held,
+            bytes_open: self.bytes_open,
         }
     }
 }

@@ -12,21 +12,21 @@ use std::time::{Duration, Instant};
 use records::call_note::NoteTooLong;
 use records::{IdempotencyKey, Offset, OffsetSet, Partition};
 
-use super::away::Away;
-use super::call::{Call, Doubt, Ending, Stage};
+use super::away::CopiesInTransit;
+use super::call::{Ambiguity, Call, CallState, FinalState};
 use super::event::{Assignment, CallId, Pending};
 use super::progress::{Arrival, Progress};
 
 /// A partition in our hands.
 #[derive(Debug)]
-pub(super) struct Held<P> {
+pub(super) struct OwnedPartition<P> {
     pub(super) assignment: Assignment,
     pub(super) phase: Phase,
     pub(super) is_paused: bool,
     /// There are as many calls, or the consumer is as far ahead of the watermark, as may be.
     pub(super) is_full: bool,
     /// Deferred calls of which the consumer has not read the copies yet.
-    pub(super) away: Away,
+    pub(super) away: CopiesInTransit,
     /// Whether there ever was a deferred call here: most partitions have none, and need not look for any.
     has_copies: bool,
     /// Until then requests of an earlier owner may leave.
@@ -34,7 +34,7 @@ pub(super) struct Held<P> {
     progress: Option<Progress>,
     calls: BTreeMap<Offset, Call<P>>,
     /// The calls of each key in their order; only the first may be sent.
-    lanes: HashMap<IdempotencyKey, VecDeque<Offset>>,
+    key_queues: HashMap<IdempotencyKey, VecDeque<Offset>>,
     /// Calls that were let go although nobody can know whether they were processed.
     doubts: OffsetSet,
     /// Calls that ended since, with the change that their end is, until that is committed.
@@ -73,19 +73,19 @@ pub(super) enum Taken {
 /// So many ends are remembered until they are committed; while commits come through there are a few.
 const ENDED_MAX: usize = 10_000;
 
-impl<P> Held<P> {
+impl<P> OwnedPartition<P> {
     pub(super) fn new(assignment: Assignment) -> Self {
         Self {
             assignment,
             phase: Phase::Loading,
             is_paused: false,
             is_full: false,
-            away: Away::default(),
+            away: CopiesInTransit::default(),
             has_copies: false,
             inherited_until: None,
             progress: None,
             calls: BTreeMap::new(),
-            lanes: HashMap::new(),
+            key_queues: HashMap::new(),
             doubts: OffsetSet::new(),
             ended: VecDeque::new(),
             changes: 0,
@@ -102,9 +102,9 @@ impl<P> Held<P> {
         self.changes += u64::from(is_first);
     }
 
-    /// Takes a record in. Requests of an earlier owner may leave for `ownership_max` after it has lost its
+    /// Takes a record in. Requests of an earlier owner may leave for `ownership_lease` after it has lost its
     /// ownership.
-    pub(super) fn take(&mut self, pending: Pending<P>, ownership_max: Duration, now: Instant) -> Taken {
+    pub(super) fn take(&mut self, pending: Pending<P>, ownership_lease: Duration, now: Instant) -> Taken {
         let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
             return Taken::Nothing;
         };
@@ -121,9 +121,9 @@ impl<P> Held<P> {
                     self.has_copies = true;
                     self.away.arrived(key, continued.origin);
                 }
-                let lane = self.lanes.entry(key.clone()).or_default();
-                lane.push_back(pending.offset);
-                if lane.len() == 1 {
+                let queue = self.key_queues.entry(key.clone()).or_default();
+                queue.push_back(pending.offset);
+                if queue.len() == 1 {
                     Taken::Ready
                 } else {
                     Taken::Behind
@@ -131,24 +131,24 @@ impl<P> Held<P> {
             }
         };
         let continued = pending.continued;
-        let doubt_before = continued.and_then(|c| c.doubt);
+        let doubt_before = continued.and_then(|c| c.ambiguity);
         let call = Call {
             key: pending.key,
             payload: Arc::new(pending.payload),
             bytes: pending.bytes,
             policy: pending.policy,
-            stage: match taken {
-                Taken::Ready | Taken::Nothing => Stage::Ready,
-                Taken::Behind => Stage::Behind,
-                Taken::Publish => Stage::Publishing(Arc::new(Ending::NotACall)),
+            state: match taken {
+                Taken::Ready | Taken::Nothing => CallState::Ready,
+                Taken::Behind => CallState::BlockedByKey,
+                Taken::Publish => CallState::Publishing(Arc::new(FinalState::NotACall)),
             },
             history: continued.map(|c| c.history()).unwrap_or_default(),
-            doubt: maybe_called.then_some(Doubt::Redelivered).or(doubt_before),
+            ambiguity: maybe_called.then_some(Ambiguity::Redelivered).or(doubt_before),
             unclear: None,
             lookups: continued.map_or(0, |c| c.lookups),
             looked_up_first_at: None,
             origin: continued.map_or(pending.offset, |c| c.origin),
-            inherited_until: doubt_before.map(|_| now + ownership_max),
+            inherited_until: doubt_before.map(|_| now + ownership_lease),
             taken_at: now,
             seen_before: continued.map_or(Duration::ZERO, |c| c.seen_before),
             failed_at: None,
@@ -181,30 +181,32 @@ impl<P> Held<P> {
     /// Whether a call waits for the report of its request.
     pub(super) fn is_calling(&self, offset: Offset) -> bool {
         let call = self.calls.get(&offset);
-        call.is_some_and(|call| call.stage == Stage::Calling)
+        call.is_some_and(|call| call.state == CallState::InFlight)
     }
 
     pub(super) fn calls(&self) -> impl Iterator<Item = (Offset, &Call<P>)> {
         self.calls.iter().map(|(offset, call)| (*offset, call))
     }
 
-    pub(super) fn calls_held(&self) -> usize {
+    pub(super) fn calls_open(&self) -> usize {
         self.calls.len()
     }
 
     /// Whether there is a call that may be tried and never was.
     pub(super) fn has_untried(&self) -> bool {
-        let is_untried = |call: &Call<P>| match call.stage {
-            Stage::Ready | Stage::Beginning | Stage::Begun => call.history.attempts == 0,
-            Stage::Behind
-            | Stage::Calling
-            | Stage::Waiting
-            | Stage::Settling(_)
-            | Stage::LookingUp
-            | Stage::Stubborn
-            | Stage::Deferring
-            | Stage::Unpublished(_)
-            | Stage::Publishing(_) => false,
+        let is_untried = |call: &Call<P>| match call.state {
+            CallState::Ready | CallState::RecordingIntent | CallState::IntentCommitted => {
+                call.history.attempts == 0
+            }
+            CallState::BlockedByKey
+            | CallState::InFlight
+            | CallState::BackingOff
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp
+            | CallState::AwaitingDeferral
+            | CallState::Deferring
+            | CallState::Unpublished(_)
+            | CallState::Publishing(_) => false,
         };
         // The newest are the likeliest.
         self.calls.values().rev().any(is_untried)
@@ -214,43 +216,46 @@ impl<P> Held<P> {
     /// many bytes are let go.
     pub(super) fn drain(&mut self) -> usize {
         self.phase = Phase::Draining;
-        self.lanes.clear();
-        self.let_go_unless(|stage| match stage {
-            Stage::Calling | Stage::Deferring | Stage::Publishing(_) | Stage::Unpublished(_) => true,
-            Stage::Behind
-            | Stage::Ready
-            | Stage::Beginning
-            | Stage::Begun
-            | Stage::Waiting
-            | Stage::Stubborn
-            | Stage::Settling(_)
-            | Stage::LookingUp => false,
+        self.key_queues.clear();
+        self.release_unless(|stage| match stage {
+            CallState::InFlight
+            | CallState::Deferring
+            | CallState::Publishing(_)
+            | CallState::Unpublished(_) => true,
+            CallState::BlockedByKey
+            | CallState::Ready
+            | CallState::RecordingIntent
+            | CallState::IntentCommitted
+            | CallState::BackingOff
+            | CallState::AwaitingDeferral
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp => false,
         })
     }
 
     /// Lets one call go without an end; it will be called by the next owner. Returns its bytes.
-    pub(super) fn let_go(&mut self, offset: Offset) -> usize {
+    pub(super) fn release(&mut self, offset: Offset) -> usize {
         let Some(mut call) = self.calls.remove(&offset) else {
             return 0;
         };
         // The note may tell of a beginning that was none.
-        let was_beginning = call.take_back_beginning();
-        if call.is_doubtful() {
+        let was_beginning = call.void_intent();
+        if call.is_ambiguous() {
             self.doubts.insert(offset);
         }
-        self.changes += u64::from(was_beginning || call.is_doubtful());
+        self.changes += u64::from(was_beginning || call.is_ambiguous());
         call.bytes
     }
 
     /// Lets all calls go without an end, but those whose end is in the transaction in flight: should it be
     /// committed, no later note may say otherwise.
     pub(super) fn let_go_late(&mut self) -> usize {
-        self.let_go_unless(|stage| *stage == Stage::Deferring)
+        self.release_unless(|stage| *stage == CallState::Deferring)
     }
 
     /// Lets all calls go without an end.
     pub(super) fn let_all_go(&mut self) -> usize {
-        self.let_go_unless(|_| false)
+        self.release_unless(|_| false)
     }
 
     /// What a commit would tell has changed, as by a call's beginning.
@@ -286,7 +291,7 @@ impl<P> Held<P> {
         let progress = self.progress.as_ref()?;
         let mut begun = self.doubts.clone();
         self.calls()
-            .filter(|(_, call)| call.is_doubtful())
+            .filter(|(_, call)| call.is_ambiguous())
             .for_each(|(offset, _)| begun.insert(offset));
         Some((progress.watermark(), progress.note(begun)))
     }
@@ -300,7 +305,7 @@ impl<P> Held<P> {
         deferred.iter().for_each(|offset| progress.finish(*offset));
         let mut begun = self.doubts.clone();
         self.calls()
-            .filter(|(offset, call)| call.is_doubtful() && !deferred.contains(offset))
+            .filter(|(offset, call)| call.is_ambiguous() && !deferred.contains(offset))
             .for_each(|(offset, _)| begun.insert(offset));
         Some((progress.watermark(), progress.note(begun)))
     }
@@ -309,18 +314,18 @@ impl<P> Held<P> {
     /// two would go round for ever.
     pub(super) fn behind(&self, first: Offset) -> Vec<Offset> {
         let key = self.calls.get(&first).and_then(|call| call.key.as_ref());
-        let lane = key.and_then(|key| self.lanes.get(key));
-        debug_assert!(lane.is_none_or(|lane| lane.front() == Some(&first)));
+        let queue = key.and_then(|key| self.key_queues.get(key));
+        debug_assert!(queue.is_none_or(|queue| queue.front() == Some(&first)));
         let goes_with_it = |offset: &Offset| self.origin_of(*offset) > self.origin_of(first);
-        let behind = lane.into_iter().flat_map(|lane| lane.iter().skip(1).copied());
+        let behind = queue.into_iter().flat_map(|queue| queue.iter().skip(1).copied());
         behind.take_while(goes_with_it).collect()
     }
 
     /// Whether a call is the first of its key.
     pub(super) fn is_first(&self, offset: Offset) -> bool {
         let key = self.calls.get(&offset).and_then(|call| call.key.as_ref());
-        let lane = key.and_then(|key| self.lanes.get(key));
-        lane.is_some_and(|lane| lane.front() == Some(&offset))
+        let queue = key.and_then(|key| self.key_queues.get(key));
+        queue.is_some_and(|queue| queue.front() == Some(&offset))
     }
 
     /// A call is deferred: its copy is on its way, unless it has arrived already.
@@ -329,8 +334,8 @@ impl<P> Held<P> {
             return;
         };
         let is_copy = |at: &Offset| *at != offset && self.origin_of(*at) == Some(call.origin);
-        let lane = self.lanes.get(key);
-        if !lane.is_some_and(|lane| lane.iter().any(is_copy)) {
+        let queue = self.key_queues.get(key);
+        if !queue.is_some_and(|queue| queue.iter().any(is_copy)) {
             self.away.left(key, call.origin);
             self.has_copies = true;
         }
@@ -345,8 +350,8 @@ impl<P> Held<P> {
             return false;
         };
         let is_earlier = |at: &Offset| self.origin_of(*at).is_some_and(|at| at < call.origin);
-        let lane = self.lanes.get(key);
-        self.away.has_before(key, call.origin) || lane.is_some_and(|lane| lane.iter().any(is_earlier))
+        let queue = self.key_queues.get(key);
+        self.away.has_before(key, call.origin) || queue.is_some_and(|queue| queue.iter().any(is_earlier))
     }
 
     fn origin_of(&self, offset: Offset) -> Option<Offset> {
@@ -364,31 +369,38 @@ impl<P> Held<P> {
     }
 
     fn next_of(&mut self, key: &IdempotencyKey, finished: Offset, now: Instant) -> Option<Offset> {
-        let lane = self.lanes.get_mut(key)?;
-        debug_assert_eq!(lane.front(), Some(&finished), "a later call of a key ended first");
-        lane.pop_front();
-        let Some(next) = lane.front().copied() else {
-            self.lanes.remove(key);
+        let queue = self.key_queues.get_mut(key)?;
+        debug_assert_eq!(
+            queue.front(),
+            Some(&finished),
+            "a later call of a key ended first"
+        );
+        queue.pop_front();
+        let Some(next) = queue.front().copied() else {
+            self.key_queues.remove(key);
             return None;
         };
         let call = self.calls.get_mut(&next)?;
-        if call.stage == Stage::Deferring {
+        if call.state == CallState::Deferring {
             // It goes with the one that has ended.
             return None;
         }
-        call.enter(Stage::Ready, now);
+        call.enter(CallState::Ready, now);
         Some(next)
     }
 
-    fn let_go_unless(&mut self, keep: impl Fn(&Stage) -> bool) -> usize {
-        let goes = |(offset, call): (&Offset, &Call<P>)| (!keep(&call.stage)).then_some(*offset);
+    fn release_unless(&mut self, keep: impl Fn(&CallState) -> bool) -> usize {
+        let goes = |(offset, call): (&Offset, &Call<P>)| (!keep(&call.state)).then_some(*offset);
         let gone: Vec<Offset> = self.calls.iter().filter_map(goes).collect();
-        gone.into_iter().map(|offset| self.let_go(offset)).sum()
+        gone.into_iter().map(|offset| self.release(offset)).sum()
     }
 }
 
 /// The partition of a call, if it is still in the same assignment.
-pub(super) fn held_as<P>(held: &mut BTreeMap<Partition, Held<P>>, id: CallId) -> Option<&mut Held<P>> {
+pub(super) fn owned_in<P>(
+    held: &mut BTreeMap<Partition, OwnedPartition<P>>,
+    id: CallId,
+) -> Option<&mut OwnedPartition<P>> {
     held.get_mut(&id.partition)
         .filter(|held| held.assignment == id.assignment)
 }

@@ -17,11 +17,11 @@ impl<P> Delivery<P> {
             partition,
             offset,
         };
-        let taken = held.take(pending, self.limits.ownership_max, now);
+        let taken = held.take(pending, self.limits.ownership_lease, now);
         if taken == Taken::Nothing {
             return;
         }
-        self.bytes_held += bytes;
+        self.bytes_open += bytes;
         match taken {
             Taken::Nothing | Taken::Behind => {}
             Taken::Ready => self.first_of_key(call, now),
@@ -33,18 +33,18 @@ impl<P> Delivery<P> {
     pub(super) fn steer_intake(&mut self) {
         let limits = &self.limits;
         let is_open = self.pace.is_open();
-        let is_full = self.bytes_held >= limits.bytes_held_max;
-        let is_half_empty = self.bytes_held <= limits.bytes_held_max / 2;
+        let is_full = self.bytes_open >= limits.bytes_open_max;
+        let is_half_empty = self.bytes_open <= limits.bytes_open_max / 2;
         let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
         for (partition, held) in self
             .held
             .iter_mut()
             .filter(|(_, held)| held.phase == Phase::Active)
         {
-            let window_max = limits.stubborn.window_max;
+            let window_max = limits.deferral.window_max;
             let is_held_full =
-                held.calls_held() >= limits.calls_held_max || held.span() >= window_max || !held.has_room();
-            let is_held_half_empty = held.calls_held() <= limits.calls_held_max / 2
+                held.calls_open() >= limits.calls_open_max || held.span() >= window_max || !held.has_room();
+            let is_held_half_empty = held.calls_open() <= limits.calls_open_max / 2
                 && held.span() <= window_max / 2
                 && held.has_room();
             if is_full || is_held_full {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use records::Partition;
 
-use super::answer::Report;
-use super::call::{Ending, Stage};
+use super::answer::Response;
+use super::call::{CallState, FinalState};
 use super::event::{Action, CallId, Rejoin};
 use super::held::Phase;
 use super::machine::{Delivery, Leaving, Stopping};
@@ -16,7 +16,7 @@ impl<P> Delivery<P> {
         self.drain(&partitions);
         self.leaving.push(Leaving {
             partitions,
-            until: now + self.limits.drain_max,
+            until: now + self.limits.drain_timeout,
             is_drained: false,
         });
     }
@@ -50,7 +50,7 @@ impl<P> Delivery<P> {
         let partitions: Vec<Partition> = self.held.keys().copied().collect();
         self.drain(&partitions);
         self.stop = Some(Stopping {
-            until: now + self.limits.drain_max,
+            until: now + self.limits.drain_timeout,
             is_drained: false,
             is_finished: false,
         });
@@ -65,7 +65,7 @@ impl<P> Delivery<P> {
             };
             match held.phase {
                 Phase::Active => {
-                    self.bytes_held -= held.drain();
+                    self.bytes_open -= held.drain();
                     if !held.is_paused {
                         held.is_paused = true;
                         to_pause.push(*partition);
@@ -91,7 +91,7 @@ impl<P> Delivery<P> {
                 .is_some_and(|held| held.assignment == id.assignment && held.phase == Phase::Active)
         };
         self.ready.retain(is_active);
-        self.unbegun.retain(is_active);
+        self.awaiting_intent.retain(is_active);
         self.lookups.retain(is_active);
     }
 
@@ -125,7 +125,7 @@ impl<P> Delivery<P> {
         for partition in &late {
             self.keep_known(*partition);
             if let Some(held) = self.held.get_mut(partition) {
-                self.bytes_held -= held.let_go_late();
+                self.bytes_open -= held.let_go_late();
             }
         }
         self.actions.push(Action::Withhold(late));
@@ -141,7 +141,7 @@ impl<P> Delivery<P> {
                     .partitions
                     .iter()
                     .all(|partition| match self.held.get(partition) {
-                        Some(held) => is_late || (held.calls_held() == 0 && !held.is_dirty()),
+                        Some(held) => is_late || (held.calls_open() == 0 && !held.is_dirty()),
                         None => true,
                     })
             };
@@ -151,7 +151,7 @@ impl<P> Delivery<P> {
             let partitions = self.leaving.remove(at).partitions;
             partitions.iter().for_each(|partition| self.drop_held(*partition));
             let abandoned = self.requests.of(&partitions);
-            self.actions.push(Action::GiveUp {
+            self.actions.push(Action::Release {
                 partitions,
                 abandoned,
             });
@@ -168,7 +168,7 @@ impl<P> Delivery<P> {
             && self
                 .held
                 .values()
-                .all(|held| held.calls_held() == 0 && !held.is_dirty());
+                .all(|held| held.calls_open() == 0 && !held.is_dirty());
         if (is_drained || is_late) && !stop.is_finished {
             stop.is_finished = true;
             self.actions.push(Action::Finish);
@@ -181,10 +181,10 @@ impl<P> Delivery<P> {
         partitions.iter().for_each(|partition| self.drop_held(*partition));
         self.actions.push(Action::Withhold(partitions));
         self.ready.clear();
-        self.unbegun.clear();
+        self.awaiting_intent.clear();
         self.beginning.clear();
         self.lookups.clear();
-        self.stubborn.clear();
+        self.deferral.clear();
         self.leaving.clear();
         self.in_flight = None;
         self.commit_after = None;
@@ -200,7 +200,7 @@ impl<P> Delivery<P> {
     fn drop_held(&mut self, partition: Partition) {
         self.keep_known(partition);
         if let Some(mut held) = self.held.remove(&partition) {
-            self.bytes_held -= held.let_all_go();
+            self.bytes_open -= held.let_all_go();
         }
         self.forget_gone();
     }
@@ -217,10 +217,10 @@ impl<P> Delivery<P> {
             offset,
         };
         for (offset, call) in held.calls() {
-            if let Stage::Publishing(ending) | Stage::Unpublished(ending) = &call.stage
-                && let Ending::Accepted(reply) | Ending::Rejected(reply) = &**ending
+            if let CallState::Publishing(ending) | CallState::Unpublished(ending) = &call.state
+                && let FinalState::Accepted(reply) | FinalState::Rejected(reply) = &**ending
             {
-                let what = What::Reported(Report::Status(reply.clone()), call.history);
+                let what = What::Reported(Response::Status(reply.clone()), call.history);
                 let key = call.key.clone();
                 self.requests.keep(id(offset), Known { key, what });
             }

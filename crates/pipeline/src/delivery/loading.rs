@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use records::{CallNote, Offset, Partition};
 
-use super::event::{Action, Assignment, Loaded, Refusal};
-use super::held::{Held, Phase};
+use super::event::{Action, Assignment, HaltReason, LoadedNotes};
+use super::held::{OwnedPartition, Phase};
 use super::machine::Delivery;
 use super::progress::Progress;
 
@@ -15,9 +15,9 @@ impl<P> Delivery<P> {
         self.assignments += 1;
         let assignment = Assignment(self.assignments);
         for partition in &partitions {
-            let before = self.held.insert(*partition, Held::new(assignment));
+            let before = self.held.insert(*partition, OwnedPartition::new(assignment));
             debug_assert!(before.is_none(), "partition {partition} is assigned twice");
-            self.bytes_held -= before.map_or(0, |mut before| before.let_all_go());
+            self.bytes_open -= before.map_or(0, |mut before| before.let_all_go());
         }
         self.actions.push(Action::Load {
             assignment,
@@ -29,7 +29,7 @@ impl<P> Delivery<P> {
         &mut self,
         assignment: Assignment,
         partition: Partition,
-        loaded: Loaded,
+        loaded: LoadedNotes,
         now: Instant,
     ) {
         let Some(held) = self.held.get_mut(&partition) else {
@@ -47,7 +47,7 @@ impl<P> Delivery<P> {
                 // The consumer begins at what is committed. Finals behind it are skipped one by one.
                 // An earlier owner's commits that came after these notes were read are refused, so no proof
                 // of its ownership lasts longer.
-                let inherited_until = now + self.limits.ownership_max;
+                let inherited_until = now + self.limits.ownership_lease;
                 held.activate(progress, is_first, inherited_until);
                 self.actions.push(Action::Start {
                     partition,
@@ -57,7 +57,7 @@ impl<P> Delivery<P> {
             }
             Err(why) => {
                 held.phase = Phase::Refused;
-                self.actions.push(Action::Refuse { partition, why });
+                self.actions.push(Action::Halt { partition, why });
             }
         }
     }
@@ -72,16 +72,16 @@ impl<P> Delivery<P> {
 }
 
 /// Where a partition begins, and what is final behind.
-fn begin_at(loaded: &Loaded) -> Result<(Offset, CallNote), Refusal> {
+fn begin_at(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason> {
     let (log_start, log_end) = (loaded.log_start, loaded.log_end);
     match loaded.committed {
         // Nothing was ever deleted, so beginning at the beginning leaves nothing out.
         None if log_start == Offset(0) => Ok((log_start, CallNote::default())),
-        None => Err(Refusal::NoOffset { log_start }),
-        Some(committed) if committed < log_start => Err(Refusal::Deleted { committed, log_start }),
-        Some(committed) if committed > log_end => Err(Refusal::Ahead { committed, log_end }),
+        None => Err(HaltReason::NoOffset { log_start }),
+        Some(committed) if committed < log_start => Err(HaltReason::Deleted { committed, log_start }),
+        Some(committed) if committed > log_end => Err(HaltReason::Ahead { committed, log_end }),
         Some(committed) => CallNote::decode(committed, &loaded.metadata)
             .map(|note| (committed, note))
-            .map_err(|source| Refusal::Note { committed, source }),
+            .map_err(|source| HaltReason::Note { committed, source }),
     }
 }

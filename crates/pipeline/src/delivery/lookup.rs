@@ -4,11 +4,11 @@
 //! that the API has processed the order, *rejected* that it never saw it. Only a clear "no" sends a request
 //! again, so everything else is *unknown*.
 
-use super::answer::Answer;
+use super::answer::ResponseClass;
 
 /// What a look-up came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum LookupResult {
     /// The API has processed the order.
     Found,
     /// It never saw it.
@@ -17,7 +17,7 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl LookupResult {
     /// All verdicts, so that each has its metric from the start.
     pub const ALL: [Self; 3] = [Self::Found, Self::NotFound, Self::Unknown];
 
@@ -32,12 +32,12 @@ impl Verdict {
     }
 }
 
-impl From<Answer> for Verdict {
-    fn from(answer: Answer) -> Self {
+impl From<ResponseClass> for LookupResult {
+    fn from(answer: ResponseClass) -> Self {
         match answer {
-            Answer::Accepted => Self::Found,
-            Answer::Rejected => Self::NotFound,
-            Answer::Retry | Answer::Ambiguous => Self::Unknown,
+            ResponseClass::Accepted => Self::Found,
+            ResponseClass::Rejected => Self::NotFound,
+            ResponseClass::Retryable | ResponseClass::Ambiguous => Self::Unknown,
         }
     }
 }

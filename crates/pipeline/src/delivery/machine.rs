@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use records::Partition;
 
-use super::answer::Classes;
+use super::answer::ResponseClassifier;
 use super::call::Call;
 use super::event::{Action, Assignment, CallId, Event, Rejoin};
-use super::held::Held;
+use super::held::OwnedPartition;
 use super::limits::Limits;
 use super::ownership::Ownership;
-use super::pace::Pace;
+use super::pace::FlowControl;
 use super::policy::Verify;
 use super::requests::Requests;
 
@@ -19,14 +19,14 @@ use super::requests::Requests;
 #[derive(Debug)]
 pub struct Delivery<P> {
     pub(super) limits: Limits,
-    pub(super) classes: Classes,
+    pub(super) classes: ResponseClassifier,
     pub(super) verify: Verify,
-    pub(super) held: BTreeMap<Partition, Held<P>>,
+    pub(super) held: BTreeMap<Partition, OwnedPartition<P>>,
     pub(super) assignments: u64,
     /// Calls that may be sent, in order. Some may be gone since.
     pub(super) ready: VecDeque<CallId>,
     /// Calls whose beginning has to be noted before they may be sent, in order. Some may be gone since.
-    pub(super) unbegun: VecDeque<CallId>,
+    pub(super) awaiting_intent: VecDeque<CallId>,
     /// Calls whose beginning goes with the commit in flight, or with the next one.
     pub(super) beginning: Vec<CallId>,
     /// So many places came free while the last commit was in flight.
@@ -37,7 +37,7 @@ pub struct Delivery<P> {
     /// Look-ups under way, with the times when they began.
     pub(super) lookups_under_way: BTreeMap<CallId, Instant>,
     /// Calls that are to be deferred, in order. Some may be gone since.
-    pub(super) stubborn: VecDeque<CallId>,
+    pub(super) deferral: VecDeque<CallId>,
     /// When the next deferral may be made, and whether the last commit was one.
     pub(super) defer_next: Option<Instant>,
     pub(super) has_deferred_last: bool,
@@ -45,8 +45,8 @@ pub struct Delivery<P> {
     pub(super) others_succeeded_at: Option<Instant>,
     /// The requests of this process, also those of partitions that are gone: the API works on them.
     pub(super) requests: Requests,
-    pub(super) bytes_held: usize,
-    pub(super) pace: Pace,
+    pub(super) bytes_open: usize,
+    pub(super) pace: FlowControl,
     pub(super) ownership: Ownership,
     pub(super) in_flight: Option<CommitInFlight>,
     /// When the interval since the last commit is over.
@@ -84,9 +84,9 @@ pub(super) struct Stopping {
 }
 
 impl<P> Delivery<P> {
-    /// Without partitions, and at no particular pace ([`Delivery::paced`]).
+    /// Without partitions, and at no particular pace ([`Delivery::with_flow_control`]).
     #[must_use]
-    pub fn new(limits: Limits, classes: Classes, verify: Verify) -> Self {
+    pub fn new(limits: Limits, classes: ResponseClassifier, verify: Verify) -> Self {
         Self {
             limits,
             classes,
@@ -94,20 +94,20 @@ impl<P> Delivery<P> {
             held: BTreeMap::new(),
             assignments: 0,
             ready: VecDeque::new(),
-            unbegun: VecDeque::new(),
+            awaiting_intent: VecDeque::new(),
             beginning: Vec::new(),
             freed_by_commit: 0,
             ended_since_commit: 0,
             lookups: VecDeque::new(),
             lookups_under_way: BTreeMap::new(),
-            stubborn: VecDeque::new(),
+            deferral: VecDeque::new(),
             defer_next: None,
             has_deferred_last: false,
             others_succeeded_at: None,
             requests: Requests::default(),
-            bytes_held: 0,
-            pace: Pace::unlimited(limits.calls_in_flight_max),
-            ownership: Ownership::new(limits.ownership_max),
+            bytes_open: 0,
+            pace: FlowControl::unlimited(limits.calls_in_flight_max),
+            ownership: Ownership::new(limits.ownership_lease),
             in_flight: None,
             commit_after: None,
             commit_again: None,
@@ -129,9 +129,9 @@ impl<P> Delivery<P> {
                 self.notes_loaded(assignment, partition, loaded, now);
             }
             Event::Pending(pending) => self.pending(pending, now),
-            Event::Answered { call, report } => self.answered(call, report, now),
+            Event::ResponseReceived { call, report } => self.answered(call, report, now),
             Event::LookedUp { call, report } => self.looked_up(call, report, now),
-            Event::WaitOver(call) => self.wait_over(call, now),
+            Event::WaitElapsed(call) => self.wait_over(call, now),
             Event::Published { call, acknowledged } => self.published(call, acknowledged, now),
             Event::Committed(result) => self.committed(result, now),
             Event::Revoked(partitions) => self.revoked(partitions, now),
@@ -198,7 +198,7 @@ impl<P> Delivery<P> {
 
     /// What each report means.
     #[must_use]
-    pub fn classes(&self) -> &Classes {
+    pub fn classes(&self) -> &ResponseClassifier {
         &self.classes
     }
 }

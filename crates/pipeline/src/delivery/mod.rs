@@ -1,4 +1,4 @@
-//! Stage two: from the outbox to one outcome per call.
+//! CallState two: from the outbox to one outcome per call.
 //!
 //! The program tells what happened ([`Event`]) and what time it is; [`Delivery`] answers with what is to be
 //! done ([`Action`]). It reads no clock, draws no random number and knows neither Kafka nor HTTP.
@@ -28,7 +28,7 @@
 //! Where it stands: `machine.rs` holds the state and says what follows from what. What follows is told in
 //! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
 //! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
-//! `stubborn.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
+//! `deferral.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
 //! `committing.rs`, `leaving.rs` (partitions go) and `pacing.rs` (how fast the API is called, and what happens while
 //! it is ill).
 
@@ -41,6 +41,7 @@ pub mod call;
 mod calling;
 mod committing;
 mod continued;
+mod deferral;
 mod deferring;
 pub mod event;
 mod gauges;
@@ -60,23 +61,24 @@ mod rate;
 mod requests;
 mod settling;
 mod sign;
-mod stubborn;
 #[cfg(test)]
 mod tests;
 
 pub use answer::{
-    Answer, Class, Classes, Field, FieldRule, Lost, NotSent, Otherwise, Reply, Report, Statuses,
+    Field, FieldRule, HttpResponse, Lost, NotSent, Otherwise, Response, ResponseClass, ResponseClassifier,
+    StatusClass, Statuses,
 };
 pub use breaker::{BreakerSettings, BreakerState, Outage};
-pub use call::{Call, Doubt, Ending, Evidence, History, Stage};
-pub use continued::Continued;
+pub use call::{Ambiguity, Call, CallState, Evidence, FinalState, History};
+pub use continued::DeferralContext;
 pub use event::{
-    Action, Assignment, CallId, Commit, CommitResult, Copied, Event, Loaded, Pending, Refusal, Rejoin, Waits,
+    Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Pending,
+    Rejoin, WaitReason,
 };
 pub use gauges::Gauges;
-pub use limits::{Limits, Stubborn};
-pub use lookup::Verdict;
+pub use limits::{DeferralLimits, Limits};
+pub use lookup::LookupResult;
 pub use machine::Delivery;
-pub use pace::PaceSettings;
+pub use pace::FlowControlSettings;
 pub use policy::{Policy, Verify};
 pub use rate::RateSettings;

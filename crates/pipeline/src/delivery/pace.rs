@@ -6,14 +6,14 @@
 use std::time::{Duration, Instant};
 
 use super::adaptive::Adaptive;
-use super::answer::Report;
+use super::answer::Response;
 use super::breaker::{Breaker, BreakerSettings, BreakerState, Turn};
 use super::rate::{Rate, RateSettings};
-use super::sign::Sign;
+use super::sign::ApiHealth;
 
 /// How fast the API may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaceSettings {
+pub struct FlowControlSettings {
     /// What is done while the API is ill.
     pub breaker: BreakerSettings,
     /// How many requests may begin in what time; `None`: as many as there are.
@@ -22,24 +22,24 @@ pub struct PaceSettings {
     pub calls_in_flight_min: Option<usize>,
 }
 
-/// Beginnings are noted for requests that may leave within this time: more would be in doubt for nothing if the
+/// Beginnings are noted for requests that may leave within this time: more would be in ambiguity for nothing if the
 /// process were killed, and fewer would hold up the rate while a commit is under way.
 const BEGIN_AHEAD: Duration = Duration::from_millis(100);
 
 /// How fast the API is called.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct FlowControl {
     calls_in_flight_max: usize,
     pub(super) breaker: Breaker,
     rate: Option<Rate>,
     adaptive: Option<Adaptive>,
 }
 
-impl Pace {
+impl FlowControl {
     /// As fast as the API answers, with this many calls in flight.
     pub(super) fn unlimited(calls_in_flight_max: usize) -> Self {
         let breaker = BreakerSettings {
-            failures_max: 0,
+            failure_threshold: 0,
             probe_interval: Duration::ZERO,
         };
         Self {
@@ -50,7 +50,7 @@ impl Pace {
         }
     }
 
-    pub(super) fn new(settings: PaceSettings, calls_in_flight_max: usize) -> Self {
+    pub(super) fn new(settings: FlowControlSettings, calls_in_flight_max: usize) -> Self {
         let adaptive = |min: usize| Adaptive::new(min.clamp(1, calls_in_flight_max), calls_in_flight_max);
         Self {
             calls_in_flight_max,
@@ -118,7 +118,13 @@ impl Pace {
         }
     }
 
-    pub(super) fn reported(&mut self, began: Instant, report: &Report, sign: Sign, now: Instant) -> Turn {
+    pub(super) fn reported(
+        &mut self,
+        began: Instant,
+        report: &Response,
+        sign: ApiHealth,
+        now: Instant,
+    ) -> Turn {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.reported(began, sign, now);
         }

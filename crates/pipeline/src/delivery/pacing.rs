@@ -4,33 +4,33 @@
 
 use std::time::Instant;
 
-use super::answer::Report;
+use super::answer::Response;
 use super::breaker::Turn;
-use super::call::Stage;
+use super::call::CallState;
 use super::event::Action;
-use super::held::held_as;
+use super::held::owned_in;
 use super::machine::Delivery;
-use super::pace::{Pace, PaceSettings};
-use super::sign::Sign;
+use super::pace::{FlowControl, FlowControlSettings};
+use super::sign::ApiHealth;
 
 impl<P> Delivery<P> {
     /// The same delivery, which calls the API at this pace.
     #[must_use]
-    pub fn paced(mut self, settings: PaceSettings) -> Self {
-        self.pace = Pace::new(settings, self.limits.calls_in_flight_max);
+    pub fn with_flow_control(mut self, settings: FlowControlSettings) -> Self {
+        self.pace = FlowControl::new(settings, self.limits.calls_in_flight_max);
         self
     }
 
     /// The request of a call has come to something: what that says of the API.
-    pub(super) fn hear_of_api(&mut self, began: Instant, report: &Report, now: Instant) {
-        let sign = Sign::of(report, self.classes.answer(report));
+    pub(super) fn hear_of_api(&mut self, began: Instant, report: &Response, now: Instant) {
+        let sign = ApiHealth::of(report, self.classes.answer(report));
         let turn = self.pace.reported(began, report, sign, now);
         self.turned(turn, now);
     }
 
     /// A look-up has come to something. Returns whether it failed while the API was taken to be ill anyway.
-    pub(super) fn hear_of_look_up(&mut self, began: Instant, report: &Report, now: Instant) -> bool {
-        let sign = Sign::of(report, self.verify.answers.answer(report));
+    pub(super) fn hear_of_look_up(&mut self, began: Instant, report: &Response, now: Instant) -> bool {
+        let sign = ApiHealth::of(report, self.verify.answers.answer(report));
         let turn = self.pace.breaker.look_up_reported(began, report, sign, now);
         self.turned(turn, now);
         self.pace.is_open() && sign.is_ill()
@@ -49,29 +49,32 @@ impl<P> Delivery<P> {
 
     /// Whether a look-up may begin. While the breaker is open a look-up is a probe only if there is no call for it.
     pub(super) fn may_look_up(&self, now: Instant) -> bool {
-        let has_calls = || self.has_ready() || !self.unbegun.is_empty() || !self.beginning.is_empty();
+        let has_calls = || self.has_ready() || !self.awaiting_intent.is_empty() || !self.beginning.is_empty();
         let is_free = !self.pace.is_open() || !has_calls();
         is_free && self.pace.has_room(now)
     }
 
     /// Calls whose beginning is noted, and that are not to be sent while the API is ill: it is noted that they did not
-    /// begin. Otherwise they would be in doubt for nothing if this process were killed during the outage.
+    /// begin. Otherwise they would be in ambiguity for nothing if this process were killed during the outage.
     pub(super) fn take_back_begun(&mut self, now: Instant) {
         let mut keep = usize::from(self.pace.has_room(now));
         let mut ready = std::mem::take(&mut self.ready);
         let mut taken_back = Vec::new();
         ready.retain(|id| {
-            let Some(held) = held_as(&mut self.held, *id) else {
+            let Some(held) = owned_in(&mut self.held, *id) else {
                 return false;
             };
-            let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::Begun) else {
+            let Some(call) = held
+                .call(id.offset)
+                .filter(|call| call.state == CallState::IntentCommitted)
+            else {
                 return true;
             };
             if keep > 0 {
                 keep -= 1;
                 return true;
             }
-            call.enter(Stage::Ready, now);
+            call.enter(CallState::Ready, now);
             held.changed();
             taken_back.push(*id);
             false
@@ -80,7 +83,7 @@ impl<P> Delivery<P> {
         taken_back
             .into_iter()
             .rev()
-            .for_each(|id| self.unbegun.push_front(id));
+            .for_each(|id| self.awaiting_intent.push_front(id));
     }
 
     /// When the pace lets something go on that waits for it.
@@ -93,7 +96,7 @@ impl<P> Delivery<P> {
             && self.lookups_under_way.len() < self.limits.calls_in_flight_max
             && self.may_look_up(now.max(at));
         // Once the time has come, it is the commit that they wait for.
-        let may_begin = at > now && !self.unbegun.is_empty();
+        let may_begin = at > now && !self.awaiting_intent.is_empty();
         (may_send || may_look_up || may_begin).then_some(at)
     }
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::answer::Classes;
+use super::answer::ResponseClassifier;
 
 /// What is done when nobody can know whether the API has processed an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +45,7 @@ impl Policy {
 
     /// Whether the next owner must know of a request before it leaves.
     #[must_use]
-    pub const fn notes_beginnings(self) -> bool {
+    pub const fn requires_intent(self) -> bool {
         match self {
             Self::Retry => false,
             Self::Park | Self::Verify => true,
@@ -58,11 +58,11 @@ impl Policy {
 pub struct Verify {
     /// The API's longest processing time: so long after the last moment at which a request may have left,
     /// nothing of it can be at work any more. A look-up before that proves nothing.
-    pub settle: Duration,
+    pub api_processing_max: Duration,
     /// So many look-ups that tell nothing, and the call is parked.
     pub lookups_max: u32,
     /// So long after the first look-up without a result, the call is parked.
-    pub give_up_after: Duration,
-    /// What the answer to a look-up means; see [`Verdict`](super::lookup::Verdict).
-    pub answers: Classes,
+    pub abandon_after: Duration,
+    /// What the answer to a look-up means; see [`LookupResult`](super::lookup::LookupResult).
+    pub answers: ResponseClassifier,
 }

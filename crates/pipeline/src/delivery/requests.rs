@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Report;
+use super::answer::Response;
 use super::call::History;
 use super::event::CallId;
 
@@ -38,7 +38,7 @@ pub(super) struct Known {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     /// The report of its last request, and what was tried before.
-    Reported(Report, History),
+    Reported(Response, History),
     /// Its end is acknowledged by Kafka.
     Ended,
 }

@@ -8,23 +8,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::answer::Report;
-use super::call::{Next, Stage};
-use super::event::{Action, CallId, Waits};
-use super::held::{Phase, held_as};
+use super::answer::Response;
+use super::call::{CallState, Next};
+use super::event::{Action, CallId, WaitReason};
+use super::held::{Phase, owned_in};
 use super::machine::Delivery;
 use super::policy::Policy;
 
 impl<P> Delivery<P> {
     /// A call waits until no earlier request of it can be at work.
     pub(super) fn settle_until(&mut self, id: CallId, until: Instant, now: Instant) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return;
         };
-        call.enter(Stage::Settling(until), now);
+        call.enter(CallState::AwaitingQuiescence(until), now);
         self.actions.push(Action::Wait {
             call: id,
-            what: Waits::Settled,
+            what: WaitReason::Quiescence,
             tries: call.lookups,
             at_least: until.saturating_duration_since(now),
         });
@@ -32,21 +32,21 @@ impl<P> Delivery<P> {
 
     /// No earlier request of a call can be at work.
     pub(super) fn settled(&mut self, id: CallId, now: Instant) {
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return;
         };
         match call.policy {
             Policy::Verify => {
-                call.enter(Stage::LookingUp, now);
+                call.enter(CallState::LookingUp, now);
                 self.lookups.push_back(id);
             }
             Policy::Park => {
                 let ending = call.parked();
-                call.enter(Stage::Publishing(ending), now);
+                call.enter(CallState::Publishing(ending), now);
                 self.publish(id);
             }
             Policy::Retry => {
-                call.enter(Stage::Ready, now);
+                call.enter(CallState::Ready, now);
                 self.ready.push_back(id);
             }
         }
@@ -58,11 +58,11 @@ impl<P> Delivery<P> {
             let Some(id) = self.lookups.pop_front() else {
                 return;
             };
-            let held = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active);
+            let held = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active);
             let Some(call) = held.and_then(|held| held.call(id.offset)) else {
                 continue;
             };
-            if call.stage == Stage::LookingUp {
+            if call.state == CallState::LookingUp {
                 self.lookups_under_way.insert(id, now);
                 self.pace.look_up_begun(now);
                 self.actions.push(Action::LookUp {
@@ -73,20 +73,23 @@ impl<P> Delivery<P> {
         }
     }
 
-    pub(super) fn looked_up(&mut self, id: CallId, report: Report, now: Instant) {
+    pub(super) fn looked_up(&mut self, id: CallId, report: Response, now: Instant) {
         let Some(began) = self.lookups_under_way.remove(&id) else {
             return;
         };
         let is_ill = self.hear_of_look_up(began, &report, now);
-        let Some(held) = held_as(&mut self.held, id) else {
+        let Some(held) = owned_in(&mut self.held, id) else {
             return;
         };
-        let Some(call) = held.call(id.offset).filter(|call| call.stage == Stage::LookingUp) else {
+        let Some(call) = held
+            .call(id.offset)
+            .filter(|call| call.state == CallState::LookingUp)
+        else {
             return;
         };
         let next = call.looked_up(report, &self.classes, &self.verify, is_ill, now);
         let (tries, policy) = (call.lookups, call.policy);
-        if !call.is_doubtful() {
+        if !call.is_ambiguous() {
             held.changed();
         }
         match next {
@@ -95,7 +98,7 @@ impl<P> Delivery<P> {
             Next::Ready => self.ready_again(id, policy),
             Next::Wait(at_least) => self.actions.push(Action::Wait {
                 call: id,
-                what: Waits::LookUp,
+                what: WaitReason::LookUp,
                 tries,
                 at_least,
             }),

@@ -12,97 +12,123 @@
 //! A rejected order is the order's fault, and 429 is a question of pace: neither is an illness, or one bad feed of
 //! orders would cut everybody off.
 
-use super::answer::{Answer, Lost, NotSent, Report};
+use super::answer::{Lost, NotSent, Response, ResponseClass};
 
 /// What a report says of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum ApiHealth {
     /// It answers.
-    Well,
+    Healthy,
     /// It answers, and wants fewer requests.
     Busy,
     /// It is ill because there is too much for it.
     Overloaded,
     /// It is ill.
-    Ill,
+    Unhealthy,
     /// Nothing was asked.
     Nothing,
 }
 
-impl Sign {
+impl ApiHealth {
     /// The sign in a report that means `answer`.
-    pub(super) fn of(report: &Report, answer: Answer) -> Self {
+    pub(super) fn of(report: &Response, answer: ResponseClass) -> Self {
         match (report, answer) {
-            (Report::NotSent(NotSent::Withheld), _) => Self::Nothing,
-            (Report::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
-                Self::Ill
+            (Response::NotSent(NotSent::Withheld), _) => Self::Nothing,
+            (Response::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
+                Self::Unhealthy
             }
-            (Report::Lost(Lost::TimedOut), _) => Self::Overloaded,
-            (Report::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Ill,
-            (Report::Status(_), Answer::Accepted | Answer::Rejected) => Self::Well,
-            (Report::Status(reply), Answer::Retry | Answer::Ambiguous) => match reply.status {
-                429 => Self::Busy,
-                503 | 504 => Self::Overloaded,
-                500..600 => Self::Ill,
-                _ => Self::Well,
-            },
+            (Response::Lost(Lost::TimedOut), _) => Self::Overloaded,
+            (Response::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Unhealthy,
+            (Response::Status(_), ResponseClass::Accepted | ResponseClass::Rejected) => Self::Healthy,
+            (Response::Status(reply), ResponseClass::Retryable | ResponseClass::Ambiguous) => {
+                match reply.status {
+                    429 => Self::Busy,
+                    503 | 504 => Self::Overloaded,
+                    500..600 => Self::Unhealthy,
+                    _ => Self::Healthy,
+                }
+            }
         }
     }
 
     /// Whether the API is ill.
     pub(super) const fn is_ill(self) -> bool {
         match self {
-            Self::Overloaded | Self::Ill => true,
-            Self::Well | Self::Busy | Self::Nothing => false,
+            Self::Overloaded | Self::Unhealthy => true,
+            Self::Healthy | Self::Busy | Self::Nothing => false,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::Reply;
+    use super::super::answer::HttpResponse;
     use super::*;
 
-    fn check(report: Report, answer: Answer, expected: Sign) {
-        assert_eq!(Sign::of(&report, answer), expected, "{report:?} {answer:?}");
+    fn check(report: Response, answer: ResponseClass, expected: ApiHealth) {
+        assert_eq!(ApiHealth::of(&report, answer), expected, "{report:?} {answer:?}");
     }
 
     #[test]
     fn a_status_is_a_sign_of_illness_only_if_it_settles_nothing_and_is_the_servers() {
         let status = |status| {
-            Report::Status(Reply {
+            Response::Status(HttpResponse {
                 status,
-                ..Reply::default()
+                ..HttpResponse::default()
             })
         };
-        check(status(201), Answer::Accepted, Sign::Well);
+        check(status(201), ResponseClass::Accepted, ApiHealth::Healthy);
         for order_s_fault in [400, 404, 409, 422] {
-            check(status(order_s_fault), Answer::Rejected, Sign::Well);
+            check(status(order_s_fault), ResponseClass::Rejected, ApiHealth::Healthy);
         }
-        check(status(500), Answer::Rejected, Sign::Well);
-        check(status(200), Answer::Retry, Sign::Well);
+        check(status(500), ResponseClass::Rejected, ApiHealth::Healthy);
+        check(status(200), ResponseClass::Retryable, ApiHealth::Healthy);
         for ours in [401, 407, 408, 409, 425] {
-            check(status(ours), Answer::Retry, Sign::Well);
+            check(status(ours), ResponseClass::Retryable, ApiHealth::Healthy);
         }
-        check(status(429), Answer::Retry, Sign::Busy);
+        check(status(429), ResponseClass::Retryable, ApiHealth::Busy);
         for overloaded in [503, 504] {
-            check(status(overloaded), Answer::Retry, Sign::Overloaded);
-            check(status(overloaded), Answer::Ambiguous, Sign::Overloaded);
+            check(
+                status(overloaded),
+                ResponseClass::Retryable,
+                ApiHealth::Overloaded,
+            );
+            check(
+                status(overloaded),
+                ResponseClass::Ambiguous,
+                ApiHealth::Overloaded,
+            );
         }
         for ill in [500, 502, 520, 599] {
-            check(status(ill), Answer::Ambiguous, Sign::Ill);
+            check(status(ill), ResponseClass::Ambiguous, ApiHealth::Unhealthy);
         }
     }
 
     #[test]
     fn without_a_status_the_api_is_ill_unless_nothing_was_asked() {
         for why in [NotSent::NoConnection, NotSent::NotWritten, NotSent::NoCredentials] {
-            check(Report::NotSent(why), Answer::Retry, Sign::Ill);
+            check(
+                Response::NotSent(why),
+                ResponseClass::Retryable,
+                ApiHealth::Unhealthy,
+            );
         }
-        check(Report::NotSent(NotSent::Withheld), Answer::Retry, Sign::Nothing);
-        check(Report::Lost(Lost::TimedOut), Answer::Ambiguous, Sign::Overloaded);
+        check(
+            Response::NotSent(NotSent::Withheld),
+            ResponseClass::Retryable,
+            ApiHealth::Nothing,
+        );
+        check(
+            Response::Lost(Lost::TimedOut),
+            ResponseClass::Ambiguous,
+            ApiHealth::Overloaded,
+        );
         for how in [Lost::Closed, Lost::NotHttp, Lost::Other] {
-            check(Report::Lost(how), Answer::Ambiguous, Sign::Ill);
+            check(
+                Response::Lost(how),
+                ResponseClass::Ambiguous,
+                ApiHealth::Unhealthy,
+            );
         }
     }
 }

@@ -7,35 +7,35 @@ use records::{CallNote, IdempotencyKey, Offset, Partition};
 
 use super::*;
 
+mod deferral;
 mod pace;
-mod stubborn;
 
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {
     calls_in_flight_max: 2,
-    begin_ahead_max: 1,
-    calls_held_max: 4,
-    bytes_held_max: 10_000,
-    ownership_max: Duration::from_secs(5),
+    intents_ahead_max: 1,
+    calls_open_max: 4,
+    bytes_open_max: 10_000,
+    ownership_lease: Duration::from_secs(5),
     commit_interval: Duration::from_millis(10),
     commit_max: Duration::from_secs(10),
-    drain_max: Duration::from_secs(35),
-    stubborn: Stubborn {
+    drain_timeout: Duration::from_secs(35),
+    deferral: DeferralLimits {
         window_max: 1_000,
         defer_after: Some(Duration::from_secs(60)),
-        give_up_after: None,
+        abandon_after: None,
     },
 };
 
 fn verify() -> Verify {
-    let answers = Classes::new([
-        (Statuses::Exactly(200), Class::Accepted),
-        (Statuses::Exactly(404), Class::Rejected),
+    let answers = ResponseClassifier::new([
+        (Statuses::Exactly(200), StatusClass::Accepted),
+        (Statuses::Exactly(404), StatusClass::Rejected),
     ]);
     Verify {
-        settle: Duration::from_secs(60),
+        api_processing_max: Duration::from_secs(60),
         lookups_max: 30,
-        give_up_after: Duration::from_secs(3_600),
+        abandon_after: Duration::from_secs(3_600),
         answers: answers.expect("a table"),
     }
 }
@@ -59,10 +59,10 @@ impl Story {
     }
 
     fn with(limits: Limits, policy: Policy) -> Self {
-        let classes = Classes::new([
-            (Statuses::Hundred(2), Class::Accepted),
-            (Statuses::Hundred(4), Class::Rejected),
-            (Statuses::Exactly(429), Class::Retry),
+        let classes = ResponseClassifier::new([
+            (Statuses::Hundred(2), StatusClass::Accepted),
+            (Statuses::Hundred(4), StatusClass::Rejected),
+            (Statuses::Exactly(429), StatusClass::Retry),
         ]);
         Self {
             delivery: Delivery::new(limits, classes.expect("a table"), verify()),
@@ -77,7 +77,7 @@ impl Story {
         let mut story = Self::new();
         story.assign(loaded(Some(committed), note));
         story.pending(committed, "first");
-        story.tell(Event::Committed(CommitResult::Done));
+        story.tell(Event::Committed(CommitResult::Committed));
         story
     }
 
@@ -86,7 +86,7 @@ impl Story {
         self
     }
 
-    fn assign(&mut self, loaded: Loaded) -> &mut Self {
+    fn assign(&mut self, loaded: LoadedNotes) -> &mut Self {
         self.tell(Event::Assigned(vec![P]));
         let [Action::Load { assignment, .. }] = self.asked[..] else {
             panic!("{:?}", self.asked);
@@ -102,7 +102,7 @@ impl Story {
         self.pending_as(offset, key, None)
     }
 
-    fn pending_as(&mut self, offset: i64, key: &str, continued: Option<Continued>) -> &mut Self {
+    fn pending_as(&mut self, offset: i64, key: &str, continued: Option<DeferralContext>) -> &mut Self {
         let (key, policy) = (IdempotencyKey::new(key).ok(), self.policy);
         self.tell(Event::Pending(Pending {
             partition: P,
@@ -123,25 +123,25 @@ impl Story {
 
     fn answer(&mut self, offset: i64, status: u16) -> &mut Self {
         let call = self.id(offset);
-        let report = Report::Status(Reply {
+        let report = Response::Status(HttpResponse {
             status,
             retry_after: None,
-            ..Reply::default()
+            ..HttpResponse::default()
         });
-        self.tell(Event::Answered { call, report })
+        self.tell(Event::ResponseReceived { call, report })
     }
 
     fn answer_look_up(&mut self, offset: i64, status: u16) -> &mut Self {
         let call = self.id(offset);
-        let report = Report::Status(Reply {
+        let report = Response::Status(HttpResponse {
             status,
-            ..Reply::default()
+            ..HttpResponse::default()
         });
         self.tell(Event::LookedUp { call, report })
     }
 
     fn committed(&mut self) -> &mut Self {
-        self.tell(Event::Committed(CommitResult::Done))
+        self.tell(Event::Committed(CommitResult::Committed))
     }
 
     /// What the commit that was asked for last says of beginnings.
@@ -197,19 +197,19 @@ fn short(action: &Action<()>) -> String {
             is_first: true,
             ..
         } => format!("start for the first time at {offset}"),
-        Action::Refuse { .. } => "refuse".into(),
+        Action::Halt { .. } => "refuse".into(),
         Action::Pause(_) => "pause".into(),
         Action::Resume(_) => "resume".into(),
-        Action::Permit(_) => "permit".into(),
+        Action::ExtendLease(_) => "permit".into(),
         Action::Withhold(_) => "withhold".into(),
         Action::Send {
             call, repeats: None, ..
         } => format!("send {}", call.offset),
         Action::Send {
             call,
-            repeats: Some(doubt),
+            repeats: Some(ambiguity),
             ..
-        } => format!("send {} again: {}", call.offset, doubt.as_str()),
+        } => format!("send {} again: {}", call.offset, ambiguity.as_str()),
         Action::LookUp { call, .. } => format!("look up {}", call.offset),
         Action::Wait { call, what, .. } => format!("wait {} {what:?}", call.offset),
         Action::Publish { call, .. } => format!("publish {}", call.offset),
@@ -218,7 +218,7 @@ fn short(action: &Action<()>) -> String {
             let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
             format!("defer {offsets:?}, commit {}", commits[0].offset)
         }
-        Action::GiveUp { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
+        Action::Release { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
         Action::Outage(outage) => format!("outage, {} failed", outage.failures),
         Action::OutageOver => "outage is over".into(),
         Action::Rejoin(_) => "rejoin".into(),
@@ -226,8 +226,8 @@ fn short(action: &Action<()>) -> String {
     }
 }
 
-fn loaded(committed: Option<i64>, note: &str) -> Loaded {
-    Loaded {
+fn loaded(committed: Option<i64>, note: &str) -> LoadedNotes {
+    LoadedNotes {
         committed: committed.map(Offset),
         metadata: note.into(),
         log_start: Offset(0),
@@ -243,13 +243,13 @@ fn a_call_goes_from_the_outbox_to_the_committed_offset() {
     story.assign(loaded(Some(7), "")).check(&["start at 7"]);
     story.pending(7, "a").check(&["commit 7"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "send 7"]);
     story.answer(7, 201).check(&["publish 7"]);
     story.acknowledge(7).check(&[]);
     story.pass(10 * MS).check(&["commit 8"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit"]);
     assert_eq!(
         story.delivery.wake_at(story.now),
@@ -270,8 +270,8 @@ fn an_end_that_kafka_did_not_take_is_published_again_and_not_final() {
         })
         .check(&["wait 7 Publication"]);
     story.pass(10 * MS).check(&["commit 7"]);
-    story.tell(Event::Committed(CommitResult::Done));
-    story.tell(Event::WaitOver(call)).check(&["publish 7"]);
+    story.tell(Event::Committed(CommitResult::Committed));
+    story.tell(Event::WaitElapsed(call)).check(&["publish 7"]);
     story.acknowledge(7);
     story.pass(10 * MS).check(&["commit 8"]);
 }
@@ -291,9 +291,9 @@ fn an_ambiguous_call_is_made_again_and_said_to_be_a_repeated_one() {
     story.answer(7, 500).check(&["wait 7 Attempt"]);
     let call = story.id(7);
     story
-        .tell(Event::WaitOver(call))
+        .tell(Event::WaitElapsed(call))
         .check(&["send 7 again: ambiguous"]);
-    story.tell(Event::WaitOver(call)).check(&[]);
+    story.tell(Event::WaitElapsed(call)).check(&[]);
 }
 
 #[test]
@@ -315,20 +315,20 @@ fn past_the_ownership_deadline_nothing_is_sent_before_new_proof() {
     story.answer(7, 201);
     story.acknowledge(7);
     story.pass(10 * MS).check(&["commit 8"]);
-    story.tell(Event::Committed(CommitResult::Done));
+    story.tell(Event::Committed(CommitResult::Committed));
     story.now += Duration::from_secs(5);
     story.pending(8, "b").check(&["commit 8"]);
     // The proof counts from when the commit was sent: one that took too long proves nothing.
     story.now += Duration::from_secs(5);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "commit 8"]);
     story.now += Duration::from_secs(4);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "send 8", "commit 8"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit"]);
     // While a request is under way the proof is renewed at half its time.
     assert_eq!(
@@ -349,30 +349,32 @@ fn a_revoked_partition_finishes_what_is_in_flight_and_commits_before_it_goes() {
     story.answer(7, 201).check(&["publish 7"]);
     story.acknowledge(7).check(&[]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "commit 8"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "give up, 0 abandoned"]);
 }
 
 #[test]
 fn a_drain_has_an_end_and_the_note_says_what_nobody_knows() {
     let mut story = Story::started(7, "");
-    story.pass(10 * MS).tell(Event::Committed(CommitResult::Done));
+    story
+        .pass(10 * MS)
+        .tell(Event::Committed(CommitResult::Committed));
     story.tell(Event::Stop).check(&["pause"]);
     assert_eq!(
         story.delivery.wake_at(story.now),
-        Some(story.now + LIMITS.drain_max)
+        Some(story.now + LIMITS.drain_timeout)
     );
-    story.pass(LIMITS.drain_max).check(&["withhold", "commit 7"]);
+    story.pass(LIMITS.drain_timeout).check(&["withhold", "commit 7"]);
     let Some(Action::Commit(commits)) = story.asked.last() else {
         panic!("{:?}", story.asked);
     };
     let note = CallNote::decode(Offset(7), &commits[0].note).expect("a note");
     assert!(note.begun.contains(Offset(7)));
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "finish"]);
 }
 
@@ -414,15 +416,15 @@ fn a_partition_that_comes_back_is_not_asked_for_twice() {
     story.pending(9, "c").check(&[]);
     story.pass(10 * MS).check(&["commit 7"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "send 9"]);
-    let report = Report::Status(Reply {
+    let report = Response::Status(HttpResponse {
         status: 201,
         retry_after: None,
-        ..Reply::default()
+        ..HttpResponse::default()
     });
     story
-        .tell(Event::Answered {
+        .tell(Event::ResponseReceived {
             call: under_way,
             report,
         })
@@ -441,7 +443,7 @@ fn another_record_at_the_same_position_is_another_call() {
     story.pending(7, "recreated");
     story.pass(10 * MS).check(&["commit 7"]);
     story
-        .tell(Event::Committed(CommitResult::Done))
+        .tell(Event::Committed(CommitResult::Committed))
         .check(&["permit", "send 7"]);
 }
 
@@ -464,7 +466,7 @@ fn a_commit_that_was_surely_not_taken_is_made_again_and_proves_nothing() {
     let mut story = Story::new();
     story.assign(loaded(Some(7), ""));
     story.pending(7, "a").check(&["commit 7"]);
-    story.tell(Event::Committed(CommitResult::NotDone)).check(&[]);
+    story.tell(Event::Committed(CommitResult::Rejected)).check(&[]);
     story.pass(99 * MS).check(&[]);
     story.pass(MS).check(&["commit 7"]);
 }
@@ -489,11 +491,11 @@ fn a_record_that_is_no_call_is_a_dead_letter_without_being_called() {
 
 #[test]
 fn nothing_resets_silently() {
-    let check = |loaded: Loaded, expected: &str| {
+    let check = |loaded: LoadedNotes, expected: &str| {
         let mut story = Story::new();
         story.assign(loaded).check(&[expected]);
     };
-    let with_log = |committed: Option<i64>, start: i64, end: i64| Loaded {
+    let with_log = |committed: Option<i64>, start: i64, end: i64| LoadedNotes {
         log_start: Offset(start),
         log_end: Offset(end),
         ..loaded(committed, "")
@@ -517,7 +519,7 @@ fn late_events_of_an_earlier_assignment_do_nothing() {
     let old = story.id(7);
     story.tell(Event::Lost(vec![P]));
     story.assign(loaded(Some(7), ""));
-    story.tell(Event::WaitOver(old)).check(&[]);
+    story.tell(Event::WaitElapsed(old)).check(&[]);
     story
         .tell(Event::Published {
             call: old,
@@ -568,10 +570,10 @@ fn under_park_and_verify_a_call_is_sent_only_once_its_beginning_is_committed() {
 
 /// Whether each place that comes free is taken at once, and not with the next commit's acknowledgement, when all calls
 /// under way end while a commit is in flight.
-fn places_are_taken_at_once(begin_ahead_max: usize) -> bool {
+fn places_are_taken_at_once(intents_ahead_max: usize) -> bool {
     let limits = Limits {
-        begin_ahead_max,
-        calls_held_max: 100,
+        intents_ahead_max,
+        calls_open_max: 100,
         ..LIMITS
     };
     let mut story = Story::with(limits, Policy::Park);
@@ -582,7 +584,7 @@ fn places_are_taken_at_once(begin_ahead_max: usize) -> bool {
     let mut are_taken = true;
     for commit in 0..12 {
         story.committed();
-        let is_under_way = |(_, call): &(CallId, &Call<()>)| call.stage == Stage::Calling;
+        let is_under_way = |(_, call): &(CallId, &Call<()>)| call.state == CallState::InFlight;
         let under_way = story.delivery.calls().filter(is_under_way);
         let under_way: Vec<Offset> = under_way.map(|(id, _)| id.offset).collect();
         for Offset(offset) in under_way {
@@ -609,7 +611,7 @@ fn no_place_waits_for_a_commit_once_as_many_are_begun_ahead_as_end_in_two() {
 fn what_a_commit_did_not_note_is_not_sent() {
     let mut story = noted(Policy::Park, &[]);
     story.pending(7, "a").check(&["commit 7"]);
-    story.tell(Event::Committed(CommitResult::NotDone)).check(&[]);
+    story.tell(Event::Committed(CommitResult::Rejected)).check(&[]);
     story.pass(100 * MS).check(&["commit 7"]).check_begun(&[7]);
     story
         .tell(Event::Committed(CommitResult::Unknown))
@@ -623,7 +625,7 @@ fn a_beginning_is_taken_back_when_the_call_was_surely_not_processed() {
     story.answer(7, 429).check(&["wait 7 Attempt"]);
     let call = story.id(7);
     story.pass(10 * MS).check(&["commit 7"]).check_begun(&[]);
-    story.tell(Event::WaitOver(call)).check(&[]);
+    story.tell(Event::WaitElapsed(call)).check(&[]);
     // It is noted once more before it is sent once more.
     story.committed().check(&["permit", "commit 7"]).check_begun(&[7]);
     story.committed().check(&["permit", "send 7"]);
@@ -646,25 +648,25 @@ fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_lea
     let mut story = noted(Policy::Park, &[7]);
     story.pending(7, "a").check(&["wait 7 Settled"]);
     let call = story.id(7);
-    story.pass(LIMITS.ownership_max - MS);
-    story.tell(Event::WaitOver(call)).check(&["wait 7 Settled"]);
+    story.pass(LIMITS.ownership_lease - MS);
+    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Settled"]);
     story.pass(MS);
-    story.tell(Event::WaitOver(call)).check(&["publish 7"]);
+    story.tell(Event::WaitElapsed(call)).check(&["publish 7"]);
     story.acknowledge(7).check(&["commit 8"]);
 }
 
 #[test]
 fn under_verify_the_api_is_asked_once_everything_has_settled() {
-    let settle = verify().settle;
+    let settle = verify().api_processing_max;
     let mut story = noted(Policy::Verify, &[7]);
     story.pending(7, "a").check(&["wait 7 Settled"]);
     let call = story.id(7);
-    story.now += LIMITS.ownership_max + settle - MS;
-    story.tell(Event::WaitOver(call)).check(&["wait 7 Settled"]);
+    story.now += LIMITS.ownership_lease + settle - MS;
+    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Settled"]);
     story.now += MS;
-    story.tell(Event::WaitOver(call)).check(&["look up 7"]);
+    story.tell(Event::WaitElapsed(call)).check(&["look up 7"]);
     story.answer_look_up(7, 503).check(&["wait 7 LookUp"]);
-    story.tell(Event::WaitOver(call)).check(&["look up 7"]);
+    story.tell(Event::WaitElapsed(call)).check(&["look up 7"]);
     story
         .answer_look_up(7, 404)
         .check(&["commit 7"])
@@ -672,14 +674,14 @@ fn under_verify_the_api_is_asked_once_everything_has_settled() {
     story.committed().check(&["permit", "send 7"]);
     // Its own answer is lost: from its report on, the API may be at work for as long as it takes.
     story
-        .tell(Event::Answered {
+        .tell(Event::ResponseReceived {
             call,
-            report: Report::Lost(Lost::TimedOut),
+            report: Response::Lost(Lost::TimedOut),
         })
         .check(&["wait 7 Settled"]);
     story.now += settle;
     story
-        .tell(Event::WaitOver(call))
+        .tell(Event::WaitElapsed(call))
         .check(&["look up 7", "commit 7"]);
     story.answer_look_up(7, 200).check(&["publish 7"]);
 }

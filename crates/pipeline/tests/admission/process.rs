@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use pipeline::admission::{
-    Action, Admission, Admitted, Event, Input, KeySource, Limits, Membership, Partitioner, RecordKey, Rules,
-    Stage, Taken, Token, Verdict,
+    Action, Admission, Admitted, Event, Input, KeySource, Limits, Membership, PartitionState, Partitioner,
+    RecordKey, Rules, Taken, Token, Verdict,
 };
 use records::{Offset, Partition, Timestamp};
 
@@ -260,11 +260,11 @@ impl Process {
             outcome,
         } = restored;
         if env.is(Mutation::OldRestoreCounts)
-            && let Some(Stage::Restoring(wanted)) = self.admission.partitions().get(&partition)
+            && let Some(PartitionState::Restoring(wanted)) = self.admission.partitions().get(&partition)
         {
             token = *wanted;
         }
-        let wanted = self.admission.partitions().get(&partition) == Some(&Stage::Restoring(token));
+        let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
         match outcome {
             Outcome::Ready(store, next) if wanted => {
                 self.stores.insert(partition, store);
@@ -548,11 +548,11 @@ impl Process {
                 self.known.extend(ending.offsets);
                 self.tell(Event::Committed(reached), env);
             }
-            Some(Ended::CommittedLastly) => {
+            Some(Ended::CommittedRetireProducer) => {
                 env.count("commits that were sent again");
                 let reached = producer.reached.clone();
                 self.known.extend(ending.offsets);
-                self.tell(Event::CommittedLastly(reached), env);
+                self.tell(Event::CommittedRetireProducer(reached), env);
             }
             Some(Ended::Unknown) if env.is(Mutation::UnknownIsCommitted) => {
                 self.tell(Event::Committed(reached), env);
@@ -577,7 +577,7 @@ impl Process {
     /// Between two turns: what this process works on as its owner equals what is decided.
     fn check(&self, env: &Env) -> Result<(), Violation> {
         for (partition, stage) in self.admission.partitions() {
-            let Stage::Running { committed } = stage else {
+            let PartitionState::Running { committed } = stage else {
                 continue;
             };
             if self.is_owner(*partition, env) {
@@ -593,7 +593,7 @@ impl Process {
         debug_assert!(index(partition) < env.partitions.len());
         let runs = matches!(
             self.admission.partitions().get(&partition),
-            Some(Stage::Running { .. })
+            Some(PartitionState::Running { .. })
         );
         runs && self.is_owner(partition, env)
     }

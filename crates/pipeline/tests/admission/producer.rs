@@ -170,11 +170,11 @@ impl Producer {
 pub(crate) struct Ending {
     pub(crate) offsets: Vec<(Partition, Offset)>,
     meta: Meta,
-    stage: Stage,
+    stage: PartitionState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum PartitionState {
     Flush,
     Offsets,
     BeforeEnd,
@@ -188,7 +188,7 @@ enum Stage {
 pub(crate) enum Ended {
     Committed,
     /// Committed, by one of two requests, of which the other one may still arrive.
-    CommittedLastly,
+    CommittedRetireProducer,
     Aborted,
     Unknown,
     /// Another process has the membership.
@@ -200,7 +200,7 @@ impl Ending {
         Self {
             offsets,
             meta,
-            stage: Stage::Flush,
+            stage: PartitionState::Flush,
         }
     }
 
@@ -209,10 +209,10 @@ impl Ending {
         producer.pump(env);
         let gives_up = env.gives_up();
         match self.stage {
-            _ if producer.has_failed && self.stage != (Stage::End { resent: false }) => {
+            _ if producer.has_failed && self.stage != (PartitionState::End { resent: false }) => {
                 return Some(Ended::Aborted);
             }
-            Stage::Flush => {
+            PartitionState::Flush => {
                 let is_pipelined = matches!(
                     env.mutation,
                     Some(Mutation::NoRequireStablePipelined | Mutation::HighWatermarkFirst)
@@ -226,7 +226,7 @@ impl Ending {
                         self.meta.member = crate::group::NO_MEMBER;
                     }
                     match producer.add_offsets(&self.offsets, self.meta, env) {
-                        Ok(()) => self.stage = Stage::Offsets,
+                        Ok(()) => self.stage = PartitionState::Offsets,
                         Err(Refusal::Concurrent) => {}
                         Err(Refusal::Fenced) => return Some(Ended::Aborted),
                     }
@@ -234,25 +234,27 @@ impl Ending {
                     return Some(Ended::Aborted);
                 }
             }
-            Stage::Offsets => match env.reply(producer.from, |reply| matches!(reply, Reply::Offsets(_))) {
-                Some(Reply::Offsets(Ok(()))) => self.stage = Stage::BeforeEnd,
-                Some(Reply::Offsets(Err(NotTaken::Group(Outsider::Replaced)))) => {
-                    return Some(Ended::Replaced);
-                }
-                Some(_) => return Some(Ended::Aborted),
-                None if gives_up => return Some(Ended::Aborted),
-                None => {}
-            },
-            Stage::BeforeEnd => {
-                if producer.is_flushed() {
-                    producer.end(true, env);
-                    self.stage = Stage::End { resent: false };
+            PartitionState::Offsets => {
+                match env.reply(producer.from, |reply| matches!(reply, Reply::Offsets(_))) {
+                    Some(Reply::Offsets(Ok(()))) => self.stage = PartitionState::BeforeEnd,
+                    Some(Reply::Offsets(Err(NotTaken::Group(Outsider::Replaced)))) => {
+                        return Some(Ended::Replaced);
+                    }
+                    Some(_) => return Some(Ended::Aborted),
+                    None if gives_up => return Some(Ended::Aborted),
+                    None => {}
                 }
             }
-            Stage::End { resent } => {
+            PartitionState::BeforeEnd => {
+                if producer.is_flushed() {
+                    producer.end(true, env);
+                    self.stage = PartitionState::End { resent: false };
+                }
+            }
+            PartitionState::End { resent } => {
                 match env.reply(producer.from, |reply| matches!(reply, Reply::Ended(_))) {
                     Some(Reply::Ended(Ok(()))) if resent && !env.is(Mutation::ResentEndTrusted) => {
-                        return Some(Ended::CommittedLastly);
+                        return Some(Ended::CommittedRetireProducer);
                     }
                     Some(Reply::Ended(Ok(()))) => {
                         producer.is_open = false;
@@ -263,7 +265,7 @@ impl Ending {
                     None if gives_up => return Some(Ended::Unknown),
                     None if env.faults && env.chance(1, 20) => {
                         producer.end(true, env);
-                        self.stage = Stage::End { resent: true };
+                        self.stage = PartitionState::End { resent: true };
                     }
                     None => {}
                 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use pipeline::delivery::{Lost, Reply, Report};
+use pipeline::delivery::{HttpResponse, Lost, Response};
 
 use crate::checks::Place;
 
@@ -31,15 +31,15 @@ pub(crate) struct Fate {
     /// When it is processed, if it is.
     pub(crate) lands_at: Option<Instant>,
     /// What its caller is told, and when.
-    pub(crate) report: Report,
+    pub(crate) report: Response,
     pub(crate) report_at: Instant,
 }
 
-pub(crate) fn status(status: u16, retry_after_ms: Option<u64>) -> Report {
-    Report::Status(Reply {
+pub(crate) fn status(status: u16, retry_after_ms: Option<u64>) -> Response {
+    Response::Status(HttpResponse {
         status,
         retry_after: retry_after_ms.map(Duration::from_millis),
-        ..Reply::default()
+        ..HttpResponse::default()
     })
 }
 
@@ -52,10 +52,10 @@ pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: 
     let kind = if faults { random.random_range(0..100) } else { 99 };
     let (lands_at, report, report_at) = match kind {
         // Processed long after its caller gave up, or lost the connection.
-        0..5 => (Some(late), Report::Lost(Lost::TimedOut), now + TIMEOUT),
-        5..9 => (Some(late), Report::Lost(Lost::Closed), answer_at),
-        9..12 => (None, Report::Lost(Lost::Closed), answer_at),
-        12..14 => (None, Report::Lost(Lost::TimedOut), now + TIMEOUT),
+        0..5 => (Some(late), Response::Lost(Lost::TimedOut), now + TIMEOUT),
+        5..9 => (Some(late), Response::Lost(Lost::Closed), answer_at),
+        9..12 => (None, Response::Lost(Lost::Closed), answer_at),
+        12..14 => (None, Response::Lost(Lost::TimedOut), now + TIMEOUT),
         14..16 => (Some(landing), status(500, None), answer_at),
         16..18 => (None, status(500, None), answer_at),
         18..24 => (None, status(429, Some(20)), answer_at),
@@ -66,7 +66,7 @@ pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: 
         (true, Some(_)) => Fate {
             lands_at: None,
             report: match report {
-                Report::Status(reply) if reply.status == 200 => status(422, None),
+                Response::Status(reply) if reply.status == 200 => status(422, None),
                 report => report,
             },
             report_at,
@@ -79,7 +79,7 @@ pub(crate) fn fate(random: &mut ChaCha8Rng, place: Place, now: Instant, faults: 
     }
 }
 
-/// What becomes of a request for a stubborn order.
+/// What becomes of a request for a deferral order.
 fn refused(random: &mut ChaCha8Rng, now: Instant) -> Fate {
     let report = match random.random_range(0..6) {
         0 => status(500, None),
@@ -93,7 +93,7 @@ fn refused(random: &mut ChaCha8Rng, now: Instant) -> Fate {
 }
 
 impl Api {
-    /// Draws what becomes of a request that leaves now, and whether it is for a stubborn order: some fail a few
+    /// Draws what becomes of a request that leaves now, and whether it is for a deferral order: some fail a few
     /// times, others, where they are given up, for ever.
     pub(crate) fn fate(
         &mut self,
@@ -143,7 +143,7 @@ impl Api {
         self.on_their_way.is_empty()
     }
 
-    pub(crate) fn look_up(&self, place: Place) -> Report {
+    pub(crate) fn look_up(&self, place: Place) -> Response {
         match self.processed.get(&place) {
             Some(_) => status(200, None),
             None => status(404, None),

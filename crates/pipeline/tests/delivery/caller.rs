@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
-    Action, Assignment, Call, CallId, Class, Classes, CommitResult, Continued, Delivery, Ending, Event,
-    Gauges, Limits, Loaded, NotSent, Pending, Report, Statuses, Stubborn, Verify, Waits,
+    Action, Assignment, Call, CallId, CommitResult, DeferralContext, DeferralLimits, Delivery, Event,
+    FinalState, Gauges, Limits, LoadedNotes, NotSent, Pending, Response, ResponseClassifier, StatusClass,
+    Statuses, Verify, WaitReason,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
@@ -22,17 +23,17 @@ use crate::world::{Mutation, Pending as Log, Setup, World};
 
 pub(crate) const LIMITS: Limits = Limits {
     calls_in_flight_max: 3,
-    begin_ahead_max: 4,
-    calls_held_max: 5,
-    bytes_held_max: 900,
-    ownership_max: Duration::from_millis(500),
+    intents_ahead_max: 4,
+    calls_open_max: 5,
+    bytes_open_max: 900,
+    ownership_lease: Duration::from_millis(500),
     commit_interval: Duration::from_millis(5),
     commit_max: Duration::from_millis(250),
-    drain_max: Duration::from_millis(600),
-    stubborn: Stubborn {
+    drain_timeout: Duration::from_millis(600),
+    deferral: DeferralLimits {
         window_max: 9,
         defer_after: Some(Duration::from_millis(120)),
-        give_up_after: None,
+        abandon_after: None,
     },
 };
 const LOOKUPS_MAX: u32 = 6;
@@ -41,7 +42,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 pub(crate) const BYTES: usize = 100;
 
 /// Until when requests of one assignment of a partition may leave; `None`: not at all.
-type Permit = Rc<Cell<Option<Instant>>>;
+type ExtendLease = Rc<Cell<Option<Instant>>>;
 
 pub(crate) struct Caller {
     pub(crate) process: u64,
@@ -54,7 +55,7 @@ pub(crate) struct Caller {
     pub(crate) commit: Option<CommitOnItsWay>,
     /// The deferral that it waits for.
     pub(crate) deferral: Option<u64>,
-    permits: BTreeMap<Partition, Permit>,
+    permits: BTreeMap<Partition, ExtendLease>,
     permitted_until: Option<Instant>,
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) stopping: bool,
@@ -69,13 +70,13 @@ pub(crate) struct Caller {
 pub(crate) enum Due {
     Load(Assignment, Partition),
     /// The connection asks for the request.
-    Leave(CallId, Permit),
-    Answer(CallId, Report),
+    Leave(CallId, ExtendLease),
+    ResponseClass(CallId, Response),
     LookUp(CallId),
-    LookedUp(CallId, Report),
+    LookedUp(CallId, Response),
     WaitOver(CallId),
     /// An end reaches Kafka, or not, and that is told, or not.
-    Publish(CallId, Arc<Ending>, bool, Option<bool>),
+    Publish(CallId, Arc<FinalState>, bool, Option<bool>),
     Commit,
     /// A deferral's copies and notes reach Kafka.
     Defer(Deferral),
@@ -83,11 +84,11 @@ pub(crate) enum Due {
     EndDeferral(Deferral),
 }
 
-fn classes() -> Classes {
-    Classes::new([
-        (Statuses::Hundred(2), Class::Accepted),
-        (Statuses::Hundred(4), Class::Rejected),
-        (Statuses::Exactly(429), Class::Retry),
+fn classes() -> ResponseClassifier {
+    ResponseClassifier::new([
+        (Statuses::Hundred(2), StatusClass::Accepted),
+        (Statuses::Hundred(4), StatusClass::Rejected),
+        (Statuses::Exactly(429), StatusClass::Retry),
     ])
     .expect("a table")
 }
@@ -103,22 +104,22 @@ pub(crate) fn place(call: CallId) -> Place {
 impl Caller {
     pub(crate) fn new(process: u64, member: u64, setup: &Setup) -> Self {
         let mut limits = LIMITS;
-        limits.stubborn.give_up_after = setup.gives_up.then_some(GIVE_UP_AFTER);
+        limits.deferral.abandon_after = setup.gives_up.then_some(GIVE_UP_AFTER);
         if setup.outage_only.is_some() {
             // A world without faults has a Kafka that answers.
             limits.commit_max = ms(10_000);
         }
-        let settle = match setup.mutation {
+        let api_processing_max = match setup.mutation {
             Some(Mutation::LooksUpAtOnce) => Duration::ZERO,
             _ => PROCESSING_MAX,
         };
         let verify = Verify {
-            settle,
+            api_processing_max,
             lookups_max: LOOKUPS_MAX,
-            give_up_after: Duration::from_secs(60),
-            answers: Classes::new([
-                (Statuses::Exactly(200), Class::Accepted),
-                (Statuses::Exactly(404), Class::Rejected),
+            abandon_after: Duration::from_secs(60),
+            answers: ResponseClassifier::new([
+                (Statuses::Exactly(200), StatusClass::Accepted),
+                (Statuses::Exactly(404), StatusClass::Rejected),
             ])
             .expect("a table"),
         };
@@ -126,7 +127,7 @@ impl Caller {
         Self {
             process,
             delivery: match setup.pace {
-                Some(pace) => delivery.paced(pace),
+                Some(pace) => delivery.with_flow_control(pace),
                 None => delivery,
             },
             member,
@@ -160,7 +161,7 @@ impl Caller {
     }
 
     /// Ends on their way to Kafka.
-    pub(crate) fn publications(&self) -> impl Iterator<Item = (Place, Arc<Ending>)> + '_ {
+    pub(crate) fn publications(&self) -> impl Iterator<Item = (Place, Arc<FinalState>)> + '_ {
         self.due.iter().filter_map(|(_, due)| match due {
             Due::Publish(call, ending, true, _) => Some((place(*call), Arc::clone(ending))),
             _ => None,
@@ -174,7 +175,7 @@ impl Caller {
     /// Its calls that are not final, for whoever has to find out why they are not.
     pub(crate) fn open(&self) -> Vec<String> {
         let tell = |(id, call): (CallId, &Call<Place>)| {
-            let (process, place, stage) = (self.process, place(id), call.stage().0);
+            let (process, place, stage) = (self.process, place(id), call.state().0);
             format!("{process}: {place:?} {}", stage.as_str())
         };
         self.delivery.calls().map(tell).collect()
@@ -267,12 +268,12 @@ impl World {
             Some(State::Committed { .. }) | None => {}
         }
         let is_forgetful = self.setup.mutation == Some(Mutation::DoubtForgotten);
-        let continued = record.continued.map(|before| Continued {
+        let continued = record.continued.map(|before| DeferralContext {
             origin: record.origin.1,
             attempts: before.attempts,
             attempts_ambiguous: before.attempts_ambiguous,
             lookups: before.lookups,
-            doubt: before.doubt.filter(|_| !is_forgetful),
+            ambiguity: before.ambiguity.filter(|_| !is_forgetful),
             seen_before: self.now.saturating_duration_since(before.first_seen_at),
         });
         let next_at = place.1.next();
@@ -331,11 +332,11 @@ impl World {
                 );
             }
             Due::Leave(call, permit) => self.leave(at, call, &permit),
-            Due::Answer(call, report) => {
+            Due::ResponseClass(call, report) => {
                 let process = self.callers[at].process;
                 let order = self.origin(place(call));
                 let sent_at = self.checks.under_way.remove(&(process, order));
-                if let Report::Status(reply) = &report
+                if let Response::Status(reply) = &report
                     && matches!(reply.status, 200 | 422)
                 {
                     let clear = self.checks.clear.entry(order).or_default();
@@ -344,7 +345,7 @@ impl World {
                 self.note(|| format!("{process} hears of {:?}: {report:?}", place(call)));
                 self.hears(at, &report);
                 let report = outage::mutated(report, &self.setup);
-                self.tell(at, Event::Answered { call, report });
+                self.tell(at, Event::ResponseReceived { call, report });
             }
             Due::LookUp(call) => {
                 let report = match self.is_down() || self.faults && self.random.random_ratio(1, 4) {
@@ -361,7 +362,7 @@ impl World {
                 self.hears_of_look_up(at, &report);
                 self.tell(at, Event::LookedUp { call, report });
             }
-            Due::WaitOver(call) => self.tell(at, Event::WaitOver(call)),
+            Due::WaitOver(call) => self.tell(at, Event::WaitElapsed(call)),
             Due::Publish(call, ending, is_written, told) => {
                 if is_written {
                     self.write_end(place(call), &ending);
@@ -376,7 +377,7 @@ impl World {
         }
     }
 
-    fn loaded(&self, partition: Partition) -> Loaded {
+    fn loaded(&self, partition: Partition) -> LoadedNotes {
         let committed = self.group.committed.get(&partition).cloned();
         let metadata = committed.as_ref().map_or(String::new(), |(offset, note)| {
             if self.setup.mutation != Some(Mutation::NoFinals) {
@@ -386,7 +387,7 @@ impl World {
             note.finals = OffsetSet::new();
             note.encode(*offset).expect("a shorter note")
         });
-        Loaded {
+        LoadedNotes {
             committed: committed.map(|(offset, _)| offset),
             metadata,
             log_start: Offset(0),
@@ -395,14 +396,14 @@ impl World {
     }
 
     /// The last moment at which a request can be held back.
-    fn leave(&mut self, at: usize, call: CallId, permit: &Permit) {
+    fn leave(&mut self, at: usize, call: CallId, permit: &ExtendLease) {
         let (now, place, process) = (self.now, place(call), self.callers[at].process);
         let is_permitted = permit.get().is_some_and(|until| now < until);
         if !is_permitted && self.setup.mutation != Some(Mutation::NoDeadline) {
             self.count("withheld");
-            let report = Report::NotSent(NotSent::Withheld);
+            let report = Response::NotSent(NotSent::Withheld);
             self.hears(at, &report);
-            self.tell(at, Event::Answered { call, report });
+            self.tell(at, Event::ResponseReceived { call, report });
             return;
         }
         self.note(|| format!("a request for {place:?} leaves {process}"));
@@ -412,11 +413,13 @@ impl World {
                 .broken(Broken::SentByNoOwner, || format!("{place:?} by {process}"));
         }
         let down = self.is_down().then(|| self.fate_while_down(process));
-        let is_refused = matches!(down, Some(Report::NotSent(_)));
+        let is_refused = matches!(down, Some(Response::NotSent(_)));
         if is_refused || self.faults && self.random.random_ratio(1, 25) {
-            let report = Report::NotSent(NotSent::NoConnection);
+            let report = Response::NotSent(NotSent::NoConnection);
             let answer_at = self.soon(20);
-            self.callers[at].due.push((answer_at, Due::Answer(call, report)));
+            self.callers[at]
+                .due
+                .push((answer_at, Due::ResponseClass(call, report)));
             return;
         }
         let (order, policy) = (self.origin(place), self.log[&place].policy);
@@ -437,27 +440,27 @@ impl World {
                 self.count("late landings");
             }
         }
-        if let Report::Lost(_) = fate.report {
+        if let Response::Lost(_) = fate.report {
             self.checks.ambiguous.insert(order);
         }
-        if let Report::Status(reply) = &fate.report
+        if let Response::Status(reply) = &fate.report
             && reply.status >= 500
         {
             self.checks.ambiguous.insert(order);
         }
         self.callers[at]
             .due
-            .push((fate.report_at, Due::Answer(call, fate.report)));
+            .push((fate.report_at, Due::ResponseClass(call, fate.report)));
     }
 
-    pub(crate) fn write_end(&mut self, place: Place, ending: &Ending) {
+    pub(crate) fn write_end(&mut self, place: Place, ending: &FinalState) {
         let policy = self.log[&place].policy;
         self.note(|| format!("{place:?} ends {ending:?}"));
         let (order, gives_up) = (self.origin(place), self.setup.gives_up);
         match self.checks.ended(order, ending, policy, gives_up, self.now) {
             End::Parked => self.count("parked"),
             End::Found => self.count("found"),
-            End::GivenUp => self.count("given up"),
+            End::Abandoned => self.count("given up"),
             End::Accepted | End::Rejected => {}
         }
     }
@@ -467,7 +470,7 @@ impl World {
             return;
         };
         match commit.result {
-            CommitResult::Done => {
+            CommitResult::Committed => {
                 if !self.land(&commit) {
                     commit.result = CommitResult::Fenced;
                 }
@@ -477,13 +480,13 @@ impl World {
                 true => drop(self.land(&commit)),
                 false => self.group.late.push(commit.clone()),
             },
-            CommitResult::NotDone | CommitResult::Fenced => {}
+            CommitResult::Rejected | CommitResult::Fenced => {}
         }
         match self.setup.mutation {
             // It was told already.
             Some(Mutation::NotAwaited) => {}
             Some(Mutation::UnknownCarriesOn) if commit.result == CommitResult::Unknown => {
-                self.tell(at, Event::Committed(CommitResult::NotDone));
+                self.tell(at, Event::Committed(CommitResult::Rejected));
             }
             _ => {
                 if matches!(commit.result, CommitResult::Unknown | CommitResult::Fenced) {
@@ -526,13 +529,13 @@ impl World {
             } => {
                 self.callers[at].consumer.insert(partition, Some((offset, false)));
             }
-            Action::Refuse { partition, why } => {
+            Action::Halt { partition, why } => {
                 self.checks
                     .broken(Broken::Mishandled, || format!("{partition} is refused: {why}"));
             }
             Action::Pause(partitions) => self.pause(at, &partitions, true),
             Action::Resume(partitions) => self.pause(at, &partitions, false),
-            Action::Permit(until) => {
+            Action::ExtendLease(until) => {
                 let caller = &mut self.callers[at];
                 caller.permitted_until = Some(until);
                 caller.permits.values().for_each(|permit| permit.set(Some(until)));
@@ -557,8 +560,8 @@ impl World {
                 call, what, at_least, ..
             } => {
                 let jitter = match what {
-                    Waits::Settled => Duration::ZERO,
-                    Waits::Attempt | Waits::Publication | Waits::LookUp => {
+                    WaitReason::Quiescence => Duration::ZERO,
+                    WaitReason::Attempt | WaitReason::Publication | WaitReason::LookUp => {
                         ms(self.random.random_range(0..60))
                     }
                 };
@@ -575,7 +578,7 @@ impl World {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
                 self.defer(at, copies, content.collect());
             }
-            Action::GiveUp {
+            Action::Release {
                 partitions,
                 abandoned,
             } => self.give_up(at, &partitions, &abandoned),
@@ -589,7 +592,7 @@ impl World {
     fn send(&mut self, at: usize, call: CallId, place: Place) {
         self.check_order(at, call, place);
         let caller = &self.callers[at];
-        let is_request = |(_, due): &&(Instant, Due)| matches!(due, Due::Answer(..) | Due::Leave(..));
+        let is_request = |(_, due): &&(Instant, Due)| matches!(due, Due::ResponseClass(..) | Due::Leave(..));
         if caller.due.iter().filter(is_request).count() >= LIMITS.calls_in_flight_max {
             self.checks
                 .broken(Broken::TooMany, || format!("{place:?} is one too many"));
@@ -626,7 +629,7 @@ impl World {
         }
     }
 
-    fn publish(&mut self, at: usize, call: CallId, ending: Arc<Ending>) {
+    fn publish(&mut self, at: usize, call: CallId, ending: Arc<FinalState>) {
         let written_at = self.soon(25);
         if self.setup.mutation == Some(Mutation::ParkedNotAcknowledged) {
             let due = Due::Publish(call, ending, true, None);
@@ -663,8 +666,8 @@ impl World {
         let result = match self.random.random_range(0..100) {
             0..3 if has_faults => CommitResult::Unknown,
             3..30 if self.setup.mutation == Some(Mutation::UnknownCarriesOn) => CommitResult::Unknown,
-            3..7 if self.faults => CommitResult::NotDone,
-            _ => CommitResult::Done,
+            3..7 if self.faults => CommitResult::Rejected,
+            _ => CommitResult::Committed,
         };
         let process = caller.process;
         self.note(|| format!("{process} commits {content:?}: {result:?}"));
@@ -687,7 +690,7 @@ impl World {
             let caller = &mut self.callers[at];
             caller.due.retain(|(_, due)| !matches!(due, Due::Commit));
             caller.due.push((lands_at, Due::Commit));
-            self.tell(at, Event::Committed(CommitResult::Done));
+            self.tell(at, Event::Committed(CommitResult::Committed));
             return;
         }
         caller.commit = Some(commit);
@@ -717,7 +720,7 @@ impl World {
             let last = caller.last_commits.remove(partition);
             if let (Some(Mutation::RevokedCommits), Some((offset, note))) = (self.setup.mutation, last) {
                 let content = vec![(*partition, offset, note)];
-                let result = CommitResult::Done;
+                let result = CommitResult::Committed;
                 self.group.late.push(CommitOnItsWay {
                     member,
                     content,
@@ -750,7 +753,7 @@ impl World {
         caller.due.retain(|(_, due)| match due {
             Due::Load(..) | Due::Commit => false,
             Due::Leave(..)
-            | Due::Answer(..)
+            | Due::ResponseClass(..)
             | Due::LookUp(_)
             | Due::LookedUp(..)
             | Due::WaitOver(_)
@@ -777,6 +780,6 @@ impl World {
 }
 
 /// Stands in for an end that is not written.
-fn unwritten() -> Arc<Ending> {
-    Arc::new(Ending::NotACall)
+fn unwritten() -> Arc<FinalState> {
+    Arc::new(FinalState::NotACall)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use pipeline::delivery::{Assignment, Ending, Policy};
+use pipeline::delivery::{Assignment, FinalState, Policy};
 use records::{Offset, Partition};
 
 /// A pending call.
@@ -63,7 +63,7 @@ pub(crate) enum End {
     Accepted,
     Found,
     Rejected,
-    GivenUp,
+    Abandoned,
     Parked,
 }
 
@@ -143,23 +143,23 @@ impl Checks {
     pub(crate) fn ended(
         &mut self,
         place: Place,
-        ending: &Ending,
+        ending: &FinalState,
         policy: Policy,
         gives_up: bool,
         now: Instant,
     ) -> End {
         let end = match ending {
-            Ending::Accepted(_) => End::Accepted,
-            Ending::Found(_) => End::Found,
-            Ending::Rejected(_) => End::Rejected,
-            Ending::GivenUp(_) => End::GivenUp,
-            Ending::Parked(_) => End::Parked,
-            Ending::NotACall => {
+            FinalState::Accepted(_) => End::Accepted,
+            FinalState::Found(_) => End::Found,
+            FinalState::Rejected(_) => End::Rejected,
+            FinalState::Abandoned(_) => End::Abandoned,
+            FinalState::Parked(_) => End::Parked,
+            FinalState::NotACall => {
                 self.broken(Broken::WrongEnd, || format!("{place:?} is a call"));
                 End::Rejected
             }
         };
-        if let Ending::Parked(evidence) = ending {
+        if let FinalState::Parked(evidence) = ending {
             let is_explained = self.ambiguous.contains(&place) || !self.interruptions.is_empty();
             let is_in_place = match policy {
                 // What is given up and may have been processed.
@@ -188,7 +188,7 @@ impl Checks {
             End::Accepted | End::Found => processed > 0,
             End::Rejected => processed == 0 || policy == Policy::Retry,
             // Whoever takes over before it is noted, and learns that it was not processed, makes the call again.
-            End::GivenUp => processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty()),
+            End::Abandoned => processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty()),
             End::Parked => true,
         };
         // Parked as well as accepted or rejected is a call whose caller was killed before it had noted the end.

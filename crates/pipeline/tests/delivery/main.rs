@@ -217,7 +217,7 @@ fn ten_minutes_without_the_api_lose_nothing_and_end_within_one_probe_interval() 
     const TEN_MINUTES: Duration = Duration::from_secs(600);
     for seed in 0..12 {
         let mut pace = outage::pace(4, None).expect("a pace");
-        (pace.breaker.failures_max, pace.breaker.probe_interval) = (10, INTERVAL);
+        (pace.breaker.failure_threshold, pace.breaker.probe_interval) = (10, INTERVAL);
         let world = check(Setup {
             pace: Some(pace),
             outage_only: Some(TEN_MINUTES),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{BreakerSettings, Outage, PaceSettings, RateSettings, Report};
+use pipeline::delivery::{BreakerSettings, FlowControlSettings, Outage, RateSettings, Response};
 use rand::RngExt as _;
 
 use crate::api::status;
@@ -39,22 +39,22 @@ pub(crate) struct Seen {
 }
 
 /// How the callers of a world go about it.
-pub(crate) fn pace(seed: u64, mutation: Option<Mutation>) -> Option<PaceSettings> {
+pub(crate) fn pace(seed: u64, mutation: Option<Mutation>) -> Option<FlowControlSettings> {
     let ms = Duration::from_millis;
     let breaker = BreakerSettings {
-        failures_max: 3,
+        failure_threshold: 3,
         probe_interval: match mutation {
             Some(Mutation::NeverProbes) => ms(1_000_000_000),
             _ => ms(100),
         },
     };
-    let mut pace = PaceSettings {
+    let mut pace = FlowControlSettings {
         breaker,
         rate: None,
         calls_in_flight_min: None,
     };
     match (seed / 4) % 4 {
-        _ if mutation == Some(Mutation::NoBreaker) => pace.breaker.failures_max = 0,
+        _ if mutation == Some(Mutation::NoBreaker) => pace.breaker.failure_threshold = 0,
         // The rules that the others take away have nothing to do with it.
         _ if mutation.is_some_and(|mutation| !mutation.is_of_the_pace()) => return None,
         0 => return None,
@@ -86,7 +86,7 @@ impl World {
     }
 
     /// A request reaches out while the API is down. What it comes to, and whether the API may have taken it before.
-    pub(crate) fn fate_while_down(&mut self, process: u64) -> Report {
+    pub(crate) fn fate_while_down(&mut self, process: u64) -> Response {
         let (now, random) = (self.now, self.random.random_range(0..10));
         if let (Some(down), Some(pace)) = (&mut self.down, self.setup.pace) {
             let requests = down.requests.entry(process).or_default();
@@ -95,7 +95,8 @@ impl World {
             let intervals =
                 now.duration_since(down.since).as_nanos() / pace.breaker.probe_interval.as_nanos();
             // Those that it takes to see it, those under way meanwhile, and the probes; each may be held back once.
-            let before = u128::from(pace.breaker.failures_max.max(3)) + LIMITS.calls_in_flight_max as u128;
+            let before =
+                u128::from(pace.breaker.failure_threshold.max(3)) + LIMITS.calls_in_flight_max as u128;
             let (requests, allowed) = (u128::from(*requests), before + 2 * (intervals + 1));
             if requests > allowed {
                 self.checks.broken(Broken::Hammered, || {
@@ -106,29 +107,29 @@ impl World {
             }
         }
         match random {
-            0..6 => Report::NotSent(pipeline::delivery::NotSent::NoConnection),
-            6..8 => Report::Lost(pipeline::delivery::Lost::Closed),
+            0..6 => Response::NotSent(pipeline::delivery::NotSent::NoConnection),
+            6..8 => Response::Lost(pipeline::delivery::Lost::Closed),
             _ => status(503, None),
         }
     }
 
     /// A caller is told of a request.
-    pub(crate) fn hears(&mut self, at: usize, report: &Report) {
+    pub(crate) fn hears(&mut self, at: usize, report: &Response) {
         let view = &mut self.callers[at].view;
         match report {
-            Report::NotSent(pipeline::delivery::NotSent::Withheld) => {
+            Response::NotSent(pipeline::delivery::NotSent::Withheld) => {
                 if let Some(probe) = &mut view.no_probe_since {
                     *probe = None;
                 }
             }
-            Report::NotSent(_) | Report::Lost(_) => view.ill_in_a_row += 1,
-            Report::Status(reply) if reply.status >= 500 => view.ill_in_a_row += 1,
-            Report::Status(_) => view.ill_in_a_row = 0,
+            Response::NotSent(_) | Response::Lost(_) => view.ill_in_a_row += 1,
+            Response::Status(reply) if reply.status >= 500 => view.ill_in_a_row += 1,
+            Response::Status(_) => view.ill_in_a_row = 0,
         }
     }
 
     /// A caller is told of a look-up: one that is answered proves nothing.
-    pub(crate) fn hears_of_look_up(&mut self, at: usize, report: &Report) {
+    pub(crate) fn hears_of_look_up(&mut self, at: usize, report: &Response) {
         let is_ill = report.status().is_none_or(|status| status >= 500);
         self.callers[at].view.ill_in_a_row += u32::from(is_ill);
     }
@@ -144,7 +145,7 @@ impl World {
         view.no_probe_since = Some(Some(self.now));
         let (seen, needed) = (
             view.ill_in_a_row,
-            self.setup.pace.map_or(1, |p| p.breaker.failures_max),
+            self.setup.pace.map_or(1, |p| p.breaker.failure_threshold),
         );
         if seen < needed {
             self.checks.broken(Broken::OpenedWithoutNeed, || {
@@ -188,9 +189,9 @@ impl World {
     pub(crate) fn check_held(&mut self, at: usize) {
         let gauges = self.callers[at].gauges();
         let partitions = gauges.partitions + gauges.partitions_draining;
-        self.seen.held_max = self.seen.held_max.max(gauges.calls_held);
-        if gauges.calls_held > partitions * LIMITS.calls_held_max
-            || gauges.bytes_held > LIMITS.bytes_held_max + crate::caller::BYTES
+        self.seen.held_max = self.seen.held_max.max(gauges.calls_open);
+        if gauges.calls_open > partitions * LIMITS.calls_open_max
+            || gauges.bytes_open > LIMITS.bytes_open_max + crate::caller::BYTES
         {
             self.checks.broken(Broken::TooMany, || format!("{gauges:?}"));
         }
@@ -198,9 +199,9 @@ impl World {
 }
 
 /// The mutation that counts rejected orders as failures of the API: they look like that.
-pub(crate) fn mutated(report: Report, setup: &Setup) -> Report {
+pub(crate) fn mutated(report: Response, setup: &Setup) -> Response {
     match &report {
-        Report::Status(reply)
+        Response::Status(reply)
             if setup.mutation == Some(Mutation::CountsRejections) && reply.status == 422 =>
         {
             status(500, None)

@@ -1,6 +1,6 @@
 //! Deferrals: transactions of callers, their copies at the end of the log, and what is left open of them.
 
-use pipeline::delivery::{CallId, CommitResult, Copied, Event};
+use pipeline::delivery::{CallId, CommitResult, DeferredCopy, Event};
 use rand::RngExt as _;
 use records::{Offset, Partition};
 
@@ -67,7 +67,7 @@ impl World {
     pub(crate) fn defer(
         &mut self,
         at: usize,
-        copies: Vec<Copied<Place>>,
+        copies: Vec<DeferredCopy<Place>>,
         content: Vec<(Partition, Offset, String)>,
     ) {
         self.count("deferrals");
@@ -97,7 +97,7 @@ impl World {
             self.group.late.push(CommitOnItsWay {
                 member,
                 content,
-                result: CommitResult::Done,
+                result: CommitResult::Committed,
             });
         }
         let begun_at = self.soon(25);
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    fn copy(&mut self, process: u64, copied: &Copied<Place>) -> Pending {
+    fn copy(&mut self, process: u64, copied: &DeferredCopy<Place>) -> Pending {
         let CallId { assignment, .. } = copied.call;
         let before = &self.log[&place(copied.call)];
         let origin = before.origin;
@@ -124,7 +124,7 @@ impl World {
             attempts: copied.history.attempts,
             attempts_ambiguous: copied.history.attempts_ambiguous,
             lookups: copied.lookups,
-            doubt: copied.doubt,
+            ambiguity: copied.ambiguity,
             first_seen_at: before.continued.map_or(self.now, |before| before.first_seen_at),
         };
         let (key, policy) = (before.key.clone(), before.policy);
@@ -145,7 +145,7 @@ impl World {
             return self.tell_deferral(at, deferral.number, CommitResult::Fenced);
         }
         if self.faults && self.random.random_ratio(1, 12) {
-            return self.tell_deferral(at, deferral.number, CommitResult::NotDone);
+            return self.tell_deferral(at, deferral.number, CommitResult::Rejected);
         }
         let ends_at = self.soon(25);
         match self.setup.mutation {
@@ -174,11 +174,11 @@ impl World {
         match self.setup.mutation {
             Some(Mutation::CopyAlone) => {
                 self.land(&deferral.as_commit());
-                return self.tell_deferral(at, deferral.number, CommitResult::Done);
+                return self.tell_deferral(at, deferral.number, CommitResult::Committed);
             }
             Some(Mutation::NoteAlone) => {
                 self.append(deferral, None);
-                return self.tell_deferral(at, deferral.number, CommitResult::Done);
+                return self.tell_deferral(at, deferral.number, CommitResult::Committed);
             }
             _ => {}
         }
@@ -194,15 +194,15 @@ impl World {
         }
         let result = match drawn {
             0..20 if has_hard_faults => CommitResult::Unknown,
-            20..25 if self.faults => CommitResult::NotDone,
-            _ => CommitResult::Done,
+            20..25 if self.faults => CommitResult::Rejected,
+            _ => CommitResult::Committed,
         };
         match result {
             CommitResult::Unknown if !has_landed => transaction.may_still_end = true,
-            CommitResult::Done | CommitResult::Unknown => {
+            CommitResult::Committed | CommitResult::Unknown => {
                 transaction.state = State::Committed { offsets_count: false };
             }
-            CommitResult::NotDone | CommitResult::Fenced => transaction.state = State::Aborted,
+            CommitResult::Rejected | CommitResult::Fenced => transaction.state = State::Aborted,
         }
         self.tell_deferral(at, deferral.number, result);
     }
@@ -215,7 +215,7 @@ impl World {
         }
         self.callers[at].deferral = None;
         let result = match (result, self.setup.mutation) {
-            (CommitResult::Unknown, Some(Mutation::UnknownDeferralCarriesOn)) => CommitResult::NotDone,
+            (CommitResult::Unknown, Some(Mutation::UnknownDeferralCarriesOn)) => CommitResult::Rejected,
             (result, _) => result,
         };
         if matches!(result, CommitResult::Unknown | CommitResult::Fenced) {
@@ -287,7 +287,7 @@ impl Deferral {
         CommitOnItsWay {
             member: self.member,
             content: self.content.clone(),
-            result: CommitResult::Done,
+            result: CommitResult::Committed,
         }
     }
 }

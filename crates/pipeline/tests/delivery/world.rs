@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{Doubt, Event, PaceSettings, Policy};
+use pipeline::delivery::{Ambiguity, Event, FlowControlSettings, Policy};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{IdempotencyKey, Offset, Partition};
@@ -29,7 +29,7 @@ pub(crate) struct Setup {
     pub(crate) moves_only: bool,
     /// Some orders the API never accepts, and they are given up.
     pub(crate) gives_up: bool,
-    pub(crate) pace: Option<PaceSettings>,
+    pub(crate) pace: Option<FlowControlSettings>,
     /// Nothing happens but one outage of the API.
     pub(crate) outage_only: Option<Duration>,
     pub(crate) mutation: Option<Mutation>,
@@ -102,7 +102,7 @@ pub(crate) struct Before {
     pub(crate) attempts: u32,
     pub(crate) attempts_ambiguous: u32,
     pub(crate) lookups: u32,
-    pub(crate) doubt: Option<Doubt>,
+    pub(crate) ambiguity: Option<Ambiguity>,
     pub(crate) first_seen_at: Instant,
 }
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use kafka::Fault;
-use kafka::changelog::{ChangelogReader, Interrupted};
-use kafka::fault::Class;
+use kafka::ClientError;
+use kafka::changelog::{ChangelogReader, ReadError};
+use kafka::error::ErrorClass;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
 use records::{Bounds, Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
@@ -203,14 +203,14 @@ impl Plan {
         self.metrics.restore_records.inc_by(records);
         match outcome {
             Ok(()) => {}
-            Err(Interrupted::Cancelled) => return Ok(false),
-            Err(Interrupted::Fault(fault)) if fault.class == Class::Refused => {
+            Err(ReadError::Cancelled) => return Ok(false),
+            Err(ReadError::ClientError(fault)) if fault.class == ErrorClass::Permanent => {
                 return Err(refused(format!(
                     "{fault}; the changelog was cut while it was read"
                 )));
             }
-            Err(Interrupted::Fault(fault)) => return Err(fault.into()),
-            Err(Interrupted::Sink(error)) => return Err(error),
+            Err(ReadError::ClientError(fault)) => return Err(fault.into()),
+            Err(ReadError::Sink(error)) => return Err(error),
         }
         // Made durable with what comes after it: after a crash the disk may be a second behind, and orders wait.
         tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
@@ -238,7 +238,7 @@ fn times(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
             reader.last_at(&topics.changelog, *partition, Bounds { start, end })
         });
     let after = reader.first_at(&topics.orders, *partition, orders);
-    let text = |at: Result<Option<Timestamp>, Fault>| match at {
+    let text = |at: Result<Option<Timestamp>, ClientError>| match at {
         Ok(Some(Timestamp(ms))) => {
             let since_epoch = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
             humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()

@@ -9,7 +9,7 @@ use harness::wait::pause;
 use rand_chacha::ChaCha8Rng;
 
 use crate::plan::{self, BrokerHow, BrokerMishap};
-use crate::tally::{Fault, Tally};
+use crate::tally::{ClientError, Tally};
 
 /// Lets one mishap follow the other until then; all brokers are there afterwards.
 pub(crate) fn suffer_until(
@@ -35,13 +35,13 @@ fn suffer(brokers: &ThreeBrokers, mishap: BrokerMishap, tally: &Tally) -> Result
     match mishap.how {
         BrokerHow::Killed => {
             broker.kill()?;
-            tally.count(Fault::BrokerKilled);
+            tally.count(ClientError::BrokerKilled);
             pause(mishap.away)?;
             broker.start().map(drop)
         }
         BrokerHow::Bounced => {
             broker.stop()?;
-            tally.count(Fault::BrokerBounced);
+            tally.count(ClientError::BrokerBounced);
             pause(mishap.away)?;
             broker.start().map(drop)
         }
@@ -49,7 +49,7 @@ fn suffer(brokers: &ThreeBrokers, mishap: BrokerMishap, tally: &Tally) -> Result
             broker.freeze()?;
             let slept = pause(mishap.away);
             broker.thaw()?;
-            tally.count(Fault::BrokerFrozen);
+            tally.count(ClientError::BrokerFrozen);
             slept
         }
     }

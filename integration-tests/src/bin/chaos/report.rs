@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table};
 use harness::check::{Anomaly, Violation, listed};
 use harness::findings::StageOneFindings;
 
-use crate::tally::{Fault, Tally};
+use crate::tally::{ClientError, Tally};
 
 /// All that was found.
 pub(crate) struct Report<'a> {
@@ -33,7 +33,7 @@ impl Report<'_> {
 
     fn faults(&self) -> Table {
         let mut table = table(&["what happened", "count"]);
-        for fault in Fault::ALL {
+        for fault in ClientError::ALL {
             add(&mut table, fault.phrase(), self.tally.of(fault));
         }
         add(&mut table, "kill -9 of a validator, in all", self.tally.kills());

@@ -23,7 +23,7 @@ use harness::wait::{await_until, pause};
 use crate::load::Aborting;
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
-use crate::tally::{Fault, Tally};
+use crate::tally::{ClientError, Tally};
 use crate::validators::Lane;
 use crate::{Arguments, brokers, plan};
 
@@ -130,9 +130,9 @@ fn suffer(lanes: &mut [Lane], until: Instant, arguments: &Arguments, tally: &Tal
         eprintln!(
             "{} kills, {} zombies, {} brokers killed and {} restarted; {} s left",
             tally.kills(),
-            tally.of(Fault::Zombie),
-            tally.of(Fault::BrokerKilled),
-            tally.of(Fault::BrokerBounced),
+            tally.of(ClientError::Zombie),
+            tally.of(ClientError::BrokerKilled),
+            tally.of(ClientError::BrokerBounced),
             until.saturating_duration_since(Instant::now()).as_secs()
         );
     }
@@ -150,7 +150,7 @@ fn roll(lanes: &mut [Lane], tally: &Tally) -> Result<()> {
         lane.terminate(tally)?;
         lane.work(tally)?;
     }
-    tally.count(Fault::Rolled);
+    tally.count(ClientError::Rolled);
     Ok(())
 }
 

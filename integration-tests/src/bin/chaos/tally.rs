@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
+pub(crate) enum ClientError {
     Killed,
     KilledStarting,
     Gone,
@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     BrokerFrozen,
 }
 
-impl Fault {
+impl ClientError {
     /// All of them, in the order of the table.
     pub(crate) const ALL: [Self; 15] = [
         Self::Killed,
@@ -89,30 +89,30 @@ impl Fault {
 /// The counts, and what the validators that ended by themselves said last.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    counts: Mutex<BTreeMap<Fault, u64>>,
+    counts: Mutex<BTreeMap<ClientError, u64>>,
     last_words: Mutex<Vec<String>>,
 }
 
 impl Tally {
-    pub(crate) fn count(&self, fault: Fault) {
+    pub(crate) fn count(&self, fault: ClientError) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(fault).or_default() += 1;
     }
 
     pub(crate) fn ended_by_itself(&self, words: String) {
-        self.count(Fault::EndedByItself);
+        self.count(ClientError::EndedByItself);
         let mut all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(words);
     }
 
-    pub(crate) fn of(&self, fault: Fault) -> u64 {
+    pub(crate) fn of(&self, fault: ClientError) -> u64 {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.get(&fault).copied().unwrap_or(0)
     }
 
     /// How often a validator got SIGKILL.
     pub(crate) fn kills(&self) -> u64 {
-        Fault::ALL
+        ClientError::ALL
             .into_iter()
             .filter(|fault| fault.is_kill())
             .map(|fault| self.of(fault))

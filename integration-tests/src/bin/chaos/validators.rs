@@ -13,7 +13,7 @@ use harness::wait::{await_until, pause};
 use rand_chacha::ChaCha8Rng;
 
 use crate::plan::{self, Damage, Mishap, TRANSACTION_TIMEOUT};
-use crate::tally::{Fault, Tally};
+use crate::tally::{ClientError, Tally};
 
 /// How long a validator may take until all its partitions run: others may stand still with an open transaction, and
 /// a broker may be down, one after the other.
@@ -110,33 +110,33 @@ impl Lane {
         match mishap {
             Mishap::Killed(after) => {
                 pause(after)?;
-                self.kill(Fault::Killed, tally)
+                self.kill(ClientError::Killed, tally)
             }
             Mishap::KilledStarting(after) => {
-                self.kill(Fault::Killed, tally)?;
+                self.kill(ClientError::Killed, tally)?;
                 self.service.process.start()?;
                 pause(after)?;
-                self.kill(Fault::KilledStarting, tally)
+                self.kill(ClientError::KilledStarting, tally)
             }
             Mishap::Gone(time) => {
-                self.kill(Fault::Gone, tally)?;
+                self.kill(ClientError::Gone, tally)?;
                 pause(time)
             }
-            Mishap::Zombie(time) => self.stand_still(time, Fault::Zombie, tally),
-            Mishap::Hiccup(time) => self.stand_still(time, Fault::Hiccup, tally),
+            Mishap::Zombie(time) => self.stand_still(time, ClientError::Zombie, tally),
+            Mishap::Hiccup(time) => self.stand_still(time, ClientError::Hiccup, tally),
             Mishap::DiskLost => {
-                self.kill(Fault::DiskLost, tally)?;
+                self.kill(ClientError::DiskLost, tally)?;
                 fs::remove_dir_all(&self.state).context("losing the state directory")
             }
             Mishap::StoreLost(which) => {
-                self.kill(Fault::StoreLost, tally)?;
+                self.kill(ClientError::StoreLost, tally)?;
                 match self.store(which)? {
                     Some(store) => fs::remove_file(store).context("losing a store"),
                     None => Ok(()),
                 }
             }
             Mishap::StoreDamaged(which, damage) => {
-                self.kill(Fault::StoreDamaged, tally)?;
+                self.kill(ClientError::StoreDamaged, tally)?;
                 match self.store(which)? {
                     Some(store) => spoil(&store, damage),
                     None => Ok(()),
@@ -144,13 +144,13 @@ impl Lane {
             }
             Mishap::Bounced => {
                 self.terminate(tally)?;
-                tally.count(Fault::Bounced);
+                tally.count(ClientError::Bounced);
                 Ok(())
             }
         }
     }
 
-    fn kill(&mut self, fault: Fault, tally: &Tally) -> Result<()> {
+    fn kill(&mut self, fault: ClientError, tally: &Tally) -> Result<()> {
         if !self.look(tally)? {
             self.service.process.kill()?;
             tally.count(fault);
@@ -158,7 +158,7 @@ impl Lane {
         Ok(())
     }
 
-    fn stand_still(&mut self, time: Duration, fault: Fault, tally: &Tally) -> Result<()> {
+    fn stand_still(&mut self, time: Duration, fault: ClientError, tally: &Tally) -> Result<()> {
         if self.look(tally)? {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl Lane {
         let log = self.service.process.log()?;
         log.lines()
             .filter(|line| line.contains(BEGUN_AGAIN))
-            .for_each(|_| tally.count(Fault::BegunAgain));
+            .for_each(|_| tally.count(ClientError::BegunAgain));
         Ok(())
     }
 

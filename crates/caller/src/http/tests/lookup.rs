@@ -1,11 +1,11 @@
 //! Look-ups, on real sockets: only a clear answer is one.
 
-use pipeline::delivery::Verdict;
+use pipeline::delivery::LookupResult;
 
 use super::server::{Does, Server};
 use super::*;
 
-async fn check(does: Does, expected: Verdict) -> Server {
+async fn check(does: Does, expected: LookupResult) -> Server {
     let server = Server::start(does).await;
     let api_settings = settings(&server.url());
     let verify = VerifySettings {
@@ -26,7 +26,7 @@ async fn check(does: Does, expected: Verdict) -> Server {
     let report = api.look_up(request.expect("a look-up")).await;
     let answers = verify.verify().expect("a table").answers;
     assert_eq!(
-        Verdict::from(answers.answer(&report)),
+        LookupResult::from(answers.answer(&report)),
         expected,
         "{does:?}: {report:?}"
     );
@@ -39,21 +39,21 @@ async fn only_a_clear_answer_to_a_look_up_is_one() {
     const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     const BROKEN: &str = "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n";
     const ELSEWHERE: &str = "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
-    let server = check(Does::Answers(FOUND), Verdict::Found).await;
+    let server = check(Does::Answers(FOUND), LookupResult::Found).await;
     let heads = server.heads();
     assert!(
         heads.len() == 1 && heads[0].starts_with("GET ") && heads[0].contains("/order%2F1%3F "),
         "{heads:?}"
     );
-    check(Does::Answers(NOT_FOUND), Verdict::NotFound).await;
-    check(Does::Answers(BROKEN), Verdict::Unknown).await;
-    check(Does::Answers(ELSEWHERE), Verdict::Unknown).await;
+    check(Does::Answers(NOT_FOUND), LookupResult::NotFound).await;
+    check(Does::Answers(BROKEN), LookupResult::Unknown).await;
+    check(Does::Answers(ELSEWHERE), LookupResult::Unknown).await;
     for does in [
         Does::Hangs,
         Does::ResetsUnread,
         Does::ClosesUnanswered,
         Does::ResetsUnanswered,
     ] {
-        check(does, Verdict::Unknown).await;
+        check(does, LookupResult::Unknown).await;
     }
 }

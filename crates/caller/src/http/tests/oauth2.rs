@@ -44,7 +44,7 @@ impl Scene {
     }
 
     /// Many calls at once; all come to the same.
-    async fn call_all(&self) -> Report {
+    async fn call_all(&self) -> Response {
         let calls: Vec<_> = (0..64).map(|_| call(&self.api, permitted())).collect();
         let mut reports = Vec::new();
         for report in futures_of(calls).await {
@@ -111,7 +111,7 @@ async fn without_a_token_nothing_is_sent_and_the_endpoint_is_left_in_peace() {
         let scene = Scene::new(does, Does::AnswersAll(OK)).await;
         assert_eq!(
             scene.call_all().await,
-            Report::NotSent(NotSent::NoCredentials),
+            Response::NotSent(NotSent::NoCredentials),
             "{does:?}"
         );
         assert_eq!(
@@ -129,10 +129,16 @@ async fn a_refused_token_is_replaced() {
     let scene = Scene::new(Does::AnswersAll(granting("t-1")), Does::AnswersAll(refusal)).await;
     assert_eq!(
         answered(&scene.api).await,
-        (status(401, None, "", false), Answer::Retry)
+        (status(401, None, "", false), ResponseClass::Retryable)
     );
     let next = answered(&scene.api).await;
-    assert_eq!(next, (Report::NotSent(NotSent::NoCredentials), Answer::Retry));
+    assert_eq!(
+        next,
+        (
+            Response::NotSent(NotSent::NoCredentials),
+            ResponseClass::Retryable
+        )
+    );
     let begun = Instant::now();
     while scene.endpoint.requests() < 2 {
         call(&scene.api, permitted()).await;

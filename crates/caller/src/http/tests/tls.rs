@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pipeline::delivery::{Answer, NotSent, Report};
+use pipeline::delivery::{NotSent, Response, ResponseClass};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -111,12 +111,12 @@ async fn nothing_leaves_to_a_server_that_nobody_vouches_for() {
     let issued = Issued::new();
     let (url, requests) = issued.serve(false).await;
     let stranger = api(&url, |_| {});
-    let expected = (Report::NotSent(NotSent::NoConnection), Answer::Retry);
+    let expected = (Response::NotSent(NotSent::NoConnection), ResponseClass::Retryable);
     assert_eq!(answered(&stranger).await, expected);
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 
     let friend = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
-    assert_eq!(answered(&friend).await.1, Answer::Accepted);
+    assert_eq!(answered(&friend).await.1, ResponseClass::Accepted);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
@@ -126,8 +126,8 @@ async fn the_latch_holds_through_tls() {
     let issued = Issued::new();
     let (url, requests) = issued.serve(false).await;
     let api = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
-    let report = call(&api, Permit::new(Instant::now())).await;
-    assert_eq!(report, Report::NotSent(NotSent::Withheld));
+    let report = call(&api, ExtendLease::new(Instant::now())).await;
+    assert_eq!(report, Response::NotSent(NotSent::Withheld));
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 }
 
@@ -139,7 +139,10 @@ async fn a_client_certificate_is_shown_where_the_server_wants_one() {
     let with_ca = |settings: &mut ApiSettings| settings.tls.ca_file = issued.file("ca.pem");
     // Since TLS 1.3 a server refuses a client after the client may have sent, so this is no proof.
     let answer = answered(&api(&url, with_ca)).await.1;
-    assert!(matches!(answer, Answer::Retry | Answer::Ambiguous), "{answer:?}");
+    assert!(
+        matches!(answer, ResponseClass::Retryable | ResponseClass::Ambiguous),
+        "{answer:?}"
+    );
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 
     let known = api(&url, |settings| {
@@ -147,7 +150,7 @@ async fn a_client_certificate_is_shown_where_the_server_wants_one() {
         settings.tls.client_cert_file = issued.file("client.pem");
         settings.tls.client_key_file = issued.file("client.key");
     });
-    assert_eq!(answered(&known).await.1, Answer::Accepted);
+    assert_eq!(answered(&known).await.1, ResponseClass::Accepted);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 

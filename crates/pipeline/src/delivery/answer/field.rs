@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Class, Statuses};
+use super::{StatusClass, Statuses};
 
 /// How the bodies of answers with some statuses are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct FieldRule {
     /// Where the field stands, as a JSON pointer.
     pub pointer: String,
     /// What its values mean. Numbers, booleans and null are compared as they are written.
-    pub values: Vec<(String, Class)>,
+    pub values: Vec<(String, StatusClass)>,
     /// What it means that the field is missing, or has another value.
     pub otherwise: Otherwise,
 }
@@ -97,16 +97,16 @@ impl FieldRule {
     }
 
     /// What the field means; `None` if the status decides.
-    pub(super) fn class(&self, field: &Field) -> Option<Class> {
+    pub(super) fn class(&self, field: &Field) -> Option<StatusClass> {
         let named = match field {
             Field::Value(text) => self.values.iter().find(|(value, _)| value == text),
             Field::Missing => None,
             // The field had the last word, and nobody has heard it.
-            Field::Unreadable | Field::NotAsked => return Some(Class::Ambiguous),
+            Field::Unreadable | Field::NotAsked => return Some(StatusClass::Ambiguous),
         };
         match (named, self.otherwise) {
             (Some((_, class)), _) => Some(*class),
-            (None, Otherwise::Ambiguous) => Some(Class::Ambiguous),
+            (None, Otherwise::Ambiguous) => Some(StatusClass::Ambiguous),
             (None, Otherwise::Status) => None,
         }
     }
@@ -123,7 +123,8 @@ impl FieldRule {
             return Err(InvalidRule::NoValues(pointer()));
         }
         for (at, (value, class)) in self.values.iter().enumerate() {
-            let is_same = |(other, other_class): &&(String, Class)| other == value && other_class != class;
+            let is_same =
+                |(other, other_class): &&(String, StatusClass)| other == value && other_class != class;
             if self.values[at + 1..].iter().any(|other| is_same(&other)) {
                 return Err(InvalidRule::Twice {
                     pointer: pointer(),
@@ -160,7 +161,7 @@ pub(super) fn check(rules: &[FieldRule]) -> Result<(), InvalidRule> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Classes, Reply, Report};
+    use super::super::{HttpResponse, Response, ResponseClass, ResponseClassifier};
     use super::*;
 
     fn rule() -> FieldRule {
@@ -168,17 +169,17 @@ mod tests {
             statuses: vec![Statuses::Hundred(2), Statuses::Exactly(409)],
             pointer: "/result/code".into(),
             values: vec![
-                ("OK".into(), Class::Accepted),
-                ("0".into(), Class::Accepted),
-                ("ERROR".into(), Class::Rejected),
-                ("BUSY".into(), Class::Retry),
+                ("OK".into(), StatusClass::Accepted),
+                ("0".into(), StatusClass::Accepted),
+                ("ERROR".into(), StatusClass::Rejected),
+                ("BUSY".into(), StatusClass::Retry),
             ],
             otherwise: Otherwise::Ambiguous,
         }
     }
 
-    fn check(rule: &FieldRule, status: u16, body: &str, expected: Answer) {
-        let classes = Classes::new([(Statuses::Hundred(2), Class::Accepted)])
+    fn check(rule: &FieldRule, status: u16, body: &str, expected: ResponseClass) {
+        let classes = ResponseClassifier::new([(Statuses::Hundred(2), StatusClass::Accepted)])
             .expect("a table")
             .with_fields(vec![rule.clone()])
             .expect("a rule");
@@ -186,13 +187,13 @@ mod tests {
         let field = classes
             .rule(status)
             .map_or(Field::NotAsked, |rule| rule.field(body.as_ref()));
-        let reply = Reply {
+        let reply = HttpResponse {
             status,
             field,
-            ..Reply::default()
+            ..HttpResponse::default()
         };
         assert_eq!(
-            classes.answer(&Report::Status(reply)),
+            classes.answer(&Response::Status(reply)),
             expected,
             "{status} {body:?}"
         );
@@ -202,24 +203,29 @@ mod tests {
     fn the_field_has_the_last_word() {
         let rule = rule();
         for (body, expected) in [
-            (r#"{"result":{"code":"OK"}}"#, Answer::Accepted),
-            (r#"{"result":{"code":0}}"#, Answer::Accepted),
-            (r#"{"result":{"code":"ERROR"}}"#, Answer::Rejected),
-            (r#"{"result":{"code":"BUSY"}}"#, Answer::Retry),
+            (r#"{"result":{"code":"OK"}}"#, ResponseClass::Accepted),
+            (r#"{"result":{"code":0}}"#, ResponseClass::Accepted),
+            (r#"{"result":{"code":"ERROR"}}"#, ResponseClass::Rejected),
+            (r#"{"result":{"code":"BUSY"}}"#, ResponseClass::Retryable),
             // Nobody has said what these mean.
-            (r#"{"result":{"code":"ok"}}"#, Answer::Ambiguous),
-            (r#"{"result":{"code":["OK"]}}"#, Answer::Ambiguous),
-            (r#"{"result":"OK"}"#, Answer::Ambiguous),
+            (r#"{"result":{"code":"ok"}}"#, ResponseClass::Ambiguous),
+            (r#"{"result":{"code":["OK"]}}"#, ResponseClass::Ambiguous),
+            (r#"{"result":"OK"}"#, ResponseClass::Ambiguous),
             // Nobody has heard it.
-            (r#"{"result":{"code":"O"#, Answer::Ambiguous),
-            ("<p>OK</p>", Answer::Ambiguous),
-            ("", Answer::Ambiguous),
+            (r#"{"result":{"code":"O"#, ResponseClass::Ambiguous),
+            ("<p>OK</p>", ResponseClass::Ambiguous),
+            ("", ResponseClass::Ambiguous),
         ] {
             check(&rule, 200, body, expected);
         }
-        check(&rule, 409, r#"{"result":{"code":"OK"}}"#, Answer::Accepted);
+        check(&rule, 409, r#"{"result":{"code":"OK"}}"#, ResponseClass::Accepted);
         // Its body is not read.
-        check(&rule, 500, r#"{"result":{"code":"OK"}}"#, Answer::Ambiguous);
+        check(
+            &rule,
+            500,
+            r#"{"result":{"code":"OK"}}"#,
+            ResponseClass::Ambiguous,
+        );
     }
 
     #[test]
@@ -228,11 +234,16 @@ mod tests {
             otherwise: Otherwise::Status,
             ..rule()
         };
-        check(&rule, 200, "{}", Answer::Accepted);
-        check(&rule, 409, "{}", Answer::Ambiguous);
-        check(&rule, 200, r#"{"result":{"code":"ERROR"}}"#, Answer::Rejected);
+        check(&rule, 200, "{}", ResponseClass::Accepted);
+        check(&rule, 409, "{}", ResponseClass::Ambiguous);
+        check(
+            &rule,
+            200,
+            r#"{"result":{"code":"ERROR"}}"#,
+            ResponseClass::Rejected,
+        );
         // But not where nobody knows whether it says something.
-        check(&rule, 200, "<p>", Answer::Ambiguous);
+        check(&rule, 200, "<p>", ResponseClass::Ambiguous);
     }
 
     #[test]
@@ -250,7 +261,7 @@ mod tests {
         check(|rule| rule.statuses.clear(), "names no statuses");
         check(|rule| rule.values.clear(), "names no value");
         check(
-            |rule| rule.values.push(("0".into(), Class::Retry)),
+            |rule| rule.values.push(("0".into(), StatusClass::Retry)),
             "\"0\" is in two classes",
         );
         let overlapping = FieldRule {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Class;
+use super::StatusClass;
 
 /// Statuses of one kind in the settings. The narrower kind goes before the wider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Statuses {
 
 /// Settings that make no table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidClasses {
+pub enum InvalidStatusClasses {
     /// No statuses at all.
     #[error(
         "{0:?} is no HTTP status: expected one such as \"503\", a range such as \"520-527\", or a hundred such \
@@ -36,11 +36,11 @@ pub enum InvalidClasses {
         /// What put it into one class.
         one: Statuses,
         /// That class.
-        one_class: Class,
+        one_class: StatusClass,
         /// What put it into the other.
         other: Statuses,
         /// That class.
-        other_class: Class,
+        other_class: StatusClass,
     },
 }
 
@@ -50,12 +50,14 @@ const LAST: u16 = 599;
 /// The class of each status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusTable {
-    settings: Vec<(Statuses, Class)>,
+    settings: Vec<(Statuses, StatusClass)>,
 }
 
 impl StatusTable {
-    pub(super) fn new(settings: impl IntoIterator<Item = (Statuses, Class)>) -> Result<Self, InvalidClasses> {
-        let mut settings: Vec<(Statuses, Class)> = settings.into_iter().collect();
+    pub(super) fn new(
+        settings: impl IntoIterator<Item = (Statuses, StatusClass)>,
+    ) -> Result<Self, InvalidStatusClasses> {
+        let mut settings: Vec<(Statuses, StatusClass)> = settings.into_iter().collect();
         // The first that contains a status decides.
         settings.sort_by_key(|(statuses, _)| statuses.width());
         for (at, &(one, one_class)) in settings.iter().enumerate() {
@@ -65,7 +67,7 @@ impl StatusTable {
                     && same_width
                     && one_class != other_class
                 {
-                    return Err(InvalidClasses::Twice {
+                    return Err(InvalidStatusClasses::Twice {
                         status,
                         one,
                         one_class,
@@ -78,12 +80,12 @@ impl StatusTable {
         Ok(Self { settings })
     }
 
-    pub(super) fn class(&self, status: u16) -> Class {
+    pub(super) fn class(&self, status: u16) -> StatusClass {
         let found = self
             .settings
             .iter()
             .find(|(statuses, _)| statuses.contain(status));
-        found.map_or(Class::Ambiguous, |&(_, class)| class)
+        found.map_or(StatusClass::Ambiguous, |&(_, class)| class)
     }
 }
 
@@ -121,9 +123,9 @@ impl Statuses {
 }
 
 impl FromStr for Statuses {
-    type Err = InvalidClasses;
+    type Err = InvalidStatusClasses;
 
-    fn from_str(text: &str) -> Result<Self, InvalidClasses> {
+    fn from_str(text: &str) -> Result<Self, InvalidStatusClasses> {
         let hundred = || Some(Self::Hundred(digits(text.strip_suffix("xx")?, 1..=5)?));
         let range = || {
             let (first, last) = text.split_once('-')?;
@@ -134,7 +136,7 @@ impl FromStr for Statuses {
         one()
             .or_else(range)
             .or_else(hundred)
-            .ok_or_else(|| InvalidClasses::NotAStatus(text.to_owned()))
+            .ok_or_else(|| InvalidStatusClasses::NotAStatus(text.to_owned()))
     }
 }
 
@@ -160,7 +162,7 @@ impl fmt::Display for Statuses {
 mod tests {
     use super::*;
 
-    fn table(lists: &[(&str, Class)]) -> Result<StatusTable, InvalidClasses> {
+    fn table(lists: &[(&str, StatusClass)]) -> Result<StatusTable, InvalidStatusClasses> {
         let parsed: Result<Vec<_>, _> = lists
             .iter()
             .map(|(statuses, class)| Ok((statuses.parse()?, *class)))
@@ -171,18 +173,18 @@ mod tests {
     #[test]
     fn the_narrower_goes_before_the_wider() {
         let table = table(&[
-            ("5xx", Class::Ambiguous),
-            ("520-527", Class::Retry),
-            ("525", Class::Rejected),
+            ("5xx", StatusClass::Ambiguous),
+            ("520-527", StatusClass::Retry),
+            ("525", StatusClass::Rejected),
         ])
         .expect("a table");
         for (status, class) in [
-            (519, Class::Ambiguous),
-            (520, Class::Retry),
-            (525, Class::Rejected),
-            (527, Class::Retry),
-            (528, Class::Ambiguous),
-            (200, Class::Ambiguous),
+            (519, StatusClass::Ambiguous),
+            (520, StatusClass::Retry),
+            (525, StatusClass::Rejected),
+            (527, StatusClass::Retry),
+            (528, StatusClass::Ambiguous),
+            (200, StatusClass::Ambiguous),
         ] {
             assert_eq!(table.class(status), class, "{status}");
         }
@@ -192,23 +194,35 @@ mod tests {
     fn a_status_in_two_classes_is_refused_and_both_are_named() {
         for (lists, names) in [
             (
-                [("503", Class::Ambiguous), ("503", Class::Retry)],
+                [("503", StatusClass::Ambiguous), ("503", StatusClass::Retry)],
                 "the status 503 is in ambiguous by \"503\", and in retry by \"503\"",
             ),
             (
-                [("520-527", Class::Ambiguous), ("525-530", Class::Rejected)],
+                [
+                    ("520-527", StatusClass::Ambiguous),
+                    ("525-530", StatusClass::Rejected),
+                ],
                 "the status 525 is in ambiguous by \"520-527\", and in rejected by \"525-530\"",
             ),
             (
-                [("4xx", Class::Accepted), ("4xx", Class::RetryIfTold)],
+                [
+                    ("4xx", StatusClass::Accepted),
+                    ("4xx", StatusClass::RetryIfRetryAfter),
+                ],
                 "the status 400 is in accepted by \"4xx\", and in retry_if_told by \"4xx\"",
             ),
         ] {
             let refused = table(&lists).expect_err(names).to_string();
             assert!(refused.contains(names), "{refused}");
         }
-        assert!(table(&[("4xx", Class::Retry), ("4xx", Class::Retry)]).is_ok());
-        assert!(table(&[("520-527", Class::Retry), ("528-530", Class::Accepted)]).is_ok());
+        assert!(table(&[("4xx", StatusClass::Retry), ("4xx", StatusClass::Retry)]).is_ok());
+        assert!(
+            table(&[
+                ("520-527", StatusClass::Retry),
+                ("528-530", StatusClass::Accepted)
+            ])
+            .is_ok()
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! When the breaker opens, whom it lets through meanwhile, and how calls come back.
 
-use super::super::answer::{Lost, NotSent, Reply};
+use super::super::answer::{HttpResponse, Lost, NotSent};
 use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ struct Story {
 impl Story {
     fn new() -> Self {
         let settings = BreakerSettings {
-            failures_max: 3,
+            failure_threshold: 3,
             probe_interval: INTERVAL,
         };
         Self {
@@ -30,28 +30,28 @@ impl Story {
         self.now
     }
 
-    fn report(&mut self, began: Instant, sign: Sign) -> Turn {
+    fn report(&mut self, began: Instant, sign: ApiHealth) -> Turn {
         self.now += MS;
         let report = match sign {
-            Sign::Well => Report::Status(Reply::default()),
-            Sign::Busy => status(429),
-            Sign::Overloaded => status(503),
-            Sign::Ill => Report::Lost(Lost::Closed),
-            Sign::Nothing => Report::NotSent(NotSent::Withheld),
+            ApiHealth::Healthy => Response::Status(HttpResponse::default()),
+            ApiHealth::Busy => status(429),
+            ApiHealth::Overloaded => status(503),
+            ApiHealth::Unhealthy => Response::Lost(Lost::Closed),
+            ApiHealth::Nothing => Response::NotSent(NotSent::Withheld),
         };
         self.breaker.reported(began, &report, sign, self.now)
     }
 
-    fn request(&mut self, sign: Sign) -> Turn {
+    fn request(&mut self, sign: ApiHealth) -> Turn {
         let began = self.begin();
         self.report(began, sign)
     }
 
     fn opened() -> Self {
         let mut story = Self::new();
-        story.request(Sign::Ill);
-        story.request(Sign::Ill);
-        assert!(matches!(story.request(Sign::Overloaded), Turn::Ill(_)));
+        story.request(ApiHealth::Unhealthy);
+        story.request(ApiHealth::Unhealthy);
+        assert!(matches!(story.request(ApiHealth::Overloaded), Turn::Ill(_)));
         story
     }
 
@@ -60,30 +60,30 @@ impl Story {
     }
 }
 
-fn status(status: u16) -> Report {
-    Report::Status(Reply {
+fn status(status: u16) -> Response {
+    Response::Status(HttpResponse {
         status,
-        ..Reply::default()
+        ..HttpResponse::default()
     })
 }
 
 #[test]
 fn it_opens_only_when_nothing_gets_through_between_the_failures() {
     let mut story = Story::new();
-    for sign in [Sign::Well, Sign::Busy] {
+    for sign in [ApiHealth::Healthy, ApiHealth::Busy] {
         for _ in 0..20 {
-            story.request(Sign::Ill);
-            story.request(Sign::Overloaded);
+            story.request(ApiHealth::Unhealthy);
+            story.request(ApiHealth::Overloaded);
             assert_eq!(story.request(sign), Turn::None);
         }
     }
     assert_eq!(story.breaker.state(), BreakerState::Closed);
     // What is held back says neither yes nor no.
     let began = story.now;
-    story.request(Sign::Ill);
-    story.request(Sign::Nothing);
-    story.request(Sign::Ill);
-    let Turn::Ill(outage) = story.request(Sign::Overloaded) else {
+    story.request(ApiHealth::Unhealthy);
+    story.request(ApiHealth::Nothing);
+    story.request(ApiHealth::Unhealthy);
+    let Turn::Ill(outage) = story.request(ApiHealth::Overloaded) else {
         panic!("it did not open");
     };
     assert_eq!((outage.failures, outage.status), (3, Some(503)));
@@ -106,7 +106,9 @@ fn one_probe_goes_per_interval_whether_or_not_the_last_one_is_back() {
         assert_eq!(story.room(), 0, "one at a time");
     }
     for (count, probe) in (1..).zip(probes) {
-        assert!(matches!(story.report(probe, Sign::Overloaded), Turn::Ill(o) if o.probes_failed == count));
+        assert!(
+            matches!(story.report(probe, ApiHealth::Overloaded), Turn::Ill(o) if o.probes_failed == count)
+        );
     }
     assert_eq!(story.breaker.state(), BreakerState::Open);
 }
@@ -115,16 +117,16 @@ fn one_probe_goes_per_interval_whether_or_not_the_last_one_is_back() {
 fn the_first_answer_closes_it_and_calls_come_back_one_by_one() {
     let mut story = Story::opened();
     story.now += INTERVAL;
-    assert_eq!(story.request(Sign::Busy), Turn::Well);
+    assert_eq!(story.request(ApiHealth::Busy), Turn::Well);
     assert_eq!(story.room(), 2);
     let (first, second) = (story.begin(), story.begin());
     assert_eq!(story.room(), 0);
-    story.report(first, Sign::Well);
+    story.report(first, ApiHealth::Healthy);
     assert_eq!(story.room(), 2);
-    story.report(second, Sign::Ill);
+    story.report(second, ApiHealth::Unhealthy);
     assert_eq!(story.room(), 3, "a failure frees its place and brings none");
     for _ in 0..100 {
-        story.request(Sign::Well);
+        story.request(ApiHealth::Healthy);
     }
     assert_eq!(story.room(), 103);
 }
@@ -134,16 +136,16 @@ fn what_began_before_says_nothing_of_now() {
     let mut story = Story::new();
     let hanging: Vec<Instant> = (0..20).map(|_| story.begin()).collect();
     for _ in 0..3 {
-        story.request(Sign::Ill);
+        story.request(ApiHealth::Unhealthy);
     }
     assert!(story.breaker.is_open());
     // Neither an answer nor a failure of the time before changes anything.
-    assert_eq!(story.report(hanging[0], Sign::Well), Turn::None);
-    assert_eq!(story.report(hanging[1], Sign::Ill), Turn::None);
+    assert_eq!(story.report(hanging[0], ApiHealth::Healthy), Turn::None);
+    assert_eq!(story.report(hanging[1], ApiHealth::Unhealthy), Turn::None);
     story.now += INTERVAL;
-    assert_eq!(story.request(Sign::Well), Turn::Well);
+    assert_eq!(story.request(ApiHealth::Healthy), Turn::Well);
     for began in &hanging[2..] {
-        assert_eq!(story.report(*began, Sign::Overloaded), Turn::None);
+        assert_eq!(story.report(*began, ApiHealth::Overloaded), Turn::None);
     }
     assert_eq!(story.breaker.state(), BreakerState::Closed);
     assert_eq!(story.room(), 2, "what hangs since before takes no place");
@@ -153,20 +155,20 @@ fn what_began_before_says_nothing_of_now() {
 fn a_look_up_that_is_answered_proves_nothing_unless_it_was_the_probe() {
     let mut story = Story::new();
     let look_up = |story: &mut Story, sign| {
-        let (began, report) = (story.now, Report::Lost(Lost::Closed));
+        let (began, report) = (story.now, Response::Lost(Lost::Closed));
         story.now += MS;
         story.breaker.look_up_reported(began, &report, sign, story.now)
     };
-    story.request(Sign::Ill);
-    assert_eq!(look_up(&mut story, Sign::Well), Turn::None);
-    story.request(Sign::Ill);
-    assert!(matches!(look_up(&mut story, Sign::Ill), Turn::Ill(_)));
+    story.request(ApiHealth::Unhealthy);
+    assert_eq!(look_up(&mut story, ApiHealth::Healthy), Turn::None);
+    story.request(ApiHealth::Unhealthy);
+    assert!(matches!(look_up(&mut story, ApiHealth::Unhealthy), Turn::Ill(_)));
     // It began before the breaker opened.
-    let (began, report) = (story.now - MS, Report::Status(Reply::default()));
+    let (began, report) = (story.now - MS, Response::Status(HttpResponse::default()));
     assert_eq!(
         story
             .breaker
-            .look_up_reported(began, &report, Sign::Well, story.now),
+            .look_up_reported(began, &report, ApiHealth::Healthy, story.now),
         Turn::None
     );
     story.now += INTERVAL;
@@ -174,7 +176,7 @@ fn a_look_up_that_is_answered_proves_nothing_unless_it_was_the_probe() {
     assert_eq!(
         story
             .breaker
-            .look_up_reported(began, &report, Sign::Well, story.now),
+            .look_up_reported(began, &report, ApiHealth::Healthy, story.now),
         Turn::Well
     );
 }
@@ -183,7 +185,7 @@ fn a_look_up_that_is_answered_proves_nothing_unless_it_was_the_probe() {
 fn a_probe_that_was_held_back_is_none() {
     let mut story = Story::opened();
     story.now += INTERVAL;
-    assert_eq!(story.request(Sign::Nothing), Turn::None);
+    assert_eq!(story.request(ApiHealth::Nothing), Turn::None);
     assert_eq!(story.breaker.state(), BreakerState::Open);
     assert_eq!(story.room(), 1, "another goes at once");
 }
@@ -191,9 +193,9 @@ fn a_probe_that_was_held_back_is_none() {
 #[test]
 fn it_can_be_switched_off() {
     let mut story = Story::new();
-    story.breaker.settings.failures_max = 0;
+    story.breaker.settings.failure_threshold = 0;
     for _ in 0..100 {
-        story.request(Sign::Ill);
+        story.request(ApiHealth::Unhealthy);
     }
     assert_eq!(story.breaker.state(), BreakerState::Closed);
 }

@@ -4,10 +4,10 @@ use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-fn pace() -> PaceSettings {
-    PaceSettings {
+fn pace() -> FlowControlSettings {
+    FlowControlSettings {
         breaker: BreakerSettings {
-            failures_max: 2,
+            failure_threshold: 2,
             probe_interval: INTERVAL,
         },
         rate: None,
@@ -17,9 +17,9 @@ fn pace() -> PaceSettings {
 
 impl Story {
     /// A partition with calls from 0 on, and proof that it is ours, called at this pace.
-    fn paced(policy: Policy, pace: PaceSettings, calls: i64) -> Self {
+    fn with_flow_control(policy: Policy, pace: FlowControlSettings, calls: i64) -> Self {
         let mut story = Self::under(policy);
-        story.delivery = story.delivery.paced(pace);
+        story.delivery = story.delivery.with_flow_control(pace);
         story.assign(loaded(Some(0), ""));
         for offset in 0..calls {
             story.pending(offset, &format!("key-{offset}"));
@@ -30,16 +30,16 @@ impl Story {
 
     fn refuse(&mut self, offset: i64) -> &mut Self {
         let call = self.id(offset);
-        let report = Report::NotSent(NotSent::NoConnection);
+        let report = Response::NotSent(NotSent::NoConnection);
         self.now += MS;
-        self.tell(Event::Answered { call, report })
+        self.tell(Event::ResponseReceived { call, report })
     }
 
     /// The waits of these calls are over.
     fn waited(&mut self, offsets: &[i64]) {
         for offset in offsets {
             let call = self.id(*offset);
-            self.tell(Event::WaitOver(call));
+            self.tell(Event::WaitElapsed(call));
         }
     }
 
@@ -58,15 +58,15 @@ impl Story {
     }
 
     /// How many calls are in a stage.
-    fn count(&self, stage: &Stage) -> usize {
+    fn count(&self, stage: &CallState) -> usize {
         let calls = self.delivery.calls();
-        calls.filter(|(_, call)| call.stage().0 == stage).count()
+        calls.filter(|(_, call)| call.state().0 == stage).count()
     }
 
     /// What was asked for last of calls, intake and outages.
     #[track_caller]
     fn check_calls(&self, expected: &[&str]) -> &Self {
-        let is_of_group = |action: &&Action<()>| matches!(action, Action::Commit(_) | Action::Permit(_));
+        let is_of_group = |action: &&Action<()>| matches!(action, Action::Commit(_) | Action::ExtendLease(_));
         let asked = self.asked.iter().filter(|action| !is_of_group(action));
         assert_eq!(asked.map(short).collect::<Vec<_>>(), expected);
         self
@@ -75,7 +75,7 @@ impl Story {
 
 #[test]
 fn while_the_api_is_ill_nothing_is_read_or_sent_but_one_probe_in_each_interval() {
-    let mut story = Story::paced(Policy::Retry, pace(), 3);
+    let mut story = Story::with_flow_control(Policy::Retry, pace(), 3);
     story.refuse(0).check_calls(&["wait 0 Attempt", "send 2"]);
     story
         .refuse(1)
@@ -105,7 +105,7 @@ fn while_the_api_is_ill_nothing_is_read_or_sent_but_one_probe_in_each_interval()
 /// another order must be read, for it would show that the API is well.
 #[test]
 fn while_there_is_no_untried_call_the_partition_is_read_on() {
-    let mut story = Story::paced(Policy::Retry, pace(), 1);
+    let mut story = Story::with_flow_control(Policy::Retry, pace(), 1);
     story.answer(0, 500).check_calls(&["wait 0 Attempt"]);
     story.waited(&[0]);
     story.check_calls(&["send 0 again: ambiguous"]);
@@ -141,14 +141,14 @@ fn while_there_is_no_untried_call_the_partition_is_read_on() {
 fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun() {
     for is_noted in [true, false] {
         let three = BreakerSettings {
-            failures_max: 3,
+            failure_threshold: 3,
             ..pace().breaker
         };
-        let pace = PaceSettings {
+        let pace = FlowControlSettings {
             breaker: three,
             ..pace()
         };
-        let mut story = Story::paced(Policy::Park, pace, 9);
+        let mut story = Story::with_flow_control(Policy::Park, pace, 9);
         // 0 went with the first commit, and 1 goes with this one.
         story.committed().check_calls(&["send 1"]);
         story.refuse(0);
@@ -157,7 +157,7 @@ fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun(
         story.committed().check_calls(&["send 2"]).check_begun(&[2, 3, 4]);
         if is_noted {
             story.committed().check_calls(&["send 3"]);
-            assert_eq!(story.count(&Stage::Begun), 1);
+            assert_eq!(story.count(&CallState::IntentCommitted), 1);
         }
         story.refuse(2);
         assert_eq!(story.delivery.gauges().breaker, BreakerState::Open);
@@ -167,24 +167,27 @@ fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun(
             story.committed().pass(10 * MS).check_begun(&[]);
         }
         story.committed();
-        assert_eq!(story.count(&Stage::Begun) + story.count(&Stage::Beginning), 0);
+        assert_eq!(
+            story.count(&CallState::IntentCommitted) + story.count(&CallState::RecordingIntent),
+            0
+        );
         // The probe's beginning is noted before it is sent.
         story.pass(INTERVAL);
-        assert_eq!(story.count(&Stage::Beginning), 1);
+        assert_eq!(story.count(&CallState::RecordingIntent), 1);
         story.check_calls(&[]);
-        let under_way = story.count(&Stage::Calling);
+        let under_way = story.count(&CallState::InFlight);
         story.committed();
-        assert_eq!(story.count(&Stage::Calling), under_way + 1);
+        assert_eq!(story.count(&CallState::InFlight), under_way + 1);
     }
 }
 
 /// Story: with nothing but an order of which nobody knows, the look-up is the probe; it is not given up for an outage.
 #[test]
 fn a_look_up_probes_when_there_is_no_call_for_it_and_is_not_given_up_meanwhile() {
-    let mut story = Story::paced(Policy::Verify, pace(), 1);
+    let mut story = Story::with_flow_control(Policy::Verify, pace(), 1);
     story.committed();
     story.answer(0, 500);
-    story.now += verify().settle;
+    story.now += verify().api_processing_max;
     story.waited(&[0]);
     story.check_calls(&["look up 0"]);
     story
@@ -214,9 +217,9 @@ fn requests_begin_at_their_rate_and_the_time_of_the_next_is_told() {
         requests: 4,
         per: Duration::from_secs(1),
     };
-    let mut story = Story::paced(
+    let mut story = Story::with_flow_control(
         Policy::Retry,
-        PaceSettings {
+        FlowControlSettings {
             rate: Some(rate),
             ..pace()
         },
@@ -256,9 +259,9 @@ fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
         requests: 1,
         per: Duration::from_secs(1),
     };
-    let mut story = Story::paced(
+    let mut story = Story::with_flow_control(
         Policy::Park,
-        PaceSettings {
+        FlowControlSettings {
             rate: Some(rate),
             ..pace()
         },
@@ -267,8 +270,9 @@ fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
     for _ in 0..5 {
         story.committed();
     }
-    let stages = story.delivery.calls().map(|(_, call)| call.stage().0.clone());
-    let begun = stages.filter(|stage| matches!(stage, Stage::Beginning | Stage::Begun));
+    let stages = story.delivery.calls().map(|(_, call)| call.state().0.clone());
+    let begun =
+        stages.filter(|stage| matches!(stage, CallState::RecordingIntent | CallState::IntentCommitted));
     assert_eq!(
         begun.count(),
         0,
@@ -279,11 +283,11 @@ fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
 
 #[test]
 fn the_limit_of_calls_in_flight_is_found_out_by_trying() {
-    let adaptive = PaceSettings {
+    let adaptive = FlowControlSettings {
         calls_in_flight_min: Some(1),
         ..pace()
     };
-    let mut story = Story::paced(Policy::Retry, adaptive, 1);
+    let mut story = Story::with_flow_control(Policy::Retry, adaptive, 1);
     assert_eq!(story.delivery.gauges().calls_in_flight_limit, 1);
     for offset in 0..12 {
         story.pending(offset + 1, &format!("key-{}", offset + 1));
@@ -297,11 +301,11 @@ fn the_limit_of_calls_in_flight_is_found_out_by_trying() {
 #[test]
 fn calls_that_are_gone_take_no_places() {
     let mut story = Story::under(Policy::Retry);
-    let one = PaceSettings {
+    let one = FlowControlSettings {
         calls_in_flight_min: Some(1),
         ..pace()
     };
-    story.delivery = story.delivery.paced(one);
+    story.delivery = story.delivery.with_flow_control(one);
     story.assign(loaded(Some(0), ""));
     story.pending(0, "a").pending(1, "b");
     story.tell(Event::Lost(vec![P]));

@@ -1,4 +1,4 @@
-//! Stubborn calls: when they are deferred or given up, and what follows.
+//! DeferralLimits calls: when they are deferred or given up, and what follows.
 
 use super::*;
 
@@ -13,12 +13,12 @@ fn fail(story: &mut Story, offset: i64) {
         .iter()
         .any(|action| matches!(action, Action::Wait { .. }))
     {
-        story.tell(Event::WaitOver(call));
+        story.tell(Event::WaitElapsed(call));
     }
 }
 
 /// A partition with a call at 7 that has failed for a minute, and one at 8 that was accepted meanwhile.
-fn stubborn(policy: Policy) -> Story {
+fn deferral(policy: Policy) -> Story {
     let mut story = Story::with(LIMITS, policy);
     story.assign(loaded(Some(7), ""));
     story.pending(7, "a");
@@ -54,8 +54,9 @@ impl Story {
 /// Lets commits come through until a call is under way.
 fn drive(story: &mut Story, offset: i64) {
     for _ in 0..20 {
-        let is_calling =
-            |(id, call): (CallId, &Call<()>)| id.offset == Offset(offset) && call.stage == Stage::Calling;
+        let is_calling = |(id, call): (CallId, &Call<()>)| {
+            id.offset == Offset(offset) && call.state == CallState::InFlight
+        };
         if story.delivery.calls().any(is_calling) {
             return;
         }
@@ -69,7 +70,7 @@ fn drive(story: &mut Story, offset: i64) {
 }
 
 /// Lets the commit in flight end, if there is one, and time pass, until a deferral is asked for.
-fn until_deferred(story: &mut Story) -> (Vec<Copied<()>>, Vec<Commit>) {
+fn until_deferred(story: &mut Story) -> (Vec<DeferredCopy<()>>, Vec<Commit>) {
     for _ in 0..20 {
         let found = story
             .asked
@@ -95,17 +96,18 @@ fn until_deferred(story: &mut Story) -> (Vec<Copied<()>>, Vec<Commit>) {
 fn is_deferred(story: &Story, offset: i64) -> bool {
     let mut calls = story.delivery.calls();
     calls.any(|(id, call)| {
-        id.offset == Offset(offset) && matches!(call.stage, Stage::Stubborn | Stage::Deferring)
+        id.offset == Offset(offset)
+            && matches!(call.state, CallState::AwaitingDeferral | CallState::Deferring)
     })
 }
 
-fn continued(origin: i64, doubt: Option<Doubt>) -> Continued {
-    Continued {
+fn continued(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
+    DeferralContext {
         origin: Offset(origin),
         attempts: 40,
-        attempts_ambiguous: u32::from(doubt.is_some()),
+        attempts_ambiguous: u32::from(ambiguity.is_some()),
         lookups: 0,
-        doubt,
+        ambiguity,
         seen_before: Duration::ZERO,
     }
 }
@@ -113,18 +115,18 @@ fn continued(origin: i64, doubt: Option<Doubt>) -> Continued {
 #[test]
 fn a_call_that_fails_while_others_succeed_is_deferred() {
     for policy in Policy::ALL {
-        let mut story = stubborn(policy);
+        let mut story = deferral(policy);
         story.answer(7, 429);
         assert!(is_deferred(&story, 7), "{policy:?}");
         let (copies, commits) = until_deferred(&mut story);
         assert_eq!((copies.len(), copies[0].call.offset), (1, Offset(7)));
-        assert_eq!((copies[0].history.attempts, copies[0].doubt), (2, None));
+        assert_eq!((copies[0].history.attempts, copies[0].ambiguity), (2, None));
         // Both are final with it, and nothing has begun.
         assert_eq!((commits[0].offset, commits[0].note.as_str()), (Offset(9), ""));
         story.pass(MINUTE / 60).check(&[]);
         story.committed();
         assert_eq!(story.delivery.calls().count(), 0);
-        assert_eq!(story.delivery.gauges().bytes_held, 0);
+        assert_eq!(story.delivery.gauges().bytes_open, 0);
     }
 }
 
@@ -151,7 +153,7 @@ fn in_an_outage_nothing_is_deferred_while_there_is_room() {
 #[test]
 fn without_the_setting_nothing_is_deferred() {
     let mut limits = LIMITS;
-    limits.stubborn.defer_after = None;
+    limits.deferral.defer_after = None;
     limits.calls_in_flight_max = 4;
     let mut story = Story::with(limits, Policy::Retry);
     story.assign(loaded(Some(7), ""));
@@ -171,7 +173,7 @@ fn without_the_setting_nothing_is_deferred() {
 #[test]
 fn the_window_stops_intake_until_the_stubborn_call_is_gone() {
     let mut limits = LIMITS;
-    limits.stubborn.window_max = 20;
+    limits.deferral.window_max = 20;
     let mut story = Story::with(limits, Policy::Retry);
     story.assign(loaded(Some(7), ""));
     story.pending(7, "a");
@@ -207,7 +209,7 @@ fn the_window_stops_intake_until_the_stubborn_call_is_gone() {
 
 #[test]
 fn no_commit_is_made_beside_a_deferral_and_none_that_forgets_it() {
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.pending(9, "c").check(&["send 9"]);
@@ -223,7 +225,7 @@ fn no_commit_is_made_beside_a_deferral_and_none_that_forgets_it() {
 
 #[test]
 fn calls_of_its_key_go_with_it_or_after_it() {
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.pending(9, "a").pending(10, "c");
     drive(&mut story, 10);
     story.answer(7, 429);
@@ -236,7 +238,7 @@ fn calls_of_its_key_go_with_it_or_after_it() {
     until_deferred(&mut story);
     story.committed();
     // The copies come, and are called in their order.
-    let untried = Continued {
+    let untried = DeferralContext {
         attempts: 0,
         ..continued(9, None)
     };
@@ -256,7 +258,7 @@ fn calls_of_its_key_go_with_it_or_after_it() {
 /// Story: an earlier owner has left the copies of two calls the wrong way round.
 #[test]
 fn copies_the_wrong_way_round_do_not_go_round_for_ever() {
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.pending_as(20, "a", Some(continued(9, None)));
     story.pending_as(21, "a", Some(continued(5, None)));
     // 7 is deferred, and takes 20 along, which lay behind it, but not 21.
@@ -270,7 +272,7 @@ fn copies_the_wrong_way_round_do_not_go_round_for_ever() {
 
 #[test]
 fn a_copy_that_arrives_before_its_transaction_is_told_waits_for_that() {
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.pending_as(20, "a", Some(continued(7, None))).check(&[]);
@@ -284,16 +286,16 @@ fn a_copy_that_arrives_before_its_transaction_is_told_waits_for_that() {
 
 #[test]
 fn a_call_that_was_not_deferred_goes_on_where_it_is() {
-    let mut story = stubborn(Policy::Park);
+    let mut story = deferral(Policy::Park);
     story.pending(9, "a");
     story.answer(7, 429);
     until_deferred(&mut story);
     story
-        .tell(Event::Committed(CommitResult::NotDone))
+        .tell(Event::Committed(CommitResult::Rejected))
         // A commit need not wait for another deferral.
         .check(&["wait 7 Attempt", "commit 7"]);
     let call = story.id(7);
-    story.tell(Event::WaitOver(call));
+    story.tell(Event::WaitElapsed(call));
     drive(&mut story, 7);
     story.answer(7, 201).acknowledge(7);
     drive(&mut story, 9);
@@ -301,14 +303,14 @@ fn a_call_that_was_not_deferred_goes_on_where_it_is() {
 
 #[test]
 fn after_a_deferral_that_nobody_knows_of_the_group_is_joined_anew() {
-    let mut story = stubborn(Policy::Park);
+    let mut story = deferral(Policy::Park);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.tell(Event::Committed(CommitResult::Unknown));
     story.check(&["withhold", "rejoin"]);
     assert_eq!(story.delivery.calls().count(), 0);
     // One that is not answered at all is unknown, too.
-    let mut story = stubborn(Policy::Park);
+    let mut story = deferral(Policy::Park);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.pass(LIMITS.commit_max).check(&["withhold", "rejoin"]);
@@ -316,12 +318,12 @@ fn after_a_deferral_that_nobody_knows_of_the_group_is_joined_anew() {
 
 #[test]
 fn a_partition_that_goes_waits_for_its_deferral() {
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.tell(Event::Revoked(vec![P])).check(&["pause"]);
-    story.pass(LIMITS.drain_max).check(&["withhold", "rejoin"]);
-    let mut story = stubborn(Policy::Retry);
+    story.pass(LIMITS.drain_timeout).check(&["withhold", "rejoin"]);
+    let mut story = deferral(Policy::Retry);
     story.answer(7, 429);
     until_deferred(&mut story);
     story.tell(Event::Revoked(vec![P])).check(&["pause"]);
@@ -337,27 +339,27 @@ fn a_partition_that_goes_waits_for_its_deferral() {
 #[test]
 fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
     // Under retry the copy says it, and the next request is a repeated one.
-    let mut story = stubborn(Policy::Retry);
+    let mut story = deferral(Policy::Retry);
     story.answer(7, 500);
     let (copies, _) = until_deferred(&mut story);
     assert_eq!(
-        (copies[0].doubt, copies[0].history.attempts_ambiguous),
-        (Some(Doubt::Ambiguous), 1)
+        (copies[0].ambiguity, copies[0].history.attempts_ambiguous),
+        (Some(Ambiguity::AmbiguousResponse), 1)
     );
     story.committed();
-    let doubtful = Some(continued(7, Some(Doubt::Ambiguous)));
+    let doubtful = Some(continued(7, Some(Ambiguity::AmbiguousResponse)));
     story
         .pending_as(20, "a", doubtful)
         .check(&["send 20 again: ambiguous"]);
 
     // Under park such a call is parked where it is.
-    let mut story = stubborn(Policy::Park);
+    let mut story = deferral(Policy::Park);
     story.answer(7, 500).check(&["publish 7"]);
 
     // Should its policy be another one by then, it is parked, or looked up after all that it may take.
-    let settle = LIMITS.ownership_max + verify().settle;
+    let settle = LIMITS.ownership_lease + verify().api_processing_max;
     for (policy, wait, then) in [
-        (Policy::Park, LIMITS.ownership_max, "publish 20"),
+        (Policy::Park, LIMITS.ownership_lease, "publish 20"),
         (Policy::Verify, settle, "look up 20"),
     ] {
         let mut story = Story::with(LIMITS, policy);
@@ -371,7 +373,7 @@ fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
         assert_eq!(waits, Some(wait));
         story.later(wait);
         let call = story.id(20);
-        story.tell(Event::WaitOver(call));
+        story.tell(Event::WaitElapsed(call));
         assert!(
             story.asked.iter().any(|action| short(action) == then),
             "{:?}",
@@ -382,33 +384,36 @@ fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
 
 #[test]
 fn under_verify_a_call_that_cannot_be_looked_up_is_deferred_with_its_doubt() {
-    let mut story = stubborn(Policy::Verify);
+    let mut story = deferral(Policy::Verify);
     story.answer(7, 500);
     let call = story.id(7);
-    story.later(verify().settle);
-    story.tell(Event::WaitOver(call));
+    story.later(verify().api_processing_max);
+    story.tell(Event::WaitElapsed(call));
     story.answer_look_up(7, 503);
     let (copies, commits) = until_deferred(&mut story);
-    assert_eq!((copies[0].doubt, copies[0].lookups), (Some(Doubt::Ambiguous), 1));
+    assert_eq!(
+        (copies[0].ambiguity, copies[0].lookups),
+        (Some(Ambiguity::AmbiguousResponse), 1)
+    );
     assert_eq!(commits[0].note, "");
-    story.tell(Event::Committed(CommitResult::NotDone));
+    story.tell(Event::Committed(CommitResult::Rejected));
     assert!(
         story.asked.iter().any(|action| short(action) == "wait 7 LookUp"),
         "{:?}",
         story.asked
     );
-    story.tell(Event::WaitOver(call)).check(&["look up 7"]);
+    story.tell(Event::WaitElapsed(call)).check(&["look up 7"]);
 }
 
 #[test]
 fn a_call_is_given_up_by_the_time_since_it_was_first_seen() {
     let mut limits = LIMITS;
-    limits.stubborn.give_up_after = Some(10 * MINUTE);
-    let given_up = |doubt, policy: Policy, status| {
+    limits.deferral.abandon_after = Some(10 * MINUTE);
+    let given_up = |ambiguity, policy: Policy, status| {
         let mut story = Story::with(limits, policy);
-        let before = Continued {
+        let before = DeferralContext {
             seen_before: 9 * MINUTE,
-            ..continued(3, doubt)
+            ..continued(3, ambiguity)
         };
         story.assign(loaded(Some(7), ""));
         story.pending_as(7, "a", Some(before));
@@ -426,15 +431,15 @@ fn a_call_is_given_up_by_the_time_since_it_was_first_seen() {
     for policy in Policy::ALL {
         let ending = given_up(None, policy, 429);
         assert!(
-            matches!(&ending, Ending::GivenUp(Some(Report::Status(reply))) if reply.status == 429),
+            matches!(&ending, FinalState::Abandoned(Some(Response::Status(reply))) if reply.status == 429),
             "{ending:?}"
         );
     }
     // Also under retry nobody is told that it was surely not processed when it may have been.
-    for (doubt, status) in [(Some(Doubt::Ambiguous), 429), (None, 500)] {
-        let ending = given_up(doubt, Policy::Retry, status);
+    for (ambiguity, status) in [(Some(Ambiguity::AmbiguousResponse), 429), (None, 500)] {
+        let ending = given_up(ambiguity, Policy::Retry, status);
         assert!(
-            matches!(&ending, Ending::Parked(evidence) if evidence.last.is_some()),
+            matches!(&ending, FinalState::Parked(evidence) if evidence.last.is_some()),
             "{ending:?}"
         );
     }

@@ -1,15 +1,15 @@
-//! The settings of stubborn calls: those that fail while others succeed.
+//! The settings of deferral calls: those that fail while others succeed.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use pipeline::delivery::Stubborn;
+use pipeline::delivery::DeferralLimits;
 use serde::{Deserialize, Serialize};
 
 /// How long a call that is tried in vain may hold up its partition, or be tried at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct StubbornSettings {
+pub(crate) struct DeferralSettings {
     /// So many offsets a partition is read ahead of its first call that is not final. They are read again, and
     /// skipped, after a restart: a few seconds' work.
     pub(crate) window_max: u64,
@@ -22,15 +22,15 @@ pub(crate) struct StubbornSettings {
     /// not processed, parked otherwise. `0s`, the default: none ever is, since only people know when a payment
     /// is no longer wanted.
     #[serde(with = "humantime_serde")]
-    pub(crate) give_up_after: Duration,
+    pub(crate) abandon_after: Duration,
 }
 
-impl Default for StubbornSettings {
+impl Default for DeferralSettings {
     fn default() -> Self {
         Self {
             window_max: 100_000,
             defer_after: Duration::from_secs(300),
-            give_up_after: Duration::ZERO,
+            abandon_after: Duration::ZERO,
         }
     }
 }
@@ -43,7 +43,7 @@ const AFTER_MIN: Duration = Duration::from_secs(1);
 /// Longer than any outbox is kept.
 const AFTER_MAX: Duration = Duration::from_secs(365 * 86_400);
 
-impl StubbornSettings {
+impl DeferralSettings {
     /// Checks what the types do not.
     ///
     /// # Errors
@@ -51,35 +51,35 @@ impl StubbornSettings {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
             (WINDOW_MIN..=WINDOW_MAX).contains(&self.window_max),
-            "the setting stubborn.window_max is {}; it must be from {WINDOW_MIN} to {WINDOW_MAX}",
+            "the setting deferral.window_max is {}; it must be from {WINDOW_MIN} to {WINDOW_MAX}",
             self.window_max
         );
         for (name, after) in [
             ("defer_after", self.defer_after),
-            ("give_up_after", self.give_up_after),
+            ("abandon_after", self.abandon_after),
         ] {
             ensure!(
                 after.is_zero() || (AFTER_MIN..=AFTER_MAX).contains(&after),
-                "the setting stubborn.{name} is {after:?}; it must be 0s, which is never, or from 1s to 365 days"
+                "the setting deferral.{name} is {after:?}; it must be 0s, which is never, or from 1s to 365 days"
             );
         }
         ensure!(
-            self.give_up_after.is_zero() || self.give_up_after > self.defer_after,
-            "the setting stubborn.give_up_after is {:?}; it must be longer than stubborn.defer_after, {:?}, or no call \
+            self.abandon_after.is_zero() || self.abandon_after > self.defer_after,
+            "the setting deferral.abandon_after is {:?}; it must be longer than deferral.defer_after, {:?}, or no call \
              would ever be deferred",
-            self.give_up_after,
+            self.abandon_after,
             self.defer_after
         );
         Ok(())
     }
 
     /// What the delivery does by it.
-    pub(crate) fn limits(&self) -> Stubborn {
+    pub(crate) fn limits(&self) -> DeferralLimits {
         let unless_never = |after: Duration| (!after.is_zero()).then_some(after);
-        Stubborn {
+        DeferralLimits {
             window_max: self.window_max,
             defer_after: unless_never(self.defer_after),
-            give_up_after: unless_never(self.give_up_after),
+            abandon_after: unless_never(self.abandon_after),
         }
     }
 }
@@ -90,32 +90,32 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_named() {
-        let check = |change: fn(&mut StubbornSettings), names: &str| {
-            let mut settings = StubbornSettings::default();
+        let check = |change: fn(&mut DeferralSettings), names: &str| {
+            let mut settings = DeferralSettings::default();
             settings.check().expect("the defaults are sound");
             change(&mut settings);
             let error = settings.check().expect_err(names).to_string();
             assert!(error.contains(names), "{error}");
         };
-        check(|s| s.window_max = 999, "stubborn.window_max");
+        check(|s| s.window_max = 999, "deferral.window_max");
         check(
             |s| s.defer_after = Duration::from_millis(999),
-            "stubborn.defer_after",
+            "deferral.defer_after",
         );
         check(
-            |s| s.give_up_after = Duration::from_millis(1),
-            "stubborn.give_up_after",
+            |s| s.abandon_after = Duration::from_millis(1),
+            "deferral.abandon_after",
         );
         check(
-            |s| s.give_up_after = Duration::from_secs(300),
-            "longer than stubborn.defer_after",
+            |s| s.abandon_after = Duration::from_secs(300),
+            "longer than deferral.defer_after",
         );
     }
 
     #[test]
     fn zero_is_never() {
-        let limits = StubbornSettings::default().limits();
+        let limits = DeferralSettings::default().limits();
         assert_eq!(limits.defer_after, Some(Duration::from_secs(300)));
-        assert_eq!(limits.give_up_after, None);
+        assert_eq!(limits.abandon_after, None);
     }
 }

@@ -21,13 +21,13 @@ pub struct Rule {
 
 /// Partitions that have belonged to nobody for longer than an honest rebalance takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unowned {
+pub struct UnassignedPartitions {
     /// Which, in their order.
     pub partitions: Vec<Partition>,
     /// For how long this has been seen.
     pub lasting: Duration,
     /// It is this member's turn to see to it that they are handed out.
-    pub is_ours_to_mend: bool,
+    pub should_trigger_rebalance: bool,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,13 @@ impl Rule {
     /// Of all members the one with the fewest partitions acts, and among equals the one with the lowest member id:
     /// all see the same, and so agree without a word. The next one follows a limit later, should that one be of a
     /// kind that does not act, and so on.
-    pub fn look(&mut self, group: &Group, partitions: usize, me: &str, now: Instant) -> Option<Unowned> {
+    pub fn look(
+        &mut self,
+        group: &Group,
+        partitions: usize,
+        me: &str,
+        now: Instant,
+    ) -> Option<UnassignedPartitions> {
         let unowned = unowned(group, partitions);
         if !group.is_stable || group.members.is_empty() || unowned.is_empty() {
             self.seen = None;
@@ -80,15 +86,15 @@ impl Rule {
         if lasting < self.limit {
             return None;
         }
-        let is_ours_to_mend = turn(group, me)
+        let should_trigger_rebalance = turn(group, me)
             .is_some_and(|turn| now.saturating_duration_since(seen.acted) >= self.limit.saturating_mul(turn));
-        if is_ours_to_mend {
+        if should_trigger_rebalance {
             seen.acted = now;
         }
-        Some(Unowned {
+        Some(UnassignedPartitions {
             partitions: unowned,
             lasting,
-            is_ours_to_mend,
+            should_trigger_rebalance,
         })
     }
 }
@@ -139,7 +145,7 @@ mod tests {
             .iter()
             .map(
                 |(second, group)| match rule.look(group, 6, me, start + Duration::from_secs(*second)) {
-                    Some(unowned) if unowned.is_ours_to_mend => '!',
+                    Some(unowned) if unowned.should_trigger_rebalance => '!',
                     Some(_) => '?',
                     None => '.',
                 },

@@ -1,14 +1,14 @@
-//! A fenced member looks at its group until it is known whose its instance id is; `namesake.rs` says what the looks
+//! A fenced member looks at its group until it is known whose its instance id is; `instance_id_conflict.rs` says what the looks
 //! come to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
-use crate::namesake::{Rule, Standing};
+use crate::instance_id_conflict::{Owner, Rule};
 
 /// What was fenced.
-pub struct Fenced {
+pub struct FencedMember {
     /// The group is asked for through this.
     pub admin: Arc<Admin>,
     /// The group.
@@ -21,10 +21,10 @@ pub struct Fenced {
     pub session_timeout: Duration,
 }
 
-impl Fenced {
-    /// Looks at the group until it is known whose the id is: [`Standing::Free`] or [`Standing::Anothers`]. Blocks, for
+impl FencedMember {
+    /// Looks at the group until it is known whose the id is: [`Owner::Vacant`] or [`Owner::LiveProcess`]. Blocks, for
     /// as long as the brokers are away, or until `go_on`, which is told of each look, says no: then `None`.
-    pub fn settle(&self, mut go_on: impl FnMut(&Standing) -> bool) -> Option<Standing> {
+    pub fn settle(&self, mut go_on: impl FnMut(&Owner) -> bool) -> Option<Owner> {
         let mut rule = Rule::new(&self.instance_id, self.session_timeout);
         let mut is_silent = false;
         loop {
@@ -43,8 +43,8 @@ impl Fenced {
                 return None;
             }
             match standing {
-                Standing::Unknown | Standing::Held(..) => std::thread::sleep(EVERY),
-                Standing::Free | Standing::Anothers(..) => return Some(standing),
+                Owner::Unknown | Owner::HeldBy(..) => std::thread::sleep(EVERY),
+                Owner::Vacant | Owner::LiveProcess(..) => return Some(standing),
             }
         }
     }

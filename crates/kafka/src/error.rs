@@ -5,31 +5,31 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 /// A failed request: what was attempted, and what it means.
 #[derive(Debug, thiserror::Error)]
 #[error("{attempted} failed: {}", describe(error))]
-pub struct Fault {
+pub struct ClientError {
     /// What was attempted, with topic, partition and offset where there are any.
     pub attempted: String,
     /// What it means for the one who asked.
-    pub class: Class,
+    pub class: ErrorClass,
     /// What librdkafka said. Not a `source`: it stands in the message, shortened.
     error: KafkaError,
 }
 
 /// What a fault means; each class has exactly one next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// Nothing changed; the same request may be made again.
     Retriable,
     /// The open transaction will not be committed: abort it and go back to the committed offsets.
     Abortable,
     /// Another member has taken the identity: let go of everything without a commit, and look whose it is.
-    Replaced,
+    Fenced,
     /// This client cannot go on; a new one may.
-    ClientLost,
+    Fatal,
     /// What the program asks for can not be had until a person acts.
-    Refused,
+    Permanent,
 }
 
-impl Fault {
+impl ClientError {
     /// A fault of the class that librdkafka's error tells.
     #[must_use]
     pub fn new(attempted: impl Into<String>, error: KafkaError) -> Self {
@@ -45,7 +45,7 @@ impl Fault {
     pub fn unavailable(attempted: impl Into<String>) -> Self {
         Self {
             attempted: attempted.into(),
-            class: Class::ClientLost,
+            class: ErrorClass::Fatal,
             error: KafkaError::Canceled,
         }
     }
@@ -55,7 +55,7 @@ impl Fault {
     pub fn refused(what: impl Into<String>) -> Self {
         Self {
             attempted: what.into(),
-            class: Class::Refused,
+            class: ErrorClass::Permanent,
             error: KafkaError::Canceled,
         }
     }
@@ -76,9 +76,9 @@ impl Fault {
     }
 }
 
-fn classify(error: &KafkaError) -> Class {
+fn classify(error: &KafkaError) -> ErrorClass {
     let by_code = |code: RDKafkaErrorCode| match code {
-        RDKafkaErrorCode::FencedInstanceId => Class::Replaced,
+        RDKafkaErrorCode::FencedInstanceId => ErrorClass::Fenced,
         // A record or batch that cannot be read would be passed over, and with it an order or a key.
         RDKafkaErrorCode::BadMessage
         | RDKafkaErrorCode::NotImplemented
@@ -89,30 +89,30 @@ fn classify(error: &KafkaError) -> Class {
         | RDKafkaErrorCode::ClusterAuthorizationFailed
         | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
         | RDKafkaErrorCode::AutoOffsetReset
-        | RDKafkaErrorCode::OffsetOutOfRange => Class::Refused,
-        _ => Class::Retriable,
+        | RDKafkaErrorCode::OffsetOutOfRange => ErrorClass::Permanent,
+        _ => ErrorClass::Retriable,
     };
     match error {
         KafkaError::Transaction(error) => {
             let class = by_code(error.code());
-            if matches!(class, Class::Replaced | Class::Refused) {
+            if matches!(class, ErrorClass::Fenced | ErrorClass::Permanent) {
                 class
             } else if error.is_fatal() {
                 // A fenced epoch does not tell whether another process took the transactional id or the
                 // broker timed the transaction out. Both mean a new producer; if there is another process,
                 // the group tells by FENCED_INSTANCE_ID.
-                Class::ClientLost
+                ErrorClass::Fatal
             } else if error.txn_requires_abort() {
-                Class::Abortable
+                ErrorClass::Abortable
             } else if error.is_retriable() {
-                Class::Retriable
+                ErrorClass::Retriable
             } else {
                 class
             }
         }
-        KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => Class::Replaced,
-        KafkaError::MessageConsumptionFatal(_) => Class::ClientLost,
-        other => other.rdkafka_error_code().map_or(Class::Retriable, by_code),
+        KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => ErrorClass::Fenced,
+        KafkaError::MessageConsumptionFatal(_) => ErrorClass::Fatal,
+        other => other.rdkafka_error_code().map_or(ErrorClass::Retriable, by_code),
     }
 }
 

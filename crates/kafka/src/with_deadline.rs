@@ -20,7 +20,7 @@ pub(crate) fn given_up() -> usize {
 
 /// What `request` answers, or `None` if it has not done so by the deadline, or there is no thread for it. `name` is
 /// the thread's.
-pub(crate) fn until<T: Send + 'static>(
+pub(crate) fn with_deadline<T: Send + 'static>(
     deadline: Instant,
     name: &str,
     request: impl FnOnce() -> T + Send + 'static,
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn an_answer_comes_back_and_a_missing_one_is_counted_until_it_comes() {
         let soon = Instant::now() + Duration::from_secs(60);
-        assert_eq!(until(soon, "answers", || 7), Some(7));
+        assert_eq!(with_deadline(soon, "answers", || 7), Some(7));
         assert_eq!(given_up(), 0);
 
         let (answer, waiting) = mpsc::channel::<()>();
@@ -84,7 +84,7 @@ mod tests {
             let _end = end;
             waiting.recv()
         };
-        assert_eq!(until(Instant::now(), "silent", silent), None);
+        assert_eq!(with_deadline(Instant::now(), "silent", silent), None);
         assert_eq!(given_up(), 1);
 
         answer.send(()).expect("the request still waits");

@@ -26,15 +26,15 @@ pub struct Rule {
 
 /// Whose our instance id is, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Owner {
     /// The group could not be asked, or no broker tells of it.
     Unknown,
     /// This member has it, which may be a ghost; seen for so long.
-    Held(String, Duration),
+    HeldBy(String, Duration),
     /// Nobody's.
-    Free,
+    Vacant,
     /// That of another process: this member has been seen for so long.
-    Anothers(String, Duration),
+    LiveProcess(String, Duration),
 }
 
 #[derive(Debug)]
@@ -62,10 +62,10 @@ impl Rule {
     /// Each rebalance, and each move of the group to another broker, lets a ghost live for another session: so any
     /// change begins the count anew. It does not do so for ever: where the id is held through so many changes, others
     /// are at work with it.
-    pub fn look(&mut self, group: Option<&Group>, now: Instant) -> Standing {
+    pub fn look(&mut self, group: Option<&Group>, now: Instant) -> Owner {
         let Some(group) = group else {
             self.seen = None;
-            return Standing::Unknown;
+            return Owner::Unknown;
         };
         let holder = holder(group, &self.instance_id);
         let seen = self.seen.get_or_insert_with(|| Seen {
@@ -85,31 +85,31 @@ impl Rule {
         match holder {
             // A group that no broker tells of may be on its way from one to another; one that never comes back has no
             // members.
-            None if group.is_known || unchanged >= self.limit => Standing::Free,
-            None => Standing::Unknown,
+            None if group.is_known || unchanged >= self.limit => Owner::Vacant,
+            None => Owner::Unknown,
             Some(by) if unchanged >= self.limit || held >= self.limit * CHANGES_MAX => {
-                Standing::Anothers(by.to_owned(), held)
+                Owner::LiveProcess(by.to_owned(), held)
             }
-            Some(by) => Standing::Held(by.to_owned(), held),
+            Some(by) => Owner::HeldBy(by.to_owned(), held),
         }
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => write!(
                 f,
                 "no broker tells who has this instance id in the group, which was taken from this one; waiting"
             ),
-            Self::Held(by, lasting) => write!(
+            Self::HeldBy(by, lasting) => write!(
                 f,
                 "the member {by} has taken this instance id in the group, seen for {} s; waiting until it is gone, or \
                  known to be another process",
                 lasting.as_secs()
             ),
-            Self::Free => write!(f, "nobody has this instance id in the group"),
-            Self::Anothers(by, lasting) => write!(
+            Self::Vacant => write!(f, "nobody has this instance id in the group"),
+            Self::LiveProcess(by, lasting) => write!(
                 f,
                 "the member {by} has taken this instance id in the group, and lives: seen for {} s",
                 lasting.as_secs()
@@ -165,10 +165,10 @@ mod tests {
             .iter()
             .map(
                 |(second, group)| match rule.look(*group, start + Duration::from_secs(*second)) {
-                    Standing::Unknown => '?',
-                    Standing::Held(..) => '.',
-                    Standing::Free => 'f',
-                    Standing::Anothers(..) => 'a',
+                    Owner::Unknown => '?',
+                    Owner::HeldBy(..) => '.',
+                    Owner::Vacant => 'f',
+                    Owner::LiveProcess(..) => 'a',
                 },
             )
             .collect()
@@ -190,7 +190,7 @@ mod tests {
             assert_eq!(stands(&looks), "........f");
         }
         let told = Rule::new("v-1", SESSION).look(Some(&held), Instant::now());
-        assert_eq!(told, Standing::Held(member("v-1", 1), Duration::ZERO));
+        assert_eq!(told, Owner::HeldBy(member("v-1", 1), Duration::ZERO));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The check of the topics that each program makes before it does anything else.
 
 use crate::admin::Admin;
-use crate::fault::{Class, Fault};
+use crate::error::{ClientError, ErrorClass};
 use crate::settings::KafkaSettings;
 use crate::topics::{self, Existing, Finding, Required, Severity};
 
 /// Why a program must not start.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReady {
+pub enum PreflightError {
     /// The cluster cannot be reached.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    ClientError(#[from] ClientError),
     /// A guarantee would not hold.
     #[error("the topics are not as they must be; `outbox topics verify` tells all about them:{}", listed(.0))]
     Refused(Vec<Finding>),
@@ -24,7 +24,7 @@ pub fn check(
     settings: &KafkaSettings,
     client_id: &str,
     required: &Required<'_>,
-) -> Result<Existing, NotReady> {
+) -> Result<Existing, PreflightError> {
     let existing = describe(&Admin::connect(settings, client_id)?, required)?;
     let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
         .into_iter()
@@ -42,18 +42,18 @@ pub fn check(
     if refused.is_empty() {
         Ok(existing)
     } else {
-        Err(NotReady::Refused(refused))
+        Err(PreflightError::Refused(refused))
     }
 }
 
 /// A broker that has just gone is asked until it is known to be gone; then another one answers.
-fn describe(admin: &Admin, required: &Required<'_>) -> Result<Existing, Fault> {
+fn describe(admin: &Admin, required: &Required<'_>) -> Result<Existing, ClientError> {
     let names = required.role.names(required.topics);
     let mut tries_left = DESCRIBE_TRIES_MAX;
     loop {
         tries_left -= 1;
         match admin.describe(&names) {
-            Err(fault) if fault.class == Class::Retriable && tries_left > 0 => {
+            Err(fault) if fault.class == ErrorClass::Retriable && tries_left > 0 => {
                 tracing::warn!(error = %fault, "the topics are asked for again");
             }
             described => return described,

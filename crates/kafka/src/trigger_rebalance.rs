@@ -12,10 +12,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-use crate::fault::Fault;
+use crate::error::ClientError;
 use crate::settings::KafkaSettings;
 
-/// Joins the group, waits until a new generation has begun, and leaves. `elsewhere` is a topic that no member of the
+/// Joins the group, waits until a new generation has begun, and leaves. `unused_topic` is a topic that no member of the
 /// group reads: the guest subscribes to it, so that none of theirs is handed to it. Blocks.
 ///
 /// # Errors
@@ -23,10 +23,10 @@ use crate::settings::KafkaSettings;
 pub(crate) fn visit(
     settings: &KafkaSettings,
     client_id: &str,
-    elsewhere: &str,
+    unused_topic: &str,
     session_timeout: Duration,
     limit: Duration,
-) -> Result<(), Fault> {
+) -> Result<(), ClientError> {
     let attempted = || format!("joining group {:?} as a guest", settings.group_id);
     let guest: BaseConsumer<Visit> = settings
         .client(&format!("{client_id}-guest"))
@@ -42,10 +42,10 @@ pub(crate) fn visit(
         )
         .set("enable.auto.commit", "false")
         .create_with_context(Visit::default())
-        .map_err(|error| Fault::new(attempted(), error))?;
+        .map_err(|error| ClientError::new(attempted(), error))?;
     guest
-        .subscribe(&[elsewhere])
-        .map_err(|error| Fault::new(attempted(), error))?;
+        .subscribe(&[unused_topic])
+        .map_err(|error| ClientError::new(attempted(), error))?;
     let began = Instant::now();
     let mut last = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
     while began.elapsed() < limit {
@@ -57,7 +57,7 @@ pub(crate) fn visit(
             return Ok(());
         }
     }
-    Err(Fault::new(attempted(), last))
+    Err(ClientError::new(attempted(), last))
 }
 
 const POLL_MAX: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! A stubborn call, which fails while others succeed, does not hold up its partition.
+//! A deferral call, which fails while others succeed, does not hold up its partition.
 //!
 //! It keeps the watermark where it is, and with it the window of offsets that the partition may be ahead; a
 //! few hundred of them take all the places. So it is deferred: its copy goes to the outbox's tail, and the
@@ -9,30 +9,30 @@
 //! * It has been tried for as long as the settings say, and one of these two holds.
 //!
 //! So an outage alone, in which all calls fail, moves none as long as there is room; and where a partition is
-//! full of stubborn calls, they make room one after the other.
+//! full of deferral calls, they make room one after the other.
 //!
 //! What may have been processed stays so: under `park` such a call is never deferred but parked, and under
 //! `verify` and `retry` the copy says it.
 
 use std::time::{Duration, Instant};
 
-use super::answer::Report;
-use super::call::{Call, Ending, Stage};
+use super::answer::Response;
+use super::call::{Call, CallState, FinalState};
 use super::event::CallId;
-use super::held::{Phase, held_as};
-use super::limits::Stubborn;
+use super::held::{Phase, owned_in};
+use super::limits::DeferralLimits;
 use super::machine::Delivery;
 use super::policy::Policy;
 
 /// So many copies of a partition may lie between the consumer and the outbox's tail. Beyond this, which takes
-/// as many stubborn calls at once, no more are deferred until some have arrived.
+/// as many deferral calls at once, no more are deferred until some have arrived.
 const AWAY_MAX: usize = 10_000;
 
 impl<P> Delivery<P> {
     /// An attempt or a look-up has failed, and another one would follow. Returns whether it does not follow
     /// here, because the call is deferred or given up.
-    pub(super) fn set_aside(&mut self, id: CallId, last: Option<Report>, now: Instant) -> bool {
-        let Some(held) = held_as(&mut self.held, id) else {
+    pub(super) fn set_aside(&mut self, id: CallId, last: Option<Response>, now: Instant) -> bool {
+        let Some(held) = owned_in(&mut self.held, id) else {
             return false;
         };
         let is_full = held.is_full;
@@ -41,16 +41,16 @@ impl<P> Delivery<P> {
         };
         let failed_before = call.failed_at.replace(now);
         let others_succeed = failed_before.is_some_and(|at| self.others_succeeded_at > Some(at));
-        let Stubborn {
+        let DeferralLimits {
             defer_after,
-            give_up_after,
+            abandon_after,
             ..
-        } = self.limits.stubborn;
+        } = self.limits.deferral;
         // What is being looked up has limits of its own.
-        let is_looked_up = call.policy == Policy::Verify && call.doubt.is_some();
-        if give_up_after.is_some_and(|max| call.seen_for(now) >= max) && !is_looked_up {
+        let is_looked_up = call.policy == Policy::Verify && call.ambiguity.is_some();
+        if abandon_after.is_some_and(|max| call.seen_for(now) >= max) && !is_looked_up {
             let ending = call.given_up(last);
-            call.enter(Stage::Publishing(ending), now);
+            call.enter(CallState::Publishing(ending), now);
             held.changed();
             self.publish(id);
             return true;
@@ -68,7 +68,7 @@ impl<P> Delivery<P> {
     /// A call, the first of its key here, goes behind an earlier one that was deferred. Returns whether it
     /// does.
     pub(super) fn follow_deferred(&mut self, id: CallId, now: Instant) -> bool {
-        let must = held_as(&mut self.held, id).is_some_and(|held| held.must_follow(id.offset));
+        let must = owned_in(&mut self.held, id).is_some_and(|held| held.must_follow(id.offset));
         must && self.defer(id, now)
     }
 
@@ -77,33 +77,34 @@ impl<P> Delivery<P> {
         if !self.may_defer(id) {
             return false;
         }
-        let Some(call) = held_as(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
             return false;
         };
-        call.enter(Stage::Stubborn, now);
-        self.stubborn.push_back(id);
+        call.enter(CallState::AwaitingDeferral, now);
+        self.deferral.push_back(id);
         true
     }
 
     /// Whether a call may be deferred with all that is known of it.
     pub(super) fn may_defer(&mut self, id: CallId) -> bool {
-        if self.limits.stubborn.defer_after.is_none() || self.requests.knows(id) {
+        if self.limits.deferral.defer_after.is_none() || self.requests.knows(id) {
             // A request of an earlier assignment is under way, or has come to something.
             return false;
         }
-        let Some(held) = held_as(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
+        let Some(held) = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
             return false;
         };
         if held.away.len() >= AWAY_MAX {
             return false;
         }
-        held.call(id.offset)
-            .is_some_and(|call| call.key.is_some() && (call.doubt.is_none() || call.policy != Policy::Park))
+        held.call(id.offset).is_some_and(|call| {
+            call.key.is_some() && (call.ambiguity.is_none() || call.policy != Policy::Park)
+        })
     }
 
     /// An ending says that the API answers.
-    pub(super) fn note_success(&mut self, ending: &Ending, now: Instant) {
-        if matches!(ending, Ending::Accepted(_) | Ending::Rejected(_)) {
+    pub(super) fn note_success(&mut self, ending: &FinalState, now: Instant) {
+        if matches!(ending, FinalState::Accepted(_) | FinalState::Rejected(_)) {
             self.others_succeeded_at = Some(now);
         }
     }
