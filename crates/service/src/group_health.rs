@@ -91,7 +91,7 @@ mod tests {
         let group = GroupHealth::register(&mut registry, &health);
         let told = || {
             let unmet: Vec<_> = health
-                .reasons()
+                .unready_conditions()
                 .into_iter()
                 .map(|unmet| unmet.condition)
                 .collect();
