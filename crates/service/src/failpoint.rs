@@ -35,6 +35,7 @@ macro_rules! __kill_at {
 #[macro_export]
 macro_rules! __kill_at {
     ($name:expr) => {{
+        // Checks that the name is a constant text in builds without the feature too.
         const _: &str = $name;
     }};
 }
@@ -103,6 +104,7 @@ pub fn kill(name: &str) -> ! {
     // Not through the logger: it may hold a lock, or keep the line in a buffer that SIGKILL discards.
     eprintln!("{{\"level\":\"WARN\",\"message\":\"killed at failpoint\",\"failpoint\":\"{name}\"}}");
     let sent = kill(Pid::this(), Signal::SIGKILL);
+    // A process that went on would make the test pass for the wrong reason.
     unreachable!("the process outlived its SIGKILL at {name}: {sent:?}");
 }
 

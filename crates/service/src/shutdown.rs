@@ -58,7 +58,7 @@ impl Shutdown {
         }
     }
 
-    /// Requests the shutdown.
+    /// Requests the shutdown, as the first signal does.
     pub fn request(&self) {
         self.inner.requested.store(true, Ordering::Release);
         // Replaced rather than sent: a send fails while nobody waits, and the request would be lost for who waits later.

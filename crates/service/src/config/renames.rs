@@ -26,6 +26,7 @@ pub(super) fn refuse(
 ) -> anyhow::Result<()> {
     let mut refused = Vec::new();
     if let Some(path) = path {
+        // Leaf by leaf: the settings of one old section may have moved to different new ones.
         for (name, value) in leaves(file) {
             let Some(new) = new_name(renames, &name) else {
                 continue;
