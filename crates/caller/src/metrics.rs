@@ -48,14 +48,15 @@ pub(crate) struct Metrics {
 }
 
 /// Bucket bounds for requests to the API, in seconds.
-// OpenTelemetry's for `http.client.request.duration`, and 30 and 60 for slow APIs: `api.timeout` is 30 s by default.
+// OpenTelemetry's for `http.client.request.duration`, and 30 and 60 for slow APIs: `api.timeout` is 30 s by
+// default.
 const REQUEST_SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
 ];
 
 /// Bucket bounds for commits and transactions, in seconds.
-// Finer below 10 ms than those of requests: a commit takes some 7 ms on a healthy cluster. The last one is the default
-// of `caller.commit_timeout`, after which the result is unknown.
+// Finer below 10 ms than those of requests: a commit takes some 7 ms on a healthy cluster. The last one is
+// the default of `caller.commit_timeout`, after which the result is unknown.
 const COMMIT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
 /// Results of commits and deferral transactions.
@@ -166,7 +167,8 @@ impl Metrics {
                 "Time to commit call notes",
                 COMMIT_SECONDS,
             ),
-            // A rising count means that commits take longer than the ownership lease, or that the process stalls.
+            // A rising count means that commits take longer than the ownership lease, or that the process
+            // stalls.
             requests_withheld: counter(
                 registry,
                 "outbox_calls_requests_withheld",
@@ -262,8 +264,8 @@ impl Metrics {
     /// Counts a deferral transaction that has ended; `result` is one of [`COMMIT_RESULTS`].
     pub(crate) fn deferred(&self, result: &'static str, calls: usize, took: Duration) {
         self.deferrals.with(result).inc();
-        // Only a committed transaction has deferred its calls. The time of a failed one is a timeout of ours and would
-        // hide how fast Kafka is.
+        // Only a committed transaction has deferred its calls. The time of a failed one is a timeout of ours
+        // and would hide how fast Kafka is.
         if result == "committed" {
             self.deferred.inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
             self.deferral_seconds.observe(took.as_secs_f64());

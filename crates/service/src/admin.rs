@@ -32,7 +32,8 @@ impl AdminSettings {
     /// Returns the default of a program: its own port, on the loopback address.
     #[must_use]
     pub fn on_port(port: u16) -> Self {
-        // Loopback only: the paths have no authentication, and `/orders` and `/calls` show what customers pay for.
+        // Loopback only: the paths have no authentication, and `/orders` and `/calls` show what customers pay
+        // for.
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
         }
@@ -46,8 +47,8 @@ const REQUESTS_MAX: usize = 32;
 // Longer than the timeout of any probe, so that it only ends requests whose client has long gone.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Serves on the current runtime until it ends. `extra` has the routes of the program. Returns the bound address, which
-/// differs from `listen` if the port is 0, and logs it as `addr`.
+/// Serves on the current runtime until it ends. `extra` has the routes of the program. Returns the bound
+/// address, which differs from `listen` if the port is 0, and logs it as `addr`.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -64,7 +65,8 @@ pub async fn serve(
     Ok(addr)
 }
 
-/// Serves like [`serve`], for a program without a runtime: on a thread `admin-http` with a runtime of its own.
+/// Serves like [`serve`], for a program without a runtime: on a thread `admin-http` with a runtime of its
+/// own.
 ///
 /// # Errors
 /// The address cannot be bound, or the thread cannot be started.
@@ -110,8 +112,8 @@ fn cannot_listen(listen: SocketAddr) -> String {
 }
 
 async fn run(listener: tokio::net::TcpListener, router: Router) {
-    // Errors of single connections stay inside axum and it does not return, so an error here ends the server. The
-    // payments go on without it; the probes then fail, and the supervisor restarts the program.
+    // Errors of single connections stay inside axum and it does not return, so an error here ends the server.
+    // The payments go on without it; the probes then fail, and the supervisor restarts the program.
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "admin http server stopped");
     }

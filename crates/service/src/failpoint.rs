@@ -1,21 +1,22 @@
 //! Failpoints: named steps at which a test kills or stops the process, or disables a guard.
 //!
-//! They exist only with the feature `failpoints`; otherwise the macros expand to nothing. A failpoint is configured by
-//! the environment, in the syntax of the crate `fail`: `FAILPOINTS="before-commit=5*off->return"` passes five times and
-//! kills at the sixth. The failpoints of [`guard_removed`] have names that begin with `guard-`.
+//! They exist only with the feature `failpoints`; otherwise the macros expand to nothing. A failpoint is
+//! configured by the environment, in the syntax of the crate `fail`:
+//! `FAILPOINTS="before-commit=5*off->return"` passes five times and kills at the sixth. The failpoints of
+//! [`guard_removed`] have names that begin with `guard-`.
 
-/// Kills the process here with SIGKILL if the failpoint is configured to `return`. No destructor runs and no buffer is
-/// flushed, as after a power failure of the machine.
+/// Kills the process here with SIGKILL if the failpoint is configured to `return`. No destructor runs and no
+/// buffer is flushed, as after a power failure of the machine.
 #[doc(inline)]
 pub use crate::__kill_at as kill_at;
 
-/// Stops the process here with SIGSTOP if the failpoint is configured to `return`: a virtual machine that is paused at
-/// the worst moment. SIGCONT resumes it.
+/// Stops the process here with SIGSTOP if the failpoint is configured to `return`: a virtual machine that is
+/// paused at the worst moment. SIGCONT resumes it.
 #[doc(inline)]
 pub use crate::__freeze_at as freeze_at;
 
-/// Returns `true` if the failpoint is configured to `return`. The code then omits a guard, and the tests must fail:
-/// that proves that they cover the guard. A constant `false` without the feature.
+/// Returns `true` if the failpoint is configured to `return`. The code then omits a guard, and the tests must
+/// fail: that proves that they cover the guard. A constant `false` without the feature.
 #[doc(inline)]
 pub use crate::__guard_removed as guard_removed;
 
@@ -87,8 +88,8 @@ pub fn returns(name: &str) -> bool {
     use std::sync::Once;
 
     static CONFIGURED: Once = Once::new();
-    // Reads FAILPOINTS. Leaked, because a dropped scenario clears all failpoints and this one lasts as long as the
-    // process.
+    // Reads FAILPOINTS. Leaked, because a dropped scenario clears all failpoints and this one lasts as long
+    // as the process.
     CONFIGURED.call_once(|| std::mem::forget(fail::FailScenario::setup()));
     fail::fail_point!(name, |_| true);
     false
@@ -126,8 +127,8 @@ mod tests {
 
     const CHILD: &str = "OUTBOX_TEST_FAILPOINT_CHILD";
 
-    /// A process passes two failpoints three times each; one of them is configured to kill at the third pass. The
-    /// process is this test, run as a child process.
+    /// A process passes two failpoints three times each; one of them is configured to kill at the third pass.
+    /// The process is this test, run as a child process.
     #[test]
     fn failpoint_kills_only_with_the_feature() {
         use std::os::unix::process::ExitStatusExt as _;

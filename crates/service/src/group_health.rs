@@ -1,4 +1,5 @@
-//! Health of the program's membership in its consumer group: readiness, and metrics with the same names in each program.
+//! Health of the program's membership in its consumer group: readiness, and metrics with the same names in
+//! each program.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -46,7 +47,8 @@ impl GroupHealth {
 
     /// Marks the group as unready: `count` partitions are assigned to no member.
     pub fn unowned(&self, count: usize, reason: String) {
-        // Unready although this instance works: orders on those partitions wait, and no other signal would show it.
+        // Unready although this instance works: orders on those partitions wait, and no other signal would
+        // show it.
         self.partitions_unassigned
             .set(i64::try_from(count).unwrap_or(i64::MAX));
         self.health.set_unready(GROUP, reason);
@@ -54,7 +56,8 @@ impl GroupHealth {
 
     /// Marks the group as ready: all partitions are assigned, or a rebalance is in progress.
     pub fn at_rest(&self) {
-        // A rebalance in progress counts as ready: otherwise each deployment would make all instances unready at once.
+        // A rebalance in progress counts as ready: otherwise each deployment would make all instances unready
+        // at once.
         self.partitions_unassigned.set(0);
         self.health.set_ready(GROUP);
     }
@@ -66,7 +69,8 @@ impl GroupHealth {
 
     /// Marks the instance id as unready: another member of the group has it, so this program cannot join.
     pub fn fenced(&self, reason: impl Into<String>) {
-        // Alive, but unready: a restart would meet the same member again, so the supervisor must not kill for it.
+        // Alive, but unready: a restart would meet the same member again, so the supervisor must not kill for
+        // it.
         self.health.set_unready(INSTANCE_ID, reason);
     }
 

@@ -1,7 +1,7 @@
 //! Readiness and liveness of a program.
 //!
-//! *Readiness* is a set of named conditions; the program is ready when none is unready. *Liveness* is a watchdog: from
-//! its first tick on, the run loop must tick again within a limit.
+//! *Readiness* is a set of named conditions; the program is ready when none is unready. *Liveness* is a
+//! watchdog: from its first tick on, the run loop must tick again within a limit.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,12 +49,12 @@ impl Health {
     /// Name of the condition that is unready in a new [`Health`], until the program has started.
     pub const STARTED: &'static str = "started";
 
-    /// Creates the health of a program that is starting. `tick_interval_max` is the maximum time from one tick of
-    /// the run loop to the next.
+    /// Creates the health of a program that is starting. `tick_interval_max` is the maximum time from one
+    /// tick of the run loop to the next.
     #[must_use]
     pub fn new(tick_interval_max: Duration) -> Self {
-        // Without a condition a new program would be ready: a load balancer or a rolling deployment would count on it
-        // before it has checked its topics.
+        // Without a condition a new program would be ready: a load balancer or a rolling deployment would
+        // count on it before it has checked its topics.
         let unready = [(Self::STARTED, "the program is starting".to_owned())].into();
         Self {
             inner: Arc::new(Inner {
@@ -88,7 +88,8 @@ impl Health {
             .collect()
     }
 
-    /// Records that the run loop works. Cheap enough for each iteration: one clock reading and one atomic store.
+    /// Records that the run loop works. Cheap enough for each iteration: one clock reading and one atomic
+    /// store.
     pub fn tick(&self) {
         self.tick_at(Instant::now());
     }
@@ -100,7 +101,7 @@ impl Health {
     }
 
     fn tick_at(&self, now: Instant) {
-        // Relaxed: the time stands for itself, no other memory is read on the strength of it.
+        // Relaxed: no other memory is published with the time of the tick.
         self.inner
             .last_tick
             .store(self.millis(now) + 1, Ordering::Relaxed);
@@ -127,7 +128,8 @@ impl Health {
     }
 
     fn unready(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
-        // A thread that panicked with the lock leaves the map whole, and health must be reported all the more then.
+        // A thread that panicked with the lock leaves the map whole, and health must be reported all the more
+        // then.
         self.inner.unready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

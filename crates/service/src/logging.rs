@@ -24,7 +24,8 @@ pub fn init() -> anyhow::Result<()> {
 /// # Errors
 /// The same as those of [`init`].
 pub fn init_with_default(filter: &str) -> anyhow::Result<()> {
-    // Compose files and manifests set a variable that is not wanted to the empty text, so that counts as not set.
+    // Compose files and manifests set a variable that is not wanted to the empty text, so that counts as not
+    // set.
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (source, directives) = [FILTER_VARIABLE, "RUST_LOG"]
         .into_iter()
@@ -44,8 +45,8 @@ pub fn init_with_default(filter: &str) -> anyhow::Result<()> {
     let started = if json {
         builder
             .json()
-            // Fields at the top level, and the innermost span only: log stores index flat fields, and the list of all
-            // spans would repeat them on every line.
+            // Fields at the top level, and the innermost span only: log stores index flat fields, and the
+            // list of all spans would repeat them on every line.
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)

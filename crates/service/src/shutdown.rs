@@ -27,8 +27,8 @@ impl Shutdown {
     /// The handlers or their thread cannot be created.
     pub fn on_signals() -> anyhow::Result<Self> {
         let shutdown = Self::new();
-        // A thread and a runtime of its own: the program may have no runtime, and a busy run loop would see the
-        // signal late.
+        // A thread and a runtime of its own: the program may have no runtime, and a busy run loop would see
+        // the signal late.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -61,7 +61,7 @@ impl Shutdown {
     /// Requests the shutdown, as the first signal does.
     pub fn request(&self) {
         self.inner.requested.store(true, Ordering::Release);
-        // Replaced rather than sent: a send fails while nobody waits, and the request would be lost for who waits later.
+        // Not `send`: it fails without a subscriber, and one that subscribes later would miss the request.
         self.inner.changed.send_replace(true);
     }
 
@@ -83,8 +83,8 @@ impl Shutdown {
     /// # Errors
     /// The thread that waits cannot be started.
     pub fn limit_drain(&self, drain_timeout: Duration) -> anyhow::Result<()> {
-        // A call that hangs in a library would hold up the restart until the supervisor's SIGKILL, which leaves no
-        // log line. A thread of its own, since the run loop is the one that may hang.
+        // A call that hangs in a library would hold up the restart until the supervisor's SIGKILL, which
+        // leaves no log line. A thread of its own, since the run loop is the one that may hang.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .context("cannot start the runtime of the drain timeout")?;
@@ -113,7 +113,8 @@ impl Shutdown {
             };
             if self.is_requested() {
                 tracing::warn!(signal = name, "second signal, exiting without draining");
-                // 128 plus the signal's number: the status that shells report for a process ended by a signal.
+                // 128 plus the signal's number: the status that shells report for a process ended by a
+                // signal.
                 std::process::exit(128 + number);
             }
             tracing::info!(
@@ -149,8 +150,8 @@ mod tests {
         shutdown.requested().await;
     }
 
-    /// A program without a runtime gets SIGTERM and sees the flag. It hangs in its drain, gets a second signal, and
-    /// exits. The program is this test, run as a child process.
+    /// A program without a runtime gets SIGTERM and sees the flag. It hangs in its drain, gets a second
+    /// signal, and exits. The program is this test, run as a child process.
     #[test]
     fn second_signal_exits_without_draining() {
         const CHILD: &str = "OUTBOX_TEST_SHUTDOWN_CHILD";

@@ -46,12 +46,14 @@ impl End {
 }
 
 /// Bucket bounds in seconds.
-// OpenTelemetry's for messaging durations, and finer ones below: a transaction ends within a few milliseconds.
+// OpenTelemetry's for messaging durations, and finer ones below: a transaction ends within a few
+// milliseconds.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 ];
 
-/// Bucket bounds for the orders of a transaction. The last one is the default of `validator.batch_orders_max`.
+/// Bucket bounds for the orders of a transaction. The last one is the default of
+/// `validator.batch_orders_max`.
 const ORDERS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0];
 
 impl Metrics {
@@ -138,8 +140,8 @@ impl Metrics {
             }
             Verdict::Refuse(refusal) => {
                 self.dead_letters.with(refusal.reason.as_str()).inc();
-                // Apart from malformed records: a conflict is a producer that uses one key for two payments, which
-                // has another remedy.
+                // Apart from malformed records: a conflict is a producer that uses one key for two payments,
+                // which has another remedy.
                 let verdict = if refusal.reason == Reason::Conflict {
                     "conflict"
                 } else {

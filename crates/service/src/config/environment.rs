@@ -52,8 +52,8 @@ pub(super) fn overrides(variables: Vec<(String, String)>) -> anyhow::Result<BTre
                  such as {ENV_PREFIX}KAFKA__BOOTSTRAP_SERVERS"
             );
         }
-        // Names are compared in lower case, so two variables can mean one setting. Their order is not defined:
-        // which of them wins would be chance.
+        // Names are compared in lower case, so two variables can mean one setting. Their order is not
+        // defined: which of them wins would be chance.
         if let Some(other) = overrides.get(&name) {
             bail!(
                 "the environment variables {} and {variable} both set {}; remove one",
@@ -77,7 +77,7 @@ fn setting_of(variable: &str) -> Name {
         .unwrap_or(variable)
         .to_lowercase();
     let mut name: Name = rest.split("__").map(str::to_owned).collect();
-    // Shells do not accept dots in the name of a variable, so underscores stand for them here. Safe, because no
+    // Shells do not accept dots in the name of a variable, so underscores replace them here. Safe, because no
     // property of librdkafka that takes text has an underscore in its name.
     if let Some(at) = name.iter().position(|part| part == DOTTED_SECTION)
         && at + 1 < name.len()

@@ -53,8 +53,8 @@ pub(super) fn explain(
     } else {
         message
     };
-    // An error about a whole section can come from a variable that sets one value in it, but only if the section
-    // is not in the file too: then the file is the likelier source.
+    // An error about a whole section can come from a variable that sets one value in it, but only if the
+    // section is not in the file too: then the file is the likelier source.
     let in_file = lookup(file, name).is_some();
     let over = overrides
         .iter()

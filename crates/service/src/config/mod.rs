@@ -1,15 +1,15 @@
 //! Settings of a program: its defaults, overridden by a TOML file, overridden by the environment.
 //!
-//! `OUTBOX__KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`: the prefix, then the parts of the name in
-//! any case, separated by two underscores. Below a section called `properties` the rest is one name, and its
-//! underscores stand for dots: `OUTBOX__KAFKA__PROPERTIES__SSL_CA_LOCATION` sets `ssl.ca.location` in
-//! `[kafka.properties]`. The type of the setting decides how a value is read: text is taken as it is, digits and
-//! quotes included; numbers, booleans, lists and inline tables are written as in TOML.
+//! `OUTBOX__KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`: the prefix, then the parts of the name
+//! in any case, separated by two underscores. Below a section called `properties` the rest is one name, and
+//! its underscores are read as dots: `OUTBOX__KAFKA__PROPERTIES__SSL_CA_LOCATION` sets `ssl.ca.location` in
+//! `[kafka.properties]`. The type of the setting decides how a value is read: text is taken as it is, digits
+//! and quotes included; numbers, booleans, lists and inline tables are written as in TOML.
 //!
-//! Built on `toml` and `serde_path_to_error` rather than the `config` crate or figment, because the message about a
-//! wrong setting must have its full name and its source. `config` does not say which file or variable an unknown
-//! name came from, nor which values an enum has. figment treats a dot inside a name as a separator, and reads a
-//! password made of digits as a number.
+//! Built on `toml` and `serde_path_to_error` rather than the `config` crate or figment, because the message
+//! about a wrong setting must have its full name and its source. `config` does not say which file or variable
+//! an unknown name came from, nor which values an enum has. figment treats a dot inside a name as a
+//! separator, and reads a password made of digits as a number.
 
 mod environment;
 mod explain;
@@ -33,12 +33,12 @@ pub use sample::{assert_renames_lead_to_settings, assert_sample_equals_defaults}
 /// Full name of a setting or section, part by part.
 type Name = Vec<String>;
 
-/// Reads the settings from the file at `path`, if there is one, and from the environment. A name in `renames` is
-/// refused with the name that replaced it.
+/// Reads the settings from the file at `path`, if there is one, and from the environment. A name in `renames`
+/// is refused with the name that replaced it.
 ///
 /// # Errors
-/// The file cannot be read or is not TOML, or a setting is unknown, renamed, missing or of the wrong type. The
-/// message has the file or variable, the full name of the setting, and what is expected.
+/// The file cannot be read or is not TOML, or a setting is unknown, renamed, missing or of the wrong type.
+/// The message has the file or variable, the full name of the setting, and what is expected.
 pub fn load<T: DeserializeOwned + Serialize + Default>(
     path: Option<&Path>,
     renames: &[Rename],
@@ -53,15 +53,15 @@ fn load_from<T: DeserializeOwned + Serialize + Default>(
 ) -> anyhow::Result<T> {
     let file = path.map(read).transpose()?.unwrap_or_default();
     let overrides = environment::overrides(variables)?;
-    // Before anything is deserialized: to serde an old name is merely unknown, and its message would not say which
-    // of the known ones replaced it.
+    // Before anything is deserialized: to serde an old name is merely unknown, and its message would not say
+    // which of the known ones replaced it.
     renames::refuse(renames, path, &file, &overrides)?;
-    // The defaults are the bottom layer, so that a file may give part of a section even where the default of a
-    // setting belongs to the program and not to the setting's type.
+    // The defaults are the bottom layer, so that a file may give part of a section even where the default of
+    // a setting belongs to the program and not to the setting's type.
     let mut base = Table::try_from(T::default()).context("the default settings cannot be written as TOML")?;
     overlay(&mut base, file.clone());
-    // Only the type knows whether a variable such as `0123` is text. It is offered as a number first; what was
-    // refused as a number is offered again as text. Each variable changes sides once, so the loop ends.
+    // Only the type knows whether a variable such as `0123` is text. It is offered as a number first; what
+    // was refused as a number is offered again as text. Each variable changes sides once, so the loop ends.
     let mut as_text = BTreeSet::new();
     loop {
         let mut merged = base.clone();

@@ -1,5 +1,5 @@
-//! Renamed settings: the old name is refused with the new one in the message, so that no setting is silently dropped
-//! by an upgrade.
+//! Renamed settings: the old name is refused with the new one in the message, so that no setting is silently
+//! dropped by an upgrade.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::environment::{Override, not_text, variable_of};
 use super::{Name, leaves};
 
-/// Old name of a setting or section, and the name that replaced it: `("outage", "circuit_breaker")`. The settings of
-/// a renamed section keep their names, except those with an entry of their own.
+/// Old name of a setting or section, and the name that replaced it: `("outage", "circuit_breaker")`. The
+/// settings of a renamed section keep their names, except those with an entry of their own.
 pub type Rename = (&'static str, &'static str);
 
 /// Refuses old names in the file and in the environment.

@@ -1,4 +1,5 @@
-//! Metrics: a registry with build and process metrics, and functions that create and register one metric each.
+//! Metrics: a registry with build and process metrics, and functions that create and register one metric
+//! each.
 //!
 //! A counter is registered without the suffix `_total`; the text format appends it.
 
@@ -17,8 +18,8 @@ use prometheus_client::registry::{Metric, Registry};
 /// Content type of the text that [`encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Creates a registry with `outbox_build_info` and the memory, processor time, threads and files of the process. The
-/// program adds its own metrics and passes the registry to [`crate::admin`].
+/// Creates a registry with `outbox_build_info` and the memory, processor time, threads and files of the
+/// process. The program adds its own metrics and passes the registry to [`crate::admin`].
 #[must_use]
 pub fn registry(program: &'static str, version: &'static str) -> Registry {
     let mut registry = Registry::default();
@@ -60,14 +61,15 @@ impl<M: Clone, C: MetricConstructor<M>> Labelled<M, C> {
     /// Returns the metric for a value of the label, and creates it if it is new.
     #[must_use]
     pub fn with(&self, value: impl Into<Cow<'static, str>>) -> M {
-        // Owned: a borrowed metric holds the lock of the family, and a second `with` beside it could deadlock.
+        // Owned: a borrowed metric holds the lock of the family, and a second `with` beside it could
+        // deadlock.
         self.family.get_or_create_owned(&[(self.label, value.into())])
     }
 
     fn preset(&self, values: impl IntoIterator<Item = &'static str>) {
         for value in values {
-            // Creates the metric at 0. Without it the first event of a kind would make a new series at 1, which
-            // `rate` and `increase` of Prometheus do not count.
+            // Creates the metric at 0. Without it the first event of a kind would make a new series at 1,
+            // which `rate` and `increase` of Prometheus do not count.
             drop(self.with(value));
         }
     }
@@ -147,8 +149,8 @@ fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, 
     metric
 }
 
-/// Returns the names of all metrics that have a value, each with its type, in the order of the text: `name type`. For
-/// the tests that pin them, since dashboards and alerts depend on them.
+/// Returns the names of all metrics that have a value, each with its type, in the order of the text: `name
+/// type`. For the tests that pin them, since dashboards and alerts depend on them.
 #[must_use]
 pub fn names(registry: &Registry) -> Vec<String> {
     encode(registry)

@@ -113,9 +113,9 @@ impl Process {
                 .parse()
                 .ok()
         };
-        // proc(5): the second field is the program's name in parentheses and may contain spaces, so the fields are
-        // counted from the last parenthesis: utime is the 12th behind it, stime the 13th. The unit is
-        // sysconf(_SC_CLK_TCK), 100 per second on every Linux in use.
+        // proc(5): the second field is the program's name in parentheses and may contain spaces, so the
+        // fields are counted from the last parenthesis: utime is the 12th behind it, stime the 13th. The unit
+        // is sysconf(_SC_CLK_TCK), 100 per second on every Linux in use.
         let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
             let mut fields = rest.split_whitespace().skip(11);
             Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
