@@ -22,6 +22,7 @@ mod metrics;
 mod outage;
 mod policies;
 mod publishing;
+mod renamed_settings;
 mod replaced;
 mod run;
 mod secret;
@@ -35,6 +36,7 @@ use clap::Parser;
 use service::{Health, Shutdown};
 
 use crate::config::Config;
+use crate::renamed_settings::RENAMED_SETTINGS;
 
 /// Calls the legacy API for each order in the outbox, and publishes the outcome.
 #[derive(Parser)]
@@ -53,7 +55,7 @@ fn start() -> anyhow::Result<()> {
     service::logging::init()?;
     // First of all: whoever is told to end while it starts, ends in its own way.
     let shutdown = Shutdown::on_signals()?;
-    let config: Config = service::config::load(flags.config.as_deref())?;
+    let config: Config = service::config::load(flags.config.as_deref(), RENAMED_SETTINGS)?;
     config.check()?;
     run::check_topics(&config)?;
     if flags.check {

@@ -41,7 +41,7 @@ fn start() -> anyhow::Result<()> {
     service::logging::init()?;
     // First of all: whoever is told to end while it starts, ends in its own way.
     let shutdown = Shutdown::on_signals()?;
-    let config: Config = service::config::load(flags.config.as_deref())?;
+    let config: Config = service::config::load(flags.config.as_deref(), &[])?;
     config.check()?;
     let health = Health::new(run::TICK_WAIT_MAX);
     if flags.check {
