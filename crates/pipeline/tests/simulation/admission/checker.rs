@@ -5,9 +5,9 @@ use std::fmt;
 
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-use crate::broker::{Broker, Id, Slot, Topic};
-use crate::disk::Content;
-use crate::orders::{Expected, Order, Orders, index};
+use crate::admission::broker::{Broker, Id, Slot, Topic};
+use crate::admission::disk::Content;
+use crate::admission::orders::{Expected, Order, Orders, index};
 
 /// A broken promise.
 #[derive(Clone, Debug)]

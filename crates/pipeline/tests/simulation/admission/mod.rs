@@ -6,10 +6,8 @@
 //! next step from a seed (`world`), and a checker that knows what one correct process would have written
 //! (`checker`). At the end the faults stop and everything must come to an end.
 //!
-//! `SEED=n cargo test -p pipeline --test admission each_order -- --nocapture` replays one seed and tells it step
+//! `SEED=n cargo test -p pipeline --test simulation each_order -- --nocapture` replays one seed and tells it step
 //! by step; `SEEDS=n` plays so many. `mutations` takes the guards out, each in turn.
-
-#![allow(clippy::disallowed_methods, reason = "a test begins somewhere in time")]
 
 mod broker;
 mod checker;

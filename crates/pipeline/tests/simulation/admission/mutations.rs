@@ -10,8 +10,8 @@
 //!   tombstones adds it here.
 //! - M18, the outbox as the log of keys, trimmed by retention: the changelog is the log.
 
-use crate::checker::Promise;
-use crate::world::World;
+use crate::admission::checker::Promise;
+use crate::admission::world::World;
 
 /// A guard that is taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

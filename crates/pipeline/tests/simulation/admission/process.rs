@@ -10,15 +10,15 @@ use pipeline::admission::{
 };
 use records::{Offset, Partition, Timestamp};
 
-use crate::broker::{Record, Refusal, Topic};
-use crate::checker::{Promise, Violation, broken};
-use crate::disk::Store;
-use crate::group::{Meta, Notice, ProcessId};
-use crate::mutations::Mutation;
-use crate::orders::index;
-use crate::producer::{Ended, Ending, Producer};
-use crate::restoring::{Job, Outcome, Restored};
-use crate::world::Env;
+use crate::admission::broker::{Record, Refusal, Topic};
+use crate::admission::checker::{Promise, Violation, broken};
+use crate::admission::disk::Store;
+use crate::admission::group::{Meta, Notice, ProcessId};
+use crate::admission::mutations::Mutation;
+use crate::admission::orders::index;
+use crate::admission::producer::{Ended, Ending, Producer};
+use crate::admission::restoring::{Job, Outcome, Restored};
+use crate::admission::world::Env;
 
 pub(crate) struct Process {
     pub(crate) id: ProcessId,

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use records::{Offset, Partition};
 
-use crate::broker::{Id, Place, Record, Refusal, Topic};
-use crate::group::{Meta, Outsider};
-use crate::mutations::Mutation;
-use crate::world::Env;
+use crate::admission::broker::{Id, Place, Record, Refusal, Topic};
+use crate::admission::group::{Meta, Outsider};
+use crate::admission::mutations::Mutation;
+use crate::admission::world::Env;
 
 /// Tells producers apart: each one that was ever opened has its own.
 pub(crate) type ProducerId = u64;
@@ -223,7 +223,7 @@ impl Ending {
                         self.meta = env.group.meta_now(process).unwrap_or(self.meta);
                     }
                     if env.is(Mutation::NoGroupMetadata) {
-                        self.meta.member = crate::group::NO_MEMBER;
+                        self.meta.member = crate::admission::group::NO_MEMBER;
                     }
                     match producer.add_offsets(&self.offsets, self.meta, env) {
                         Ok(()) => self.stage = PartitionState::Offsets,

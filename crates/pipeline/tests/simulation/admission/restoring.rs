@@ -6,10 +6,10 @@ use pipeline::admission::Token;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
 use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
 
-use crate::broker::{Slot, Topic};
-use crate::disk::Store;
-use crate::mutations::Mutation;
-use crate::world::Env;
+use crate::admission::broker::{Slot, Topic};
+use crate::admission::disk::Store;
+use crate::admission::mutations::Mutation;
+use crate::admission::world::Env;
 
 /// A restore that a process wants, or no longer wants.
 pub(crate) struct Job {
@@ -55,7 +55,7 @@ impl Job {
             token,
             store,
             cancelled: false,
-            restore: Restore::of(&NAMES[crate::orders::index(partition)]),
+            restore: Restore::of(&NAMES[crate::admission::orders::index(partition)]),
             question: Question::Committed,
             reading: None,
             early_end: None,

@@ -10,14 +10,14 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{Entry, IdempotencyKey, Partition};
 
-use crate::broker::{Broker, Id};
-use crate::checker::{Checker, Promise, Violation, broken};
-use crate::disk::Disk;
-use crate::group::{Group, ProcessId};
-use crate::mutations::Mutation;
-use crate::orders::Orders;
-use crate::process::Process;
-use crate::producer::{Message, NotTaken, Producer, ProducerId, Reply, Request};
+use crate::admission::broker::{Broker, Id};
+use crate::admission::checker::{Checker, Promise, Violation, broken};
+use crate::admission::disk::Disk;
+use crate::admission::group::{Group, ProcessId};
+use crate::admission::mutations::Mutation;
+use crate::admission::orders::Orders;
+use crate::admission::process::Process;
+use crate::admission::producer::{Message, NotTaken, Producer, ProducerId, Reply, Request};
 
 pub(crate) struct World {
     env: Env,
@@ -530,7 +530,7 @@ impl Env {
         if is_heard {
             match reply {
                 Reply::Produced(place, _) if is_lost => {
-                    let timed_out = Err(crate::broker::Refusal::Fenced);
+                    let timed_out = Err(crate::admission::broker::Refusal::Fenced);
                     self.replies.push((from, Reply::Produced(place, timed_out)));
                 }
                 _ if is_lost => {}

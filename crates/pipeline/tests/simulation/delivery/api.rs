@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use pipeline::delivery::{HttpResponse, Lost, Response};
 
-use crate::checks::Place;
+use crate::delivery::checks::Place;
 
 /// The API's longest processing time.
 pub(crate) const PROCESSING_MAX: Duration = Duration::from_millis(PROCESSING_MAX_MS);

@@ -14,12 +14,12 @@ use pipeline::delivery::{
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::api::{self, PROCESSING_MAX, status};
-use crate::checks::{Broken, End, Place};
-use crate::group::{CommitOnItsWay, Notice};
-use crate::outage::{self, View};
-use crate::transactions::{Deferral, State};
-use crate::world::{Mutation, Pending as Log, Setup, World};
+use crate::delivery::api::{self, PROCESSING_MAX, status};
+use crate::delivery::checks::{Broken, End, Place};
+use crate::delivery::group::{CommitOnItsWay, Notice};
+use crate::delivery::outage::{self, View};
+use crate::delivery::transactions::{Deferral, State};
+use crate::delivery::world::{Mutation, Pending as Log, Setup, World};
 
 pub(crate) const LIMITS: Limits = Limits {
     calls_in_flight_max: 3,

@@ -7,8 +7,8 @@ use pipeline::delivery::CommitResult;
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::checks::{Broken, Place};
-use crate::world::{Mutation, World};
+use crate::delivery::checks::{Broken, Place};
+use crate::delivery::world::{Mutation, World};
 
 /// How long a member may be silent.
 pub(crate) const SESSION: Duration = Duration::from_millis(1_000);

@@ -8,9 +8,7 @@
 //! The mutations take one rule of the protocol away, each by what the world does to the delivery, and expect
 //! that this is found out: a check that cannot fail proves nothing.
 //!
-//! `DELIVERY_SEED=n cargo test -p pipeline --test delivery` replays one seed.
-
-#![allow(clippy::disallowed_methods, reason = "a test begins somewhere in time")]
+//! `DELIVERY_SEED=n cargo test -p pipeline --test simulation delivery` replays one seed.
 
 mod api;
 mod caller;
@@ -25,8 +23,8 @@ use std::time::Duration;
 
 use pipeline::delivery::Policy;
 
-use checks::Broken;
-use world::{Mutation, Policies, Setup, World};
+use self::checks::Broken;
+use self::world::{Mutation, Policies, Setup, World};
 
 /// Every seed brings another world; a quarter of them each has one policy, and a quarter has all.
 const SEEDS: u64 = 10_000;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use pipeline::delivery::{BreakerSettings, FlowControlSettings, Outage, RateSettings, Response};
 use rand::RngExt as _;
 
-use crate::api::status;
-use crate::caller::LIMITS;
-use crate::checks::Broken;
-use crate::world::{Mutation, Setup, World};
+use crate::delivery::api::status;
+use crate::delivery::caller::LIMITS;
+use crate::delivery::checks::Broken;
+use crate::delivery::world::{Mutation, Setup, World};
 
 /// A time in which the API is down.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl World {
         let partitions = gauges.partitions + gauges.partitions_draining;
         self.seen.held_max = self.seen.held_max.max(gauges.calls_open);
         if gauges.calls_open > partitions * LIMITS.calls_open_max
-            || gauges.bytes_open > LIMITS.bytes_open_max + crate::caller::BYTES
+            || gauges.bytes_open > LIMITS.bytes_open_max + crate::delivery::caller::BYTES
         {
             self.checks.broken(Broken::TooMany, || format!("{gauges:?}"));
         }

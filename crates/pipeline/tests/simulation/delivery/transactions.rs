@@ -4,10 +4,10 @@ use pipeline::delivery::{CallId, CommitResult, DeferredCopy, Event};
 use rand::RngExt as _;
 use records::{Offset, Partition};
 
-use crate::caller::{Due, place};
-use crate::checks::{Broken, Place};
-use crate::group::CommitOnItsWay;
-use crate::world::{Before, Mutation, Pending, World};
+use crate::delivery::caller::{Due, place};
+use crate::delivery::checks::{Broken, Place};
+use crate::delivery::group::CommitOnItsWay;
+use crate::delivery::world::{Before, Mutation, Pending, World};
 
 /// A transaction, from the moment at which the coordinator has taken its offsets.
 pub(crate) struct Transaction {

@@ -8,12 +8,12 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{IdempotencyKey, Offset, Partition};
 
-use crate::api::Api;
-use crate::caller::Caller;
-use crate::checks::{Broken, Checks, Place, Violation};
-use crate::group::Group;
-use crate::outage::{self, Down, Seen};
-use crate::transactions::Transaction;
+use crate::delivery::api::Api;
+use crate::delivery::caller::Caller;
+use crate::delivery::checks::{Broken, Checks, Place, Violation};
+use crate::delivery::group::Group;
+use crate::delivery::outage::{self, Down, Seen};
+use crate::delivery::transactions::Transaction;
 
 const PARTITIONS: i32 = 2;
 const KEYS: i64 = 5;
@@ -359,7 +359,7 @@ impl World {
             .group
             .members
             .values()
-            .map(|m| m.heard_of_at + crate::group::SESSION);
+            .map(|m| m.heard_of_at + crate::delivery::group::SESSION);
         let next = waits.chain(expiry).chain(self.api.next()).min();
         self.now = next.map_or(self.now, |next| next.max(self.now));
     }
