@@ -3,23 +3,20 @@
 //! The one crate that all others know. It has no input or output, no clock and no settings; a value of
 //! one of its types is valid, because bytes become a value in one place only.
 
-pub mod call_dead_letter;
-pub mod call_note;
-pub mod continuation;
+mod calls;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
 pub mod key;
 pub mod offset_set;
 pub mod order;
-pub mod outcome;
-pub mod parked;
 pub mod pending;
 pub mod position;
 pub mod topics;
 
-pub use call_note::CallNote;
-pub use continuation::Continuation;
+pub use calls::call_note::CallNote;
+pub use calls::continuation::Continuation;
+pub use calls::{call_dead_letter, call_note, continuation, outcome, parked};
 pub use entry::Entry;
 pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;
