@@ -3,14 +3,14 @@ use std::convert::Infallible;
 use super::*;
 use crate::admission::{KeySource, Partitioner, RecordKey};
 
-struct Bench {
+struct Fixture {
     admission: Admission<&'static str>,
     start: Instant,
     stores: HashMap<String, Entry>,
 }
 
-impl Bench {
-    /// Partitions 0 and 1, running.
+impl Fixture {
+    /// Returns a state machine with partitions 0 and 1 running.
     fn running() -> Self {
         let rules = Rules {
             key: KeySource::Pointer("/order_id".into()),
@@ -26,21 +26,21 @@ impl Bench {
         };
         let start = Instant::now();
         let admission = Admission::new(rules, limits, start);
-        let mut bench = Self {
+        let mut fixture = Self {
             admission,
             start,
             stores: HashMap::new(),
         };
-        assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
-        assert!(bench.on(Event::ProducerOpened).is_empty());
-        let assigned = bench.on(Event::Assigned(
+        assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+        assert!(fixture.on(Event::ProducerOpened).is_empty());
+        let assigned = fixture.on(Event::Assigned(
             vec![Partition(0), Partition(1)],
-            generation("member 1", "generation 1"),
+            membership("member 1", "generation 1"),
         ));
         assert_eq!(names(&assigned), ["Accept", "Restore", "Restore"]);
-        bench.restored(0, 1);
-        bench.restored(1, 2);
-        bench
+        fixture.restored(0, 1);
+        fixture.restored(1, 2);
+        fixture
     }
 
     fn on(&mut self, event: Event<&'static str>) -> Vec<Action<&'static str>> {
@@ -75,13 +75,13 @@ impl Bench {
     }
 }
 
-/// The names of the actions, in their order.
+/// Returns the names of the actions, in their order.
 fn names<M: std::fmt::Debug>(actions: &[Action<M>]) -> Vec<String> {
     let name = |text: String| text.split('(').next().unwrap_or_default().to_owned();
     actions.iter().map(|action| name(format!("{action:?}"))).collect()
 }
 
-fn generation(member_id: &str, metadata: &'static str) -> Membership<&'static str> {
+fn membership(member_id: &str, metadata: &'static str) -> Membership<&'static str> {
     Membership {
         member_id: member_id.into(),
         metadata,
@@ -98,101 +98,100 @@ fn is_duplicate(taken: &Taken) -> bool {
     )
 }
 
-/// The wall clock is told in the entry and decides nothing: neither what an order is nor when its transaction
-/// ends, however the clock jumps meanwhile.
+/// The wall clock is recorded in the entry. It decides neither the verdict nor the end of the transaction.
 #[test]
-fn the_wall_clock_may_jump() {
-    let told = |walls: [i64; 4]| {
-        let mut bench = Bench::running();
+fn wall_clock_jumps_change_no_verdict() {
+    let run = |walls: [i64; 4]| {
+        let mut fixture = Fixture::running();
         let mut walls = walls.map(Timestamp).into_iter();
-        let mut order = |bench: &mut Bench, offset, id| {
-            let wall = walls.next().expect("a time for each");
-            let taken = bench.order_at(wall, 0, offset, id);
+        let mut order = |fixture: &mut Fixture, offset, id| {
+            let wall = walls.next().expect("one time for each order");
+            let taken = fixture.order_at(wall, 0, offset, id);
             if let Taken::Decided {
                 verdict: Verdict::Admit { entry, .. },
                 ..
             } = &taken
             {
-                assert_eq!(entry.admitted_at, wall, "it is told as it was");
+                assert_eq!(entry.admitted_at, wall, "recorded unchanged");
             }
             is_duplicate(&taken)
         };
         let duplicates = [
-            order(&mut bench, 0, "a"),
-            order(&mut bench, 1, "a"),
-            order(&mut bench, 2, "b"),
-            order(&mut bench, 3, "b"),
+            order(&mut fixture, 0, "a"),
+            order(&mut fixture, 1, "a"),
+            order(&mut fixture, 2, "b"),
+            order(&mut fixture, 3, "b"),
         ];
-        let due = bench.admission.due().map(|due| due - bench.start);
+        let due = fixture.admission.due().map(|due| due - fixture.start);
         (duplicates, due)
     };
-    let steady = told([1_000, 1_001, 1_002, 1_003]);
+    let steady = run([1_000, 1_001, 1_002, 1_003]);
     assert_eq!(steady.0, [false, true, false, true]);
-    assert_eq!(told([1_000, -5_000, i64::MAX, 0]), steady);
-    assert_eq!(told([i64::MAX, 0, i64::MIN, 7]), steady);
+    assert_eq!(run([1_000, -5_000, i64::MAX, 0]), steady);
+    assert_eq!(run([i64::MAX, 0, i64::MIN, 7]), steady);
 }
 
 #[test]
-fn after_an_end_that_may_come_again_the_store_has_its_keys_and_the_producer_is_replaced() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
+fn resent_commit_is_applied_and_retires_the_producer() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
     let reached = HashMap::from([(Partition(0), Offset(1))]);
-    let actions = bench.on(Event::CommittedRetireProducer(reached));
+    let actions = fixture.on(Event::CommittedRetireProducer(reached));
     assert_eq!(names(&actions), ["Apply", "Pause", "Abandon"]);
-    assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
-    assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
+    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
     assert_eq!(
-        names(&bench.on(Event::ProducerOpened)),
+        names(&fixture.on(Event::ProducerOpened)),
         ["Restore", "Restore"],
-        "and each partition begins where it was committed"
+        "each partition starts at its committed offset"
     );
 }
 
 #[test]
-fn a_transaction_ends_when_it_is_due_and_reaches_the_store_when_committed() {
-    let mut bench = Bench::running();
+fn transaction_ends_when_due_then_updates_the_store() {
+    let mut fixture = Fixture::running();
     assert!(matches!(
-        bench.order(0, 0, "a"),
+        fixture.order(0, 0, "a"),
         Taken::Decided { begins: true, .. }
     ));
     assert!(
-        is_duplicate(&bench.order(0, 1, "a")),
-        "a duplicate within the transaction"
+        is_duplicate(&fixture.order(0, 1, "a")),
+        "duplicate within the transaction"
     );
-    assert!(bench.on(Event::Tick).is_empty(), "neither full nor due");
-    let later = bench.start + Duration::from_millis(20);
-    let end = bench.admission.on(Event::Tick, later);
+    assert!(fixture.on(Event::Tick).is_empty(), "neither full nor due");
+    let later = fixture.start + Duration::from_millis(20);
+    let end = fixture.admission.on(Event::Tick, later);
     assert!(
         matches!(&end[..], [Action::End(offsets, "generation 1")] if offsets[..] == [(Partition(0), Offset(2))]),
         "{end:?}"
     );
-    let applied = bench.on(Event::Committed([(Partition(0), Offset(9))].into()));
+    let applied = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
     assert!(
         matches!(&applied[..], [Action::Apply(Partition(0), entries, Offset(9))] if entries.len() == 1),
         "{applied:?}"
     );
     assert!(matches!(
-        bench.order(1, 0, "b"),
+        fixture.order(1, 0, "b"),
         Taken::Decided { begins: true, .. }
     ));
 }
 
 #[test]
-fn a_full_transaction_is_due_at_once() {
-    let mut bench = Bench::running();
+fn full_transaction_is_due_immediately() {
+    let mut fixture = Fixture::running();
     for (offset, id) in ["a", "b", "c"].into_iter().enumerate() {
-        bench.order(0, i64::try_from(offset).expect("small"), id);
+        fixture.order(0, i64::try_from(offset).expect("small"), id);
     }
-    assert_eq!(names(&bench.on(Event::Tick)), ["End"]);
+    assert_eq!(names(&fixture.on(Event::Tick)), ["End"]);
 }
 
 #[test]
-fn a_revoke_ends_the_transaction_before_the_partition_goes() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    let actions = bench.on(Event::Revoked(
+fn revocation_commits_before_the_release() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Revoked(
         vec![Partition(0)],
-        generation("member 1", "generation 2"),
+        membership("member 1", "generation 2"),
     ));
     assert_eq!(names(&actions), ["End", "Close", "GiveUp"]);
     assert!(
@@ -200,203 +199,224 @@ fn a_revoke_ends_the_transaction_before_the_partition_goes() {
         "{actions:?}"
     );
     assert_eq!(
-        names(&bench.on(Event::Committed([(Partition(0), Offset(2))].into()))),
+        names(&fixture.on(Event::Committed([(Partition(0), Offset(2))].into()))),
         ["Apply"]
     );
-    assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
+    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
 }
 
 #[test]
-fn a_member_that_joined_anew_without_hearing_of_it_starts_over() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    let same = bench.on(Event::Assigned(
+fn unreported_rejoin_restores_all_partitions() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let same = fixture.on(Event::Assigned(
         Vec::new(),
-        generation("member 1", "generation 2"),
+        membership("member 1", "generation 2"),
     ));
-    assert_eq!(names(&same), ["Accept"], "the next generation");
-    let other = bench.on(Event::Assigned(
+    assert_eq!(names(&same), ["Accept"], "next generation of the same member");
+    let other = fixture.on(Event::Assigned(
         Vec::new(),
-        generation("member 2", "generation 4"),
+        membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&other), ["Pause", "Abandon", "Accept"]);
-    assert_eq!(bench.on(Event::ProducerOpened).len(), 2, "both are restored");
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        2,
+        "both partitions are restored"
+    );
 }
 
-/// Its transaction was begun as a member that others have replaced since; under the new membership Kafka
-/// would take it, and beside it that of the new owner.
+/// Kafka would accept the transaction of the old member under the new membership, beside that of the new
+/// owner.
 #[test]
-fn a_member_that_joined_anew_commits_nothing_of_what_is_revoked() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    let actions = bench.on(Event::Revoked(
+fn revocation_after_unreported_rejoin_commits_nothing() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Revoked(
         vec![Partition(0)],
-        generation("member 2", "generation 4"),
+        membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "GiveUp"]);
-    assert_eq!(bench.on(Event::ProducerOpened).len(), 1, "the other is restored");
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        1,
+        "the other partition is restored"
+    );
 }
 
-/// The old restore knows the committed offset and the changelog's end of a time when another member was
-/// about to work on the partition.
+/// The old restore has seen a committed offset and a changelog end from before another member owned the
+/// partition.
 #[test]
-fn a_restore_of_a_former_member_counts_for_nothing() {
-    let mut bench = Bench::running();
-    let first = bench.on(Event::Assigned(
+fn restore_of_a_former_membership_is_ignored() {
+    let mut fixture = Fixture::running();
+    let first = fixture.on(Event::Assigned(
         vec![Partition(2)],
-        generation("member 1", "generation 2"),
+        membership("member 1", "generation 2"),
     ));
     assert_eq!(names(&first), ["Accept", "Restore"]);
-    let again = bench.on(Event::Assigned(
+    let again = fixture.on(Event::Assigned(
         Vec::new(),
-        generation("member 2", "generation 4"),
+        membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&again), ["Pause", "CancelRestore", "Abandon", "Accept"]);
-    let late = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    let late = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
     assert!(late.is_empty(), "{late:?}");
 }
 
 #[test]
-fn a_lost_partition_commits_nothing() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    let actions = bench.on(Event::Lost(vec![Partition(0), Partition(1)]));
+fn lost_partition_commits_nothing() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Lost(vec![Partition(0), Partition(1)]));
     assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "Close", "GiveUp"]);
-    assert!(bench.on(Event::ProducerOpened).is_empty());
+    assert!(fixture.on(Event::ProducerOpened).is_empty());
 }
 
 #[test]
-fn who_is_expelled_holds_nothing_and_begins_again_as_at_the_start() {
-    let mut bench = Bench::running();
-    let third = bench.on(Event::Assigned(
+fn fenced_member_drops_all_and_starts_again() {
+    let mut fixture = Fixture::running();
+    let third = fixture.on(Event::Assigned(
         vec![Partition(2)],
-        generation("member 1", "generation 2"),
+        membership("member 1", "generation 2"),
     ));
     assert_eq!(names(&third), ["Accept", "Restore"]);
-    bench.order(0, 0, "a");
-    let actions = bench.on(Event::Expelled);
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Expelled);
     assert_eq!(
         names(&actions),
         ["Abandon", "Close", "Close", "CancelRestore", "Close"],
-        "and nothing of the consumer"
+        "no action on the fenced consumer"
     );
-    assert!(bench.admission.partitions().is_empty());
-    assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
-    let late = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    assert!(fixture.admission.partitions().is_empty());
+    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
+    let late = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
     assert!(late.is_empty(), "{late:?}");
 
-    assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
-    assert!(bench.on(Event::ProducerOpened).is_empty());
-    let assigned = bench.on(Event::Assigned(
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    assert!(fixture.on(Event::ProducerOpened).is_empty());
+    let assigned = fixture.on(Event::Assigned(
         vec![Partition(2)],
-        generation("member 2", "generation 4"),
+        membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&assigned), ["Accept", "Restore"]);
-    let former = bench.on(Event::Restored(Partition(2), Token(3), Offset(0)));
-    assert!(former.is_empty(), "the restore of the former life: {former:?}");
-    bench.restored(2, 4);
+    let former = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    assert!(former.is_empty(), "restore of the former membership: {former:?}");
+    fixture.restored(2, 4);
 }
 
 #[test]
-fn every_doubt_is_resolved_by_a_new_producer_and_a_restore() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    assert_eq!(names(&bench.on(Event::Failed)), ["Pause", "Abandon"]);
-    assert!(matches!(bench.order(0, 0, "a"), Taken::NotRunning));
-    assert_eq!(names(&bench.on(Event::Tick)), ["OpenProducer"]);
-    let again = bench.start + PRODUCER_AGAIN;
-    assert!(bench.on(Event::ProducerFailed).is_empty());
-    assert_eq!(bench.admission.due(), Some(again));
-    assert!(bench.on(Event::Tick).is_empty(), "not yet");
-    assert_eq!(names(&bench.admission.on(Event::Tick, again)), ["OpenProducer"]);
-    assert_eq!(names(&bench.on(Event::ProducerOpened)), ["Restore", "Restore"]);
+fn recovery_opens_a_new_producer_and_restores() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    assert_eq!(names(&fixture.on(Event::Failed)), ["Pause", "Abandon"]);
+    assert!(matches!(fixture.order(0, 0, "a"), Taken::NotRunning));
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    let retry_at = fixture.start + PRODUCER_RETRY_INTERVAL;
+    assert!(fixture.on(Event::ProducerFailed).is_empty());
+    assert_eq!(fixture.admission.due(), Some(retry_at));
+    assert!(fixture.on(Event::Tick).is_empty(), "not yet");
+    assert_eq!(
+        names(&fixture.admission.on(Event::Tick, retry_at)),
+        ["OpenProducer"]
+    );
+    assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
     assert!(
-        bench
+        fixture
             .on(Event::Restored(Partition(0), Token(1), Offset(0)))
             .is_empty(),
-        "an old answer"
+        "result of an earlier restore"
     );
-    bench.restored(0, 3);
+    fixture.restored(0, 3);
     assert!(
         matches!(
-            bench.order(0, 0, "a"),
+            fixture.order(0, 0, "a"),
             Taken::Decided {
                 verdict: Verdict::Admit { .. },
                 begins: true
             }
         ),
-        "the overlay of the failed transaction is gone"
+        "the failed transaction is dropped"
     );
 }
 
 #[test]
-fn what_goes_on_failing_is_tried_again_at_intervals_until_something_is_committed() {
-    let mut bench = Bench::running();
-    for _ in 0..PROMPT_MAX {
-        bench.on(Event::Failed);
-        assert_eq!(bench.admission.due(), Some(bench.start), "at once");
-        bench.on(Event::ProducerOpened);
+fn repeated_failures_wait_until_the_next_commit() {
+    let mut fixture = Fixture::running();
+    for _ in 0..IMMEDIATE_RECOVERIES_MAX {
+        fixture.on(Event::Failed);
+        assert_eq!(fixture.admission.due(), Some(fixture.start), "no wait");
+        fixture.on(Event::ProducerOpened);
     }
-    bench.on(Event::Failed);
-    assert_eq!(bench.admission.due(), Some(bench.start + PRODUCER_AGAIN));
-    let restores = bench.on(Event::ProducerOpened);
+    fixture.on(Event::Failed);
+    assert_eq!(
+        fixture.admission.due(),
+        Some(fixture.start + PRODUCER_RETRY_INTERVAL)
+    );
+    let restores = fixture.on(Event::ProducerOpened);
     let [Action::Restore(_, Token(token)), _] = restores[..] else {
         panic!("{restores:?}");
     };
-    bench.restored(0, token);
-    bench.order(0, 0, "a");
-    bench.on(Event::Committed([(Partition(0), Offset(2))].into()));
-    bench.on(Event::Failed);
-    assert_eq!(bench.admission.due(), Some(bench.start), "at once again");
+    fixture.restored(0, token);
+    fixture.order(0, 0, "a");
+    fixture.on(Event::Committed([(Partition(0), Offset(2))].into()));
+    fixture.on(Event::Failed);
+    assert_eq!(
+        fixture.admission.due(),
+        Some(fixture.start),
+        "no wait after a commit"
+    );
 }
 
 #[test]
-fn a_failed_store_is_discarded_and_restored() {
-    let mut bench = Bench::running();
-    let actions = bench.on(Event::StoreFailed(Partition(1)));
+fn failed_store_is_discarded_and_restored() {
+    let mut fixture = Fixture::running();
+    let actions = fixture.on(Event::StoreFailed(Partition(1)));
     assert_eq!(names(&actions), ["Pause", "Abandon", "Discard"]);
 }
 
 #[test]
-fn a_refused_partition_stands_still_while_others_go_on() {
-    let mut bench = Bench::running();
+fn halted_partition_does_not_stop_the_others() {
+    let mut fixture = Fixture::running();
     assert_eq!(
-        names(&bench.on(Event::Assigned(
+        names(&fixture.on(Event::Assigned(
             vec![Partition(2)],
-            generation("member 1", "generation 2")
+            membership("member 1", "generation 2")
         ))),
         ["Accept", "Restore"]
     );
     assert!(
-        bench
+        fixture
             .on(Event::RestoreRefused(Partition(2), Token(3), "a gap".into()))
             .is_empty()
     );
-    assert!(matches!(bench.order(2, 0, "x"), Taken::NotRunning));
-    assert!(matches!(bench.order(0, 0, "a"), Taken::Decided { .. }));
-    assert_eq!(names(&bench.on(Event::Failed)), ["Pause", "Abandon"]);
+    assert!(matches!(fixture.order(2, 0, "x"), Taken::NotRunning));
+    assert!(matches!(fixture.order(0, 0, "a"), Taken::Decided { .. }));
+    assert_eq!(names(&fixture.on(Event::Failed)), ["Pause", "Abandon"]);
     assert_eq!(
-        bench.on(Event::ProducerOpened).len(),
+        fixture.on(Event::ProducerOpened).len(),
         2,
-        "the refused one is not restored"
+        "the halted partition is not restored"
     );
-    bench.restored(0, 4);
-    bench.restored(1, 5);
-    bench.on(Event::Assigned(
+    fixture.restored(0, 4);
+    fixture.restored(1, 5);
+    fixture.on(Event::Assigned(
         Vec::new(),
-        generation("member 2", "generation 4"),
+        membership("member 2", "generation 4"),
     ));
     assert_eq!(
-        bench.on(Event::ProducerOpened).len(),
+        fixture.on(Event::ProducerOpened).len(),
         3,
-        "by a new member it is looked at again"
+        "a new membership restores it, too"
     );
 }
 
 #[test]
-fn a_stop_ends_the_transaction_and_leaves() {
-    let mut bench = Bench::running();
-    bench.order(0, 0, "a");
-    assert_eq!(names(&bench.on(Event::Stop)), ["End", "Close", "Close", "Leave"]);
-    assert!(matches!(bench.order(0, 1, "b"), Taken::NotRunning));
+fn stop_commits_and_leaves() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    assert_eq!(
+        names(&fixture.on(Event::Stop)),
+        ["End", "Close", "Close", "Leave"]
+    );
+    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
 }

@@ -1,17 +1,17 @@
-//! One restore: which question follows which, and what the answers mean.
+//! One attempt to restore a store: the order of its requests to Kafka and the store, and their evaluation.
 //!
 //! ```text
 //! committed offset ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶ changelog read ─▶ ready
-//!  (stable)            (true ones)                          └ (is the outbox empty?) ┘
+//!  (stable)            (read_uncommitted)                   └ (is the outbox empty?) ┘
 //! ```
 //!
-//! The order carries G1 and G3; in any other there is a story in which an order is admitted twice:
+//! G1 and G3 depend on this order; any other admits an order twice in some sequence of events:
 //! 1. the group's committed offset, once no transaction is pending on it;
-//! 2. only then the changelog's high watermark, seen by a read_uncommitted client;
-//! 3. the changelog, read committed, until the position has reached that watermark.
+//! 2. only then the changelog's high watermark, from a read_uncommitted client;
+//! 3. the changelog, read_committed, until the position has reached that watermark.
 //!
-//! Whoever asks Kafka and the store tells the answers; a question that fails is the end of this restore, and
-//! another one begins at the first question.
+//! The program sends each request and passes the response in. A request that fails ends the attempt, and the
+//! next attempt starts with the first request.
 
 mod tail;
 
@@ -19,10 +19,11 @@ use records::{Bounds, Offset, Partition, Topics};
 
 pub use self::tail::{Change, Chunk, Tail};
 
-/// One try to restore a partition's store.
+/// Attempt to restore a partition's store.
 #[derive(Debug)]
 pub struct Restore<'a> {
     names: &'a Names,
+    /// `None` until known; `Some(None)` if the group has no committed offset.
     committed: Option<Option<Offset>>,
     changelog: Option<Bounds>,
     next: Option<Offset>,
@@ -31,69 +32,69 @@ pub struct Restore<'a> {
     is_read: bool,
 }
 
-/// What a restore is about, as it stands in its messages.
+/// Names of the objects that a restore is about, for its messages.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// The topics.
+    /// Topics of the pipeline.
     pub topics: Topics,
-    /// The consumer group.
+    /// Consumer group of the validators.
     pub group_id: String,
-    /// The partition.
+    /// Partition to restore.
     pub partition: Partition,
-    /// Where its store lies.
+    /// Path of the partition's store.
     pub store: String,
 }
 
-/// What a restore needs to know or to be done next.
+/// Request of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The group's committed offset of the orders, once no transaction is pending on it.
+    /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
     Committed,
-    /// The changelog's true ends, as a client sees them that sees what is not committed yet. With the last
-    /// stable offset in place of the high watermark, a transaction that is committed and whose markers are
-    /// still being written would be missed.
+    /// Bounds of the changelog, as a read_uncommitted client sees them.
+    // With the last stable offset as end, a restore would miss a transaction that is committed while its
+    // markers are still being written.
     ChangelogBounds,
-    /// The true ends of the orders.
+    /// Bounds of the orders topic's partition, as a read_uncommitted client sees them.
     OrdersBounds,
-    /// The checkpoint of the store, which is opened for it and stays open.
+    /// Checkpoint of the store, which is opened for it and stays open.
     Checkpoint,
-    /// Whether the outbox holds any committed record.
+    /// Presence of any committed record on the outbox partition.
     OutboxIsEmpty,
-    /// That every committed change from the first offset on is in the store, and that the reader's position
-    /// has reached the second one; see [`Tail`].
+    /// Application of all committed changes from the first offset on to the store, until the reader's position
+    /// has reached the second offset; see [`Tail`].
     Read(Offset, Offset),
 }
 
-/// The answer to a [`Question`] of the same name.
+/// Response to the [`Question`] of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// `None` if the group never committed one, or it expired.
+    /// Committed offset; `None` if the group never committed one, or it has expired.
     Committed(Option<Offset>),
-    /// The changelog's ends.
+    /// Bounds of the changelog.
     ChangelogBounds(Bounds),
-    /// The orders' ends.
+    /// Bounds of the orders.
     OrdersBounds(Bounds),
-    /// `None` if the store is new.
+    /// Checkpoint of the store; `None` if the store is new.
     Checkpoint(Option<Offset>),
-    /// Whether it is.
+    /// `true` if the outbox partition has no committed record.
     OutboxIsEmpty(bool),
-    /// It is done.
+    /// All changes are applied.
     Read,
 }
 
-/// How a restore goes on.
+/// Next step of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// With this question.
+    /// Send this request.
     Ask(Question),
-    /// The store equals the changelog; processing may go on at this input offset.
+    /// Done: the store equals the changelog, and processing may start at this input offset.
     Ready(Offset),
-    /// Not before a person has acted: trying again does not help.
+    /// Halt the partition for this reason: another attempt cannot succeed before an operator has acted.
     Refused(String),
 }
 
 impl<'a> Restore<'a> {
-    /// A restore of which nothing is known yet; it begins with [`Question::Committed`].
+    /// Creates an attempt, which starts with [`Question::Committed`].
     #[must_use]
     pub fn of(names: &'a Names) -> Self {
         Self {
@@ -107,31 +108,33 @@ impl<'a> Restore<'a> {
         }
     }
 
-    /// Takes the answer to the last question, and tells how it goes on.
+    /// Takes the response to the last request, and returns the next step.
     pub fn on(&mut self, answer: Answer) -> Step {
         let checked = match answer {
             Answer::Committed(offset) => {
-                // All that is known else was asked before, and counts no longer.
+                // All other facts are older than this offset, and so may miss what was committed before it.
                 *self = Self::of(self.names);
                 self.committed = Some(offset);
                 Ok(())
             }
             Answer::ChangelogBounds(bounds) => {
-                // Asked before the committed offset was known, it would be too low.
+                // Read before the committed offset, the end may be too low: ignored.
                 self.changelog = self.committed.and(Some(bounds));
-                self.outbox_against(bounds)
+                self.check_changelog_against_outbox(bounds)
             }
-            Answer::OrdersBounds(bounds) => self.orders_bounds(bounds),
-            Answer::Checkpoint(checkpoint) => self.opened(checkpoint),
+            Answer::OrdersBounds(bounds) => self.choose_next(bounds),
+            Answer::Checkpoint(checkpoint) => self.check_checkpoint(checkpoint),
             Answer::OutboxIsEmpty(is_empty) => {
                 self.outbox_is_empty = Some(is_empty);
                 if !is_empty {
-                    // Both may have been filled between the two questions, by who owns the partition now.
+                    // The current owner may have filled both topics between the two requests, so the
+                    // changelog's bounds are requested once more before its keys count as lost.
                     self.changelog = None;
                 }
                 Ok(())
             }
             Answer::Read => {
+                // Without a checkpoint the response belongs to no request of this attempt.
                 self.is_read = self.checkpoint.is_some();
                 Ok(())
             }
@@ -139,7 +142,7 @@ impl<'a> Restore<'a> {
         checked.map_or_else(Step::Refused, |()| self.next())
     }
 
-    /// The first thing that is not known yet.
+    /// Returns the request for the first fact that is missing.
     fn next(&self) -> Step {
         if self.committed.is_none() {
             return Step::Ask(Question::Committed);
@@ -153,7 +156,8 @@ impl<'a> Restore<'a> {
         let Some(checkpoint) = self.checkpoint else {
             return Step::Ask(Question::Checkpoint);
         };
-        // Each order of the outbox has its key in the changelog, by the same transaction.
+        // One transaction writes an order to the outbox and its key to the changelog, so an empty changelog
+        // beside an outbox with records has lost its keys.
         if changelog.end == Offset(0) && self.outbox_is_empty.is_none() {
             return Step::Ask(Question::OutboxIsEmpty);
         }
@@ -163,8 +167,11 @@ impl<'a> Restore<'a> {
         Step::Ready(next)
     }
 
-    /// The input offset to go on at.
-    fn orders_bounds(&mut self, Bounds { start, end }: Bounds) -> Result<(), String> {
+    /// Chooses the input offset to start at.
+    ///
+    /// # Errors
+    /// Orders may have been lost: says which, and the command that repairs it.
+    fn choose_next(&mut self, Bounds { start, end }: Bounds) -> Result<(), String> {
         let (Some(committed), Some(changelog)) = (self.committed, self.changelog) else {
             return Ok(());
         };
@@ -174,14 +181,16 @@ impl<'a> Restore<'a> {
             self.names.partition,
         );
         self.next = Some(match committed {
-            // What was processed before is known from the changelog, so beginning again repeats nothing. Where the
-            // oldest orders were deleted before this group began, the oldest there is comes first.
+            // The changelog has the keys of all processed orders, so starting at offset 0 repeats none. With an
+            // empty changelog nothing was processed yet, so the oldest order that is left is the first.
             None if start == Offset(0) || changelog.end == Offset(0) => start,
+            // Orders between the expired offset and `start` may be gone unprocessed: fail closed.
             None => {
                 return Err(format!(
-                    "group {group:?} has lost its committed offset of {topic}/{partition} (it expires after a week \
-                     without a member), and the oldest orders, below {start}, are deleted: some may never have been \
-                     processed; compare them with the outbox, then set the offset of the group while no validator runs"
+                    "group {group:?} has lost its committed offset of {topic}/{partition} (brokers delete it after \
+                     offsets.retention.minutes without a member), and the oldest orders, below {start}, are deleted: \
+                     some may never have been processed; compare them with the outbox, then set the offset of the \
+                     group while no validator runs"
                 ));
             }
             Some(next) if next < start => {
@@ -189,16 +198,17 @@ impl<'a> Restore<'a> {
                     "the {} offsets from {next} to {start} of {topic}/{partition} were deleted before they were \
                      processed (the topic's retention is too short, or its records were deleted); find these orders \
                      at their source, then, while no validator runs, set the group's offset to the first order that \
-                     there is: `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic \
+                     is left: `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic \
                      {topic}:{partition} --reset-offsets --to-offset {start} --execute`",
                     start.0 - next.0
                 ));
             }
+            // In a topic that was created again, the orders below this offset would be skipped.
             Some(next) if next > end => {
                 return Err(format!(
-                    "the committed offset {next} of {topic}/{partition} is behind the partition's end {end}: the topic \
-                     was deleted and created again, or its log was cut; compare it with the outbox, then, while no \
-                     validator runs, set the group's offset: `kafka-consumer-groups.sh --bootstrap-server BROKERS \
+                    "the committed offset {next} of {topic}/{partition} is beyond the partition's end {end}: the topic \
+                     was deleted and created again, or its log was truncated; compare it with the outbox, then, while \
+                     no validator runs, set the group's offset: `kafka-consumer-groups.sh --bootstrap-server BROKERS \
                      --group {group} --topic {topic}:{partition} --reset-offsets --to-offset OFFSET --execute`"
                 ));
             }
@@ -207,13 +217,17 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// A changelog that has lost keys is not restored from: the orders of these keys could be paid twice.
-    fn opened(&mut self, checkpoint: Option<Offset>) -> Result<(), String> {
+    /// Checks that the changelog has all changes from the store's checkpoint on.
+    ///
+    /// # Errors
+    /// The changelog has lost keys, or the store is of another changelog.
+    fn check_checkpoint(&mut self, checkpoint: Option<Offset>) -> Result<(), String> {
         let Some(bounds) = self.changelog else {
             return Ok(());
         };
         let (changelog, partition) = (&self.names.topics.changelog, self.names.partition);
         let from = checkpoint.unwrap_or(Offset(0));
+        // Compaction keeps the log's start; only a deletion moves it, and then keys are gone for good.
         if from < bounds.start {
             return Err(format!(
                 "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
@@ -222,9 +236,11 @@ impl<'a> Restore<'a> {
                 bounds.start
             ));
         }
+        // Only acknowledged offsets become checkpoints, so one ahead of Kafka is of another log, or the log has lost
+        // acknowledged records.
         if from > bounds.end {
             return Err(format!(
-                "the store knows the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
+                "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
                  deleted and created again, or has lost its end, or the store is another cluster's. The store \
                  is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
                  otherwise rebuild the changelog before this partition goes on",
@@ -235,13 +251,16 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// A changelog that is empty where the outbox is known to hold something has lost its keys; one that is not
-    /// was merely asked too early.
-    fn outbox_against(&mut self, changelog: Bounds) -> Result<(), String> {
+    /// Compares the changelog, read again, with an outbox that has records.
+    ///
+    /// # Errors
+    /// The changelog is still empty, so it has lost its keys.
+    fn check_changelog_against_outbox(&mut self, changelog: Bounds) -> Result<(), String> {
         if self.outbox_is_empty != Some(false) {
             return Ok(());
         }
         if changelog.end > Offset(0) {
+            // Filled since the first request: the committed offset is older than it, so start again.
             *self = Self::of(self.names);
             return Ok(());
         }
