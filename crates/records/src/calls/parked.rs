@@ -1,45 +1,45 @@
-//! The headers of a parked call: one of which nobody can know whether the API has processed it.
+//! Headers of `pending-api-calls.parked`: calls with an unknown outcome, waiting for an operator.
 //!
-//! Its key and value are the pending record's bytes, unchanged; the pending record's headers stand before
-//! these. The reason, a sentence and the time have the names that dead letters use
-//! ([`REASON`](crate::dead_letter::REASON), [`DETAIL`](crate::dead_letter::DETAIL),
-//! [`AT`](crate::dead_letter::AT)); where the call lies, its last answer, its attempts and its times those of
-//! dead letters of calls ([`call_dead_letter`](crate::call_dead_letter)).
+//! Written by the caller, read by operators. Key and value are the pending record's bytes, unchanged; the
+//! pending record's headers come first, then these. Reason, detail and time have the header names of dead
+//! letters ([`REASON`](crate::dead_letter::REASON), [`DETAIL`](crate::dead_letter::DETAIL),
+//! [`AT`](crate::dead_letter::AT)); position, last response, attempts and times those of call dead letters
+//! ([`call_dead_letter`](crate::call_dead_letter)). The headers are text without a version.
 //!
-//! A caller that dies between an outcome's acknowledgement and the commit of its notes leaves a call that
-//! the next one parks: whoever resolves a parked call looks first for its outcome.
+//! A caller may die after its outcome is acknowledged and before its notes are committed. The next owner then
+//! parks the call, so an operator looks for an outcome before settling a parked call.
 
 use std::fmt;
 
-/// What the last request came to if no status came back, as `timed-out` or `closed`.
+/// Failure of the last request if no status was received, such as `timed-out` or `closed`.
 pub const LOST: &str = "outbox-response-lost";
-/// How many look-ups were made in vain.
+/// Number of look-ups without a definite result.
 pub const LOOKUPS: &str = "outbox-lookups";
-/// The instance that parked the call.
+/// Instance id of the caller that parked the call.
 pub const PARKED_BY: &str = "outbox-parked-by";
 
-/// Why a call is parked.
+/// Reason for which a call is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The answer to its request does not tell whether it was processed.
+    /// The response to a request was ambiguous.
     Ambiguous,
-    /// An earlier owner of the partition noted that it had begun, and did not note its end.
-    Begun,
-    /// The look-ups did not tell within their limits.
-    NotSettled,
+    /// An earlier owner of the partition committed its intent, but no completion.
+    Redelivered,
+    /// The look-ups reached their limit without a definite result.
+    Unverified,
 }
 
 impl Reason {
-    /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 3] = [Self::Ambiguous, Self::Begun, Self::NotSettled];
+    /// All reasons, so that each has a metric from the start.
+    pub const ALL: [Self; 3] = [Self::Ambiguous, Self::Redelivered, Self::Unverified];
 
-    /// The reason as it stands in headers, metrics and logs.
+    /// Returns the name of the reason in headers, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ambiguous => "ambiguous",
-            Self::Begun => "begun",
-            Self::NotSettled => "not-settled",
+            Self::Redelivered => "redelivered",
+            Self::Unverified => "unverified",
         }
     }
 }
