@@ -1,43 +1,43 @@
-//! The headers of a dead letter of stage two: a pending call that the API rejected, or that is none.
+//! Headers of `pending-api-calls.dead-letters`: calls that the API rejected, and records that are not calls.
 //!
-//! Its key and value are the pending record's bytes, unchanged; the pending record's headers stand before
-//! these. The reason, a sentence and the time have the names that dead letters of orders use:
-//! [`REASON`](crate::dead_letter::REASON), [`DETAIL`](crate::dead_letter::DETAIL) and
-//! [`AT`](crate::dead_letter::AT).
+//! Written by the caller, read by operators. Key and value are the pending record's bytes, unchanged; the
+//! pending record's headers come first, then these. Reason, detail and time have the header names of order
+//! dead letters: [`REASON`](crate::dead_letter::REASON), [`DETAIL`](crate::dead_letter::DETAIL) and
+//! [`AT`](crate::dead_letter::AT). The headers are text without a version.
 
 use std::fmt;
 
-/// Where the pending call lies, as `topic/partition@offset`. Outcomes have this header, too.
+/// Position of the pending call, as `topic/partition@offset`. Outcomes have this header, too.
 pub const CALL: &str = "outbox-call";
-/// The HTTP status of the API's last answer.
+/// HTTP status of the API's last response.
 pub const STATUS: &str = "outbox-response-status";
-/// The API's last answer, capped.
+/// Body of the API's last response, truncated to `api.response_bytes_max`.
 pub const RESPONSE: &str = "outbox-response";
-/// How many requests were made.
+/// Number of requests sent.
 pub const ATTEMPTS: &str = "outbox-attempts";
-/// How many of them may have been processed although no answer said so.
+/// Number of these requests with an unknown outcome: the API may have processed them.
 pub const ATTEMPTS_AMBIGUOUS: &str = "outbox-attempts-ambiguous";
-/// When the first request was made, in milliseconds since 1970 UTC.
+/// Time of the first request, in milliseconds since 1970 UTC.
 pub const FIRST_ATTEMPT_AT: &str = "outbox-first-attempt-at";
-/// When the last answer came, in milliseconds since 1970 UTC.
+/// Time of the last response, in milliseconds since 1970 UTC.
 pub const RESPONDED_AT: &str = "outbox-responded-at";
 
-/// Why a pending call became a dead letter.
+/// Reason for which a pending call became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The API said, definitely, that it does not accept the order.
+    /// The API rejected the order with a final status.
     Rejected,
-    /// The record in the outbox is no pending call: its key or its order cannot be read, so the API was
-    /// not called.
+    /// The record on the outbox is not a pending call: its key or its order cannot be read. The API was not
+    /// called.
     NotAPendingCall,
-    /// It was tried in vain for longer than the settings allow, and surely not processed.
+    /// Every request failed for longer than the settings allow, and none was processed.
     Abandoned,
-    /// The order lacks what the settings make the request of, so the API was not called.
+    /// The order lacks a field that the request template needs. The API was not called.
     NoRequest,
 }
 
 impl Reason {
-    /// All reasons, so that each has its metric from the start.
+    /// All reasons, so that each has a metric from the start.
     pub const ALL: [Self; 4] = [
         Self::Rejected,
         Self::NotAPendingCall,
@@ -45,7 +45,7 @@ impl Reason {
         Self::NoRequest,
     ];
 
-    /// The reason as it stands in headers, metrics and logs.
+    /// Returns the name of the reason in headers, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,74 +1,75 @@
-//! The header that makes a record of the outbox the continuation of an earlier one: a deferred call.
+//! Header of a deferred call on `pending-api-calls`: the state that its copy continues with.
 //!
-//! A call that is tried in vain for long is deferred: it is final at its place, and its copy (same key, same
-//! bytes, same headers) lies at the outbox's tail with this header, in one transaction. Without it the copy
-//! would be a second order. The header holds all that must outlive the move; above all, whether an earlier
-//! request may have been processed. It is JSON, and read strictly: a copy whose header is not understood in
-//! full is never called.
+//! Written and read by the caller. A call that keeps failing is deferred: in one transaction its copy (same
+//! key, value and headers) is appended to the outbox with this header, and its record becomes final. The
+//! header carries the state that must survive the move, above all whether an earlier request may have been
+//! processed.
 //!
-//! One call is one chain: its first record, and then one record for each [`deferrals`](Continuation::deferrals)
-//! from 1 on. Only the last is not final, so a replay takes one of them.
+//! One call is one chain: its first record, then one copy for each number of
+//! [`deferrals`](Continuation::deferrals) from 1 on. Only the last record of a chain is not final.
+//!
+//! Version rule: JSON with a version. A copy whose header has another version, an unknown field or a missing
+//! one is never called.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Position, Timestamp};
 
-/// The header's name.
+/// Name of the header.
 pub const CONTINUES: &str = "outbox-continues";
 
 const VERSION: u8 = 1;
 
-/// What a deferred call brings along.
+/// State of a deferred call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Continuation {
     version: u8,
-    /// The call that it continues: where it lay before it was deferred for the first time, as
-    /// `topic/partition@offset`.
+    /// Position of the call's first record, as `topic/partition@offset`.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub call: Position,
-    /// How often it was deferred, from 1.
+    /// Number of deferrals, 1 for the first copy.
     pub deferrals: u32,
-    /// When a caller first read it, in milliseconds since 1970 UTC.
+    /// Time at which a caller first read the call, in milliseconds since 1970 UTC.
     pub first_seen_at: Timestamp,
-    /// When its first request was made, in milliseconds since 1970 UTC; `None` if there was none, as where it
+    /// Time of the first request, in milliseconds since 1970 UTC; `None` if none was sent, as for a call that
     /// was deferred behind an earlier call of its key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub first_attempt_at: Option<Timestamp>,
-    /// How many requests were made.
+    /// Number of requests sent.
     pub attempts: u32,
-    /// How many of them may have been processed although no answer said so.
+    /// Number of these requests with an unknown outcome.
     pub attempts_ambiguous: u32,
-    /// Look-ups in a row that told nothing.
+    /// Number of look-ups in a row without a definite result.
     pub lookups: u32,
-    /// Why nobody can know whether it was processed already; `None` if it was surely not.
+    /// Ambiguity of the call; `None` if it was surely not processed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ambiguity: Option<Ambiguity>,
 }
 
-/// Why nobody can know whether a deferred call was processed already.
+/// Cause for which a deferred call may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ambiguity {
-    /// The response to one of its requests was ambiguous.
+    /// A request had an ambiguous response.
     AmbiguousResponse,
-    /// An owner of the partition noted that it had begun, and did not note its end.
+    /// An earlier owner of the partition committed its intent, but no completion.
     Redelivered,
 }
 
-/// A header that is no continuation of a version that this program knows.
+/// Header value that is not a continuation of the supported version.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidContinuation {
-    /// It is not the JSON of a continuation.
-    #[error("the header {CONTINUES} is no continuation: {0}")]
-    NotAContinuation(#[from] serde_json::Error),
-    /// A later version of the program wrote it.
-    #[error("the header {CONTINUES} has version {0}; this program knows version {VERSION} only")]
+    /// The value is not the JSON of a continuation.
+    #[error("the header {CONTINUES} is not a continuation: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A later version of the program wrote the value.
+    #[error("the header {CONTINUES} has version {0}; this program supports version {VERSION} only")]
     UnknownVersion(u8),
 }
 
 impl Continuation {
-    /// The first deferral of a call that was never tried, to be filled in.
+    /// Creates the first deferral of a call without requests.
     #[must_use]
     pub const fn new(call: Position, first_seen_at: Timestamp) -> Self {
         Self {
@@ -84,21 +85,22 @@ impl Continuation {
         }
     }
 
-    /// The header's value.
+    /// Returns the header value.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a continuation is text and numbers, which JSON can hold")
     }
 
-    /// Reads the header's value back.
+    /// Parses the header value.
     ///
     /// # Errors
-    /// It is no continuation, or one of another version.
+    /// The value is not a continuation, or has another version.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidContinuation> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u8,
         }
+        // The version first: a later version may have other fields, and the error should name the version.
         match serde_json::from_slice(value)? {
             Versioned { version: VERSION } => Ok(serde_json::from_slice(value)?),
             Versioned { version } => Err(InvalidContinuation::UnknownVersion(version)),
@@ -125,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_continuation_is_read_back_as_it_was_written() {
-        let mut tried = deferred();
-        tried.deferrals = 2;
-        tried.first_attempt_at = Some(Timestamp(1_790_000_000_456));
-        tried.attempts = 40;
-        tried.attempts_ambiguous = 1;
-        tried.ambiguity = Some(Ambiguity::Redelivered);
-        for written in [deferred(), tried] {
+    fn continuation_round_trips() {
+        let mut attempted = deferred();
+        attempted.deferrals = 2;
+        attempted.first_attempt_at = Some(Timestamp(1_790_000_000_456));
+        attempted.attempts = 40;
+        attempted.attempts_ambiguous = 1;
+        attempted.ambiguity = Some(Ambiguity::Redelivered);
+        for written in [deferred(), attempted] {
             let json = written.to_json();
             assert_eq!(Continuation::parse(&json).expect("a continuation"), written);
         }
@@ -145,24 +147,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_never_a_fresh_call() {
+    fn unreadable_header_is_never_a_new_call() {
         let json = String::from_utf8(deferred().to_json()).expect("UTF-8");
         let later = json.replace("\"version\":1", "\"version\":2,\"new\":[]");
         assert!(matches!(
             Continuation::parse(later.as_bytes()),
             Err(InvalidContinuation::UnknownVersion(2))
         ));
-        for garbled in [
+        for malformed in [
             String::new(),
             "{}".into(),
             json.replace("3@17", "3"),
             json.replace("\"lookups\":0", "\"lookups\":0,\"doubts\":1"),
             json.replace("\"lookups\":0", "\"lookups\":0,\"ambiguity\":\"other\""),
         ] {
-            let found = Continuation::parse(garbled.as_bytes());
+            let found = Continuation::parse(malformed.as_bytes());
             assert!(
-                matches!(found, Err(InvalidContinuation::NotAContinuation(_))),
-                "{garbled}: {found:?}"
+                matches!(found, Err(InvalidContinuation::Malformed(_))),
+                "{malformed}: {found:?}"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! Records that the caller writes: outcomes, call dead letters, parked calls, deferred copies, call notes.
+//! Records of stage two, all written by the caller: outcomes, dead letters, parked calls, deferred copies and
+//! call notes.
 
 pub mod call_dead_letter;
 pub mod call_note;

@@ -1,60 +1,68 @@
-//! The call notes: what a caller remembers of a partition, in the metadata of its committed offset.
+//! Call notes: intents and completions of a partition, in the metadata of the group's committed offset.
 //!
-//! The committed offset is the watermark; the note says which calls from there on are final already, and
-//! which have begun and may have been processed. The note is all that the next owner knows, so it is read
-//! strictly: what is not understood in full is refused, and never taken for an empty note.
+//! Written and read by the caller, and read by `outbox notes`. The committed offset is the commit position:
+//! all calls below it are final. The note says which calls from there on are final, too, and for which an
+//! intent was recorded, so that they may have been processed. It is all that the next owner knows.
 //!
-//! It is ASCII text, `1:FINALS:BEGUN`. Each part is empty, or a letter and base64 (URL alphabet, no
-//! padding): `r` and the lengths of the runs, outside and inside by turns, each in LEB128; or `b` and a
-//! bitmap, lowest bit first. Whichever is shorter is written. Both count from the committed offset.
+//! ASCII text, `1:FINALS:BEGUN`. Each part is empty, or a letter and base64 (URL alphabet, no padding): `r` and
+//! the run lengths in LEB128, alternately outside and inside the set; or `b` and a bitmap, lowest bit first.
+//! The shorter one is written. Both count from the committed offset.
+//!
+//! Version rule: a note of another version, or one that is malformed, is an error and never an empty note.
+//! Without its intents, calls would be sent a second time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::{Offset, OffsetSet};
 
-/// The longest note, in bytes: the broker's default of `offset.metadata.max.bytes`.
+/// Maximum length of a note, in bytes: the broker's default of `offset.metadata.max.bytes`.
 pub const NOTE_BYTES_MAX: usize = 4096;
 
 const PREFIX: &str = "1:";
 
-/// What is known of a partition's calls from the committed offset on.
+/// Intents and completions of a partition, from its commit position on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallNote {
-    /// Calls that have their outcome, and offsets that hold no call.
+    /// Final calls, and offsets without a call.
     pub finals: OffsetSet,
-    /// Calls that were sent, and of which nobody can know yet whether they were processed.
+    /// Calls with an intent and without a completion: sent, or about to be, with unknown outcome.
     pub begun: OffsetSet,
 }
 
-/// The note would be longer than [`NOTE_BYTES_MAX`].
+/// Note that would be longer than [`NOTE_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the call note would have {bytes} bytes; the broker takes {NOTE_BYTES_MAX}")]
+#[error(
+    "the call note would have {bytes} bytes; the broker accepts {NOTE_BYTES_MAX} \
+     (offset.metadata.max.bytes)"
+)]
 pub struct NoteTooLong {
-    /// How long it would be, in bytes.
+    /// Length of the note, in bytes.
     pub bytes: usize,
 }
 
-/// Text that is no call note of a version that this program knows.
+/// Text that is not a call note of the supported version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNote {
-    /// A later version of the program, or another program, wrote it.
+    /// A later version of the program, or another program, wrote the text.
     #[error(
-        "the metadata of the committed offset begins with {0:?}, and is no call note of version 1: \
-         a later caller, or another program, has committed it"
+        "the metadata of the committed offset begins with {0:?}, which is not a call note of version 1: \
+         a later version of the caller, or another program, has committed it"
     )]
     UnknownVersion(String),
-    /// The note is cut off or garbled.
-    #[error("the call note is garbled: {0}")]
-    Garbled(&'static str),
+    /// The note is truncated or corrupt.
+    #[error("the call note is malformed: {0}")]
+    Malformed(&'static str),
 }
 
 impl CallNote {
-    /// The note as text, counted from the offset that it is committed with. No offset lies below `base`.
+    /// Returns the note as text, relative to `base`, the offset that it is committed with. The sets have no
+    /// offset below `base`.
     ///
     /// # Errors
     /// The note is too long for the broker.
     pub fn encode(&self, base: Offset) -> Result<String, NoteTooLong> {
+        // No metadata, as in commits of Kafka's own tools.
         if self.finals.is_empty() && self.begun.is_empty() {
             return Ok(String::new());
         }
@@ -67,11 +75,10 @@ impl CallNote {
         }
     }
 
-    /// Reads a note back. No text at all is the note of an offset that was committed without one, as by
-    /// Kafka's own tools.
+    /// Parses a note that was committed with the offset `base`. Empty text is an empty note.
     ///
     /// # Errors
-    /// The text is no note of version 1.
+    /// The text is not a note of version 1.
     pub fn decode(base: Offset, text: &str) -> Result<Self, InvalidNote> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -79,12 +86,13 @@ impl CallNote {
         let parts = text
             .strip_prefix(PREFIX)
             .ok_or_else(|| InvalidNote::UnknownVersion(text.chars().take(16).collect()))?;
+        // A broker with a higher limit may hold a longer text, but no caller wrote it.
         if text.len() > NOTE_BYTES_MAX {
-            return Err(InvalidNote::Garbled("it is longer than a note can be"));
+            return Err(InvalidNote::Malformed("it is longer than a note can be"));
         }
         let (finals, begun) = parts
             .split_once(':')
-            .ok_or(InvalidNote::Garbled("it has no second part"))?;
+            .ok_or(InvalidNote::Malformed("it has no second part"))?;
         Ok(Self {
             finals: decode_set(finals, base)?,
             begun: decode_set(begun, base)?,
@@ -92,21 +100,21 @@ impl CallNote {
     }
 }
 
-/// Whether a note fits, however its calls end, and whichever of them have begun: `open` calls that are not
-/// final lie among `span` offsets from the watermark on.
-///
-/// As a bitmap a set takes `span` bits. As runs, the finals have at most one run for each open call, and so
-/// have the beginnings; of runs with `span` offsets in all, at most `span / 128` need a second byte, and so
-/// on.
+/// Returns `true` if every note fits for `open` calls that are not final among `span` offsets from the commit
+/// position on, whichever of them have an intent, and in whatever order they become final.
 #[must_use]
 pub fn fits_always(open: u64, span: u64) -> bool {
+    // As runs: each set has at most one run for each open call, and two lengths for each run. Of runs with
+    // `span` offsets in all, at most `span / 128` lengths need a second byte, and so on.
     let longer_lengths: u64 = (0..9).map(|septet| open.min(span >> (7 * septet))).sum();
     let runs = open.saturating_add(longer_lengths);
+    // As a bitmap, a set takes `span` bits. The shorter encoding is written, and there are two sets.
     2 * runs.min(span.div_ceil(8)) <= SETS_BYTES_MAX
 }
 
-/// What is left for both sets: the prefix, the colon and the letters are text, and the rest is base64, each
-/// set's rounded up.
+/// Maximum size of both sets before base64, in bytes.
+// Of the note, 5 bytes are the prefix, the colon and the two letters. Base64 turns 3 bytes into 4, and may round
+// up by one byte for each set.
 const SETS_BYTES_MAX: u64 = (NOTE_BYTES_MAX as u64 - 7) / 4 * 3;
 
 fn encode_set(set: &OffsetSet, base: Offset) -> String {
@@ -123,6 +131,7 @@ fn encode_set(set: &OffsetSet, base: Offset) -> String {
     }
     let span = end.0.abs_diff(base.0);
     match usize::try_from(span.div_ceil(8)) {
+        // Many short runs, such as every second call of a window.
         Ok(bitmap_bytes) if bitmap_bytes < runs.len() => {
             let mut bitmap = vec![0_u8; bitmap_bytes];
             for (from, until) in set.runs() {
@@ -140,13 +149,13 @@ fn decode_set(text: &str, base: Offset) -> Result<OffsetSet, InvalidNote> {
     let bytes = |base64: &str| {
         URL_SAFE_NO_PAD
             .decode(base64)
-            .map_err(|_| InvalidNote::Garbled("a part is no base64"))
+            .map_err(|_| InvalidNote::Malformed("a part is not base64"))
     };
     match (text.strip_prefix('r'), text.strip_prefix('b')) {
         (Some(runs), _) => decode_runs(&bytes(runs)?, base),
         (None, Some(bitmap)) => decode_bitmap(&bytes(bitmap)?, base),
         (None, None) if text.is_empty() => Ok(OffsetSet::new()),
-        (None, None) => Err(InvalidNote::Garbled("a part is neither runs nor a bitmap")),
+        (None, None) => Err(InvalidNote::Malformed("a part is neither runs nor a bitmap")),
     }
 }
 
@@ -155,10 +164,11 @@ fn decode_runs(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
     let mut lengths = bytes;
     let mut position = base.0;
     while !lengths.is_empty() {
-        let from = step(position, &mut lengths)?;
-        let until = step(from, &mut lengths)?;
+        let from = advance(position, &mut lengths)?;
+        let until = advance(from, &mut lengths)?;
+        // Only the first gap may be empty. Any other empty run has a second encoding, so no caller wrote it.
         if until == from || (from == position && position != base.0) {
-            return Err(InvalidNote::Garbled("a run has no length"));
+            return Err(InvalidNote::Malformed("a run has no length"));
         }
         set.insert_run(Offset(from), Offset(until));
         position = until;
@@ -167,9 +177,10 @@ fn decode_runs(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
 }
 
 fn decode_bitmap(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
-    let beyond = InvalidNote::Garbled("an offset is beyond all offsets");
+    let out_of_range = InvalidNote::Malformed("an offset exceeds 63 bits");
+    // The offsets are counted up below, which must not overflow.
     if i64::try_from(bytes.len() * 8).map_or(true, |bits| base.0.checked_add(bits).is_none()) {
-        return Err(beyond);
+        return Err(out_of_range);
     }
     let bits = bytes
         .iter()
@@ -180,6 +191,7 @@ fn decode_bitmap(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
         .collect())
 }
 
+/// Appends a length in LEB128.
 fn push_length(bytes: &mut Vec<u8>, mut length: u64) {
     loop {
         let [septet, ..] = (length & 0x7f).to_le_bytes();
@@ -191,23 +203,23 @@ fn push_length(bytes: &mut Vec<u8>, mut length: u64) {
     }
 }
 
-/// The position behind the next length of a list.
-fn step(position: i64, bytes: &mut &[u8]) -> Result<i64, InvalidNote> {
+/// Reads the next length from `bytes`, and returns the position after it.
+fn advance(position: i64, bytes: &mut &[u8]) -> Result<i64, InvalidNote> {
     let mut length = 0_u64;
     for septet in 0..9 {
         let (&byte, rest) = bytes
             .split_first()
-            .ok_or(InvalidNote::Garbled("a run is cut off"))?;
+            .ok_or(InvalidNote::Malformed("a run is truncated"))?;
         *bytes = rest;
         length |= u64::from(byte & 0x7f) << (7 * septet);
         if byte & 0x80 == 0 {
-            // Nine septets are 63 bits, so the length is no negative number.
+            // Nine septets are 63 bits, so the sign bit is 0.
             return position
                 .checked_add(length.cast_signed())
-                .ok_or(InvalidNote::Garbled("an offset is beyond all offsets"));
+                .ok_or(InvalidNote::Malformed("an offset exceeds 63 bits"));
         }
     }
-    Err(InvalidNote::Garbled("a run is longer than a partition"))
+    Err(InvalidNote::Malformed("a run is longer than a partition"))
 }
 
 #[cfg(test)]

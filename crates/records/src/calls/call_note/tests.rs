@@ -19,7 +19,7 @@ fn check(note: &CallNote, bytes_max: usize) {
 }
 
 #[test]
-fn one_stuck_call_before_a_million_finished_ones_costs_a_few_bytes() {
+fn open_call_before_a_million_final_ones_is_small() {
     let mut note = CallNote::default();
     check(&note, 0);
     note.finals
@@ -30,7 +30,7 @@ fn one_stuck_call_before_a_million_finished_ones_costs_a_few_bytes() {
 }
 
 #[test]
-fn every_second_call_of_a_window_is_written_as_a_bitmap() {
+fn alternating_calls_are_written_as_a_bitmap() {
     let finals = set((1..24_000).step_by(2));
     check(
         &CallNote {
@@ -42,7 +42,7 @@ fn every_second_call_of_a_window_is_written_as_a_bitmap() {
 }
 
 #[test]
-fn a_note_that_does_not_fit_is_refused() {
+fn note_that_exceeds_the_limit_is_refused() {
     let finals = set((1..60_000).step_by(2));
     let error = CallNote {
         finals,
@@ -54,7 +54,7 @@ fn a_note_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn what_is_not_understood_is_never_an_empty_note() {
+fn unreadable_note_is_never_an_empty_note() {
     let check = |text: &str| CallNote::decode(BASE, text).expect_err(text);
     assert_eq!(check("2:rAQE:"), InvalidNote::UnknownVersion("2:rAQE:".into()));
     assert!(matches!(
@@ -62,12 +62,15 @@ fn what_is_not_understood_is_never_an_empty_note() {
         InvalidNote::UnknownVersion(_)
     ));
     assert!(matches!(check("\u{e9}"), InvalidNote::UnknownVersion(_)));
-    for garbled in ["1:", "1:rAQE", "1:xAQE:", "1:rAQE:x", "1:r!!:", "1:rAQE:rAQE:"] {
-        assert!(matches!(check(garbled), InvalidNote::Garbled(_)), "{garbled}");
+    for malformed in ["1:", "1:rAQE", "1:xAQE:", "1:rAQE:x", "1:r!!:", "1:rAQE:rAQE:"] {
+        assert!(
+            matches!(check(malformed), InvalidNote::Malformed(_)),
+            "{malformed}"
+        );
     }
     for (lengths, why) in [
-        (&[1][..], "a run without its end"),
-        (&[1, 0x80], "a length cut off"),
+        (&[1][..], "a run without its second length"),
+        (&[1, 0x80], "a truncated length"),
         (&[1, 0], "a run of no length"),
         (&[1, 1, 0, 1], "two runs that touch"),
         (
@@ -76,25 +79,25 @@ fn what_is_not_understood_is_never_an_empty_note() {
         ),
         (
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1],
-            "an offset beyond all offsets",
+            "an offset of more than 63 bits",
         ),
     ] {
         let text = format!("1:r{}:", URL_SAFE_NO_PAD.encode(lengths));
-        assert!(matches!(check(&text), InvalidNote::Garbled(_)), "{why}: {text}");
+        assert!(matches!(check(&text), InvalidNote::Malformed(_)), "{why}: {text}");
     }
     assert!(matches!(
         check(&format!("1:b{}:", "A".repeat(5_000))),
-        InvalidNote::Garbled(_)
+        InvalidNote::Malformed(_)
     ));
     assert!(matches!(
         CallNote::decode(Offset(i64::MAX), "1:bAQ:"),
-        Err(InvalidNote::Garbled(_))
+        Err(InvalidNote::Malformed(_))
     ));
 }
 
 proptest! {
     #[test]
-    fn a_note_is_read_back_as_it_was_written(
+    fn note_round_trips(
         finals in prop::collection::vec((1_i64..100_000, 1_i64..5_000), 0..100),
         begun in prop::collection::btree_set(0_i64..100_000, 0..64),
     ) {
@@ -106,41 +109,41 @@ proptest! {
     }
 
     #[test]
-    fn garbled_text_is_refused_or_read_but_never_panics(text in "1:[rb]?[A-Za-z0-9_-]{0,40}:[rb]?[A-Za-z0-9_-]{0,20}") {
+    fn arbitrary_text_never_panics(text in "1:[rb]?[A-Za-z0-9_-]{0,40}:[rb]?[A-Za-z0-9_-]{0,20}") {
         if let Ok(note) = CallNote::decode(BASE, &text) {
             let again = note.encode(BASE).expect("no longer than it was");
             prop_assert_eq!(CallNote::decode(BASE, &again).expect("a note"), note);
         }
     }
 
-    /// The open calls lie anywhere in the span, the first of them at the watermark; all else is final.
+    /// Open calls anywhere in the span, the first of them at the commit position; all others are final.
     #[test]
-    fn what_fits_always_fits_however_the_calls_end(
+    fn note_that_always_fits_fits_in_any_order(
         span in prop_oneof![1_u64..30_000, 1_u64..40_000_000],
-        places in prop::collection::vec(any::<prop::sample::Index>(), 1..1_500),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..1_500),
         ends in any::<u64>(),
     ) {
         let span_size = usize::try_from(span).expect("small");
-        let mut open: std::collections::BTreeSet<usize> = places.iter().map(|place| place.index(span_size)).collect();
+        let mut open: std::collections::BTreeSet<usize> = picks.iter().map(|pick| pick.index(span_size)).collect();
         open.insert(0);
         prop_assume!(fits_always(open.len() as u64, span));
         let mut finals = OffsetSet::new();
         let mut from = 0;
-        // Some of the open calls have ended since, by the bits of a seed.
-        let still_open = open.iter().filter(|place| **place == 0 || (ends >> (**place % 64)) & 1 == 0);
-        for place in still_open.chain([&span_size]) {
-            finals.insert_run(Offset(BASE.0 + from as i64), Offset(BASE.0 + *place as i64));
-            from = place + 1;
+        // Some of the open calls have become final since, by the bits of a seed.
+        let still_open = open.iter().filter(|at| **at == 0 || (ends >> (**at % 64)) & 1 == 0);
+        for at in still_open.chain([&span_size]) {
+            finals.insert_run(Offset(BASE.0 + from as i64), Offset(BASE.0 + *at as i64));
+            from = at + 1;
         }
-        // Any of the open ones have begun, by another bit of the seed.
-        let has_begun = |place: &&usize| (ends >> ((**place + 7) % 64)) & 1 == 0;
-        let begun = open.iter().filter(has_begun).map(|place| Offset(BASE.0 + *place as i64)).collect();
+        // Any of the open ones have an intent, by another bit of the seed.
+        let has_intent = |at: &&usize| (ends >> ((**at + 7) % 64)) & 1 == 0;
+        let begun = open.iter().filter(has_intent).map(|at| Offset(BASE.0 + *at as i64)).collect();
         check(&CallNote { finals, begun }, NOTE_BYTES_MAX);
     }
 }
 
 #[test]
-fn five_hundred_open_calls_fit_before_half_a_million_finished_ones() {
+fn limits_of_open_calls_and_span() {
     assert!(fits_always(500, 500_000));
     assert!(fits_always(300, 500_000_000));
     assert!(fits_always(600, 40_000));
