@@ -1,15 +1,15 @@
-//! A Kafka: logs with open transactions, one coordinator for each transactional id, and the group's offsets.
+//! Simulated Kafka brokers: logs with open transactions, transaction coordinators, and the group's offsets.
 //!
-//! It follows Apache Kafka 4 as librdkafka meets it (transactions of version 1): a transaction is decided when
-//! its end is prepared, the answer goes out then, and each partition's marker is written later on its own. A
-//! produce request that comes late is refused by the leader, which asks the coordinator whether the partition
-//! is in an open transaction of that epoch. Sequence numbers are not checked; the real broker refuses more.
+//! They follow Apache Kafka 4 as librdkafka uses it (transactions of version 1). The coordinator decides a
+//! transaction in state Prepare and responds then; the marker of each partition is written later, one by one. A
+//! late produce request is refused by the partition leader, which asks the coordinator whether the partition is
+//! in an open transaction of that epoch. Sequence numbers are not checked, so the real broker refuses more.
 
 use std::collections::BTreeMap;
 
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-/// A topic that the validators write to.
+/// Topic that the validators write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Topic {
     Outbox,
@@ -17,43 +17,43 @@ pub(crate) enum Topic {
     DeadLetters,
 }
 
-/// A partition of one of these topics.
-pub(crate) type Place = (Topic, Partition);
+/// Partition of one of these topics.
+pub(crate) type TopicPartition = (Topic, Partition);
 
-/// A transactional id, by number; it stands for its producer id as well.
-pub(crate) type Id = usize;
+/// Transactional id, as a number. It is the producer id, too.
+pub(crate) type TransactionalId = usize;
 
-/// A record, as far as it matters: which order it tells of, and in the changelog the key and its entry.
+/// Record: the offset of its order and, on the changelog, the key and its entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) source: Offset,
     pub(crate) change: Option<(IdempotencyKey, Entry)>,
 }
 
-/// What lies at an offset.
+/// Content of an offset.
 #[derive(Clone, Debug)]
-pub(crate) enum Slot {
-    /// A record of a transaction whose marker is not written yet.
-    Open(Id, Record),
+pub(crate) enum LogEntry {
+    /// Record of a transaction whose marker is not written yet.
+    Open(TransactionalId, Record),
     Committed(Record),
     Aborted(Record),
     Marker,
 }
 
-/// A partition's log.
+/// Log of a partition.
 #[derive(Default)]
 pub(crate) struct Log {
-    pub(crate) slots: Vec<Slot>,
-    /// The latest epoch that was seen of each producer.
-    epochs: BTreeMap<Id, u32>,
+    pub(crate) entries: Vec<LogEntry>,
+    /// Latest epoch of each producer.
+    epochs: BTreeMap<TransactionalId, u32>,
 }
 
-/// Why a request is refused.
+/// Error of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum BrokerError {
     /// A newer producer has the id, or the transaction is over.
     Fenced,
-    /// The last transaction's markers are still being written: ask again.
+    /// CONCURRENT_TRANSACTIONS: markers of the last transaction are missing; retriable.
     Concurrent,
 }
 
@@ -67,52 +67,57 @@ enum State {
 struct Coordinator {
     epoch: u32,
     state: State,
-    places: Vec<Place>,
-    /// Whether the group's offsets are part of the transaction.
+    partitions: Vec<TopicPartition>,
+    /// `true` if the group's offsets are part of the transaction.
     offsets: bool,
 }
 
-/// Everything that the brokers keep.
+/// State of all brokers.
 pub(crate) struct Broker {
-    pub(crate) logs: BTreeMap<Place, Log>,
+    pub(crate) logs: BTreeMap<TopicPartition, Log>,
     coordinators: Vec<Coordinator>,
     committed: BTreeMap<Partition, Offset>,
-    pending: Vec<(Id, Partition, Offset)>,
-    /// The offsets' own log, as far as it fences producers.
-    offset_epochs: BTreeMap<Id, u32>,
-    /// Whether leaders ask the coordinator about records of unknown transactions (KIP-890, first part).
-    pub(crate) verifies: bool,
+    pending: Vec<(TransactionalId, Partition, Offset)>,
+    /// Latest epoch of each producer in the offsets log, for fencing.
+    offset_epochs: BTreeMap<TransactionalId, u32>,
+    /// Verification of transactions by the leaders (KIP-890, part 1).
+    pub(crate) verifies_transactions: bool,
 }
 
 impl Log {
     pub(crate) fn high_watermark(&self) -> Offset {
-        offset(self.slots.len())
+        offset(self.entries.len())
     }
 
-    pub(crate) fn last_stable(&self) -> Offset {
-        let open = self.slots.iter().position(|slot| matches!(slot, Slot::Open(..)));
-        offset(open.unwrap_or(self.slots.len()))
+    pub(crate) fn last_stable_offset(&self) -> Offset {
+        let open = self
+            .entries
+            .iter()
+            .position(|entry_at| matches!(entry_at, LogEntry::Open(..)));
+        offset(open.unwrap_or(self.entries.len()))
     }
 
-    pub(crate) fn slot(&self, at: Offset) -> &Slot {
-        &self.slots[usize::try_from(at.0).expect("an offset")]
+    pub(crate) fn entry_at(&self, at: Offset) -> &LogEntry {
+        &self.entries[usize::try_from(at.0).expect("an offset")]
     }
 
-    /// The records of a producer's open transaction.
-    pub(crate) fn open_of(&self, id: Id) -> impl Iterator<Item = &Record> {
-        self.slots.iter().filter_map(move |slot| match slot {
-            Slot::Open(of, record) if *of == id => Some(record),
-            Slot::Open(..) | Slot::Committed(_) | Slot::Aborted(_) | Slot::Marker => None,
+    /// Returns the records of a producer's open transaction.
+    pub(crate) fn open_of(&self, id: TransactionalId) -> impl Iterator<Item = &Record> {
+        self.entries.iter().filter_map(move |entry_at| match entry_at {
+            LogEntry::Open(of, record) if *of == id => Some(record),
+            LogEntry::Open(..) | LogEntry::Committed(_) | LogEntry::Aborted(_) | LogEntry::Marker => None,
         })
     }
 
-    /// What a read_committed reader sees of the whole log.
+    /// Returns the records that a read_committed consumer sees.
     pub(crate) fn committed(&self) -> impl Iterator<Item = &Record> {
-        let stable = usize::try_from(self.last_stable().0).expect("an offset");
-        self.slots[..stable].iter().filter_map(|slot| match slot {
-            Slot::Committed(record) => Some(record),
-            Slot::Open(..) | Slot::Aborted(_) | Slot::Marker => None,
-        })
+        let stable = usize::try_from(self.last_stable_offset().0).expect("an offset");
+        self.entries[..stable]
+            .iter()
+            .filter_map(|entry_at| match entry_at {
+                LogEntry::Committed(record) => Some(record),
+                LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
+            })
     }
 }
 
@@ -128,7 +133,7 @@ impl Broker {
             committed: BTreeMap::new(),
             pending: Vec::new(),
             offset_epochs: BTreeMap::new(),
-            verifies: true,
+            verifies_transactions: true,
         }
     }
 
@@ -136,22 +141,22 @@ impl Broker {
         &self.logs[&(topic, partition)]
     }
 
-    /// Opens a producer: aborts what an earlier one has left open, waits for its markers, and fences it.
-    pub(crate) fn init(&mut self, id: Id) -> Result<u32, Refusal> {
+    /// Handles InitProducerId: aborts an open transaction, odds for its markers, and raises the epoch.
+    pub(crate) fn init(&mut self, id: TransactionalId) -> Result<u32, BrokerError> {
         while self.coordinators.len() <= id {
             self.coordinators.push(Coordinator {
                 epoch: 0,
                 state: State::Empty { committed: false },
-                places: Vec::new(),
+                partitions: Vec::new(),
                 offsets: false,
             });
         }
         match self.coordinators[id].state {
             State::Ongoing { .. } => {
                 self.abort_and_fence(id);
-                Err(Refusal::Concurrent)
+                Err(BrokerError::Concurrent)
             }
-            State::Prepared { .. } => Err(Refusal::Concurrent),
+            State::Prepared { .. } => Err(BrokerError::Concurrent),
             State::Empty { .. } => {
                 self.coordinators[id].epoch += 1;
                 Ok(self.coordinators[id].epoch)
@@ -159,70 +164,77 @@ impl Broker {
         }
     }
 
-    /// Aborts an open transaction from the coordinator's side, so that its producer can do nothing more.
-    pub(crate) fn abort_and_fence(&mut self, id: Id) {
+    /// Aborts an open transaction as its coordinator, and fences its producer.
+    pub(crate) fn abort_and_fence(&mut self, id: TransactionalId) {
         self.coordinators[id].epoch += 1;
         self.prepare(id, false);
     }
 
-    /// Ids whose transaction is open for longer than this many steps.
-    pub(crate) fn open_longer_than(&self, steps: u64, now: u64) -> impl Iterator<Item = Id> {
+    /// Returns the ids whose transaction is open for longer than `steps`.
+    pub(crate) fn open_longer_than(&self, steps: u64, now: u64) -> impl Iterator<Item = TransactionalId> {
         let is_old = move |state: State| matches!(state, State::Ongoing { since } if since + steps <= now);
         let all = self.coordinators.iter().enumerate();
         all.filter(move |(_, coordinator)| is_old(coordinator.state))
             .map(|(id, _)| id)
     }
 
-    /// Takes a partition into the transaction, which it begins if need be.
-    pub(crate) fn add(&mut self, id: Id, epoch: u32, place: Option<Place>, now: u64) -> Result<(), Refusal> {
+    /// Adds a partition, or the offsets, to the transaction, and begins one if there is none.
+    pub(crate) fn add(
+        &mut self,
+        id: TransactionalId,
+        epoch: u32,
+        partition: Option<TopicPartition>,
+        now: u64,
+    ) -> Result<(), BrokerError> {
         let coordinator = &mut self.coordinators[id];
         if coordinator.epoch != epoch {
-            return Err(Refusal::Fenced);
+            return Err(BrokerError::Fenced);
         }
         match coordinator.state {
-            State::Prepared { .. } => return Err(Refusal::Concurrent),
+            State::Prepared { .. } => return Err(BrokerError::Concurrent),
             State::Empty { .. } => coordinator.state = State::Ongoing { since: now },
             State::Ongoing { .. } => {}
         }
-        match place {
-            Some(place) if coordinator.places.contains(&place) => {}
-            Some(place) => coordinator.places.push(place),
+        match partition {
+            Some(partition) if coordinator.partitions.contains(&partition) => {}
+            Some(partition) => coordinator.partitions.push(partition),
             None => coordinator.offsets = true,
         }
         Ok(())
     }
 
-    /// Appends records; the offset behind the last of them.
+    /// Appends records, and returns the offset after the last of them.
     pub(crate) fn produce(
         &mut self,
-        id: Id,
+        id: TransactionalId,
         epoch: u32,
-        place: Place,
+        partition: TopicPartition,
         records: Vec<Record>,
-    ) -> Result<Offset, Refusal> {
-        let is_in_transaction = self.is_ongoing(id, epoch) && self.coordinators[id].places.contains(&place);
-        let log = self.logs.get_mut(&place).expect("a partition");
+    ) -> Result<Offset, BrokerError> {
+        let is_in_transaction =
+            self.is_ongoing(id, epoch) && self.coordinators[id].partitions.contains(&partition);
+        let log = self.logs.get_mut(&partition).expect("a partition");
         let latest = log.epochs.entry(id).or_insert(epoch);
-        if *latest > epoch || (self.verifies && !is_in_transaction) {
-            return Err(Refusal::Fenced);
+        if *latest > epoch || (self.verifies_transactions && !is_in_transaction) {
+            return Err(BrokerError::Fenced);
         }
         *latest = epoch;
-        log.slots
-            .extend(records.into_iter().map(|record| Slot::Open(id, record)));
+        log.entries
+            .extend(records.into_iter().map(|record| LogEntry::Open(id, record)));
         Ok(log.high_watermark())
     }
 
-    /// Takes the group's offsets into the transaction. Whether the member may is the group's to say.
+    /// Adds the group's offsets to the transaction. The group has checked the membership before.
     pub(crate) fn add_offsets(
         &mut self,
-        id: Id,
+        id: TransactionalId,
         epoch: u32,
         offsets: &[(Partition, Offset)],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), BrokerError> {
         let is_in_transaction = self.is_ongoing(id, epoch) && self.coordinators[id].offsets;
         let latest = self.offset_epochs.entry(id).or_insert(epoch);
-        if *latest > epoch || (self.verifies && !is_in_transaction) {
-            return Err(Refusal::Fenced);
+        if *latest > epoch || (self.verifies_transactions && !is_in_transaction) {
+            return Err(BrokerError::Fenced);
         }
         *latest = epoch;
         for (partition, offset) in offsets {
@@ -232,67 +244,70 @@ impl Broker {
         Ok(())
     }
 
-    /// Decides an open transaction. `true` if it was this request that did.
-    pub(crate) fn end(&mut self, id: Id, epoch: u32, commit: bool) -> Result<bool, Refusal> {
+    /// Handles EndTxn. Returns `true` if this request decided the transaction, `false` if it repeats one.
+    pub(crate) fn end(&mut self, id: TransactionalId, epoch: u32, commit: bool) -> Result<bool, BrokerError> {
         let coordinator = &self.coordinators[id];
         match coordinator.state {
-            _ if coordinator.epoch != epoch => Err(Refusal::Fenced),
+            _ if coordinator.epoch != epoch => Err(BrokerError::Fenced),
             State::Ongoing { .. } => {
                 self.prepare(id, commit);
                 Ok(true)
             }
-            State::Prepared { commit: decided } if decided == commit => Err(Refusal::Concurrent),
+            State::Prepared { commit: decided } if decided == commit => Err(BrokerError::Concurrent),
             State::Empty { committed } if committed == commit => Ok(false),
-            State::Prepared { .. } | State::Empty { .. } => Err(Refusal::Fenced),
+            State::Prepared { .. } | State::Empty { .. } => Err(BrokerError::Fenced),
         }
     }
 
-    /// Whether a request to commit would decide a transaction now.
-    pub(crate) fn is_ongoing(&self, id: Id, epoch: u32) -> bool {
+    /// Returns `true` if a request to commit would decide a transaction.
+    pub(crate) fn is_ongoing(&self, id: TransactionalId, epoch: u32) -> bool {
         let coordinator = &self.coordinators[id];
         coordinator.epoch == epoch && matches!(coordinator.state, State::Ongoing { .. })
     }
 
-    fn prepare(&mut self, id: Id, commit: bool) {
+    fn prepare(&mut self, id: TransactionalId, commit: bool) {
         let coordinator = &mut self.coordinators[id];
         coordinator.state = State::Prepared { commit };
         self.complete(id);
     }
 
-    fn complete(&mut self, id: Id) {
+    fn complete(&mut self, id: TransactionalId) {
         let coordinator = &mut self.coordinators[id];
         if let State::Prepared { commit } = coordinator.state
-            && coordinator.places.is_empty()
+            && coordinator.partitions.is_empty()
             && !coordinator.offsets
         {
             coordinator.state = State::Empty { committed: commit };
         }
     }
 
-    /// How many markers of decided transactions are still to be written.
+    /// Returns the number of missing markers.
     pub(crate) fn markers(&self) -> usize {
         let markers = |coordinator: &Coordinator| match coordinator.state {
-            State::Prepared { .. } => coordinator.places.len() + usize::from(coordinator.offsets),
+            State::Prepared { .. } => coordinator.partitions.len() + usize::from(coordinator.offsets),
             State::Empty { .. } | State::Ongoing { .. } => 0,
         };
         self.coordinators.iter().map(markers).sum()
     }
 
-    /// Writes one of them.
-    pub(crate) fn write_marker(&mut self, mut number: usize) -> Option<(Id, Option<Place>)> {
+    /// Writes the missing marker of this number.
+    pub(crate) fn write_marker(
+        &mut self,
+        mut number: usize,
+    ) -> Option<(TransactionalId, Option<TopicPartition>)> {
         for id in 0..self.coordinators.len() {
             let coordinator = &mut self.coordinators[id];
             let State::Prepared { commit } = coordinator.state else {
                 continue;
             };
-            if number < coordinator.places.len() {
-                let place = coordinator.places.swap_remove(number);
+            if number < coordinator.partitions.len() {
+                let partition = coordinator.partitions.swap_remove(number);
                 let epoch = coordinator.epoch;
-                self.mark(id, epoch, place, commit);
+                self.mark(id, epoch, partition, commit);
                 self.complete(id);
-                return Some((id, Some(place)));
+                return Some((id, Some(partition)));
             }
-            number -= coordinator.places.len();
+            number -= coordinator.partitions.len();
             if coordinator.offsets {
                 if number == 0 {
                     coordinator.offsets = false;
@@ -307,25 +322,25 @@ impl Broker {
         None
     }
 
-    fn mark(&mut self, id: Id, epoch: u32, place: Place, commit: bool) {
-        let log = self.logs.get_mut(&place).expect("a partition");
-        for slot in &mut log.slots {
-            if let Slot::Open(of, record) = slot
+    fn mark(&mut self, id: TransactionalId, epoch: u32, partition: TopicPartition, commit: bool) {
+        let log = self.logs.get_mut(&partition).expect("a partition");
+        for entry_at in &mut log.entries {
+            if let LogEntry::Open(of, record) = entry_at
                 && *of == id
             {
                 let record = record.clone();
-                *slot = if commit {
-                    Slot::Committed(record)
+                *entry_at = if commit {
+                    LogEntry::Committed(record)
                 } else {
-                    Slot::Aborted(record)
+                    LogEntry::Aborted(record)
                 };
             }
         }
-        log.slots.push(Slot::Marker);
+        log.entries.push(LogEntry::Marker);
         log.epochs.insert(id, epoch);
     }
 
-    fn mark_offsets(&mut self, id: Id, commit: bool) {
+    fn mark_offsets(&mut self, id: TransactionalId, commit: bool) {
         for (of, partition, offset) in &self.pending {
             if *of == id && commit {
                 self.committed.insert(*partition, *offset);
@@ -334,13 +349,13 @@ impl Broker {
         self.pending.retain(|(of, _, _)| *of != id);
     }
 
-    /// The offsets that a producer's open transaction would commit.
-    pub(crate) fn pending_of(&self, id: Id) -> impl Iterator<Item = (Partition, Offset)> {
+    /// Returns the offsets of a producer's open transaction.
+    pub(crate) fn pending_of(&self, id: TransactionalId) -> impl Iterator<Item = (Partition, Offset)> {
         let of_id = self.pending.iter().filter(move |(of, _, _)| *of == id);
         of_id.map(|(_, partition, offset)| (*partition, *offset))
     }
 
-    /// The group's committed offset, whether or not a transaction is pending on it.
+    /// Returns the group's committed offset, also while a transaction is pending on it.
     pub(crate) fn committed(&self, partition: Partition) -> Option<Offset> {
         self.committed.get(&partition).copied()
     }
@@ -349,15 +364,15 @@ impl Broker {
         !self.pending.iter().any(|(_, at, _)| *at == partition)
     }
 
-    /// Whether every transaction is over and every marker written.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Returns `true` if no transaction is open and no marker is missing.
+    pub(crate) fn is_idle(&self) -> bool {
         let is_empty = |coordinator: &Coordinator| matches!(coordinator.state, State::Empty { .. });
         self.coordinators.iter().all(is_empty)
             && self.pending.is_empty()
             && self
                 .logs
                 .values()
-                .all(|log| log.last_stable() == log.high_watermark())
+                .all(|log| log.last_stable_offset() == log.high_watermark())
     }
 }
 

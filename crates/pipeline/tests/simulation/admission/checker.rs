@@ -1,70 +1,75 @@
-//! What must hold, held against what one correct process would have done.
+//! Checker of the guarantees, against what one correct process would have written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-use crate::admission::broker::{Broker, Id, Slot, Topic};
+use crate::admission::broker::{Broker, LogEntry, Topic, TransactionalId};
 use crate::admission::disk::Content;
 use crate::admission::orders::{Expected, Order, Orders, index};
 
-/// A broken promise.
+/// Violation of a guarantee.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
-    pub(crate) promise: Promise,
+    pub(crate) guarantee: Guarantee,
     pub(crate) what: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promise {
-    /// Each key is in the outbox exactly once.
+pub(crate) enum Guarantee {
+    /// Each key is on the outbox exactly once.
     G1,
     /// No order is lost.
     G2,
-    /// A store that is worked with equals the committed changelog, at the committed offset.
+    /// The store of a running partition equals the committed changelog, at the committed offset.
     G3,
-    /// When the faults stop, everything comes to an end.
+    /// Without further faults, all orders are processed.
     Drain,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is broken: {}", self.promise, self.what)
+        write!(f, "{:?} is violated: {}", self.guarantee, self.what)
     }
 }
 
-pub(crate) fn broken<T>(promise: Promise, what: String) -> Result<T, Violation> {
-    Err(Violation { promise, what })
+pub(crate) fn violation<T>(guarantee: Guarantee, what: String) -> Result<T, Violation> {
+    Err(Violation { guarantee, what })
 }
 
-/// What is decided so far. A transaction counts from its decision, before any marker is written.
+/// Decided state. A transaction counts from its decision on, before any marker is written.
 pub(crate) struct Checker {
     parts: Vec<Part>,
-    /// Whether stores and positions are looked at while they are worked with, or what comes of them alone.
-    looks_inside: bool,
+    /// `true` to check stores and positions of running partitions, too, not the topics only.
+    checks_state: bool,
 }
 
-/// A partition's share.
+/// Decided state of a partition.
 #[derive(Default)]
 struct Part {
-    /// The committed offset.
+    /// Committed input offset.
     position: i64,
-    /// The fold of the changelog.
+    /// Entries of the changelog.
     keys: BTreeMap<IdempotencyKey, Entry>,
 }
 
 impl Checker {
-    pub(crate) fn new(partitions: usize, looks_inside: bool) -> Self {
+    pub(crate) fn new(partitions: usize, checks_state: bool) -> Self {
         Self {
             parts: (0..partitions).map(|_| Part::default()).collect(),
-            looks_inside,
+            checks_state,
         }
     }
 
-    /// A producer's open transaction is about to be committed: it must hold exactly what one correct process
-    /// would have written for the orders between the old and the new committed offsets.
-    pub(crate) fn commits(&mut self, broker: &Broker, orders: &Orders, id: Id) -> Result<(), Violation> {
+    /// Checks a transaction that is about to be committed: it must hold exactly what one correct process
+    /// would write for the orders between the old and the new committed offset.
+    pub(crate) fn check_commit(
+        &mut self,
+        broker: &Broker,
+        orders: &Orders,
+        id: TransactionalId,
+    ) -> Result<(), Violation> {
         let offsets: BTreeMap<Partition, Offset> = broker.pending_of(id).collect();
         for (number, part) in self.parts.iter_mut().enumerate() {
             let partition = Partition(i32::try_from(number).expect("few partitions"));
@@ -89,10 +94,10 @@ impl Checker {
                 &sources(Topic::DeadLetters),
                 &range(Expected::DeadLetter),
             )?;
-            if to < from && self.looks_inside {
-                return broken(
-                    Promise::G3,
-                    format!("the committed offset of {partition} goes back from {from} to {to}"),
+            if to < from && self.checks_state {
+                return violation(
+                    Guarantee::G3,
+                    format!("the committed offset of {partition} decreases from {from} to {to}"),
                 );
             }
             part.position = to.0;
@@ -103,69 +108,69 @@ impl Checker {
         Ok(())
     }
 
-    /// A partition is worked on from this position, with this store, by its owner.
-    pub(crate) fn works(
+    /// Checks the position and the store of a running partition, for its owner.
+    pub(crate) fn check_running(
         &self,
         partition: Partition,
         position: Offset,
         store: Option<&Content>,
     ) -> Result<(), Violation> {
-        if !self.looks_inside {
+        if !self.checks_state {
             return Ok(());
         }
         let part = &self.parts[index(partition)];
         if position.0 != part.position {
-            return broken(
-                Promise::G3,
+            return violation(
+                Guarantee::G3,
                 format!(
-                    "{partition} is worked on from {position}, and committed is {}",
+                    "{partition} runs from {position}, and the committed offset is {}",
                     part.position
                 ),
             );
         }
         match store {
             Some(store) if store.entries == part.keys => Ok(()),
-            Some(store) => broken(
-                Promise::G3,
+            Some(store) => violation(
+                Guarantee::G3,
                 format!(
-                    "the store of {partition} holds {:?}, and the changelog {:?}",
+                    "the store of {partition} has {:?}, and the changelog {:?}",
                     store.entries.keys(),
                     part.keys.keys()
                 ),
             ),
-            None => broken(Promise::G3, format!("{partition} is worked on without a store")),
+            None => violation(Guarantee::G3, format!("{partition} runs without a store")),
         }
     }
 
-    /// A store that is started with equals the changelog up to its checkpoint, and everything there is decided.
+    /// Checks a restored store: it equals the changelog up to its checkpoint, and all of that is decided.
     pub(crate) fn restored(
         &self,
         broker: &Broker,
         partition: Partition,
         store: &Content,
     ) -> Result<(), Violation> {
-        if !self.looks_inside {
+        if !self.checks_state {
             return Ok(());
         }
         let mut fold = BTreeMap::new();
         let checkpoint = store.checkpoint.unwrap_or(Offset(0));
-        for slot in broker
+        for entry_at in broker
             .log(Topic::Changelog, partition)
-            .slots
+            .entries
             .iter()
             .take(usize::try_from(checkpoint.0).expect("an offset"))
         {
-            match slot {
-                Slot::Committed(record) => fold.extend(record.change.clone()),
-                // Decided already; its marker is still to be written.
-                Slot::Open(_, record) if record.source < self.position(partition) => {
+            match entry_at {
+                LogEntry::Committed(record) => fold.extend(record.change.clone()),
+                // Decided, with the marker still missing.
+                LogEntry::Open(_, record) if record.source < self.position(partition) => {
                     fold.extend(record.change.clone());
                 }
-                Slot::Aborted(_) | Slot::Marker => {}
-                Slot::Open(..) => {
-                    return broken(
-                        Promise::G3,
-                        format!("the store of {partition} passes over an open transaction"),
+                LogEntry::Aborted(_) | LogEntry::Marker => {}
+                LogEntry::Open(..) => {
+                    return violation(
+                        Guarantee::G3,
+                        format!("the store of {partition} includes an open transaction"),
                     );
                 }
             }
@@ -173,10 +178,10 @@ impl Checker {
         if fold == store.entries {
             return Ok(());
         }
-        broken(
-            Promise::G3,
+        violation(
+            Guarantee::G3,
             format!(
-                "the store of {partition} holds {:?}, and the changelog up to {checkpoint} {:?}",
+                "the store of {partition} has {:?}, and the changelog up to {checkpoint} {:?}",
                 store.entries.keys(),
                 fold.keys()
             ),
@@ -187,8 +192,8 @@ impl Checker {
         Offset(self.parts[index(partition)].position)
     }
 
-    /// In the end, what a read_committed reader sees is what one correct process would have written.
-    pub(crate) fn ended(&self, broker: &Broker, orders: &Orders) -> Result<(), Violation> {
+    /// Checks the topics at the end, as a read_committed consumer sees them.
+    pub(crate) fn check_final(&self, broker: &Broker, orders: &Orders) -> Result<(), Violation> {
         for number in 0..self.parts.len() {
             let partition = Partition(i32::try_from(number).expect("few partitions"));
             for (topic, name, wanted) in [
@@ -206,7 +211,7 @@ impl Checker {
     }
 }
 
-/// The orders in a range that come to this.
+/// Returns the orders of a range that have this result.
 fn expected(orders: &[Order], from: Offset, to: Offset, wanted: Expected) -> Vec<Offset> {
     orders
         .iter()
@@ -220,16 +225,16 @@ fn compare(partition: Partition, name: &str, found: &[Offset], expected: &[Offse
         return Ok(());
     }
     let (has, wanted): (BTreeSet<_>, BTreeSet<_>) = (found.iter().collect(), expected.iter().collect());
-    let promise = if wanted.difference(&has).next().is_some() {
-        Promise::G2
+    let guarantee = if wanted.difference(&has).next().is_some() {
+        Guarantee::G2
     } else {
-        Promise::G1
+        Guarantee::G1
     };
     let numbers = |offsets: &[Offset]| offsets.iter().map(|offset| offset.0).collect::<Vec<_>>();
-    broken(
-        promise,
+    violation(
+        guarantee,
         format!(
-            "the {name} of {partition} takes in orders {:?} where {:?} are expected",
+            "the {name} of {partition} has orders {:?}, expected {:?}",
             numbers(found),
             numbers(expected)
         ),

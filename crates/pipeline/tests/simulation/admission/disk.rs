@@ -1,32 +1,32 @@
-//! Stores, each with what a process sees and what survives its death.
+//! Simulated stores: the state that a process sees, and the state that survives its death.
 
 use std::collections::BTreeMap;
 
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-/// What a store holds; always changed as a whole.
+/// Content of a store, always changed as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) entries: BTreeMap<IdempotencyKey, Entry>,
     pub(crate) checkpoint: Option<Offset>,
 }
 
-/// The disk of one machine: the durable copies.
+/// Durable stores of one host.
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) stores: BTreeMap<Partition, Content>,
-    /// Files that no longer open.
+    /// Partitions whose file cannot be opened.
     pub(crate) corrupt: Vec<Partition>,
 }
 
-/// An open store.
+/// Open store.
 pub(crate) struct Store {
     pub(crate) content: Content,
     pub(crate) is_durable: bool,
 }
 
 impl Store {
-    /// Opens what is there; a file that is corrupt is begun anew.
+    /// Opens the store of a partition. A corrupt file is replaced by an empty store.
     pub(crate) fn open(disk: &mut Disk, partition: Partition) -> Self {
         if disk.corrupt.contains(&partition) {
             disk.corrupt.retain(|other| *other != partition);

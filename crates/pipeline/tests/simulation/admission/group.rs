@@ -1,9 +1,9 @@
-//! The consumer group: its coordinator, and what librdkafka does of it in the background of each process.
+//! Simulated consumer group: its coordinator, and the background threads of librdkafka in each process.
 //!
-//! Rebalances are cooperative: each ends in a new generation, of which every member hears with the partitions
-//! it has to give up and those that are new to it; the next one waits for the answers, or expels who does not
-//! answer. A member that was expelled mostly hears that all is lost. But librdkafka may also meet its expulsion
-//! while it joins anew, and then joins under a new member id without a word, its partitions still in hand.
+//! Rebalances are cooperative. Each ends in a new generation, and every member gets the partitions to release
+//! and those that are new to it. The next rebalance odds for all acknowledgements, or evicts members without
+//! one. An evicted member usually gets all its partitions as lost. But librdkafka may also find the eviction
+//! while it joins again; it then has a new member id without any event, and keeps its partitions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,30 +14,30 @@ use records::Partition;
 pub(crate) type MemberId = u32;
 pub(crate) type ProcessId = u32;
 
-/// A membership as of one generation.
+/// Group metadata of a membership, as of one generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Meta {
+pub(crate) struct GroupMetadata {
     pub(crate) member: MemberId,
     pub(crate) generation: u32,
     pub(crate) instance: usize,
 }
 
-/// The membership of a consumer that never joined. Kafka takes it within a transaction and checks nothing.
+/// Member id of a consumer that never joined. Kafka accepts it within a transaction, without a check.
 pub(crate) const NO_MEMBER: MemberId = 0;
 
-/// What a process hears of the group when it polls.
+/// Event that a process gets from the consumer.
 #[derive(Clone, Debug)]
-pub(crate) enum Notice {
-    Assigned(Vec<Partition>, Meta),
-    Revoked(Vec<Partition>, Meta),
+pub(crate) enum GroupEvent {
+    Assigned(Vec<Partition>, GroupMetadata),
+    Revoked(Vec<Partition>, GroupMetadata),
     Lost(Vec<Partition>),
-    /// Another process has joined under the same instance id.
+    /// Another process has joined with the same instance id.
     Replaced,
 }
 
-/// Why a membership is refused.
+/// Error of a membership check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outsider {
+pub(crate) enum MembershipError {
     Replaced,
     UnknownMember,
     OldGeneration,
@@ -46,22 +46,22 @@ pub(crate) enum Outsider {
 struct Member {
     process: ProcessId,
     instance: usize,
-    /// Whether it was part of the last rebalance.
+    /// `true` if the member was part of the last rebalance.
     joined: bool,
     owned: BTreeSet<Partition>,
-    /// Taken from it, and not yet given up.
+    /// Revoked partitions that are not released yet.
     leaving: BTreeSet<Partition>,
 }
 
-/// The background of one process.
+/// State of librdkafka in one process.
 struct Client {
     member: MemberId,
     instance: usize,
-    /// The partitions that the process was handed and has not given up.
-    holds: BTreeSet<Partition>,
-    notices: VecDeque<Notice>,
-    /// Notices that were handed out and are not answered yet.
-    serving: usize,
+    /// Partitions assigned to the process and not released.
+    assigned: BTreeSet<Partition>,
+    events: VecDeque<GroupEvent>,
+    /// Number of events that the process has not acknowledged.
+    unacknowledged: usize,
 }
 
 pub(crate) struct Group {
@@ -70,8 +70,8 @@ pub(crate) struct Group {
     generation: u32,
     members: BTreeMap<MemberId, Member>,
     clients: BTreeMap<ProcessId, Client>,
-    members_ever: MemberId,
-    /// Whether the coordinator compares member ids, or generations alone.
+    members_joined: MemberId,
+    /// `true` if the coordinator compares member ids, `false` if generations only.
     pub(crate) checks_members: bool,
 }
 
@@ -83,27 +83,27 @@ impl Group {
             generation: 0,
             members: BTreeMap::new(),
             clients: BTreeMap::new(),
-            members_ever: NO_MEMBER,
+            members_joined: NO_MEMBER,
             checks_members: true,
         }
     }
 
-    /// A process starts and joins. A static member takes the place of the one before it at once.
+    /// Starts a process, which joins. A static member replaces the one with its instance id immediately.
     pub(crate) fn start(&mut self, process: ProcessId, instance: usize) {
         let client = Client {
             member: NO_MEMBER,
             instance,
-            holds: BTreeSet::new(),
-            notices: VecDeque::new(),
-            serving: 0,
+            assigned: BTreeSet::new(),
+            events: VecDeque::new(),
+            unacknowledged: 0,
         };
         self.clients.insert(process, client);
         self.join(process);
     }
 
     fn join(&mut self, process: ProcessId) {
-        self.members_ever += 1;
-        let id = self.members_ever;
+        self.members_joined += 1;
+        let id = self.members_joined;
         let client = self.clients.get_mut(&process).expect("a client");
         client.member = id;
         let instance = client.instance;
@@ -120,14 +120,14 @@ impl Group {
         {
             member.owned = before.owned;
             member.joined = true;
-            let meta = self.meta_of(id, instance);
+            let meta = self.metadata_of(id, instance);
             let client = self.clients.get_mut(&process).expect("a client");
-            let new = member.owned.difference(&client.holds).copied().collect();
-            let gone: Vec<Partition> = client.holds.difference(&member.owned).copied().collect();
-            if !gone.is_empty() {
-                client.notices.push_back(Notice::Revoked(gone, meta));
+            let new = member.owned.difference(&client.assigned).copied().collect();
+            let revoked: Vec<Partition> = client.assigned.difference(&member.owned).copied().collect();
+            if !revoked.is_empty() {
+                client.events.push_back(GroupEvent::Revoked(revoked, meta));
             }
-            client.notices.push_back(Notice::Assigned(new, meta));
+            client.events.push_back(GroupEvent::Assigned(new, meta));
         }
         self.members.insert(id, member);
     }
@@ -139,31 +139,32 @@ impl Group {
             .map(|(id, _)| *id)
     }
 
-    /// Whether no member has this instance id.
+    /// Returns `true` if no member has this instance id.
     pub(crate) fn is_free(&self, instance: usize) -> bool {
         self.of_instance(instance).is_none()
     }
 
-    /// Whether the member that has it is a process.
+    /// Returns `true` if the member with this instance id is a live process.
     pub(crate) fn is_alive(&self, instance: usize) -> bool {
         self.of_instance(instance)
             .is_some_and(|id| self.clients.contains_key(&self.members[&id].process))
     }
 
-    fn meta_of(&self, member: MemberId, instance: usize) -> Meta {
-        Meta {
+    fn metadata_of(&self, member: MemberId, instance: usize) -> GroupMetadata {
+        GroupMetadata {
             member,
             generation: self.generation,
             instance,
         }
     }
 
-    /// A process is gone; the coordinator learns of it by silence alone.
-    pub(crate) fn gone(&mut self, process: ProcessId) {
+    /// Handles the death of a process. The coordinator detects it by the session timeout only.
+    pub(crate) fn process_died(&mut self, process: ProcessId) {
         self.clients.remove(&process);
     }
 
-    /// A process leaves. A static member says nothing, so that its restart finds its partitions.
+    /// Handles the shutdown of a process. A static member does not leave, so its restart gets its partitions
+    /// back.
     pub(crate) fn leave(&mut self, process: ProcessId) {
         if let Some(client) = self.clients.remove(&process)
             && !self.is_static
@@ -172,58 +173,62 @@ impl Group {
         }
     }
 
-    /// What the process hears next.
-    pub(crate) fn poll(&mut self, process: ProcessId) -> Option<Notice> {
+    /// Returns the next event for the process.
+    pub(crate) fn poll(&mut self, process: ProcessId) -> Option<GroupEvent> {
         let client = self.clients.get_mut(&process)?;
-        let notice = client.notices.pop_front()?;
-        client.serving += 1;
-        if let Notice::Assigned(partitions, _) = &notice {
-            client.holds.extend(partitions);
+        let group_event = client.events.pop_front()?;
+        client.unacknowledged += 1;
+        if let GroupEvent::Assigned(partitions, _) = &group_event {
+            client.assigned.extend(partitions);
         }
-        Some(notice)
+        Some(group_event)
     }
 
-    /// An assignment is answered.
+    /// Acknowledges an assignment.
     pub(crate) fn accept(&mut self, process: ProcessId) {
         let client = self.clients.get_mut(&process).expect("a client");
-        client.serving -= 1;
+        client.unacknowledged -= 1;
     }
 
-    /// A revoke or a loss is answered.
-    pub(crate) fn give_up(&mut self, process: ProcessId, partitions: &[Partition]) {
+    /// Acknowledges a revocation or a loss.
+    pub(crate) fn release(&mut self, process: ProcessId, partitions: &[Partition]) {
         let client = self.clients.get_mut(&process).expect("a client");
-        client.serving -= 1;
-        client.holds.retain(|partition| !partitions.contains(partition));
+        client.unacknowledged -= 1;
+        client
+            .assigned
+            .retain(|partition| !partitions.contains(partition));
         match self.members.get_mut(&client.member) {
             Some(member) => member.leaving.retain(|partition| !partitions.contains(partition)),
-            None if client.member == NO_MEMBER && client.notices.is_empty() => self.join(process),
+            None if client.member == NO_MEMBER && client.events.is_empty() => self.join(process),
             None => {}
         }
     }
 
-    /// The membership as librdkafka has it now, whatever the process was told.
-    pub(crate) fn meta_now(&self, process: ProcessId) -> Option<Meta> {
+    /// Returns the metadata that librdkafka has now, which the process may not have got yet.
+    pub(crate) fn current_metadata(&self, process: ProcessId) -> Option<GroupMetadata> {
         let client = self.clients.get(&process)?;
-        Some(self.meta_of(client.member, client.instance))
+        Some(self.metadata_of(client.member, client.instance))
     }
 
-    /// What the coordinator makes of a membership that a transaction's offsets come with.
-    pub(crate) fn check(&self, meta: Meta) -> Result<(), Outsider> {
+    /// Checks the membership that a transaction's offsets are sent with.
+    pub(crate) fn check(&self, meta: GroupMetadata) -> Result<(), MembershipError> {
         if meta.member == NO_MEMBER || !self.checks_members {
             let is_current = meta.member == NO_MEMBER || meta.generation == self.generation;
-            return is_current.then_some(()).ok_or(Outsider::OldGeneration);
+            return is_current.then_some(()).ok_or(MembershipError::OldGeneration);
         }
         match self.members.get(&meta.member) {
-            Some(member) if !member.joined => Err(Outsider::UnknownMember),
-            Some(_) if meta.generation != self.generation => Err(Outsider::OldGeneration),
+            Some(member) if !member.joined => Err(MembershipError::UnknownMember),
+            Some(_) if meta.generation != self.generation => Err(MembershipError::OldGeneration),
             Some(_) => Ok(()),
-            None if self.is_static && self.of_instance(meta.instance).is_some() => Err(Outsider::Replaced),
-            None => Err(Outsider::UnknownMember),
+            None if self.is_static && self.of_instance(meta.instance).is_some() => {
+                Err(MembershipError::Replaced)
+            }
+            None => Err(MembershipError::UnknownMember),
         }
     }
 
-    /// Whether a partition is a process's own, by the membership that the process knows of.
-    pub(crate) fn owns(&self, process: ProcessId, meta: Meta, partition: Partition) -> bool {
+    /// Returns `true` if the process owns a partition, by the membership that it has got.
+    pub(crate) fn owns(&self, process: ProcessId, meta: GroupMetadata, partition: Partition) -> bool {
         self.members.get(&meta.member).is_some_and(|member| {
             member.process == process
                 && member.joined
@@ -232,15 +237,15 @@ impl Group {
         })
     }
 
-    /// The coordinator takes a member for dead.
-    pub(crate) fn expel(&mut self, random: &mut ChaCha8Rng) -> Option<ProcessId> {
+    /// Evicts a random member, as after a session timeout.
+    pub(crate) fn evict(&mut self, random: &mut ChaCha8Rng) -> Option<ProcessId> {
         let ids: Vec<MemberId> = self.members.keys().copied().collect();
         let id = *ids.get(random.random_range(0..ids.len().max(1)))?;
         self.members.remove(&id).map(|member| member.process)
     }
 
-    /// A process's background learns that it was expelled or replaced, if it was.
-    pub(crate) fn discover(&mut self, process: ProcessId, random: &mut ChaCha8Rng) {
+    /// Lets a process detect that its member was evicted or replaced.
+    pub(crate) fn detect_eviction(&mut self, process: ProcessId, random: &mut ChaCha8Rng) {
         let Some(client) = self.clients.get(&process) else {
             return;
         };
@@ -249,16 +254,16 @@ impl Group {
         }
         let is_replaced = self.is_static && self.of_instance(client.instance).is_some();
         let client = self.clients.get_mut(&process).expect("a client");
-        let answers_all = client.notices.is_empty() && client.serving == 0;
+        let is_acknowledged = client.events.is_empty() && client.unacknowledged == 0;
         if is_replaced {
-            client.notices = [Notice::Replaced].into();
-        } else if answers_all && (client.holds.is_empty() || random.random_ratio(1, 2)) {
-            // Its background joins anew, and says nothing of it.
+            client.events = [GroupEvent::Replaced].into();
+        } else if is_acknowledged && (client.assigned.is_empty() || random.random_ratio(1, 2)) {
+            // librdkafka joins again without an event.
             self.join(process);
         } else {
             client.member = NO_MEMBER;
-            let lost = client.holds.iter().copied().collect();
-            client.notices = [Notice::Lost(lost)].into();
+            let lost = client.assigned.iter().copied().collect();
+            client.events = [GroupEvent::Lost(lost)].into();
         }
     }
 
@@ -266,7 +271,7 @@ impl Group {
         self.is_static
     }
 
-    /// Whether somebody waits for a rebalance.
+    /// Returns `true` if a member or a partition odds for a rebalance.
     pub(crate) fn wants_rebalance(&self) -> bool {
         let is_owned = |partition: &Partition| {
             self.members
@@ -276,34 +281,34 @@ impl Group {
         self.members.values().any(|member| !member.joined) || !self.partitions.iter().all(is_owned)
     }
 
-    /// Members that do not take part in a rebalance: dead, asleep, or with a notice that is not answered.
-    pub(crate) fn laggards(&self, is_awake: impl Fn(ProcessId) -> bool) -> Vec<MemberId> {
-        let answers = |member: &Member| {
+    /// Returns the members that hold up a rebalance: dead, asleep, or without acknowledgement of an event.
+    pub(crate) fn unresponsive_members(&self, is_awake: impl Fn(ProcessId) -> bool) -> Vec<MemberId> {
+        let is_responsive = |member: &Member| {
             is_awake(member.process)
                 && self
                     .clients
                     .get(&member.process)
-                    .is_some_and(|client| client.notices.is_empty() && client.serving == 0)
+                    .is_some_and(|client| client.events.is_empty() && client.unacknowledged == 0)
         };
         let members = self.members.iter();
         members
-            .filter(|(_, member)| !answers(member))
+            .filter(|(_, member)| !is_responsive(member))
             .map(|(id, _)| *id)
             .collect()
     }
 
-    /// Members whose process is gone.
-    pub(crate) fn bury_dead(&mut self) {
+    /// Removes members whose process is dead.
+    pub(crate) fn remove_dead(&mut self) {
         let clients = &self.clients;
         self.members
             .retain(|_, member| clients.contains_key(&member.process));
     }
 
-    pub(crate) fn expel_all(&mut self, members: &[MemberId]) {
+    pub(crate) fn evict_all(&mut self, members: &[MemberId]) {
         self.members.retain(|id, _| !members.contains(id));
     }
 
-    /// A rebalance of all members, which all answer. With `moves` it also takes partitions away.
+    /// Rebalances all members, which are all responsive. With `moves` it revokes partitions, too.
     pub(crate) fn rebalance(&mut self, random: &mut ChaCha8Rng, moves: bool) {
         self.generation += 1;
         let ids: Vec<MemberId> = self.members.keys().copied().collect();
@@ -328,16 +333,16 @@ impl Group {
             }
         }
         for id in ids {
-            let meta = self.meta_of(id, self.members[&id].instance);
+            let meta = self.metadata_of(id, self.members[&id].instance);
             let member = self.members.get_mut(&id).expect("a member");
             member.joined = true;
             let client = self.clients.get_mut(&member.process).expect("a client");
-            let gone: Vec<Partition> = client.holds.difference(&member.owned).copied().collect();
-            let new = member.owned.difference(&client.holds).copied().collect();
-            if !gone.is_empty() {
-                client.notices.push_back(Notice::Revoked(gone, meta));
+            let revoked: Vec<Partition> = client.assigned.difference(&member.owned).copied().collect();
+            let new = member.owned.difference(&client.assigned).copied().collect();
+            if !revoked.is_empty() {
+                client.events.push_back(GroupEvent::Revoked(revoked, meta));
             }
-            client.notices.push_back(Notice::Assigned(new, meta));
+            client.events.push_back(GroupEvent::Assigned(new, meta));
         }
     }
 }

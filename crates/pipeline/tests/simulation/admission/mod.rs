@@ -1,13 +1,13 @@
-//! Validators, a group, brokers and faults, at random: what must hold of stage one, holds in each run.
+//! Simulation of stage one: random validators, group, brokers and faults; the guarantees hold in each run.
 //!
-//! The decision code runs unchanged: the machine, the verdicts and the steps of a restore are the program's
-//! own. Around them stand a simulated Kafka (`broker`, `group`), disks that forget (`disk`), a shell that does
-//! the machine's actions a little at a time (`process`, `producer`, `restoring`), a scheduler that draws each
-//! next step from a seed (`world`), and a checker that knows what one correct process would have written
-//! (`checker`). At the end the faults stop and everything must come to an end.
+//! The decision code is the program's own: the state machine, the verdicts and the steps of a restore. Around
+//! it are a simulated Kafka (`broker`, `group`), disks that lose data (`disk`), a shell that performs actions one
+//! at a time (`process`, `producer`, `restore_job`), a scheduler that draws each step from a seed (`simulation`),
+//! and a checker that knows what one correct process would have written (`checker`). At the end the faults stop,
+//! and all orders must be processed.
 //!
-//! `SEED=n cargo test -p pipeline --test simulation each_order -- --nocapture` replays one seed and tells it step
-//! by step; `SEEDS=n` plays so many. `mutations` takes the guards out, each in turn.
+//! `SEED=n cargo test -p pipeline --test simulation each_order -- --nocapture` replays one seed with a trace;
+//! `SEEDS=n` sets the number of seeds. `mutations` removes one guard at a time, and expects a violation.
 
 mod broker;
 mod checker;
@@ -17,19 +17,19 @@ mod mutations;
 mod orders;
 mod process;
 mod producer;
-mod restoring;
-mod world;
+mod restore_job;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use self::checker::Violation;
-use self::world::World;
+use self::simulation::Simulation;
 
 #[test]
-fn each_order_is_admitted_exactly_once_whatever_happens() {
+fn each_order_is_admitted_exactly_once() {
     if let Ok(seed) = std::env::var("SEED") {
-        match World::new(seed.parse().expect("a number"), None, true, true).play() {
+        match Simulation::new(seed.parse().expect("a number"), None, true, true).run() {
             Ok(counts) => println!("{counts:#?}"),
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
@@ -37,48 +37,48 @@ fn each_order_is_admitted_exactly_once_whatever_happens() {
     }
     let seeds = std::env::var("SEEDS").map_or(10_000, |seeds| seeds.parse().expect("a number"));
     let began = Instant::now();
-    let (counts, failed) = play_all(seeds);
+    let (counts, failed) = run_all(seeds);
     println!("{seeds} seeds in {:?}: {counts:#?}", began.elapsed());
     for (seed, violation) in &failed {
         println!("SEED={seed}: {violation}");
     }
     assert!(failed.is_empty(), "{} seeds failed", failed.len());
-    // A world without faults would prove nothing.
+    // A simulation without faults proves nothing.
     for what in FAULTS {
         let count = counts.get(what).copied().unwrap_or_default();
         assert!(count * 100 >= seeds, "{what}: {count} in {seeds} seeds");
     }
 }
 
-/// What must have happened at least once in a hundred seeds.
+/// Events that must occur in at least one of a hundred seeds.
 const FAULTS: [&str; 16] = [
-    "commits that were sent again",
+    "commits with a resent EndTxn",
     "disks lost",
     "kills",
-    "members expelled",
-    "memberships begun again",
-    "outcomes unknown",
+    "members evicted",
+    "rejoins",
+    "unknown outcomes",
     "partitions lost",
     "pauses",
     "processes replaced",
-    "requests after their sender's end",
+    "requests of producers that are gone",
     "second processes",
     "stops",
     "stores corrupted",
     "stores failed",
-    "transactions committed amid faults",
+    "transactions committed during faults",
     "transactions timed out",
 ];
 
 type Counts = BTreeMap<&'static str, u64>;
 
-/// Plays the seeds from 0 on, shared out to one thread for each processor.
-fn play_all(seeds: u64) -> (Counts, Vec<(u64, Violation)>) {
+/// Runs the seeds from 0 on, shared among one thread for each processor.
+fn run_all(seeds: u64) -> (Counts, Vec<(u64, Violation)>) {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let play_share = |thread: u64| {
+    let run_share = |thread: u64| {
         let (mut counts, mut failed) = (Counts::new(), Vec::new());
         for seed in (0..seeds).filter(|seed| seed % threads == thread) {
-            match World::new(seed, None, true, false).play() {
+            match Simulation::new(seed, None, true, false).run() {
                 Ok(of_seed) => add(&mut counts, of_seed),
                 Err(violation) => failed.push((seed, violation)),
             }
@@ -87,7 +87,7 @@ fn play_all(seeds: u64) -> (Counts, Vec<(u64, Violation)>) {
     };
     std::thread::scope(|scope| {
         let shares: Vec<_> = (0..threads)
-            .map(|thread| scope.spawn(move || play_share(thread)))
+            .map(|thread| scope.spawn(move || run_share(thread)))
             .collect();
         let (mut counts, mut failed) = (Counts::new(), Vec::new());
         for share in shares {

@@ -1,4 +1,4 @@
-//! The input: what lies on the orders topic, and what one correct process makes of it.
+//! Input: the records of the orders topic, and the result that one correct process has for each.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use records::{Offset, Partition};
 
-/// The orders of all partitions. They arrive one after the other; `arrived` says how many are there.
+/// Orders of all partitions. They arrive one by one; `arrived` is the number that has arrived on each.
 #[derive(Clone)]
 pub(crate) struct Orders {
     partitions: Vec<Vec<Order>>,
     arrived: Vec<usize>,
 }
 
-/// One input record.
+/// Input record.
 #[derive(Clone)]
 pub(crate) struct Order {
     pub(crate) offset: Offset,
@@ -22,7 +22,7 @@ pub(crate) struct Order {
     pub(crate) expected: Expected,
 }
 
-/// What becomes of it, told by a few lines that share nothing with the verdict's.
+/// Expected result, computed without the code of the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Admitted,
@@ -31,7 +31,7 @@ pub(crate) enum Expected {
 }
 
 impl Orders {
-    /// Some orders on each partition, with duplicates near and far, conflicts, and records that are no order.
+    /// Draws orders for each partition, with duplicates, conflicts, and records that are not orders.
     pub(crate) fn draw(random: &mut ChaCha8Rng, partitions: usize) -> Self {
         let keys = random.random_range(2..8);
         let draw_partition = |random: &mut ChaCha8Rng| {
@@ -69,7 +69,7 @@ impl Orders {
                     value,
                     expected,
                 });
-                // A producer's transaction marker now and then.
+                // Sometimes a transaction marker of the producer.
                 offset += if random.random_ratio(1, 8) { 2 } else { 1 };
             }
             orders
@@ -82,37 +82,37 @@ impl Orders {
         Self { partitions, arrived }
     }
 
-    /// All orders of a partition, also those that are still to come.
+    /// Returns all orders of a partition, also those that have not arrived.
     pub(crate) fn of(&self, partition: Partition) -> &[Order] {
         &self.partitions[index(partition)]
     }
 
-    /// The first order at an offset or behind it that has arrived.
+    /// Returns the first order at or after an offset that has arrived.
     pub(crate) fn at(&self, partition: Partition, from: Offset) -> Option<&Order> {
         self.of(partition)[..self.arrived[index(partition)]]
             .iter()
             .find(|order| order.offset >= from)
     }
 
-    /// The end of what has arrived.
+    /// Returns the end of the orders that have arrived.
     pub(crate) fn end(&self, partition: Partition) -> Offset {
         let arrived = &self.of(partition)[..self.arrived[index(partition)]];
         arrived.last().map_or(Offset(0), |last| last.offset.next())
     }
 
-    /// Another order arrives.
+    /// Lets another order arrive.
     pub(crate) fn arrive(&mut self, random: &mut ChaCha8Rng) {
         let at = random.random_range(0..self.partitions.len());
         self.arrived[at] = (self.arrived[at] + 1).min(self.partitions[at].len());
     }
 
-    /// All orders arrive.
+    /// Lets all orders arrive.
     pub(crate) fn arrive_all(&mut self) {
         self.arrived = self.partitions.iter().map(Vec::len).collect();
     }
 }
 
-/// The place of a partition in a list of all.
+/// Returns the index of a partition in a list of all.
 pub(crate) fn index(partition: Partition) -> usize {
     usize::try_from(partition.0).expect("a partition's number")
 }

@@ -1,5 +1,5 @@
-//! One validator: the real machine and the real verdicts, in a shell that does its actions as the program
-//! does, a little at a time.
+//! One validator: the real state machine and verdicts, in a shell that performs actions as the program does,
+//! one at a time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -10,47 +10,46 @@ use pipeline::admission::{
 };
 use records::{Offset, Partition, Timestamp};
 
-use crate::admission::broker::{Record, Refusal, Topic};
-use crate::admission::checker::{Promise, Violation, broken};
+use crate::admission::broker::{BrokerError, Record, Topic};
+use crate::admission::checker::{Guarantee, Violation, violation};
 use crate::admission::disk::Store;
-use crate::admission::group::{Meta, Notice, ProcessId};
+use crate::admission::group::{GroupEvent, GroupMetadata, ProcessId};
 use crate::admission::mutations::Mutation;
 use crate::admission::orders::index;
-use crate::admission::producer::{Ended, Ending, Producer};
-use crate::admission::restoring::{Job, Outcome, Restored};
-use crate::admission::world::Env;
+use crate::admission::producer::{CommitOutcome, Producer, TransactionCommit};
+use crate::admission::restore_job::{Outcome, RestoreJob, Restored};
+use crate::admission::simulation::Env;
 
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) instance: usize,
-    /// The machine that it runs on, by its disk.
+    /// Host, by the index of its disk.
     pub(crate) host: usize,
     pub(crate) asleep_until: u64,
-    /// It has been asked to stop.
-    pub(crate) stops: bool,
-    /// It has ended by itself.
+    pub(crate) stop_requested: bool,
+    /// `true` once the process has exited.
     pub(crate) left: bool,
-    /// Another member has its instance id; it holds nothing, and joins again when the id is nobody's.
-    awaits_name: bool,
-    admission: Admission<Meta>,
-    actions: VecDeque<Action<Meta>>,
-    doing: Option<Doing>,
+    /// Another member has its instance id. It has no partitions, and joins again when the id is vacant.
+    awaits_instance_id: bool,
+    admission: Admission<GroupMetadata>,
+    actions: VecDeque<Action<GroupMetadata>>,
+    operation: Option<Operation>,
     stores: BTreeMap<Partition, Store>,
-    /// One partition's restores run one after the other.
-    jobs: BTreeMap<Partition, VecDeque<Job>>,
+    /// Restores of each partition, which run one after the other.
+    restores: BTreeMap<Partition, VecDeque<RestoreJob>>,
     results: VecDeque<Restored>,
     producer: Option<Producer>,
-    /// The consumer: the next offset of each started partition, and whether it is paused.
+    /// Consumer: next offset of each started partition, and `true` if it is paused.
     started: BTreeMap<Partition, (Offset, bool)>,
-    /// As the machine was told it last.
-    meta: Option<Meta>,
-    /// For mutations that go on without asking Kafka.
+    /// Group metadata of the last event.
+    meta: Option<GroupMetadata>,
+    /// Committed offsets, for mutations that do not ask Kafka.
     known: BTreeMap<Partition, Offset>,
 }
 
-/// What takes a while; nothing is polled meanwhile.
-enum Doing {
-    End(Ending),
+/// Operation that takes several steps. The consumer is not polled meanwhile.
+enum Operation {
+    End(TransactionCommit),
     Open,
 }
 
@@ -74,14 +73,14 @@ impl Process {
             instance,
             host,
             asleep_until: 0,
-            stops: false,
+            stop_requested: false,
             left: false,
-            awaits_name: false,
+            awaits_instance_id: false,
             admission: Admission::new(rules, limits, env.now),
             actions: VecDeque::new(),
-            doing: None,
+            operation: None,
             stores: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            restores: BTreeMap::new(),
             results: VecDeque::new(),
             producer: None,
             started: BTreeMap::new(),
@@ -90,25 +89,25 @@ impl Process {
         }
     }
 
-    /// A turn of the run loop, or a part of one.
+    /// Runs a turn of the run loop, or a part of one.
     pub(crate) fn step(&mut self, env: &mut Env) -> Result<(), Violation> {
         if env.chance(1, 2)
             && let Some(producer) = &mut self.producer
         {
             producer.pump(env);
         }
-        match self.doing.take() {
-            Some(doing) => self.go_on(doing, env)?,
-            None if self.actions.is_empty() && self.awaits_name => self.look(env),
+        match self.operation.take() {
+            Some(operation) => self.advance(operation, env)?,
+            None if self.actions.is_empty() && self.awaits_instance_id => self.check_instance_id(env),
             None if self.actions.is_empty() => self.next_event(env)?,
             None => {}
         }
-        while self.doing.is_none() && !self.left {
+        while self.operation.is_none() && !self.left {
             let Some(action) = self.actions.pop_front() else {
                 return self.check(env);
             };
             self.perform(action, env)?;
-            // A crash, or anything else, may come between two actions.
+            // A crash, or anything else, may happen between two actions.
             if env.chance(1, 5) {
                 return Ok(());
             }
@@ -116,35 +115,41 @@ impl Process {
         Ok(())
     }
 
-    /// Whether a restore is under way.
+    /// Returns `true` if a restore is running.
     pub(crate) fn restores(&self) -> bool {
-        self.jobs.values().any(|jobs| !jobs.is_empty())
+        self.restores.values().any(|restores| !restores.is_empty())
     }
 
-    /// A turn of one of the restore threads.
+    /// Runs a step of one of the restore threads.
     pub(crate) fn step_restore(&mut self, env: &mut Env) {
-        let with_jobs = self.jobs.values().filter(|jobs| !jobs.is_empty()).count();
-        if with_jobs == 0 {
+        let with_restores = self
+            .restores
+            .values()
+            .filter(|restores| !restores.is_empty())
+            .count();
+        if with_restores == 0 {
             return;
         }
-        let number = env.draw(with_jobs);
-        let mut jobs = self.jobs.values_mut().filter(|jobs| !jobs.is_empty());
-        let Some(jobs) = jobs.nth(number) else {
+        let number = env.draw(with_restores);
+        let mut restores = self.restores.values_mut().filter(|restores| !restores.is_empty());
+        let Some(restores) = restores.nth(number) else {
             return;
         };
-        if let Some(restored) = jobs.front_mut().and_then(|job| job.step(self.host, env)) {
-            jobs.pop_front();
+        if let Some(restored) = restores
+            .front_mut()
+            .and_then(|restore| restore.step(self.host, env))
+        {
+            restores.pop_front();
             self.results.push_back(restored);
         }
     }
 
-    /// The process is killed.
     pub(crate) fn killed(self, env: &mut Env) {
-        env.group.gone(self.id);
+        env.group.process_died(self.id);
         self.end(env);
     }
 
-    /// What is left of a process that has ended, however.
+    /// Removes a process that has exited or was killed.
     pub(crate) fn end(self, env: &mut Env) {
         if let Some(producer) = self.producer {
             env.forget(producer.from);
@@ -160,8 +165,8 @@ impl Process {
     }
 
     fn next_event(&mut self, env: &mut Env) -> Result<(), Violation> {
-        if self.stops {
-            self.tell(Event::Stop, env);
+        if self.stop_requested {
+            self.handle(Event::Stop, env);
             return Ok(());
         }
         let first = env.draw(4);
@@ -173,14 +178,14 @@ impl Process {
                     }
                 }
                 1 => {
-                    if let Some(notice) = env.group.poll(self.id) {
-                        self.notice(notice, env);
+                    if let Some(group_event) = env.group.poll(self.id) {
+                        self.group_event(group_event, env);
                         return Ok(());
                     }
                 }
                 2 => {
                     if self.admission.due().is_some_and(|due| due <= env.now) {
-                        self.tell(Event::Tick, env);
+                        self.handle(Event::Tick, env);
                         return Ok(());
                     }
                     if env.chance(1, env.persist_every) {
@@ -198,8 +203,8 @@ impl Process {
         Ok(())
     }
 
-    fn tell(&mut self, event: Event<Meta>, env: &mut Env) {
-        env.trace(|| format!("process {} is told {event:?}", self.id));
+    fn handle(&mut self, event: Event<GroupMetadata>, env: &mut Env) {
+        env.trace(|| format!("process {} gets {event:?}", self.id));
         match &event {
             Event::Assigned(_, membership) | Event::Revoked(_, membership) => {
                 self.meta = Some(membership.metadata);
@@ -211,46 +216,46 @@ impl Process {
         }
     }
 
-    fn notice(&mut self, notice: Notice, env: &mut Env) {
-        match notice {
-            Notice::Assigned(partitions, meta) => {
-                self.tell(Event::Assigned(partitions, membership(meta, env)), env);
+    fn group_event(&mut self, group_event: GroupEvent, env: &mut Env) {
+        match group_event {
+            GroupEvent::Assigned(partitions, meta) => {
+                self.handle(Event::Assigned(partitions, membership(meta, env)), env);
             }
-            Notice::Revoked(partitions, meta) => {
-                self.tell(Event::Revoked(partitions, membership(meta, env)), env);
+            GroupEvent::Revoked(partitions, meta) => {
+                self.handle(Event::Revoked(partitions, membership(meta, env)), env);
             }
-            Notice::Lost(partitions) => {
+            GroupEvent::Lost(partitions) => {
                 env.count("partitions lost");
-                self.tell(Event::Lost(partitions), env);
+                self.handle(Event::Lost(partitions), env);
             }
-            Notice::Replaced => self.replaced(env),
+            GroupEvent::Replaced => self.fenced(env),
         }
     }
 
-    fn replaced(&mut self, env: &mut Env) {
+    fn fenced(&mut self, env: &mut Env) {
         env.trace(|| format!("process {} is replaced", self.id));
         env.count("processes replaced");
-        env.group.gone(self.id);
-        // What was to be done in the former membership is done no more.
+        env.group.process_died(self.id);
+        // Actions of the former membership are not performed.
         self.actions.clear();
         self.started.clear();
-        self.awaits_name = true;
-        self.tell(Event::Expelled, env);
+        self.awaits_instance_id = true;
+        self.handle(Event::Expelled, env);
     }
 
-    /// Looks whose its instance id is: nobody's, perhaps that of a ghost yet, or surely that of another process.
-    fn look(&mut self, env: &mut Env) {
+    /// Checks the owner of the instance id: vacant, perhaps a stale member, or a live process.
+    fn check_instance_id(&mut self, env: &mut Env) {
         if env.group.is_free(self.instance) {
-            env.count("memberships begun again");
+            env.count("rejoins");
             env.group.start(self.id, self.instance);
-            self.awaits_name = false;
-        } else if self.stops || env.group.is_alive(self.instance) && env.chance(1, 20) {
+            self.awaits_instance_id = false;
+        } else if self.stop_requested || env.group.is_alive(self.instance) && env.chance(1, 20) {
             self.left = true;
         }
     }
 
-    pub(crate) fn awaits_name(&self) -> bool {
-        self.awaits_name
+    pub(crate) fn awaits_instance_id(&self) -> bool {
+        self.awaits_instance_id
     }
 
     fn restored(&mut self, restored: Restored, env: &mut Env) -> Result<(), Violation> {
@@ -259,7 +264,7 @@ impl Process {
             mut token,
             outcome,
         } = restored;
-        if env.is(Mutation::OldRestoreCounts)
+        if env.is(Mutation::OldRestoreAccepted)
             && let Some(PartitionState::Restoring(wanted)) = self.admission.partitions().get(&partition)
         {
             token = *wanted;
@@ -268,19 +273,19 @@ impl Process {
         match outcome {
             Outcome::Ready(store, next) if wanted => {
                 self.stores.insert(partition, store);
-                self.tell(Event::Restored(partition, token, next), env);
+                self.handle(Event::Restored(partition, token, next), env);
                 Ok(())
             }
-            Outcome::Refused(reason) => broken(
-                Promise::Drain,
-                format!("{partition} is refused, and nothing was lost: {reason}"),
+            Outcome::Refused(reason) => violation(
+                Guarantee::Drain,
+                format!("{partition} is halted without a loss: {reason}"),
             ),
-            // A store that is dropped keeps what was durable.
+            // A store that is dropped keeps its durable state.
             Outcome::Ready(..) | Outcome::Cancelled => Ok(()),
         }
     }
 
-    /// Takes the next record of a started partition. `false` if there is none.
+    /// Takes the next record of a started partition. Returns `false` if there is none.
     fn record(&mut self, env: &mut Env) -> bool {
         let first = env.draw(env.partitions.len());
         for turn in 0..env.partitions.len() {
@@ -299,7 +304,7 @@ impl Process {
     fn admit(&mut self, partition: Partition, next: Offset, env: &mut Env) {
         let fails = env.faults && env.chance(1, 200);
         let wall = Timestamp(i64::try_from(env.steps).expect("few steps"));
-        let overlay_kept = env.is(Mutation::OverlayKept);
+        let aborted_overlay_kept = env.is(Mutation::AbortedOverlayKept);
         let orders = std::rc::Rc::clone(&env.orders);
         let order = orders.at(partition, next).expect("an order");
         self.started.insert(partition, (order.offset.next(), false));
@@ -316,7 +321,7 @@ impl Process {
             let store = stores.get(&partition).filter(|_| !fails).ok_or(())?;
             let kept = || ever_sent.get(&(self.id, partition, key.clone())).copied();
             let found = store.content.entries.get(key).copied();
-            Ok::<_, ()>(found.or_else(|| overlay_kept.then(kept).flatten()))
+            Ok::<_, ()>(found.or_else(|| aborted_overlay_kept.then(kept).flatten()))
         });
         match taken {
             Ok(Taken::NotRunning) => {}
@@ -331,21 +336,21 @@ impl Process {
             }
             Err(()) => {
                 env.count("stores failed");
-                self.tell(Event::StoreFailed(partition), env);
+                self.handle(Event::StoreFailed(partition), env);
             }
         }
     }
 
     fn send(&mut self, partition: Partition, source: Offset, verdict: Verdict, begins: bool, env: &mut Env) {
         let Some(producer) = &mut self.producer else {
-            self.tell(Event::Failed, env);
+            self.handle(Event::Failed, env);
             return;
         };
         if begins {
             producer.begin();
         }
         if producer.has_failed {
-            self.tell(Event::Failed, env);
+            self.handle(Event::Failed, env);
             return;
         }
         match verdict {
@@ -361,7 +366,7 @@ impl Process {
                         store.persist(&mut env.disks[self.host], partition);
                     }
                 }
-                if env.is(Mutation::OverlayKept) {
+                if env.is(Mutation::AbortedOverlayKept) {
                     env.ever_sent.insert((self.id, partition, key.clone()), entry);
                 }
                 producer.send((Topic::Outbox, partition), Record { source, change: None });
@@ -375,17 +380,17 @@ impl Process {
         }
     }
 
-    fn perform(&mut self, action: Action<Meta>, env: &mut Env) -> Result<(), Violation> {
-        env.trace(|| format!("process {} does {action:?}", self.id));
+    fn perform(&mut self, action: Action<GroupMetadata>, env: &mut Env) -> Result<(), Violation> {
+        env.trace(|| format!("process {} performs {action:?}", self.id));
         match action {
             Action::Accept(_) => env.group.accept(self.id),
             Action::Restore(partition, token) => self.restore(partition, token, env),
             Action::CancelRestore(partition) => {
-                for job in self.jobs.entry(partition).or_default() {
-                    job.cancelled = true;
+                for restore in self.restores.entry(partition).or_default() {
+                    restore.cancelled = true;
                 }
             }
-            Action::Start(partition, offset) => return self.begin(partition, offset, env),
+            Action::Start(partition, offset) => return self.start_partition(partition, offset, env),
             Action::Pause(partitions) => {
                 for partition in partitions {
                     if let Some((_, paused)) = self.started.get_mut(&partition) {
@@ -393,12 +398,14 @@ impl Process {
                     }
                 }
             }
-            Action::End(offsets, meta) => self.doing = Some(Doing::End(Ending::new(offsets, meta))),
+            Action::End(offsets, meta) => {
+                self.operation = Some(Operation::End(TransactionCommit::new(offsets, meta)));
+            }
             Action::Apply(partition, admitted, checkpoint) => {
                 self.apply(partition, admitted, checkpoint, env);
             }
             Action::Abandon => self.abandon(env),
-            Action::OpenProducer => self.doing = Some(Doing::Open),
+            Action::OpenProducer => self.operation = Some(Operation::Open),
             Action::Close(partition) => {
                 if let Some(mut store) = self.stores.remove(&partition) {
                     store.persist(&mut env.disks[self.host], partition);
@@ -411,7 +418,7 @@ impl Process {
             Action::GiveUp(partitions) => {
                 self.started
                     .retain(|partition, _| !partitions.contains(partition));
-                env.group.give_up(self.id, &partitions);
+                env.group.release(self.id, &partitions);
             }
             Action::Leave => {
                 env.group.leave(self.id);
@@ -423,14 +430,14 @@ impl Process {
 
     fn restore(&mut self, partition: Partition, token: Token, env: &mut Env) {
         let store = self.stores.remove(&partition);
-        let jobs = self.jobs.entry(partition).or_default();
-        for job in jobs.iter_mut() {
-            job.cancelled = true;
+        let restores = self.restores.entry(partition).or_default();
+        for restore in restores.iter_mut() {
+            restore.cancelled = true;
         }
         if env.is(Mutation::UnknownIsAborted)
             && let (Some(_), Some(next)) = (&store, self.known.get(&partition).copied())
         {
-            let outcome = Outcome::Ready(store.expect("it was just there"), next);
+            let outcome = Outcome::Ready(store.expect("checked above"), next);
             self.results.push_back(Restored {
                 partition,
                 token,
@@ -439,15 +446,20 @@ impl Process {
             return;
         }
         env.count("restores");
-        jobs.push_back(Job::new(partition, token, store));
+        restores.push_back(RestoreJob::new(partition, token, store));
     }
 
-    fn begin(&mut self, partition: Partition, offset: Offset, env: &mut Env) -> Result<(), Violation> {
+    fn start_partition(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        env: &mut Env,
+    ) -> Result<(), Violation> {
         self.started.insert(partition, (offset, false));
         self.known.insert(partition, offset);
         if self.is_owner(partition, env) {
             let content = self.stores.get(&partition).map(|store| &store.content);
-            env.checker.works(partition, offset, content)?;
+            env.checker.check_running(partition, offset, content)?;
             if let Some(content) = content {
                 env.trace(|| format!("with {content:?}"));
                 env.checker.restored(&env.broker, partition, content)?;
@@ -473,12 +485,12 @@ impl Process {
 
     fn apply(&mut self, partition: Partition, admitted: Admitted, mut checkpoint: Offset, env: &mut Env) {
         let Some(store) = self.stores.get_mut(&partition) else {
-            self.tell(Event::StoreFailed(partition), env);
+            self.handle(Event::StoreFailed(partition), env);
             return;
         };
         if env.faults && env.chance(1, 100) {
             env.count("stores failed");
-            self.tell(Event::StoreFailed(partition), env);
+            self.handle(Event::StoreFailed(partition), env);
             return;
         }
         if env.is(Mutation::CheckpointAtLogEnd) {
@@ -498,10 +510,10 @@ impl Process {
         }
     }
 
-    fn go_on(&mut self, doing: Doing, env: &mut Env) -> Result<(), Violation> {
-        match doing {
-            Doing::Open => self.open(env),
-            Doing::End(ending) => self.end_transaction(ending, env),
+    fn advance(&mut self, operation: Operation, env: &mut Env) -> Result<(), Violation> {
+        match operation {
+            Operation::Open => self.open(env),
+            Operation::End(commit) => self.end_transaction(commit, env),
         }
         Ok(())
     }
@@ -512,60 +524,60 @@ impl Process {
             Some(Mutation::ProducerReused | Mutation::UnknownIsAborted)
         );
         if keeps && self.producer.is_some() {
-            self.tell(Event::ProducerOpened, env);
+            self.handle(Event::ProducerOpened, env);
             return;
         }
         let id = env.transactional_id(self.instance, self.id);
         match env.broker.init(id) {
-            // The answer is lost.
-            Ok(_) if env.faults && env.chance(1, 40) => self.tell(Event::ProducerFailed, env),
+            // The response is lost.
+            Ok(_) if env.faults && env.chance(1, 40) => self.handle(Event::ProducerFailed, env),
             Ok(epoch) => {
                 self.producer = Some(env.producer(id, epoch));
-                self.tell(Event::ProducerOpened, env);
+                self.handle(Event::ProducerOpened, env);
             }
-            Err(Refusal::Concurrent) if env.faults && env.chance(1, 20) => {
-                self.tell(Event::ProducerFailed, env);
+            Err(BrokerError::Concurrent) if env.faults && env.chance(1, 20) => {
+                self.handle(Event::ProducerFailed, env);
             }
-            Err(Refusal::Concurrent | Refusal::Fenced) => self.doing = Some(Doing::Open),
+            Err(BrokerError::Concurrent | BrokerError::Fenced) => self.operation = Some(Operation::Open),
         }
     }
 
-    fn end_transaction(&mut self, mut ending: Ending, env: &mut Env) {
+    fn end_transaction(&mut self, mut commit: TransactionCommit, env: &mut Env) {
         let Some(producer) = &mut self.producer else {
-            self.tell(Event::Failed, env);
+            self.handle(Event::Failed, env);
             return;
         };
         let reached: HashMap<Partition, Offset> = producer.reached.clone();
-        match ending.go_on(self.id, producer, env) {
-            None => self.doing = Some(Doing::End(ending)),
-            Some(Ended::Committed) => {
+        match commit.advance(self.id, producer, env) {
+            None => self.operation = Some(Operation::End(commit)),
+            Some(CommitOutcome::Committed) => {
                 env.count(if env.faults {
-                    "transactions committed amid faults"
+                    "transactions committed during faults"
                 } else {
-                    "transactions committed in the calm"
+                    "transactions committed after the faults"
                 });
                 let reached = producer.reached.clone();
-                self.known.extend(ending.offsets);
-                self.tell(Event::Committed(reached), env);
+                self.known.extend(commit.offsets);
+                self.handle(Event::Committed(reached), env);
             }
-            Some(Ended::CommittedRetireProducer) => {
-                env.count("commits that were sent again");
+            Some(CommitOutcome::CommittedRetireProducer) => {
+                env.count("commits with a resent EndTxn");
                 let reached = producer.reached.clone();
-                self.known.extend(ending.offsets);
-                self.tell(Event::CommittedRetireProducer(reached), env);
+                self.known.extend(commit.offsets);
+                self.handle(Event::CommittedRetireProducer(reached), env);
             }
-            Some(Ended::Unknown) if env.is(Mutation::UnknownIsCommitted) => {
-                self.tell(Event::Committed(reached), env);
+            Some(CommitOutcome::Unknown) if env.is(Mutation::UnknownIsCommitted) => {
+                self.handle(Event::Committed(reached), env);
             }
-            Some(Ended::Aborted) => {
+            Some(CommitOutcome::Aborted) => {
                 env.count("transactions aborted");
-                self.tell(Event::Failed, env);
+                self.handle(Event::Failed, env);
             }
-            Some(Ended::Unknown) => {
-                env.count("outcomes unknown");
-                self.tell(Event::Failed, env);
+            Some(CommitOutcome::Unknown) => {
+                env.count("unknown outcomes");
+                self.handle(Event::Failed, env);
             }
-            Some(Ended::Replaced) => self.replaced(env),
+            Some(CommitOutcome::Replaced) => self.fenced(env),
         }
     }
 
@@ -574,21 +586,21 @@ impl Process {
             .is_some_and(|meta| env.group.owns(self.id, meta, partition))
     }
 
-    /// Between two turns: what this process works on as its owner equals what is decided.
+    /// Checks the running partitions that this process owns.
     fn check(&self, env: &Env) -> Result<(), Violation> {
-        for (partition, stage) in self.admission.partitions() {
-            let PartitionState::Running { committed } = stage else {
+        for (partition, state) in self.admission.partitions() {
+            let PartitionState::Running { committed } = state else {
                 continue;
             };
             if self.is_owner(*partition, env) {
                 let content = self.stores.get(partition).map(|store| &store.content);
-                env.checker.works(*partition, *committed, content)?;
+                env.checker.check_running(*partition, *committed, content)?;
             }
         }
         Ok(())
     }
 
-    /// Whether it works on a partition as its owner, for the end.
+    /// Returns `true` if the process runs a partition as its owner.
     pub(crate) fn works_on(&self, partition: Partition, env: &Env) -> bool {
         debug_assert!(index(partition) < env.partitions.len());
         let runs = matches!(
@@ -599,8 +611,8 @@ impl Process {
     }
 }
 
-fn membership(meta: Meta, env: &Env) -> Membership<Meta> {
-    let member = if env.is(Mutation::RejoinUnheard) {
+fn membership(meta: GroupMetadata, env: &Env) -> Membership<GroupMetadata> {
+    let member = if env.is(Mutation::RejoinUndetected) {
         1
     } else {
         meta.member

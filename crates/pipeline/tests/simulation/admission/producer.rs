@@ -1,63 +1,63 @@
-//! A transactional producer as the program holds it, and the requests it has on the wire.
+//! Transactional producer of a process, and its requests on the network.
 
 use std::collections::HashMap;
 
 use records::{Offset, Partition};
 
-use crate::admission::broker::{Id, Place, Record, Refusal, Topic};
-use crate::admission::group::{Meta, Outsider};
+use crate::admission::broker::{BrokerError, Record, Topic, TopicPartition, TransactionalId};
+use crate::admission::group::{GroupMetadata, MembershipError};
 use crate::admission::mutations::Mutation;
-use crate::admission::world::Env;
+use crate::admission::simulation::Env;
 
-/// Tells producers apart: each one that was ever opened has its own.
+/// Identifies a producer. Each opened producer has its own.
 pub(crate) type ProducerId = u64;
 
-/// A request that is on its way to a broker. It arrives sooner or later, also after its sender is gone.
+/// Request on the network. It arrives at any later time, also after its sender is gone.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) from: ProducerId,
-    pub(crate) id: Id,
+    pub(crate) id: TransactionalId,
     pub(crate) epoch: u32,
     pub(crate) request: Request,
 }
 
 #[derive(Debug)]
 pub(crate) enum Request {
-    Produce(Place, Vec<Record>),
-    Offsets(Vec<(Partition, Offset)>, Meta),
+    Produce(TopicPartition, Vec<Record>),
+    Offsets(Vec<(Partition, Offset)>, GroupMetadata),
     End { commit: bool },
 }
 
-/// What comes back, if it does.
+/// Response to a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Reply {
-    Produced(Place, Result<Offset, Refusal>),
-    Offsets(Result<(), NotTaken>),
-    Ended(Result<(), Refusal>),
+pub(crate) enum Response {
+    Produced(TopicPartition, Result<Offset, BrokerError>),
+    Offsets(Result<(), OffsetsError>),
+    EndTxn(Result<(), BrokerError>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotTaken {
-    Group(Outsider),
+pub(crate) enum OffsetsError {
+    Group(MembershipError),
     Transaction,
 }
 
 pub(crate) struct Producer {
     pub(crate) from: ProducerId,
-    pub(crate) id: Id,
+    pub(crate) id: TransactionalId,
     epoch: u32,
     /// Records that are not sent yet.
-    waiting: Vec<(Place, Vec<Record>)>,
-    /// Produce requests without an answer.
+    waiting: Vec<(TopicPartition, Vec<Record>)>,
+    /// Number of produce requests without a response.
     in_flight: usize,
     is_open: bool,
     pub(crate) has_failed: bool,
-    /// For each partition, the changelog offset behind the last record of the transaction.
+    /// Changelog offset after the last record of the transaction, for each partition.
     pub(crate) reached: HashMap<Partition, Offset>,
 }
 
 impl Producer {
-    pub(crate) fn new(from: ProducerId, id: Id, epoch: u32) -> Self {
+    pub(crate) fn new(from: ProducerId, id: TransactionalId, epoch: u32) -> Self {
         Self {
             from,
             id,
@@ -76,38 +76,40 @@ impl Producer {
         self.is_open = true;
     }
 
-    pub(crate) fn send(&mut self, place: Place, record: Record) {
-        match self.waiting.iter_mut().find(|(at, _)| *at == place) {
+    pub(crate) fn send(&mut self, partition: TopicPartition, record: Record) {
+        match self.waiting.iter_mut().find(|(at, _)| *at == partition) {
             Some((_, records)) => records.push(record),
-            None => self.waiting.push((place, vec![record])),
+            None => self.waiting.push((partition, vec![record])),
         }
     }
 
-    /// What librdkafka's threads do meanwhile: take in answers, and send what waits.
+    /// Does the work of librdkafka's threads: takes responses and sends queued records.
     pub(crate) fn pump(&mut self, env: &mut Env) {
-        while let Some(reply) = env.reply(self.from, |reply| matches!(reply, Reply::Produced(..))) {
-            let Reply::Produced(place, produced) = reply else {
+        while let Some(response) =
+            env.response(self.from, |response| matches!(response, Response::Produced(..)))
+        {
+            let Response::Produced(partition, produced) = response else {
                 continue;
             };
             self.in_flight = self.in_flight.saturating_sub(1);
             match produced {
-                Ok(behind) if place.0 == Topic::Changelog => {
-                    self.reached.insert(place.1, behind);
+                Ok(behind) if partition.0 == Topic::Changelog => {
+                    self.reached.insert(partition.1, behind);
                 }
                 Ok(_) => {}
                 Err(_) => self.has_failed = true,
             }
         }
         while !self.has_failed && !self.waiting.is_empty() {
-            let place = self.waiting[0].0;
-            match env.broker.add(self.id, self.epoch, Some(place), env.steps) {
+            let partition = self.waiting[0].0;
+            match env.broker.add(self.id, self.epoch, Some(partition), env.steps) {
                 Ok(()) => {
-                    let (place, records) = self.waiting.remove(0);
+                    let (partition, records) = self.waiting.remove(0);
                     self.in_flight += 1;
-                    self.request(Request::Produce(place, records), env);
+                    self.request(Request::Produce(partition, records), env);
                 }
-                Err(Refusal::Concurrent) => break,
-                Err(Refusal::Fenced) => self.has_failed = true,
+                Err(BrokerError::Concurrent) => break,
+                Err(BrokerError::Fenced) => self.has_failed = true,
             }
         }
     }
@@ -120,13 +122,13 @@ impl Producer {
         self.waiting.is_empty() && self.in_flight == 0
     }
 
-    /// Takes the group's offsets into the transaction; their request is on its way then.
+    /// Adds the group's offsets to the transaction, and sends them.
     pub(crate) fn add_offsets(
         &self,
         offsets: &[(Partition, Offset)],
-        meta: Meta,
+        meta: GroupMetadata,
         env: &mut Env,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), BrokerError> {
         env.broker.add(self.id, self.epoch, None, env.steps)?;
         self.request(Request::Offsets(offsets.to_vec(), meta), env);
         Ok(())
@@ -136,9 +138,9 @@ impl Producer {
         self.request(Request::End { commit }, env);
     }
 
-    /// Begun anew after an abort, as a client does that keeps its producer.
+    /// Aborts and starts again with the same producer, as a client does that reuses it.
     pub(crate) fn aborted(&mut self, env: &mut Env) {
-        // Whatever the answer is, this client takes it for done.
+        // This client treats every response as success.
         let _ = env.broker.end(self.id, self.epoch, false);
         self.waiting.clear();
         self.has_failed = false;
@@ -146,7 +148,7 @@ impl Producer {
         env.forget(self.from);
     }
 
-    /// Dropped: it may still try to abort what is open.
+    /// Drops the producer, which may still try to abort the open transaction.
     pub(crate) fn abandon(self, env: &mut Env) {
         if self.is_open && env.chance(1, 2) {
             self.end(false, env);
@@ -166,28 +168,28 @@ impl Producer {
     }
 }
 
-/// A transaction that is being ended: records acknowledged, then offsets, then the end itself.
-pub(crate) struct Ending {
+/// Commit of a transaction: records acknowledged, then the offsets, then EndTxn.
+pub(crate) struct TransactionCommit {
     pub(crate) offsets: Vec<(Partition, Offset)>,
-    meta: Meta,
-    stage: PartitionState,
+    meta: GroupMetadata,
+    step: CommitStep,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum PartitionState {
+enum CommitStep {
     Flush,
     Offsets,
     BeforeEnd,
-    /// A request to end was sent again after a disconnect; the first one may still arrive.
+    /// With `resent`, EndTxn was sent again after a disconnect, and the first request may still arrive.
     End {
         resent: bool,
     },
 }
 
-/// How it ended.
-pub(crate) enum Ended {
+/// Outcome of a commit.
+pub(crate) enum CommitOutcome {
     Committed,
-    /// Committed, by one of two requests, of which the other one may still arrive.
+    /// Committed by one of two requests; the other one may still arrive.
     CommittedRetireProducer,
     Aborted,
     Unknown,
@@ -195,24 +197,29 @@ pub(crate) enum Ended {
     Replaced,
 }
 
-impl Ending {
-    pub(crate) fn new(offsets: Vec<(Partition, Offset)>, meta: Meta) -> Self {
+impl TransactionCommit {
+    pub(crate) fn new(offsets: Vec<(Partition, Offset)>, meta: GroupMetadata) -> Self {
         Self {
             offsets,
             meta,
-            stage: PartitionState::Flush,
+            step: CommitStep::Flush,
         }
     }
 
-    /// Goes on as far as the answers allow. `None` while one is missing.
-    pub(crate) fn go_on(&mut self, process: u32, producer: &mut Producer, env: &mut Env) -> Option<Ended> {
+    /// Advances as far as the responses allow. Returns `None` while one is missing.
+    pub(crate) fn advance(
+        &mut self,
+        process: u32,
+        producer: &mut Producer,
+        env: &mut Env,
+    ) -> Option<CommitOutcome> {
         producer.pump(env);
-        let gives_up = env.gives_up();
-        match self.stage {
-            _ if producer.has_failed && self.stage != (PartitionState::End { resent: false }) => {
-                return Some(Ended::Aborted);
+        let times_out = env.times_out();
+        match self.step {
+            _ if producer.has_failed && self.step != (CommitStep::End { resent: false }) => {
+                return Some(CommitOutcome::Aborted);
             }
-            PartitionState::Flush => {
+            CommitStep::Flush => {
                 let is_pipelined = matches!(
                     env.mutation,
                     Some(Mutation::NoRequireStablePipelined | Mutation::HighWatermarkFirst)
@@ -220,52 +227,52 @@ impl Ending {
                 let is_due = producer.is_flushed() || (is_pipelined && producer.is_sent());
                 if is_due {
                     if env.is(Mutation::MetadataAtSendTime) {
-                        self.meta = env.group.meta_now(process).unwrap_or(self.meta);
+                        self.meta = env.group.current_metadata(process).unwrap_or(self.meta);
                     }
                     if env.is(Mutation::NoGroupMetadata) {
                         self.meta.member = crate::admission::group::NO_MEMBER;
                     }
                     match producer.add_offsets(&self.offsets, self.meta, env) {
-                        Ok(()) => self.stage = PartitionState::Offsets,
-                        Err(Refusal::Concurrent) => {}
-                        Err(Refusal::Fenced) => return Some(Ended::Aborted),
+                        Ok(()) => self.step = CommitStep::Offsets,
+                        Err(BrokerError::Concurrent) => {}
+                        Err(BrokerError::Fenced) => return Some(CommitOutcome::Aborted),
                     }
-                } else if gives_up {
-                    return Some(Ended::Aborted);
+                } else if times_out {
+                    return Some(CommitOutcome::Aborted);
                 }
             }
-            PartitionState::Offsets => {
-                match env.reply(producer.from, |reply| matches!(reply, Reply::Offsets(_))) {
-                    Some(Reply::Offsets(Ok(()))) => self.stage = PartitionState::BeforeEnd,
-                    Some(Reply::Offsets(Err(NotTaken::Group(Outsider::Replaced)))) => {
-                        return Some(Ended::Replaced);
+            CommitStep::Offsets => {
+                match env.response(producer.from, |response| matches!(response, Response::Offsets(_))) {
+                    Some(Response::Offsets(Ok(()))) => self.step = CommitStep::BeforeEnd,
+                    Some(Response::Offsets(Err(OffsetsError::Group(MembershipError::Replaced)))) => {
+                        return Some(CommitOutcome::Replaced);
                     }
-                    Some(_) => return Some(Ended::Aborted),
-                    None if gives_up => return Some(Ended::Aborted),
+                    Some(_) => return Some(CommitOutcome::Aborted),
+                    None if times_out => return Some(CommitOutcome::Aborted),
                     None => {}
                 }
             }
-            PartitionState::BeforeEnd => {
+            CommitStep::BeforeEnd => {
                 if producer.is_flushed() {
                     producer.end(true, env);
-                    self.stage = PartitionState::End { resent: false };
+                    self.step = CommitStep::End { resent: false };
                 }
             }
-            PartitionState::End { resent } => {
-                match env.reply(producer.from, |reply| matches!(reply, Reply::Ended(_))) {
-                    Some(Reply::Ended(Ok(()))) if resent && !env.is(Mutation::ResentEndTrusted) => {
-                        return Some(Ended::CommittedRetireProducer);
+            CommitStep::End { resent } => {
+                match env.response(producer.from, |response| matches!(response, Response::EndTxn(_))) {
+                    Some(Response::EndTxn(Ok(()))) if resent && !env.is(Mutation::ResentEndTxnTrusted) => {
+                        return Some(CommitOutcome::CommittedRetireProducer);
                     }
-                    Some(Reply::Ended(Ok(()))) => {
+                    Some(Response::EndTxn(Ok(()))) => {
                         producer.is_open = false;
-                        return Some(Ended::Committed);
+                        return Some(CommitOutcome::Committed);
                     }
-                    Some(Reply::Ended(Err(Refusal::Concurrent))) => producer.end(true, env),
-                    Some(_) => return Some(Ended::Unknown),
-                    None if gives_up => return Some(Ended::Unknown),
+                    Some(Response::EndTxn(Err(BrokerError::Concurrent))) => producer.end(true, env),
+                    Some(_) => return Some(CommitOutcome::Unknown),
+                    None if times_out => return Some(CommitOutcome::Unknown),
                     None if env.faults && env.chance(1, 20) => {
                         producer.end(true, env);
-                        self.stage = PartitionState::End { resent: true };
+                        self.step = CommitStep::End { resent: true };
                     }
                     None => {}
                 }

@@ -1,4 +1,4 @@
-//! The restore threads of a process: each job asks what the pipeline tells it to ask.
+//! Restore threads of a process: each job sends the requests that the pipeline asks for.
 
 use std::sync::LazyLock;
 
@@ -6,13 +6,13 @@ use pipeline::admission::Token;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
 use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
 
-use crate::admission::broker::{Slot, Topic};
+use crate::admission::broker::{LogEntry, Topic};
 use crate::admission::disk::Store;
 use crate::admission::mutations::Mutation;
-use crate::admission::world::Env;
+use crate::admission::simulation::Env;
 
-/// A restore that a process wants, or no longer wants.
-pub(crate) struct Job {
+/// Restore of a partition, possibly cancelled.
+pub(crate) struct RestoreJob {
     pub(crate) partition: Partition,
     pub(crate) token: Token,
     store: Option<Store>,
@@ -23,7 +23,7 @@ pub(crate) struct Job {
     early_end: Option<Offset>,
 }
 
-/// How a job ended.
+/// Result of a restore.
 pub(crate) struct Restored {
     pub(crate) partition: Partition,
     pub(crate) token: Token,
@@ -48,7 +48,7 @@ static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
 
 const CHUNK: usize = 2;
 
-impl Job {
+impl RestoreJob {
     pub(crate) fn new(partition: Partition, token: Token, store: Option<Store>) -> Self {
         Self {
             partition,
@@ -62,19 +62,19 @@ impl Job {
         }
     }
 
-    /// One step of the thread. `Some` when the job is over.
+    /// Runs one step of the thread. Returns the result when the restore is over.
     pub(crate) fn step(&mut self, host: usize, env: &mut Env) -> Option<Restored> {
-        if self.cancelled && !env.is(Mutation::OldRestoreCounts) {
+        if self.cancelled && !env.is(Mutation::OldRestoreAccepted) {
             return Some(self.over(Outcome::Cancelled));
         }
         if env.faults && env.chance(1, 60) {
-            self.try_again();
+            self.retry();
             return None;
         }
         let Some(answer) = self.ask(host, env) else {
-            // Brokers that do not answer for long, and a position that stands still, end the attempt.
+            // A timeout of the brokers, or a position that does not move, ends the attempt.
             if env.chance(1, 20) {
-                self.try_again();
+                self.retry();
             }
             return None;
         };
@@ -99,7 +99,7 @@ impl Job {
         }
     }
 
-    fn try_again(&mut self) {
+    fn retry(&mut self) {
         let store = self.store.take();
         let cancelled = self.cancelled;
         *self = Self::new(self.partition, self.token, store);
@@ -115,11 +115,11 @@ impl Job {
                     self.early_end = Some(changelog.high_watermark());
                     return None;
                 }
-                let waits = !matches!(
+                let odds = !matches!(
                     env.mutation,
                     Some(Mutation::NoRequireStable | Mutation::NoRequireStablePipelined)
                 );
-                if waits && !env.broker.is_stable(partition) {
+                if odds && !env.broker.is_stable(partition) {
                     return None;
                 }
                 Answer::Committed(env.broker.committed(partition))
@@ -127,7 +127,7 @@ impl Job {
             Question::ChangelogBounds => {
                 let end = match self.early_end {
                     Some(end) => end,
-                    None if env.is(Mutation::LastStableForEnd) => changelog.last_stable(),
+                    None if env.is(Mutation::LastStableOffsetAsEnd) => changelog.last_stable_offset(),
                     None => changelog.high_watermark(),
                 };
                 Answer::ChangelogBounds(Bounds {
@@ -147,14 +147,14 @@ impl Job {
             Question::OutboxIsEmpty => {
                 let outbox = env.broker.log(Topic::Outbox, partition);
                 let committed = outbox.committed().next().is_some();
-                // A guard of its own, that would hide this one.
-                Answer::OutboxIsEmpty(!committed || env.is(Mutation::LastStableForEnd))
+                // Off with this mutation, since it would hide the guard that the mutation removes.
+                Answer::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
             }
             Question::Read(from, to) => return self.read(from, to, host, env),
         })
     }
 
-    /// Reads a little further, as a read_committed consumer does: up to the last stable offset.
+    /// Reads up to three records, as a read_committed consumer does: up to the last stable offset.
     fn read(&mut self, from: Offset, to: Offset, host: usize, env: &mut Env) -> Option<Answer> {
         let (mut position, mut tail) = self
             .reading
@@ -166,17 +166,17 @@ impl Job {
         let stable = if sees_all {
             log.high_watermark()
         } else {
-            log.last_stable()
+            log.last_stable_offset()
         };
         let mut full = Vec::new();
         for _ in 0..records_now {
             if position >= to.min(stable) {
                 break;
             }
-            let record = match log.slot(position) {
-                Slot::Committed(record) => Some(record),
-                Slot::Open(_, record) | Slot::Aborted(record) if sees_all => Some(record),
-                Slot::Open(..) | Slot::Aborted(_) | Slot::Marker => None,
+            let record = match log.entry_at(position) {
+                LogEntry::Committed(record) => Some(record),
+                LogEntry::Open(_, record) | LogEntry::Aborted(record) if sees_all => Some(record),
+                LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
             };
             if let Some((key, entry)) = record.and_then(|record| record.change.as_ref()) {
                 let taken = tail.take(key.as_bytes(), Some(&entry.encode()), position);
@@ -184,9 +184,9 @@ impl Job {
             }
             position = position.next();
         }
-        let gave_up = env.is(Mutation::RestoreTimeOutIsDone) && position >= stable && env.chance(1, 8);
+        let timed_out = env.is(Mutation::RestoreTimeoutIsComplete) && position >= stable && env.chance(1, 8);
         let store = self.store.as_mut().expect("an open store");
-        let is_done = position >= to || gave_up;
+        let is_done = position >= to || timed_out;
         if is_done {
             full.extend(tail.end());
         } else {
@@ -194,10 +194,10 @@ impl Job {
         }
         for chunk in full {
             if env.faults && env.chance(1, 80) {
-                // The disk fails: this store is not to be trusted further.
+                // The disk fails. The store must not be used further.
                 self.store = None;
                 env.disks[host].stores.remove(&self.partition);
-                self.try_again();
+                self.retry();
                 return None;
             }
             write(store, chunk);

@@ -1,6 +1,6 @@
-//! The world of one seed: brokers, group, machines and processes, and a scheduler that draws each next step.
+//! Simulation of one seed: brokers, group, hosts and processes, and a scheduler that draws each next step.
 //!
-//! For some hundred steps there are faults; then they stop, and everything must come to an end.
+//! Faults happen for some hundred steps. Then they stop, and all orders must be processed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -10,27 +10,27 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{Entry, IdempotencyKey, Partition};
 
-use crate::admission::broker::{Broker, Id};
-use crate::admission::checker::{Checker, Promise, Violation, broken};
+use crate::admission::broker::{Broker, TransactionalId};
+use crate::admission::checker::{Checker, Guarantee, Violation, violation};
 use crate::admission::disk::Disk;
 use crate::admission::group::{Group, ProcessId};
 use crate::admission::mutations::Mutation;
 use crate::admission::orders::Orders;
 use crate::admission::process::Process;
-use crate::admission::producer::{Message, NotTaken, Producer, ProducerId, Reply, Request};
+use crate::admission::producer::{Message, OffsetsError, Producer, ProducerId, Request, Response};
 
-pub(crate) struct World {
+pub(crate) struct Simulation {
     env: Env,
     processes: Vec<Process>,
-    /// The machines of each instance. A process is replaced by one on another machine, and may come back later
-    /// to a disk that has not seen what happened meanwhile.
+    /// Hosts of each instance. A process may be replaced by one on another host, and later return to a disk
+    /// with an old state.
     hosts: Vec<Vec<usize>>,
     weights: Weights,
     faulty_steps: u64,
     sleep_steps_max: u64,
 }
 
-/// Everything that processes share.
+/// State that all processes share.
 pub(crate) struct Env {
     pub(crate) random: ChaCha8Rng,
     pub(crate) now: Instant,
@@ -45,49 +45,49 @@ pub(crate) struct Env {
     pub(crate) network: Vec<Message>,
     pub(crate) producers: BTreeSet<ProducerId>,
     pub(crate) checker: Checker,
-    /// What any process has ever put into a transaction, for the mutation that keeps it.
+    /// Entries that each process ever sent, for the mutation that keeps them.
     pub(crate) ever_sent: BTreeMap<(ProcessId, Partition, IdempotencyKey), Entry>,
-    replies: Vec<(ProducerId, Reply)>,
-    producers_ever: ProducerId,
-    processes_ever: ProcessId,
+    responses: Vec<(ProducerId, Response)>,
+    producers_opened: ProducerId,
+    processes_started: ProcessId,
     instances: usize,
-    /// Of so many turns without anything else, one makes a store durable.
+    /// A process persists a store in one of this many idle turns.
     pub(crate) persist_every: u32,
-    /// In so many turns that it waits for an answer, a process gives up once.
-    gives_up_every: u32,
+    /// A process times out in one of this many turns that it odds for a response.
+    timeout_every: u32,
     is_traced: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
-/// How often each kind of step is drawn. They differ from seed to seed, so that in some seeds markers are
-/// written long after the decision, in others requests stay on the wire, and so on.
+/// Weights of the kinds of step. They differ from seed to seed: in some, markers are written long after the
+/// decision, in others requests stay on the network, and so on.
 struct Weights {
     process: u32,
     restore: u32,
     network: u32,
     marker: u32,
     group: u32,
-    unrest: u32,
+    disturb_group: u32,
     arrival: u32,
     fault: u32,
 }
 
-const CALM: Weights = Weights {
+const WITHOUT_FAULTS: Weights = Weights {
     process: 600,
     restore: 200,
     network: 200,
     marker: 150,
     group: 100,
-    unrest: 0,
+    disturb_group: 0,
     arrival: 0,
     fault: 0,
 };
 
-/// Steps with faults; after as many more as this the end must have come.
+/// Maximum number of steps after the faults have stopped.
 const DRAIN_STEPS_MAX: u64 = 30_000;
 
-impl World {
-    pub(crate) fn new(seed: u64, mutation: Option<Mutation>, looks_inside: bool, is_traced: bool) -> Self {
+impl Simulation {
+    pub(crate) fn new(seed: u64, mutation: Option<Mutation>, checks_state: bool, is_traced: bool) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let count = random.random_range(1..3);
         let instances = random.random_range(2..4);
@@ -101,17 +101,17 @@ impl World {
             marker: one_of([15, 80, 300]),
             group: one_of([20, 80, 200]),
             arrival: 20,
-            unrest: one_of([1, 4, 15]),
+            disturb_group: one_of([1, 4, 15]),
             fault: one_of([2, 8, 25]),
         };
         let sleep_steps_max = u64::from(one_of([40, 150, 600]));
         let persist_every = one_of([4, 12, 100]);
-        let gives_up_every = one_of([20, 60, 300]);
+        let timeout_every = one_of([20, 60, 300]);
         let faulty_steps = random.random_range(300..2_000);
         let mut broker = Broker::new(partitions.iter().copied());
-        broker.verifies = mutation != Some(Mutation::NoVerification);
+        broker.verifies_transactions = mutation != Some(Mutation::NoVerification);
         let mut group = Group::new(is_static, partitions.clone());
-        group.checks_members = mutation != Some(Mutation::GenerationAlone);
+        group.checks_members = mutation != Some(Mutation::GenerationOnly);
         let env = Env {
             orders: Rc::new(Orders::draw(&mut random, count)),
             random,
@@ -125,18 +125,18 @@ impl World {
             disks: Vec::new(),
             network: Vec::new(),
             producers: BTreeSet::new(),
-            checker: Checker::new(count, looks_inside),
+            checker: Checker::new(count, checks_state),
             ever_sent: BTreeMap::new(),
-            replies: Vec::new(),
-            producers_ever: 0,
-            processes_ever: 0,
+            responses: Vec::new(),
+            producers_opened: 0,
+            processes_started: 0,
             instances,
             persist_every,
-            gives_up_every,
+            timeout_every,
             is_traced,
             counts: BTreeMap::new(),
         };
-        let mut world = Self {
+        let mut simulation = Self {
             env,
             processes: Vec::new(),
             hosts: vec![Vec::new(); instances],
@@ -145,28 +145,28 @@ impl World {
             sleep_steps_max,
         };
         for instance in 0..instances {
-            world.start_process(instance);
+            simulation.start_process(instance);
         }
-        world
+        simulation
     }
 
-    /// Plays the seed to its end.
-    pub(crate) fn play(mut self) -> Result<BTreeMap<&'static str, u64>, Violation> {
-        while self.env.faults || !self.is_over() {
+    /// Runs the seed to its end.
+    pub(crate) fn run(mut self) -> Result<BTreeMap<&'static str, u64>, Violation> {
+        while self.env.faults || !self.is_finished() {
             self.env.steps += 1;
             self.env.now += Duration::from_millis(self.env.random.random_range(0..8));
             if self.env.faults && self.env.steps > self.faulty_steps {
                 self.env.faults = false;
                 self.env.trace(|| "the faults stop".into());
-                self.weights = CALM;
+                self.weights = WITHOUT_FAULTS;
                 Rc::make_mut(&mut self.env.orders).arrive_all();
             }
             if self.env.steps > self.faulty_steps + DRAIN_STEPS_MAX {
-                return broken(Promise::Drain, self.stuck());
+                return violation(Guarantee::Drain, self.progress());
             }
             self.step()?;
         }
-        self.env.checker.ended(&self.env.broker, &self.env.orders)?;
+        self.env.checker.check_final(&self.env.broker, &self.env.orders)?;
         *self.env.counts.entry("steps").or_default() += self.env.steps;
         Ok(self.env.counts)
     }
@@ -178,11 +178,20 @@ impl World {
             network,
             marker,
             group,
-            unrest,
+            disturb_group,
             arrival,
             fault,
         } = self.weights;
-        let kinds = [process, restore, network, marker, group, unrest, arrival, fault];
+        let kinds = [
+            process,
+            restore,
+            network,
+            marker,
+            group,
+            disturb_group,
+            arrival,
+            fault,
+        ];
         let mut drawn = self.env.random.random_range(0..kinds.iter().sum());
         let mut kind = 0;
         while drawn >= kinds[kind] {
@@ -202,7 +211,7 @@ impl World {
                 self.env.trace(|| format!("marker written: {written:?}"));
             }
             4 => self.group_turn(),
-            5 if self.env.faults => self.unrest(),
+            5 if self.env.faults => self.disturb_group(),
             6 if self.env.faults => {
                 let Env { orders, random, .. } = &mut self.env;
                 Rc::make_mut(orders).arrive(random);
@@ -225,42 +234,42 @@ impl World {
         Ok(())
     }
 
-    fn draw_awake(&mut self, is_meant: impl Fn(&Process) -> bool) -> Option<usize> {
+    fn draw_awake(&mut self, is_wanted: impl Fn(&Process) -> bool) -> Option<usize> {
         let count = self.processes.len();
         let first = self.env.draw(count.max(1));
         (first..count)
             .chain(0..first.min(count))
-            .find(|at| self.is_awake(*at) && is_meant(&self.processes[*at]))
+            .find(|at| self.is_awake(*at) && is_wanted(&self.processes[*at]))
     }
 
-    /// What the group does by itself: members learn of their expulsion, and who waits for it gets a rebalance.
+    /// Runs the group: members detect their eviction, and a rebalance that somebody odds for happens.
     fn group_turn(&mut self) {
         for at in 0..self.processes.len() {
             if self.is_awake(at) && self.env.chance(1, 2) {
                 let Env { group, random, .. } = &mut self.env;
-                group.discover(self.processes[at].id, random);
+                group.detect_eviction(self.processes[at].id, random);
             }
         }
         if self.env.group.wants_rebalance() {
             self.rebalance(false);
         }
-        // A dead member that has a live process's name is no member for longer than its session.
-        if self.processes.iter().any(Process::awaits_name) && self.env.chance(1, 20) {
-            self.env.group.bury_dead();
+        // A static member whose process is dead is removed after its session timeout.
+        if self.processes.iter().any(Process::awaits_instance_id) && self.env.chance(1, 20) {
+            self.env.group.remove_dead();
         }
     }
 
-    /// What happens to the group: a member is taken for dead, or partitions move.
-    fn unrest(&mut self) {
+    /// Disturbs the group: a member is evicted, or partitions move.
+    fn disturb_group(&mut self) {
         if self.env.chance(1, 2) {
             self.rebalance(true);
             return;
         }
         let Env { group, random, .. } = &mut self.env;
-        if let Some(process) = group.expel(random) {
-            self.env.count("members expelled");
+        if let Some(process) = group.evict(random) {
+            self.env.count("members evicted");
             self.env
-                .trace(|| format!("the member of process {process} is expelled"));
+                .trace(|| format!("the member of process {process} is evicted"));
         }
     }
 
@@ -275,17 +284,17 @@ impl World {
             faults,
             ..
         } = &mut self.env;
-        // A dead member, or one that does not answer, holds the rebalance up until its session is over.
-        let laggards = group.laggards(|process| awake.contains(&process));
-        if !laggards.is_empty() {
-            let waits = if *faults { 8 } else { 20 };
-            if !random.random_ratio(1, waits) {
+        // A member that is dead or does not respond holds up the rebalance until its session timeout.
+        let unresponsive_members = group.unresponsive_members(|process| awake.contains(&process));
+        if !unresponsive_members.is_empty() {
+            let odds = if *faults { 8 } else { 20 };
+            if !random.random_ratio(1, odds) {
                 return;
             }
             if *faults {
-                group.expel_all(&laggards);
+                group.evict_all(&unresponsive_members);
             } else {
-                group.bury_dead();
+                group.remove_dead();
                 return;
             }
         }
@@ -318,10 +327,10 @@ impl World {
             }
             5 => {
                 self.env.count("stops");
-                process.stops = true;
+                process.stop_requested = true;
             }
             6 if self.env.chance(1, 2) => {
-                // A machine whose process is dead loses its disk, or a file of it.
+                // A host without a process loses its disk, or the files on it.
                 let idle = self
                     .hosts
                     .iter()
@@ -340,7 +349,7 @@ impl World {
                 }
             }
             7 => {
-                // The same instance is started on another machine.
+                // The same instance is started on another host.
                 if self.env.group.is_static() && self.env.chance(1, 2) {
                     self.env.count("second processes");
                     self.env
@@ -361,7 +370,7 @@ impl World {
         }
     }
 
-    /// Starts a process on one of the instance's machines that are free, or on a new one.
+    /// Starts a process on a free host of the instance, or on a new one.
     fn start_process(&mut self, instance: usize) {
         let is_free = |host: &usize| !self.processes.iter().any(|process| process.host == *host);
         let free: Vec<usize> = self.hosts[instance].iter().copied().filter(is_free).collect();
@@ -372,17 +381,17 @@ impl World {
         } else {
             free[self.env.draw(free.len())]
         };
-        self.env.processes_ever += 1;
-        let id = self.env.processes_ever;
+        self.env.processes_started += 1;
+        let id = self.env.processes_started;
         self.env
             .trace(|| format!("process {id} starts as instance {instance} on host {host}"));
         let process = Process::start(id, instance, host, &mut self.env);
         self.processes.push(process);
     }
 
-    fn is_over(&self) -> bool {
+    fn is_finished(&self) -> bool {
         let env = &self.env;
-        env.broker.is_at_rest()
+        env.broker.is_idle()
             && env.network.is_empty()
             && env.partitions.iter().all(|partition| {
                 env.checker.position(*partition) == env.orders.end(*partition)
@@ -393,7 +402,7 @@ impl World {
             })
     }
 
-    fn stuck(&self) -> String {
+    fn progress(&self) -> String {
         let env = &self.env;
         let partitions: Vec<String> = env
             .partitions
@@ -407,22 +416,22 @@ impl World {
             })
             .collect();
         format!(
-            "it does not come to an end: {}; the brokers are {}at rest",
+            "orders are left: {}; the brokers are {}idle",
             partitions.join(", "),
-            if env.broker.is_at_rest() { "" } else { "not " }
+            if env.broker.is_idle() { "" } else { "not " }
         )
     }
 }
 
 impl Env {
-    /// `true` in so many of so many cases.
+    /// Returns `true` in `of` out of `all` cases.
     pub(crate) fn chance(&mut self, of: u32, all: u32) -> bool {
         self.random.random_ratio(of, all)
     }
 
-    /// Whether a process gives up waiting.
-    pub(crate) fn gives_up(&mut self) -> bool {
-        let every = if self.faults { self.gives_up_every } else { 1_000 };
+    /// Returns `true` if a process that odds times out.
+    pub(crate) fn times_out(&mut self) -> bool {
+        let every = if self.faults { self.timeout_every } else { 1_000 };
         self.chance(1, every)
     }
 
@@ -444,39 +453,43 @@ impl Env {
         }
     }
 
-    /// One transactional id for each instance; in the mutation that fences by generation alone, where it
-    /// would fence as well, one for each process.
-    pub(crate) fn transactional_id(&self, instance: usize, process: ProcessId) -> Id {
-        if self.is(Mutation::GenerationAlone) {
+    /// Returns the transactional id: one for each instance. The mutation that fences by generation only has
+    /// one for each process, because a shared id would fence as well.
+    pub(crate) fn transactional_id(&self, instance: usize, process: ProcessId) -> TransactionalId {
+        if self.is(Mutation::GenerationOnly) {
             self.instances + process as usize
         } else {
             instance
         }
     }
 
-    pub(crate) fn producer(&mut self, id: Id, epoch: u32) -> Producer {
-        self.producers_ever += 1;
-        self.producers.insert(self.producers_ever);
-        Producer::new(self.producers_ever, id, epoch)
+    pub(crate) fn producer(&mut self, id: TransactionalId, epoch: u32) -> Producer {
+        self.producers_opened += 1;
+        self.producers.insert(self.producers_opened);
+        Producer::new(self.producers_opened, id, epoch)
     }
 
-    /// The first reply of a kind to a producer.
-    pub(crate) fn reply(&mut self, to: ProducerId, is_wanted: impl Fn(&Reply) -> bool) -> Option<Reply> {
+    /// Takes the first response of a kind to a producer.
+    pub(crate) fn response(
+        &mut self,
+        to: ProducerId,
+        is_wanted: impl Fn(&Response) -> bool,
+    ) -> Option<Response> {
         let at = self
-            .replies
+            .responses
             .iter()
-            .position(|(of, reply)| *of == to && is_wanted(reply))?;
-        Some(self.replies.remove(at).1)
+            .position(|(of, response)| *of == to && is_wanted(response))?;
+        Some(self.responses.remove(at).1)
     }
 
-    /// Replies to a producer that nobody waits for any longer.
+    /// Drops the responses to a producer that is gone.
     pub(crate) fn forget(&mut self, producer: ProducerId) {
-        self.replies.retain(|(to, _)| *to != producer);
+        self.responses.retain(|(to, _)| *to != producer);
     }
 
-    /// The coordinator aborts transactions that are open for too long.
+    /// Aborts transactions that are open for too long, as the coordinator does.
     fn time_out_transactions(&mut self, steps: u64) {
-        let late: Vec<Id> = self.broker.open_longer_than(steps, self.steps).collect();
+        let late: Vec<TransactionalId> = self.broker.open_longer_than(steps, self.steps).collect();
         for id in late {
             self.count("transactions timed out");
             self.trace(|| format!("the transaction of {id} times out"));
@@ -484,12 +497,12 @@ impl Env {
         }
     }
 
-    /// A request arrives. Those of one producer to one partition arrive in their order.
+    /// Delivers a request. Requests of one producer to one partition arrive in their order.
     fn deliver(&mut self) -> Result<(), Violation> {
         let drawn = self.draw(self.network.len());
         let same_way = |message: &Message| match (&message.request, &self.network[drawn].request) {
-            (Request::Produce(place, _), Request::Produce(other, _)) => {
-                place == other && message.from == self.network[drawn].from
+            (Request::Produce(partition, _), Request::Produce(other, _)) => {
+                partition == other && message.from == self.network[drawn].from
             }
             _ => false,
         };
@@ -500,44 +513,45 @@ impl Env {
             epoch,
             request,
         } = self.network.remove(at);
-        let is_heard = self.producers.contains(&from);
-        if !is_heard {
-            self.count("requests after their sender's end");
+        let is_open = self.producers.contains(&from);
+        if !is_open {
+            self.count("requests of producers that are gone");
         }
-        self.trace(|| format!("of producer {from} ({id}, epoch {epoch}) arrives {request:?}"));
-        let reply = match request {
-            Request::Produce(place, records) => {
-                Reply::Produced(place, self.broker.produce(id, epoch, place, records))
+        self.trace(|| format!("request of producer {from} ({id}, epoch {epoch}): {request:?}"));
+        let response = match request {
+            Request::Produce(partition, records) => {
+                Response::Produced(partition, self.broker.produce(id, epoch, partition, records))
             }
-            Request::Offsets(offsets, meta) => Reply::Offsets(match self.group.check(meta) {
-                Err(outsider) => Err(NotTaken::Group(outsider)),
+            Request::Offsets(offsets, meta) => Response::Offsets(match self.group.check(meta) {
+                Err(error) => Err(OffsetsError::Group(error)),
                 Ok(()) => self
                     .broker
                     .add_offsets(id, epoch, &offsets)
-                    .map_err(|_| NotTaken::Transaction),
+                    .map_err(|_| OffsetsError::Transaction),
             }),
             Request::End { commit } => {
                 if commit && self.broker.is_ongoing(id, epoch) {
-                    self.checker.commits(&self.broker, &self.orders, id)?;
+                    self.checker.check_commit(&self.broker, &self.orders, id)?;
                 }
                 let ended = self.broker.end(id, epoch, commit);
-                self.trace(|| format!("its end is answered by {ended:?}"));
-                Reply::Ended(ended.map(|_| ()))
+                self.trace(|| format!("response to EndTxn: {ended:?}"));
+                Response::EndTxn(ended.map(|_| ()))
             }
         };
-        // An answer may be lost; a produce request is then sent again by librdkafka until its time is over.
+        // A response may be lost. librdkafka then resends a produce request until its delivery timeout.
         let is_lost = self.faults && self.chance(1, 40);
-        if is_heard {
-            match reply {
-                Reply::Produced(place, _) if is_lost => {
-                    let timed_out = Err(crate::admission::broker::Refusal::Fenced);
-                    self.replies.push((from, Reply::Produced(place, timed_out)));
+        if is_open {
+            match response {
+                Response::Produced(partition, _) if is_lost => {
+                    let timed_out = Err(crate::admission::broker::BrokerError::Fenced);
+                    self.responses
+                        .push((from, Response::Produced(partition, timed_out)));
                 }
                 _ if is_lost => {}
-                reply => self.replies.push((from, reply)),
+                response => self.responses.push((from, response)),
             }
         }
-        self.trace(|| format!("answered by {:?}", self.replies.last()));
+        self.trace(|| format!("response: {:?}", self.responses.last()));
         Ok(())
     }
 }
