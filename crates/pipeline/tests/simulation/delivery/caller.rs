@@ -1,4 +1,4 @@
-//! One caller: a real delivery, and around it what its program does.
+//! One caller: a real delivery state machine, in a shell that performs actions as the program does.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,11 +15,11 @@ use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
 use crate::delivery::api::{self, PROCESSING_MAX, status};
-use crate::delivery::checks::{Broken, End, Place};
-use crate::delivery::group::{CommitOnItsWay, Notice};
-use crate::delivery::outage::{self, View};
+use crate::delivery::checks::{CallPosition, Outcome, ViolationKind};
+use crate::delivery::group::{GroupEvent, PendingCommit};
+use crate::delivery::outage::{self, BreakerView};
+use crate::delivery::simulation::{Mutation, OutboxRecord, Setup, Simulation};
 use crate::delivery::transactions::{Deferral, State};
-use crate::delivery::world::{Mutation, Pending as Log, Setup, World};
 
 pub(crate) const LIMITS: Limits = Limits {
     calls_in_flight_max: 3,
@@ -37,51 +37,51 @@ pub(crate) const LIMITS: Limits = Limits {
     },
 };
 const LOOKUPS_MAX: u32 = 6;
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
-/// What each call is counted with.
+const ABANDON_AFTER: Duration = Duration::from_secs(3);
+/// Size that each call counts with, in bytes.
 pub(crate) const BYTES: usize = 100;
 
-/// Until when requests of one assignment of a partition may leave; `None`: not at all.
-type ExtendLease = Rc<Cell<Option<Instant>>>;
+/// Time until which requests of one assignment may be sent; `None`: none may be sent.
+type Lease = Rc<Cell<Option<Instant>>>;
 
 pub(crate) struct Caller {
     pub(crate) process: u64,
-    delivery: Delivery<Place>,
+    delivery: Delivery<CallPosition>,
     pub(crate) member: u64,
-    /// Partitions as the consumer has them: accepted, with the next offset if started, and whether paused.
+    /// Consumer: accepted partitions, with the next offset once started, and `true` if paused.
     consumer: BTreeMap<Partition, Option<(Offset, bool)>>,
-    pub(crate) notices: VecDeque<Notice>,
-    pub(crate) due: Vec<(Instant, Due)>,
-    pub(crate) commit: Option<CommitOnItsWay>,
-    /// The deferral that it waits for.
+    pub(crate) group_events: VecDeque<GroupEvent>,
+    pub(crate) steps: Vec<(Instant, Step)>,
+    pub(crate) commit: Option<PendingCommit>,
+    /// Deferral that the caller waits for.
     pub(crate) deferral: Option<u64>,
-    permits: BTreeMap<Partition, ExtendLease>,
-    permitted_until: Option<Instant>,
+    leases: BTreeMap<Partition, Lease>,
+    lease_until: Option<Instant>,
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) stopping: bool,
     finished: bool,
-    pub(crate) view: View,
-    /// The last commit of each partition: for the mutation that sends it once more.
+    pub(crate) breaker_view: BreakerView,
+    /// Last commit of each partition, for the mutation that sends it again.
     pub(crate) last_commits: BTreeMap<Partition, (Offset, String)>,
 }
 
-/// A step that may come next.
+/// Step that is due at some time.
 #[derive(Clone)]
-pub(crate) enum Due {
+pub(crate) enum Step {
     Load(Assignment, Partition),
-    /// The connection asks for the request.
-    Leave(CallId, ExtendLease),
-    ResponseClass(CallId, Response),
+    /// The connection is ready for the request.
+    SendRequest(CallId, Lease),
+    ReceiveResponse(CallId, Response),
     LookUp(CallId),
-    LookedUp(CallId, Response),
-    WaitOver(CallId),
-    /// An end reaches Kafka, or not, and that is told, or not.
+    ReceiveLookup(CallId, Response),
+    WaitElapsed(CallId),
+    /// An outcome is written to Kafka, or not, and acknowledged, or not.
     Publish(CallId, Arc<FinalState>, bool, Option<bool>),
     Commit,
-    /// A deferral's copies and notes reach Kafka.
+    /// Copies and notes of a deferral arrive at Kafka.
     Defer(Deferral),
-    /// The request to commit them does.
-    EndDeferral(Deferral),
+    /// The request to commit a deferral arrives.
+    CommitDeferral(Deferral),
 }
 
 fn classes() -> ResponseClassifier {
@@ -97,20 +97,20 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub(crate) fn place(call: CallId) -> Place {
+pub(crate) fn position(call: CallId) -> CallPosition {
     (call.partition, call.offset)
 }
 
 impl Caller {
     pub(crate) fn new(process: u64, member: u64, setup: &Setup) -> Self {
         let mut limits = LIMITS;
-        limits.deferral.abandon_after = setup.gives_up.then_some(GIVE_UP_AFTER);
+        limits.deferral.abandon_after = setup.abandons.then_some(ABANDON_AFTER);
         if setup.outage_only.is_some() {
-            // A world without faults has a Kafka that answers.
+            // Without faults, Kafka responds in time.
             limits.commit_max = ms(10_000);
         }
         let api_processing_max = match setup.mutation {
-            Some(Mutation::LooksUpAtOnce) => Duration::ZERO,
+            Some(Mutation::NoQuiescence) => Duration::ZERO,
             _ => PROCESSING_MAX,
         };
         let verify = Verify {
@@ -126,22 +126,22 @@ impl Caller {
         let delivery = Delivery::new(limits, classes(), verify);
         Self {
             process,
-            delivery: match setup.pace {
-                Some(pace) => delivery.with_flow_control(pace),
+            delivery: match setup.flow_control {
+                Some(flow_control) => delivery.with_flow_control(flow_control),
                 None => delivery,
             },
             member,
             consumer: BTreeMap::new(),
-            notices: VecDeque::new(),
-            due: Vec::new(),
+            group_events: VecDeque::new(),
+            steps: Vec::new(),
             commit: None,
             deferral: None,
-            permits: BTreeMap::new(),
-            permitted_until: None,
+            leases: BTreeMap::new(),
+            lease_until: None,
             asleep_until: None,
             stopping: false,
             finished: false,
-            view: View::default(),
+            breaker_view: BreakerView::default(),
             last_commits: BTreeMap::new(),
         }
     }
@@ -150,20 +150,20 @@ impl Caller {
         self.delivery.gauges()
     }
 
-    /// When something is due.
+    /// Returns the time of the next step.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
-        let due = self.due.iter().map(|(at, _)| *at);
-        let next = due.chain(self.delivery.wake_at(now)).min();
+        let times = self.steps.iter().map(|(at, _)| *at);
+        let next = times.chain(self.delivery.wake_at(now)).min();
         match (self.asleep_until, next) {
             (Some(until), next) => Some(next.map_or(until, |next| next.max(until))),
             (None, next) => next,
         }
     }
 
-    /// Ends on their way to Kafka.
-    pub(crate) fn publications(&self) -> impl Iterator<Item = (Place, Arc<FinalState>)> + '_ {
-        self.due.iter().filter_map(|(_, due)| match due {
-            Due::Publish(call, ending, true, _) => Some((place(*call), Arc::clone(ending))),
+    /// Returns the outcomes on their way to Kafka.
+    pub(crate) fn publications(&self) -> impl Iterator<Item = (CallPosition, Arc<FinalState>)> + '_ {
+        self.steps.iter().filter_map(|(_, step)| match step {
+            Step::Publish(call, state, true, _) => Some((position(*call), Arc::clone(state))),
             _ => None,
         })
     }
@@ -172,38 +172,38 @@ impl Caller {
         self.commit.is_some() || self.deferral.is_some()
     }
 
-    /// Its calls that are not final, for whoever has to find out why they are not.
+    /// Describes the calls that are not final.
     pub(crate) fn open(&self) -> Vec<String> {
-        let tell = |(id, call): (CallId, &Call<Place>)| {
-            let (process, place, stage) = (self.process, place(id), call.state().0);
-            format!("{process}: {place:?} {}", stage.as_str())
+        let describe = |(id, call): (CallId, &Call<CallPosition>)| {
+            let (process, position, state) = (self.process, position(id), call.state().0);
+            format!("{process}: {position:?} {}", state.as_str())
         };
-        self.delivery.calls().map(tell).collect()
+        self.delivery.calls().map(describe).collect()
     }
 
-    /// Whether it is still at work on a deferral.
+    /// Returns `true` if the caller still works on this deferral.
     pub(crate) fn has_deferral(&self, number: u64) -> bool {
-        self.due.iter().any(|(_, due)| match due {
-            Due::Defer(deferral) | Due::EndDeferral(deferral) => deferral.number() == number,
+        self.steps.iter().any(|(_, step)| match step {
+            Step::Defer(deferral) | Step::CommitDeferral(deferral) => deferral.number() == number,
             _ => false,
         })
     }
 
     fn withhold(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            if let Some(permit) = self.permits.remove(partition) {
-                permit.set(None);
+            if let Some(lease) = self.leases.remove(partition) {
+                lease.set(None);
             }
         }
     }
 }
 
-impl World {
+impl Simulation {
     pub(crate) fn soon(&mut self, max_ms: u64) -> Instant {
         self.now + Duration::from_micros(self.random.random_range(0..max_ms * 1_000))
     }
 
-    /// One step of one caller, if it has one to make.
+    /// Runs a step of a caller. Returns `false` if there is none.
     pub(crate) fn caller_turn(&mut self, at: usize) -> bool {
         let now = self.now;
         let caller = &mut self.callers[at];
@@ -218,12 +218,12 @@ impl World {
             return true;
         }
         if caller.delivery.wake_at(now).is_some_and(|wake| wake <= now) && self.random.random_ratio(1, 2) {
-            self.tell(at, Event::Tick);
+            self.handle(at, Event::Tick);
             return true;
         }
         let caller = &self.callers[at];
-        let ready: Vec<usize> = (0..caller.due.len())
-            .filter(|index| caller.due[*index].0 <= now)
+        let ready: Vec<usize> = (0..caller.steps.len())
+            .filter(|index| caller.steps[*index].0 <= now)
             .collect();
         let started: Vec<Partition> = caller
             .consumer
@@ -231,19 +231,19 @@ impl World {
             .filter(|(_, state)| matches!(state, Some((_, false))))
             .map(|(partition, _)| *partition)
             .collect();
-        let notices = usize::from(!caller.notices.is_empty());
-        let choices = ready.len() + started.len() + notices;
+        let group_events = usize::from(!caller.group_events.is_empty());
+        let choices = ready.len() + started.len() + group_events;
         if choices == 0 {
             return false;
         }
         let choice = self.random.random_range(0..choices);
         if let Some(index) = ready.get(choice) {
-            let (_, due) = self.callers[at].due.swap_remove(*index);
-            self.happen(at, due);
+            let (_, step) = self.callers[at].steps.swap_remove(*index);
+            self.run_step(at, step);
         } else if let Some(partition) = started.get(choice - ready.len()) {
             return self.fetch(at, *partition) || choices > started.len();
-        } else if let Some(notice) = self.callers[at].notices.pop_front() {
-            self.hear(at, notice);
+        } else if let Some(group_event) = self.callers[at].group_events.pop_front() {
+            self.handle_notice(at, group_event);
         }
         true
     }
@@ -253,13 +253,13 @@ impl World {
             return false;
         };
         let until = (Partition(partition.0 + 1), Offset(0));
-        let Some((place, record)) = self.log.range((partition, *next)..until).next() else {
+        let Some((position, record)) = self.log.range((partition, *next)..until).next() else {
             return false;
         };
         match record.transaction.map(|_| self.state(record.transaction)) {
             Some(State::Open) => return false,
             Some(State::Aborted) => {
-                let next_at = place.1.next();
+                let next_at = position.1.next();
                 if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
                     *next = next_at;
                 }
@@ -267,7 +267,7 @@ impl World {
             }
             Some(State::Committed { .. }) | None => {}
         }
-        let is_forgetful = self.setup.mutation == Some(Mutation::DoubtForgotten);
+        let is_forgetful = self.setup.mutation == Some(Mutation::AmbiguityForgotten);
         let continued = record.continued.map(|before| DeferralContext {
             origin: record.origin.1,
             attempts: before.attempts,
@@ -276,53 +276,54 @@ impl World {
             ambiguity: before.ambiguity.filter(|_| !is_forgetful),
             seen_before: self.now.saturating_duration_since(before.first_seen_at),
         });
-        let next_at = place.1.next();
+        let next_at = position.1.next();
         let pending = Pending {
             partition,
-            offset: place.1,
+            offset: position.1,
             key: Some(record.key.clone()),
             bytes: BYTES,
             policy: record.policy,
             continued,
-            payload: *place,
+            payload: *position,
         };
         if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
             *next = next_at;
         }
         if continued.is_some() {
-            self.count("continued");
+            self.count("copies read");
         }
-        self.tell(at, Event::Pending(pending));
+        self.handle(at, Event::Pending(pending));
         true
     }
 
-    fn hear(&mut self, at: usize, notice: Notice) {
+    fn handle_notice(&mut self, at: usize, group_event: GroupEvent) {
         let process = self.callers[at].process;
-        self.note(|| format!("{process} hears {notice:?}"));
-        match notice {
-            Notice::Assigned(partitions) => self.tell(at, Event::Assigned(partitions)),
-            Notice::Revoked(partitions) => self.tell(at, Event::Revoked(partitions)),
-            Notice::Lost => {
+        self.trace(|| format!("{process} gets {group_event:?}"));
+        match group_event {
+            GroupEvent::Assigned(partitions) => self.handle(at, Event::Assigned(partitions)),
+            GroupEvent::Revoked(partitions) => self.handle(at, Event::Revoked(partitions)),
+            GroupEvent::Lost => {
                 let lost = self.callers[at].consumer.keys().copied().collect();
                 self.checks.interruptions.push((process, self.now));
-                self.tell(at, Event::Lost(lost));
+                self.handle(at, Event::Lost(lost));
             }
         }
     }
 
-    fn happen(&mut self, at: usize, due: Due) {
-        match due {
-            Due::Load(assignment, partition)
-                if self.is_unstable(partition) && self.setup.mutation != Some(Mutation::UnstableNotes) =>
+    fn run_step(&mut self, at: usize, step: Step) {
+        match step {
+            Step::Load(assignment, partition)
+                if self.is_unstable(partition)
+                    && self.setup.mutation != Some(Mutation::UnstableNotesRead) =>
             {
                 let again_at = self.soon(20);
                 self.callers[at]
-                    .due
-                    .push((again_at, Due::Load(assignment, partition)));
+                    .steps
+                    .push((again_at, Step::Load(assignment, partition)));
             }
-            Due::Load(assignment, partition) => {
+            Step::Load(assignment, partition) => {
                 let loaded = self.loaded(partition);
-                self.tell(
+                self.handle(
                     at,
                     Event::NotesLoaded {
                         assignment,
@@ -331,56 +332,73 @@ impl World {
                     },
                 );
             }
-            Due::Leave(call, permit) => self.leave(at, call, &permit),
-            Due::ResponseClass(call, report) => {
+            Step::SendRequest(call, lease) => self.send_request(at, call, &lease),
+            Step::ReceiveResponse(call, response) => {
                 let process = self.callers[at].process;
-                let order = self.origin(place(call));
-                let sent_at = self.checks.under_way.remove(&(process, order));
-                if let Response::Status(reply) = &report
-                    && matches!(reply.status, 200 | 422)
+                let order = self.origin(position(call));
+                let sent_at = self.checks.in_flight.remove(&(process, order));
+                if let Response::Status(http) = &response
+                    && matches!(http.status, 200 | 422)
                 {
-                    let clear = self.checks.clear.entry(order).or_default();
-                    clear.extend(sent_at.map(|at| (process, at, place(call))));
+                    let definite = self.checks.definite.entry(order).or_default();
+                    definite.extend(sent_at.map(|at| (process, at, position(call))));
                 }
-                self.note(|| format!("{process} hears of {:?}: {report:?}", place(call)));
-                self.hears(at, &report);
-                let report = outage::mutated(report, &self.setup);
-                self.tell(at, Event::ResponseReceived { call, report });
+                self.trace(|| {
+                    format!(
+                        "{process} gets the response for {:?}: {response:?}",
+                        position(call)
+                    )
+                });
+                self.count_response(at, &response);
+                let response = outage::mutated(response, &self.setup);
+                self.handle(
+                    at,
+                    Event::ResponseReceived {
+                        call,
+                        report: response,
+                    },
+                );
             }
-            Due::LookUp(call) => {
-                let report = match self.is_down() || self.faults && self.random.random_ratio(1, 4) {
+            Step::LookUp(call) => {
+                let response = match self.is_api_down() || self.faults && self.random.random_ratio(1, 4) {
                     true => status(503, None),
-                    false => self.api.look_up(self.origin(place(call))),
+                    false => self.api.look_up(self.origin(position(call))),
                 };
                 let answer_at = self.soon(40);
                 self.callers[at]
-                    .due
-                    .push((answer_at, Due::LookedUp(call, report)));
+                    .steps
+                    .push((answer_at, Step::ReceiveLookup(call, response)));
             }
-            Due::LookedUp(call, report) => {
-                self.note(|| format!("looked up {:?}: {report:?}", place(call)));
-                self.hears_of_look_up(at, &report);
-                self.tell(at, Event::LookedUp { call, report });
+            Step::ReceiveLookup(call, response) => {
+                self.trace(|| format!("looked up {:?}: {response:?}", position(call)));
+                self.count_lookup(at, &response);
+                self.handle(
+                    at,
+                    Event::LookedUp {
+                        call,
+                        report: response,
+                    },
+                );
             }
-            Due::WaitOver(call) => self.tell(at, Event::WaitElapsed(call)),
-            Due::Publish(call, ending, is_written, told) => {
+            Step::WaitElapsed(call) => self.handle(at, Event::WaitElapsed(call)),
+            Step::Publish(call, state, is_written, acknowledged) => {
                 if is_written {
-                    self.write_end(place(call), &ending);
+                    self.write_outcome(position(call), &state);
                 }
-                if let Some(acknowledged) = told {
-                    self.tell(at, Event::Published { call, acknowledged });
+                if let Some(acknowledged) = acknowledged {
+                    self.handle(at, Event::Published { call, acknowledged });
                 }
             }
-            Due::Commit => self.commit_lands(at),
-            Due::Defer(deferral) => self.take_deferral(at, deferral),
-            Due::EndDeferral(deferral) => self.end_deferral(at, &deferral),
+            Step::Commit => self.finish_commit(at),
+            Step::Defer(deferral) => self.begin_deferral(at, deferral),
+            Step::CommitDeferral(deferral) => self.end_deferral(at, &deferral),
         }
     }
 
     fn loaded(&self, partition: Partition) -> LoadedNotes {
         let committed = self.group.committed.get(&partition).cloned();
         let metadata = committed.as_ref().map_or(String::new(), |(offset, note)| {
-            if self.setup.mutation != Some(Mutation::NoFinals) {
+            if self.setup.mutation != Some(Mutation::NoCompletions) {
                 return note.clone();
             }
             let mut note = CallNote::decode(*offset, note).expect("a note");
@@ -395,133 +413,141 @@ impl World {
         }
     }
 
-    /// The last moment at which a request can be held back.
-    fn leave(&mut self, at: usize, call: CallId, permit: &ExtendLease) {
-        let (now, place, process) = (self.now, place(call), self.callers[at].process);
-        let is_permitted = permit.get().is_some_and(|until| now < until);
-        if !is_permitted && self.setup.mutation != Some(Mutation::NoDeadline) {
-            self.count("withheld");
-            let report = Response::NotSent(NotSent::Withheld);
-            self.hears(at, &report);
-            self.tell(at, Event::ResponseReceived { call, report });
+    /// Sends a request, or withholds it at the last moment.
+    fn send_request(&mut self, at: usize, call: CallId, lease: &Lease) {
+        let (now, position, process) = (self.now, position(call), self.callers[at].process);
+        let is_leased = lease.get().is_some_and(|until| now < until);
+        if !is_leased && self.setup.mutation != Some(Mutation::NoOwnershipLease) {
+            self.count("requests withheld");
+            let response = Response::NotSent(NotSent::Withheld);
+            self.count_response(at, &response);
+            self.handle(
+                at,
+                Event::ResponseReceived {
+                    call,
+                    report: response,
+                },
+            );
             return;
         }
-        self.note(|| format!("a request for {place:?} leaves {process}"));
+        self.trace(|| format!("{process} sends a request for {position:?}"));
         let member = self.group.members.get(&self.callers[at].member);
-        if !member.is_some_and(|member| member.owned.contains_key(&place.0)) {
-            self.checks
-                .broken(Broken::SentByNoOwner, || format!("{place:?} by {process}"));
+        if !member.is_some_and(|member| member.owned.contains_key(&position.0)) {
+            self.checks.violation(ViolationKind::SentByNonOwner, || {
+                format!("{position:?} by {process}")
+            });
         }
-        let down = self.is_down().then(|| self.fate_while_down(process));
+        let down = self.is_api_down().then(|| self.response_during_outage(process));
         let is_refused = matches!(down, Some(Response::NotSent(_)));
         if is_refused || self.faults && self.random.random_ratio(1, 25) {
-            let report = Response::NotSent(NotSent::NoConnection);
+            let response = Response::NotSent(NotSent::NoConnection);
             let answer_at = self.soon(20);
             self.callers[at]
-                .due
-                .push((answer_at, Due::ResponseClass(call, report)));
+                .steps
+                .push((answer_at, Step::ReceiveResponse(call, response)));
             return;
         }
-        let (order, policy) = (self.origin(place), self.log[&place].policy);
-        self.checks.sent(process, place, order, policy, now);
-        let kind = (self.faults, self.setup.seed, self.setup.gives_up);
-        let mut fate = match self.setup.outage_only {
-            None => self.api.fate(&mut self.random, order, now, kind),
-            Some(_) => api::fate(&mut self.random, order, now, false),
+        let (order, policy) = (self.origin(position), self.log[&position].policy);
+        self.checks.sent(process, position, order, policy, now);
+        let kind = (self.faults, self.setup.seed, self.setup.abandons);
+        let mut plan = match self.setup.outage_only {
+            None => self.api.plan_request(&mut self.random, order, now, kind),
+            Some(_) => api::plan_request(&mut self.random, order, now, false),
         };
-        if let Some(report) = down {
-            // It may have been taken all the same.
-            fate.lands_at = fate.lands_at.filter(|_| self.faults);
-            fate.report = report;
+        if let Some(response) = down {
+            // The API may have processed the order nevertheless.
+            plan.processed_at = plan.processed_at.filter(|_| self.faults);
+            plan.response = response;
         }
-        if let Some(lands_at) = fate.lands_at {
-            self.api.takes(order, lands_at);
-            if lands_at > fate.report_at {
-                self.count("late landings");
+        if let Some(processed_at) = plan.processed_at {
+            self.api.accept(order, processed_at);
+            if processed_at > plan.response_at {
+                self.count("processed after the response");
             }
         }
-        if let Response::Lost(_) = fate.report {
+        if let Response::Lost(_) = plan.response {
             self.checks.ambiguous.insert(order);
         }
-        if let Response::Status(reply) = &fate.report
-            && reply.status >= 500
+        if let Response::Status(http) = &plan.response
+            && http.status >= 500
         {
             self.checks.ambiguous.insert(order);
         }
         self.callers[at]
-            .due
-            .push((fate.report_at, Due::ResponseClass(call, fate.report)));
+            .steps
+            .push((plan.response_at, Step::ReceiveResponse(call, plan.response)));
     }
 
-    pub(crate) fn write_end(&mut self, place: Place, ending: &FinalState) {
-        let policy = self.log[&place].policy;
-        self.note(|| format!("{place:?} ends {ending:?}"));
-        let (order, gives_up) = (self.origin(place), self.setup.gives_up);
-        match self.checks.ended(order, ending, policy, gives_up, self.now) {
-            End::Parked => self.count("parked"),
-            End::Found => self.count("found"),
-            End::Abandoned => self.count("given up"),
-            End::Accepted | End::Rejected => {}
+    pub(crate) fn write_outcome(&mut self, position: CallPosition, state: &FinalState) {
+        let policy = self.log[&position].policy;
+        self.trace(|| format!("outcome of {position:?}: {state:?}"));
+        let (order, abandons) = (self.origin(position), self.setup.abandons);
+        match self
+            .checks
+            .record_outcome(order, state, policy, abandons, self.now)
+        {
+            Outcome::Parked => self.count("parked"),
+            Outcome::Found => self.count("found by look-up"),
+            Outcome::Abandoned => self.count("abandoned"),
+            Outcome::Accepted | Outcome::Rejected => {}
         }
     }
 
-    fn commit_lands(&mut self, at: usize) {
+    fn finish_commit(&mut self, at: usize) {
         let Some(mut commit) = self.callers[at].commit.take() else {
             return;
         };
         match commit.result {
             CommitResult::Committed => {
-                if !self.land(&commit) {
+                if !self.accept_commit(&commit) {
                     commit.result = CommitResult::Fenced;
                 }
             }
-            // It has landed, or lies in the network and may land at any later time.
+            // The commit was accepted, or is still on the network and may be accepted at any later time.
             CommitResult::Unknown => match self.random.random_ratio(1, 2) {
-                true => drop(self.land(&commit)),
+                true => drop(self.accept_commit(&commit)),
                 false => self.group.late.push(commit.clone()),
             },
             CommitResult::Rejected | CommitResult::Fenced => {}
         }
         match self.setup.mutation {
-            // It was told already.
-            Some(Mutation::NotAwaited) => {}
-            Some(Mutation::UnknownCarriesOn) if commit.result == CommitResult::Unknown => {
-                self.tell(at, Event::Committed(CommitResult::Rejected));
+            // Reported already.
+            Some(Mutation::IntentNotAwaited) => {}
+            Some(Mutation::UnknownCommitIgnored) if commit.result == CommitResult::Unknown => {
+                self.handle(at, Event::Committed(CommitResult::Rejected));
             }
             _ => {
                 if matches!(commit.result, CommitResult::Unknown | CommitResult::Fenced) {
                     let process = self.callers[at].process;
                     self.checks.interruptions.push((process, self.now));
                 }
-                self.tell(at, Event::Committed(commit.result));
+                self.handle(at, Event::Committed(commit.result));
             }
         }
     }
 
-    pub(crate) fn tell(&mut self, at: usize, event: Event<Place>) {
+    pub(crate) fn handle(&mut self, at: usize, event: Event<CallPosition>) {
         let actions = self.callers[at].delivery.on(event, self.now);
         for action in actions {
             self.perform(at, action);
         }
-        self.check_held(at);
+        self.check_limits(at);
     }
 
-    fn perform(&mut self, at: usize, action: Action<Place>) {
+    fn perform(&mut self, at: usize, action: Action<CallPosition>) {
         let now = self.now;
         match action {
             Action::Load {
                 assignment,
                 partitions,
             } => {
-                let permitted_until = self.callers[at].permitted_until;
+                let lease_until = self.callers[at].lease_until;
                 for partition in partitions {
                     let load_at = self.soon(20);
                     let caller = &mut self.callers[at];
                     caller.consumer.insert(partition, None);
-                    caller
-                        .permits
-                        .insert(partition, Rc::new(Cell::new(permitted_until)));
-                    caller.due.push((load_at, Due::Load(assignment, partition)));
+                    caller.leases.insert(partition, Rc::new(Cell::new(lease_until)));
+                    caller.steps.push((load_at, Step::Load(assignment, partition)));
                 }
             }
             Action::Start {
@@ -530,31 +556,32 @@ impl World {
                 self.callers[at].consumer.insert(partition, Some((offset, false)));
             }
             Action::Halt { partition, why } => {
-                self.checks
-                    .broken(Broken::Mishandled, || format!("{partition} is refused: {why}"));
+                self.checks.violation(ViolationKind::InvalidAction, || {
+                    format!("{partition} is halted: {why}")
+                });
             }
             Action::Pause(partitions) => self.pause(at, &partitions, true),
             Action::Resume(partitions) => self.pause(at, &partitions, false),
             Action::ExtendLease(until) => {
                 let caller = &mut self.callers[at];
-                caller.permitted_until = Some(until);
-                caller.permits.values().for_each(|permit| permit.set(Some(until)));
+                caller.lease_until = Some(until);
+                caller.leases.values().for_each(|lease| lease.set(Some(until)));
             }
             Action::Withhold(partitions) => {
-                // Lost, or not drained in time, or the membership is over.
+                // The partitions are lost, or not drained in time, or the membership is over.
                 let process = self.callers[at].process;
                 self.checks.interruptions.push((process, now));
                 self.callers[at].withhold(&partitions);
             }
             Action::Send { call, payload, .. } => {
-                self.asks_the_api(at);
+                self.count_request(at);
                 self.send(at, call, *payload);
             }
             Action::LookUp { call, .. } => {
-                self.count("look-ups");
-                self.asks_the_api(at);
+                self.count("lookups");
+                self.count_request(at);
                 let ask_at = self.soon(20);
-                self.callers[at].due.push((ask_at, Due::LookUp(call)));
+                self.callers[at].steps.push((ask_at, Step::LookUp(call)));
             }
             Action::Wait {
                 call, what, at_least, ..
@@ -566,10 +593,12 @@ impl World {
                     }
                 };
                 self.callers[at]
-                    .due
-                    .push((now + at_least + jitter, Due::WaitOver(call)));
+                    .steps
+                    .push((now + at_least + jitter, Step::WaitElapsed(call)));
             }
-            Action::Publish { call, ending, .. } => self.publish(at, call, ending),
+            Action::Publish {
+                call, ending: state, ..
+            } => self.publish(at, call, state),
             Action::Commit(commits) => {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
                 self.commit(at, content.collect());
@@ -581,7 +610,7 @@ impl World {
             Action::Release {
                 partitions,
                 abandoned,
-            } => self.give_up(at, &partitions, &abandoned),
+            } => self.release(at, &partitions, &abandoned),
             Action::Outage(outage) => self.outage(at, &outage),
             Action::OutageOver => self.outage_over(at),
             Action::Rejoin(_) => self.rejoin(at),
@@ -589,139 +618,147 @@ impl World {
         }
     }
 
-    fn send(&mut self, at: usize, call: CallId, place: Place) {
-        self.check_order(at, call, place);
+    fn send(&mut self, at: usize, call: CallId, position: CallPosition) {
+        self.check_order(at, call, position);
         let caller = &self.callers[at];
-        let is_request = |(_, due): &&(Instant, Due)| matches!(due, Due::ResponseClass(..) | Due::Leave(..));
-        if caller.due.iter().filter(is_request).count() >= LIMITS.calls_in_flight_max {
-            self.checks
-                .broken(Broken::TooMany, || format!("{place:?} is one too many"));
+        let is_request =
+            |(_, step): &&(Instant, Step)| matches!(step, Step::ReceiveResponse(..) | Step::SendRequest(..));
+        if caller.steps.iter().filter(is_request).count() >= LIMITS.calls_in_flight_max {
+            self.checks.violation(ViolationKind::LimitExceeded, || {
+                format!("{position:?} exceeds the limit")
+            });
         }
-        let permit = caller.permits.get(&call.partition).cloned().unwrap_or_default();
-        let leaves_at = self.soon(15);
-        self.callers[at].due.push((leaves_at, Due::Leave(call, permit)));
+        let lease = caller.leases.get(&call.partition).cloned().unwrap_or_default();
+        let sends_at = self.soon(15);
+        self.callers[at]
+            .steps
+            .push((sends_at, Step::SendRequest(call, lease)));
     }
 
-    /// An earlier call of the same key has ended, or lies further up since another owner has deferred it.
-    fn check_order(&mut self, at: usize, call: CallId, place: Place) {
-        let Some(Log { key, origin, .. }) = self.log.get(&place) else {
+    /// Checks the order of calls: each earlier call of the key is final, or another owner has deferred it to
+    /// a later position.
+    fn check_order(&mut self, at: usize, call: CallId, position: CallPosition) {
+        let Some(OutboxRecord { key, origin, .. }) = self.log.get(&position) else {
             return;
         };
-        let of_partition = (place.0, Offset(0))..(Partition(place.0.0 + 1), Offset(0));
-        let of_key = |(_, record): &(&Place, &Log)| record.key == *key && record.origin < *origin;
+        let of_partition = (position.0, Offset(0))..(Partition(position.0.0 + 1), Offset(0));
+        let of_key =
+            |(_, record): &(&CallPosition, &OutboxRecord)| record.key == *key && record.origin < *origin;
         let visible = self
             .log
             .range(of_partition)
             .filter(|(_, record)| self.is_visible(record));
-        // The last place of each chain.
-        let earlier: BTreeMap<Place, Place> = visible
+        // Last position of each chain.
+        let earlier: BTreeMap<CallPosition, CallPosition> = visible
             .filter(of_key)
             .map(|(at, record)| (record.origin, *at))
             .collect();
         let owner = (self.callers[at].process, call.assignment);
         for (order, last) in earlier {
-            let is_excused = last > place && self.checks.deferred_by.get(&order) != Some(&owner);
-            if !self.checks.ends.contains_key(&order) && !is_excused {
-                self.checks.broken(Broken::OutOfOrder, || {
-                    format!("{place:?} before {order:?}, now {last:?}")
+            let is_excused = last > position && self.checks.deferred_by.get(&order) != Some(&owner);
+            if !self.checks.outcomes.contains_key(&order) && !is_excused {
+                self.checks.violation(ViolationKind::OutOfOrder, || {
+                    format!("{position:?} before {order:?}, now {last:?}")
                 });
             }
         }
     }
 
-    fn publish(&mut self, at: usize, call: CallId, ending: Arc<FinalState>) {
+    fn publish(&mut self, at: usize, call: CallId, state: Arc<FinalState>) {
         let written_at = self.soon(25);
-        if self.setup.mutation == Some(Mutation::ParkedNotAcknowledged) {
-            let due = Due::Publish(call, ending, true, None);
-            self.callers[at].due.push((written_at, due));
+        if self.setup.mutation == Some(Mutation::OutcomeNotAcknowledged) {
+            let step = Step::Publish(call, state, true, None);
+            self.callers[at].steps.push((written_at, step));
             self.callers[at]
-                .due
-                .push((self.now, Due::Publish(call, unwritten(), false, Some(true))));
+                .steps
+                .push((self.now, Step::Publish(call, unwritten(), false, Some(true))));
             return;
         }
-        let (is_written, told) = match self.random.random_range(0..40) {
+        let (is_written, acknowledged) = match self.random.random_range(0..40) {
             0 if self.faults => (false, false),
             1 if self.faults => (true, false),
             _ => (true, true),
         };
-        let due = Due::Publish(call, ending, is_written, Some(told));
-        self.callers[at].due.push((written_at, due));
+        let step = Step::Publish(call, state, is_written, Some(acknowledged));
+        self.callers[at].steps.push((written_at, step));
     }
 
     fn commit(&mut self, at: usize, content: Vec<(Partition, Offset, String)>) {
         let caller = &self.callers[at];
-        let is_not_awaited = self.setup.mutation == Some(Mutation::NotAwaited);
+        let is_not_awaited = self.setup.mutation == Some(Mutation::IntentNotAwaited);
         if caller.is_committing() && !is_not_awaited {
             self.checks
-                .broken(Broken::CommitOutOfTurn, || "two commits in flight".into());
+                .violation(ViolationKind::InvalidCommit, || "two commits in flight".into());
         }
         for (partition, ..) in &content {
             if !caller.consumer.contains_key(partition) {
-                self.checks.broken(Broken::CommitOutOfTurn, || {
-                    format!("{partition} is committed and was given up")
+                self.checks.violation(ViolationKind::InvalidCommit, || {
+                    format!("{partition} is committed after its release")
                 });
             }
         }
         let has_faults = self.faults && !self.setup.moves_only;
         let result = match self.random.random_range(0..100) {
             0..3 if has_faults => CommitResult::Unknown,
-            3..30 if self.setup.mutation == Some(Mutation::UnknownCarriesOn) => CommitResult::Unknown,
+            3..30 if self.setup.mutation == Some(Mutation::UnknownCommitIgnored) => CommitResult::Unknown,
             3..7 if self.faults => CommitResult::Rejected,
             _ => CommitResult::Committed,
         };
         let process = caller.process;
-        self.note(|| format!("{process} commits {content:?}: {result:?}"));
+        self.trace(|| format!("{process} commits {content:?}: {result:?}"));
         let is_silent = has_faults && self.random.random_ratio(1, 80);
-        let lands_at = self.soon(30);
+        let processed_at = self.soon(30);
         let caller = &mut self.callers[at];
         for (partition, offset, note) in &content {
             caller.last_commits.insert(*partition, (*offset, note.clone()));
         }
-        let commit = CommitOnItsWay {
+        let commit = PendingCommit {
             member: caller.member,
             content,
             result,
         };
         if is_not_awaited {
-            // They land in their order all the same.
+            // Commits are accepted in their order nevertheless.
             if let Some(overtaken) = caller.commit.replace(commit) {
-                self.land(&overtaken);
+                self.accept_commit(&overtaken);
             }
             let caller = &mut self.callers[at];
-            caller.due.retain(|(_, due)| !matches!(due, Due::Commit));
-            caller.due.push((lands_at, Due::Commit));
-            self.tell(at, Event::Committed(CommitResult::Committed));
+            caller.steps.retain(|(_, step)| !matches!(step, Step::Commit));
+            caller.steps.push((processed_at, Step::Commit));
+            self.handle(at, Event::Committed(CommitResult::Committed));
             return;
         }
         caller.commit = Some(commit);
-        // Sometimes the answer does not come at all.
+        // Sometimes there is no response at all.
         if !is_silent {
-            caller.due.push((lands_at, Due::Commit));
+            caller.steps.push((processed_at, Step::Commit));
         }
     }
 
-    fn give_up(&mut self, at: usize, partitions: &[Partition], abandoned: &[(Partition, Offset)]) {
+    fn release(&mut self, at: usize, partitions: &[Partition], abandoned: &[(Partition, Offset)]) {
         let caller = &mut self.callers[at];
         caller.withhold(partitions);
         let (member, process) = (caller.member, caller.process);
         if !abandoned.is_empty() {
             self.checks.interruptions.push((process, self.now));
         }
-        if caller.is_committing() && self.setup.mutation != Some(Mutation::NotAwaited) {
-            self.checks.broken(Broken::CommitOutOfTurn, || {
-                format!("{partitions:?} are given up while a commit is in flight")
+        if caller.is_committing() && self.setup.mutation != Some(Mutation::IntentNotAwaited) {
+            self.checks.violation(ViolationKind::InvalidCommit, || {
+                format!("{partitions:?} are released while a commit is in flight")
             });
         }
         for partition in partitions {
             if caller.consumer.remove(partition).is_none() {
-                self.checks
-                    .broken(Broken::Mishandled, || format!("{partition} is given up twice"));
+                self.checks.violation(ViolationKind::InvalidAction, || {
+                    format!("{partition} is released twice")
+                });
             }
             let last = caller.last_commits.remove(partition);
-            if let (Some(Mutation::RevokedCommits), Some((offset, note))) = (self.setup.mutation, last) {
+            if let (Some(Mutation::CommitAfterRevocation), Some((offset, note))) = (self.setup.mutation, last)
+            {
                 let content = vec![(*partition, offset, note)];
                 let result = CommitResult::Committed;
-                self.group.late.push(CommitOnItsWay {
+                self.group.late.push(PendingCommit {
                     member,
                     content,
                     result,
@@ -732,9 +769,12 @@ impl World {
             Some(member) => partitions.iter().for_each(|partition| {
                 member.owned.remove(partition);
             }),
-            // Expelled, and about to hear of it.
-            None if caller.notices.iter().any(|notice| matches!(notice, Notice::Lost)) => {}
-            // librdkafka joins again by itself once the lost partitions are given up.
+            // Evicted, with the event not handled yet.
+            None if caller
+                .group_events
+                .iter()
+                .any(|group_event| matches!(group_event, GroupEvent::Lost)) => {}
+            // librdkafka joins again by itself once the lost partitions are released.
             None => caller.member = self.group.join(process, self.now),
         }
     }
@@ -744,22 +784,22 @@ impl World {
         let caller = &mut self.callers[at];
         let process = caller.process;
         self.checks.interruptions.push((process, self.now));
-        let all: Vec<Partition> = caller.permits.keys().copied().collect();
+        let all: Vec<Partition> = caller.leases.keys().copied().collect();
         caller.withhold(&all);
-        caller.permitted_until = None;
+        caller.lease_until = None;
         caller.consumer.clear();
-        caller.notices.clear();
+        caller.group_events.clear();
         caller.last_commits.clear();
-        caller.due.retain(|(_, due)| match due {
-            Due::Load(..) | Due::Commit => false,
-            Due::Leave(..)
-            | Due::ResponseClass(..)
-            | Due::LookUp(_)
-            | Due::LookedUp(..)
-            | Due::WaitOver(_)
-            | Due::Defer(_)
-            | Due::EndDeferral(_)
-            | Due::Publish(..) => true,
+        caller.steps.retain(|(_, step)| match step {
+            Step::Load(..) | Step::Commit => false,
+            Step::SendRequest(..)
+            | Step::ReceiveResponse(..)
+            | Step::LookUp(_)
+            | Step::ReceiveLookup(..)
+            | Step::WaitElapsed(_)
+            | Step::Defer(_)
+            | Step::CommitDeferral(_)
+            | Step::Publish(..) => true,
         });
         self.group.late.extend(caller.commit.take());
         caller.deferral = None;
@@ -771,15 +811,15 @@ impl World {
         for partition in partitions {
             match self.callers[at].consumer.get_mut(partition) {
                 Some(Some((_, paused))) => *paused = is_paused,
-                Some(None) | None => self.checks.broken(Broken::Mishandled, || {
-                    format!("{partition} is paused or resumed and was not started")
+                Some(None) | None => self.checks.violation(ViolationKind::InvalidAction, || {
+                    format!("{partition} is paused or resumed before its start")
                 }),
             }
         }
     }
 }
 
-/// Stands in for an end that is not written.
+/// Returns a placeholder for an outcome that is not written.
 fn unwritten() -> Arc<FinalState> {
     Arc::new(FinalState::NotACall)
 }

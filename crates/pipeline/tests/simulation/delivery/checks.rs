@@ -1,4 +1,4 @@
-//! What must hold, and how it is said that something does not.
+//! Checker of the guarantees.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
@@ -6,60 +6,58 @@ use std::time::Instant;
 use pipeline::delivery::{Assignment, FinalState, Policy};
 use records::{Offset, Partition};
 
-/// A pending call.
-pub(crate) type Place = (Partition, Offset);
+/// Position of a call on the outbox.
+pub(crate) type CallPosition = (Partition, Offset);
 
-/// Which promise is broken.
+/// Kind of violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
-    /// Under park and verify the API processed an order twice.
+pub(crate) enum ViolationKind {
+    /// Under park or verify, the API processed an order twice.
     ProcessedTwice,
-    /// A call was made after its end had been committed.
+    /// A request was sent after the call was committed as final.
     CalledAfterFinal,
-    /// A call was made again, and nothing explains it.
-    RepeatUnexplained,
-    /// A request left a caller that did not own the partition any more.
-    SentByNoOwner,
-    /// A request left after its call had been parked.
+    /// A request was repeated without a reason.
+    UnexplainedRepeat,
+    /// A request was sent by a caller that did not own the partition.
+    SentByNonOwner,
+    /// A request was sent after the call was parked.
     SentAfterParked,
-    /// A call was made before an earlier one of its key had ended.
+    /// A request was sent before an earlier call of its key was final.
     OutOfOrder,
-    /// A call was committed as final, and its end is nowhere.
-    FinalWithoutEnd,
-    /// A committed offset went back.
-    WatermarkBack,
-    /// A call was parked that nothing made ambiguous, or that a look-up could have settled.
-    ParkedWithoutNeed,
-    /// An end says what the API did not.
-    WrongEnd,
-    /// There were two commits in flight, or one of a partition that was given up.
-    CommitOutOfTurn,
-    /// A partition was refused, paused before it was started, or given up twice.
-    Mishandled,
-    /// More requests were under way, or calls held, than may be.
-    TooMany,
-    /// While the API was down, or taken to be, there was more than a probe in each interval.
-    Hammered,
-    /// The API was taken to be ill, and too few failures were its own.
-    OpenedWithoutNeed,
-    /// It does not come to an end.
-    Stuck,
+    /// A call was committed as final without an outcome.
+    FinalWithoutOutcome,
+    /// A committed offset decreased.
+    CommitPositionDecreased,
+    /// A call was parked without being ambiguous, or before a look-up.
+    ParkedUnnecessarily,
+    /// An outcome contradicts the API.
+    WrongOutcome,
+    /// Two commits were in flight, or one for a released partition.
+    InvalidCommit,
+    /// A partition was halted, paused before its start, or released twice.
+    InvalidAction,
+    /// More requests were in flight, or calls open, than the limits allow.
+    LimitExceeded,
+    /// During an outage, or with an open circuit breaker, there was more than one probe in an interval.
+    TooManyProbes,
+    /// The circuit breaker opened after too few failures of the API.
+    OpenedUnnecessarily,
+    /// Calls are left without an outcome at the end.
+    NotDrained,
 }
 
-/// A broken promise.
+/// Violation of a guarantee.
 #[derive(Debug)]
 pub(crate) struct Violation {
-    /// Which.
-    #[expect(dead_code, reason = "it is there to be printed")]
-    pub(crate) broken: Broken,
-    /// What was seen.
-    #[expect(dead_code, reason = "it is there to be printed")]
-    pub(crate) seen: String,
+    #[expect(dead_code, reason = "printed in the message of a failed test")]
+    pub(crate) kind: ViolationKind,
+    #[expect(dead_code, reason = "printed in the message of a failed test")]
+    pub(crate) details: String,
 }
 
-/// How a call ended, as its record says.
+/// Outcome of a call, as in its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum End {
+pub(crate) enum Outcome {
     Accepted,
     Found,
     Rejected,
@@ -67,32 +65,32 @@ pub(crate) enum End {
     Parked,
 }
 
-/// What the world remembers to judge by.
+/// State of the checker.
 #[derive(Default)]
 pub(crate) struct Checks {
     pub(crate) first: Option<Violation>,
-    /// The ends that Kafka has, with their times.
-    pub(crate) ends: HashMap<Place, BTreeMap<End, Instant>>,
-    /// Calls that a landed commit has told to be final.
-    pub(crate) finals: BTreeSet<Place>,
-    /// Requests that were answered with a clear end: by whom they were sent, when, and for which call of the order.
-    pub(crate) clear: HashMap<Place, Vec<(u64, Instant, Place)>>,
-    pub(crate) ambiguous: BTreeSet<Place>,
-    /// Who has deferred an order last.
-    pub(crate) deferred_by: HashMap<Place, (u64, Assignment)>,
-    /// Requests that left and have no report yet.
-    pub(crate) under_way: BTreeMap<(u64, Place), Instant>,
-    /// What alone is looked for.
-    pub(crate) looks_for: Option<Broken>,
-    /// When a process was killed, stood still, or lost its membership.
+    /// Outcomes written to Kafka, with their times.
+    pub(crate) outcomes: HashMap<CallPosition, BTreeMap<Outcome, Instant>>,
+    /// Calls that an accepted commit has as final.
+    pub(crate) finals: BTreeSet<CallPosition>,
+    /// Requests with a definite response: process, time of sending, and position of the call.
+    pub(crate) definite: HashMap<CallPosition, Vec<(u64, Instant, CallPosition)>>,
+    pub(crate) ambiguous: BTreeSet<CallPosition>,
+    /// Last owner that deferred each order.
+    pub(crate) deferred_by: HashMap<CallPosition, (u64, Assignment)>,
+    /// Requests in flight.
+    pub(crate) in_flight: BTreeMap<(u64, CallPosition), Instant>,
+    /// Only kind of violation that is reported.
+    pub(crate) only_kind: Option<ViolationKind>,
+    /// Times at which a process was killed or paused, or lost its membership.
     pub(crate) interruptions: Vec<(u64, Instant)>,
 }
 
 impl Checks {
-    pub(crate) fn broken(&mut self, broken: Broken, seen: impl FnOnce() -> String) {
-        if self.first.is_none() && self.looks_for.is_none_or(|only| only == broken) {
-            let seen = seen();
-            self.first = Some(Violation { broken, seen });
+    pub(crate) fn violation(&mut self, kind: ViolationKind, details: impl FnOnce() -> String) {
+        if self.first.is_none() && self.only_kind.is_none_or(|only| only == kind) {
+            let details = details();
+            self.first = Some(Violation { kind, details });
         }
     }
 
@@ -102,16 +100,26 @@ impl Checks {
             .any(|(who, at)| *who == process && *at >= since)
     }
 
-    /// A request leaves `process` for a call, whose order lay first at `place`.
-    pub(crate) fn sent(&mut self, process: u64, call: Place, place: Place, policy: Policy, now: Instant) {
+    /// Checks a request that `process` sends for a call. `origin` is the position of the order.
+    pub(crate) fn sent(
+        &mut self,
+        process: u64,
+        call: CallPosition,
+        position: CallPosition,
+        policy: Policy,
+        now: Instant,
+    ) {
         if self.finals.contains(&call) {
-            self.broken(Broken::CalledAfterFinal, || format!("{call:?}"));
+            self.violation(ViolationKind::CalledAfterFinal, || format!("{call:?}"));
         }
-        let ends = self.ends.get(&place);
-        let parked_at = ends.and_then(|ends| ends.get(&End::Parked)).copied();
-        // Under retry only what is given up is parked, and as with any end, it is made again where that was not noted.
-        // Who did not live to note that it parked a call leaves it to the next, who may look it up with more success.
-        let is_taken_up = |at: Instant| match policy {
+        let outcomes = self.outcomes.get(&position);
+        let parked_at = outcomes
+            .and_then(|outcomes| outcomes.get(&Outcome::Parked))
+            .copied();
+        // Under retry, only an abandoned call is parked. It is sent again if its end was not committed, as
+        // with any outcome. Under verify, the next owner of an uncommitted parked call may have a successful
+        // look-up.
+        let is_sent_again = |at: Instant| match policy {
             Policy::Park => false,
             Policy::Retry => true,
             Policy::Verify => self
@@ -119,89 +127,106 @@ impl Checks {
                 .iter()
                 .any(|(_, interrupted)| *interrupted >= at),
         };
-        if parked_at.is_some_and(|at| !is_taken_up(at)) {
-            self.broken(Broken::SentAfterParked, || format!("{place:?} by {process}"));
-        }
-        if self.under_way.insert((process, place), now).is_some() {
-            self.broken(Broken::RepeatUnexplained, || {
-                format!("{place:?} is sent again by {process} with its request under way")
+        if parked_at.is_some_and(|at| !is_sent_again(at)) {
+            self.violation(ViolationKind::SentAfterParked, || {
+                format!("{position:?} by {process}")
             });
         }
-        for (who, at, of) in self.clear.get(&place).cloned().unwrap_or_default() {
-            // Who lost the partition and looked a rejected order up may send it again.
-            // And who has another's copy of it before him.
-            let knows_better = who == process && of == call && policy != Policy::Verify;
-            if knows_better || !self.is_interrupted_since(who, at) {
-                self.broken(Broken::RepeatUnexplained, || {
-                    format!("{place:?} is sent by {process}; {who} knew its answer and was not interrupted")
+        if self.in_flight.insert((process, position), now).is_some() {
+            self.violation(ViolationKind::UnexplainedRepeat, || {
+                format!("{process} sends {position:?} again with a request in flight")
+            });
+        }
+        for (who, at, of) in self.definite.get(&position).cloned().unwrap_or_default() {
+            // The next owner may send an order again if a look-up says it was rejected. So may an owner that
+            // has the copy of another owner before it.
+            let knows_response = who == process && of == call && policy != Policy::Verify;
+            if knows_response || !self.is_interrupted_since(who, at) {
+                self.violation(ViolationKind::UnexplainedRepeat, || {
+                    format!(
+                        "{position:?} is sent by {process}; {who} knew its answer and was not interrupted"
+                    )
                 });
             }
         }
     }
 
-    /// An end is written to Kafka.
-    pub(crate) fn ended(
+    /// Records an outcome that is written to Kafka.
+    pub(crate) fn record_outcome(
         &mut self,
-        place: Place,
-        ending: &FinalState,
+        position: CallPosition,
+        state: &FinalState,
         policy: Policy,
-        gives_up: bool,
+        abandons: bool,
         now: Instant,
-    ) -> End {
-        let end = match ending {
-            FinalState::Accepted(_) => End::Accepted,
-            FinalState::Found(_) => End::Found,
-            FinalState::Rejected(_) => End::Rejected,
-            FinalState::Abandoned(_) => End::Abandoned,
-            FinalState::Parked(_) => End::Parked,
+    ) -> Outcome {
+        let outcome = match state {
+            FinalState::Accepted(_) => Outcome::Accepted,
+            FinalState::Found(_) => Outcome::Found,
+            FinalState::Rejected(_) => Outcome::Rejected,
+            FinalState::Abandoned(_) => Outcome::Abandoned,
+            FinalState::Parked(_) => Outcome::Parked,
             FinalState::NotACall => {
-                self.broken(Broken::WrongEnd, || format!("{place:?} is a call"));
-                End::Rejected
+                self.violation(ViolationKind::WrongOutcome, || format!("{position:?} is a call"));
+                Outcome::Rejected
             }
         };
-        if let FinalState::Parked(evidence) = ending {
-            let is_explained = self.ambiguous.contains(&place) || !self.interruptions.is_empty();
-            let is_in_place = match policy {
-                // What is given up and may have been processed.
-                Policy::Retry => gives_up && is_explained,
+        if let FinalState::Parked(evidence) = state {
+            let is_explained = self.ambiguous.contains(&position) || !self.interruptions.is_empty();
+            let is_allowed = match policy {
+                // Abandoned, and perhaps processed.
+                Policy::Retry => abandons && is_explained,
                 Policy::Park => is_explained,
                 Policy::Verify => is_explained && evidence.lookups > 0,
             };
-            if !is_in_place {
-                self.broken(Broken::ParkedWithoutNeed, || {
-                    format!("{place:?} under {policy:?}: {evidence:?}")
+            if !is_allowed {
+                self.violation(ViolationKind::ParkedUnnecessarily, || {
+                    format!("{position:?} under {policy:?}: {evidence:?}")
                 });
             }
         }
-        self.ends.entry(place).or_default().entry(end).or_insert(now);
-        end
+        self.outcomes
+            .entry(position)
+            .or_default()
+            .entry(outcome)
+            .or_insert(now);
+        outcome
     }
 
-    /// At the end: each call has an end, and what it says is true.
-    pub(crate) fn finish(&mut self, place: Place, policy: Policy, processed: u32) {
-        let ends: Vec<End> = self
-            .ends
-            .get(&place)
-            .map(|ends| ends.keys().copied().collect())
+    /// Checks at the end that each call has one outcome, and that it is true.
+    pub(crate) fn finish(&mut self, position: CallPosition, policy: Policy, processed: u32) {
+        let outcomes: Vec<Outcome> = self
+            .outcomes
+            .get(&position)
+            .map(|outcomes| outcomes.keys().copied().collect())
             .unwrap_or_default();
-        let is_true = |end: &End| match end {
-            End::Accepted | End::Found => processed > 0,
-            End::Rejected => processed == 0 || policy == Policy::Retry,
-            // Whoever takes over before it is noted, and learns that it was not processed, makes the call again.
-            End::Abandoned => processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty()),
-            End::Parked => true,
+        let is_true = |outcome: &Outcome| match outcome {
+            Outcome::Accepted | Outcome::Found => processed > 0,
+            Outcome::Rejected => processed == 0 || policy == Policy::Retry,
+            // The next owner, before the end is committed, sends the call again if it learns that the order
+            // was not processed.
+            Outcome::Abandoned => {
+                processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty())
+            }
+            Outcome::Parked => true,
         };
-        // Parked as well as accepted or rejected is a call whose caller was killed before it had noted the end.
-        let told = ends.iter().filter(|end| **end != End::Parked).count();
-        let is_one = match ends[..] {
+        // A caller that is killed before it has committed the outcome leaves a call that the next owner may
+        // park.
+        let definite = outcomes
+            .iter()
+            .filter(|outcome| **outcome != Outcome::Parked)
+            .count();
+        let is_one = match outcomes[..] {
             [] => false,
             [_] => true,
-            [End::Accepted, End::Found] => policy == Policy::Verify,
-            _ => told <= 2 && !self.interruptions.is_empty(),
+            [Outcome::Accepted, Outcome::Found] => policy == Policy::Verify,
+            _ => definite <= 2 && !self.interruptions.is_empty(),
         };
-        if !ends.iter().all(is_true) || !is_one {
-            self.broken(Broken::WrongEnd, || {
-                format!("{place:?} under {policy:?} ended {ends:?}; it was processed {processed} times")
+        if !outcomes.iter().all(is_true) || !is_one {
+            self.violation(ViolationKind::WrongOutcome, || {
+                format!(
+                    "{position:?} under {policy:?} ended {outcomes:?}; it was processed {processed} times"
+                )
             });
         }
     }

@@ -1,4 +1,4 @@
-//! The group: members, who owns what, and the committed offsets with their notes.
+//! Simulated consumer group: members, ownership, and committed offsets with their call notes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,42 +7,42 @@ use pipeline::delivery::CommitResult;
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::delivery::checks::{Broken, Place};
-use crate::delivery::world::{Mutation, World};
+use crate::delivery::checks::{CallPosition, ViolationKind};
+use crate::delivery::simulation::{Mutation, Simulation};
 
-/// How long a member may be silent.
+/// Session timeout.
 pub(crate) const SESSION: Duration = Duration::from_millis(1_000);
 
 #[derive(Default)]
 pub(crate) struct Group {
     pub(crate) members: BTreeMap<u64, Member>,
-    members_ever: u64,
+    members_joined: u64,
     pub(crate) committed: BTreeMap<Partition, (Offset, String)>,
-    /// The age of what is committed: what is taken later is newer.
-    taken_as: BTreeMap<Partition, u64>,
-    pub(crate) taken_ever: u64,
-    /// Commits of processes that no longer wait for them; they may land at any time, or never.
-    pub(crate) late: Vec<CommitOnItsWay>,
+    /// Sequence number of the commit that is in effect. A commit with a lower number is ignored.
+    sequence: BTreeMap<Partition, u64>,
+    pub(crate) last_sequence: u64,
+    /// Commits that no process waits for. They may be accepted at any later time, or never.
+    pub(crate) late: Vec<PendingCommit>,
 }
 
-/// What the group knows of one member.
+/// Member of the group.
 pub(crate) struct Member {
     pub(crate) process: u64,
-    pub(crate) heard_of_at: Instant,
-    /// Owned partitions, and whether they are being revoked.
+    pub(crate) last_heartbeat: Instant,
+    /// Owned partitions, and `true` for those being revoked.
     pub(crate) owned: BTreeMap<Partition, bool>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct CommitOnItsWay {
+pub(crate) struct PendingCommit {
     pub(crate) member: u64,
     pub(crate) content: Vec<(Partition, Offset, String)>,
     pub(crate) result: CommitResult,
 }
 
-/// What the group tells a process, in this order.
+/// Event that the group sends to a process.
 #[derive(Clone, Debug)]
-pub(crate) enum Notice {
+pub(crate) enum GroupEvent {
     Assigned(Vec<Partition>),
     Revoked(Vec<Partition>),
     Lost,
@@ -50,24 +50,24 @@ pub(crate) enum Notice {
 
 impl Group {
     pub(crate) fn join(&mut self, process: u64, now: Instant) -> u64 {
-        self.members_ever += 1;
+        self.members_joined += 1;
         let member = Member {
             process,
-            heard_of_at: now,
+            last_heartbeat: now,
             owned: BTreeMap::new(),
         };
-        self.members.insert(self.members_ever, member);
-        self.members_ever
+        self.members.insert(self.members_joined, member);
+        self.members_joined
     }
 }
 
-fn without_beginnings(mut note: CallNote, offset: Offset) -> String {
+fn without_intents(mut note: CallNote, offset: Offset) -> String {
     note.begun = OffsetSet::new();
     note.encode(offset).expect("a shorter note")
 }
 
-impl World {
-    /// The group moves a partition from one member to another.
+impl Simulation {
+    /// Moves a partition from one member to another.
     pub(crate) fn rebalance(&mut self) {
         let owned: Vec<(u64, Partition)> = self
             .group
@@ -85,13 +85,15 @@ impl World {
         };
         member.owned.insert(partition, true);
         let process = member.process;
-        self.count("revokes");
+        self.count("revocations");
         if let Some(caller) = self.caller(process) {
-            caller.notices.push_back(Notice::Revoked(vec![partition]));
+            caller
+                .group_events
+                .push_back(GroupEvent::Revoked(vec![partition]));
         }
     }
 
-    /// The group expels who is silent, and gives away what is free.
+    /// Evicts members after their session timeout, and assigns partitions without an owner.
     pub(crate) fn group_turn(&mut self) {
         let now = self.now;
         for member in self.group.members.values_mut() {
@@ -100,10 +102,10 @@ impl World {
                 .iter()
                 .find(|caller| caller.process == member.process);
             if caller.is_some_and(|caller| caller.asleep_until.is_none()) {
-                member.heard_of_at = now;
+                member.last_heartbeat = now;
             }
         }
-        let is_silent = |member: &Member| now.duration_since(member.heard_of_at) > SESSION;
+        let is_silent = |member: &Member| now.duration_since(member.last_heartbeat) > SESSION;
         let silent: Vec<u64> = self
             .group
             .members
@@ -112,13 +114,13 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         for id in silent {
-            self.count("expelled");
+            self.count("evictions");
             let Some(member) = self.group.members.remove(&id) else {
                 continue;
             };
             if let Some(caller) = self.caller(member.process) {
-                caller.notices.clear();
-                caller.notices.push_back(Notice::Lost);
+                caller.group_events.clear();
+                caller.group_events.push_back(GroupEvent::Lost);
             }
         }
         for partition in self.partitions() {
@@ -145,90 +147,92 @@ impl World {
                 member.owned.insert(partition, false);
                 let process = member.process;
                 if let Some(caller) = self.caller(process) {
-                    caller.notices.push_back(Notice::Assigned(vec![partition]));
+                    caller
+                        .group_events
+                        .push_back(GroupEvent::Assigned(vec![partition]));
                 }
             }
         }
     }
 
-    /// Commits that nobody waits for any more land, or are lost.
+    /// Lets a late commit be accepted, or be lost.
     pub(crate) fn late_commits_turn(&mut self) {
         if self.group.late.is_empty() || !self.random.random_ratio(1, 6) {
             return;
         }
         let at = self.random.random_range(0..self.group.late.len());
         let commit = self.group.late.swap_remove(at);
-        if self.random.random_ratio(4, 5) && self.land(&commit) {
+        if self.random.random_ratio(4, 5) && self.accept_commit(&commit) {
             self.count("late commits");
         }
     }
 
-    /// A commit reaches the coordinator, which looks at the membership and at nothing else.
-    pub(crate) fn land(&mut self, commit: &CommitOnItsWay) -> bool {
+    /// Handles a commit as the coordinator does, which checks the membership and nothing else.
+    pub(crate) fn accept_commit(&mut self, commit: &PendingCommit) -> bool {
         let Some(member) = self.group.members.get_mut(&commit.member) else {
             return false;
         };
-        member.heard_of_at = self.now;
-        self.group.taken_ever += 1;
-        let taken_as = self.group.taken_ever;
-        self.apply(&commit.content, taken_as);
+        member.last_heartbeat = self.now;
+        self.group.last_sequence += 1;
+        let sequence = self.group.last_sequence;
+        self.apply(&commit.content, sequence);
         true
     }
 
-    /// Offsets count from now on, unless newer ones do.
-    pub(crate) fn apply(&mut self, content: &[(Partition, Offset, String)], taken_as: u64) {
+    /// Applies committed offsets, unless newer ones are in effect.
+    pub(crate) fn apply(&mut self, content: &[(Partition, Offset, String)], sequence: u64) {
         for (partition, offset, note) in content {
             if self
                 .group
-                .taken_as
+                .sequence
                 .get(partition)
-                .is_some_and(|newest| *newest > taken_as)
+                .is_some_and(|newest| *newest > sequence)
             {
                 continue;
             }
-            self.group.taken_as.insert(*partition, taken_as);
+            self.group.sequence.insert(*partition, sequence);
             let note_read = CallNote::decode(*offset, note).expect("a note");
             self.check_finals(*partition, *offset, &note_read);
             let before = self.group.committed.get(partition);
             let before = before.map_or(Offset(0), |(offset, _)| *offset);
             if *offset < before {
-                self.checks.broken(Broken::WatermarkBack, || {
+                self.checks.violation(ViolationKind::CommitPositionDecreased, || {
                     format!("{partition} from {before} to {offset}")
                 });
             }
             let note = match self.setup.mutation {
-                Some(Mutation::NoBeginnings) => without_beginnings(note_read, *offset),
+                Some(Mutation::NoIntents) => without_intents(note_read, *offset),
                 _ => note.clone(),
             };
             self.group.committed.insert(*partition, (*offset, note));
         }
     }
 
-    /// What is committed as final has an end, or is continued.
+    /// Checks that each call committed as final has an outcome, or a later copy.
     fn check_finals(&mut self, partition: Partition, offset: Offset, note: &CallNote) {
         let range = (partition, Offset(0))..(Partition(partition.0 + 1), Offset(0));
-        let finals: Vec<(Place, bool)> = self
+        let finals: Vec<(CallPosition, bool)> = self
             .log
             .range(range)
-            .filter(|(place, record)| {
-                let is_final = place.1 < offset || note.finals.contains(place.1);
+            .filter(|(position, record)| {
+                let is_final = position.1 < offset || note.finals.contains(position.1);
                 is_final && self.is_visible(record)
             })
-            .map(|(place, record)| (*place, self.is_continued(*place, record.origin)))
+            .map(|(position, record)| (*position, self.is_continued(*position, record.origin)))
             .collect();
-        for (place, is_continued) in finals {
-            let origin = self.origin(place);
-            if !is_continued && !self.checks.ends.contains_key(&origin) {
-                self.checks.broken(Broken::FinalWithoutEnd, || {
-                    format!("{place:?}, which is {origin:?}")
+        for (position, is_continued) in finals {
+            let origin = self.origin(position);
+            if !is_continued && !self.checks.outcomes.contains_key(&origin) {
+                self.checks.violation(ViolationKind::FinalWithoutOutcome, || {
+                    format!("{position:?}, which is {origin:?}")
                 });
             }
-            self.checks.finals.insert(place);
+            self.checks.finals.insert(position);
         }
     }
 
-    fn is_continued(&self, place: Place, origin: Place) -> bool {
-        let range = (place.0, place.1.next())..(Partition(place.0.0 + 1), Offset(0));
+    fn is_continued(&self, position: CallPosition, origin: CallPosition) -> bool {
+        let range = (position.0, position.1.next())..(Partition(position.0.0 + 1), Offset(0));
         let mut behind = self.log.range(range);
         behind.any(|(_, record)| record.origin == origin && self.is_visible(record))
     }

@@ -1,12 +1,12 @@
-//! Callers, a group, an API and faults, at random: what must hold of stage two, holds in each run.
+//! Simulation of stage two: random callers, group, API and faults; the guarantees hold in each run.
 //!
-//! A world stands around real [`Delivery`](pipeline::delivery::Delivery)s: a log with the gaps of transaction
-//! markers, a group that moves partitions, fences commits by membership and expels who is silent, an API that
-//! counts what it processes while answers are lost and requests outlive their senders, and a scheduler that
-//! draws the next step from a seed. At the end the faults stop and everything must finish.
+//! Around real [`Delivery`](pipeline::delivery::Delivery) state machines are a log with the gaps of transaction
+//! markers, a group that moves partitions, fences commits by membership and evicts silent members, an API that
+//! counts what it processes while responses are lost and requests outlive their senders, and a scheduler that draws
+//! each step from a seed. At the end the faults stop, and all calls must become final.
 //!
-//! The mutations take one rule of the protocol away, each by what the world does to the delivery, and expect
-//! that this is found out: a check that cannot fail proves nothing.
+//! Each mutation removes one rule of the protocol, in the shell around the state machine, and expects a violation:
+//! a check that cannot fail proves nothing.
 //!
 //! `DELIVERY_SEED=n cargo test -p pipeline --test simulation delivery` replays one seed.
 
@@ -15,50 +15,50 @@ mod caller;
 mod checks;
 mod group;
 mod outage;
+mod simulation;
 mod transactions;
-mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pipeline::delivery::Policy;
 
-use self::checks::Broken;
-use self::world::{Mutation, Policies, Setup, World};
+use self::checks::ViolationKind;
+use self::simulation::{Mutation, Policies, Setup, Simulation};
 
-/// Every seed brings another world; a quarter of them each has one policy, and a quarter has all.
+/// Number of seeds. A quarter of them has each of the three policies, and a quarter has all.
 const SEEDS: u64 = 10_000;
 
-/// What each of the worlds together must have seen, or they would prove nothing.
-const SEEN: [&str; 20] = [
+/// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
+const EVENTS: [&str; 20] = [
     "kills",
     "pauses",
-    "expelled",
-    "revokes",
+    "evictions",
+    "revocations",
     "stops",
     "rejoins",
-    "late landings",
+    "processed after the response",
     "late commits",
-    "withheld",
+    "requests withheld",
     "parked",
-    "look-ups",
-    "found",
+    "lookups",
+    "found by look-up",
     "deferrals",
-    "continued",
+    "copies read",
     "unknown deferrals",
     "late deferrals",
-    "given up",
+    "abandoned",
     "outages",
-    "openings",
+    "breaker openings",
     "probes",
 ];
 
 #[test]
-fn each_call_ends_whatever_happens_and_nothing_is_broken_on_the_way() {
+fn each_call_has_one_outcome() {
     if let Ok(seed) = std::env::var("DELIVERY_SEED") {
         let seed = seed.parse().expect("a number");
-        let world = check(Setup::any(seed));
-        println!("seed {seed}: {} steps, {:?}", world.steps, world.counts);
+        let simulation = check(Setup::any(seed));
+        println!("seed {seed}: {} steps, {:?}", simulation.steps, simulation.counts);
         return;
     }
     let halves = [0..SEEDS / 2, SEEDS / 2..SEEDS].map(|seeds| {
@@ -74,21 +74,21 @@ fn each_call_ends_whatever_happens_and_nothing_is_broken_on_the_way() {
     });
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
     for half in halves {
-        for (what, count) in half.join().expect("no seed broke a promise") {
+        for (what, count) in half.join().expect("no violation") {
             *counts.entry(what).or_default() += count;
         }
     }
     println!("{counts:?}");
-    for what in SEEN {
+    for what in EVENTS {
         let count = counts.get(what).copied().unwrap_or_default();
         assert!(count > 500, "{what}: {count}");
     }
 }
 
-/// Story: partitions move and callers are replaced, but nobody is killed and no commit fails. Then nothing
-/// is ambiguous but what the API's own answers make so.
+/// Partitions move and callers are replaced, but no caller is killed and no commit fails. Then only the
+/// responses of the API are ambiguous.
 #[test]
-fn moves_and_rolling_restarts_make_nothing_ambiguous() {
+fn moves_and_restarts_make_nothing_ambiguous() {
     let seeds = match std::env::var("DELIVERY_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("a number");
@@ -104,171 +104,252 @@ fn moves_and_rolling_restarts_make_nothing_ambiguous() {
     }
 }
 
-/// Plays worlds until one breaks this promise. What else breaks on the way is passed over.
-fn found_out(mutation: Mutation, policy: Policy, expected: Broken) {
+/// Runs seeds until one has a violation of this kind. Other kinds are ignored.
+fn assert_detected(mutation: Mutation, policy: Policy, expected: ViolationKind) {
     for seed in 0..10_000 {
         let setup = Setup {
-            pace: outage::pace(seed, Some(mutation)),
+            flow_control: outage::flow_control(seed, Some(mutation)),
             policies: Policies::All(policy),
             mutation: Some(mutation),
-            looks_for: Some(expected),
+            only_kind: Some(expected),
             ..Setup::any(seed)
         };
-        if let Err(violation) = World::new(setup).run() {
+        if let Err(violation) = Simulation::new(setup).run() {
             println!("{mutation:?} under {policy:?}: seed {seed}, {violation:?}");
             return;
         }
     }
-    panic!("{mutation:?} under {policy:?} did not break {expected:?}");
+    panic!("{mutation:?} under {policy:?} did not cause {expected:?}");
 }
 
 #[test]
-fn without_noted_beginnings_a_move_calls_twice() {
-    found_out(Mutation::NoBeginnings, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::NoBeginnings, Policy::Verify, Broken::ProcessedTwice);
+fn missing_intents_are_detected() {
+    assert_detected(Mutation::NoIntents, Policy::Park, ViolationKind::ProcessedTwice);
+    assert_detected(Mutation::NoIntents, Policy::Verify, ViolationKind::ProcessedTwice);
 }
 
 #[test]
-fn a_call_sent_before_its_beginning_is_acknowledged_is_made_twice() {
-    found_out(Mutation::NotAwaited, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::NotAwaited, Policy::Verify, Broken::ProcessedTwice);
-}
-
-#[test]
-fn going_on_after_an_unknown_commit_calls_twice() {
-    found_out(Mutation::UnknownCarriesOn, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::UnknownCarriesOn, Policy::Park, Broken::WatermarkBack);
-}
-
-#[test]
-fn a_parked_record_that_was_not_acknowledged_is_lost() {
-    found_out(
-        Mutation::ParkedNotAcknowledged,
+fn request_before_its_intent_is_detected() {
+    assert_detected(
+        Mutation::IntentNotAwaited,
         Policy::Park,
-        Broken::FinalWithoutEnd,
+        ViolationKind::ProcessedTwice,
+    );
+    assert_detected(
+        Mutation::IntentNotAwaited,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
     );
 }
 
 #[test]
-fn a_commit_for_a_revoked_partition_overwrites_what_its_new_owner_noted() {
-    found_out(Mutation::RevokedCommits, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::RevokedCommits, Policy::Park, Broken::WatermarkBack);
-}
-
-#[test]
-fn without_the_ownership_deadline_a_call_is_sent_after_it_was_settled() {
-    found_out(Mutation::NoDeadline, Policy::Park, Broken::SentAfterParked);
-    found_out(Mutation::NoDeadline, Policy::Verify, Broken::ProcessedTwice);
-}
-
-#[test]
-fn a_look_up_before_everything_has_settled_calls_twice() {
-    found_out(Mutation::LooksUpAtOnce, Policy::Verify, Broken::ProcessedTwice);
-}
-
-#[test]
-fn without_the_map_of_finals_a_final_call_is_made_again() {
-    found_out(Mutation::NoFinals, Policy::Retry, Broken::CalledAfterFinal);
-}
-
-#[test]
-fn a_copy_written_apart_from_its_note_is_called_beside_its_original() {
-    found_out(Mutation::CopyAlone, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::CopyAlone, Policy::Verify, Broken::ProcessedTwice);
-}
-
-#[test]
-fn a_note_committed_before_its_copy_loses_the_call() {
-    found_out(Mutation::NoteAlone, Policy::Park, Broken::FinalWithoutEnd);
-}
-
-#[test]
-fn a_commit_beside_a_deferral_opens_the_call_again_beside_its_copy() {
-    found_out(Mutation::CommitMeanwhile, Policy::Park, Broken::ProcessedTwice);
-    found_out(Mutation::CommitMeanwhile, Policy::Retry, Broken::CalledAfterFinal);
-}
-
-#[test]
-fn going_on_after_an_unknown_deferral_calls_twice() {
-    found_out(
-        Mutation::UnknownDeferralCarriesOn,
+fn ignored_unknown_commit_is_detected() {
+    assert_detected(
+        Mutation::UnknownCommitIgnored,
         Policy::Park,
-        Broken::ProcessedTwice,
+        ViolationKind::ProcessedTwice,
+    );
+    assert_detected(
+        Mutation::UnknownCommitIgnored,
+        Policy::Park,
+        ViolationKind::CommitPositionDecreased,
     );
 }
 
 #[test]
-fn notes_read_while_a_deferral_is_undecided_call_twice() {
-    found_out(Mutation::UnstableNotes, Policy::Park, Broken::ProcessedTwice);
+fn unacknowledged_outcome_is_detected() {
+    assert_detected(
+        Mutation::OutcomeNotAcknowledged,
+        Policy::Park,
+        ViolationKind::FinalWithoutOutcome,
+    );
 }
 
 #[test]
-fn a_copy_that_forgets_a_doubt_is_processed_twice() {
-    found_out(Mutation::DoubtForgotten, Policy::Verify, Broken::ProcessedTwice);
+fn commit_after_revocation_is_detected() {
+    assert_detected(
+        Mutation::CommitAfterRevocation,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
+    );
+    assert_detected(
+        Mutation::CommitAfterRevocation,
+        Policy::Park,
+        ViolationKind::CommitPositionDecreased,
+    );
 }
 
-/// Story: the API is down for ten minutes, with a backlog, and nothing else happens. Calls go on within one probe interval
-/// of its return, no partition moves, no more is held than ever, and the API is asked a few times a minute.
 #[test]
-fn ten_minutes_without_the_api_lose_nothing_and_end_within_one_probe_interval() {
+fn missing_ownership_lease_is_detected() {
+    assert_detected(
+        Mutation::NoOwnershipLease,
+        Policy::Park,
+        ViolationKind::SentAfterParked,
+    );
+    assert_detected(
+        Mutation::NoOwnershipLease,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn lookup_before_quiescence_is_detected() {
+    assert_detected(
+        Mutation::NoQuiescence,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn missing_completions_are_detected() {
+    assert_detected(
+        Mutation::NoCompletions,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn copy_before_its_note_is_detected() {
+    assert_detected(
+        Mutation::CopyBeforeNote,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
+    );
+    assert_detected(
+        Mutation::CopyBeforeNote,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn note_before_its_copy_is_detected() {
+    assert_detected(
+        Mutation::NoteBeforeCopy,
+        Policy::Park,
+        ViolationKind::FinalWithoutOutcome,
+    );
+}
+
+#[test]
+fn commit_during_a_deferral_is_detected() {
+    assert_detected(
+        Mutation::CommitDuringDeferral,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
+    );
+    assert_detected(
+        Mutation::CommitDuringDeferral,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn ignored_unknown_deferral_is_detected() {
+    assert_detected(
+        Mutation::UnknownDeferralIgnored,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn notes_of_a_pending_deferral_are_detected() {
+    assert_detected(
+        Mutation::UnstableNotesRead,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn forgotten_ambiguity_is_detected() {
+    assert_detected(
+        Mutation::AmbiguityForgotten,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+/// The API is down for ten minutes with a backlog, and nothing else happens. Calls resume within one probe
+/// interval after its return, no partition moves, no limit is exceeded, and the API gets a few requests a
+/// minute.
+#[test]
+fn calls_resume_soon_after_ten_minutes_of_outage() {
     const INTERVAL: Duration = Duration::from_secs(5);
     const TEN_MINUTES: Duration = Duration::from_secs(600);
     for seed in 0..12 {
-        let mut pace = outage::pace(4, None).expect("a pace");
-        (pace.breaker.failure_threshold, pace.breaker.probe_interval) = (10, INTERVAL);
-        let world = check(Setup {
-            pace: Some(pace),
+        let mut flow_control = outage::flow_control(4, None).expect("flow control settings");
+        (
+            flow_control.breaker.failure_threshold,
+            flow_control.breaker.probe_interval,
+        ) = (10, INTERVAL);
+        let simulation = check(Setup {
+            flow_control: Some(flow_control),
             outage_only: Some(TEN_MINUTES),
-            gives_up: false,
+            abandons: false,
             ..Setup::any(seed)
         });
-        let seen = &world.seen;
-        println!("seed {seed}: {} steps, {seen:?}", world.steps);
-        assert!(!seen.over_after.is_empty(), "nobody noticed");
-        for after in &seen.over_after {
-            // One that begins, and its answer.
+        let stats = &simulation.outage_stats;
+        println!("seed {seed}: {} steps, {stats:?}", simulation.steps);
+        assert!(!stats.resumed_after.is_empty(), "no caller detected the outage");
+        for after in &stats.resumed_after {
+            // The next probe, and its response.
             assert!(*after < INTERVAL + Duration::from_millis(300), "{after:?}");
         }
-        // Two callers: the failures that it takes to see it, those under way, and a probe each 5 s.
-        assert!(seen.requests <= 2 * (10 + 3 + 121), "{} requests", seen.requests);
-        for never in ["expelled", "revokes", "rejoins", "kills", "parked"] {
-            let is_park = never == "parked" && !matches!(world.setup.policies, Policies::All(Policy::Retry));
-            assert!(is_park || !world.counts.contains_key(never), "{never}");
+        // Two callers: the failures that open the circuit breaker, the calls in flight, and a probe each 5 s.
+        assert!(
+            stats.requests <= 2 * (10 + 3 + 121),
+            "{} requests",
+            stats.requests
+        );
+        for never in ["evictions", "revocations", "rejoins", "kills", "parked"] {
+            let is_park =
+                never == "parked" && !matches!(simulation.setup.policies, Policies::All(Policy::Retry));
+            assert!(is_park || !simulation.counts.contains_key(never), "{never}");
         }
     }
 }
 
 #[test]
-fn a_breaker_that_never_probes_leaves_calls_waiting_for_ever() {
-    found_out(Mutation::NeverProbes, Policy::Retry, Broken::Stuck);
-    found_out(Mutation::NeverProbes, Policy::Park, Broken::Stuck);
+fn circuit_breaker_without_probes_is_detected() {
+    assert_detected(Mutation::NoProbes, Policy::Retry, ViolationKind::NotDrained);
+    assert_detected(Mutation::NoProbes, Policy::Park, ViolationKind::NotDrained);
 }
 
 #[test]
-fn without_a_breaker_an_api_that_is_down_is_hammered() {
-    found_out(Mutation::NoBreaker, Policy::Retry, Broken::Hammered);
-}
-
-#[test]
-fn a_breaker_that_counts_rejected_orders_opens_without_need() {
-    found_out(
-        Mutation::CountsRejections,
+fn missing_circuit_breaker_is_detected() {
+    assert_detected(
+        Mutation::NoCircuitBreaker,
         Policy::Retry,
-        Broken::OpenedWithoutNeed,
+        ViolationKind::TooManyProbes,
     );
 }
 
-/// One world; a broken promise ends the test, with how to see it again.
-fn check(setup: Setup) -> World {
-    let mut world = World::new(setup);
-    if let Err(violation) = world.run() {
+#[test]
+fn rejections_counted_as_failures_are_detected() {
+    assert_detected(
+        Mutation::RejectionsAreFailures,
+        Policy::Retry,
+        ViolationKind::OpenedUnnecessarily,
+    );
+}
+
+/// Runs one seed. A violation fails the test, with the command that replays it.
+fn check(setup: Setup) -> Simulation {
+    let mut simulation = Simulation::new(setup);
+    if let Err(violation) = simulation.run() {
         panic!(
             "seed {} ({setup:?}): {violation:?} at step {}; DELIVERY_SEED={} shows it again\n{}",
             setup.seed,
-            world.steps,
+            simulation.steps,
             setup.seed,
-            world.story()
+            simulation.recent_trace()
         );
     }
-    world
+    simulation
 }

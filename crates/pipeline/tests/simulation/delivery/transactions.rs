@@ -1,57 +1,57 @@
-//! Deferrals: transactions of callers, their copies at the end of the log, and what is left open of them.
+//! Deferrals: transactions of callers, with copies at the end of the log.
 
 use pipeline::delivery::{CallId, CommitResult, DeferredCopy, Event};
 use rand::RngExt as _;
 use records::{Offset, Partition};
 
-use crate::delivery::caller::{Due, place};
-use crate::delivery::checks::{Broken, Place};
-use crate::delivery::group::CommitOnItsWay;
-use crate::delivery::world::{Before, Mutation, Pending, World};
+use crate::delivery::caller::{Step, position};
+use crate::delivery::checks::{CallPosition, ViolationKind};
+use crate::delivery::group::PendingCommit;
+use crate::delivery::simulation::{DeferredState, Mutation, OutboxRecord, Simulation};
 
-/// A transaction, from the moment at which the coordinator has taken its offsets.
+/// Transaction, from the time at which the coordinator has its offsets.
 pub(crate) struct Transaction {
     number: u64,
     process: u64,
     pub(crate) state: State,
     content: Vec<(Partition, Offset, String)>,
-    /// The age of its offsets: what was committed after they were taken is newer than they are.
-    taken_as: u64,
-    /// Nobody waits for it any more, and the request to commit it may be on its way.
+    /// Sequence number of its offsets. Commits accepted later are newer.
+    sequence: u64,
+    /// No caller waits for it, and the request to commit it may still arrive.
     may_still_end: bool,
 }
 
-/// What the coordinator has decided.
+/// Decision of the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
-    /// Its records can be read. Its offsets count once the coordinator of the group has its marker.
+    /// Its records are visible. Its offsets are in effect once the group coordinator has its marker.
     Committed {
         offsets_count: bool,
     },
     Aborted,
 }
 
-/// What a caller hands to its transactional producer.
+/// Deferral, as handed to the transactional producer.
 #[derive(Clone)]
 pub(crate) struct Deferral {
     number: u64,
     member: u64,
-    copies: Vec<(Place, Pending)>,
+    copies: Vec<(CallPosition, OutboxRecord)>,
     content: Vec<(Partition, Offset, String)>,
 }
 
-impl World {
+impl Simulation {
     pub(crate) fn state(&self, transaction: Option<u64>) -> State {
         let found = transaction.and_then(|number| self.transactions.iter().find(|t| t.number == number));
         found.map_or(State::Committed { offsets_count: true }, |found| found.state)
     }
 
-    pub(crate) fn is_visible(&self, record: &Pending) -> bool {
+    pub(crate) fn is_visible(&self, record: &OutboxRecord) -> bool {
         matches!(self.state(record.transaction), State::Committed { .. })
     }
 
-    /// Whether offsets of this partition may yet change by a transaction.
+    /// Returns `true` if a transaction is pending on offsets of this partition.
     pub(crate) fn is_unstable(&self, partition: Partition) -> bool {
         let is_pending = |state| matches!(state, State::Open | State::Committed { offsets_count: false });
         self.transactions
@@ -63,30 +63,30 @@ impl World {
         self.partitions().any(|partition| self.is_unstable(partition))
     }
 
-    /// The delivery asks for a deferral.
+    /// Starts a deferral.
     pub(crate) fn defer(
         &mut self,
         at: usize,
-        copies: Vec<DeferredCopy<Place>>,
+        copies: Vec<DeferredCopy<CallPosition>>,
         content: Vec<(Partition, Offset, String)>,
     ) {
         self.count("deferrals");
         let (process, member) = (self.callers[at].process, self.callers[at].member);
         if self.callers[at].is_committing() {
-            self.checks.broken(Broken::CommitOutOfTurn, || {
+            self.checks.violation(ViolationKind::InvalidCommit, || {
                 "a deferral with a commit in flight".into()
             });
         }
-        let copies: Vec<(Place, Pending)> = copies
+        let copies: Vec<(CallPosition, OutboxRecord)> = copies
             .into_iter()
-            .map(|copied| (place(copied.call), self.copy(process, &copied)))
+            .map(|copied| (position(copied.call), self.copy(process, &copied)))
             .collect();
-        let places: Vec<Place> = copies.iter().map(|(place, _)| *place).collect();
-        self.note(|| format!("{process} defers {places:?} with {content:?}"));
-        self.deferrals_ever += 1;
-        let number = self.deferrals_ever;
+        let positions: Vec<CallPosition> = copies.iter().map(|(position, _)| *position).collect();
+        self.trace(|| format!("{process} defers {positions:?} with {content:?}"));
+        self.deferrals_started += 1;
+        let number = self.deferrals_started;
         let last_commits = self.callers[at].last_commits.clone();
-        if self.setup.mutation == Some(Mutation::CommitMeanwhile) {
+        if self.setup.mutation == Some(Mutation::CommitDuringDeferral) {
             let content = content
                 .iter()
                 .filter_map(|(partition, ..)| {
@@ -94,13 +94,13 @@ impl World {
                     Some((*partition, *offset, note.clone()))
                 })
                 .collect();
-            self.group.late.push(CommitOnItsWay {
+            self.group.late.push(PendingCommit {
                 member,
                 content,
                 result: CommitResult::Committed,
             });
         }
-        let begun_at = self.soon(25);
+        let begins_at = self.soon(25);
         let is_silent = self.has_hard_faults() && self.random.random_ratio(1, 60);
         let caller = &mut self.callers[at];
         caller.deferral = Some(number);
@@ -111,16 +111,16 @@ impl World {
                 copies,
                 content,
             };
-            caller.due.push((begun_at, Due::Defer(deferral)));
+            caller.steps.push((begins_at, Step::Defer(deferral)));
         }
     }
 
-    fn copy(&mut self, process: u64, copied: &DeferredCopy<Place>) -> Pending {
+    fn copy(&mut self, process: u64, copied: &DeferredCopy<CallPosition>) -> OutboxRecord {
         let CallId { assignment, .. } = copied.call;
-        let before = &self.log[&place(copied.call)];
+        let before = &self.log[&position(copied.call)];
         let origin = before.origin;
         let deferred_by = (process, assignment);
-        let continued = Before {
+        let continued = DeferredState {
             attempts: copied.history.attempts,
             attempts_ambiguous: copied.history.attempts_ambiguous,
             lookups: copied.lookups,
@@ -129,7 +129,7 @@ impl World {
         };
         let (key, policy) = (before.key.clone(), before.policy);
         self.checks.deferred_by.insert(origin, deferred_by);
-        Pending {
+        OutboxRecord {
             key,
             policy,
             origin,
@@ -138,47 +138,49 @@ impl World {
         }
     }
 
-    /// Records and offsets arrive, if the group still knows the member.
-    pub(crate) fn take_deferral(&mut self, at: usize, deferral: Deferral) {
+    /// Takes records and offsets of a deferral, if the group knows the member.
+    pub(crate) fn begin_deferral(&mut self, at: usize, deferral: Deferral) {
         let process = self.callers[at].process;
         if !self.group.members.contains_key(&deferral.member) {
-            return self.tell_deferral(at, deferral.number, CommitResult::Fenced);
+            return self.finish_deferral(at, deferral.number, CommitResult::Fenced);
         }
         if self.faults && self.random.random_ratio(1, 12) {
-            return self.tell_deferral(at, deferral.number, CommitResult::Rejected);
+            return self.finish_deferral(at, deferral.number, CommitResult::Rejected);
         }
         let ends_at = self.soon(25);
         match self.setup.mutation {
-            Some(Mutation::CopyAlone) => self.append(&deferral, None),
-            Some(Mutation::NoteAlone) => {
-                self.land(&deferral.as_commit());
+            Some(Mutation::CopyBeforeNote) => self.append(&deferral, None),
+            Some(Mutation::NoteBeforeCopy) => {
+                self.accept_commit(&deferral.as_commit());
             }
             _ => {
                 self.append(&deferral, Some(deferral.number));
-                self.group.taken_ever += 1;
+                self.group.last_sequence += 1;
                 self.transactions.push(Transaction {
                     number: deferral.number,
                     process,
                     state: State::Open,
                     content: deferral.content.clone(),
-                    taken_as: self.group.taken_ever,
+                    sequence: self.group.last_sequence,
                     may_still_end: false,
                 });
             }
         }
-        self.callers[at].due.push((ends_at, Due::EndDeferral(deferral)));
+        self.callers[at]
+            .steps
+            .push((ends_at, Step::CommitDeferral(deferral)));
     }
 
-    /// The request to commit it arrives, or not, and that is told, or not.
+    /// Handles the request to commit a deferral, which may be lost, as may its response.
     pub(crate) fn end_deferral(&mut self, at: usize, deferral: &Deferral) {
         match self.setup.mutation {
-            Some(Mutation::CopyAlone) => {
-                self.land(&deferral.as_commit());
-                return self.tell_deferral(at, deferral.number, CommitResult::Committed);
+            Some(Mutation::CopyBeforeNote) => {
+                self.accept_commit(&deferral.as_commit());
+                return self.finish_deferral(at, deferral.number, CommitResult::Committed);
             }
-            Some(Mutation::NoteAlone) => {
+            Some(Mutation::NoteBeforeCopy) => {
                 self.append(deferral, None);
-                return self.tell_deferral(at, deferral.number, CommitResult::Committed);
+                return self.finish_deferral(at, deferral.number, CommitResult::Committed);
             }
             _ => {}
         }
@@ -190,7 +192,7 @@ impl World {
         };
         if transaction.state != State::Open {
             // The coordinator has timed it out.
-            return self.tell_deferral(at, deferral.number, CommitResult::Unknown);
+            return self.finish_deferral(at, deferral.number, CommitResult::Unknown);
         }
         let result = match drawn {
             0..20 if has_hard_faults => CommitResult::Unknown,
@@ -204,18 +206,18 @@ impl World {
             }
             CommitResult::Rejected | CommitResult::Fenced => transaction.state = State::Aborted,
         }
-        self.tell_deferral(at, deferral.number, result);
+        self.finish_deferral(at, deferral.number, result);
     }
 
-    fn tell_deferral(&mut self, at: usize, number: u64, result: CommitResult) {
+    fn finish_deferral(&mut self, at: usize, number: u64, result: CommitResult) {
         let process = self.callers[at].process;
-        self.note(|| format!("{process} hears of its deferral: {result:?}"));
+        self.trace(|| format!("deferral of {process}: {result:?}"));
         if self.callers[at].deferral != Some(number) {
             return;
         }
         self.callers[at].deferral = None;
         let result = match (result, self.setup.mutation) {
-            (CommitResult::Unknown, Some(Mutation::UnknownDeferralCarriesOn)) => CommitResult::Rejected,
+            (CommitResult::Unknown, Some(Mutation::UnknownDeferralIgnored)) => CommitResult::Rejected,
             (result, _) => result,
         };
         if matches!(result, CommitResult::Unknown | CommitResult::Fenced) {
@@ -224,14 +226,14 @@ impl World {
         if result == CommitResult::Unknown {
             self.count("unknown deferrals");
         }
-        self.tell(at, Event::Committed(result));
+        self.handle(at, Event::Committed(result));
     }
 
     fn append(&mut self, deferral: &Deferral, transaction: Option<u64>) {
         let mut behind = Vec::new();
         for ((partition, _), record) in &deferral.copies {
             let end = self.log_end.entry(*partition).or_insert(Offset(0));
-            let record = Pending {
+            let record = OutboxRecord {
                 transaction,
                 ..record.clone()
             };
@@ -240,13 +242,13 @@ impl World {
             behind.push(*partition);
         }
         behind.dedup();
-        // The markers.
+        // Transaction markers.
         for partition in behind {
             self.log_end.entry(partition).and_modify(|end| *end = end.next());
         }
     }
 
-    /// Transactions that nobody waits for end, and markers are written.
+    /// Ends transactions that no caller waits for, and writes markers.
     pub(crate) fn transactions_turn(&mut self) {
         for at in 0..self.transactions.len() {
             let draw = self.random.random_range(0..12);
@@ -268,9 +270,9 @@ impl World {
                 (State::Committed { offsets_count: false }, 0..4) => {
                     self.transactions[at].state = State::Committed { offsets_count: true };
                     let transaction = &self.transactions[at];
-                    let (content, taken_as) = (transaction.content.clone(), transaction.taken_as);
-                    self.note(|| format!("a marker: {content:?} count"));
-                    self.apply(&content, taken_as);
+                    let (content, sequence) = (transaction.content.clone(), transaction.sequence);
+                    self.trace(|| format!("marker written, offsets in effect: {content:?}"));
+                    self.apply(&content, sequence);
                 }
                 _ => {}
             }
@@ -283,8 +285,8 @@ impl Deferral {
         self.number
     }
 
-    fn as_commit(&self) -> CommitOnItsWay {
-        CommitOnItsWay {
+    fn as_commit(&self) -> PendingCommit {
+        PendingCommit {
             member: self.member,
             content: self.content.clone(),
             result: CommitResult::Committed,

@@ -1,4 +1,4 @@
-//! The world: its clock, its log, its faults, and whose turn it is.
+//! Simulation of one seed: its clock, log and faults, and a scheduler that draws each next step.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,95 +10,95 @@ use records::{IdempotencyKey, Offset, Partition};
 
 use crate::delivery::api::Api;
 use crate::delivery::caller::Caller;
-use crate::delivery::checks::{Broken, Checks, Place, Violation};
+use crate::delivery::checks::{CallPosition, Checks, Violation, ViolationKind};
 use crate::delivery::group::Group;
-use crate::delivery::outage::{self, Down, Seen};
+use crate::delivery::outage::{self, ApiOutage, OutageStats};
 use crate::delivery::transactions::Transaction;
 
 const PARTITIONS: i32 = 2;
 const KEYS: i64 = 5;
-/// So long there are faults; then everything must finish.
+/// Number of steps with faults.
 const FAULTY_STEPS: u64 = 500;
 
-/// What kind of world it is.
+/// Parameters of a simulation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) policies: Policies,
-    /// Nobody is killed, stands still, or hears nothing of a commit.
+    /// No process is killed or paused, and every commit has a response.
     pub(crate) moves_only: bool,
-    /// Some orders the API never accepts, and they are given up.
-    pub(crate) gives_up: bool,
-    pub(crate) pace: Option<FlowControlSettings>,
-    /// Nothing happens but one outage of the API.
+    /// The API never accepts some orders, and their calls are abandoned.
+    pub(crate) abandons: bool,
+    pub(crate) flow_control: Option<FlowControlSettings>,
+    /// The only fault is one outage of the API, of this length.
     pub(crate) outage_only: Option<Duration>,
     pub(crate) mutation: Option<Mutation>,
-    /// The one promise that it is about, if it is about one.
-    pub(crate) looks_for: Option<Broken>,
+    /// Only kind of violation that is reported.
+    pub(crate) only_kind: Option<ViolationKind>,
 }
 
-/// Which calls have which policy.
+/// Policies of the calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Policies {
     All(Policy),
     Mixed,
 }
 
-/// A rule of the protocol that is taken away. In brackets its row in the model.
+/// Rule of the protocol that is removed, with its rows in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {
-    /// Beginnings are not noted (B1, V5).
-    NoBeginnings,
-    /// A request leaves before its beginning is acknowledged (B10).
-    NotAwaited,
-    /// A member carries on after a commit of which it knows nothing (B9).
-    UnknownCarriesOn,
-    /// An end counts as acknowledged as soon as it is handed over (B11).
-    ParkedNotAcknowledged,
-    /// A commit of a revoked partition goes out under the generation that follows (B14).
-    RevokedCommits,
-    /// Nothing is held back at the last moment (D2, V2).
-    NoDeadline,
-    /// A look-up does not wait for the API's longest processing time (V1).
-    LooksUpAtOnce,
-    /// Only the offset is kept, not what is final behind it (A4).
-    NoFinals,
-    /// A deferral writes its copy before its note, in no transaction.
-    CopyAlone,
-    /// A deferral commits its note before its copy, in no transaction.
-    NoteAlone,
-    /// A commit is in flight beside a deferral.
-    CommitMeanwhile,
-    /// A member carries on after a deferral of which it knows nothing.
-    UnknownDeferralCarriesOn,
+    /// No intents are recorded (B1, V5).
+    NoIntents,
+    /// A request is sent before its intent is committed (B10).
+    IntentNotAwaited,
+    /// A member continues after a commit with unknown result (B9).
+    UnknownCommitIgnored,
+    /// An outcome counts as acknowledged when it is handed to the producer (B11).
+    OutcomeNotAcknowledged,
+    /// A commit for a revoked partition is sent under the next generation (B14).
+    CommitAfterRevocation,
+    /// No request is withheld after the ownership lease (D2, V2).
+    NoOwnershipLease,
+    /// A look-up does not wait for the API's maximum processing time (V1).
+    NoQuiescence,
+    /// Only the offset is committed, without the completions after it (A4).
+    NoCompletions,
+    /// A deferral writes its copy before its note, without a transaction.
+    CopyBeforeNote,
+    /// A deferral commits its note before its copy, without a transaction.
+    NoteBeforeCopy,
+    /// A commit is in flight during a deferral.
+    CommitDuringDeferral,
+    /// A member continues after a deferral with unknown result.
+    UnknownDeferralIgnored,
     /// Notes are read while a transaction is pending on them.
-    UnstableNotes,
-    /// The copy does not say that its call may have been processed.
-    DoubtForgotten,
-    /// The breaker stays open.
-    NeverProbes,
-    /// There is no breaker.
-    NoBreaker,
+    UnstableNotesRead,
+    /// A copy loses the ambiguity of its call.
+    AmbiguityForgotten,
+    /// The circuit breaker never probes.
+    NoProbes,
+    /// There is no circuit breaker.
+    NoCircuitBreaker,
     /// Rejected orders count as failures of the API.
-    CountsRejections,
+    RejectionsAreFailures,
 }
 
-/// A record of the outbox.
+/// Record of the outbox.
 #[derive(Clone)]
-pub(crate) struct Pending {
+pub(crate) struct OutboxRecord {
     pub(crate) key: IdempotencyKey,
     pub(crate) policy: Policy,
-    /// The order: where it lay first.
-    pub(crate) origin: Place,
-    /// What it brings along, if it was deferred.
-    pub(crate) continued: Option<Before>,
-    /// The transaction that it was written in; `None`: it can be read at once.
+    /// Position of the first record of its order.
+    pub(crate) origin: CallPosition,
+    /// Deferral context of a copy.
+    pub(crate) continued: Option<DeferredState>,
+    /// Transaction of the record; `None` if it is visible from the start.
     pub(crate) transaction: Option<u64>,
 }
 
-/// What a copy brings along.
+/// Deferral context of a copy.
 #[derive(Clone, Copy)]
-pub(crate) struct Before {
+pub(crate) struct DeferredState {
     pub(crate) attempts: u32,
     pub(crate) attempts_ambiguous: u32,
     pub(crate) lookups: u32,
@@ -106,26 +106,26 @@ pub(crate) struct Before {
     pub(crate) first_seen_at: Instant,
 }
 
-pub(crate) struct World {
+pub(crate) struct Simulation {
     pub(crate) setup: Setup,
     pub(crate) random: ChaCha8Rng,
     pub(crate) now: Instant,
     began: Instant,
-    pub(crate) log: BTreeMap<Place, Pending>,
+    pub(crate) log: BTreeMap<CallPosition, OutboxRecord>,
     pub(crate) log_end: BTreeMap<Partition, Offset>,
     pub(crate) group: Group,
     pub(crate) transactions: Vec<Transaction>,
-    pub(crate) deferrals_ever: u64,
+    pub(crate) deferrals_started: u64,
     pub(crate) api: Api,
-    pub(crate) down: Option<Down>,
-    pub(crate) seen: Seen,
+    pub(crate) down: Option<ApiOutage>,
+    pub(crate) outage_stats: OutageStats,
     pub(crate) callers: Vec<Caller>,
-    processes_ever: u64,
+    processes_started: u64,
     pub(crate) checks: Checks,
     pub(crate) faults: bool,
     pub(crate) steps: u64,
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// What happened last, for whoever has to find out why a promise was broken.
+    /// Recent trace lines, for the message of a violation.
     lines: VecDeque<String>,
 }
 
@@ -141,34 +141,34 @@ impl Setup {
             seed,
             policies,
             moves_only: false,
-            gives_up: seed % 8 < 4,
-            pace: outage::pace(seed, None),
+            abandons: seed % 8 < 4,
+            flow_control: outage::flow_control(seed, None),
             outage_only: None,
             mutation: None,
-            looks_for: None,
+            only_kind: None,
         }
     }
 }
 
 impl Mutation {
-    /// Whether it is about how fast the API is called.
-    pub(crate) fn is_of_the_pace(self) -> bool {
+    /// Returns `true` if the mutation concerns flow control.
+    pub(crate) fn is_about_flow_control(self) -> bool {
         match self {
-            Self::NeverProbes | Self::NoBreaker | Self::CountsRejections => true,
-            Self::NoBeginnings
-            | Self::NotAwaited
-            | Self::UnknownCarriesOn
-            | Self::ParkedNotAcknowledged
-            | Self::RevokedCommits
-            | Self::NoDeadline
-            | Self::LooksUpAtOnce
-            | Self::NoFinals
-            | Self::CopyAlone
-            | Self::NoteAlone
-            | Self::CommitMeanwhile
-            | Self::UnknownDeferralCarriesOn
-            | Self::UnstableNotes
-            | Self::DoubtForgotten => false,
+            Self::NoProbes | Self::NoCircuitBreaker | Self::RejectionsAreFailures => true,
+            Self::NoIntents
+            | Self::IntentNotAwaited
+            | Self::UnknownCommitIgnored
+            | Self::OutcomeNotAcknowledged
+            | Self::CommitAfterRevocation
+            | Self::NoOwnershipLease
+            | Self::NoQuiescence
+            | Self::NoCompletions
+            | Self::CopyBeforeNote
+            | Self::NoteBeforeCopy
+            | Self::CommitDuringDeferral
+            | Self::UnknownDeferralIgnored
+            | Self::UnstableNotesRead
+            | Self::AmbiguityForgotten => false,
         }
     }
 }
@@ -187,14 +187,14 @@ impl Setup {
     }
 }
 
-impl World {
+impl Simulation {
     pub(crate) fn new(setup: Setup) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(setup.seed);
         let (mut log, mut log_end) = (BTreeMap::new(), BTreeMap::new());
         for partition in (0..PARTITIONS).map(Partition) {
             let mut offset = 0;
             for _ in 0..setup.calls_per_partition() {
-                // A transaction's marker now and then, and aborted records.
+                // Sometimes a transaction marker, or aborted records.
                 while random.random_ratio(1, 4) {
                     offset += 1;
                 }
@@ -206,7 +206,7 @@ impl World {
                 };
                 let key = IdempotencyKey::new(&key).expect("a key");
                 let origin = (partition, Offset(offset));
-                let record = Pending {
+                let record = OutboxRecord {
                     key,
                     policy,
                     origin,
@@ -219,7 +219,7 @@ impl World {
             log_end.insert(partition, Offset(offset + 1));
         }
         let now = Instant::now();
-        let mut world = Self {
+        let mut simulation = Self {
             setup,
             random,
             now,
@@ -228,14 +228,14 @@ impl World {
             log_end,
             group: Group::default(),
             transactions: Vec::new(),
-            deferrals_ever: 0,
+            deferrals_started: 0,
             api: Api::default(),
             down: None,
-            seen: Seen::default(),
+            outage_stats: OutageStats::default(),
             callers: Vec::new(),
-            processes_ever: 0,
+            processes_started: 0,
             checks: Checks {
-                looks_for: setup.looks_for,
+                only_kind: setup.only_kind,
                 ..Checks::default()
             },
             faults: true,
@@ -243,22 +243,22 @@ impl World {
             counts: BTreeMap::new(),
             lines: VecDeque::new(),
         };
-        world.start_caller();
-        world.start_caller();
-        world
+        simulation.start_caller();
+        simulation.start_caller();
+        simulation
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// Processes are killed, stand still, and hear nothing.
+    /// Returns `true` while processes may be killed or paused, and responses lost.
     pub(crate) fn has_hard_faults(&self) -> bool {
         self.faults && !self.setup.moves_only
     }
 
-    pub(crate) fn origin(&self, place: Place) -> Place {
-        self.log[&place].origin
+    pub(crate) fn origin(&self, position: CallPosition) -> CallPosition {
+        self.log[&position].origin
     }
 
     pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
@@ -270,14 +270,14 @@ impl World {
     }
 
     pub(crate) fn start_caller(&mut self) {
-        self.processes_ever += 1;
-        let process = self.processes_ever;
+        self.processes_started += 1;
+        let process = self.processes_started;
         let member = self.group.join(process, self.now);
         self.callers.push(Caller::new(process, member, &self.setup));
     }
 
-    /// Only the replay of one seed pays for its story.
-    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+    /// Adds a trace line, only in the replay of one seed.
+    pub(crate) fn trace(&mut self, line: impl FnOnce() -> String) {
         if std::env::var_os("DELIVERY_SEED").is_some() {
             let ms = self.now.duration_since(self.began).as_millis();
             self.lines.push_back(format!("{ms:>6} {}", line()));
@@ -287,25 +287,27 @@ impl World {
         }
     }
 
-    pub(crate) fn story(&self) -> String {
+    pub(crate) fn recent_trace(&self) -> String {
         self.lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     fn is_over(&self) -> bool {
-        let is_final = |(partition, offset): &Place| {
+        let is_final = |(partition, offset): &CallPosition| {
             self.group
                 .committed
                 .get(partition)
                 .is_some_and(|(committed, _)| committed > offset)
         };
         let mut visible = self.log.iter().filter(|(_, record)| self.is_visible(record));
-        visible.all(|(place, _)| is_final(place)) && self.api.is_at_rest() && !self.has_pending_transactions()
+        visible.all(|(position, _)| is_final(position))
+            && self.api.is_idle()
+            && !self.has_pending_transactions()
     }
 
-    /// Lets everything happen, until each call is final.
+    /// Runs until each call is final.
     ///
     /// # Errors
-    /// A promise was broken.
+    /// Returns the first violation.
     pub(crate) fn run(&mut self) -> Result<(), Violation> {
         let mut idle = 0;
         while !self.is_over() {
@@ -313,11 +315,11 @@ impl World {
             self.faults = self.steps < FAULTY_STEPS && self.setup.outage_only.is_none();
             if self.steps > self.setup.steps_max() {
                 let open: Vec<String> = self.callers.iter().flat_map(|caller| caller.open()).collect();
-                let seen = format!(
+                let details = format!(
                     "{:?}, committed {:?}, open {open:?}",
                     self.counts, self.group.committed
                 );
-                self.checks.broken(Broken::Stuck, || seen);
+                self.checks.violation(ViolationKind::NotDrained, || details);
                 break;
             }
             self.now += Duration::from_micros(self.random.random_range(0..8_000));
@@ -332,7 +334,7 @@ impl World {
                 && self.down.is_none()
                 && self.now.duration_since(self.began) > Duration::from_millis(300)
             {
-                self.go_down(outage);
+                self.start_outage(outage);
             }
             let at = self.random.random_range(0..self.callers.len());
             idle = if self.caller_turn(at) { 0 } else { idle + 1 };
@@ -344,11 +346,15 @@ impl World {
                 return Err(violation);
             }
         }
-        let orders = self.log.iter().filter(|(place, record)| **place == record.origin);
-        let places: Vec<(Place, Policy)> = orders.map(|(place, p)| (*place, p.policy)).collect();
-        for (place, policy) in places {
-            let processed = self.api.processed.get(&place).copied().unwrap_or_default();
-            self.checks.finish(place, policy, processed);
+        let orders = self
+            .log
+            .iter()
+            .filter(|(position, record)| **position == record.origin);
+        let positions: Vec<(CallPosition, Policy)> =
+            orders.map(|(position, p)| (*position, p.policy)).collect();
+        for (position, policy) in positions {
+            let processed = self.api.processed.get(&position).copied().unwrap_or_default();
+            self.checks.finish(position, policy, processed);
         }
         self.checks.first.take().map_or(Ok(()), Err)
     }
@@ -359,17 +365,18 @@ impl World {
             .group
             .members
             .values()
-            .map(|m| m.heard_of_at + crate::delivery::group::SESSION);
+            .map(|m| m.last_heartbeat + crate::delivery::group::SESSION);
         let next = waits.chain(expiry).chain(self.api.next()).min();
         self.now = next.map_or(self.now, |next| next.max(self.now));
     }
 
     fn api_turn(&mut self) {
-        for (place, times) in self.api.turn(self.now) {
-            self.note(|| format!("the API processes {place:?}, {times}"));
-            if times > 1 && self.log[&place].policy != Policy::Retry {
-                self.checks
-                    .broken(Broken::ProcessedTwice, || format!("{place:?}, {times} times"));
+        for (position, times) in self.api.turn(self.now) {
+            self.trace(|| format!("the API processes {position:?}, {times}"));
+            if times > 1 && self.log[&position].policy != Policy::Retry {
+                self.checks.violation(ViolationKind::ProcessedTwice, || {
+                    format!("{position:?}, {times} times")
+                });
             }
         }
     }
@@ -382,40 +389,41 @@ impl World {
             3..7 if !self.setup.moves_only => {
                 self.count("pauses");
                 let pause = Duration::from_millis(self.random.random_range(0..2_500));
-                self.note(|| format!("{process} stands still for {pause:?}"));
+                self.trace(|| format!("{process} is paused for {pause:?}"));
                 self.callers[at].asleep_until = Some(self.now + pause);
                 self.checks.interruptions.push((process, self.now));
             }
             7 if !self.setup.moves_only => {
                 self.checks.interruptions.push((process, self.now));
-                self.tell(at, Event::ClientLost);
+                self.handle(at, Event::ClientLost);
             }
             8..14 => self.rebalance(),
-            16..19 if self.setup.pace.is_some() && !self.is_down() => {
+            16..19 if self.setup.flow_control.is_some() && !self.is_api_down() => {
                 let time = Duration::from_millis(self.random.random_range(0..1_500));
-                self.go_down(time);
+                self.start_outage(time);
             }
             14..16 if !self.callers[at].stopping => {
                 self.count("stops");
-                self.note(|| format!("{process} is asked to end"));
+                self.trace(|| format!("{process} is stopped"));
                 self.callers[at].stopping = true;
-                self.tell(at, Event::Stop);
+                self.handle(at, Event::Stop);
             }
             _ => {}
         }
     }
 
-    /// kill -9: what is on the wire goes on, the group learns of it by silence alone.
+    /// Kills a process. Its requests stay on the network, and the group detects it by the session timeout
+    /// only.
     fn kill(&mut self, at: usize) {
         self.count("kills");
         let caller = self.callers.remove(at);
         let process = caller.process;
-        self.note(|| format!("{process} is killed"));
+        self.trace(|| format!("{process} is killed"));
         self.checks.interruptions.push((process, self.now));
         self.group.late.extend(caller.commit.clone());
-        for (place, ending) in caller.publications() {
+        for (position, state) in caller.publications() {
             if self.random.random_ratio(1, 2) {
-                self.write_end(place, &ending);
+                self.write_outcome(position, &state);
             }
         }
         self.start_caller();
