@@ -42,7 +42,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All reasons, so that each has a metric from the start.
+    /// All reasons, each with a metric from the start.
+    // A counter that appears with its first event hides that event from `increase()`, and so from alerts.
     pub const ALL: [Self; 10] = [
         Self::NotJson,
         Self::NotAnOrder,

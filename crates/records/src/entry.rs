@@ -76,6 +76,7 @@ impl Entry {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| malformed())?;
         let status = match bytes[1] {
             STATUS_PENDING => Status::Pending,
+            // Corruption, or a status of another program. Neither may pass as pending.
             _ => return Err(malformed()),
         };
         let mut fingerprint = [0; Fingerprint::BYTES];

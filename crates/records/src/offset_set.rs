@@ -31,6 +31,7 @@ impl OffsetSet {
     /// Inserts all offsets from `from` up to, but excluding, `until`.
     pub fn insert_run(&mut self, from: Offset, until: Offset) {
         let (mut from, mut until) = (from.0, until.0);
+        // An empty run would break the invariant that runs do not touch.
         if from >= until {
             return;
         }

@@ -102,6 +102,7 @@ impl FromStr for Position {
         let (partition, offset) = rest
             .split_once('@')
             .ok_or_else(|| InvalidPosition(text.to_owned()))?;
+        // Negative numbers are refused: in librdkafka they are special offsets, such as -1 for the end.
         match (topic.is_empty(), partition.parse::<i32>(), offset.parse::<i64>()) {
             (false, Ok(partition @ 0..), Ok(offset @ 0..)) => Ok(Self {
                 topic: topic.to_owned(),

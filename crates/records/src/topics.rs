@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Topic names of one pipeline, a section of each program's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// A misspelt name must be an error. Ignored, it would leave the default topic in use.
 #[serde(deny_unknown_fields, default)]
 pub struct Topics {
     /// Orders of the users' producers.

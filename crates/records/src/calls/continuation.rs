@@ -22,6 +22,7 @@ const VERSION: u8 = 1;
 
 /// State of a deferred call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// An unknown field may be one that says the call was processed, so it must not be ignored.
 #[serde(deny_unknown_fields)]
 pub struct Continuation {
     version: u8,

@@ -100,6 +100,7 @@ impl Outcome {
     /// # Errors
     /// The bytes are not an outcome, or have another version.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidOutcome> {
+        // Unknown fields are ignored, so that the caller can be upgraded before the readers.
         let outcome: Self = serde_json::from_slice(value)?;
         match outcome.version {
             VERSION => Ok(outcome),
