@@ -171,7 +171,7 @@ impl<M: Clone> Admission<M> {
     /// `known` looks a key up in the partition's store.
     ///
     /// # Errors
-    /// Returns the error of `known`; report it with [`Event::StoreFailed`]. The record is not decided.
+    /// Returns the error of `known`; to be followed by [`Event::StoreFailed`]. The record is not decided.
     pub fn admit<E>(
         &mut self,
         input: &Input<'_>,
@@ -445,7 +445,7 @@ impl<M: Clone> Admission<M> {
         let mut actions = Vec::new();
         for (partition, state) in &mut self.partitions {
             if *state == PartitionState::AwaitsProducer {
-                // Never reused, also after the partition was away: a late result must match no later restore.
+                // Never reused, also after the partition was revoked: a late result must match no later restore.
                 self.last_token = Token(self.last_token.0 + 1);
                 *state = PartitionState::Restoring(self.last_token);
                 actions.push(Action::Restore(*partition, self.last_token));
