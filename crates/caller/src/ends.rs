@@ -47,8 +47,8 @@ impl Job {
         );
         let mut outcome = Outcome::new(order_id, key, self.position.to_string());
         outcome.status = reply.status;
-        outcome.answer = String::from_utf8_lossy(&reply.body).into_owned();
-        outcome.answer_cut = reply.body_cut;
+        outcome.response = String::from_utf8_lossy(&reply.body).into_owned();
+        outcome.response_truncated = reply.body_cut;
         outcome.transaction_id = reply.transaction_id.clone();
         outcome.attempts = history.attempts;
         outcome.attempts_ambiguous = history.attempts_ambiguous;
@@ -58,7 +58,7 @@ impl Job {
             .first_attempt_at(history, calendar)
             .unwrap_or_else(|| calendar.at(history.answered_at));
         outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
-        outcome.answered_at = calendar.at(history.answered_at);
+        outcome.responded_at = calendar.at(history.answered_at);
         outcome.to_json()
     }
 
@@ -146,7 +146,7 @@ impl Job {
     ) -> (parked::Reason, Outgoing<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
-                parked::Reason::NotSettled,
+                parked::Reason::Unverified,
                 format!(
                     "the API was asked for it {} times, and did not tell",
                     evidence.lookups
@@ -157,7 +157,7 @@ impl Job {
                 "the answer to its request does not tell whether it was processed".to_owned(),
             ),
             (0, Ambiguity::Redelivered) => (
-                parked::Reason::Begun,
+                parked::Reason::Redelivered,
                 "an earlier caller noted that it was about to send it, and noted no end; look first for its \
                  outcome"
                     .to_owned(),
