@@ -14,8 +14,8 @@ use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
 use crate::arrived::Arrived;
+use crate::http::ExtendLease;
 use crate::job::Job;
-use crate::latch::ExtendLease;
 use crate::shell::{Shell, join, numbers};
 
 /// The condition of readiness that refused partitions break.

@@ -15,7 +15,6 @@ mod flow_control;
 mod group;
 mod http;
 mod job;
-mod latch;
 mod loading;
 mod looking_up;
 mod metrics;
@@ -24,9 +23,7 @@ mod policies;
 mod publishing;
 mod replaced;
 mod run;
-mod secret;
 mod shell;
-mod watched;
 
 use std::process::ExitCode;
 

@@ -21,8 +21,8 @@ use crate::config::Config;
 use crate::deferrals::Deferrals;
 use crate::ends::Calendar;
 use crate::http::Api;
+use crate::http::ExtendLease;
 use crate::job::Job;
-use crate::latch::ExtendLease;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 

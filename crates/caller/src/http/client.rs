@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 
+use super::auth::{Watched, warn_if_others_may_read};
 use super::settings::{ApiSettings, TlsSettings};
-use crate::secret::warn_if_others_may_read;
-use crate::watched::Watched;
 
 /// The client of these settings, made anew when its certificates are.
 ///

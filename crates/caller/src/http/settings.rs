@@ -7,9 +7,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::answers::ResponseSettings;
-use super::credentials::{AuthKind, AuthSettings};
-use super::signature::SignatureSettings;
+use super::auth::{AuthKind, AuthSettings, SignatureSettings};
+use super::response::ResponseSettings;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

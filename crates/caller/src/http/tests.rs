@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use pipeline::delivery::{Field, HttpResponse, Lost, NotSent, ResponseClass};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::answers::{FieldSettings, OtherwiseSetting};
+use super::response::{FieldSettings, OtherwiseSetting};
 use super::*;
 use server::{Does, OK, Server};
 
-mod lookup;
+mod look_up;
 mod oauth2;
 mod server;
 mod tls;

@@ -4,8 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
-use crate::http::credentials::AuthKind;
-use crate::secret::SecretSource;
+use crate::http::auth::{AuthKind, SecretSource};
 
 fn granting(token: &str) -> &'static str {
     let body = format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":3600}}"#);

@@ -8,8 +8,8 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::oauth2::{NoCredentials, OAuth2Settings, TokenSource};
-use crate::secret::{HIDDEN, Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{HIDDEN, Secret, SecretSource};
+use super::watched_file::Watched;
 
 /// The settings of the credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub(crate) enum AuthKind {
 }
 
 /// The credentials of requests.
-pub(super) enum Credentials {
+pub(crate) enum Credentials {
     None,
     Fixed {
         header: HeaderName,
@@ -56,7 +56,7 @@ pub(super) enum Credentials {
 
 /// A header's value, and the secret in it.
 #[derive(Clone)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     value: HeaderValue,
     secret: Arc<Secret>,
 }
@@ -71,7 +71,7 @@ impl Credentials {
     ///
     /// # Errors
     /// Names the setting that is wrong.
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &AuthSettings,
         client: impl Fn() -> Client + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
@@ -133,7 +133,7 @@ impl Credentials {
     }
 
     /// Adds what a request shows.
-    pub(super) async fn show(&self, headers: &mut HeaderMap) -> Result<(), NoCredentials> {
+    pub(crate) async fn show(&self, headers: &mut HeaderMap) -> Result<(), NoCredentials> {
         match self {
             Self::None => {}
             Self::Fixed { header, value } => {
@@ -147,7 +147,7 @@ impl Credentials {
     }
 
     /// The API did not take what these headers show.
-    pub(super) fn refused(&self, shown: Option<&HeaderValue>) {
+    pub(crate) fn refused(&self, shown: Option<&HeaderValue>) {
         match (self, shown) {
             (Self::OAuth2(source), Some(shown)) => source.refused(shown),
             (Self::OAuth2(_), None) | (Self::None | Self::Fixed { .. }, _) => {}
@@ -155,7 +155,7 @@ impl Credentials {
     }
 
     /// Takes secrets out of an answer that repeats them: it becomes an outcome or a dead letter.
-    pub(super) fn scrub(&self, body: &mut Vec<u8>) {
+    pub(crate) fn scrub(&self, body: &mut Vec<u8>) {
         match self {
             Self::None => {}
             Self::Fixed { value, .. } => {

@@ -87,7 +87,7 @@ impl ResponseSettings {
 }
 
 impl FieldSettings {
-    pub(super) fn rule(&self) -> anyhow::Result<FieldRule> {
+    pub(crate) fn rule(&self) -> anyhow::Result<FieldRule> {
         let lists = [
             (&self.accepted, StatusClass::Accepted),
             (&self.rejected, StatusClass::Rejected),
@@ -109,7 +109,7 @@ impl FieldSettings {
     }
 }
 
-pub(super) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
+pub(crate) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
     list.iter()
         .map(|statuses| statuses.parse().context(ANSWERS))
         .collect()

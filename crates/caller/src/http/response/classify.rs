@@ -9,10 +9,10 @@ use std::io;
 
 use pipeline::delivery::{Lost, NotSent, Response};
 
-use crate::latch::Fate;
+use crate::http::send_latch::Fate;
 
 /// What a failed request came to.
-pub(super) fn report(error: &reqwest::Error, fate: Fate) -> Response {
+pub(crate) fn report(error: &reqwest::Error, fate: Fate) -> Response {
     match fate {
         Fate::Withheld => Response::NotSent(NotSent::Withheld),
         // A time-out before the body was asked for is one of connecting.

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use crate::watched::Watched;
+use super::watched_file::Watched;
 
 /// A secret. It can be shown to nobody; who needs it says so by [`Secret::reveal`].
 #[derive(Clone, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 
-use super::request::Request;
-use crate::secret::{Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{Secret, SecretSource};
+use super::watched_file::Watched;
+use crate::http::request::Request;
 
 /// The settings of the signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Default for SignatureSettings {
 }
 
 /// Signs requests.
-pub(super) struct Signature {
+pub(crate) struct Signature {
     header: HeaderName,
     timestamp_header: Option<HeaderName>,
     secret: Watched<Secret>,
@@ -106,7 +106,7 @@ impl Signature {
     ///
     /// # Errors
     /// Names the setting that is wrong.
-    pub(super) fn new(settings: &SignatureSettings) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(settings: &SignatureSettings) -> anyhow::Result<Option<Self>> {
         if settings.header.is_empty() {
             ensure!(
                 settings.secret == SecretSource::None,
@@ -140,7 +140,7 @@ impl Signature {
     ///
     /// # Errors
     /// The prefix makes no header; the settings are wrong.
-    pub(super) fn sign(
+    pub(crate) fn sign(
         &self,
         method: &str,
         request: &Request,

@@ -13,18 +13,18 @@ use serde_json::Value;
 const READ_MAX: usize = 1024 * 1024;
 
 /// What is read of answers.
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// They know which bodies have the last word.
-    pub(super) classes: ResponseClassifier,
+    pub(crate) classes: ResponseClassifier,
     /// So much of a body is kept.
-    pub(super) kept_max: usize,
+    pub(crate) kept_max: usize,
     /// Where the API's own transaction id stands; empty: nowhere.
-    pub(super) transaction_id: String,
+    pub(crate) transaction_id: String,
 }
 
 impl Reading {
     /// Reads an answer.
-    pub(super) async fn read(&self, mut response: Response) -> HttpResponse {
+    pub(crate) async fn read(&self, mut response: Response) -> HttpResponse {
         let status = response.status().as_u16();
         let retry_after = response
             .headers()

@@ -9,14 +9,12 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use super::answers::{FieldSettings, parse};
 use super::mapping::Address;
-use super::reading::Reading;
-use super::report;
 use super::request::Request;
+use super::response::{FieldSettings, Reading, parse, report};
+use super::send_latch::Fate;
 use super::template::Facts;
 use super::{Api, ApiSettings};
-use crate::latch::Fate;
 
 /// The settings of look-ups, which the policy `verify` makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,7 +178,7 @@ impl Api {
             .send();
         let response = match sent.await {
             Ok(response) => response,
-            Err(error) => return report::report(&error, Fate::Sent),
+            Err(error) => return report(&error, Fate::Sent),
         };
         let mut reply = lookup.reading.read(response).await;
         if reply.status == 401 {

@@ -9,9 +9,9 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 
-use super::template::percent_encode;
-use crate::secret::{Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{Secret, SecretSource};
+use super::watched_file::Watched;
+use crate::http::template::percent_encode;
 
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Default for OAuth2Settings {
 }
 
 /// Asks for tokens, and keeps the last one.
-pub(super) struct TokenSource {
+pub(crate) struct TokenSource {
     client: Box<dyn Fn() -> Client + Send + Sync>,
     settings: OAuth2Settings,
     url: Url,
@@ -99,14 +99,14 @@ struct Denied {
 
 /// There are none to be had at the moment; why was logged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NoCredentials;
+pub(crate) struct NoCredentials;
 
 impl TokenSource {
     /// The source of these settings. No token is asked for yet.
     ///
     /// # Errors
     /// Names the setting that is wrong.
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &OAuth2Settings,
         secret: &SecretSource,
         client: impl Fn() -> Client + Send + Sync + 'static,
@@ -134,7 +134,7 @@ impl TokenSource {
     }
 
     /// A token that lives. Many may ask at once: one request is made for all of them.
-    pub(super) async fn token(&self) -> Result<HeaderValue, NoCredentials> {
+    pub(crate) async fn token(&self) -> Result<HeaderValue, NoCredentials> {
         let now = Instant::now();
         let token = self.living(now);
         let mut asked_at = match &token {
@@ -175,7 +175,7 @@ impl TokenSource {
     }
 
     /// The API refused this token: the next call gets another one.
-    pub(super) fn refused(&self, shown: &HeaderValue) {
+    pub(crate) fn refused(&self, shown: &HeaderValue) {
         let mut token = self.lock();
         if token.as_ref().is_some_and(|token| token.value == shown) {
             *token = None;
@@ -184,7 +184,7 @@ impl TokenSource {
     }
 
     /// The last token.
-    pub(super) fn current(&self) -> Option<HeaderValue> {
+    pub(crate) fn current(&self) -> Option<HeaderValue> {
         self.lock().as_ref().map(|token| token.value.clone())
     }
 

@@ -3,7 +3,7 @@
 //! `mapping.rs` makes it (`request.rs`) from the order, with `template.rs`; `credentials.rs`, `oauth2.rs` and `signature.rs`
 //! let it prove who sends it; `client.rs` sends it, and does nothing by itself that might call twice.
 //! `reading.rs` reads the answer. What is left to decide after a failure is whether the request left, and that
-//! the send latch knows ([`crate::latch`]); `report.rs` puts it into the pipeline's words.
+//! the send latch knows ([`send_latch`]); `report.rs` puts it into the pipeline's words.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,32 +13,27 @@ use pipeline::delivery::{NotSent, Response};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method};
 
-use crate::latch::{ExtendLease, Latch, LatchedBody};
-use crate::watched::Watched;
-
-mod answers;
+mod auth;
 mod client;
-mod credentials;
-mod lookup;
+mod look_up;
 mod mapping;
-mod oauth2;
-mod reading;
-mod report;
 mod request;
+mod response;
+mod send_latch;
 mod settings;
-mod signature;
 mod template;
 
-pub(crate) use lookup::VerifySettings;
+pub(crate) use look_up::VerifySettings;
 pub(crate) use request::Request;
+pub(crate) use send_latch::ExtendLease;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 
-use credentials::Credentials;
-use lookup::LookUp;
+use auth::{Credentials, Signature, Watched};
+use look_up::LookUp;
 use mapping::Mapping;
-use reading::Reading;
-use signature::Signature;
+use response::Reading;
+use send_latch::{Latch, LatchedBody};
 
 /// The API, as the settings describe it.
 pub(crate) struct Api {
@@ -104,7 +99,7 @@ impl Api {
         let sent = or_killed(sent, &latch);
         let response = match sent.await {
             Ok(response) => response,
-            Err(error) => return report::report(&error, latch.cancel()),
+            Err(error) => return response::report(&error, latch.cancel()),
         };
         let mut reply = self.reading.read(response).await;
         if reply.status == 401 {
