@@ -25,7 +25,7 @@ mod template;
 
 pub(crate) use look_up::VerifySettings;
 pub(crate) use request::Request;
-pub(crate) use send_latch::ExtendLease;
+pub(crate) use send_latch::SendPermit;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 
@@ -81,7 +81,7 @@ impl Api {
     }
 
     /// Makes one request, at most once, and only as long as `permit` allows.
-    pub(crate) async fn call(&self, request: Request, permit: ExtendLease) -> Response {
+    pub(crate) async fn call(&self, request: Request, permit: SendPermit) -> Response {
         let Some(headers) = self.headers(&self.mapping.method, &request).await else {
             return Response::NotSent(NotSent::NoCredentials);
         };

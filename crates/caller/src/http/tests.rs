@@ -25,13 +25,13 @@ fn settings(url: &str) -> ApiSettings {
     }
 }
 
-fn permitted() -> ExtendLease {
-    let permit = ExtendLease::new(Instant::now());
+fn permitted() -> SendPermit {
+    let permit = SendPermit::new(Instant::now());
     permit.extend(Instant::now() + Duration::from_secs(60));
     permit
 }
 
-async fn call(api: &Api, permit: ExtendLease) -> Response {
+async fn call(api: &Api, permit: SendPermit) -> Response {
     let order = "{\"order_id\":\"order/1?\"}";
     let facts = Facts {
         order_id: "order/1?",
@@ -379,7 +379,7 @@ async fn connections_are_used_again() {
 async fn past_the_deadline_the_server_sees_nothing() {
     let server = Server::start(Does::AnswersAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    let permit = ExtendLease::new(Instant::now());
+    let permit = SendPermit::new(Instant::now());
     assert_eq!(
         call(&api, permit.clone()).await,
         Response::NotSent(NotSent::Withheld)

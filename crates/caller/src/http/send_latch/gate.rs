@@ -1,6 +1,6 @@
-//! The latch itself: one atomic that two sides turn, and each turns it at most once.
+//! The state of the send latch: one atomic that each side changes at most once.
 //!
-//! `model.rs` compiles this file once more with loom's atomics, and plays every order of events.
+//! `model.rs` compiles this file again with loom's atomics and runs every interleaving.
 
 use super::atomic::{AtomicU8, Ordering};
 
@@ -9,62 +9,65 @@ const SENT: u8 = 1;
 const CANCELLED: u8 = 2;
 const WITHHELD: u8 = 3;
 
-/// Whether one request has left.
+/// Send state of one request.
 #[derive(Debug)]
 pub(crate) struct Gate {
     state: AtomicU8,
 }
 
-/// How far a request came.
+/// Final send state of a request that ended without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It was handed to the connection, and may have left.
+    /// Handed to the connection: the server may have received it.
     Sent,
-    /// It did not leave, and will not.
+    /// Cancelled before the connection took it: never sent.
     NotSent,
-    /// It was held back, because it was no longer ours to send.
+    /// Refused to the connection, because the ownership lease had expired: never sent.
     Withheld,
 }
 
 impl Gate {
-    /// Open: nothing has left.
+    /// Returns an open gate: nothing was sent.
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicU8::new(OPEN),
         }
     }
 
-    /// The connection asks for the body: may it have it? `is_permitted` is whether the request is still ours
-    /// to send.
+    /// Claims the request for the connection. Returns whether it may have the body. `is_permitted` says whether
+    /// the ownership lease is still valid.
     pub(crate) fn claim(&self, is_permitted: bool) -> bool {
         let to = if is_permitted { SENT } else { WITHHELD };
-        self.turn(to) == OPEN && is_permitted
+        // Only the claim that changed the state gets the body: a second claim finds it `SENT` and gets nothing.
+        self.change(to) == OPEN && is_permitted
     }
 
-    /// The request has come to an end without an answer: says how far it came, and holds it there.
+    /// Cancels the request unless it was claimed, and returns its final send state.
     pub(crate) fn cancel(&self) -> Fate {
-        match self.turn(CANCELLED) {
+        match self.change(CANCELLED) {
             OPEN | CANCELLED => Fate::NotSent,
             WITHHELD => Fate::Withheld,
+            // Also for a state that does not exist: treating a request as sent never pays twice.
             _ => Fate::Sent,
         }
     }
 
-    /// Whether the request was handed to the connection.
+    /// Reports whether the body was handed to the connection.
     #[cfg(feature = "failpoints")]
-    #[allow(dead_code, reason = "the model does without")]
+    #[allow(dead_code, reason = "not used by the copy in the model")]
     pub(crate) fn is_sent(&self) -> bool {
         self.state.load(Ordering::Acquire) == SENT
     }
 
-    /// Turns an open gate; returns what it was. Both sides must turn it in one step: with a look first and a
-    /// write after it, a body can be claimed between the two, and a request that left is proved not to have.
-    fn turn(&self, to: u8) -> u8 {
+    /// Changes an open state, and returns the previous one.
+    fn change(&self, to: u8) -> u8 {
+        // Compare and exchange in one step. With a load followed by a store, the connection could claim the body
+        // between the two, and a request that was sent would be reported as not sent.
         match self
             .state
             .compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire)
         {
-            Ok(was) | Err(was) => was,
+            Ok(previous) | Err(previous) => previous,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every order in which the connection and the caller can meet at the latch, played by loom.
+//! Model check of the send latch: loom runs every interleaving of the connection and the caller.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use loom::thread;
 
 use gate::{Fate, Gate};
 
-/// What `gate.rs` is compiled with here.
+/// The atomics that this copy of `gate.rs` is compiled with.
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicU8, Ordering};
 }
@@ -14,60 +14,60 @@ mod atomic {
 #[path = "gate.rs"]
 #[allow(
     clippy::duplicate_mod,
-    reason = "once with the atomics of the machine, once with those of loom"
+    reason = "compiled once with the standard atomics, once with those of loom"
 )]
 mod gate;
 
-/// A request on its way: the gate, whether it is ours to send, and the wire that a claimed body goes to.
-struct Scene {
+/// A request in transit: its gate, its permit, and the wire that a claimed body goes to.
+struct Fixture {
     gate: Gate,
     is_permitted: AtomicBool,
     wire: AtomicBool,
 }
 
-/// Plays all orders of a connection that asks for the body, and of a caller that does something else
-/// meanwhile and then cancels. Whatever it is told must be true of the wire for ever after.
-fn check(is_permitted: bool, meanwhile: fn(&Scene), retried: bool) {
+/// Runs all interleavings of a connection that claims the body, and of a caller that does `meanwhile` and then
+/// cancels. The reported fate must agree with the wire.
+fn check(is_permitted: bool, meanwhile: fn(&Fixture), retried: bool) {
     loom::model(move || {
-        let scene = Arc::new(Scene {
+        let fixture = Arc::new(Fixture {
             gate: Gate::new(),
             is_permitted: AtomicBool::new(is_permitted),
             wire: AtomicBool::new(false),
         });
         let connection = thread::spawn({
-            let scene = Arc::clone(&scene);
+            let fixture = Arc::clone(&fixture);
             move || {
-                let is_claimed = scene.gate.claim(scene.is_permitted.load(Ordering::Acquire));
+                let is_claimed = fixture.gate.claim(fixture.is_permitted.load(Ordering::Acquire));
                 if is_claimed {
-                    scene.wire.store(true, Ordering::Release);
+                    fixture.wire.store(true, Ordering::Release);
                 }
-                // hyper may ask again, and gets nothing.
-                assert!(!(retried && scene.gate.claim(true)), "two bodies left");
+                // hyper may poll the body again, and must get nothing.
+                assert!(!(retried && fixture.gate.claim(true)), "two bodies left");
                 is_claimed
             }
         });
-        meanwhile(&scene);
-        let fate = scene.gate.cancel();
+        meanwhile(&fixture);
+        let fate = fixture.gate.cancel();
         let is_claimed = connection.join().expect("the connection");
-        let has_left = scene.wire.load(Ordering::Acquire);
+        let has_left = fixture.wire.load(Ordering::Acquire);
         assert_eq!(has_left, is_claimed);
-        assert_eq!(has_left, fate == Fate::Sent, "told {fate:?}");
-        assert_eq!(scene.gate.cancel(), fate, "the answer changes");
+        assert_eq!(has_left, fate == Fate::Sent, "reported {fate:?}");
+        assert_eq!(fixture.gate.cancel(), fate, "the fate changes");
     });
 }
 
 #[test]
-fn of_claim_and_cancel_exactly_one_wins_in_every_order() {
+fn exactly_one_of_claim_and_cancel_succeeds() {
     check(true, |_| {}, false);
     check(true, |_| {}, true);
 }
 
 #[test]
-fn what_is_withheld_has_not_left_in_any_order() {
+fn withheld_request_has_not_left() {
     check(false, |_| {}, true);
     check(
         true,
-        |scene| scene.is_permitted.store(false, Ordering::Release),
+        |fixture| fixture.is_permitted.store(false, Ordering::Release),
         false,
     );
 }

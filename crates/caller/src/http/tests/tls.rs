@@ -126,7 +126,7 @@ async fn the_latch_holds_through_tls() {
     let issued = Issued::new();
     let (url, requests) = issued.serve(false).await;
     let api = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
-    let report = call(&api, ExtendLease::new(Instant::now())).await;
+    let report = call(&api, SendPermit::new(Instant::now())).await;
     assert_eq!(report, Response::NotSent(NotSent::Withheld));
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 }
