@@ -1,12 +1,12 @@
-//! Responses of the API: reading them, and the settings that classify them.
+//! Responses of the API: reading them, classifying failures, and the settings that classify statuses.
 
 mod classify;
 mod reading;
 mod statuses;
 
-pub(crate) use classify::report;
-pub(crate) use reading::Reading;
-pub(crate) use statuses::{FieldSettings, ResponseSettings, parse};
+pub(super) use classify::failure;
+pub(super) use reading::ResponseReader;
+pub(super) use statuses::{FieldSettings, ResponseSettings, parse};
 
 #[cfg(test)]
-pub(crate) use statuses::OtherwiseSetting;
+pub(super) use statuses::OtherwiseSetting;

@@ -47,7 +47,7 @@ impl Gate {
         match self.change(CANCELLED) {
             OPEN | CANCELLED => Fate::NotSent,
             WITHHELD => Fate::Withheld,
-            // Also for a state that does not exist: treating a request as sent never pays twice.
+            // Also for an impossible state: a request counts as sent unless the opposite is proved.
             _ => Fate::Sent,
         }
     }
