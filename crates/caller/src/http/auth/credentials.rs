@@ -195,8 +195,15 @@ fn mask(body: &mut Vec<u8>, secret: &[u8]) {
     if secret.len() < MASKED_BYTES_MIN {
         return;
     }
-    while let Some(at) = body.windows(secret.len()).position(|window| window == secret) {
-        body.splice(at..at + secret.len(), HIDDEN.bytes());
+    let mut from = 0;
+    while let Some(at) = body[from..]
+        .windows(secret.len())
+        .position(|window| window == secret)
+    {
+        let start = from + at;
+        body.splice(start..start + secret.len(), HIDDEN.bytes());
+        // Continue after the replacement: a secret that is part of HIDDEN would be found in it again, without end.
+        from = start + HIDDEN.len();
     }
 }
 
@@ -283,5 +290,12 @@ mod tests {
         let mut body = b"open sesame? QWxhZGRpbjpvcGVuIHNlc2FtZQ== open sesame".to_vec();
         credentials.mask_secrets(&mut body);
         assert_eq!(String::from_utf8_lossy(&body), "[secret]? [secret] [secret]");
+    }
+
+    #[test]
+    fn secret_that_is_part_of_the_mask_is_masked_once() {
+        let mut body = b"secret, secret".to_vec();
+        mask(&mut body, b"secret");
+        assert_eq!(String::from_utf8_lossy(&body), "[secret], [secret]");
     }
 }
