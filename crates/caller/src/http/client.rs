@@ -16,7 +16,8 @@ pub(super) fn watched(settings: &ApiSettings) -> anyhow::Result<Watched<Client>>
     let tls = &settings.tls;
     ensure!(
         is_set(&tls.client_cert_file) == is_set(&tls.client_key_file),
-        "only one of the settings api.tls.client_cert_file and api.tls.client_key_file is set: set both or neither"
+        "only one of the settings api.tls.client_cert_file and api.tls.client_key_file is set: set both or \
+         neither"
     );
     let files = [&tls.ca_file, &tls.client_cert_file, &tls.client_key_file];
     let files = files.into_iter().filter(|file| is_set(file)).cloned().collect();
@@ -27,7 +28,8 @@ pub(super) fn watched(settings: &ApiSettings) -> anyhow::Result<Watched<Client>>
 fn client(settings: &ApiSettings) -> anyhow::Result<Client> {
     // The guarantees depend on these settings, so none is left to a default of the library.
     let mut client = Client::builder()
-        // On an HTTP/2 GOAWAY the client retries a request silently, and the send latch is not proved for HTTP/2.
+        // On an HTTP/2 GOAWAY the client retries a request silently, and the send latch is not proved for
+        // HTTP/2.
         .http1_only()
         // The only retries are those that the pipeline decides on.
         .retry(reqwest::retry::never())

@@ -23,9 +23,9 @@ pub(crate) struct VerifySettings {
     /// URL of the look-up, requested by GET, with the placeholders of `api.url`; empty: no look-ups, and the
     /// policy `verify` cannot be used.
     pub(crate) url: String,
-    /// Longest time the API takes to process a request. No look-up is made until it has passed since the last moment
-    /// at which a request may have been sent. If it is too short, an order that is still being processed counts as
-    /// not found and is sent again.
+    /// Longest time the API takes to process a request. No look-up is made until it has passed since the last
+    /// moment at which a request may have been sent. If it is too short, an order that is still being
+    /// processed counts as not found and is sent again.
     #[serde(with = "humantime_serde")]
     pub(crate) api_processing_max: Duration,
     /// Maximum number of inconclusive look-ups in a row; then the call is parked.
@@ -37,7 +37,8 @@ pub(crate) struct VerifySettings {
     pub(crate) found: Vec<String>,
     /// Statuses that mean: the API never saw the order. All statuses in neither list are inconclusive.
     pub(crate) not_found: Vec<String>,
-    /// Rules for responses whose status does not say enough: `accepted` means found, `rejected` means not found.
+    /// Rules for responses whose status does not say enough: `accepted` means found, `rejected` means not
+    /// found.
     pub(crate) body: Vec<FieldSettings>,
 }
 
@@ -68,8 +69,8 @@ impl VerifySettings {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
             !self.api_processing_max.is_zero(),
-            "the setting verify.api_processing_max is 0; it must be the API's longest processing time, or a look-up \
-             reports \"not found\" for an order that is still being processed"
+            "the setting verify.api_processing_max is 0; it must be the API's longest processing time, or a \
+             look-up reports \"not found\" for an order that is still being processed"
         );
         ensure!(
             self.lookups_max > 0,
@@ -167,8 +168,8 @@ impl Api {
 
     /// Makes one look-up. All errors are inconclusive responses.
     pub(crate) async fn look_up(&self, request: Request) -> Response {
-        // A GET changes nothing, so a failed look-up may be repeated and needs no latch. That it was sent is the
-        // safe assumption.
+        // A GET changes nothing, so a failed look-up may be repeated and needs no latch. That it was sent is
+        // the safe assumption.
         let inconclusive = Response::Lost(Lost::Other);
         let Some(look_up) = &self.look_up else {
             return inconclusive;

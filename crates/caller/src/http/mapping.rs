@@ -37,8 +37,9 @@ enum Body {
     Template(Template, Escaping),
 }
 
-/// Headers that `api.headers` must not set. The HTTP connection sets most of them, and a second value could let the
-/// server and a proxy disagree on where a request ends (request smuggling); the others have settings of their own.
+/// Headers that `api.headers` must not set. The HTTP connection sets most of them, and a second value could
+/// let the server and a proxy disagree on where a request ends (request smuggling); the others have settings
+/// of their own.
 const RESERVED: [HeaderName; 11] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -67,7 +68,8 @@ impl Mapping {
             "" => None,
             name => Some(HeaderName::from_bytes(name.as_bytes()).with_context(|| {
                 format!(
-                    "the setting api.idempotency_header is {name:?}; it must be the name of a header, or empty"
+                    "the setting api.idempotency_header is {name:?}; it must be the name of a header, or \
+                     empty"
                 )
             })?),
         };
@@ -165,8 +167,8 @@ fn method(text: &str) -> anyhow::Result<Method> {
         )
     };
     let method = Method::from_bytes(text.as_bytes()).with_context(invalid)?;
-    // The send latch sits in the body: without one it would report each request as not sent, and an ambiguous call
-    // would be repeated as if it were safe.
+    // The send latch sits in the body: without one it would report each request as not sent, and an ambiguous
+    // call would be repeated as if it were safe.
     let has_body = ![
         Method::GET,
         Method::HEAD,
@@ -185,7 +187,8 @@ impl Address {
         // The URL may contain the password, so the error does not quote it.
         ensure!(
             !authority.contains('@'),
-            "the setting {setting} contains a user name or password, which would appear in logs; use [api.auth]"
+            "the setting {setting} contains a user name or password, which would appear in logs; use \
+             [api.auth]"
         );
         let invalid = |why: String| anyhow!("the setting {setting} is {text:?}: {why}");
         let template = Template::new(text, Escaping::Url).map_err(invalid)?;
@@ -231,7 +234,8 @@ impl Body {
         // A body without an order in it would charge the same payment each time.
         ensure!(
             !template.is_fixed(),
-            "the setting api.body is the same for all orders; it must contain a placeholder, such as {{order_id}}"
+            "the setting api.body is the same for all orders; it must contain a placeholder, such as \
+             {{order_id}}"
         );
         Ok(Self::Template(template, escaping))
     }

@@ -14,13 +14,14 @@ use super::response::ResponseSettings;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ApiSettings {
-    /// HTTP method of the requests. It must have a body, such as `POST`, `PUT` or `PATCH`: the send latch proves
-    /// nothing about a request without one.
+    /// HTTP method of the requests. It must have a body, such as `POST`, `PUT` or `PATCH`: the send latch
+    /// proves nothing about a request without one.
     pub(crate) method: String,
     /// URL of the requests.
     ///
-    /// In it, in `headers` and in `body`, the placeholders `{order_id}`, `{idempotency_key}` and fields of the order
-    /// by JSON pointer, such as `{/customer_id}`, are replaced. An order without such a field becomes a dead letter.
+    /// In it, in `headers` and in `body`, the placeholders `{order_id}`, `{idempotency_key}` and fields of
+    /// the order by JSON pointer, such as `{/customer_id}`, are replaced. An order without such a field
+    /// becomes a dead letter.
     pub(crate) url: String,
     /// Body of the requests; empty: the order's bytes, unchanged.
     pub(crate) body: String,
@@ -28,29 +29,29 @@ pub(crate) struct ApiSettings {
     pub(crate) content_type: String,
     /// Additional headers, by name.
     pub(crate) headers: BTreeMap<String, String>,
-    /// Maximum duration of a request, from connecting to the end of the response. A request that takes longer is
-    /// ambiguous once it was sent.
+    /// Maximum duration of a request, from connecting to the end of the response. A request that takes longer
+    /// is ambiguous once it was sent.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
     /// Maximum duration of connecting. A request that fails here was surely not sent and is retried.
     #[serde(with = "humantime_serde")]
     pub(crate) connect_timeout: Duration,
-    /// Time after which an idle connection is closed. Keep it below the keep-alive timeout of the API's server: a
-    /// request on a connection that the server is closing is ambiguous.
+    /// Time after which an idle connection is closed. Keep it below the keep-alive timeout of the API's
+    /// server: a request on a connection that the server is closing is ambiguous.
     #[serde(with = "humantime_serde")]
     pub(crate) pool_idle_timeout: Duration,
     /// Maximum number of idle connections that are kept open.
     pub(crate) pool_idle_max: usize,
-    /// Maximum number of bytes of a response body that are kept for the outcome or dead letter; the rest is cut off.
-    /// Fields are found in the first 1 MiB of the body.
+    /// Maximum number of bytes of a response body that are kept for the outcome or dead letter; the rest is
+    /// cut off. Fields are found in the first 1 MiB of the body.
     pub(crate) response_bytes_max: ByteSize,
-    /// Header that carries the idempotency key; empty: not sent. An API that honours the key processes a repeated
-    /// call once.
+    /// Header that carries the idempotency key; empty: not sent. An API that honours the key processes a
+    /// repeated call once.
     pub(crate) idempotency_header: String,
     /// JSON pointer of the API's own transaction id in its response, for the outcome; empty: none.
     pub(crate) transaction_id: String,
-    /// Obeys `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. Off by default, since a proxy can lose a response too, which
-    /// makes the call ambiguous.
+    /// Obeys `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. Off by default, since a proxy can lose a response
+    /// too, which makes the call ambiguous.
     pub(crate) proxy_from_environment: bool,
     /// Credentials of the requests.
     pub(crate) auth: AuthSettings,

@@ -1,8 +1,8 @@
-//! Templates: text with the placeholders `{order_id}`, `{idempotency_key}`, and fields of the order by JSON pointer,
-//! such as `{/customer/name}`.
+//! Templates: text with the placeholders `{order_id}`, `{idempotency_key}`, and fields of the order by JSON
+//! pointer, such as `{/customer/name}`.
 //!
-//! Values are escaped for the syntax around them: percent-encoded in a URL, escaped in XML, as JSON in JSON. Numbers
-//! keep every digit of the order.
+//! Values are escaped for the syntax around them: percent-encoded in a URL, escaped in XML, as JSON in JSON.
+//! Numbers keep every digit of the order.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -137,7 +137,8 @@ impl Template {
     }
 }
 
-/// Parses the placeholder at the start of the text, and returns it with the rest; `None` if the brace is text.
+/// Parses the placeholder at the start of the text, and returns it with the rest; `None` if the brace is
+/// text.
 fn placeholder(from: &str, is_body: bool) -> Result<Option<(Placeholder, &str)>, String> {
     let inside = from.strip_prefix('{').and_then(|inside| inside.split_once('}'));
     let Some((name, after)) = inside else {
@@ -155,8 +156,8 @@ fn placeholder(from: &str, is_body: bool) -> Result<Option<(Placeholder, &str)>,
         _ if is_body && !is_word => return Ok(None),
         _ => {
             return Err(format!(
-                "{{{name}}} is not a placeholder; use {{order_id}}, {{idempotency_key}}, or a field of the order such \
-                 as {{/customer_id}}"
+                "{{{name}}} is not a placeholder; use {{order_id}}, {{idempotency_key}}, or a field of the \
+                 order such as {{/customer_id}}"
             ));
         }
     };
@@ -220,8 +221,8 @@ fn write(
         }
         (Escaping::Url, _) => {
             let text = placeholder.text(facts)?;
-            // An empty or dotted path segment addresses another resource; URL parsers resolve dots even when they
-            // are percent-encoded.
+            // An empty or dotted path segment addresses another resource; URL parsers resolve dots even when
+            // they are percent-encoded.
             if matches!(&*text, "" | "." | "..") {
                 return Err(format!(
                     "{} is {text:?}, which is not allowed in a URL",

@@ -49,7 +49,8 @@ async fn call_class(api: &Api) -> (Response, ResponseClass) {
     (response, class)
 }
 
-/// Calls a server that behaves in one way, and checks the response and its class. The server must see one request.
+/// Calls a server that behaves in one way, and checks the response and its class. The server must see one
+/// request.
 async fn check(behaviour: Behaviour, expected: Response, class: ResponseClass) {
     let server = Server::start(behaviour).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
@@ -168,8 +169,8 @@ async fn closed_pool_connection_is_ambiguous() {
     }
 }
 
-/// The kernel accepts the request before the reset arrives, or not. Both responses are correct, and neither makes a
-/// second request.
+/// The kernel accepts the request before the reset arrives, or not. Both responses are correct, and neither
+/// makes a second request.
 #[tokio::test]
 async fn early_reset_is_not_a_response() {
     let server = Server::start(Behaviour::ResetsUnread).await;
@@ -349,8 +350,8 @@ fn leaked(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// The server closes an idle connection between two calls. The second call uses a new connection or is ambiguous; the
-/// client never repeats it by itself.
+/// The server closes an idle connection between two calls. The second call uses a new connection or is
+/// ambiguous; the client never repeats it by itself.
 #[tokio::test]
 async fn stale_connection_never_repeats_a_call() {
     for _ in 0..50 {

@@ -67,7 +67,8 @@ type ToHeader = Box<dyn Fn(&Secret) -> anyhow::Result<HeaderValue> + Send + Sync
 const SECRET: &str = "api.auth.secret";
 
 impl Credentials {
-    /// Creates the credentials of these settings. Tokens are requested with the HTTP client that `client` returns.
+    /// Creates the credentials of these settings. Tokens are requested with the HTTP client that `client`
+    /// returns.
     ///
     /// # Errors
     /// Names the setting that is invalid.
@@ -82,13 +83,13 @@ impl Credentials {
             header,
             oauth2,
         } = settings;
-        // A setting of another kind is an error, not ignored: a caller without the credentials that its operator
-        // believes to be set would be refused by the API.
+        // A setting of another kind is an error, not ignored: a caller without the credentials that its
+        // operator believes to be set would be refused by the API.
         let only = |setting: &str, is_set: bool, wanted: AuthKind| {
             ensure!(
                 is_set == (*kind == wanted),
-                "the setting api.auth.{setting} belongs to the kind {wanted:?}, and api.auth.kind is {kind:?}: set \
-                 both or neither"
+                "the setting api.auth.{setting} belongs to the kind {wanted:?}, and api.auth.kind is \
+                 {kind:?}: set both or neither"
             );
             Ok(())
         };
@@ -117,7 +118,8 @@ impl Credentials {
             AuthKind::Basic => {
                 ensure!(
                     !user.contains(':'),
-                    "the setting api.auth.user contains a colon, and the rest of it would be read as the password"
+                    "the setting api.auth.user contains a colon, and the rest of it would be read as the \
+                     password"
                 );
                 let user = user.clone();
                 fixed(
@@ -153,7 +155,8 @@ impl Credentials {
 
     /// Discards an OAuth2 token that the API refused, so that the next call requests another.
     pub(crate) fn refused(&self, authorization: Option<&HeaderValue>) {
-        // A fixed secret stays in use: there is no other, and the retried calls find it renewed when its file changes.
+        // A fixed secret stays in use: there is no other, and the retried calls find it renewed when its file
+        // changes.
         match (self, authorization) {
             (Self::OAuth2(source), Some(authorization)) => source.refused(authorization),
             (Self::OAuth2(_), None) | (Self::None | Self::Fixed { .. }, _) => {}
@@ -187,8 +190,8 @@ fn mask_header(body: &mut Vec<u8>, value: &HeaderValue) {
     }
 }
 
-/// Minimum length of a masked secret in bytes. Shorter text occurs in a body by chance, and masking it would destroy
-/// evidence.
+/// Minimum length of a masked secret in bytes. Shorter text occurs in a body by chance, and masking it would
+/// destroy evidence.
 const MASKED_BYTES_MIN: usize = 6;
 
 fn mask(body: &mut Vec<u8>, secret: &[u8]) {
@@ -202,7 +205,8 @@ fn mask(body: &mut Vec<u8>, secret: &[u8]) {
     {
         let start = from + at;
         body.splice(start..start + secret.len(), HIDDEN.bytes());
-        // Continue after the replacement: a secret that is part of HIDDEN would be found in it again, without end.
+        // Continue after the replacement: a secret that is part of HIDDEN would be found in it again, without
+        // end.
         from = start + HIDDEN.len();
     }
 }

@@ -1,5 +1,5 @@
-//! Bearer tokens by the OAuth2 client credentials grant (RFC 6749, section 4.4). One token serves all calls and is
-//! renewed before it expires.
+//! Bearer tokens by the OAuth2 client credentials grant (RFC 6749, section 4.4). One token serves all calls
+//! and is renewed before it expires.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ pub(crate) struct OAuth2Settings {
     pub(crate) audience: String,
     /// Place of client id and secret in the token request.
     pub(crate) client_auth: ClientAuth,
-    /// Maximum duration of a token request. It adds to the duration of a call, so `caller.drain_timeout` must allow for
-    /// it.
+    /// Maximum duration of a token request. It adds to the duration of a call, so `caller.drain_timeout` must
+    /// allow for it.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
 }
@@ -75,7 +75,8 @@ struct Token {
     expires_at: Instant,
 }
 
-/// Minimum interval between token requests, however many calls need a token and however often the API refuses one.
+/// Minimum interval between token requests, however many calls need a token and however often the API refuses
+/// one.
 const REQUEST_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Lifetime of a token if the endpoint gives none (RFC 6749 only recommends `expires_in`).
@@ -120,7 +121,10 @@ impl TokenSource {
         let url = Url::parse(&settings.token_url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.password().is_none())
-            .context("the setting api.auth.oauth2.token_url must be a URL that starts with https:// or http://, without a password")?;
+            .context(
+                "the setting api.auth.oauth2.token_url must be a URL that starts with https:// or http://, \
+                 without a password",
+            )?;
         ensure!(
             !settings.client_id.is_empty(),
             "the setting api.auth.oauth2.client_id is empty"
@@ -174,8 +178,8 @@ impl TokenSource {
                 Ok(value)
             }
             Err(error) => {
-                // Counted from the end: a request that took longer than the interval must not be followed by the
-                // next one at once, by each of the calls that waited.
+                // Counted from the end: a request that took longer than the interval must not be followed by
+                // the next one at once, by each of the calls that waited.
                 *requested_at = Some(Instant::now());
                 tracing::warn!(
                     token_url = %self.url, error = format!("{error:#}"),

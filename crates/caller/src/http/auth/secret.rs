@@ -1,6 +1,7 @@
 //! Secrets, which appear in no log, metric, error message or dead letter.
 //!
-//! A settings file names the source of a secret and never contains it: `file:/run/secrets/token`, `env:API_TOKEN`.
+//! A settings file names the source of a secret and never contains it: `file:/run/secrets/token`,
+//! `env:API_TOKEN`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::watched_file::Watched;
 
-/// Secret text. Its `Debug` output is masked, it has no `Display`, and only [`Secret::reveal`] returns the text.
+/// Secret text. Its `Debug` output is masked, it has no `Display`, and only [`Secret::reveal`] returns the
+/// text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 

@@ -25,8 +25,8 @@ pub(crate) struct SignatureSettings {
     pub(crate) secret: SecretSource,
     /// Hash function of the HMAC.
     pub(crate) algorithm: Algorithm,
-    /// Signed text, with the placeholders `{timestamp}`, `{method}`, `{path}` (with its query), `{idempotency_key}`
-    /// and `{body}`.
+    /// Signed text, with the placeholders `{timestamp}`, `{method}`, `{path}` (with its query),
+    /// `{idempotency_key}` and `{body}`.
     pub(crate) signed: String,
     /// Encoding of the signature.
     pub(crate) encoding: Encoding,
@@ -114,7 +114,8 @@ impl Signature {
         if settings.header.is_empty() {
             ensure!(
                 settings.secret == SecretSource::None,
-                "the setting api.signature.secret is set, and api.signature.header is empty: set both or neither"
+                "the setting api.signature.secret is set, and api.signature.header is empty: set both or \
+                 neither"
             );
             return Ok(None);
         }
@@ -125,7 +126,8 @@ impl Signature {
         let parts = parts(&settings.signed);
         ensure!(
             parts.iter().any(|part| matches!(part, Part::Body)),
-            "the setting api.signature.signed is {:?}; it must contain {{body}}, or one signature would be valid for any order",
+            "the setting api.signature.signed is {:?}; it must contain {{body}}, or one signature would be \
+             valid for any order",
             settings.signed
         );
         Ok(Some(Self {

@@ -1,12 +1,12 @@
-//! Values made from files and reloaded when the files change, so that secrets and certificates are renewed while the
-//! program runs.
+//! Values made from files and reloaded when the files change, so that secrets and certificates are renewed
+//! while the program runs.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Interval at which the files are checked for changes. A `stat` each second costs nothing, and one second of requests
-/// with an old secret is retried.
+/// Interval at which the files are checked for changes. A `stat` each second costs nothing, and one second of
+/// requests with an old secret is retried.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Value and the files that it is made from.
@@ -23,8 +23,8 @@ struct State<T> {
     checked_at: Instant,
 }
 
-/// Modification time, size and inode of a file; `None` if it cannot be read. The inode changes when a symbolic link in
-/// the path is switched to another file, as Kubernetes does for mounted secrets.
+/// Modification time, size and inode of a file; `None` if it cannot be read. The inode changes when a
+/// symbolic link in the path is switched to another file, as Kubernetes does for mounted secrets.
 type FileVersion = Option<(SystemTime, u64, u64)>;
 
 impl<T: Clone> Watched<T> {
@@ -37,7 +37,8 @@ impl<T: Clone> Watched<T> {
         files: Vec<PathBuf>,
         make: impl Fn() -> anyhow::Result<T> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        // Taken before the files are read: a change in between causes one reload too many instead of being missed.
+        // Taken before the files are read: a change in between causes one reload too many instead of being
+        // missed.
         let versions = files.iter().map(version).collect();
         let state = State {
             value: make()?,
@@ -52,8 +53,8 @@ impl<T: Clone> Watched<T> {
         })
     }
 
-    /// Returns the value, reloaded if its files have changed. If the reload fails, the previous value stays in use and
-    /// an error is logged.
+    /// Returns the value, reloaded if its files have changed. If the reload fails, the previous value stays
+    /// in use and an error is logged.
     pub(crate) fn get(&self) -> T {
         self.get_at(Instant::now())
     }
@@ -97,8 +98,8 @@ fn version(path: &PathBuf) -> FileVersion {
 mod tests {
     use super::*;
 
-    /// A secret is renewed by renaming a new file over the old one, as orchestrators do; then the file is removed and
-    /// created again.
+    /// A secret is renewed by renaming a new file over the old one, as orchestrators do; then the file is
+    /// removed and created again.
     #[test]
     fn changed_file_is_reloaded_missing_file_is_ignored() {
         let folder = tempfile::tempdir().expect("a folder");

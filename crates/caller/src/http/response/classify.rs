@@ -9,8 +9,8 @@ use crate::http::send_latch::Fate;
 
 /// Returns the response for a request that failed without an HTTP status.
 pub(crate) fn failure(error: &reqwest::Error, fate: Fate) -> Response {
-    // The latch decides before the error does. reqwest reports a time-out while connecting exactly like one after
-    // sending, and the first may be retried while the second may have charged the customer.
+    // The latch decides before the error does. reqwest reports a time-out while connecting exactly like one
+    // after sending, and the first may be retried while the second may have charged the customer.
     match fate {
         Fate::Withheld => Response::NotSent(NotSent::Withheld),
         // A time-out before the body was requested happened while connecting.
@@ -21,10 +21,11 @@ pub(crate) fn failure(error: &reqwest::Error, fate: Fate) -> Response {
     }
 }
 
-/// Returns the reason for which the response to a sent request was lost. All reasons are ambiguous; they differ in
-/// logs and metrics only.
+/// Returns the reason for which the response to a sent request was lost. All reasons are ambiguous; they
+/// differ in logs and metrics only.
 fn lost(error: &reqwest::Error) -> Lost {
-    // reqwest wraps its causes, and an io::Error can lie below a hyper::Error: walk the chain from the outside.
+    // reqwest wraps its causes, and an io::Error can lie below a hyper::Error: walk the chain from the
+    // outside.
     let mut cause: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<hyper::Error>() {

@@ -1,5 +1,5 @@
-//! Reads a response: its status, which counts even if the rest is lost, its body as evidence, and the fields that
-//! the settings ask for.
+//! Reads a response: its status, which counts even if the rest is lost, its body as evidence, and the fields
+//! that the settings ask for.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,8 +8,8 @@ use reqwest::Response;
 use reqwest::header::{HeaderValue, RETRY_AFTER};
 use serde_json::Value;
 
-/// Maximum number of body bytes that are read, kept or not. A body read to its end leaves its connection reusable; a
-/// longer one closes it.
+/// Maximum number of body bytes that are read, kept or not. A body read to its end leaves its connection
+/// reusable; a longer one closes it.
 const READ_MAX: usize = 1024 * 1024;
 
 /// Reads responses as the settings say.
@@ -46,13 +46,14 @@ impl ResponseReader {
                     }
                 }
                 Ok(None) => break read == body.len(),
-                // The status has arrived and says whether the order was processed. Treating a broken body as a
-                // lost response would repeat calls that were accepted.
+                // The status has arrived and says whether the order was processed. Treating a broken body as
+                // a lost response would repeat calls that were accepted.
                 Err(_) => break false,
             }
         };
         let json: Option<Value> = match is_parsed && is_whole {
-            // An empty body has no fields. A truncated body is unreadable, since the field may be in the rest.
+            // An empty body has no fields. A truncated body is unreadable, since the field may be in the
+            // rest.
             true if body.trim_ascii().is_empty() => Some(Value::Null),
             true => serde_json::from_slice(&body).ok(),
             false => None,
@@ -77,8 +78,8 @@ fn retry_after(value: &HeaderValue, now: SystemTime) -> Duration {
     let text = value.to_str().unwrap_or_default().trim();
     match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        // An unreadable value still says that the request was refused unprocessed, so it counts as zero and not as
-        // a missing header.
+        // An unreadable value still says that the request was refused unprocessed, so it counts as zero and
+        // not as a missing header.
         Err(_) => httpdate::parse_http_date(text)
             .ok()
             .and_then(|date| date.duration_since(now).ok())

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Response classes by HTTP status.
 ///
-/// An entry is a status such as `503`, a range such as `520-527`, or a hundred such as `5xx`. The narrower entry
-/// takes precedence. A status in no list is ambiguous.
+/// An entry is a status such as `503`, a range such as `520-527`, or a hundred such as `5xx`. The narrower
+/// entry takes precedence. A status in no list is ambiguous.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ResponseSettings {
@@ -139,12 +139,12 @@ impl Default for ResponseSettings {
             accepted: list(&["2xx"]),
             // Redirects are not followed: a 307 would repeat the POST at another address.
             rejected: list(&["3xx", "4xx"]),
-            // 401 and 407 mean that our credentials are wrong, not the order, and that the request was not applied
-            // (RFC 9110, sections 15.5.2 and 15.5.8). As `rejected`, an expired password would turn the whole
-            // outbox into dead letters.
+            // 401 and 407 mean that our credentials are wrong, not the order, and that the request was not
+            // applied (RFC 9110, sections 15.5.2 and 15.5.8). As `rejected`, an expired password would turn
+            // the whole outbox into dead letters.
             retry: list(&["401", "407", "425", "429"]),
-            // A server that refuses a request under load says when to return. A bare 503 may come from a proxy
-            // that lost the response.
+            // A server that refuses a request under load says when to return. A bare 503 may come from a
+            // proxy that lost the response.
             retry_if_retry_after: list(&["503"]),
             // 409 often means that an earlier request for the order was processed.
             ambiguous: list(&["408", "409", "5xx"]),

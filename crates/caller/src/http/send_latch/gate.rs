@@ -34,11 +34,12 @@ impl Gate {
         }
     }
 
-    /// Claims the request for the connection. Returns whether it may have the body. `is_permitted` says whether
-    /// the ownership lease is still valid.
+    /// Claims the request for the connection. Returns whether it may have the body. `is_permitted` says
+    /// whether the ownership lease is still valid.
     pub(crate) fn claim(&self, is_permitted: bool) -> bool {
         let to = if is_permitted { SENT } else { WITHHELD };
-        // Only the claim that changed the state gets the body: a second claim finds it `SENT` and gets nothing.
+        // Only the claim that changed the state gets the body: a second claim finds it `SENT` and gets
+        // nothing.
         self.change(to) == OPEN && is_permitted
     }
 
@@ -61,8 +62,8 @@ impl Gate {
 
     /// Changes an open state, and returns the previous one.
     fn change(&self, to: u8) -> u8 {
-        // Compare and exchange in one step. With a load followed by a store, the connection could claim the body
-        // between the two, and a request that was sent would be reported as not sent.
+        // Compare and exchange in one step. With a load followed by a store, the connection could claim the
+        // body between the two, and a request that was sent would be reported as not sent.
         match self
             .state
             .compare_exchange(OPEN, to, Ordering::AcqRel, Ordering::Acquire)

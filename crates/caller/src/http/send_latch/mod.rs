@@ -1,12 +1,13 @@
 //! The send latch: proof that a request never left.
 //!
-//! An HTTP client that fails does not say whether the server has seen the request. The request body is therefore
-//! wrapped around one atomic. The connection *claims* the request when it asks for the body; the caller *cancels*
-//! it when the request has failed. Only one of the two succeeds. If the cancel does, no byte of the body was sent
-//! and none will be: the server has at most the head of a request whose body never arrives.
+//! An HTTP client that fails does not say whether the server has seen the request. The request body is
+//! therefore wrapped around one atomic. The connection *claims* the request when it asks for the body; the
+//! caller *cancels* it when the request has failed. Only one of the two succeeds. If the cancel does, no byte
+//! of the body was sent and none will be: the server has at most the head of a request whose body never
+//! arrives.
 //!
-//! The claim is also the last moment at which a request can be stopped. It is refused once the ownership lease
-//! has expired, however long connecting took.
+//! The claim is also the last moment at which a request can be stopped. It is refused once the ownership
+//! lease has expired, however long connecting took.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -59,15 +60,16 @@ impl Latch {
 
     /// Claims the request for the connection. Returns whether it may have the body.
     fn claim(&self, now: Instant) -> bool {
-        // Checked here and not before connecting: a slow connect can outlast the lease, and the next owner of the
-        // partition would send the same call. The failpoint removes the guard, so that a test can show it matters.
+        // Checked here and not before connecting: a slow connect can outlast the lease, and the next owner of
+        // the partition would send the same call. The failpoint removes the guard, so that a test can show it
+        // matters.
         self.gate
             .claim(self.permit.is_valid(now) || guard_removed!("guard-ownership-deadline"))
     }
 }
 
-/// Permission to send requests for one assigned partition, valid until its ownership lease expires. Clones share
-/// one state.
+/// Permission to send requests for one assigned partition, valid until its ownership lease expires. Clones
+/// share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct SendPermit {
     epoch: Instant,
@@ -84,8 +86,8 @@ impl SendPermit {
 
     /// Makes the permit valid until the given time.
     pub(crate) fn extend(&self, until: Instant) {
-        // Release pairs with the Acquire in `is_valid`: a connection task that sees the new lease also sees what
-        // the run loop wrote before it.
+        // Release pairs with the Acquire in `is_valid`: a connection task that sees the new lease also sees
+        // what the run loop wrote before it.
         self.until.store(self.nanos(until), Ordering::Release);
     }
 
@@ -118,8 +120,8 @@ pub(crate) struct HeldBack;
 impl LatchedBody {
     /// Wraps a body, which must not be empty.
     pub(crate) fn new(bytes: Bytes, latch: Arc<Latch>) -> Self {
-        // hyper never polls a body of size 0: the latch would report `NotSent` for a request that the server has
-        // processed.
+        // hyper never polls a body of size 0: the latch would report `NotSent` for a request that the server
+        // has processed.
         debug_assert!(
             !bytes.is_empty(),
             "an empty body is never asked for, so nothing would be proved"

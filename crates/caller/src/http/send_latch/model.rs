@@ -25,8 +25,8 @@ struct Fixture {
     wire: AtomicBool,
 }
 
-/// Runs all interleavings of a connection that claims the body, and of a caller that does `meanwhile` and then
-/// cancels. The reported fate must agree with the wire.
+/// Runs all interleavings of a connection that claims the body, and of a caller that does `meanwhile` and
+/// then cancels. The reported fate must agree with the wire.
 fn check(is_permitted: bool, meanwhile: fn(&Fixture), retried: bool) {
     loom::model(move || {
         let fixture = Arc::new(Fixture {

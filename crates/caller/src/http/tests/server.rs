@@ -100,7 +100,8 @@ async fn serve(
         }
         if let Behaviour::SaysBeforehand(text) = behaviour {
             stream.write_all(text.as_bytes()).await.expect("written");
-            // Read what the client sent: closing with unread bytes resets the connection, and the reset overtakes the text.
+            // Read what the client sent: closing with unread bytes resets the connection, and the reset
+            // overtakes the text.
             let mut hello = [0; 4096];
             let _read = stream.read(&mut hello).await;
             return;
