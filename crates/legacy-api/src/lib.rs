@@ -7,23 +7,20 @@
 //!
 //! `faults` decides what goes wrong (pure). `ledger` is what was charged (no clock, no lock, no socket).
 //! `payments` takes one request through both. `connection` and `server` are the sockets, `control` is all the
-//! rest of the HTTP interface, and `report` has the JSON of its answers.
+//! rest of the HTTP interface, and `responses` has the JSON of its answers.
 
 mod api;
-mod connection;
+mod connection_state;
 mod control;
 
 mod faults;
 mod ledger;
-mod names;
-mod ndjson;
 mod payments;
-mod report;
+mod responses;
 mod server;
 mod settings;
-mod wire;
 
 pub use faults::{BadFaults, Fault, Faults};
-pub use report::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
+pub use responses::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
 pub use server::{Counter, Server};
 pub use settings::Settings;

@@ -14,9 +14,9 @@ use tokio::time::sleep;
 use crate::{
     Fault,
     api::{Api, now_ms},
+    connection_state::ConnectionState,
     ledger::{End, Processed, Rejection, transaction_id},
-    report::{Accepted, Cut},
-    wire::Wire,
+    responses::{Accepted, Cut},
 };
 
 /// An order is a few hundred bytes; a Kafka record is at most 1 MB unless somebody says otherwise.
@@ -25,7 +25,7 @@ const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Takes one payment. An error means that the connection ends without an answer, and how.
 pub(crate) async fn take(
     api: &Arc<Api>,
-    wire: &Wire,
+    connection: &ConnectionState,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let (head, body) = request.into_parts();
@@ -63,7 +63,7 @@ pub(crate) async fn take(
     };
     let exchange = Exchange {
         api,
-        wire,
+        connection,
         sequence: arrived.sequence,
         ended: false,
     };
@@ -165,7 +165,7 @@ impl Work {
 /// client or the connection has gone, the ledger learns it, once.
 struct Exchange<'a> {
     api: &'a Api,
-    wire: &'a Wire,
+    connection: &'a ConnectionState,
     sequence: u32,
     ended: bool,
 }
@@ -190,7 +190,7 @@ impl Exchange<'_> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(End::Cut(if self.wire.is_cut_down() {
+            self.end(End::Cut(if self.connection.is_cut_down() {
                 Cut::Down
             } else {
                 Cut::ClientLeft

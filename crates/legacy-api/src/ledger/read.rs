@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{End, Ledger, Stage};
 use crate::{
     Fault,
-    report::{ChargeLine, Lookup, RequestLine, Stats},
+    responses::{ChargeLine, Lookup, RequestLine, Stats},
 };
 
 impl Ledger {

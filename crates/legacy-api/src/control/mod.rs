@@ -16,9 +16,12 @@ use serde_json::{Map, Value};
 use crate::{
     Faults,
     api::Api,
-    ndjson::Lines,
-    report::{Lookup, Stats},
+    responses::{Lookup, Stats},
 };
+
+mod ndjson;
+
+use ndjson::Lines;
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()

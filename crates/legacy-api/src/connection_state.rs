@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A connection's present request.
 #[derive(Default)]
-pub(crate) struct Wire {
+pub(crate) struct ConnectionState {
     paying: AtomicBool,
     is_cut_down: AtomicBool,
 }
 
-impl Wire {
+impl ConnectionState {
     /// A payment is at work.
     pub(crate) fn begin(&self) {
         self.paying.store(true, Ordering::Relaxed);

@@ -14,9 +14,11 @@ use tokio::{
 use crate::{
     Settings,
     api::{Api, goes_down},
-    connection, control,
-    report::Stats,
+    control,
+    responses::Stats,
 };
+
+mod connection;
 
 /// Connections that the kernel keeps until we take them.
 const BACKLOG: u32 = 1024;

@@ -1,4 +1,4 @@
-//! Every request and every charge, in memory: writing here, telling in `reading`.
+//! Every request and every charge, in memory: writing here, telling in `read`.
 //!
 //! A request is on record from its arrival on. It is done when two things have happened, in either order: the
 //! API has come to a decision (or has failed before one), and the client has its answer or has been cut off.
@@ -6,16 +6,17 @@
 //!
 //! No clock and no lock in here: the time is an argument, in ms since 1970, and the caller holds the lock.
 
-mod reading;
+mod names;
+mod read;
 
-pub(crate) use reading::transaction_id;
+use names::Names;
+pub(crate) use read::transaction_id;
 use thiserror::Error;
 
 use crate::{
     Fault,
     faults::Draw,
-    names::Names,
-    report::{Cut, Decision, Stats},
+    responses::{Cut, Decision, Stats},
 };
 
 /// What the API knows.
@@ -286,7 +287,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::ChargeLine;
+    use crate::responses::ChargeLine;
 
     fn healthy(_nth: u32) -> Draw {
         Draw {

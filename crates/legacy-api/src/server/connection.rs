@@ -18,18 +18,18 @@ use tokio::net::TcpStream;
 
 use crate::{
     api::{Api, Down, goes_down},
+    connection_state::ConnectionState,
     payments,
-    report::Cut,
-    wire::Wire,
+    responses::Cut,
 };
 
 /// Serves one connection until either side ends it, or until the API goes down.
 ///
 /// There is no time limit on idle connections: the caller's pool decides how long it keeps them.
 pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut down: Down) {
-    let wire = Wire::default();
+    let connection = ConnectionState::default();
     let control = TowerToHyperService::new(control);
-    let service = service_fn(|request| route(&api, &wire, &control, request));
+    let service = service_fn(|request| route(&api, &connection, &control, request));
     let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut http => Some(ended),
@@ -37,7 +37,7 @@ pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut
     };
     let reset = match ended {
         Some(ended) => wants_reset(ended),
-        None if wire.cut_down() => true,
+        None if connection.cut_down() => true,
         None => {
             // Idle, or busy with the very request that takes the API down, whose answer still goes out.
             Pin::new(&mut http).graceful_shutdown();
@@ -54,14 +54,14 @@ pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut
 
 async fn route(
     api: &Arc<Api>,
-    wire: &Wire,
+    connection: &ConnectionState,
     control: &TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Unanswered> {
     if request.method() == Method::POST && request.uri().path() == api.path {
-        wire.begin();
-        let answer = payments::take(api, wire, request).await;
-        wire.end();
+        connection.begin();
+        let answer = payments::take(api, connection, request).await;
+        connection.end();
         answer.map_err(Unanswered)
     } else {
         let answer: Result<_, Infallible> = control.call(request).await;
