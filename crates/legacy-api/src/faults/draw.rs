@@ -17,7 +17,7 @@ pub(crate) struct Draw {
 impl Faults {
     /// What happens to the `nth` request (from 1) for this order.
     pub(crate) fn draw(&self, order_id: &str, nth: u32) -> Draw {
-        if self.is_stubborn(order_id) && (self.stubborn_for == 0 || nth <= self.stubborn_for) {
+        if self.is_failing_order(order_id) && (self.failing_requests == 0 || nth <= self.failing_requests) {
             return Draw {
                 fault: Some(Fault::Throttle),
                 slow: false,
@@ -43,9 +43,9 @@ impl Faults {
     }
 
     /// Whether the API turns this order away while it takes others.
-    fn is_stubborn(&self, order_id: &str) -> bool {
+    fn is_failing_order(&self, order_id: &str) -> bool {
         // The second number of what belongs to the order as a whole.
-        self.stubborn > 0.0 && fractions(self.seed, 0, order_id)[1] < self.stubborn
+        self.failing_orders > 0.0 && fractions(self.seed, 0, order_id)[1] < self.failing_orders
     }
 
     /// How long a request takes before it is processed or fails.
@@ -141,22 +141,22 @@ mod tests {
     }
 
     #[test]
-    fn a_stubborn_order_fails_as_often_as_it_is_told_to() {
+    fn failing_order_fails_for_its_first_requests() {
         let mut faults = Faults {
-            stubborn: 0.3,
-            stubborn_for: 4,
+            failing_orders: 0.3,
+            failing_requests: 4,
             ..Faults::default()
         };
         let is_throttled = |faults: &Faults, order: u32, nth| {
             faults.draw(&format!("o-{order}"), nth).fault == Some(Fault::Throttle)
         };
-        let stubborn: Vec<u32> = (0..DRAWS)
+        let failing: Vec<u32> = (0..DRAWS)
             .filter(|order| is_throttled(&faults, *order, 1))
             .collect();
-        assert_share("stubborn", 0.3, u32::try_from(stubborn.len()).expect("few"));
-        let order = stubborn[0];
+        assert_share("failing_orders", 0.3, u32::try_from(failing.len()).expect("few"));
+        let order = failing[0];
         assert!(is_throttled(&faults, order, 4) && !is_throttled(&faults, order, 5));
-        faults.stubborn_for = 0;
+        faults.failing_requests = 0;
         assert!(is_throttled(&faults, order, 1_000_000));
     }
 

@@ -127,12 +127,12 @@ pub struct Faults {
     /// Share of orders that are rejected (422), each time they are sent.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub reject: f64,
-    /// Share of orders that are stubborn: each is answered 429 for its first `--stubborn-for` requests.
+    /// Share of orders that fail: each gets 429 for its first `--failing-requests` requests.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
-    pub stubborn: f64,
-    /// How many requests for a stubborn order fail; 0: all.
+    pub failing_orders: f64,
+    /// Number of requests that fail for each failing order; 0: all.
     #[arg(long, default_value_t = 0, value_name = "REQUESTS")]
-    pub stubborn_for: u32,
+    pub failing_requests: u32,
     /// What the Retry-After header of a 429 or 503 says, in seconds.
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     pub retry_after_s: u32,
@@ -179,7 +179,7 @@ impl Faults {
             ("lost_504", self.lost_504),
             ("slow", self.slow),
             ("reject", self.reject),
-            ("stubborn", self.stubborn),
+            ("failing_orders", self.failing_orders),
         ];
         for (name, rate) in named {
             if !(0.0..=1.0).contains(&rate) {
@@ -234,8 +234,8 @@ impl Default for Faults {
             slow_for: Duration::from_secs(2),
             latency: Duration::ZERO,
             reject: 0.0,
-            stubborn: 0.0,
-            stubborn_for: 0,
+            failing_orders: 0.0,
+            failing_requests: 0,
             retry_after_s: 1,
             silence_max: Duration::from_secs(120),
         }
