@@ -1,34 +1,37 @@
-//! What a connection and the payment on it know of each other. HTTP/1.1 has one request at a time.
+//! State shared by a connection and the payment on it. HTTP/1.1 has one request at a time per connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A connection's present request.
+/// State of the current request of a connection.
 #[derive(Default)]
 pub(crate) struct ConnectionState {
-    paying: AtomicBool,
-    is_cut_down: AtomicBool,
+    /// A payment request is being handled.
+    is_paying: AtomicBool,
+    /// An outage has cut off the payment.
+    is_cut_off: AtomicBool,
 }
 
 impl ConnectionState {
-    /// A payment is at work.
-    pub(crate) fn begin(&self) {
-        self.paying.store(true, Ordering::Relaxed);
+    /// Marks the start of a payment request.
+    pub(crate) fn payment_started(&self) {
+        // Relaxed: one task handles the connection and its request, so there is nothing to order.
+        self.is_paying.store(true, Ordering::Relaxed);
     }
 
-    /// It is not any more.
-    pub(crate) fn end(&self) {
-        self.paying.store(false, Ordering::Relaxed);
+    /// Marks the end of the payment request.
+    pub(crate) fn payment_ended(&self) {
+        self.is_paying.store(false, Ordering::Relaxed);
     }
 
-    /// The API goes down; whether that takes a payment along.
-    pub(crate) fn cut_down(&self) -> bool {
-        let is_cut_down = self.paying.load(Ordering::Relaxed);
-        self.is_cut_down.store(is_cut_down, Ordering::Relaxed);
-        is_cut_down
+    /// Records that the API goes down. Returns whether that cuts off a payment.
+    pub(crate) fn cut_off(&self) -> bool {
+        let is_cut_off = self.is_paying.load(Ordering::Relaxed);
+        self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
+        is_cut_off
     }
 
-    /// Whether the API went down and took this connection along.
-    pub(crate) fn is_cut_down(&self) -> bool {
-        self.is_cut_down.load(Ordering::Relaxed)
+    /// Reports whether an outage has cut off the payment.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::Relaxed)
     }
 }

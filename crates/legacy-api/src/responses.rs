@@ -1,4 +1,4 @@
-//! What the API says about itself, as JSON. Tests and the demo read these types back.
+//! JSON types of the responses. Tests and the demo parse them back.
 
 use std::collections::BTreeMap;
 
@@ -6,50 +6,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::Fault;
 
-/// One request for a payment: a line of `GET /requests`.
+/// Payment request: a line of `GET /requests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestLine {
-    /// Its number in order of arrival, from 0.
+    /// Number in order of arrival, from 0.
     pub sequence: u32,
-    /// The order it pays.
+    /// Id of the order it pays.
     pub order_id: String,
-    /// The header `Idempotency-Key`.
+    /// Value of the header `Idempotency-Key`.
     pub idempotency_key: Option<String>,
-    /// Its number among the requests for this order, from 1.
+    /// Number among the requests for this order, from 1.
     pub nth: u32,
-    /// When its last byte had arrived; ms since 1970, like every time here.
+    /// Arrival of its last byte, in ms since 1970 like all times here.
     pub arrived_at: u64,
-    /// The fault it met.
+    /// Fault drawn for it.
     pub fault: Option<Fault>,
-    /// Whether it was drawn to be slow.
+    /// Drawn to be slow.
     pub slow: bool,
-    /// Whether the API has come to a decision on it.
+    /// Processed: the API has made its decision.
     pub processed: bool,
-    /// That decision.
+    /// Decision of the API.
     pub decision: Option<Decision>,
-    /// When the decision was made.
+    /// Time of the decision.
     pub processed_at: Option<u64>,
-    /// The status that was given to the connection. Whether it reached the client, no server can know.
+    /// Status handed to the connection. A server cannot know whether the client received it.
     pub answered: Option<u16>,
-    /// How the exchange ended instead, without an answer.
+    /// End of the exchange, if there was no response.
     pub cut: Option<Cut>,
-    /// When it was answered or cut.
+    /// Time of the response or of the end without one.
     pub finished_at: Option<u64>,
 }
 
-/// What the API decided on a request.
+/// Decision of the API on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// The customer has paid.
+    /// The customer was charged.
     Charged,
-    /// The idempotency key was known: nothing was charged again. Only with `--honour-idempotency-key`.
+    /// The idempotency key was known, and nothing was charged again. Only with `--honour-idempotency-key`.
     Replayed,
-    /// Rejected (422); nothing was charged.
+    /// The order was rejected (422) and not charged.
     Rejected,
 }
 
-/// How an exchange ended without an answer.
+/// End of an exchange without a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cut {
@@ -57,94 +57,95 @@ pub enum Cut {
     Reset,
     /// The API closed the connection (FIN).
     Closed,
-    /// The client went away first.
+    /// The client left first.
     ClientLeft,
     /// The API went down and reset the connection.
     Down,
 }
 
-/// One order: a line of `GET /charges`.
+/// Charges of one order: a line of `GET /charges`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChargeLine {
-    /// The order.
+    /// Id of the order.
     pub order_id: String,
-    /// How often its customer has paid; 0 for an order that was only ever rejected or failed.
+    /// Number of times the customer was charged; 0 if all requests failed or were rejected.
     pub charges: u32,
-    /// How many requests came for it.
+    /// Number of requests for the order.
     pub requests: u32,
-    /// The distinct idempotency keys that came with them, in order of arrival.
+    /// Distinct idempotency keys of these requests, in order of arrival.
     pub idempotency_keys: Vec<String>,
 }
 
-/// The answer of the look-up of an order that was charged.
+/// Response to the look-up of a charged order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
-    /// The order.
+    /// Id of the order.
     pub order_id: String,
-    /// How often its customer has paid, at least 1.
+    /// Number of times the customer was charged, at least 1.
     pub charges: u32,
-    /// When first; ms since 1970.
+    /// Time of the first charge, in ms since 1970.
     pub first_at: u64,
-    /// When last; ms since 1970.
+    /// Time of the latest charge, in ms since 1970.
     pub last_at: u64,
-    /// One per charge.
+    /// Transaction ids, one per charge.
     pub transaction_ids: Vec<String>,
 }
 
-/// The answer to an accepted payment.
+/// Response to an accepted payment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Names the charge.
+    /// Id of the charge.
     pub transaction_id: String,
-    /// The order.
+    /// Id of the order.
     pub order_id: String,
-    /// Always `ACCEPTED`.
+    /// Constant text `ACCEPTED`, as real APIs have one.
     pub status: String,
 }
 
 /// Counts since the start: `GET /stats`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Requests for a payment on record.
+    /// Number of recorded payment requests.
     pub requests: u64,
-    /// How often a customer has paid.
+    /// Charges of all orders together.
     pub charges: u64,
-    /// Distinct orders with a request.
+    /// Distinct orders with at least one request.
     pub orders: u64,
     /// Distinct orders that were charged.
     pub orders_charged: u64,
-    /// Of these, those charged more than once: customers who paid twice.
+    /// Distinct orders that were charged more than once: customers who paid twice.
     pub orders_charged_more_than_once: u64,
-    /// Requests rejected.
+    /// Requests that were rejected.
     pub rejected: u64,
-    /// Requests answered from a known idempotency key.
+    /// Requests with a known idempotency key, which charged nothing.
     pub replayed: u64,
-    /// Requests by the fault that they met.
+    /// Requests by the fault they met.
     pub faults: BTreeMap<Fault, u64>,
     /// Requests drawn to be slow.
     pub slow: u64,
-    /// Requests whose client went away before an answer.
+    /// Requests whose client left before the response.
     pub client_left: u64,
-    /// Requests not on record: no JSON with an `order_id`, or too large. Answered 400 or 413.
+    /// Unrecorded requests: not JSON with an `order_id` (400), or too large (413).
     pub malformed: u64,
-    /// Requests not on record: the client went away before it had sent all of them.
+    /// Unrecorded requests: the client left before it had sent all of them.
     pub incomplete: u64,
-    /// Requests not on record: there was no more room. Answered 507.
+    /// Unrecorded requests: the record is full (507).
     pub refused_full: u64,
-    /// Times the API went down.
+    /// Number of times the API went down.
     pub downs: u64,
-    /// Requests not yet finished; one whose client has left counts until it is processed.
+    /// Unfinished requests. One whose client has left counts until it is processed.
     pub in_progress: u64,
-    /// The most there ever were.
+    /// Highest value of `in_progress`.
     pub in_progress_max: u64,
 }
 
 impl std::fmt::Display for Stats {
-    /// One line for a person.
+    /// Writes a summary of one line for people.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} requests, {} charges, {} orders charged, {} of them more than once, {} rejected, {} faults, {} in progress",
+            "{} requests, {} charges, {} orders charged, {} of them more than once, {} rejected, {} faults, \
+             {} in progress",
             self.requests,
             self.charges,
             self.orders_charged,

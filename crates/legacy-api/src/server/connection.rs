@@ -1,4 +1,4 @@
-//! One TCP connection: requests in, answers out, and its end, of whichever kind.
+//! One TCP connection: its requests, its responses, and the way it ends.
 
 use std::{convert::Infallible, error::Error as _, pin::Pin, sync::Arc};
 
@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 
 use crate::{
-    api::{Api, Down, goes_down},
+    api::{Api, Outage, outage_started},
     connection_state::ConnectionState,
     payments,
     responses::Cut,
@@ -25,29 +25,30 @@ use crate::{
 
 /// Serves one connection until either side ends it, or until the API goes down.
 ///
-/// There is no time limit on idle connections: the caller's pool decides how long it keeps them.
-pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut down: Down) {
+/// Idle connections have no time limit: the pool of the client decides how long it keeps them.
+pub(crate) async fn serve(api: Arc<Api>, control: Router, stream: TcpStream, mut outage: Outage) {
     let connection = ConnectionState::default();
     let control = TowerToHyperService::new(control);
     let service = service_fn(|request| route(&api, &connection, &control, request));
     let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut http => Some(ended),
-        () = goes_down(&mut down) => None,
+        () = outage_started(&mut outage) => None,
     };
+    // Only hyper's error says what the service asked for: it passes the error of the service through as its
+    // source.
     let reset = match ended {
         Some(ended) => wants_reset(ended),
-        None if connection.cut_down() => true,
+        None if connection.cut_off() => true,
         None => {
-            // Idle, or busy with the very request that takes the API down, whose answer still goes out.
+            // Idle, or handling the control request that takes the API down, whose response is still sent.
             Pin::new(&mut http).graceful_shutdown();
             wants_reset((&mut http).await)
         }
     };
     let stream = http.into_parts().io.into_inner();
     if reset {
-        // With a linger time of zero, closing sends RST instead of FIN. It can only fail on a socket
-        // that is already dead.
+        // With a linger time of zero, closing sends RST instead of FIN. It fails only on a dead socket.
         let _ = stream.set_zero_linger();
     }
 }
@@ -57,28 +58,29 @@ async fn route(
     connection: &ConnectionState,
     control: &TowerToHyperService<Router>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Unanswered> {
+) -> Result<Response<Body>, NoResponse> {
+    // Payments bypass axum, which cannot end a connection without a response.
     if request.method() == Method::POST && request.uri().path() == api.path {
-        connection.begin();
-        let answer = payments::take(api, connection, request).await;
-        connection.end();
-        answer.map_err(Unanswered)
+        connection.payment_started();
+        let result = payments::take(api, connection, request).await;
+        connection.payment_ended();
+        result.map_err(NoResponse)
     } else {
-        let answer: Result<_, Infallible> = control.call(request).await;
-        Ok(answer.unwrap_or_else(|never| match never {}))
+        let response: Result<_, Infallible> = control.call(request).await;
+        Ok(response.unwrap_or_else(|never| match never {}))
     }
 }
 
-/// Makes hyper end the connection without an answer.
+/// Error that makes hyper close the connection without a response.
 #[derive(Debug, Error)]
-#[error("the request gets no answer")]
-struct Unanswered(Cut);
+#[error("the request gets no response")]
+struct NoResponse(Cut);
 
-/// Whether our own service wanted the connection to end, and by a reset.
+/// Reports whether the service asked for the connection to be reset.
 fn wants_reset(ended: hyper::Result<()>) -> bool {
     let error = ended.err();
-    let unanswered = error
+    let no_response = error
         .as_ref()
-        .and_then(|error| error.source()?.downcast_ref::<Unanswered>());
-    matches!(unanswered, Some(Unanswered(Cut::Reset)))
+        .and_then(|error| error.source()?.downcast_ref::<NoResponse>());
+    matches!(no_response, Some(NoResponse(Cut::Reset)))
 }
