@@ -1,6 +1,6 @@
 //! `topics create` and `topics verify`.
 
-mod report;
+mod output;
 
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,10 @@ fn verify(config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Answer> 
     let existing = describe(config, admin)?;
     let findings = findings(config, &existing);
     if json {
-        print_json(&report::Verified::new(&existing, &findings))?;
+        print_json(&output::Verified::new(&existing, &findings))?;
     } else {
-        println!("{}", report::existing(&config.topics, &existing, &findings));
-        print!("{}", report::findings(&findings));
+        println!("{}", output::existing(&config.topics, &existing, &findings));
+        print!("{}", output::findings(&findings));
     }
     Ok(answer(&findings))
 }
@@ -49,7 +49,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
     let new = creation::missing(&config.topics, &before, partitions, replication_factor);
     if !new.is_empty() {
         // To standard error: the result, on standard output, may go to a file.
-        eprintln!("{}", report::planned(&new));
+        eprintln!("{}", output::planned(&new));
         let question = format!(
             "Create what the table shows, at {}?",
             config.kafka.bootstrap_servers
@@ -64,7 +64,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
     let after = await_known(config, admin, &new, &failed)?;
     let findings = findings(config, &after);
     if json {
-        print_json(&report::Created::new(&new, &failed, &after, &findings))?;
+        print_json(&output::Created::new(&new, &failed, &after, &findings))?;
     } else {
         if new.is_empty() {
             println!("All topics exist already; nothing was created.");
@@ -74,7 +74,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
         for (name, reason) in &failed {
             println!("{name} was not: {reason}");
         }
-        print!("{}", report::findings(&findings));
+        print!("{}", output::findings(&findings));
     }
     Ok(if failed.is_empty() {
         answer(&findings)
