@@ -14,8 +14,8 @@ use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
 use crate::arrived::Arrived;
+use crate::http::SendPermit;
 use crate::job::Job;
-use crate::latch::ExtendLease;
 use crate::shell::{Shell, join, numbers};
 
 /// The condition of readiness that refused partitions break.
@@ -94,7 +94,7 @@ impl Shell {
             return Some(self.client_lost(&error));
         }
         for partition in &partitions {
-            let permit = ExtendLease::new(self.epoch);
+            let permit = SendPermit::new(self.epoch);
             // The proof is the membership's, not the partition's. When it is over, nothing is asked to be sent.
             self.permitted_until
                 .iter()
@@ -279,7 +279,7 @@ impl Shell {
     }
 
     fn let_all_go(&mut self) {
-        self.permits.values().for_each(ExtendLease::withhold);
+        self.permits.values().for_each(SendPermit::withhold);
         self.permits.clear();
         self.permitted_until = None;
         self.refused.clear();

@@ -15,7 +15,6 @@ mod flow_control;
 mod group;
 mod http;
 mod job;
-mod latch;
 mod loading;
 mod looking_up;
 mod metrics;
@@ -25,9 +24,7 @@ mod publishing;
 mod renamed_settings;
 mod replaced;
 mod run;
-mod secret;
 mod shell;
-mod watched;
 
 use std::process::ExitCode;
 

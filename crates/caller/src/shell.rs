@@ -20,9 +20,8 @@ use crate::arrived::Arrived;
 use crate::config::Config;
 use crate::deferrals::Deferrals;
 use crate::ends::Calendar;
-use crate::http::Api;
+use crate::http::{Api, SendPermit};
 use crate::job::Job;
-use crate::latch::ExtendLease;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 
@@ -38,7 +37,7 @@ pub(crate) struct Shell {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) calendar: Calendar,
-    pub(crate) permits: BTreeMap<Partition, ExtendLease>,
+    pub(crate) permits: BTreeMap<Partition, SendPermit>,
     pub(crate) permitted_until: Option<Instant>,
     pub(crate) epoch: Instant,
     pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
