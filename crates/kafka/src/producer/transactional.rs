@@ -26,13 +26,13 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
+use crate::client::config::KafkaSettings;
+use crate::client::error::{ClientError, ErrorClass};
+use crate::client::log_bridge;
 use crate::consumer::CommitOffset;
-use crate::end_txn_responses::{DEBUG_CONTEXT, EndAnswers};
-use crate::error::{ClientError, ErrorClass};
-use crate::log_bridge;
-use crate::native::{OutgoingHeaders, Record, Sender};
-use crate::settings::KafkaSettings;
-use crate::with_deadline::{self, GIVEN_UP_MAX};
+use crate::producer::end_txn_responses::{DEBUG_CONTEXT, EndAnswers};
+use crate::producer::native::{OutgoingHeaders, Record, Sender};
+use crate::producer::with_deadline::{self, GIVEN_UP_MAX};
 
 /// A producer with a transactional id, at most one transaction at a time.
 pub struct TransactionalProducer {

@@ -9,9 +9,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
-use crate::error::{ClientError, ErrorClass};
-use crate::offsets::{self, Committed};
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::{ClientError, ErrorClass};
+use crate::consumer::offsets::{self, Committed};
 
 /// Reads committed offsets, ends and records of one partition at a time; never joins the group.
 pub struct ChangelogReader {

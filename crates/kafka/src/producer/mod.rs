@@ -1,5 +1,10 @@
 //! A plain idempotent producer, whose delivery reports come by callback.
 
+mod end_txn_responses;
+pub(crate) mod native;
+pub mod transactional;
+mod with_deadline;
+
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -11,8 +16,8 @@ use rdkafka::producer::{
 use rdkafka::types::RDKafkaErrorCode;
 use records::{Offset, Partition};
 
-use crate::error::ClientError;
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
 
 /// Sends records with `acks=all`; what was delivered, and what was not, is told to the callback.
 pub struct Producer {
