@@ -16,5 +16,5 @@ pub use client::error::{self, ClientError};
 pub use consumer::headers::Headers;
 pub use consumer::{Consumer, ConsumerEvent, Membership, changelog, offsets};
 pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
-pub use producer::native::OutgoingHeaders;
-pub use producer::transactional::{self as transaction, TransactionalProducer};
+pub use producer::transactional as transaction;
+pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

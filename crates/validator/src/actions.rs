@@ -105,7 +105,7 @@ impl Shell {
             Verdict::Admit { key, entry } => {
                 producer.send(outgoing::pending(topics, input, headers, key, entry))?;
                 let partition = Partition(input.partition());
-                producer.send(outgoing::change(topics, partition, key, &entry.encode()))?;
+                producer.send_tracked(outgoing::change(topics, partition, key, &entry.encode()))?;
                 if guard_removed!("guard-store-after-commit") {
                     self.apply_early(partition, key, entry);
                 }
