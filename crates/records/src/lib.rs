@@ -9,6 +9,7 @@ pub mod continuation;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
+pub mod header;
 pub mod key;
 pub mod offset_set;
 pub mod order;

@@ -1,6 +1,6 @@
 //! An input record, before anything is decided about it.
 
-use records::{Offset, Partition};
+use records::{Offset, Partition, header};
 
 /// A record of the orders topic, as far as the verdict asks for it.
 pub struct Input<'a> {
@@ -22,7 +22,7 @@ impl<'a> Input<'a> {
     /// The last header of a name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers.iter().rev().find(|header| header.0 == name)?.1
+        header::last(self.headers, name)?
     }
 
     /// How much of a record this is: key, value and headers, in bytes.
