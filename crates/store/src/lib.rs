@@ -13,4 +13,4 @@ mod store;
 mod tables;
 
 pub use directory::{DirectoryError, StateDirectory};
-pub use store::{Change, Identity, Opened, Options, Store, StoreError};
+pub use store::{Identity, Opened, Options, Store, StoreError, StoreUpdate};

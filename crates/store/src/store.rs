@@ -21,14 +21,14 @@ pub struct Store {
     snapshot: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     /// What was admitted since the last write. A crash takes it back, as it would a write that is not
     /// durable; written in one go it costs a fraction, since neighbouring keys share pages.
-    admitted: HashMap<IdempotencyKey, Entry>,
+    pending: HashMap<Box<[u8]>, Option<Entry>>,
     checkpoint: Option<Offset>,
     durable: bool,
     path: PathBuf,
 }
 
 /// As many admitted keys as are held in memory before they are written: some 100 bytes each.
-const ADMITTED_MAX: usize = 10_000;
+const PENDING_MAX: usize = 10_000;
 
 /// Whose changelog a store holds; a store of another one is rebuilt, not trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +60,22 @@ pub struct Opened {
     pub rebuilt_because: Option<String>,
 }
 
-/// A key and what becomes of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
-    /// The key's bytes.
-    pub key: &'a [u8],
-    /// The encoded entry; `None` removes the key.
-    pub entry: Option<&'a [u8]>,
+/// New state of one key, as committed in the changelog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreUpdate {
+    /// Bytes of the idempotency key.
+    pub key: Box<[u8]>,
+    /// Entry to store; `None` removes the key.
+    pub entry: Option<Entry>,
+}
+
+impl From<(IdempotencyKey, Entry)> for StoreUpdate {
+    fn from((key, entry): (IdempotencyKey, Entry)) -> Self {
+        Self {
+            key: key.into_bytes(),
+            entry: Some(entry),
+        }
+    }
 }
 
 /// The store cannot be read or written. The file is not to be trusted further; the changelog is.
@@ -155,8 +164,8 @@ impl Store {
     /// # Errors
     /// The file cannot be read, or what it holds is no entry.
     pub fn get(&self, key: &IdempotencyKey) -> Result<Option<Entry>, StoreError> {
-        if let Some(entry) = self.admitted.get(key) {
-            return Ok(Some(*entry));
+        if let Some(entry) = self.pending.get(key.as_bytes()) {
+            return Ok(*entry);
         }
         let Some(snapshot) = &self.snapshot else {
             // A key that cannot be looked up is not an unknown one.
@@ -179,13 +188,24 @@ impl Store {
         self.checkpoint
     }
 
-    /// How many keys were written; those admitted since come on top.
+    /// Returns the number of keys, pending updates included.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn len(&self) -> Result<u64, StoreError> {
-        self.snapshot.as_ref().map_or(Ok(0), |table| {
-            table.len().map_err(|error| self.failed("counting", error))
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(0);
+        };
+        guarded("counting", &self.path, || {
+            let mut count = snapshot.len()?;
+            for (key, entry) in &self.pending {
+                match (snapshot.get(&**key)?.is_some(), entry.is_some()) {
+                    (false, true) => count += 1,
+                    (true, false) => count -= 1,
+                    (true, true) | (false, false) => {}
+                }
+            }
+            Ok(count)
         })
     }
 
@@ -215,39 +235,27 @@ impl Store {
         Ok(())
     }
 
-    /// Takes in what Kafka has committed, and moves the checkpoint. It is written together with what comes
-    /// after it, at the latest by the next [`Self::persist`].
+    /// Applies updates that Kafka has committed, and moves the checkpoint. The last update of a key counts.
+    ///
+    /// Updates are gathered in memory and written in large batches; until the next [`Self::persist`] a crash takes
+    /// them back, and the checkpoint with them.
     ///
     /// # Errors
     /// The disk failed; the store is to be rebuilt.
-    pub fn admit(
+    pub fn apply(
         &mut self,
-        admitted: impl IntoIterator<Item = (IdempotencyKey, Entry)>,
+        updates: impl IntoIterator<Item = StoreUpdate>,
         checkpoint: Offset,
     ) -> Result<(), StoreError> {
-        self.admitted.extend(admitted);
+        let updates = updates.into_iter().map(|update| (update.key, update.entry));
+        self.pending.extend(updates);
         self.checkpoint = Some(checkpoint);
         self.durable = false;
-        if self.admitted.len() >= ADMITTED_MAX {
+        if self.pending.len() >= PENDING_MAX {
             self.flush(Durability::None)
         } else {
             Ok(())
         }
-    }
-
-    /// Applies changes that Kafka has committed, and moves the checkpoint, in one transaction. Until the
-    /// next [`Self::persist`] a crash of the machine or the process takes both back.
-    ///
-    /// # Errors
-    /// Nothing was changed.
-    pub fn apply(&mut self, changes: &mut [Change<'_>], checkpoint: Offset) -> Result<(), StoreError> {
-        // Neighbours share pages: in key order each page is touched once. The sort is stable, so that the
-        // last change of a key stays the last.
-        changes.sort_by_key(|change| change.key);
-        self.flush(Durability::None)?;
-        self.write(changes, Some(checkpoint), Durability::None)?;
-        self.durable = false;
-        Ok(())
     }
 
     /// Makes all that was applied durable, so that a later restore begins here.
@@ -262,42 +270,19 @@ impl Store {
         Ok(())
     }
 
-    /// Writes what was admitted.
+    /// Writes pending updates and the checkpoint in one transaction.
     fn flush(&mut self, durability: Durability) -> Result<(), StoreError> {
-        let admitted = std::mem::take(&mut self.admitted);
-        if admitted.is_empty() && matches!(durability, Durability::None) {
-            return Ok(());
-        }
-        let entries: Vec<(&IdempotencyKey, [u8; Entry::BYTES])> = admitted
-            .iter()
-            .map(|(key, entry)| (key, entry.encode()))
-            .collect();
-        let mut changes: Vec<Change<'_>> = entries
-            .iter()
-            .map(|(key, entry)| Change {
-                key: key.as_bytes(),
-                entry: Some(entry),
-            })
-            .collect();
-        changes.sort_unstable_by_key(|change| change.key);
-        self.write(&changes, self.checkpoint, durability)
-    }
-
-    fn write(
-        &mut self,
-        changes: &[Change<'_>],
-        checkpoint: Option<Offset>,
-        durability: Durability,
-    ) -> Result<(), StoreError> {
+        let pending = std::mem::take(&mut self.pending);
+        let mut updates: Vec<(Box<[u8]>, Option<Entry>)> = pending.into_iter().collect();
+        // Neighbouring keys share pages: in key order each page is touched once.
+        updates.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         self.snapshot = None;
         let written = guarded("writing", &self.path, || {
-            write(&self.database, changes, checkpoint, durability)
+            write(&self.database, &updates, self.checkpoint, durability)
         });
         // Also after a failure: what was there before is still there to be read.
         self.snapshot = Some(guarded("reading", &self.path, || snapshot(&self.database))?);
-        written?;
-        self.checkpoint = checkpoint.or(self.checkpoint);
-        Ok(())
+        written
     }
 
     /// Opens the file. The inner error is the identity that the file gives instead of the one wanted.
@@ -320,7 +305,7 @@ impl Store {
             Ok(Ok(Self {
                 snapshot: Some(snapshot(&database)?),
                 database,
-                admitted: HashMap::new(),
+                pending: HashMap::new(),
                 checkpoint,
                 durable: true,
                 path: path.to_owned(),
@@ -398,7 +383,7 @@ fn identify(database: &Database, wanted: &str) -> Result<(String, Option<Offset>
 
 fn write(
     database: &Database,
-    changes: &[Change<'_>],
+    updates: &[(Box<[u8]>, Option<Entry>)],
     checkpoint: Option<Offset>,
     durability: Durability,
 ) -> Result<(), redb::Error> {
@@ -408,10 +393,10 @@ fn write(
     transaction.set_quick_repair(matches!(durability, Durability::Immediate));
     {
         let mut entries = transaction.open_table(ENTRIES)?;
-        for change in changes {
-            match change.entry {
-                Some(entry) => entries.insert(change.key, entry)?,
-                None => entries.remove(change.key)?,
+        for (key, entry) in updates {
+            match entry {
+                Some(entry) => entries.insert(&**key, &entry.encode()[..])?,
+                None => entries.remove(&**key)?,
             };
         }
     }
@@ -461,6 +446,13 @@ mod tests {
         IdempotencyKey::new(text).expect("a key")
     }
 
+    fn update(key: &str, entry: Option<Entry>) -> StoreUpdate {
+        StoreUpdate {
+            key: key.as_bytes().into(),
+            entry,
+        }
+    }
+
     fn open(path: &Path, partition: i32) -> Opened {
         Store::open(path, &identity(partition), OPTIONS).expect("a store")
     }
@@ -471,22 +463,12 @@ mod tests {
         let path = directory.path().join("0.redb");
         let mut store = open(&path, 0).store;
         assert_eq!(store.checkpoint(), None);
-        let (b, a) = (entry(1).encode(), entry(2).encode());
-        let mut changes = [
-            Change {
-                key: b"b",
-                entry: Some(&b),
-            },
-            Change {
-                key: b"a",
-                entry: Some(&a),
-            },
-            Change {
-                key: b"b",
-                entry: None,
-            },
+        let updates = [
+            update("b", Some(entry(1))),
+            update("a", Some(entry(2))),
+            update("b", None),
         ];
-        store.apply(&mut changes, Offset(7)).expect("applied");
+        store.apply(updates, Offset(7)).expect("applied");
         store.persist().expect("persisted");
         drop(store);
 
@@ -510,16 +492,20 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("0.redb");
         let mut store = open(&path, 0).store;
-        store.admit([(key("a"), entry(1))], Offset(3)).expect("admitted");
+        store
+            .apply([update("a", Some(entry(1)))], Offset(3))
+            .expect("applied");
         assert_eq!(store.get(&key("a")).expect("read"), Some(entry(1)));
-        let before = (0..ADMITTED_MAX).map(|n| (key(&format!("k{n}")), entry(2)));
-        store.admit(before, Offset(9)).expect("admitted");
+        let before = (0..PENDING_MAX).map(|n| update(&format!("k{n}"), Some(entry(2))));
+        store.apply(before, Offset(9)).expect("applied");
         assert_eq!(
             store.len().expect("counted"),
-            1 + ADMITTED_MAX as u64,
+            1 + PENDING_MAX as u64,
             "written when there are many"
         );
-        store.admit([(key("b"), entry(4))], Offset(11)).expect("admitted");
+        store
+            .apply([update("b", Some(entry(4)))], Offset(11))
+            .expect("applied");
         store.persist().expect("persisted");
         drop(store);
         let store = open(&path, 0).store;
@@ -534,15 +520,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("0.redb");
         let mut store = open(&path, 0).store;
-        let bytes = entry(1).encode();
         store
-            .apply(
-                &mut [Change {
-                    key: b"a",
-                    entry: Some(&bytes),
-                }],
-                Offset(1),
-            )
+            .apply([update("a", Some(entry(1)))], Offset(1))
             .expect("applied");
         store.persist().expect("persisted");
         drop(store);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rand::{RngExt, SeedableRng};
 use records::entry::Status;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
-use store::{Change, Identity, Opened, Options, Store};
+use store::{Identity, Opened, Options, Store, StoreUpdate};
 
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
@@ -53,22 +53,11 @@ fn write(path: &Path, seed: u64) -> ! {
     println!("{next}");
     loop {
         let end = next + random.random_range(1..400);
-        if random.random_ratio(1, 4) {
-            let rows: Vec<(String, Vec<u8>)> = (next..end)
-                .map(|n| (key(n), entry(n).encode().to_vec()))
-                .collect();
-            let mut changes: Vec<Change<'_>> = rows
-                .iter()
-                .map(|(key, entry)| Change {
-                    key: key.as_bytes(),
-                    entry: Some(entry),
-                })
-                .collect();
-            store.apply(&mut changes, Offset(end)).expect("applied");
-        } else {
-            let admitted = (next..end).map(|n| (IdempotencyKey::new(&key(n)).expect("a key"), entry(n)));
-            store.admit(admitted, Offset(end)).expect("admitted");
-        }
+        let updates = (next..end).map(|n| StoreUpdate {
+            key: key(n).into_bytes().into(),
+            entry: Some(entry(n)),
+        });
+        store.apply(updates, Offset(end)).expect("applied");
         next = end;
         if random.random_ratio(1, 3) {
             store.persist().expect("persisted");

@@ -45,11 +45,11 @@ fn filled(path: &Path) {
     for chunk in 0..6 {
         let (from, end) = (chunk * KEYS / 6, (chunk + 1) * KEYS / 6);
         store
-            .admit(
-                (from..end).map(|number| (key(number), entry(number))),
+            .apply(
+                (from..end).map(|number| (key(number), entry(number)).into()),
                 Offset(end),
             )
-            .expect("admitted");
+            .expect("applied");
         store.persist().expect("persisted");
     }
 }
