@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
-use kafka::transaction::{Limits, Outgoing, TransactionEnd};
-use kafka::{ClientError, TransactionalProducer};
+use kafka::transaction::{Limits, TransactionEnd};
+use kafka::{ClientError, OutgoingRecord, TransactionalProducer};
 use pipeline::delivery::DeferredCopy;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use service::failpoint::{freeze_at, guard_removed, kill_at};
@@ -126,13 +126,12 @@ impl Deferrals {
         let sent = producer.begin().and_then(|()| {
             copies.iter().try_for_each(|copied| {
                 let (key, value, headers) = copied.payload.copy(copied, self.calendar);
-                producer.send(Outgoing {
+                producer.send(OutgoingRecord {
                     topic,
                     partition: Some(copied.call.partition),
                     key: Some(key),
                     value: Some(value),
                     headers: Some(headers),
-                    tracked: false,
                 })
             })
         });

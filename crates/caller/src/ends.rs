@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use kafka::OutgoingHeaders;
-use kafka::producer::Outgoing;
+use kafka::{OutgoingHeaders, OutgoingRecord};
 use pipeline::delivery::{Ambiguity, DeferredCopy, Evidence, History, HttpResponse, Response};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
@@ -63,12 +62,7 @@ impl Job {
     }
 
     /// The record that carries an outcome.
-    pub(crate) fn outcome_record<'a>(
-        &'a self,
-        topics: &'a Topics,
-        json: &'a [u8],
-        token: usize,
-    ) -> Outgoing<'a> {
+    pub(crate) fn outcome_record<'a>(&'a self, topics: &'a Topics, json: &'a [u8]) -> OutgoingRecord<'a> {
         let position = self.position.to_string();
         let headers = OwnedHeaders::new().insert(text(call_dead_letter::CALL, &position));
         let headers = match self.traceparent() {
@@ -78,16 +72,16 @@ impl Job {
             }),
             None => headers,
         };
-        Outgoing {
+        OutgoingRecord {
             topic: &topics.processed,
             partition: None,
-            key: self
-                .call
-                .as_ref()
-                .map_or(&self.key[..], |call| call.key.as_bytes()),
-            value: json,
-            headers,
-            token,
+            key: Some(
+                self.call
+                    .as_ref()
+                    .map_or(&self.key[..], |call| call.key.as_bytes()),
+            ),
+            value: Some(json),
+            headers: Some((&headers).into()),
         }
     }
 
@@ -99,8 +93,7 @@ impl Job {
         why: Why<'_>,
         history: &History,
         calendar: Calendar,
-        token: usize,
-    ) -> (Reason, Outgoing<'a>) {
+    ) -> (Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (why, &self.call) {
             (Why::Rejected(reply), _) => (
                 Reason::Rejected,
@@ -123,13 +116,12 @@ impl Job {
             Why::GivenUp(Some(report)) => told(headers, report),
             Why::GivenUp(None) | Why::NotACall => headers,
         };
-        let outgoing = Outgoing {
+        let outgoing = OutgoingRecord {
             topic: &topics.call_dead_letters,
             partition: None,
-            key: &self.key,
-            value: &self.value,
-            headers,
-            token,
+            key: Some(&self.key),
+            value: Some(&self.value),
+            headers: Some((&headers).into()),
         };
         (reason, outgoing)
     }
@@ -142,8 +134,8 @@ impl Job {
         evidence: &Evidence,
         history: &History,
         calendar: Calendar,
-        (by, token): (&str, usize),
-    ) -> (parked::Reason, Outgoing<'a>) {
+        by: &str,
+    ) -> (parked::Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
                 parked::Reason::Unverified,
@@ -172,13 +164,12 @@ impl Job {
             Some(report) => told(headers, report),
             None => headers,
         };
-        let outgoing = Outgoing {
+        let outgoing = OutgoingRecord {
             topic: &topics.parked,
             partition: None,
-            key: &self.key,
-            value: &self.value,
-            headers,
-            token,
+            key: Some(&self.key),
+            value: Some(&self.value),
+            headers: Some((&headers).into()),
         };
         (reason, outgoing)
     }

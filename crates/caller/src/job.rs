@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka::Headers;
 use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
-use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
@@ -55,19 +56,20 @@ impl Job {
             offset: Offset(record.offset()),
         };
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-        let (now, continuation) = (Timestamp::now(), continuation(record));
+        let headers = Headers::of(record);
+        let (now, continuation) = (Timestamp::now(), continuation(&headers));
         let call = match &continuation {
             // It may hide that an earlier request was processed.
             Err(error) => Err(NotACall {
                 reason: Reason::NotAPendingCall,
                 detail: error.to_string(),
             }),
-            Ok(_) => Callable::read(record, &value, api),
+            Ok(_) => Callable::read(record, &headers, &value, api),
         };
         let continuation = continuation.unwrap_or_default();
         let job = Self {
             key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
-            admitted_at: admitted_at(record),
+            admitted_at: admitted_at(&headers),
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
             call,
@@ -75,18 +77,17 @@ impl Job {
             value,
             position,
         };
-        let headers_bytes: usize = record.headers().map_or(0, |headers| {
-            headers
-                .iter()
-                .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len))
-                .sum()
-        });
+        let headers_bytes: usize = headers
+            .readable
+            .iter()
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum();
         Pending {
             partition: job.position.partition,
             offset: job.position.offset,
             key: job.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: job.key.len() + job.value.len() + headers_bytes + OVERHEAD_BYTES,
-            policy: policies.of(record),
+            policy: policies.of(&headers),
             continued: job.continued(now),
             payload: job,
         }
@@ -133,7 +134,12 @@ impl Job {
 }
 
 impl Callable {
-    fn read(record: &BorrowedMessage<'_>, value: &Bytes, api: &Api) -> Result<Self, NotACall> {
+    fn read(
+        record: &BorrowedMessage<'_>,
+        headers: &Headers<'_>,
+        value: &Bytes,
+        api: &Api,
+    ) -> Result<Self, NotACall> {
         let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
         let not_pending = because(Reason::NotAPendingCall);
         let key = IdempotencyKey::from_bytes(record.key().unwrap_or_default())
@@ -146,7 +152,7 @@ impl Callable {
             order: text,
         };
         let request = api
-            .request(&facts, value, header(record, pending::TRACEPARENT).flatten())
+            .request(&facts, value, headers.last(pending::TRACEPARENT).flatten())
             .map_err(because(Reason::NoRequest))?;
         Ok(Self {
             order_id: order.order_id.into_owned(),
@@ -156,24 +162,15 @@ impl Callable {
     }
 }
 
-fn continuation(record: &BorrowedMessage<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
+fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
     // One without a value is there all the same.
-    header(record, continuation::CONTINUES)
+    headers
+        .last(continuation::CONTINUES)
         .map(|value| Continuation::parse(value.unwrap_or_default()))
         .transpose()
 }
 
-fn admitted_at(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
-    let text = std::str::from_utf8(header(record, pending::ADMITTED_AT)??).ok()?;
+fn admitted_at(headers: &Headers<'_>) -> Option<Timestamp> {
+    let text = std::str::from_utf8(headers.last(pending::ADMITTED_AT)??).ok()?;
     text.parse().ok().map(Timestamp)
-}
-
-/// The last header of a name, with its value, if it has one.
-fn header<'a>(record: &'a BorrowedMessage<'_>, name: &str) -> Option<Option<&'a [u8]>> {
-    let headers = record.headers()?;
-    (0..headers.count())
-        .rev()
-        .map(|at| headers.get(at))
-        .find(|header| header.key == name)
-        .map(|header| header.value)
 }

@@ -1,7 +1,7 @@
 //! Which policy a pending call has: its header's, if a setting names one, or the caller's.
 
+use kafka::Headers;
 use pipeline::delivery::Policy;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use crate::config::Config;
 
@@ -24,20 +24,13 @@ impl Policies {
     }
 
     /// The policy of a record. What is not understood is parked: that is the side on which nobody pays twice.
-    pub(crate) fn of(&self, record: &BorrowedMessage<'_>) -> Policy {
+    pub(crate) fn of(&self, headers: &Headers<'_>) -> Policy {
         if self.header.is_empty() {
             return self.without_header;
         }
-        let headers = record.headers();
-        let value = headers.and_then(|headers| {
-            (0..headers.count())
-                .rev()
-                .map(|at| headers.get(at))
-                .find(|header| header.key == self.header)
-        });
-        match value {
+        match headers.last(&self.header) {
             None => self.without_header,
-            Some(header) => self.named(header.value.unwrap_or_default()),
+            Some(value) => self.named(value.unwrap_or_default()),
         }
     }
 

@@ -24,25 +24,25 @@ impl Shell {
         let (token, topics) = (self.publications_begun, &self.config.topics);
         let json;
         let dead_letter = |why: Why<'_>| {
-            let (reason, outgoing) = job.dead_letter(topics, why, history, self.calendar, token);
+            let (reason, outgoing) = job.dead_letter(topics, why, history, self.calendar);
             (ToldEnd::DeadLetter(reason), outgoing)
         };
         let (told, outgoing) = match ending {
             FinalState::Accepted(reply) | FinalState::Found(reply) => {
                 let found = matches!(ending, FinalState::Found(_));
                 json = job.outcome(reply, found, history, self.calendar);
-                (ToldEnd::Outcome, job.outcome_record(topics, &json, token))
+                (ToldEnd::Outcome, job.outcome_record(topics, &json))
             }
             FinalState::Rejected(reply) => dead_letter(Why::Rejected(reply)),
             FinalState::Abandoned(last) => dead_letter(Why::GivenUp(last.as_ref())),
             FinalState::Parked(evidence) => {
                 let by = &self.config.caller.instance_id;
-                let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, (by, token));
+                let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, by);
                 (ToldEnd::Parked(reason), outgoing)
             }
             FinalState::NotACall => dead_letter(Why::NotACall),
         };
-        match self.producer.send(&outgoing) {
+        match self.producer.send(outgoing, token) {
             Ok(()) => {
                 let publication = Publication {
                     call,

@@ -13,7 +13,7 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
-use store::{Change, StateDirectory, Store};
+use store::{StateDirectory, Store, StoreUpdate};
 
 use crate::config::Config;
 use crate::metrics::{End, Metrics};
@@ -105,7 +105,7 @@ impl Shell {
             Verdict::Admit { key, entry } => {
                 producer.send(outgoing::pending(topics, input, headers, key, entry))?;
                 let partition = Partition(input.partition());
-                producer.send(outgoing::change(topics, partition, key, &entry.encode()))?;
+                producer.send_tracked(outgoing::change(topics, partition, key, &entry.encode()))?;
                 if guard_removed!("guard-store-after-commit") {
                     self.apply_early(partition, key, entry);
                 }
@@ -217,7 +217,7 @@ impl Shell {
             // It would lack these keys.
             return Some(Event::StoreFailed(partition));
         };
-        let applied = store.admit(admitted, checkpoint);
+        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
         kill_at!("after-store");
         self.store_event(partition, applied)
     }
@@ -227,14 +227,7 @@ impl Shell {
     fn apply_early(&mut self, partition: Partition, key: &IdempotencyKey, entry: &Entry) {
         if let Some(store) = self.stores.get_mut(&partition) {
             let checkpoint = store.checkpoint().unwrap_or(Offset(0));
-            let entry = entry.encode();
-            let applied = store.apply(
-                &mut [Change {
-                    key: key.as_bytes(),
-                    entry: Some(&entry),
-                }],
-                checkpoint,
-            );
+            let applied = store.apply([(key.clone(), *entry).into()], checkpoint);
             if let Err(error) = applied.and_then(|()| store.persist()) {
                 tracing::error!(%error, "the early write failed");
             }

@@ -9,9 +9,10 @@ use kafka::ClientError;
 use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::error::ErrorClass;
 use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
-use records::{Bounds, Offset, Partition, Timestamp};
+use records::entry::InvalidEntry;
+use records::{Bounds, Entry, Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
-use store::{Change, DirectoryError, Identity, Options, Store};
+use store::{DirectoryError, Identity, Options, Store, StoreUpdate};
 
 use super::Plan;
 
@@ -195,7 +196,7 @@ impl Plan {
                         ))
                     })?;
                 full.map_or(Ok(()), |chunk| {
-                    write(store, &chunk)?;
+                    write(store, chunk)?;
                     Ok(store.persist()?)
                 })
             },
@@ -213,7 +214,7 @@ impl Plan {
             Err(ReadError::Sink(error)) => return Err(error),
         }
         // Made durable with what comes after it: after a crash the disk may be a second behind, and orders wait.
-        tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
+        tail.end().map_or(Ok(()), |chunk| write(store, chunk))?;
         Ok(true)
     }
 }
@@ -254,17 +255,20 @@ fn times(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
 }
 
 /// Writes a chunk.
-fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
+fn write(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
     kill_at!("during-restore");
-    let mut changes: Vec<Change<'_>> = chunk
+    let updates: Vec<StoreUpdate> = chunk
         .changes
-        .iter()
-        .map(|(key, entry)| Change {
-            key,
-            entry: entry.as_deref(),
+        .into_iter()
+        .map(|(key, entry)| {
+            let entry = entry.as_deref().map(Entry::decode).transpose()?;
+            Ok(StoreUpdate {
+                key: key.into(),
+                entry,
+            })
         })
-        .collect();
-    store.apply(&mut changes, chunk.checkpoint)?;
+        .collect::<Result<_, InvalidEntry>>()?;
+    store.apply(updates, chunk.checkpoint)?;
     Ok(())
 }
 
