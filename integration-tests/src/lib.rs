@@ -12,33 +12,14 @@
 //! ```
 
 pub mod api;
-pub mod broker;
 pub mod check;
 pub mod cluster;
-pub mod delayed_end;
-pub mod expected;
-pub mod feed;
-pub mod findings;
-pub mod generation;
-#[cfg(test)]
-mod house;
 pub mod http;
-pub mod lane;
-pub mod late_join;
-pub mod memory;
+#[cfg(test)]
+mod layering;
 pub mod orders;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;
-pub mod read;
-pub mod sending;
-pub mod settings;
-pub mod signals;
-pub mod stores;
-pub mod tail;
-pub mod three_brokers;
-pub mod two_brokers;
-pub mod unanswered_end;
+pub mod read_back;
 pub mod wait;
-mod wire;
-pub mod withheld_coordinator;

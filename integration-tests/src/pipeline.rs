@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use records::{Timestamp, Topics};
 
 use crate::cluster::{self, Administrator};
+use crate::process::settings::Settings;
 use crate::process::{self, Process, free_port};
-use crate::settings::Settings;
 use crate::wait::interrupted;
 
 /// How long a caller waits for an answer here, so that lost answers come to light soon. An API on a machine that stands

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use records::{Offset, Partition, dead_letter, pending};
 
 use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
-use crate::stores::Holding;
+use crate::read_back::stores::Holding;
+use crate::read_back::topics::Record;
 
 /// Where a record lies in its topic.
 pub type Place = (Partition, Offset);

@@ -3,7 +3,7 @@
 use legacy_api::{Decision, RequestLine};
 
 use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
+use crate::read_back::topics::Record;
 
 /// What the callers do when nobody can know whether the API has processed an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use records::continuation::{CONTINUES, Continuation};
 use records::{Offset, Partition};
 
 use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
+use crate::read_back::topics::Record;
 
 /// One call: its first record, and the copies that continue it, in the order of the outbox.
 #[derive(Debug)]

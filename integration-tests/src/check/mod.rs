@@ -5,9 +5,11 @@
 
 pub mod aborted;
 pub mod at_most_once;
+pub mod atomicity;
 pub mod chains;
+pub mod expected;
 pub mod explain;
-pub mod moments;
+pub mod findings;
 pub mod stage_one;
 pub mod stage_two;
 pub mod stores;

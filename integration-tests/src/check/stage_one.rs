@@ -7,8 +7,8 @@ use records::{Entry, Offset, Partition, pending};
 
 use super::chains::chains;
 use super::{Anomaly, Promise, Violation};
-use crate::expected::Expected;
-use crate::read::{Header, Record};
+use crate::check::expected::Expected;
+use crate::read_back::topics::{Header, Record};
 
 /// What was read, under read_committed.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use super::chains::{Chain, chains};
 use super::explain::{self, Explanation};
 use super::{Anomaly, Promise, Violation};
 use crate::process::Interruption;
-use crate::read::Record;
+use crate::read_back::topics::Record;
 
 /// The header with the pending call's place, on dead letters and parked calls.
 const CALL: &str = "outbox-call";

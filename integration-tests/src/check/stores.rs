@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use records::Partition;
 
 use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
-use crate::stores::Holding;
+use crate::read_back::stores::Holding;
+use crate::read_back::topics::Record;
 
 /// Compares stores with the changelog, both read after every validator has ended.
 #[must_use]

@@ -4,6 +4,8 @@
 //! whatever their pace, and nothing has to be remembered to say later what record 17,342 was.
 
 mod faulty;
+pub mod feed;
+pub mod sending;
 
 use std::path::Path;
 use std::sync::Arc;

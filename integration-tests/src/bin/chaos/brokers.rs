@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use harness::three_brokers::ThreeBrokers;
+use harness::cluster::three_brokers::ThreeBrokers;
 use harness::wait::pause;
 use rand_chacha::ChaCha8Rng;
 

@@ -2,7 +2,7 @@
 //! checker that believes nobody.
 //!
 //! `plan` draws what happens from the seed, `validators` and `brokers` do it, `load` sends orders meanwhile, some
-//! of them in transactions that are aborted, `observer` looks on, `story` brings them together, and `report` is
+//! of them in transactions that are aborted, `observer` looks on, `scenario` brings them together, and `report` is
 //! the table at the end.
 
 mod brokers;
@@ -10,14 +10,15 @@ mod load;
 mod observer;
 mod plan;
 mod report;
-mod story;
+mod scenario;
 mod tally;
 mod validators;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use harness::{signals, wait};
+use harness::process::signals;
+use harness::wait;
 
 /// Kills, freezes and restarts validators and brokers at random, loses disks, and checks at the end that each
 /// order is in the outbox exactly once. The exit status is 0 only if no promise was broken.
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
         arguments.minutes, arguments.validators, arguments.partitions, arguments.orders_per_second
     );
     println!("seed {seed}; to see this story again: {again}");
-    match signals::end_waits().and_then(|()| story::tell(&arguments, seed)) {
+    match signals::end_waits().and_then(|()| scenario::tell(&arguments, seed)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(_) if wait::interrupted() => {

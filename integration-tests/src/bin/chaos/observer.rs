@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use harness::check::aborted::{Seen, fingerprint};
-use harness::check::moments::Moment;
+use harness::check::atomicity::Moment;
 use harness::cluster;
 use harness::pipeline::Pipeline;
-use harness::read::{high_watermarks, last_stable_offsets};
+use harness::read_back::topics::{high_watermarks, last_stable_offsets};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;

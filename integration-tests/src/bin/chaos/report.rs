@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
+use harness::check::findings::StageOneFindings;
 use harness::check::{Anomaly, Violation, listed};
-use harness::findings::StageOneFindings;
 
 use crate::tally::{ClientError, Tally};
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
+use harness::check::findings::{StageOneFindings, StageTwoFindings};
 use harness::check::{Promise, Violation, listed};
 use harness::cluster;
-use harness::findings::{StageOneFindings, StageTwoFindings};
 
 use crate::Arguments;
-use crate::stage::Stage;
+use crate::setup::Stage;
 
 /// All that was found.
 pub(crate) struct Report {

@@ -1,7 +1,7 @@
 //! Each rule is broken once, and must be found broken.
 
 use super::*;
-use crate::expected::expected;
+use crate::check::expected::expected;
 use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
 use records::continuation::{CONTINUES, Continuation};
 use records::{Fingerprint, Timestamp, entry::Status};

@@ -1,0 +1,130 @@
+//! What a run has come to: the topics and the API are read, and the checkers are asked.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::Result;
+use records::dead_letter::Reason;
+
+use crate::api::Api;
+use crate::check::at_most_once::Policy;
+use crate::check::expected::expected;
+use crate::check::stage_one::{self, StageOne};
+use crate::check::stage_two::{self, StageTwo};
+use crate::check::{Violation, listed};
+use crate::cluster;
+use crate::orders::Orders;
+use crate::pipeline::{API_TIMEOUT, Pipeline};
+use crate::process::Interruption;
+use crate::read_back::topics::{Keep, high_watermarks, read_topic};
+
+/// What stage one has come to.
+#[derive(Debug)]
+pub struct StageOneFindings {
+    /// Records sent.
+    pub sent: u64,
+    /// Valid orders with distinct keys among them.
+    pub distinct: u64,
+    /// Duplicates among them.
+    pub duplicates: u64,
+    /// How many must be refused, by reason.
+    pub refused: BTreeMap<Reason, u64>,
+    /// What the checker counted.
+    pub counts: stage_one::Counts,
+    /// What it found.
+    pub violations: Vec<Violation>,
+}
+
+/// What stage two has come to.
+#[derive(Debug)]
+pub struct StageTwoFindings {
+    /// What the checker counted.
+    pub counts: stage_two::Counts,
+    /// What it found.
+    pub violations: Vec<Violation>,
+}
+
+/// Reads the topics of stage one and checks them.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the orders topic does not hold what was sent.
+pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<StageOneFindings> {
+    let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+    let input = read_topic(kafka, &topics.orders, Keep::Fingerprints)?;
+    let expected = expected(&input, orders, sent)?;
+    let (counts, violations) = StageOne {
+        orders_topic: &topics.orders,
+        expected: &expected,
+        ends: &high_watermarks(kafka, &topics.orders)?,
+        committed: &cluster::committed(kafka, &pipeline.validator_group, &topics.orders)?,
+        pending: &read_topic(kafka, &topics.pending, Keep::Fingerprints)?,
+        changelog: &read_topic(kafka, &topics.changelog, Keep::Values)?,
+        dead_letters: &read_topic(kafka, &topics.order_dead_letters, Keep::Fingerprints)?,
+    }
+    .check();
+    Ok(StageOneFindings {
+        sent,
+        distinct: expected.admitted.len() as u64,
+        duplicates: expected.duplicates,
+        refused: expected.refused_by_reason().into_iter().collect(),
+        counts,
+        violations,
+    })
+}
+
+/// Reads the topics of stage two, asks the API what it saw, and checks both.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the API does not answer.
+pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption]) -> Result<StageTwoFindings> {
+    stage_two_under(Policy::Retry, pipeline, api, interruptions)
+}
+
+/// Reads the topics of stage two whose callers had this policy, asks the API what it saw, and checks both.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the API does not answer.
+pub fn stage_two_under(
+    policy: Policy,
+    pipeline: &Pipeline,
+    api: &Api,
+    interruptions: &[Interruption],
+) -> Result<StageTwoFindings> {
+    let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+    let (counts, violations) = StageTwo {
+        pending_topic: &topics.pending,
+        pending: &read_topic(kafka, &topics.pending, Keep::Fingerprints)?,
+        processed: &read_topic(kafka, &topics.processed, Keep::Values)?,
+        dead_letters: &read_topic(kafka, &topics.call_dead_letters, Keep::Fingerprints)?,
+        parked: &read_topic(kafka, &topics.parked, Keep::Fingerprints)?,
+        requests: &api.requests()?,
+        interruptions,
+        policy,
+        api_timeout: API_TIMEOUT,
+    }
+    .check();
+    Ok(StageTwoFindings { counts, violations })
+}
+
+/// How many distinct pending calls there are, from the outbox read to its end.
+///
+/// # Errors
+/// The outbox cannot be read to its end.
+pub fn pending_keys(pipeline: &Pipeline) -> Result<u64> {
+    let pending = read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?;
+    let keys: HashSet<_> = pending.into_iter().map(|call| call.key).collect();
+    Ok(keys.len() as u64)
+}
+
+/// For tests: an error that lists the violations, if there are any.
+///
+/// # Errors
+/// There are.
+pub fn none(violations: &[Violation]) -> Result<()> {
+    anyhow::ensure!(
+        violations.is_empty(),
+        "{} violations:\n{}",
+        violations.len(),
+        listed(violations)
+    );
+    Ok(())
+}
