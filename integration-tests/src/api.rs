@@ -89,7 +89,7 @@ impl Api {
         api.process.start()?;
         let stats = format!("{}/stats", api.control);
         await_until("the stand-in API answers", Duration::from_secs(20), || {
-            if let Some(status) = api.process.look()? {
+            if let Some(status) = api.process.try_wait()? {
                 bail!("the stand-in API ended with {status}");
             }
             Ok(match api.http.is_ok(&stats) {
@@ -134,7 +134,7 @@ impl Api {
     ///
     /// # Errors
     /// The control address does not answer, or the record is incomplete.
-    pub fn stubborn_orders(&self) -> Result<u64> {
+    pub fn always_throttled_orders(&self) -> Result<u64> {
         let requests = self.requests()?;
         let taken: HashSet<&str> = requests
             .iter()

@@ -1,13 +1,13 @@
 //! The harness of the demo, the measurements and the integration tests.
 //!
-//! It runs the real programs as processes against a real Kafka, ends them at the worst moments, and then
+//! It runs the real programs as processes against a real Kafka, ends them at the worst snapshots, and then
 //! reads the topics as a stranger would. Nothing in here trusts what a program says about itself: what
 //! must come out is computed from the orders topic alone (`expected`), and the checkers (`check`) compare
 //! it with what the topics and the API hold.
 //!
 //! ```text
 //! orders ─▶ feed ─▶ Kafka ◀─▶ programs (process, pipeline, settings)
-//!              │       └────▶ read ─▶ check ─▶ violations, by promise
+//!              │       └────▶ read ─▶ check ─▶ violations, by guarantee
 //!              └─ expected ─────────────┘
 //! ```
 

@@ -190,7 +190,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// There is no such log.
-    pub fn last_validator_log(&self, number: u32) -> Result<String> {
+    pub fn validator_log_since_start(&self, number: u32) -> Result<String> {
         let path = self.folder.join(format!("validator-{number}.log"));
         let log = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let log = String::from_utf8_lossy(&log);
@@ -277,7 +277,7 @@ impl Service {
     /// # Errors
     /// It has ended, and nobody killed it.
     pub fn expect_running(&mut self) -> Result<()> {
-        if let Some(status) = self.process.look()? {
+        if let Some(status) = self.process.try_wait()? {
             bail!("{} ended by itself with {status}", self.process.name());
         }
         Ok(())

@@ -1,23 +1,23 @@
-//! Aborted reads: nothing may rest on a record whose transaction was aborted, and no reader may have seen one.
+//! AbortedReadCheck reads: nothing may rest on a record whose transaction was aborted, and no reader may have seen one.
 
 use std::collections::{HashMap, HashSet};
 
 use records::{Offset, Partition, dead_letter, pending};
 
-use super::{Anomaly, Promise, Violation};
-use crate::read_back::stores::Holding;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::stores::StoreContents;
 use crate::read_back::topics::Record;
 
 /// Where a record lies in its topic.
-pub type Place = (Partition, Offset);
+pub type RecordPosition = (Partition, Offset);
 
 /// What was read, committed and not, after every program has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Aborted<'a> {
+pub struct AbortedReadCheck<'a> {
     /// The name of the orders topic, which headers refer to.
     pub orders_topic: &'a str,
     /// Where the orders topic holds aborted records.
-    pub orders: &'a HashSet<Place>,
+    pub orders: &'a HashSet<RecordPosition>,
     /// The aborted records of the changelog, with their values.
     pub changelog: &'a [Record],
     /// The committed ones.
@@ -25,19 +25,19 @@ pub struct Aborted<'a> {
     /// The outbox and the dead letters, committed.
     pub outcomes: &'a [&'a [Record]],
     /// The validators' stores.
-    pub stores: &'a [Holding],
+    pub stores: &'a [StoreContents],
 }
 
 /// What a read_committed reader has seen of a topic while it was written, from its beginning.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct ObservedRecords {
     /// The topic.
     pub topic: String,
     /// Each record's place and the fingerprint of its key.
-    pub records: HashMap<Place, u32>,
+    pub records: HashMap<RecordPosition, u32>,
 }
 
-impl Aborted<'_> {
+impl AbortedReadCheck<'_> {
     /// Checks everything.
     #[must_use]
     pub fn check(&self) -> Vec<Violation> {
@@ -53,7 +53,7 @@ impl Aborted<'_> {
                 .or_else(|| record.header(dead_letter::SOURCE));
             if let Some(source) = source.filter(|source| sources.contains(*source)) {
                 violations.push(violation(
-                    Promise::G1,
+                    Guarantee::G1,
                     format!("{:?} comes from {source}, which was aborted", record.key_text()),
                 ));
             }
@@ -69,7 +69,7 @@ impl Aborted<'_> {
             for (key, value) in &store.entries {
                 if let Some(record) = aborted.get(&(key.as_slice(), value.as_slice())) {
                     violations.push(violation(
-                        Promise::G3,
+                        Guarantee::G3,
                         format!(
                             "{} has {:?} from the changelog's record {}@{}, which was aborted",
                             store.whose,
@@ -88,7 +88,7 @@ impl Aborted<'_> {
 /// The records that only a read_uncommitted reader sees.
 #[must_use]
 pub fn aborted(all: Vec<Record>, committed: &[Record]) -> Vec<Record> {
-    let committed: HashSet<Place> = committed.iter().map(place).collect();
+    let committed: HashSet<RecordPosition> = committed.iter().map(place).collect();
     all.into_iter()
         .filter(|record| !committed.contains(&place(record)))
         .collect()
@@ -96,9 +96,9 @@ pub fn aborted(all: Vec<Record>, committed: &[Record]) -> Vec<Record> {
 
 /// Compares what was seen of a topic while it was written with what it holds in the end.
 #[must_use]
-pub fn check_seen(seen: &Seen, committed: &[Record]) -> Vec<Violation> {
+pub fn check_observed(seen: &ObservedRecords, committed: &[Record]) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let held: HashMap<Place, u32> = committed
+    let held: HashMap<RecordPosition, u32> = committed
         .iter()
         .map(|record| (place(record), fingerprint(record.key.as_deref())))
         .collect();
@@ -109,7 +109,7 @@ pub fn check_seen(seen: &Seen, committed: &[Record]) -> Vec<Violation> {
         *furthest = (*furthest).max(offset);
         if held.get(place) != Some(key) {
             violations.push(violation(
-                Promise::G1,
+                Guarantee::G1,
                 format!(
                     "a read_committed reader saw {}/{partition}@{offset}, and no such record is committed",
                     seen.topic
@@ -122,7 +122,7 @@ pub fn check_seen(seen: &Seen, committed: &[Record]) -> Vec<Violation> {
         let passed = reached.get(&partition).is_some_and(|furthest| offset < *furthest);
         if passed && !seen.records.contains_key(place) {
             violations.push(Violation {
-                promise: Promise::G2,
+                guarantee: Guarantee::G2,
                 anomaly: Anomaly::Lost,
                 finding: format!(
                     "a read_committed reader passed over {}/{partition}@{offset}, which is committed",
@@ -140,7 +140,7 @@ pub fn fingerprint(key: Option<&[u8]>) -> u32 {
     crc32fast::hash(key.unwrap_or_default())
 }
 
-fn place(record: &Record) -> Place {
+fn place(record: &Record) -> RecordPosition {
     (record.partition, record.offset)
 }
 
@@ -151,9 +151,9 @@ fn row(record: &Record) -> (&[u8], &[u8]) {
     )
 }
 
-fn violation(promise: Promise, finding: String) -> Violation {
+fn violation(guarantee: Guarantee, finding: String) -> Violation {
     Violation {
-        promise,
+        guarantee,
         anomaly: Anomaly::AbortedRead,
         finding,
     }
@@ -184,7 +184,7 @@ mod tests {
             record(3, "c", "1", ""),
         ];
         let committed = vec![record(0, "a", "1", ""), record(2, "b", "2", "")];
-        Aborted {
+        AbortedReadCheck {
             orders_topic: "orders",
             orders: &orders
                 .iter()
@@ -193,7 +193,7 @@ mod tests {
             changelog: &aborted(all, &committed),
             changelog_committed: &committed,
             outcomes: &[outbox],
-            stores: &[Holding {
+            stores: &[StoreContents {
                 whose: "the store".into(),
                 partition: Some(Partition(0)),
                 checkpoint: None,
@@ -239,22 +239,22 @@ mod tests {
             record(2, "b", "", ""),
             record(5, "c", "", ""),
         ];
-        let seen = |records: &[(i64, &str)]| Seen {
+        let seen = |records: &[(i64, &str)]| ObservedRecords {
             topic: "outbox".into(),
             records: records
                 .iter()
                 .map(|(offset, key)| ((Partition(0), Offset(*offset)), fingerprint(Some(key.as_bytes()))))
                 .collect(),
         };
-        assert_eq!(check_seen(&seen(&[(0, "a"), (2, "b")]), &committed), []);
+        assert_eq!(check_observed(&seen(&[(0, "a"), (2, "b")]), &committed), []);
         for records in [[(0, "a"), (1, "b")], [(0, "a"), (2, "z")]] {
-            let found = check_seen(&seen(&records), &committed[..1]);
+            let found = check_observed(&seen(&records), &committed[..1]);
             assert!(
                 is_aborted_read(&found, "no such record is committed"),
                 "{found:?}"
             );
         }
-        let found = check_seen(&seen(&[(0, "a"), (5, "c")]), &committed);
+        let found = check_observed(&seen(&[(0, "a"), (5, "c")]), &committed);
         assert!(
             matches!(&found[..], [found] if found.anomaly == Anomaly::Lost && found.finding.contains("0@2")),
             "{found:?}"

@@ -2,7 +2,7 @@
 
 use legacy_api::{Decision, RequestLine};
 
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::read_back::topics::Record;
 
 /// What the callers do when nobody can know whether the API has processed an order.
@@ -27,11 +27,11 @@ impl Policy {
         }
     }
 
-    const fn promise(self) -> Promise {
+    const fn guarantee(self) -> Guarantee {
         match self {
-            Self::Retry => Promise::G5,
-            Self::Park => Promise::G6,
-            Self::Verify => Promise::G7,
+            Self::Retry => Guarantee::G5,
+            Self::Park => Guarantee::G6,
+            Self::Verify => Guarantee::G7,
         }
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn check(
     requests: &[&RequestLine],
 ) -> Vec<Violation> {
     let broken = |finding: String| Violation {
-        promise: policy.promise(),
+        guarantee: policy.guarantee(),
         anomaly: Anomaly::Call,
         finding,
     };

@@ -10,12 +10,12 @@ use std::collections::HashMap;
 
 use records::{Entry, Offset, Partition, Position, dead_letter, pending};
 
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::read_back::topics::Record;
 
 /// What was seen at one moment, in this order.
 #[derive(Clone, Debug, Default)]
-pub struct Moment {
+pub struct Snapshot {
     /// Per topic and partition, how far a read_committed reader got.
     pub readable: HashMap<String, HashMap<Partition, Offset>>,
     /// The validators' committed offsets, none of them pending.
@@ -26,17 +26,17 @@ pub struct Moment {
 
 /// What a topic holds in the end: which order each record comes from, and where it lies.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct RecordSources {
     /// The topic.
     pub topic: String,
     /// By the partition of the order and that of the record: the order's offset and the record's.
     pairs: HashMap<(Partition, Partition), Vec<(Offset, Offset)>>,
 }
 
-impl Written {
+impl RecordSources {
     /// Of a topic whose records tell in a header which order they come from.
     #[must_use]
-    pub fn by_header(topic: &str, records: &[Record]) -> Self {
+    pub fn from_headers(topic: &str, records: &[Record]) -> Self {
         Self::new(topic, records, |record| {
             let source = record
                 .header(pending::SOURCE)
@@ -48,7 +48,7 @@ impl Written {
 
     /// Of the changelog, whose entries tell it; read with its values.
     #[must_use]
-    pub fn by_entry(topic: &str, records: &[Record]) -> Self {
+    pub fn from_entries(topic: &str, records: &[Record]) -> Self {
         Self::new(topic, records, |record| {
             let entry = Entry::decode(record.value.as_deref()?).ok()?;
             Some((record.partition, entry.source))
@@ -75,13 +75,13 @@ impl Written {
 
 /// Checks every moment against what the topics hold in the end.
 #[must_use]
-pub fn check(moments: &[Moment], topics: &[Written]) -> Vec<Violation> {
+pub fn check(snapshots: &[Snapshot], topics: &[RecordSources]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for topic in topics {
         for ((of, at), pairs) in &topic.pairs {
             let by_place = furthest(pairs.iter().map(|(source, place)| (*place, *source)));
             let by_source = furthest(pairs.iter().copied());
-            for (number, moment) in moments.iter().enumerate() {
+            for (number, moment) in snapshots.iter().enumerate() {
                 let here = |what: &HashMap<String, HashMap<Partition, Offset>>| {
                     what.get(&topic.topic)
                         .and_then(|partitions| partitions.get(at))
@@ -134,7 +134,7 @@ fn furthest_below(sorted: &[(Offset, Offset)], limit: Offset) -> Option<Offset> 
 
 fn torn(finding: String) -> Violation {
     Violation {
-        promise: Promise::G2,
+        guarantee: Guarantee::G2,
         anomaly: Anomaly::Torn,
         finding,
     }
@@ -147,7 +147,7 @@ mod tests {
     const TOPIC: &str = "outbox";
 
     /// Orders 0 to 4 of partition 1 lie in the outbox's partition 2 at these offsets; between them are markers.
-    fn outbox() -> Written {
+    fn outbox() -> RecordSources {
         let records: Vec<Record> = [10, 11, 13, 14, 16]
             .into_iter()
             .zip(0..)
@@ -164,13 +164,13 @@ mod tests {
                 )],
             })
             .collect();
-        Written::by_header(TOPIC, &records)
+        RecordSources::from_headers(TOPIC, &records)
     }
 
     fn check_moment(readable: i64, committed: i64, end: i64) -> Vec<Violation> {
         let at =
             |offset| HashMap::from([(TOPIC.to_owned(), HashMap::from([(Partition(2), Offset(offset))]))]);
-        let moment = Moment {
+        let moment = Snapshot {
             readable: at(readable),
             committed: [(Partition(1), Offset(committed))].into(),
             ends: at(end),
@@ -221,12 +221,12 @@ mod tests {
             value: Some(entry.encode().to_vec()),
             headers: Vec::new(),
         };
-        let moment = Moment {
+        let moment = Snapshot {
             readable: [("changelog".into(), [(Partition(1), Offset(4))].into())].into(),
             committed: [(Partition(1), Offset(7))].into(),
             ends: HashMap::new(),
         };
-        let found = check(&[moment], &[Written::by_entry("changelog", &[record])]);
+        let found = check(&[moment], &[RecordSources::from_entries("changelog", &[record])]);
         assert_eq!(found.len(), 1, "{found:?}");
     }
 }

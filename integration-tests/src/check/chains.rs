@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use records::continuation::{CONTINUES, Continuation};
 use records::{Offset, Partition};
 
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::read_back::topics::Record;
 
 /// One call: its first record, and the copies that continue it, in the order of the outbox.
@@ -33,7 +33,7 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
     let mut violations = Vec::new();
     let mut wrong = |anomaly, record: &Record, finding: String| {
         violations.push(Violation {
-            promise: Promise::G1,
+            guarantee: Guarantee::G1,
             anomaly,
             finding: format!(
                 "the copy {}@{} of {:?} {finding}",

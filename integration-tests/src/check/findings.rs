@@ -76,14 +76,14 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
 /// # Errors
 /// A topic cannot be read to its end, or the API does not answer.
 pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption]) -> Result<StageTwoFindings> {
-    stage_two_under(Policy::Retry, pipeline, api, interruptions)
+    stage_two_with_policy(Policy::Retry, pipeline, api, interruptions)
 }
 
 /// Reads the topics of stage two whose callers had this policy, asks the API what it saw, and checks both.
 ///
 /// # Errors
 /// A topic cannot be read to its end, or the API does not answer.
-pub fn stage_two_under(
+pub fn stage_two_with_policy(
     policy: Policy,
     pipeline: &Pipeline,
     api: &Api,
@@ -119,7 +119,7 @@ pub fn pending_keys(pipeline: &Pipeline) -> Result<u64> {
 ///
 /// # Errors
 /// There are.
-pub fn none(violations: &[Violation]) -> Result<()> {
+pub fn expect_no_violations(violations: &[Violation]) -> Result<()> {
     anyhow::ensure!(
         violations.is_empty(),
         "{} violations:\n{}",

@@ -1,4 +1,4 @@
-//! The checkers: from what was read to the list of broken promises. Pure functions, no input or output.
+//! The checkers: from what was read to the list of broken guarantees. Pure functions, no input or output.
 //!
 //! A checker that cannot fail proves nothing, so each rule has a test beside it that breaks the rule and
 //! sees it found.
@@ -18,7 +18,7 @@ use std::fmt;
 
 /// The guarantees of the design that are checked here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Promise {
+pub enum Guarantee {
     /// Each valid idempotency key is in the outbox exactly once.
     G1,
     /// No order is lost.
@@ -35,7 +35,7 @@ pub enum Promise {
     G7,
 }
 
-/// What a broken promise looks like from outside, in the words in which histories of databases are told.
+/// What a broken guarantee looks like from outside, in the words in which histories of databases are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Anomaly {
     /// An order has no verdict, though it is said to be done with.
@@ -49,27 +49,27 @@ pub enum Anomaly {
     /// Outbox, changelog and offset, which one transaction writes, disagree.
     Torn,
     /// A store holds what its changelog has not, or lacks what it has.
-    StoreUnlikeChangelog,
+    StoreDivergence,
     /// A pending call has not come to one final state, or was called without a reason.
     Call,
 }
 
-/// One broken promise, with the record that shows it.
+/// One broken guarantee, with the record that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
-    pub promise: Promise,
+    /// Which guarantee.
+    pub guarantee: Guarantee,
     /// What it looks like.
     pub anomaly: Anomaly,
     /// What was found, and where.
     pub finding: String,
 }
 
-impl Promise {
+impl Guarantee {
     /// All that are checked in each run, whatever the policy.
     pub const ALL: [Self; 5] = [Self::G1, Self::G2, Self::G3, Self::G4, Self::G5];
 
-    /// The promise in one sentence.
+    /// The guarantee in one sentence.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Anomaly {
         Self::Wrong,
         Self::AbortedRead,
         Self::Torn,
-        Self::StoreUnlikeChangelog,
+        Self::StoreDivergence,
     ];
 
     /// The anomaly as a row of a table.
@@ -104,13 +104,13 @@ impl Anomaly {
             Self::Wrong => "wrong: a record unlike its order, or of no order",
             Self::AbortedRead => "aborted read: something rests on what was aborted",
             Self::Torn => "torn transaction: outbox, changelog and offset disagree",
-            Self::StoreUnlikeChangelog => "store unlike its changelog",
+            Self::StoreDivergence => "store unlike its changelog",
             Self::Call => "call without its one final state",
         }
     }
 }
 
-impl fmt::Display for Promise {
+impl fmt::Display for Guarantee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
     }
@@ -118,7 +118,7 @@ impl fmt::Display for Promise {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.promise, self.finding)
+        write!(f, "{}: {}", self.guarantee, self.finding)
     }
 }
 

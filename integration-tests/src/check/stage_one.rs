@@ -6,7 +6,7 @@ use records::dead_letter::{self, Reason};
 use records::{Entry, Offset, Partition, pending};
 
 use super::chains::chains;
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::check::expected::Expected;
 use crate::read_back::topics::{Header, Record};
 
@@ -63,7 +63,7 @@ impl StageOne<'_> {
             *found.entry(key).or_default() += 1;
             match self.expected.admitted.get(key) {
                 None => violations.push(violation(
-                    Promise::G1,
+                    Guarantee::G1,
                     Anomaly::Wrong,
                     format!(
                         "the pending call {} has key {:?}, and no valid order has",
@@ -79,12 +79,12 @@ impl StageOne<'_> {
             match found.get(key) {
                 Some(1) => exactly_once += 1,
                 Some(count) => violations.push(violation(
-                    Promise::G1,
+                    Guarantee::G1,
                     Anomaly::Duplicated,
                     format!("{:?} is in the outbox {count} times", order.key_text()),
                 )),
                 None => violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Lost,
                     format!(
                         "{:?}, the order {}, is not in the outbox",
@@ -100,7 +100,7 @@ impl StageOne<'_> {
     fn check_call(&self, order: &Record, call: &Record, violations: &mut Vec<Violation>) {
         let mut wrong = |what: String| {
             violations.push(violation(
-                Promise::G1,
+                Guarantee::G1,
                 Anomaly::Wrong,
                 format!(
                     "the pending call {} of {:?} {what}",
@@ -154,7 +154,7 @@ impl StageOne<'_> {
                     _ => Anomaly::Duplicated,
                 };
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     anomaly,
                     format!("{source} is {reason}, and {} dead letters say so", letters.len()),
                 ));
@@ -164,7 +164,7 @@ impl StageOne<'_> {
             let said = letter.header(dead_letter::REASON);
             if said != Some(reason.as_str()) {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Wrong,
                     format!("{source} is {reason}, and its dead letter says {said:?}"),
                 ));
@@ -174,7 +174,7 @@ impl StageOne<'_> {
                 || !letter.headers.starts_with(&order.headers)
             {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Wrong,
                     format!("the dead letter of {source} has not its key, bytes and headers"),
                 ));
@@ -182,7 +182,7 @@ impl StageOne<'_> {
         }
         for source in by_source.keys() {
             violations.push(violation(
-                Promise::G2,
+                Guarantee::G2,
                 Anomaly::Wrong,
                 format!("a dead letter comes from {source}, which is no faulty order"),
             ));
@@ -203,7 +203,7 @@ impl StageOne<'_> {
             *found.entry(key).or_default() += 1;
             let Some(call) = calls.get(key) else {
                 violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
                     format!(
                         "the changelog has {:?}, which the outbox has not",
@@ -214,7 +214,7 @@ impl StageOne<'_> {
             };
             if let Err(finding) = self.entry_equals(record, call) {
                 violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
                     format!("the changelog's entry of {:?} {finding}", record.key_text()),
                 ));
@@ -224,7 +224,7 @@ impl StageOne<'_> {
             match found.get(key) {
                 Some(1) => {}
                 count => violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
                     format!(
                         "{:?} is in the outbox and {} times in the changelog",
@@ -261,7 +261,7 @@ impl StageOne<'_> {
             let committed = self.committed.get(partition).copied().unwrap_or(Offset(0));
             if committed != *end {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Torn,
                     format!(
                         "{}/{partition} ends at {end}, and {committed} is committed",
@@ -285,9 +285,9 @@ fn place(record: &Record) -> String {
     format!("{}@{}", record.partition, record.offset)
 }
 
-fn violation(promise: Promise, anomaly: Anomaly, finding: String) -> Violation {
+fn violation(guarantee: Guarantee, anomaly: Anomaly, finding: String) -> Violation {
     Violation {
-        promise,
+        guarantee,
         anomaly,
         finding,
     }

@@ -9,7 +9,7 @@ use records::Timestamp;
 use super::at_most_once::{self, Policy};
 use super::chains::{Chain, chains};
 use super::explain::{self, Explanation};
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::process::Interruption;
 use crate::read_back::topics::Record;
 
@@ -52,7 +52,7 @@ pub struct Counts {
     /// Calls that ended as dead letters.
     pub rejected: u64,
     /// Calls that ended as dead letters because they were tried in vain for too long.
-    pub given_up: u64,
+    pub abandoned: u64,
     /// Calls that were deferred.
     pub deferred: u64,
     /// How often calls were deferred, in all.
@@ -60,10 +60,10 @@ pub struct Counts {
     /// Calls that ended parked.
     pub parked: u64,
     /// Of the parked ones, those that a caller had begun and left without an end.
-    pub parked_begun: u64,
+    pub parked_with_intent: u64,
     /// Calls that were parked and have another end, because a caller was interrupted before it had noted
     /// that.
-    pub parked_too: u64,
+    pub parked_and_final: u64,
     /// Outcome records that say again what another said, because a caller was interrupted between.
     pub outcomes_repeated: u64,
     /// Requests sent again, by what explains it.
@@ -162,12 +162,12 @@ impl StageTwo<'_> {
         match state {
             Final::Accepted => counts.accepted += 1,
             Final::Rejected => counts.rejected += 1,
-            Final::Abandoned => counts.given_up += 1,
+            Final::Abandoned => counts.abandoned += 1,
             Final::Parked => counts.parked += 1,
         }
         let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
         if outcomes.iter().any(|outcome| is_begun(&outcome)) {
-            counts.parked_begun += 1;
+            counts.parked_with_intent += 1;
         }
         for pair in outcomes.windows(2) {
             let [(first, earlier), (second, later)] = pair else {
@@ -175,7 +175,7 @@ impl StageTwo<'_> {
             };
             let is_parked_too = (*first == Final::Parked) != (*second == Final::Parked);
             if is_parked_too && self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
-                counts.parked_too += 1;
+                counts.parked_and_final += 1;
             } else if first != second {
                 violations.push(g4(format!("{key:?} ended {first:?} and {second:?}")));
             } else if self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
@@ -254,7 +254,7 @@ impl StageTwo<'_> {
             match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
                 Some(explanation) if self.policy == Policy::Park && explanation.is_ambiguous() => {
                     violations.push(Violation {
-                        promise: Promise::G6,
+                        guarantee: Guarantee::G6,
                         ..g5(format!(
                             "{key:?} was called again though nobody could know: {explanation}; {}; then {}",
                             told(earlier),
@@ -338,7 +338,7 @@ fn is_charge(request: &RequestLine) -> bool {
 
 fn g4(finding: String) -> Violation {
     Violation {
-        promise: Promise::G4,
+        guarantee: Guarantee::G4,
         anomaly: Anomaly::Call,
         finding,
     }
@@ -346,7 +346,7 @@ fn g4(finding: String) -> Violation {
 
 fn g5(finding: String) -> Violation {
     Violation {
-        promise: Promise::G5,
+        guarantee: Guarantee::G5,
         anomaly: Anomaly::Call,
         finding,
     }

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use records::Partition;
 
-use super::{Anomaly, Promise, Violation};
-use crate::read_back::stores::Holding;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::stores::StoreContents;
 use crate::read_back::topics::Record;
 
 /// Compares stores with the changelog, both read after every validator has ended.
 #[must_use]
-pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
+pub fn check(changelog: &[Record], stores: &[StoreContents]) -> Vec<Violation> {
     let mut committed: HashMap<Partition, HashMap<&[u8], &Record>> = HashMap::new();
     for record in changelog {
         let key = record.key.as_deref().unwrap_or_default();
@@ -69,8 +69,8 @@ pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
 
 fn violation(finding: String) -> Violation {
     Violation {
-        promise: Promise::G3,
-        anomaly: Anomaly::StoreUnlikeChangelog,
+        guarantee: Guarantee::G3,
+        anomaly: Anomaly::StoreDivergence,
         finding,
     }
 }
@@ -95,8 +95,8 @@ mod tests {
             .collect()
     }
 
-    fn whole_store() -> Holding {
-        Holding {
+    fn whole_store() -> StoreContents {
+        StoreContents {
             whose: "the store".into(),
             partition: Some(Partition(0)),
             checkpoint: Some(Offset(5)),
@@ -107,7 +107,7 @@ mod tests {
         }
     }
 
-    fn check_finds(change: impl FnOnce(&mut Holding), words: &str) {
+    fn check_finds(change: impl FnOnce(&mut StoreContents), words: &str) {
         let mut store = whole_store();
         change(&mut store);
         let violations = check(&changelog(), &[store]);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_store_that_equals_the_changelog_and_one_that_lags_are_fine() {
-        let lagging = Holding {
+        let lagging = StoreContents {
             checkpoint: Some(Offset(1)),
             entries: [(b"a".to_vec(), vec![1])].into(),
             ..whole_store()

@@ -13,7 +13,7 @@ use crate::process::free_port;
 use crate::proxy::{Proxy, Rule};
 
 /// One broker in a folder of its own. Dropped, it is killed and its data deleted; its log stays, unless it is
-/// forgotten before ([`Broker::forget`]).
+/// forgotten before ([`Broker::discard`]).
 pub struct Broker {
     folder: PathBuf,
     place: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Broker {
 ///
 /// # Errors
 /// There is no free port, or the broker does not start.
-pub fn behind<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
+pub fn start_behind_proxy<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
     let port = free_port()?;
     let proxy = Proxy::with_rule(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), rule)?;
     let told = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", proxy.port());
@@ -99,7 +99,7 @@ impl Broker {
     }
 
     /// Kills it, and deletes all that it has left behind.
-    pub fn forget(&mut self) {
+    pub fn discard(&mut self) {
         // The story is over; what cannot be cleaned up is not worth failing for.
         let _deleted = self.kafka("clean", &["--now".into()]);
     }

@@ -136,7 +136,7 @@ impl ThreeBrokers {
 impl Drop for ThreeBrokers {
     fn drop(&mut self) {
         if self.passed {
-            self.brokers.iter_mut().for_each(Broker::forget);
+            self.brokers.iter_mut().for_each(Broker::discard);
             let _removed = std::fs::remove_dir_all(&self.folder);
         }
     }

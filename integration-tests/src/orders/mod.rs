@@ -5,7 +5,7 @@
 
 mod faulty;
 pub mod feed;
-pub mod sending;
+pub mod manual;
 
 use std::path::Path;
 use std::sync::Arc;

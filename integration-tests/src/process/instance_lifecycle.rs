@@ -17,27 +17,27 @@ const STEP_MAX: Duration = Duration::from_secs(90);
 /// waited for meanwhile.
 const READY_MAX: Duration = Duration::from_secs(90);
 
-/// One mishap.
+/// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mishap {
+pub enum ProcessFault {
     /// It kills itself at a named step, after so many passes.
-    DiesAt(&'static str, u32),
+    CrashAt(&'static str, u32),
     /// `kill -9`, this long after it was ready.
-    Killed(Duration),
+    Kill(Duration),
     /// `kill -9`, and it stays away until others have taken over.
-    Gone(Duration),
+    KillAndStayDown(Duration),
     /// It stands still for longer than its session, with all its work in its hands.
-    Frozen(Duration),
+    Freeze(Duration),
     /// It stands still at a named step, after so many passes, for longer than its session; then `kill -9`.
-    FrozenAt(&'static str, u32, Duration),
+    FreezeAt(&'static str, u32, Duration),
     /// `kill -9`, and its state directory is lost.
-    DiskLost,
+    LoseDisk,
     /// `kill -9`, and its stores are damaged.
-    DiskDamaged,
+    DamageDisk,
 }
 
 /// One instance and what stays with it from life to life.
-pub struct Lane<'a> {
+pub struct InstanceLifecycle<'a> {
     /// The instance.
     pub service: &'a mut Service,
     /// Where its state is, if it has any.
@@ -46,15 +46,15 @@ pub struct Lane<'a> {
     pub failpoints: &'a str,
 }
 
-impl Lane<'_> {
-    /// Lives through all mishaps, and is running afterwards.
+impl InstanceLifecycle<'_> {
+    /// Lives through all faults, and is running afterwards.
     ///
     /// # Errors
     /// It ended when nobody killed it, or did not come back.
-    pub fn live_through(&mut self, mishaps: &[Mishap]) -> Result<()> {
-        for (number, mishap) in mishaps.iter().enumerate() {
-            self.suffer(mishap)
-                .with_context(|| format!("{}, mishap {number}: {mishap:?}", self.service.process.name()))?;
+    pub fn run(&mut self, faults: &[ProcessFault]) -> Result<()> {
+        for (number, fault) in faults.iter().enumerate() {
+            self.suffer(fault)
+                .with_context(|| format!("{}, fault {number}: {fault:?}", self.service.process.name()))?;
         }
         self.start()
     }
@@ -76,23 +76,23 @@ impl Lane<'_> {
         await_ready(self.service, READY_MAX)
     }
 
-    fn suffer(&mut self, mishap: &Mishap) -> Result<()> {
-        match mishap {
-            Mishap::DiesAt(step, passes) => {
+    fn suffer(&mut self, fault: &ProcessFault) -> Result<()> {
+        match fault {
+            ProcessFault::CrashAt(step, passes) => {
                 self.start_with(&format!("{step}={passes}*off->return"))?;
                 self.service.process.wait_killed(STEP_MAX)
             }
-            Mishap::Killed(after) => {
+            ProcessFault::Kill(after) => {
                 self.start_ready()?;
                 pause(*after)?;
                 self.service.process.kill()
             }
-            Mishap::Gone(time) => {
+            ProcessFault::KillAndStayDown(time) => {
                 self.start_ready()?;
                 self.service.process.kill()?;
                 pause(*time)
             }
-            Mishap::Frozen(time) => {
+            ProcessFault::Freeze(time) => {
                 self.start_ready()?;
                 self.service.process.freeze()?;
                 pause(*time)?;
@@ -100,7 +100,7 @@ impl Lane<'_> {
                 await_ready(self.service, READY_MAX)?;
                 self.service.process.kill()
             }
-            Mishap::FrozenAt(step, passes, time) => {
+            ProcessFault::FreezeAt(step, passes, time) => {
                 self.start_with(&format!("{step}={passes}*off->1*return->off"))?;
                 self.service.process.wait_frozen(STEP_MAX)?;
                 pause(*time)?;
@@ -108,7 +108,7 @@ impl Lane<'_> {
                 await_ready(self.service, READY_MAX)?;
                 self.service.process.kill()
             }
-            Mishap::DiskLost => {
+            ProcessFault::LoseDisk => {
                 self.start_ready()?;
                 self.service.process.kill()?;
                 match &self.state {
@@ -116,7 +116,7 @@ impl Lane<'_> {
                     None => Ok(()),
                 }
             }
-            Mishap::DiskDamaged => {
+            ProcessFault::DamageDisk => {
                 self.start_ready()?;
                 self.service.process.kill()?;
                 match &self.state {
@@ -137,27 +137,29 @@ impl Lane<'_> {
     }
 }
 
-/// All instances, which have no state, live through their mishaps at the same time.
+/// All instances, which have no state, live through their faults at the same time.
 ///
 /// # Errors
-/// As for [`Lane::live_through`].
-pub fn all(services: &mut [Service], mishaps: &[Vec<Mishap>]) -> Result<()> {
-    let lanes = services.iter_mut().map(|service| Lane {
+/// As for [`InstanceLifecycle::run`].
+pub fn run_stateless(services: &mut [Service], faults: &[Vec<ProcessFault>]) -> Result<()> {
+    let lanes = services.iter_mut().map(|service| InstanceLifecycle {
         service,
         state: None,
         failpoints: "",
     });
-    live_through_all(lanes.zip(mishaps))
+    run_all(lanes.zip(faults))
 }
 
-/// Lanes live through their mishaps at the same time.
+/// Lanes live through their faults at the same time.
 ///
 /// # Errors
-/// As for [`Lane::live_through`].
-pub fn live_through_all<'a>(lanes: impl Iterator<Item = (Lane<'a>, &'a Vec<Mishap>)>) -> Result<()> {
+/// As for [`InstanceLifecycle::run`].
+pub fn run_all<'a>(
+    lanes: impl Iterator<Item = (InstanceLifecycle<'a>, &'a Vec<ProcessFault>)>,
+) -> Result<()> {
     std::thread::scope(|scope| {
         let lanes: Vec<_> = lanes
-            .map(|(mut lane, mishaps)| scope.spawn(move || lane.live_through(mishaps)))
+            .map(|(mut lane, faults)| scope.spawn(move || lane.run(faults)))
             .collect();
         lanes.into_iter().try_for_each(|lane| {
             lane.join()

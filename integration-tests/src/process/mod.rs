@@ -122,7 +122,7 @@ impl Process {
     ///
     /// # Errors
     /// It runs already or cannot be started.
-    pub fn start_to_die_at(&mut self, step: &str, passes: u32) -> Result<()> {
+    pub fn start_with_crash_at(&mut self, step: &str, passes: u32) -> Result<()> {
         let failpoints = match passes {
             0 => format!("{step}=return"),
             passes => format!("{step}={passes}*off->return"),
@@ -176,7 +176,7 @@ impl Process {
     ///
     /// # Errors
     /// The operating system does not say.
-    pub fn look(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else {
             return Ok(None);
         };
@@ -198,7 +198,7 @@ impl Process {
         ensure!(self.child.is_some(), "{} does not run", self.name);
         let what = format!("{} ends", self.name);
         await_until(&what, limit, || {
-            Ok(match self.look()? {
+            Ok(match self.try_wait()? {
                 Some(status) => ControlFlow::Break(status),
                 None => ControlFlow::Continue("it runs on".into()),
             })
@@ -231,7 +231,7 @@ impl Process {
     /// # Errors
     /// It does not run, runs on until the limit, or ends with another status.
     pub fn terminate(&mut self, limit: Duration) -> Result<()> {
-        let status = self.ask_to_end(limit)?;
+        let status = self.request_shutdown(limit)?;
         ensure!(
             status.success(),
             "{} was told to end and ended with {status}",
@@ -244,7 +244,7 @@ impl Process {
     ///
     /// # Errors
     /// It does not run, or runs on until the limit.
-    pub fn ask_to_end(&mut self, limit: Duration) -> Result<ExitStatus> {
+    pub fn request_shutdown(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.wait_exit(limit)
     }
@@ -313,7 +313,7 @@ impl Process {
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
-        if let Some(status) = self.look()? {
+        if let Some(status) = self.try_wait()? {
             bail!(
                 "{} was to get {signal} and has ended by itself with {status}",
                 self.name
@@ -339,7 +339,7 @@ impl Process {
     ///
     /// # Errors
     /// The log cannot be read.
-    pub fn last_life(&self) -> Result<String> {
+    pub fn log_since_start(&self) -> Result<String> {
         Ok(self.log()?.rsplit(STARTED).next().unwrap_or_default().to_owned())
     }
 

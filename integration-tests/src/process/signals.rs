@@ -9,7 +9,7 @@ use crate::wait;
 ///
 /// # Errors
 /// The operating system does not let this process take signals.
-pub fn end_waits() -> Result<()> {
+pub fn interrupt_waits() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -16,9 +16,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::proxy::wire::{END_TXN, PRODUCE, Requests, api_key, number};
 use crate::proxy::{Ends, Rule};
 
-/// The rule. It does nothing until it is asked to ([`DelayedEnd::delay_next`]).
+/// The rule. It does nothing until it is asked to ([`DelayedEndTxn::delay_next`]).
 #[derive(Default)]
-pub struct DelayedEnd {
+pub struct DelayedEndTxn {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -44,9 +44,9 @@ pub enum Step {
     /// It is withheld, and its sender is to ask again.
     Withheld,
     /// The second `EndTxn` has passed; the next `Produce` passes too.
-    AskedAgain,
+    Retried,
     /// One `Produce` of the next transaction has passed, and no other does.
-    HalfHandedOn,
+    HalfForwarded,
 }
 
 struct Late {
@@ -54,7 +54,7 @@ struct Late {
     answer: Option<i16>,
 }
 
-impl DelayedEnd {
+impl DelayedEndTxn {
     /// Withholds the next `EndTxn`.
     pub fn delay_next(&self) {
         let mut state = self.lock();
@@ -74,9 +74,9 @@ impl DelayedEnd {
     /// Whether one part of the next transaction was handed on, and another one waits. That the first one is written
     /// too, the ends of its partitions tell.
     #[must_use]
-    pub fn is_half_handed_on(&self) -> bool {
+    pub fn is_half_forwarded(&self) -> bool {
         let state = self.lock();
-        state.step == Step::HalfHandedOn && state.waiting > 0
+        state.step == Step::HalfForwarded && state.waiting > 0
     }
 
     /// Hands on the withheld `EndTxn`.
@@ -87,7 +87,7 @@ impl DelayedEnd {
 
     /// Kafka's error code for the withheld `EndTxn`, once it is there; 0 is success.
     #[must_use]
-    pub fn late_answer(&self) -> Option<i16> {
+    pub fn delayed_response_error(&self) -> Option<i16> {
         self.lock().late.as_ref().and_then(|late| late.answer)
     }
 
@@ -119,13 +119,13 @@ impl DelayedEnd {
                 }));
                 return Ok(());
             }
-            (Step::Withheld, END_TXN) => state.step = Step::AskedAgain,
-            (Step::AskedAgain, PRODUCE) => {
-                state.step = Step::HalfHandedOn;
+            (Step::Withheld, END_TXN) => state.step = Step::Retried,
+            (Step::Retried, PRODUCE) => {
+                state.step = Step::HalfForwarded;
             }
-            (Step::HalfHandedOn, PRODUCE) => {
+            (Step::HalfForwarded, PRODUCE) => {
                 state.waiting += 1;
-                drop(self.wait_while(state, |state| state.step == Step::HalfHandedOn));
+                drop(self.wait_while(state, |state| state.step == Step::HalfForwarded));
                 return Err(ErrorKind::ConnectionAborted.into());
             }
             _ => {}
@@ -145,7 +145,7 @@ impl DelayedEnd {
     }
 }
 
-impl Rule for DelayedEnd {
+impl Rule for DelayedEndTxn {
     fn to_server(&self, connection: u64, said: &[u8], ends: Ends<'_>) -> Result<()> {
         let requests = self.lock().requests.take(connection, said);
         for request in requests {

@@ -13,13 +13,13 @@ use crate::proxy::{Ends, Rule};
 
 /// The rule. Everything passes until it is told otherwise.
 #[derive(Default)]
-pub struct UnansweredEnd {
+pub struct LostEndTxn {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    loses: Loses,
+    loses: Loss,
     /// The connections on which an end was asked for whose answer is lost.
     deaf: HashSet<u64>,
     requests: Requests,
@@ -27,7 +27,7 @@ struct State {
 
 /// What is lost of the end of a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Loses {
+pub enum Loss {
     /// Nothing.
     #[default]
     Nothing,
@@ -37,9 +37,9 @@ pub enum Loses {
     Answers,
 }
 
-impl UnansweredEnd {
+impl LostEndTxn {
     /// What is lost from now on.
-    pub fn lose(&self, loses: Loses) {
+    pub fn lose(&self, loses: Loss) {
         self.lock().loses = loses;
     }
 
@@ -48,13 +48,13 @@ impl UnansweredEnd {
     }
 }
 
-impl Rule for UnansweredEnd {
+impl Rule for LostEndTxn {
     fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
         let mut state = self.lock();
         for request in state.requests.take(connection, said) {
             match state.loses {
-                Loses::Requests if api_key(&request) == END_TXN => continue,
-                Loses::Answers if api_key(&request) == END_TXN => drop(state.deaf.insert(connection)),
+                Loss::Requests if api_key(&request) == END_TXN => continue,
+                Loss::Answers if api_key(&request) == END_TXN => drop(state.deaf.insert(connection)),
                 _ => {}
             }
             ends.server.write_all(&request)?;

@@ -9,10 +9,10 @@
 //! that is gone.
 
 pub mod delayed_end_txn;
-pub mod late_join;
+pub mod delayed_join_group;
 pub mod lost_end_txn;
 mod wire;
-pub mod withheld_coordinator;
+pub mod withheld_find_coordinator;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

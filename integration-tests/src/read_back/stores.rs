@@ -11,7 +11,7 @@ use crate::pipeline::Pipeline;
 
 /// What a validator's file holds of one partition.
 #[derive(Clone, Debug, Default)]
-pub struct Holding {
+pub struct StoreContents {
     /// Whose file it is, for people.
     pub whose: String,
     /// Which partition it is of.
@@ -29,11 +29,11 @@ pub struct Holding {
 ///
 /// # Errors
 /// A file cannot be copied, or is not sound though it must be; or no validator held some partition.
-pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<Holding>> {
+pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreContents>> {
     let mut holdings = Vec::new();
     let mut held = BTreeSet::new();
     for number in validators {
-        let log = pipeline.last_validator_log(*number)?;
+        let log = pipeline.validator_log_since_start(*number)?;
         for partition in 0..pipeline.partitions {
             let partition = Partition(partition);
             let folder = pipeline.state_folder(*number);
@@ -68,7 +68,7 @@ fn read_store(
     file: &Path,
     partition: Partition,
     whose: String,
-) -> Result<Result<Holding, String>> {
+) -> Result<Result<StoreContents, String>> {
     let copies = tempfile::tempdir().context("making a folder for copies of stores")?;
     let copy = copies.path().join("copy.redb");
     std::fs::copy(file, &copy).with_context(|| format!("copying {}", file.display()))?;
@@ -85,7 +85,7 @@ fn read_store(
     opened
         .store
         .for_each(|key, entry| drop(entries.insert(key.to_vec(), entry.to_vec())))?;
-    Ok(Ok(Holding {
+    Ok(Ok(StoreContents {
         whose,
         partition: Some(partition),
         checkpoint: opened.store.checkpoint(),

@@ -15,7 +15,7 @@ use crate::read_back::topics::{high_watermarks, reader};
 
 /// What was seen in one topic so far.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct TopicCounts {
     /// Committed records.
     pub records: u64,
     /// Their distinct keys.
@@ -26,7 +26,7 @@ pub struct Seen {
 
 /// Follows topics until it is dropped.
 pub struct Tail {
-    seen: Arc<Mutex<HashMap<String, Seen>>>,
+    seen: Arc<Mutex<HashMap<String, TopicCounts>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -88,7 +88,7 @@ impl Tail {
         keys.len() as u64
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, TopicCounts>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Tail {
 }
 
 /// An error (the broker restarts) is no end: who waits on the counts has a limit of its own.
-fn follow(consumer: &BaseConsumer, seen: &Mutex<HashMap<String, Seen>>, stop: &AtomicBool) {
+fn follow(consumer: &BaseConsumer, seen: &Mutex<HashMap<String, TopicCounts>>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
             continue;

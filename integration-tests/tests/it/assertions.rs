@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use harness::cluster;
 use harness::http::Http;
-use harness::orders::sending::Handmade;
+use harness::orders::manual::InputRecord;
 use harness::pipeline::{Pipeline, Service};
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
@@ -79,7 +79,7 @@ pub(crate) fn await_outbox(pipeline: &Pipeline, count: usize) -> Result<()> {
 }
 
 /// That each of these orders is in the outbox once, and nothing else.
-pub(crate) fn expect_outbox(pipeline: &Pipeline, orders: &[&[Handmade]]) -> Result<()> {
+pub(crate) fn expect_outbox(pipeline: &Pipeline, orders: &[&[InputRecord]]) -> Result<()> {
     let mut counts: BTreeMap<Vec<u8>, i32> = BTreeMap::new();
     for call in read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)? {
         *counts.entry(call.key.unwrap_or_default()).or_default() += 1;

@@ -21,7 +21,7 @@ use harness::process::signals;
 use harness::wait;
 
 /// Kills, freezes and restarts validators and brokers at random, loses disks, and checks at the end that each
-/// order is in the outbox exactly once. The exit status is 0 only if no promise was broken.
+/// order is in the outbox exactly once. The exit status is 0 only if no guarantee was broken.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Arguments {
@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
     /// The seed of the orders and of what happens; a fresh one is drawn and printed by default. The same seed
-    /// draws the same mishaps, though not the same instants.
+    /// draws the same faults, though not the same instants.
     #[arg(long)]
     seed: Option<u64>,
     /// How many validators share the work.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         arguments.minutes, arguments.validators, arguments.partitions, arguments.orders_per_second
     );
     println!("seed {seed}; to see this story again: {again}");
-    match signals::end_waits().and_then(|()| scenario::tell(&arguments, seed)) {
+    match signals::interrupt_waits().and_then(|()| scenario::tell(&arguments, seed)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(_) if wait::interrupted() => {

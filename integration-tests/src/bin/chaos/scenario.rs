@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use harness::check::aborted::{self, Aborted};
-use harness::check::atomicity::{self, Written};
+use harness::check::aborted::{self, AbortedReadCheck};
+use harness::check::atomicity::{self, RecordSources};
 use harness::check::findings;
 use harness::check::{Violation, stores};
 use harness::cluster;
@@ -24,7 +24,7 @@ use crate::load::Aborting;
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
 use crate::tally::{ClientError, Tally};
-use crate::validators::Lane;
+use crate::validators::InstanceLifecycle;
 use crate::{Arguments, brokers, plan};
 
 /// Three of them must fit beside everything else.
@@ -35,7 +35,7 @@ const STORM_MAX: Duration = Duration::from_secs(75);
 const ROLL_MIN: Duration = Duration::from_secs(15);
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 
-/// Tells the story. `true`: every promise was held.
+/// Tells the story. `true`: every guarantee was held.
 pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
     let started = Instant::now();
     eprintln!("starting three brokers ...");
@@ -43,8 +43,8 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
     let mut pipeline = Pipeline::on(cluster.kafka.clone(), "chaos", arguments.partitions)?;
     pipeline.create_topics()?;
     let tally = Tally::default();
-    let mut lanes: Vec<Lane> = (1..=arguments.validators)
-        .map(|number| Lane::new(&pipeline, number, seed))
+    let mut lanes: Vec<InstanceLifecycle> = (1..=arguments.validators)
+        .map(|number| InstanceLifecycle::new(&pipeline, number, seed))
         .collect::<Result<_>>()?;
 
     let orders = Orders::Generated(Mix::with_seed(seed));
@@ -93,7 +93,7 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
         tally: &tally,
         found: &found,
         violations: found.violations.iter().cloned().chain(more).collect(),
-        moments: observed.moments.len(),
+        snapshots: observed.snapshots.len(),
         aborted_orders,
         settled: settled.is_ok(),
         took: started.elapsed(),
@@ -119,7 +119,12 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
 }
 
 /// Storms and rolling restarts, until the time is over.
-fn suffer(lanes: &mut [Lane], until: Instant, arguments: &Arguments, tally: &Tally) -> Result<()> {
+fn suffer(
+    lanes: &mut [InstanceLifecycle],
+    until: Instant,
+    arguments: &Arguments,
+    tally: &Tally,
+) -> Result<()> {
     let storm_max = STORM_MAX.min(Duration::from_secs_f64(30.0 * arguments.minutes));
     while Instant::now() < until {
         let end = until.min(Instant::now() + storm_max);
@@ -140,7 +145,7 @@ fn suffer(lanes: &mut [Lane], until: Instant, arguments: &Arguments, tally: &Tal
 }
 
 /// From all to one, which takes over what the others had, back to all, and then each in its turn.
-fn roll(lanes: &mut [Lane], tally: &Tally) -> Result<()> {
+fn roll(lanes: &mut [InstanceLifecycle], tally: &Tally) -> Result<()> {
     at_once(&mut lanes[1..], |lane| lane.terminate(tally))?;
     pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
     for lane in &mut *lanes {
@@ -154,7 +159,10 @@ fn roll(lanes: &mut [Lane], tally: &Tally) -> Result<()> {
     Ok(())
 }
 
-fn at_once(lanes: &mut [Lane], act: impl Fn(&mut Lane) -> Result<()> + Sync) -> Result<()> {
+fn at_once(
+    lanes: &mut [InstanceLifecycle],
+    act: impl Fn(&mut InstanceLifecycle) -> Result<()> + Sync,
+) -> Result<()> {
     std::thread::scope(|scope| {
         let acts: Vec<_> = lanes.iter_mut().map(|lane| scope.spawn(|| act(lane))).collect();
         acts.into_iter().try_for_each(|act| {
@@ -217,7 +225,7 @@ fn look_closer(
         .map(|record| (record.partition, record.offset))
         .collect();
     violations.extend(
-        Aborted {
+        AbortedReadCheck {
             orders_topic: &topics.orders,
             orders: &orders,
             changelog: &changelog_aborted,
@@ -233,14 +241,14 @@ fn look_closer(
         } else {
             &changelog
         };
-        violations.extend(aborted::check_seen(seen, committed));
+        violations.extend(aborted::check_observed(seen, committed));
     }
     violations.extend(atomicity::check(
-        &observed.moments,
+        &observed.snapshots,
         &[
-            Written::by_header(&topics.pending, &pending),
-            Written::by_header(&topics.order_dead_letters, &dead_letters),
-            Written::by_entry(&topics.changelog, &changelog),
+            RecordSources::from_headers(&topics.pending, &pending),
+            RecordSources::from_headers(&topics.order_dead_letters, &dead_letters),
+            RecordSources::from_entries(&topics.changelog, &changelog),
         ],
     ));
     Ok((violations, orders.len()))

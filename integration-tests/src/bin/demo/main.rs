@@ -1,5 +1,5 @@
 //! The demo: the whole pipeline on a real Kafka, with kills and faults, and a table that says whether each
-//! promise was held.
+//! guarantee was held.
 //!
 //! `scenario` is what happens, `screen` what is seen of it meanwhile, `report` the table at the end.
 
@@ -17,7 +17,7 @@ use harness::orders::{Mix, Orders};
 use harness::process::signals;
 use harness::wait;
 
-/// Sends orders through the pipeline, kills its programs on the way, and checks every promise at the end.
+/// Sends orders through the pipeline, kills its programs on the way, and checks every guarantee at the end.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 pub(crate) struct Arguments {
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let told = signals::end_waits().and_then(|()| {
+    let told = signals::interrupt_waits().and_then(|()| {
         let (orders, count) = orders(&arguments)?;
         scenario::tell(&arguments, orders, count)
     });

@@ -63,7 +63,7 @@ const EVENTS: [Event; 5] = [
     },
 ];
 
-/// Tells the story. `true`: every promise was held.
+/// Tells the story. `true`: every guarantee was held.
 pub(crate) fn tell(arguments: &Arguments, orders: Orders, count: u64) -> Result<bool> {
     let started = Instant::now();
     eprintln!("creating topics, starting the stand-in API, two validators and two callers ...");

@@ -83,15 +83,15 @@ impl World {
         .check()
     }
 
-    /// The violation is found, of this promise and kind and with these words.
-    fn check_finds(&self, promise: Promise, anomaly: Anomaly, words: &str) {
+    /// The violation is found, of this guarantee and kind and with these words.
+    fn check_finds(&self, guarantee: Guarantee, anomaly: Anomaly, words: &str) {
         let (_, violations) = self.check();
         let is_it = |found: &Violation| {
-            (found.promise, found.anomaly) == (promise, anomaly) && found.finding.contains(words)
+            (found.guarantee, found.anomaly) == (guarantee, anomaly) && found.finding.contains(words)
         };
         assert!(
             violations.iter().any(is_it),
-            "no {anomaly:?} of {promise} with {words:?} among {violations:?}"
+            "no {anomaly:?} of {guarantee} with {words:?} among {violations:?}"
         );
     }
 }
@@ -154,7 +154,7 @@ fn a_faultless_run_has_no_violation() {
 fn an_order_twice_in_the_outbox_is_found() {
     let mut world = World::faultless();
     world.pending.push(world.pending[0].clone());
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 /// A copy of the first pending call behind all others, as a caller writes it that defers the call.
@@ -184,7 +184,7 @@ fn a_copy_that_does_not_say_what_it_continues_is_found() {
     let mut copy = deferred(&world);
     copy.headers.pop();
     world.pending.push(copy);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn two_copies_of_one_call_are_found() {
     let mut world = World::faultless();
     let copy = deferred(&world);
     world.pending.extend([copy.clone(), copy]);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is number 2 behind");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is number 2 behind");
 }
 
 #[test]
@@ -200,22 +200,22 @@ fn a_copy_without_its_call_is_found() {
     let mut world = World::faultless();
     let copy = deferred(&world);
     world.pending[0] = copy;
-    world.check_finds(Promise::G1, Anomaly::Wrong, "where no call begins");
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+    world.check_finds(Guarantee::G1, Anomaly::Wrong, "where no call begins");
+    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
 fn an_order_lost_is_found() {
     let mut world = World::faultless();
     world.pending.pop();
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
 fn a_pending_call_that_nobody_ordered_is_found() {
     let mut world = World::faultless();
     world.pending[0].key = Some(b"stranger".to_vec());
-    world.check_finds(Promise::G1, Anomaly::Wrong, "no valid order has");
+    world.check_finds(Guarantee::G1, Anomaly::Wrong, "no valid order has");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_changed_pending_call_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.pending[0]);
-        world.check_finds(Promise::G1, Anomaly::Wrong, words);
+        world.check_finds(Guarantee::G1, Anomaly::Wrong, words);
     }
 }
 
@@ -284,7 +284,7 @@ fn wrong_dead_letters_are_found() {
     for (anomaly, (words, change)) in changes {
         let mut world = World::faultless();
         change(&mut world.dead_letters);
-        world.check_finds(Promise::G2, anomaly, words);
+        world.check_finds(Guarantee::G2, anomaly, words);
     }
 }
 
@@ -311,7 +311,7 @@ fn a_changelog_unlike_the_outbox_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.changelog);
-        world.check_finds(Promise::G3, Anomaly::Torn, words);
+        world.check_finds(Guarantee::G3, Anomaly::Torn, words);
     }
 }
 
@@ -319,9 +319,9 @@ fn a_changelog_unlike_the_outbox_is_found() {
 fn a_committed_offset_off_the_end_is_found() {
     let mut world = World::faultless();
     world.committed.insert(Partition(1), Offset(1));
-    world.check_finds(Promise::G2, Anomaly::Torn, "1 is committed");
+    world.check_finds(Guarantee::G2, Anomaly::Torn, "1 is committed");
     world.committed.clear();
-    world.check_finds(Promise::G2, Anomaly::Torn, "0 is committed");
+    world.check_finds(Guarantee::G2, Anomaly::Torn, "0 is committed");
 }
 
 #[test]

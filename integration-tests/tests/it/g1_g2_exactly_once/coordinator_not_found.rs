@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::cluster::broker;
-use harness::orders::sending::{orders, send};
+use harness::orders::manual::{orders, send};
 use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
-use harness::proxy::withheld_coordinator::WithheldCoordinator;
+use harness::proxy::withheld_find_coordinator::WithheldFindCoordinator;
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_verdicts, expect_outbox};
@@ -21,7 +21,7 @@ use crate::in_turn;
 #[test]
 fn a_coordinator_that_is_not_found_is_given_up_at_the_deadline() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::behind(WithheldCoordinator::default())?;
+        let (mut broker, proxy) = broker::start_behind_proxy(WithheldFindCoordinator::default())?;
         let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "coordinator", 1)?;
         pipeline.create_topics()?;
         let settings = pipeline
@@ -37,7 +37,7 @@ fn a_coordinator_that_is_not_found_is_given_up_at_the_deadline() {
         send(&pipeline.kafka, &pipeline.topics.orders, &sent)?;
         await_withheld(proxy.rule())?;
         let status = validator.process.wait_exit(LIMIT)?;
-        let life = validator.process.last_life()?;
+        let life = validator.process.log_since_start()?;
         ensure!(!status.success(), "it has left as if all were well");
         let aborted = life.matches("adding the offsets of").count();
         ensure!(
@@ -52,12 +52,12 @@ fn a_coordinator_that_is_not_found_is_given_up_at_the_deadline() {
         validator.process.terminate(Duration::from_secs(30))?;
         pipeline.passed();
         drop(pipeline);
-        broker.forget();
+        broker.discard();
         Ok(())
     });
 }
 
-fn await_withheld(rule: &WithheldCoordinator) -> Result<()> {
+fn await_withheld(rule: &WithheldFindCoordinator) -> Result<()> {
     await_until("the producer asks for the coordinator", LIMIT, || {
         Ok(match rule.withheld() {
             0 => ControlFlow::Continue("it has not asked".into()),

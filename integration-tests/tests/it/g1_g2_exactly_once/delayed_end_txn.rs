@@ -15,7 +15,7 @@ use harness::orders::Orders;
 use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
 use harness::proxy::Proxy;
-use harness::proxy::delayed_end_txn::DelayedEnd;
+use harness::proxy::delayed_end_txn::DelayedEndTxn;
 use harness::read_back::topics::high_watermarks;
 use harness::wait::await_until;
 use records::Offset;
@@ -26,15 +26,15 @@ use crate::single_order_transactions::{LIMIT, await_committed, send, validator};
 #[test]
 fn a_late_end_of_a_transaction_ends_no_other_and_one_that_does_is_found_out() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::behind(DelayedEnd::default())?;
-        findings::none(&story(&proxy, "on-time", "", INVALID_PRODUCER_EPOCH)?)?;
+        let (mut broker, proxy) = broker::start_behind_proxy(DelayedEndTxn::default())?;
+        findings::expect_no_violations(&story(&proxy, "on-time", "", INVALID_PRODUCER_EPOCH)?)?;
         let unguarded = story(&proxy, "late", "guard-end-on-its-way=return", 0)?;
         ensure!(
             !unguarded.is_empty(),
             "the guard was taken out, and no half of a transaction is found"
         );
         println!("found out:\n{}", listed(&unguarded));
-        broker.forget();
+        broker.discard();
         Ok(())
     });
 }
@@ -44,7 +44,7 @@ const INVALID_PRODUCER_EPOCH: i16 = 47;
 
 /// Two orders, each in a transaction of its own. The end of the first one reaches the broker when half of the
 /// second is written; then the validator dies, and comes back.
-fn story(proxy: &Proxy<DelayedEnd>, name: &str, failpoints: &str, answer: i16) -> Result<Vec<Violation>> {
+fn story(proxy: &Proxy<DelayedEndTxn>, name: &str, failpoints: &str, answer: i16) -> Result<Vec<Violation>> {
     let late = proxy.rule();
     let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), name, 1)?;
     pipeline.create_topics()?;
@@ -57,7 +57,7 @@ fn story(proxy: &Proxy<DelayedEnd>, name: &str, failpoints: &str, answer: i16) -
     await_until("the second order is half written", LIMIT, || {
         validator.expect_running()?;
         let written = written(&pipeline)?;
-        Ok(if late.is_half_handed_on() && written == HALF_WRITTEN {
+        Ok(if late.is_half_forwarded() && written == HALF_WRITTEN {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(format!("{:?}, {written} records", late.step()))
@@ -65,7 +65,7 @@ fn story(proxy: &Proxy<DelayedEnd>, name: &str, failpoints: &str, answer: i16) -
     })?;
     late.release();
     let code = await_until("the late end is answered", LIMIT, || {
-        Ok(match late.late_answer() {
+        Ok(match late.delayed_response_error() {
             Some(code) => ControlFlow::Break(code),
             None => ControlFlow::Continue("no answer".into()),
         })

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::orders::sending::{Handmade, order, send};
+use harness::orders::manual::{InputRecord, order, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::high_watermarks;
@@ -17,7 +17,7 @@ use crate::in_turn;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// A validator that has an order of each of two partitions in its hands, and would keep them for minutes.
-fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<Handmade>)> {
+fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     let settings = pipeline
         .validator_settings(1)
         .with("validator.commit_interval", "5m")

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use harness::cluster::Administrator;
-use harness::orders::sending::{Handmade, order, send};
+use harness::orders::manual::{InputRecord, order, send};
 use harness::pipeline::Pipeline;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
 use harness::wait::await_until;
@@ -21,8 +21,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 const ORDER_BYTES_MAX: &str = "12000000";
 const TEN_MB: usize = 10_000_000;
 
-fn poison() -> Vec<(Handmade, Reason)> {
-    let record = |key: Option<&[u8]>, value: Option<Vec<u8>>| Handmade {
+fn poison() -> Vec<(InputRecord, Reason)> {
+    let record = |key: Option<&[u8]>, value: Option<Vec<u8>>| InputRecord {
         partition: Partition(0),
         key: key.map(<[u8]>::to_vec),
         value,
@@ -111,7 +111,7 @@ fn poison_becomes_a_dead_letter_with_its_own_bytes() {
         );
         let good = [order(0, "before"), large, order(0, "behind")];
         send(&pipeline.kafka, &topics.orders, &good[..2])?;
-        let records: Vec<Handmade> = poison.iter().map(|(record, _)| record.clone()).collect();
+        let records: Vec<InputRecord> = poison.iter().map(|(record, _)| record.clone()).collect();
         send(&pipeline.kafka, &topics.orders, &records)?;
         send(&pipeline.kafka, &topics.orders, &good[2..])?;
 
@@ -185,7 +185,7 @@ fn an_order_that_the_outbox_does_not_take_becomes_a_dead_letter() {
         )?;
         // As a supervisor does.
         await_until("the partition goes on", LIMIT, || {
-            if validator.process.look()?.is_some() {
+            if validator.process.try_wait()?.is_some() {
                 validator.process.start()?;
             }
             let lag = harness::cluster::lag(&pipeline.kafka, &pipeline.validator_group, &topics.orders)?;

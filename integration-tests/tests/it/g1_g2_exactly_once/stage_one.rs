@@ -11,7 +11,7 @@ use harness::cluster;
 use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
-use harness::process::instance_lifecycle::{Lane, Mishap, await_ready, live_through_all};
+use harness::process::instance_lifecycle::{InstanceLifecycle, ProcessFault, await_ready, run_all};
 use harness::read_back::stores::read_stores;
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
@@ -42,26 +42,26 @@ const STEPS: [(&str, u32); 8] = [
 
 /// What happens to the two validators, from a seed: each step three times each, kills at random, long
 /// absences, freezes, lost and damaged disks.
-fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
+fn faults(random: &mut ChaCha8Rng) -> Vec<ProcessFault> {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(2);
-    let mut mishaps = vec![
-        Mishap::Gone(longer_than_session),
-        Mishap::Frozen(longer_than_session),
-        Mishap::DiskLost,
-        Mishap::DiskDamaged,
+    let mut faults = vec![
+        ProcessFault::KillAndStayDown(longer_than_session),
+        ProcessFault::Freeze(longer_than_session),
+        ProcessFault::LoseDisk,
+        ProcessFault::DamageDisk,
     ];
     for (step, passes_max) in STEPS {
         for _ in 0..3 {
-            mishaps.push(Mishap::DiesAt(step, random.random_range(0..passes_max)));
+            faults.push(ProcessFault::CrashAt(step, random.random_range(0..passes_max)));
         }
     }
     for _ in 0..4 {
-        mishaps.push(Mishap::Killed(Duration::from_millis(
+        faults.push(ProcessFault::Kill(Duration::from_millis(
             random.random_range(0..1_000),
         )));
     }
-    mishaps.shuffle(random);
-    mishaps
+    faults.shuffle(random);
+    faults
 }
 
 /// A story that has come to its end. Its logs go only when they are no longer needed.
@@ -72,14 +72,14 @@ struct GroupStatus {
 }
 
 impl GroupStatus {
-    /// Every promise was held.
+    /// Every guarantee was held.
     fn held(mut self) -> Result<()> {
-        findings::none(&self.violations)?;
+        findings::expect_no_violations(&self.violations)?;
         self.pipeline.passed();
         Ok(())
     }
 
-    /// A guard was taken out, so a promise must be broken: otherwise the other stories prove nothing.
+    /// A guard was taken out, so a guarantee must be broken: otherwise the other stories prove nothing.
     fn found_out(mut self) -> Result<()> {
         ensure!(
             !self.violations.is_empty(),
@@ -174,19 +174,22 @@ fn settle(pipeline: &Pipeline) -> Result<()> {
     })
 }
 
-/// Both validators live through their mishaps at the same time.
-fn live_through(
+/// Both validators live through their faults at the same time.
+fn run(
     pipeline: &Pipeline,
     validators: &mut [Service; 2],
-    mishaps: &[Vec<Mishap>; 2],
+    faults: &[Vec<ProcessFault>; 2],
     failpoints: &str,
 ) -> Result<()> {
-    let lanes = validators.iter_mut().zip(1..).map(|(service, number)| Lane {
-        service,
-        state: Some(pipeline.state_folder(number)),
-        failpoints,
-    });
-    live_through_all(lanes.zip(mishaps))
+    let lanes = validators
+        .iter_mut()
+        .zip(1..)
+        .map(|(service, number)| InstanceLifecycle {
+            service,
+            state: Some(pipeline.state_folder(number)),
+            failpoints,
+        });
+    run_all(lanes.zip(faults))
 }
 
 #[test]
@@ -194,9 +197,9 @@ fn validators_are_killed_fifty_times_and_each_order_is_in_the_outbox_exactly_onc
     in_turn(|| {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mishaps = [mishaps(&mut random), mishaps(&mut random)];
+        let faults = [faults(&mut random), faults(&mut random)];
         let told = story("chaos", seed, &NO_SETTINGS, |pipeline, validators| {
-            live_through(pipeline, validators, &mishaps, "")
+            run(pipeline, validators, &faults, "")
         })
         .with_context(|| format!("seed {seed}"))?;
         ensure!(told.kills >= 50, "only {} kills", told.kills);
@@ -206,10 +209,10 @@ fn validators_are_killed_fifty_times_and_each_order_is_in_the_outbox_exactly_onc
 
 /// Every kill strikes after the offsets are sent and before the transaction ends, so that each of them is
 /// aborted.
-fn dies_before_the_end() -> [Vec<Mishap>; 2] {
+fn dies_before_the_end() -> [Vec<ProcessFault>; 2] {
     [0, 1].map(|lane| {
         (0..4)
-            .map(|number| Mishap::DiesAt("before-end", 10 + 7 * lane + 5 * number))
+            .map(|number| ProcessFault::CrashAt("before-end", 10 + 7 * lane + 5 * number))
             .collect()
     })
 }
@@ -218,7 +221,7 @@ fn dies_before_the_end() -> [Vec<Mishap>; 2] {
 fn a_store_is_written_after_the_commit() {
     in_turn(|| {
         story("commit-first", seed(), &NO_SETTINGS, |pipeline, validators| {
-            live_through(pipeline, validators, &dies_before_the_end(), "")
+            run(pipeline, validators, &dies_before_the_end(), "")
         })?
         .held()
     });
@@ -230,7 +233,7 @@ fn a_store_is_written_after_the_commit() {
 fn a_store_that_is_written_before_the_commit_is_found_out() {
     in_turn(|| {
         story("store-first", seed(), &NO_SETTINGS, |pipeline, validators| {
-            live_through(
+            run(
                 pipeline,
                 validators,
                 &dies_before_the_end(),
@@ -298,7 +301,7 @@ const OPEN_TRANSACTION: [(&str, &str); 1] = [("validator.transaction_timeout", "
 fn open_transaction(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) -> Result<()> {
     let [first, second] = validators;
     fall_asleep(pipeline, first, "after-produce", "")?;
-    let mut second = Lane {
+    let mut second = InstanceLifecycle {
         service: second,
         state: Some(pipeline.state_folder(2)),
         failpoints: guard,

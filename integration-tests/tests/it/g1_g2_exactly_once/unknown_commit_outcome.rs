@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::cluster::broker;
-use harness::orders::sending::{order, orders, send};
+use harness::orders::manual::{order, orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
-use harness::proxy::lost_end_txn::{Loses, UnansweredEnd};
+use harness::proxy::lost_end_txn::{Loss, LostEndTxn};
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_verdicts, counter, expect_outbox};
@@ -20,7 +20,7 @@ use crate::in_turn;
 #[test]
 fn a_commit_without_an_answer_is_looked_up() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::behind(UnansweredEnd::default())?;
+        let (mut broker, proxy) = broker::start_behind_proxy(LostEndTxn::default())?;
         let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "unknown", 1)?;
         pipeline.create_topics()?;
         let topic = pipeline.topics.orders.clone();
@@ -32,14 +32,14 @@ fn a_commit_without_an_answer_is_looked_up() {
         await_ready(&mut validator, LIMIT)?;
 
         let mut sent = Vec::new();
-        for (loses, prefix) in [(Loses::Requests, "unasked"), (Loses::Answers, "unanswered")] {
+        for (loses, prefix) in [(Loss::Requests, "unasked"), (Loss::Answers, "unanswered")] {
             let before = counter(&validator, UNKNOWN)?;
             proxy.rule().lose(loses);
             let orders = orders(0, prefix, 20);
             send(&pipeline.kafka, &topic, &orders)?;
             sent.extend(orders);
             await_unknown(&mut validator, before)?;
-            proxy.rule().lose(Loses::Nothing);
+            proxy.rule().lose(Loss::Nothing);
             await_verdicts(&pipeline)?;
             expect_outbox(&pipeline, &[&sent])?;
         }
@@ -57,7 +57,7 @@ fn a_commit_without_an_answer_is_looked_up() {
         validator.process.terminate(Duration::from_secs(30))?;
         pipeline.passed();
         drop(pipeline);
-        broker.forget();
+        broker.discard();
         Ok(())
     });
 }

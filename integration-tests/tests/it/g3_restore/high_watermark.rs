@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use harness::check::findings;
-use harness::check::{Promise, Violation, listed, stores};
+use harness::check::{Guarantee, Violation, listed, stores};
 use harness::cluster::two_brokers::TwoBrokers;
 use harness::http::Http;
 use harness::orders::Orders;
@@ -30,7 +30,7 @@ const ORDER: &[u8] = br#"{"order_id":"k0","amount":1250,"currency":"EUR","custom
 fn a_restore_goes_to_the_high_watermark_and_one_that_does_not_is_found_out() {
     in_turn(|| {
         let brokers = TwoBrokers::start()?;
-        findings::none(&story(&brokers, "guarded", Guard::Kept)?)?;
+        findings::expect_no_violations(&story(&brokers, "guarded", Guard::Kept)?)?;
         found_out(&story(&brokers, "unguarded", Guard::Removed)?)?;
         brokers.passed();
         Ok(())
@@ -48,7 +48,7 @@ enum Guard {
 fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation>> {
     let mut pipeline = pipeline(brokers, name)?;
     let mut first = validator(&pipeline, 1)?;
-    first.process.start_to_die_at("after-end", 0)?;
+    first.process.start_with_crash_at("after-end", 0)?;
     await_ready(&mut first, LIMIT)?;
 
     brokers.proxy.hold();
@@ -103,10 +103,8 @@ fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation
 /// Without the guard, the order must be in the outbox twice; otherwise the story proves nothing.
 fn found_out(violations: &[Violation]) -> Result<()> {
     ensure!(
-        violations
-            .iter()
-            .any(|found| found.promise == Promise::G1
-                && found.finding.contains("\"k0\" is in the outbox 2 times")),
+        violations.iter().any(|found| found.guarantee == Guarantee::G1
+            && found.finding.contains("\"k0\" is in the outbox 2 times")),
         "the guard was taken out, and the second copy is not found; found is only:\n{}",
         listed(violations)
     );

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::orders::sending::{orders, send};
+use harness::orders::manual::{orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::high_watermarks;
@@ -48,7 +48,7 @@ fn a_crash_between_commit_and_store_replays_the_tail_alone() {
         // It dies with a committed transaction that its store has not seen.
         let new = orders(0, "new", 20);
         send(&pipeline.kafka, &topic, &new)?;
-        validator.process.start_to_die_at("before-store", 0)?;
+        validator.process.start_with_crash_at("before-store", 0)?;
         validator.process.wait_killed(LIMIT)?;
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;
@@ -149,7 +149,7 @@ fn check_rebuilt(validator: &Service) -> Result<()> {
     ensure!(
         validator
             .process
-            .last_life()?
+            .log_since_start()?
             .contains("the store is not trusted and is rebuilt"),
         "its log does not say so"
     );

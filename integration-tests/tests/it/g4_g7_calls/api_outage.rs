@@ -146,9 +146,9 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
         generations_before == generations_after && rejoins == 0,
         "the group was rebalanced: {generations_before:?}, then {generations_after:?}, {rejoins} rejoins"
     );
-    let two = findings::stage_two_under(policy, &pipeline, &api, &[])?;
+    let two = findings::stage_two_with_policy(policy, &pipeline, &api, &[])?;
     println!("{:?}", two.counts);
-    findings::none(&two.violations)?;
+    findings::expect_no_violations(&two.violations)?;
     let finals = two.counts.accepted + two.counts.rejected + two.counts.parked;
     ensure!(
         finals == before + rest,

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use harness::api;
 use harness::check::at_most_once::Policy;
 use harness::pipeline::SESSION_TIMEOUT;
-use harness::process::instance_lifecycle::{self, Mishap};
+use harness::process::instance_lifecycle::{self, ProcessFault};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -44,19 +44,19 @@ fn longer_than_settling() -> Duration {
 
 /// What happens to three callers, from a seed: one dies at each step, one at random and by standing still at the worst
 /// moment, and one is killed and stays away, so that partitions move.
-fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
+fn faults(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<ProcessFault>; 3] {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(3);
     let mut lanes = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        let mut steps: Vec<Mishap> = NOTED_STEPS
+        let mut steps: Vec<ProcessFault> = NOTED_STEPS
             .iter()
-            .map(|(step, passes_max)| Mishap::DiesAt(step, random.random_range(0..*passes_max)))
+            .map(|(step, passes_max)| ProcessFault::CrashAt(step, random.random_range(0..*passes_max)))
             .collect();
-        let mut others: Vec<Mishap> = (0..2)
-            .map(|_| Mishap::Killed(Duration::from_millis(random.random_range(0..1_000))))
+        let mut others: Vec<ProcessFault> = (0..2)
+            .map(|_| ProcessFault::Kill(Duration::from_millis(random.random_range(0..1_000))))
             .collect();
         let passes = random.random_range(50..150);
-        others.push(Mishap::FrozenAt(
+        others.push(ProcessFault::FreezeAt(
             "frozen-before-send",
             passes,
             longer_than_settling(),
@@ -66,8 +66,8 @@ fn mishaps(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<Mishap>; 3] {
         // In this order: its partitions come back from callers that live, and if these said more of them, nobody would
         // contradict once it is killed.
         let moves = vec![
-            Mishap::Gone(longer_than_session),
-            Mishap::Killed(Duration::from_millis(random.random_range(0..1_000))),
+            ProcessFault::KillAndStayDown(longer_than_session),
+            ProcessFault::Kill(Duration::from_millis(random.random_range(0..1_000))),
         ];
         for (lane, more) in lanes.iter_mut().zip([steps, others, moves]) {
             lane.extend(more);
@@ -81,7 +81,7 @@ fn at_most_once(name: &str, policy: Policy) {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let rounds = rounds();
-        let mishaps = mishaps(&mut random, rounds);
+        let faults = faults(&mut random, rounds);
         let plot = Plot {
             name,
             policy,
@@ -89,8 +89,10 @@ fn at_most_once(name: &str, policy: Policy) {
             faults: api::many_faults(seed, API_LATENCY),
             seed,
         };
-        let (counts, killed) = story(&plot, |_, callers| instance_lifecycle::all(callers, &mishaps))
-            .with_context(|| format!("seed {seed}"))?;
+        let (counts, killed) = story(&plot, |_, callers| {
+            instance_lifecycle::run_stateless(callers, &faults)
+        })
+        .with_context(|| format!("seed {seed}"))?;
         ensure!(killed >= 11 * rounds, "only {killed} kills");
         match policy {
             Policy::Park => ensure!(

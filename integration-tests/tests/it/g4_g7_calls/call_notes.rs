@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::api::Api;
 use harness::check::at_most_once::Policy;
-use harness::orders::sending::{orders, send};
+use harness::orders::manual::{orders, send};
 use harness::pipeline::Pipeline;
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
@@ -42,7 +42,7 @@ fn notes(pipeline: &Pipeline, is_json: bool) -> Result<String> {
         .arguments(is_json.then_some("--json"));
     outbox.start()?;
     let status = outbox.wait_exit(Duration::from_secs(60))?;
-    let said = outbox.last_life()?;
+    let said = outbox.log_since_start()?;
     ensure!(status.success(), "`outbox notes` ended with {status}: {said}");
     // The first line tells of the start.
     Ok(said.split_once('\n').context("an answer")?.1.to_owned())

@@ -9,11 +9,11 @@ use harness::api::Api;
 use harness::check::at_most_once::Policy;
 use harness::check::findings::{self, StageTwoFindings};
 use harness::orders::feed::{Feed, Plan};
-use harness::orders::sending;
+use harness::orders::manual;
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::process::Interruption;
-use harness::process::instance_lifecycle::{Lane, Mishap, await_ready};
+use harness::process::instance_lifecycle::{InstanceLifecycle, ProcessFault, await_ready};
 use harness::process::settings::Settings;
 use harness::read_back::tail::Tail;
 use harness::read_back::topics::{Keep, read_topic};
@@ -124,15 +124,15 @@ impl Scene {
             .flat_map(|caller| caller.process.interruptions().to_vec())
             .collect();
         let one = findings::stage_one(&self.pipeline, &self.orders, self.sent)?;
-        findings::none(&one.violations)?;
-        let two = findings::stage_two_under(policy, &self.pipeline, &self.api, &interruptions)?;
+        findings::expect_no_violations(&one.violations)?;
+        let two = findings::stage_two_with_policy(policy, &self.pipeline, &self.api, &interruptions)?;
         println!(
             "{} orders, {} kills: {:?}",
             self.sent,
             interruptions.len(),
             two.counts
         );
-        findings::none(&two.violations)?;
+        findings::expect_no_violations(&two.violations)?;
         self.pipeline.passed();
         Ok(two)
     }
@@ -173,8 +173,8 @@ fn calls_that_always_fail_do_not_hold_up_the_others() {
         let mut callers = [scene.caller(1, scene.caller_settings(1))?];
         let began = Instant::now();
         callers[0].process.start()?;
-        scene.await_outcomes(|| Ok(pending - scene.api.stubborn_orders()?))?;
-        let stubborn = scene.api.stubborn_orders()?;
+        scene.await_outcomes(|| Ok(pending - scene.api.always_throttled_orders()?))?;
+        let stubborn = scene.api.always_throttled_orders()?;
         ensure!(stubborn > 10, "only {stubborn} orders are stubborn");
         println!("{} of {pending} in {:?}", pending - stubborn, began.elapsed());
         scene.api.change_faults(r#"{"stubborn": 0}"#)?;
@@ -197,7 +197,7 @@ fn a_call_that_fails_for_too_long_is_given_up() {
         scene.sent = scene.feed(160, Some(20)).finish()?;
         let two = scene.finish(Policy::Retry, &mut callers)?;
         ensure!(
-            two.counts.given_up > 0 && two.counts.deferrals >= two.counts.given_up,
+            two.counts.abandoned > 0 && two.counts.deferrals >= two.counts.abandoned,
             "{:?}",
             two.counts
         );
@@ -222,7 +222,7 @@ fn an_order_cannot_pass_itself_off_as_a_continuation() {
                 headers.insert(Header { key, value })
             });
         let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
-        sending::send_with(kafka, &topics.orders, &sending::orders(0, "o", 2), headers)?;
+        manual::send_with(kafka, &topics.orders, &manual::orders(0, "o", 2), headers)?;
         await_outbox(&pipeline, 2)?;
         for record in read_topic(kafka, &topics.pending, Keep::Fingerprints)? {
             ensure!(record.header("kept") == Some("k"), "{record:?}");
@@ -250,15 +250,15 @@ fn whoever_dies_around_a_deferral_its_calls_go_on_once() {
     in_turn(|| {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut steps = || STEPS.map(|step| Mishap::DiesAt(step, random.random_range(0..3)));
+        let mut steps = || STEPS.map(|step| ProcessFault::CrashAt(step, random.random_range(0..3)));
         let (mut steps, others) = (steps(), steps());
         // Longer than its session and its transaction: when it goes on, nobody knows what became of that.
         let longest = SESSION_TIMEOUT.max(COMMIT_TIMEOUT) + Duration::from_secs(3);
         let passes = random.random_range(0..3);
-        let frozen = Mishap::FrozenAt("frozen-before-deferral-end", passes, longest);
+        let frozen = ProcessFault::FreezeAt("frozen-before-deferral-end", passes, longest);
         steps.shuffle(&mut random);
         let (first, last) = (random.random_range(0..4), random.random_range(0..4));
-        let mishaps = [
+        let process_faults = [
             steps.to_vec(),
             vec![others[first].clone(), frozen, others[last].clone()],
         ];
@@ -278,16 +278,16 @@ fn whoever_dies_around_a_deferral_its_calls_go_on_once() {
         std::thread::scope(|scope| {
             let lanes: Vec<_> = callers
                 .iter_mut()
-                .zip(&mishaps)
-                .map(|(service, mishaps)| {
+                .zip(&process_faults)
+                .map(|(service, faults)| {
                     let failpoints = guards.as_str();
                     scope.spawn(move || {
-                        Lane {
+                        InstanceLifecycle {
                             service,
                             state: None,
                             failpoints,
                         }
-                        .live_through(mishaps)
+                        .run(faults)
                     })
                 })
                 .collect();

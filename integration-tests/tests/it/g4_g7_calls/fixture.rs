@@ -102,14 +102,14 @@ pub(crate) fn story(
         .flat_map(|caller| caller.process.interruptions().to_vec())
         .collect();
     let one = findings::stage_one(&pipeline, &orders, sent)?;
-    findings::none(&one.violations)?;
-    let two = findings::stage_two_under(policy, &pipeline, &api, &interruptions)?;
+    findings::expect_no_violations(&one.violations)?;
+    let two = findings::stage_two_with_policy(policy, &pipeline, &api, &interruptions)?;
     println!(
         "{name}: {sent} orders, {} kills and freezes: {:?}",
         interruptions.len(),
         two.counts
     );
-    findings::none(&two.violations)?;
+    findings::expect_no_violations(&two.violations)?;
     pipeline.passed();
     Ok((two.counts, interruptions.len()))
 }

@@ -8,7 +8,7 @@ use harness::api;
 use harness::check::at_most_once::Policy;
 use harness::check::explain::Explanation;
 use harness::pipeline::SESSION_TIMEOUT;
-use harness::process::instance_lifecycle::{self, Mishap, await_ready};
+use harness::process::instance_lifecycle::{self, ProcessFault, await_ready};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,19 +26,19 @@ const STEPS: [(&str, u32); 5] = [
 ];
 
 /// What happens to a caller, from a seed.
-fn mishaps(random: &mut ChaCha8Rng) -> Vec<Mishap> {
+fn faults(random: &mut ChaCha8Rng) -> Vec<ProcessFault> {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(2);
-    let mut mishaps = vec![Mishap::Frozen(longer_than_session)];
+    let mut faults = vec![ProcessFault::Freeze(longer_than_session)];
     for (step, passes_max) in STEPS {
-        mishaps.push(Mishap::DiesAt(step, random.random_range(0..passes_max)));
+        faults.push(ProcessFault::CrashAt(step, random.random_range(0..passes_max)));
     }
     for _ in 0..6 {
-        mishaps.push(Mishap::Killed(Duration::from_millis(
+        faults.push(ProcessFault::Kill(Duration::from_millis(
             random.random_range(0..1_000),
         )));
     }
-    mishaps.shuffle(random);
-    mishaps
+    faults.shuffle(random);
+    faults
 }
 
 /// Two callers, and an API with a few faults of every kind.
@@ -57,10 +57,10 @@ fn callers_are_killed_twenty_times_and_each_call_ends_once_with_each_repeat_expl
     in_turn(|| {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mishaps = [mishaps(&mut random), mishaps(&mut random)];
+        let faults = [faults(&mut random), faults(&mut random)];
         let (counts, killed) = story(&plot("callers", Policy::Retry, seed), |scene, callers| {
             scene.api.go_down(Duration::from_secs(2))?;
-            instance_lifecycle::all(callers, &mishaps)
+            instance_lifecycle::run_stateless(callers, &faults)
         })
         .with_context(|| format!("seed {seed}"))?;
         ensure!(killed >= 20, "only {killed} kills");
@@ -107,9 +107,9 @@ fn rolling_restart(name: &str, policy: Policy) {
             counts.outcomes_repeated
         );
         ensure!(
-            counts.parked_begun == 0,
+            counts.parked_with_intent == 0,
             "{} calls were begun and left without an end, and nobody was killed",
-            counts.parked_begun
+            counts.parked_with_intent
         );
         Ok(())
     });

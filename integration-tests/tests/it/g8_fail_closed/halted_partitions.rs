@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::{self, Administrator};
-use harness::orders::sending::{order, orders, send};
+use harness::orders::manual::{order, orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
@@ -23,7 +23,7 @@ const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 fn check_refused(validator: &mut Service, words: &[&str]) -> Result<()> {
     validator.process.start()?;
     let status = validator.process.wait_exit(LIMIT)?;
-    let log = validator.process.last_life()?;
+    let log = validator.process.log_since_start()?;
     ensure!(!status.success(), "it ended well:\n{log}");
     for word in words {
         ensure!(log.contains(word), "no {word:?} in its log:\n{log}");
@@ -159,7 +159,7 @@ fn a_topic_that_grows_under_a_validator_ends_it() {
             await_ready(&mut validator, LIMIT)?;
             Administrator::new(&pipeline.kafka)?.grow_topic(topic(&topics), 3)?;
             let status = validator.process.wait_exit(LIMIT)?;
-            let life = validator.process.last_life()?;
+            let life = validator.process.log_since_start()?;
             ensure!(!status.success(), "it ended well:\n{life}");
             ensure!(
                 life.contains("one of them has 3 now"),
@@ -294,7 +294,7 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
         ensure!(
             first
                 .process
-                .last_life()?
+                .log_since_start()?
                 .contains("the topic's oldest orders were deleted before this group began"),
             "its log does not say that it left some out"
         );

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use harness::api::Api;
 use harness::cluster::broker;
-use harness::orders::sending::{Handmade, orders, send};
+use harness::orders::manual::{InputRecord, orders, send};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::process::instance_lifecycle::await_ready;
-use harness::proxy::late_join::LateJoin;
+use harness::proxy::delayed_join_group::DelayedJoinGroup;
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
@@ -29,7 +29,7 @@ fn a_validator_whose_name_another_has_taken_leaves() {
 
         let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
         ensure!(!status.success(), "the first has left as if all were well");
-        let log = first.process.last_life()?;
+        let log = first.process.log_since_start()?;
         for words in [
             "another validator has joined group",
             "validator-1",
@@ -39,7 +39,7 @@ fn a_validator_whose_name_another_has_taken_leaves() {
             ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
         }
         second.expect_running()?;
-        let log = second.process.last_life()?;
+        let log = second.process.log_since_start()?;
         ensure!(
             !log.contains(FENCED),
             "the second was fenced by the first:\n{log}"
@@ -85,7 +85,7 @@ fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
 #[test]
 fn a_validator_whose_request_to_join_was_taken_twice_goes_on_by_itself() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::behind(LateJoin::default())?;
+        let (mut broker, proxy) = broker::start_behind_proxy(DelayedJoinGroup::default())?;
         let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "twice", 2)?;
         pipeline.create_topics()?;
         proxy.rule().delay_next();
@@ -101,7 +101,7 @@ fn a_validator_whose_request_to_join_was_taken_twice_goes_on_by_itself() {
         })?;
         goes_on(&pipeline, &mut validator, id, &mut sent)?;
         pipeline.passed();
-        broker.forget();
+        broker.discard();
         Ok(())
     });
 }
@@ -147,7 +147,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
         call("second", 0)?;
         let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
         ensure!(!status.success(), "the first has left as if all were well");
-        let log = first.process.last_life()?;
+        let log = first.process.log_since_start()?;
         for words in [
             "another caller has joined group",
             "caller.instance_id of its own",
@@ -156,7 +156,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
             ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
         }
         second.expect_running()?;
-        let log = second.process.last_life()?;
+        let log = second.process.log_since_start()?;
         ensure!(
             !log.contains("has taken this caller's instance id"),
             "the second was fenced:\n{log}"
@@ -175,7 +175,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
 }
 
 /// A validator that has processed some orders, and these.
-fn at_work(pipeline: &Pipeline) -> Result<(Service, Vec<Handmade>)> {
+fn at_work(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     let mut validator = pipeline.validator(1)?;
     validator.process.start()?;
     await_ready(&mut validator, LIMIT)?;
@@ -189,7 +189,7 @@ fn goes_on(
     pipeline: &Pipeline,
     validator: &mut Service,
     id: Option<u32>,
-    sent: &mut Vec<Handmade>,
+    sent: &mut Vec<InputRecord>,
 ) -> Result<()> {
     send_all(pipeline, sent, orders(1, "after", 100))?;
     await_ready(validator, LIMIT)?;
@@ -216,7 +216,7 @@ fn instance_id_conflict(pipeline: &Pipeline) -> Result<Service> {
 }
 
 /// Sends what was sent before once more, and more, and waits until each has its verdict.
-fn send_all(pipeline: &Pipeline, sent: &mut Vec<Handmade>, more: Vec<Handmade>) -> Result<()> {
+fn send_all(pipeline: &Pipeline, sent: &mut Vec<InputRecord>, more: Vec<InputRecord>) -> Result<()> {
     sent.extend(more);
     send(&pipeline.kafka, &pipeline.topics.orders, sent)?;
     await_verdicts(pipeline)

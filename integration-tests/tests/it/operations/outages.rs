@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::cluster::broker::Broker;
 use harness::http::Http;
-use harness::orders::sending::{order, orders, send};
+use harness::orders::manual::{order, orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::{await_until, pause};
@@ -56,8 +56,8 @@ fn supervise(validator: &mut Service) -> Result<()> {
     let http = Http::new()?;
     let url = format!("{}/readyz", validator.admin);
     await_until("it is ready again", LIMIT, || {
-        if validator.process.look()?.is_some() {
-            let life = validator.process.last_life()?;
+        if validator.process.try_wait()?.is_some() {
+            let life = validator.process.log_since_start()?;
             ensure!(life.contains("another validator has joined"), "it ended:\n{life}");
             validator.process.start()?;
         }
@@ -148,7 +148,7 @@ fn brokers_that_are_gone_are_waited_for() {
         );
         pipeline.passed();
         drop(pipeline);
-        broker.forget();
+        broker.discard();
         let _removed = fs::remove_dir_all(folder);
         Ok(())
     });

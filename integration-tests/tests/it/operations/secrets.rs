@@ -184,7 +184,7 @@ fn output_of(pipeline: &Pipeline, number: u32, settings: Settings, tail: &Tail) 
         output += &http.get(&format!("{}{path}", caller.admin))?.1;
     }
     caller.process.terminate(LIMIT)?;
-    let log = caller.process.last_life()?;
+    let log = caller.process.log_since_start()?;
     // The first line is the harness's own: the environment that it started the process with.
     let (_, said) = log.split_once('\n').context("a log")?;
     Ok(output + said)

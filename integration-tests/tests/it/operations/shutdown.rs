@@ -13,7 +13,7 @@ use crate::in_turn;
 const START_MAX: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
-/// From its first moments to the first assignment: SIGTERM comes a little later each time. Its last life
+/// From its first snapshots to the first assignment: SIGTERM comes a little later each time. Its last life
 /// ended by `kill -9`, so that it has to come to terms with what is left of that.
 fn check_ends_while_it_starts(mut service: Service) -> Result<()> {
     for after_ms in (0..1_200).step_by(150) {
@@ -22,7 +22,7 @@ fn check_ends_while_it_starts(mut service: Service) -> Result<()> {
         service.process.kill()?;
         service.process.start()?;
         await_until("signals are taken", START_MAX, || {
-            let life = service.process.last_life()?;
+            let life = service.process.log_since_start()?;
             Ok(match life.contains("signals are taken") {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(format!("{} bytes of log", life.len())),

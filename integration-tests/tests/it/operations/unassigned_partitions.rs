@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use harness::api::Api;
-use harness::orders::sending::{Handmade, orders, send};
+use harness::orders::manual::{InputRecord, orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::process::settings::Settings;
@@ -79,7 +79,7 @@ fn pair(pipeline: &Pipeline, program: &str, settings: impl Fn(u32) -> Settings) 
 /// The first has all partitions, and half of them are to be the second's; it dies when it is told so, and is back at
 /// once.
 fn killed_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
-    first.process.start_to_die_at("before-give-up", 0)?;
+    first.process.start_with_crash_at("before-give-up", 0)?;
     await_ready(first, START_MAX)?;
     second.process.start()?;
     first.process.wait_killed(START_MAX)?;
@@ -111,7 +111,7 @@ fn told_and_mended(
     }
     let rebalances = [counter(first, REBALANCES)?, counter(second, REBALANCES)?];
     ensure!(rebalances == [0, 1], "rebalances made: {rebalances:?}");
-    let log = second.process.last_life()?;
+    let log = second.process.log_since_start()?;
     ensure!(
         log.contains("partitions belong to no member of the group"),
         "its log says nothing of it"
@@ -119,7 +119,7 @@ fn told_and_mended(
     Ok(())
 }
 
-fn orders_everywhere(name: &str) -> Vec<Handmade> {
+fn orders_everywhere(name: &str) -> Vec<InputRecord> {
     (0..PARTITIONS)
         .flat_map(|partition| orders(partition, &format!("{name}-{partition}"), 10))
         .collect()

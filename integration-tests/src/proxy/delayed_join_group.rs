@@ -15,9 +15,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::proxy::wire::{JOIN_GROUP, Requests, api_key};
 use crate::proxy::{Ends, Rule};
 
-/// The rule. It does nothing until it is asked to ([`LateJoin::delay_next`]).
+/// The rule. It does nothing until it is asked to ([`DelayedJoinGroup::delay_next`]).
 #[derive(Default)]
-pub struct LateJoin {
+pub struct DelayedJoinGroup {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -33,7 +33,7 @@ struct State {
     closed: bool,
 }
 
-impl LateJoin {
+impl DelayedJoinGroup {
     /// Withholds the next `JoinGroup`.
     pub fn delay_next(&self) {
         self.lock().is_armed = true;
@@ -63,7 +63,7 @@ impl LateJoin {
     }
 }
 
-impl Rule for LateJoin {
+impl Rule for DelayedJoinGroup {
     fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
         let requests = self.lock().requests.take(connection, said);
         for request in requests {

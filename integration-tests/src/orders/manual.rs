@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A record of the orders topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handmade {
+pub struct InputRecord {
     /// Where it is sent.
     pub partition: Partition,
     /// Its key.
@@ -23,8 +23,8 @@ pub struct Handmade {
 
 /// A valid order.
 #[must_use]
-pub fn order(partition: i32, id: &str) -> Handmade {
-    Handmade {
+pub fn order(partition: i32, id: &str) -> InputRecord {
+    InputRecord {
         partition: Partition(partition),
         key: Some(id.into()),
         value: Some(
@@ -36,7 +36,7 @@ pub fn order(partition: i32, id: &str) -> Handmade {
 
 /// Valid orders, named by a prefix and their numbers.
 #[must_use]
-pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<Handmade> {
+pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<InputRecord> {
     (0..count)
         .map(|number| order(partition, &format!("{prefix}-{number}")))
         .collect()
@@ -46,7 +46,7 @@ pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<Handmade> {
 ///
 /// # Errors
 /// Kafka does not take one.
-pub fn send(kafka: &str, topic: &str, records: &[Handmade]) -> Result<()> {
+pub fn send(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
     send_with(kafka, topic, records, OwnedHeaders::new())
 }
 
@@ -54,7 +54,7 @@ pub fn send(kafka: &str, topic: &str, records: &[Handmade]) -> Result<()> {
 ///
 /// # Errors
 /// Kafka does not take one.
-pub fn send_with(kafka: &str, topic: &str, records: &[Handmade], headers: OwnedHeaders) -> Result<()> {
+pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: OwnedHeaders) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("client.id", "harness-by-hand")

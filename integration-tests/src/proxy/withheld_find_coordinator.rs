@@ -12,7 +12,7 @@ use crate::proxy::{Ends, Rule};
 
 /// The rule. Everything passes until it is asked to withhold.
 #[derive(Default)]
-pub struct WithheldCoordinator {
+pub struct WithheldFindCoordinator {
     state: Mutex<State>,
 }
 
@@ -23,7 +23,7 @@ struct State {
     requests: Requests,
 }
 
-impl WithheldCoordinator {
+impl WithheldFindCoordinator {
     /// From now on the question is withheld, or no longer.
     pub fn withhold(&self, withholds: bool) {
         self.lock().withholds = withholds;
@@ -40,7 +40,7 @@ impl WithheldCoordinator {
     }
 }
 
-impl Rule for WithheldCoordinator {
+impl Rule for WithheldFindCoordinator {
     fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
         let mut state = self.lock();
         for request in state.requests.take(connection, said) {
