@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use records::{Timestamp, Topics};
 
+use crate::cluster::broker::{self, Broker};
 use crate::cluster::{self, Administrator};
 use crate::process::settings::Settings;
 use crate::process::{self, Process, free_port};
+use crate::proxy::{Proxy, Rule};
 use crate::wait::interrupted;
 
 /// How long a caller waits for an answer here, so that lost answers come to light soon. An API on a machine that stands
@@ -99,6 +101,17 @@ impl Pipeline {
             folder,
             outcome: Outcome::Unknown,
         })
+    }
+
+    /// Starts a broker behind a proxy with this rule, and creates a pipeline with its topics on it.
+    ///
+    /// # Errors
+    /// The broker does not start, or the topics cannot be created.
+    pub fn behind_proxy<R: Rule>(rule: R, name: &str, partitions: i32) -> Result<(Broker, Proxy<R>, Self)> {
+        let (broker, proxy) = broker::start_behind_proxy(rule)?;
+        let pipeline = Self::on(proxy.address(), name, partitions)?;
+        pipeline.create_topics()?;
+        Ok((broker, proxy, pipeline))
     }
 
     /// Where its state, settings and logs are.

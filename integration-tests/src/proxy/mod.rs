@@ -109,6 +109,12 @@ impl<R: Rule> Proxy<R> {
         self.address.port()
     }
 
+    /// The bootstrap address through this proxy, `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Its rule.
     #[must_use]
     pub fn rule(&self) -> &R {

@@ -8,7 +8,6 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::cluster::broker;
 use harness::orders::manual::{orders, send};
 use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
@@ -21,9 +20,8 @@ use crate::in_turn;
 #[test]
 fn a_coordinator_that_is_not_found_is_given_up_at_the_deadline() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::start_behind_proxy(WithheldFindCoordinator::default())?;
-        let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "coordinator", 1)?;
-        pipeline.create_topics()?;
+        let (mut broker, proxy, mut pipeline) =
+            Pipeline::behind_proxy(WithheldFindCoordinator::default(), "coordinator", 1)?;
         let settings = pipeline
             .validator_settings(1)
             .with("validator.commit_timeout", "2s");

@@ -46,7 +46,7 @@ const INVALID_PRODUCER_EPOCH: i16 = 47;
 /// second is written; then the validator dies, and comes back.
 fn story(proxy: &Proxy<DelayedEndTxn>, name: &str, failpoints: &str, answer: i16) -> Result<Vec<Violation>> {
     let late = proxy.rule();
-    let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), name, 1)?;
+    let mut pipeline = Pipeline::on(proxy.address(), name, 1)?;
     pipeline.create_topics()?;
     let orders = Orders::Lines(Arc::new((0..2).map(order).collect()));
     let sent = send(&pipeline, &orders, 2)?;

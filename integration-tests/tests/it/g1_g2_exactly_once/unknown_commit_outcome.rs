@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::cluster::broker;
 use harness::orders::manual::{order, orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
@@ -20,9 +19,7 @@ use crate::in_turn;
 #[test]
 fn a_commit_without_an_answer_is_looked_up() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::start_behind_proxy(LostEndTxn::default())?;
-        let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "unknown", 1)?;
-        pipeline.create_topics()?;
+        let (mut broker, proxy, mut pipeline) = Pipeline::behind_proxy(LostEndTxn::default(), "unknown", 1)?;
         let topic = pipeline.topics.orders.clone();
         let settings = pipeline
             .validator_settings(1)

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::api::Api;
-use harness::cluster::broker;
 use harness::orders::manual::{InputRecord, orders, send};
 use harness::pipeline::{Pipeline, SESSION_TIMEOUT, Service};
 use harness::process::instance_lifecycle::await_ready;
@@ -85,9 +84,8 @@ fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
 #[test]
 fn a_validator_whose_request_to_join_was_taken_twice_goes_on_by_itself() {
     in_turn(|| {
-        let (mut broker, proxy) = broker::start_behind_proxy(DelayedJoinGroup::default())?;
-        let mut pipeline = Pipeline::on(format!("127.0.0.1:{}", proxy.port()), "twice", 2)?;
-        pipeline.create_topics()?;
+        let (mut broker, proxy, mut pipeline) =
+            Pipeline::behind_proxy(DelayedJoinGroup::default(), "twice", 2)?;
         proxy.rule().delay_next();
         let (mut validator, mut sent) = at_work(&pipeline)?;
         let id = validator.process.id();
