@@ -1,180 +1,178 @@
-//! A rule for a proxy before a broker, by which the end of a transaction reaches the broker late.
+//! A rule under which an `EndTxn` request reaches the broker late, during the producer's next transaction.
 //!
 //! ```text
-//! EndTxn ──▶ withheld, and the connection of its sender is closed
-//! EndTxn ──▶ passes, and is answered           (the sender asks again)
-//! Produce ─▶ the first passes, others wait     (its next transaction is half written)
+//! EndTxn ──▶ withheld, the sender's connection is closed
+//! EndTxn ──▶ passes and is answered            (the retry)
+//! Produce ─▶ the first passes, others wait     (the next transaction is half written)
 //!            the withheld EndTxn passes
 //! ```
 //!
-//! A network does this to a sender whose connection breaks: what it wrote may still come out at the other end.
+//! A network does the same when a connection breaks: bytes already sent may still arrive.
 
 use std::io::{ErrorKind, Result, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::proxy::wire::{END_TXN, PRODUCE, Requests, api_key, number};
-use crate::proxy::{Ends, Rule};
+use super::gate::{Gate, Locked};
+use super::wire::{END_TXN, PRODUCE, RequestSplitter, api_key, int16};
+use super::{Rule, Sockets};
 
-/// The rule. It does nothing until it is asked to ([`DelayedEndTxn::delay_next`]).
+/// Delays one `EndTxn` request on demand ([`DelayedEndTxn::delay_next`]).
 #[derive(Default)]
 pub struct DelayedEndTxn {
-    state: Mutex<State>,
-    changed: Condvar,
+    gate: Gate<State>,
+    splitter: RequestSplitter,
 }
 
 #[derive(Default)]
 struct State {
     step: Step,
-    requests: Requests,
-    late: Option<Late>,
+    delayed: Option<Delayed>,
     released: bool,
     waiting: usize,
-    closed: bool,
 }
 
-/// How far the story has come.
+/// Progress of the delay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
-    /// Everything passes.
+    /// All requests pass.
     #[default]
     Passing,
-    /// The next `EndTxn` is to be withheld.
+    /// The next `EndTxn` will be withheld.
     Armed,
-    /// It is withheld, and its sender is to ask again.
+    /// An `EndTxn` is withheld; its retry has not arrived.
     Withheld,
-    /// The second `EndTxn` has passed; the next `Produce` passes too.
+    /// The retry has passed; the next `Produce` will pass too.
     Retried,
-    /// One `Produce` of the next transaction has passed, and no other does.
+    /// One `Produce` of the next transaction has passed; all others wait.
     HalfForwarded,
 }
 
-struct Late {
+/// The delayed request.
+struct Delayed {
     connection: u64,
-    answer: Option<i16>,
+    /// Error code of its response.
+    error: Option<i16>,
 }
 
 impl DelayedEndTxn {
-    /// Withholds the next `EndTxn`.
+    /// Delays the next `EndTxn`, and forgets an earlier one.
     pub fn delay_next(&self) {
-        let mut state = self.lock();
-        *state = State {
-            step: Step::Armed,
-            requests: std::mem::take(&mut state.requests),
-            ..State::default()
-        };
+        self.gate.update(|state| {
+            *state = State {
+                step: Step::Armed,
+                ..State::default()
+            };
+        });
     }
 
-    /// How far the story has come.
+    /// Returns the progress of the delay.
     #[must_use]
     pub fn step(&self) -> Step {
-        self.lock().step
+        self.gate.lock().step
     }
 
-    /// Whether one part of the next transaction was handed on, and another one waits. That the first one is written
-    /// too, the ends of its partitions tell.
+    /// Returns true once one `Produce` of the next transaction was forwarded and another one waits. The
+    /// partitions' end offsets show whether the broker has written the first.
     #[must_use]
     pub fn is_half_forwarded(&self) -> bool {
-        let state = self.lock();
+        let state = self.gate.lock();
         state.step == Step::HalfForwarded && state.waiting > 0
     }
 
-    /// Hands on the withheld `EndTxn`.
+    /// Forwards the withheld `EndTxn`.
     pub fn release(&self) {
-        self.lock().released = true;
-        self.changed.notify_all();
+        self.gate.update(|state| state.released = true);
     }
 
-    /// Kafka's error code for the withheld `EndTxn`, once it is there; 0 is success.
+    /// Kafka's error code in the response to the withheld `EndTxn`, once it is there; 0 is success.
     #[must_use]
     pub fn delayed_response_error(&self) -> Option<i16> {
-        self.lock().late.as_ref().and_then(|late| late.answer)
+        self.gate
+            .lock()
+            .delayed
+            .as_ref()
+            .and_then(|delayed| delayed.error)
     }
 
-    /// Everything passes from now on, but for what waits: its connections are closed.
+    /// Passes all requests from now on. Connections with a waiting request are closed.
     pub fn pass_all(&self) {
-        self.lock().step = Step::Passing;
-        self.changed.notify_all();
+        self.gate.update(|state| state.step = Step::Passing);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn request(&self, connection: u64, request: &[u8], mut ends: Ends<'_>) -> Result<()> {
-        let mut state = self.lock();
+    fn forward(&self, connection: u64, request: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        let mut state = self.gate.lock();
         match (state.step, api_key(request)) {
             (Step::Armed, END_TXN) => {
                 state.step = Step::Withheld;
-                state.late = Some(Late {
+                state.delayed = Some(Delayed {
                     connection,
-                    answer: None,
+                    error: None,
                 });
-                ends.client.shutdown(Shutdown::Both)?;
-                state = self.wait_while(state, |state| !state.released);
-                ends.server.write_all(request)?;
-                // Closed before it has answered, the connection might take the request with it.
-                drop(self.wait_while(state, |state| {
-                    state.late.as_ref().is_none_or(|late| late.answer.is_none())
-                }));
-                return Ok(());
+                return self.delay(state, request, sockets);
             }
             (Step::Withheld, END_TXN) => state.step = Step::Retried,
-            (Step::Retried, PRODUCE) => {
-                state.step = Step::HalfForwarded;
-            }
+            (Step::Retried, PRODUCE) => state.step = Step::HalfForwarded,
             (Step::HalfForwarded, PRODUCE) => {
                 state.waiting += 1;
-                drop(self.wait_while(state, |state| state.step == Step::HalfForwarded));
+                drop(
+                    self.gate
+                        .wait_while(state, |state| state.step == Step::HalfForwarded),
+                );
+                // Its transaction may have ended by now. The producer must send it again and learn that.
                 return Err(ErrorKind::ConnectionAborted.into());
             }
             _ => {}
         }
         drop(state);
-        ends.server.write_all(request)
+        sockets.server.write_all(request)
     }
 
-    fn wait_while<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        condition: impl Fn(&State) -> bool,
-    ) -> MutexGuard<'a, State> {
-        self.changed
-            .wait_while(state, |state| condition(state) && !state.closed)
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Closes the sender's connection, and forwards its request after the release.
+    fn delay(&self, state: Locked<'_, State>, request: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        // The sender must retry on another connection, as when this one breaks.
+        sockets.client.shutdown(Shutdown::Both)?;
+        let state = self.gate.wait_while(state, |state| !state.released);
+        sockets.server.write_all(request)?;
+        // A connection that closes before the response may take the request with it.
+        drop(self.gate.wait_while(state, |state| {
+            state
+                .delayed
+                .as_ref()
+                .is_none_or(|delayed| delayed.error.is_none())
+        }));
+        Ok(())
     }
 }
 
 impl Rule for DelayedEndTxn {
-    fn to_server(&self, connection: u64, said: &[u8], ends: Ends<'_>) -> Result<()> {
-        let requests = self.lock().requests.take(connection, said);
-        for request in requests {
-            self.request(connection, &request, ends)?;
+    fn to_server(&self, connection: u64, bytes: &[u8], sockets: Sockets<'_>) -> Result<()> {
+        for request in self.splitter.split(connection, bytes) {
+            self.forward(connection, &request, sockets)?;
         }
         Ok(())
     }
 
-    fn to_client(&self, connection: u64, said: &[u8], mut client: &TcpStream) -> Result<()> {
-        let mut state = self.lock();
-        if let Some(late) = &mut state.late
-            && late.connection == connection
+    fn to_client(&self, connection: u64, bytes: &[u8], mut client: &TcpStream) -> Result<()> {
+        let mut state = self.gate.lock();
+        if let Some(delayed) = &mut state.delayed
+            && delayed.connection == connection
         {
-            late.answer = end_txn_error(said);
-            self.changed.notify_all();
+            delayed.error = end_txn_error(bytes);
+            drop(state);
+            self.gate.notify();
             return Ok(());
         }
         drop(state);
-        client.write_all(said)
+        client.write_all(bytes)
     }
 
     fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+        self.gate.close();
     }
 }
 
-/// The answer to `EndTxn` before version 3 is its length (4 bytes), the request's number (4), a throttle time (4) and
-/// an error code (2).
-fn end_txn_error(answer: &[u8]) -> Option<i16> {
-    number(answer, 12)
+/// Returns the error code of an `EndTxn` response.
+fn end_txn_error(response: &[u8]) -> Option<i16> {
+    // Up to version 2, the latest that librdkafka sends: length (4), correlation id (4), throttle time (4).
+    int16(response, 12)
 }

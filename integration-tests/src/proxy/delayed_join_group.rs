@@ -1,106 +1,100 @@
-//! A rule for a proxy before a broker, by which a request to join a group reaches the broker late.
+//! A rule under which a `JoinGroup` request reaches the broker late, after its retry.
 //!
 //! ```text
-//! JoinGroup ──▶ withheld, and the connection of its sender is closed
-//! JoinGroup ──▶ passes, and is answered           (the sender asks again, and is a member)
-//!               the withheld JoinGroup passes, and nobody hears the answer
+//! JoinGroup ──▶ withheld, the sender's connection is closed
+//! JoinGroup ──▶ passes and is answered         (the retry; its sender is a member now)
+//!               the withheld JoinGroup passes, its response is dropped
 //! ```
 //!
-//! A broker that stands still for a while does this to a sender that gives it up meanwhile: in the end it takes both.
+//! A broker that stalls while its client times out and retries does the same: it processes both requests.
 
 use std::io::{Result, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::proxy::wire::{JOIN_GROUP, Requests, api_key};
-use crate::proxy::{Ends, Rule};
+use super::gate::Gate;
+use super::wire::{JOIN_GROUP, RequestSplitter, api_key};
+use super::{Rule, Sockets};
 
-/// The rule. It does nothing until it is asked to ([`DelayedJoinGroup::delay_next`]).
+/// Delays one `JoinGroup` request on demand.
 #[derive(Default)]
 pub struct DelayedJoinGroup {
-    state: Mutex<State>,
-    changed: Condvar,
+    gate: Gate<State>,
+    splitter: RequestSplitter,
 }
 
 #[derive(Default)]
 struct State {
-    is_armed: bool,
-    requests: Requests,
-    /// The connection of the request that is withheld, or was.
-    late: Option<u64>,
+    armed: bool,
+    /// Connection of the delayed request, during and after the delay.
+    delayed: Option<u64>,
     released: bool,
     answered: bool,
-    closed: bool,
 }
 
 impl DelayedJoinGroup {
-    /// Withholds the next `JoinGroup`.
+    /// Delays the next `JoinGroup`.
     pub fn delay_next(&self) {
-        self.lock().is_armed = true;
+        self.gate.update(|state| state.armed = true);
     }
 
-    /// Hands on the withheld `JoinGroup`.
+    /// Forwards the delayed `JoinGroup`.
     pub fn release(&self) {
-        self.lock().released = true;
-        self.changed.notify_all();
+        self.gate.update(|state| state.released = true);
     }
 
-    /// Whether the broker has answered it, to nobody.
+    /// Returns true once the broker has answered the delayed request.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        self.lock().answered
+        self.gate.lock().answered
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_until(&self, condition: impl Fn(&State) -> bool) {
-        let waited = self
-            .changed
-            .wait_while(self.lock(), |state| !condition(state) && !state.closed);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    /// Closes the sender's connection, and forwards its request after the release.
+    fn delay(&self, request: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        // The sender must retry on another connection, as after its own timeout.
+        sockets.client.shutdown(Shutdown::Both)?;
+        drop(self.gate.wait_while(self.gate.lock(), |state| !state.released));
+        sockets.server.write_all(request)?;
+        // A connection that closes before the response may take the request with it.
+        drop(self.gate.wait_while(self.gate.lock(), |state| !state.answered));
+        Ok(())
     }
 }
 
 impl Rule for DelayedJoinGroup {
-    fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
-        let requests = self.lock().requests.take(connection, said);
-        for request in requests {
-            let mut state = self.lock();
-            let is_late = state.is_armed && api_key(&request) == JOIN_GROUP;
-            if is_late {
-                state.is_armed = false;
-                state.late = Some(connection);
+    fn to_server(&self, connection: u64, bytes: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        for request in self.splitter.split(connection, bytes) {
+            let mut state = self.gate.lock();
+            let is_delayed = state.armed && api_key(&request) == JOIN_GROUP;
+            if is_delayed {
+                state.armed = false;
+                state.delayed = Some(connection);
             }
+            // Others must pass meanwhile, the retry above all.
             drop(state);
-            if is_late {
-                ends.client.shutdown(Shutdown::Both)?;
-                self.wait_until(|state| state.released);
-            }
-            ends.server.write_all(&request)?;
-            if is_late {
-                // Closed before it has answered, the connection might take the request with it.
-                self.wait_until(|state| state.answered);
+            if is_delayed {
+                self.delay(&request, sockets)?;
+            } else {
+                sockets.server.write_all(&request)?;
             }
         }
         Ok(())
     }
 
-    fn to_client(&self, connection: u64, said: &[u8], mut client: &TcpStream) -> Result<()> {
-        let mut state = self.lock();
-        if state.late == Some(connection) {
-            // What was asked for before on this connection may be answered too, and nobody hears that either.
+    fn to_client(&self, connection: u64, bytes: &[u8], mut client: &TcpStream) -> Result<()> {
+        let mut state = self.gate.lock();
+        if state.delayed == Some(connection) {
+            // Responses to earlier requests on this connection are dropped too; only one after the release
+            // answers the delayed request.
             state.answered = state.released;
-            self.changed.notify_all();
+            drop(state);
+            self.gate.notify();
             return Ok(());
         }
         drop(state);
-        client.write_all(said)
+        client.write_all(bytes)
     }
 
     fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+        self.gate.close();
     }
 }

@@ -1,73 +1,75 @@
-//! A rule for a proxy before a broker, by which nobody hears what became of the end of a transaction.
+//! A rule under which the outcome of `EndTxn` stays unknown to the producer.
 //!
-//! Either the request does not reach the broker, or its answer does not reach the sender, who cannot tell the two
-//! apart. A network does this to a sender from which it is cut off at that moment.
+//! Either the request does not reach the broker or its response does not reach the producer, which cannot
+//! tell the two apart. A network partition at that moment does the same.
 
 use std::collections::HashSet;
 use std::io::{Result, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::proxy::wire::{END_TXN, Requests, api_key};
-use crate::proxy::{Ends, Rule};
+use super::gate::Gate;
+use super::wire::{END_TXN, RequestSplitter, api_key};
+use super::{Rule, Sockets};
 
-/// The rule. Everything passes until it is told otherwise.
+/// Loses `EndTxn` requests or their responses on demand.
 #[derive(Default)]
 pub struct LostEndTxn {
-    state: Mutex<State>,
+    gate: Gate<State>,
+    splitter: RequestSplitter,
 }
 
 #[derive(Default)]
 struct State {
-    loses: Loss,
-    /// The connections on which an end was asked for whose answer is lost.
-    deaf: HashSet<u64>,
-    requests: Requests,
+    loss: Loss,
+    /// Connections whose responses are dropped.
+    silenced: HashSet<u64>,
 }
 
-/// What is lost of the end of a transaction.
+/// Part of the `EndTxn` exchange that is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Loss {
-    /// Nothing.
+    /// Neither part.
     #[default]
     Nothing,
-    /// The request.
+    /// The request; the transaction stays open.
     Requests,
-    /// The answer, and what else the broker says on that connection.
-    Answers,
+    /// The response, and all later responses on that connection; the transaction is committed.
+    Responses,
 }
 
 impl LostEndTxn {
-    /// What is lost from now on.
-    pub fn lose(&self, loses: Loss) {
-        self.lock().loses = loses;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Sets what is lost from now on.
+    pub fn lose(&self, loss: Loss) {
+        self.gate.update(|state| state.loss = loss);
     }
 }
 
 impl Rule for LostEndTxn {
-    fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
-        let mut state = self.lock();
-        for request in state.requests.take(connection, said) {
-            match state.loses {
-                Loss::Requests if api_key(&request) == END_TXN => continue,
-                Loss::Answers if api_key(&request) == END_TXN => drop(state.deaf.insert(connection)),
-                _ => {}
+    fn to_server(&self, connection: u64, bytes: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        for request in self.splitter.split(connection, bytes) {
+            if api_key(&request) == END_TXN {
+                let mut state = self.gate.lock();
+                match state.loss {
+                    Loss::Nothing => {}
+                    Loss::Requests => continue,
+                    // Before the request is forwarded: the response may arrive at once.
+                    Loss::Responses => drop(state.silenced.insert(connection)),
+                }
             }
-            ends.server.write_all(&request)?;
+            sockets.server.write_all(&request)?;
         }
         Ok(())
     }
 
-    fn to_client(&self, connection: u64, said: &[u8], mut client: &TcpStream) -> Result<()> {
-        if self.lock().deaf.contains(&connection) {
+    fn to_client(&self, connection: u64, bytes: &[u8], mut client: &TcpStream) -> Result<()> {
+        // All of them: responses come in the order of their requests, so none may be left out alone.
+        if self.gate.lock().silenced.contains(&connection) {
             return Ok(());
         }
-        client.write_all(said)
+        client.write_all(bytes)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.gate.close();
+    }
 }

@@ -1,61 +1,56 @@
-//! A rule for a proxy before a broker, by which nobody is told who coordinates a consumer group.
+//! A rule under which no group coordinator is found.
 //!
-//! The question does not reach the broker, so it is never answered; all else passes. A cluster does this to its
-//! clients that has lost the coordinator's partition leader.
+//! `FindCoordinator` requests for groups do not reach the broker and get no response; all else passes. A
+//! cluster that has lost the leader of the coordinator's partition looks like this to its clients.
 
 use std::io::{Result, Write};
-use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::proxy::wire::{Requests, asks_for_group_coordinator};
-use crate::proxy::{Ends, Rule};
+use super::gate::Gate;
+use super::wire::{RequestSplitter, is_find_group_coordinator};
+use super::{Rule, Sockets};
 
-/// The rule. Everything passes until it is asked to withhold.
+/// Withholds `FindCoordinator` requests for groups on demand.
 #[derive(Default)]
 pub struct WithheldFindCoordinator {
-    state: Mutex<State>,
+    gate: Gate<State>,
+    splitter: RequestSplitter,
 }
 
 #[derive(Default)]
 struct State {
-    withholds: bool,
+    withholding: bool,
     withheld: usize,
-    requests: Requests,
 }
 
 impl WithheldFindCoordinator {
-    /// From now on the question is withheld, or no longer.
-    pub fn withhold(&self, withholds: bool) {
-        self.lock().withholds = withholds;
+    /// Starts or stops withholding.
+    pub fn withhold(&self, withholding: bool) {
+        self.gate.update(|state| state.withholding = withholding);
     }
 
-    /// How often it was withheld.
+    /// Number of requests withheld so far.
     #[must_use]
     pub fn withheld(&self) -> usize {
-        self.lock().withheld
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gate.lock().withheld
     }
 }
 
 impl Rule for WithheldFindCoordinator {
-    fn to_server(&self, connection: u64, said: &[u8], mut ends: Ends<'_>) -> Result<()> {
-        let mut state = self.lock();
-        for request in state.requests.take(connection, said) {
-            if state.withholds && asks_for_group_coordinator(&request) {
+    fn to_server(&self, connection: u64, bytes: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
+        for request in self.splitter.split(connection, bytes) {
+            let mut state = self.gate.lock();
+            if state.withholding && is_find_group_coordinator(&request) {
+                // Dropped, not delayed: without a coordinator there is no response, however long one waits.
                 state.withheld += 1;
-            } else {
-                ends.server.write_all(&request)?;
+                continue;
             }
+            drop(state);
+            sockets.server.write_all(&request)?;
         }
         Ok(())
     }
 
-    fn to_client(&self, _connection: u64, said: &[u8], mut client: &TcpStream) -> Result<()> {
-        client.write_all(said)
+    fn close(&self) {
+        self.gate.close();
     }
-
-    fn close(&self) {}
 }

@@ -29,7 +29,7 @@ fn a_commit_without_an_answer_is_looked_up() {
         await_ready(&mut validator, LIMIT)?;
 
         let mut sent = Vec::new();
-        for (loses, prefix) in [(Loss::Requests, "unasked"), (Loss::Answers, "unanswered")] {
+        for (loses, prefix) in [(Loss::Requests, "unasked"), (Loss::Responses, "unanswered")] {
             let before = counter(&validator, UNKNOWN)?;
             proxy.rule().lose(loses);
             let orders = orders(0, prefix, 20);
