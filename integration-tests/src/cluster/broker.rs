@@ -1,4 +1,4 @@
-//! A broker of the harness's own, started and ended by `scripts/kafka`: for stories in which brokers suffer.
+//! A broker for one scenario, started and stopped by `scripts/kafka`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,81 +12,81 @@ use crate::cluster::ADDRESS_VARIABLE;
 use crate::process::free_port;
 use crate::proxy::{Proxy, Rule};
 
-/// One broker in a folder of its own. Dropped, it is killed and its data deleted; its log stays, unless it is
-/// forgotten before ([`Broker::discard`]).
+/// One broker in a folder of its own. Dropping it kills the process, deletes its data and keeps its log;
+/// [`Broker::discard`] deletes the log too.
 pub struct Broker {
     folder: PathBuf,
-    place: Vec<String>,
+    options: Vec<String>,
 }
 
-/// A broker of a story's own that clients reach through a proxy alone, with a rule for what passes. It runs; the
-/// clients' address is the proxy's.
+/// Starts a broker that clients can reach only through a proxy with this rule.
 ///
 /// # Errors
 /// There is no free port, or the broker does not start.
 pub fn start_behind_proxy<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
     let port = free_port()?;
     let proxy = Proxy::with_rule(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), rule)?;
-    let told = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", proxy.port());
-    let place = ["--port", &port.to_string(), "--set", &told].map(str::to_owned);
+    // Clients connect to the advertised address, whatever they bootstrap from.
+    let advertised = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", proxy.port());
+    let options = ["--port", &port.to_string(), "--set", &advertised].map(str::to_owned);
     let folder = tempfile::Builder::new()
         .prefix("outbox-own-broker-")
         .tempdir()
-        .context("making a folder for a broker")?
+        .context("creating a folder for a broker")?
+        // Kept by the operating system, not deleted on drop: the log must survive a failed scenario.
         .keep();
-    let broker = Broker::new(folder, place.into());
+    let broker = Broker::new(folder, options.into());
     broker.start()?;
     Ok((broker, proxy))
 }
 
 impl Broker {
-    /// Describes a broker; nothing is started yet. `place` are the options of `scripts/kafka start` that say
-    /// who it is in its cluster.
+    /// Describes a broker without starting it. `options` go to `scripts/kafka start`: node id, voters, settings.
     #[must_use]
-    pub fn new(folder: PathBuf, place: Vec<String>) -> Self {
-        Self { folder, place }
+    pub fn new(folder: PathBuf, options: Vec<String>) -> Self {
+        Self { folder, options }
     }
 
-    /// Starts it, and says at which address it answers. It keeps that address over restarts.
+    /// Starts the broker and returns its bootstrap address, which stays the same over restarts.
     ///
     /// # Errors
-    /// It does not answer in time, or there is no Java; the script's words are in the error.
+    /// The broker does not answer in time, or Java is missing; the error has the script's output.
     pub fn start(&self) -> Result<String> {
-        // It ends with this process, even where no destructor runs any more.
+        // The script stops the broker when this process ends, even by a signal that runs no destructor.
         let process = std::process::id().to_string();
         let mut arguments = vec!["--port".to_owned(), "auto".into(), "--for".into(), process];
-        arguments.extend(self.place.iter().cloned());
+        arguments.extend(self.options.iter().cloned());
         self.kafka("start", &arguments)
     }
 
-    /// `kill -9`.
+    /// Sends SIGKILL and waits until the process is gone.
     ///
     /// # Errors
-    /// It cannot be killed.
+    /// The script fails.
     pub fn kill(&self) -> Result<()> {
         self.kafka("stop", &["--now".into()]).map(drop)
     }
 
-    /// SIGTERM: it hands its partitions over and ends; with SIGKILL if that takes too long.
+    /// Sends SIGTERM: a controlled shutdown that moves leadership first. SIGKILL follows if that takes too long.
     ///
     /// # Errors
-    /// It cannot be ended.
+    /// The script fails.
     pub fn stop(&self) -> Result<()> {
         self.kafka("stop", &[]).map(drop)
     }
 
-    /// Stops it in the midst of what it does, as a long pause of its machine would.
+    /// Sends SIGSTOP: a long pause, with all connections open.
     ///
     /// # Errors
-    /// It does not run.
+    /// The broker does not run.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on after [`Broker::freeze`].
+    /// Sends SIGCONT, after [`Broker::freeze`].
     ///
     /// # Errors
-    /// It does not run.
+    /// The broker does not run.
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
@@ -94,13 +94,17 @@ impl Broker {
     fn signal(&self, signal: Signal) -> Result<()> {
         let file = self.folder.join("kafka.pid");
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        let id: i32 = text.trim().parse().context("a broker's process id")?;
-        kill(Pid::from_raw(id), signal).with_context(|| format!("sending {signal} to a broker"))
+        let id: i32 = text
+            .trim()
+            .parse()
+            .with_context(|| format!("parsing the process id in {}", file.display()))?;
+        kill(Pid::from_raw(id), signal)
+            .with_context(|| format!("sending {signal} to the broker with process id {id}"))
     }
 
-    /// Kills it, and deletes all that it has left behind.
+    /// Kills the broker and deletes its data and log.
     pub fn discard(&mut self) {
-        // The story is over; what cannot be cleaned up is not worth failing for.
+        // The scenario has passed; a folder that cannot be deleted is no reason to fail it.
         let _deleted = self.kafka("clean", &["--now".into()]);
     }
 
@@ -111,7 +115,7 @@ impl Broker {
             .arg("--dir")
             .arg(&self.folder)
             .args(arguments)
-            // It would take that Kafka, which serves the other stories, for this one.
+            // With it set, the script would act on the Kafka that serves all other scenarios.
             .env_remove(ADDRESS_VARIABLE)
             .env(JAVA_OPTIONS_VARIABLE, java_options())
             .stdin(Stdio::null())
@@ -128,23 +132,26 @@ impl Broker {
     }
 }
 
-/// Java reads more options from it.
+/// Environment variable from which the JVM reads more options.
 const JAVA_OPTIONS_VARIABLE: &str = "JAVA_TOOL_OPTIONS";
 
-/// A broker that lives for seconds wins nothing from the slower of Java's two compilers: without it, a start
-/// takes half the processor time (5 s in place of 10 s).
+/// Returns the JVM options of a broker, after those of the user.
 fn java_options() -> String {
+    // C1 only. A broker that lives for seconds gains nothing from the optimizing compiler: without it a start
+    // takes 5 s of CPU time instead of 10 s.
     let of_user = std::env::var(JAVA_OPTIONS_VARIABLE).unwrap_or_default();
     format!("{of_user} -XX:TieredStopAtLevel=1").trim().to_owned()
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        // Discarded before.
         if !self.folder.exists() {
             return;
         }
+        // A drop must not panic; a broker that survives ends with this process at the latest.
         let _killed = self.kill();
         let _deleted = std::fs::remove_dir_all(self.folder.join("data"));
-        eprintln!("what a broker logged is kept in {}", self.folder.display());
+        eprintln!("broker log kept in {}", self.folder.display());
     }
 }

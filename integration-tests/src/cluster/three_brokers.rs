@@ -1,5 +1,6 @@
-//! Three brokers, as a pipeline for payments has: each partition lies on all of them, and two must have a record
-//! before it counts. So one may be down at any time, and nothing that was acknowledged is lost.
+//! Three brokers with replication factor 3 and `min.insync.replicas` 2, as in production.
+//!
+//! One broker at a time may be down, and no acknowledged record is lost.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -13,15 +14,16 @@ use crate::process::free_port;
 use crate::read_back::topics::reader;
 use crate::wait::await_until;
 
-/// How long a broker that came back may take to have caught up with the others.
-const IN_SYNC_MAX: Duration = Duration::from_secs(120);
-/// On a machine with more work than it can do; in seconds.
-const START_MAX_S: &str = "300";
-const RESPONSE_MAX: Duration = Duration::from_secs(10);
+/// Timeout until a restarted broker has caught up.
+const IN_SYNC_TIMEOUT: Duration = Duration::from_secs(120);
+/// Timeout of a broker's start, in seconds; long, for an overloaded machine.
+const START_TIMEOUT_S: &str = "300";
+/// Timeout of each metadata request.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The cluster; it ends when this is dropped.
+/// A running cluster; dropping it kills the brokers.
 pub struct ThreeBrokers {
-    /// Where clients connect.
+    /// Bootstrap servers.
     pub kafka: String,
     brokers: Vec<Broker>,
     folder: PathBuf,
@@ -29,18 +31,18 @@ pub struct ThreeBrokers {
 }
 
 impl ThreeBrokers {
-    /// How many there are.
+    /// Number of brokers.
     pub const COUNT: usize = 3;
 
-    /// Starts them, each with a heap of so many MiB.
+    /// Starts the brokers, each with a heap of this size in MiB.
     ///
     /// # Errors
-    /// A broker does not start; the error says how to get what is missing.
+    /// A broker does not start, or Java is missing.
     pub fn start(heap_mib: u32) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("outbox-three-brokers-")
             .tempdir()
-            .context("making a folder for three brokers")?
+            .context("creating a folder for three brokers")?
             .keep();
         let voters = (1..=Self::COUNT)
             .map(|node| Ok(format!("{node}@127.0.0.1:{}", free_port()?)))
@@ -48,13 +50,13 @@ impl ThreeBrokers {
             .join(",");
         let brokers: Vec<Broker> = (1..=Self::COUNT)
             .map(|node| {
-                let place = [
+                let options = [
                     "--node",
                     &node.to_string(),
                     "--voters",
                     &voters,
                     "--wait",
-                    START_MAX_S,
+                    START_TIMEOUT_S,
                     "--heap",
                     &heap_mib.to_string(),
                 ]
@@ -62,10 +64,10 @@ impl ThreeBrokers {
                 .chain(REPLICATED.into_iter().flat_map(|setting| ["--set", setting]))
                 .map(str::to_owned)
                 .collect();
-                Broker::new(folder.join(node.to_string()), place)
+                Broker::new(folder.join(node.to_string()), options)
             })
             .collect();
-        // At the same time: a controller answers nothing before most of the others are there.
+        // Concurrently: a controller answers nothing before a majority of the voters runs.
         let addresses = std::thread::scope(|scope| {
             let starts: Vec<_> = brokers
                 .iter()
@@ -76,7 +78,7 @@ impl ThreeBrokers {
                 .map(|start| start.join().map_err(|_| anyhow!("starting a broker panicked"))?)
                 .collect::<Result<Vec<_>>>()
         })
-        .context("this story needs three brokers of its own")?;
+        .context("starting the three brokers of this scenario")?;
         Ok(Self {
             kafka: addresses.join(","),
             brokers,
@@ -85,21 +87,21 @@ impl ThreeBrokers {
         })
     }
 
-    /// One of them, from 0 on.
+    /// Returns a broker by its index, from 0.
     #[must_use]
     pub fn broker(&self, index: usize) -> &Broker {
         &self.brokers[index]
     }
 
-    /// Waits until each replica of each partition is in sync, so that the next broker may go down.
+    /// Waits until all replicas of all partitions are in sync, so that the next broker may go down.
     ///
     /// # Errors
-    /// One is not within the limit; the error says which.
+    /// A replica is not in sync within 120 s; the error names its partition.
     pub fn await_in_sync(&self) -> Result<()> {
         let reader = reader(&self.kafka, "read_committed")?;
-        await_until("all replicas are in sync", IN_SYNC_MAX, || {
-            // Brokers come and go: what is not answered is asked again.
-            let metadata = match reader.fetch_metadata(None, RESPONSE_MAX) {
+        await_until("all replicas are in sync", IN_SYNC_TIMEOUT, || {
+            // Brokers go down during the scenario: a failed request is repeated until the timeout.
+            let metadata = match reader.fetch_metadata(None, RESPONSE_TIMEOUT) {
                 Ok(metadata) => metadata,
                 Err(error) => return Ok(ControlFlow::Continue(error.to_string())),
             };
@@ -120,6 +122,7 @@ impl ThreeBrokers {
                 })
             });
             Ok(match behind {
+                // A broker that is missing from the metadata has no replicas in it that could be behind.
                 None if metadata.brokers().len() == Self::COUNT => ControlFlow::Break(()),
                 None => ControlFlow::Continue(format!("{} brokers", metadata.brokers().len())),
                 Some(behind) => ControlFlow::Continue(behind),
@@ -127,7 +130,7 @@ impl ThreeBrokers {
         })
     }
 
-    /// All went well: nothing of it needs to stay.
+    /// Marks the scenario as passed: data and logs are deleted.
     pub fn passed(mut self) {
         self.passed = true;
     }
@@ -137,17 +140,19 @@ impl Drop for ThreeBrokers {
     fn drop(&mut self) {
         if self.passed {
             self.brokers.iter_mut().for_each(Broker::discard);
+            // Best effort: the scenario has passed.
             let _removed = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
 
-/// Kafka's own topics, too, lie on all three and need two.
+/// Broker settings that replicate Kafka's internal topics too.
 const REPLICATED: [&str; 6] = [
     "offsets.topic.replication.factor=3",
     "transaction.state.log.replication.factor=3",
     "transaction.state.log.min.isr=2",
     "default.replication.factor=3",
     "min.insync.replicas=2",
+    // A third of the default, so that writes wait less for a broker that is down or frozen.
     "replica.lag.time.max.ms=10000",
 ];

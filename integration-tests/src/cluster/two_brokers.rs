@@ -1,16 +1,16 @@
-//! Two brokers, and what the first says to the second goes through a proxy.
+//! Two brokers with a proxy on the way from the first to the second.
 //!
 //! ```text
 //! broker 1: controller, coordinator of all groups and transactions
-//!    │  ▲
-//!  proxy │ is this transaction open?
-//!    ▼  │
-//! broker 2: leads what is placed on it
+//!    │          ▲
+//!  proxy        │ AddPartitionsToTxn (verification)
+//!    ▼          │
+//! broker 2: leads the partitions placed on it
 //! ```
 //!
-//! A coordinator answers the end of a transaction once it is decided, and then writes its markers. With the
-//! proxy held, those of broker 2 are still to be written, for as long as a story needs to look at that.
-//! Clients, and broker 2's questions about transactions, do not pass the proxy.
+//! The transaction coordinator answers `EndTxn` once the outcome is in its log, and writes the markers
+//! afterwards. While the proxy holds requests, the markers on broker 2 stay unwritten for as long as a
+//! scenario needs. Clients, and requests from broker 2 to broker 1, do not pass the proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::ControlFlow;
@@ -29,13 +29,14 @@ use crate::proxy::Proxy;
 use crate::read_back::topics::reader;
 use crate::wait::await_until;
 
+/// Timeout of each request and each wait.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The cluster; it ends when this is dropped.
+/// A running cluster; dropping it kills the brokers.
 pub struct TwoBrokers {
-    /// Where all clients connect.
+    /// Bootstrap servers.
     pub kafka: String,
-    /// Between broker 1 and broker 2.
+    /// Proxy for requests from broker 1 to broker 2.
     pub proxy: Proxy,
     addresses: [String; 2],
     brokers: [Broker; 2],
@@ -44,21 +45,22 @@ pub struct TwoBrokers {
 }
 
 impl TwoBrokers {
-    /// Starts both, with the coordinators' topics on broker 1.
+    /// Starts both brokers, with all coordinators on broker 1.
     ///
     /// # Errors
-    /// A broker does not start; the error says how to get what is missing.
+    /// A broker does not start, or Java is missing.
     pub fn start() -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("outbox-two-brokers-")
             .tempdir()
-            .context("making a folder for two brokers")?
+            .context("creating a folder for two brokers")?
             .keep();
         let (controller, internal) = (free_port()?, [free_port()?, free_port()?]);
+        // Before the brokers: the second announces the proxy's port to the first.
         let proxy = Proxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, internal[1])))?;
         let broker = |number: u32, internal: String| {
             let voters = format!("1@127.0.0.1:{controller}");
-            let place = [
+            let options = [
                 "--node",
                 &number.to_string(),
                 "--voters",
@@ -70,13 +72,13 @@ impl TwoBrokers {
             .chain(ONE_COORDINATOR.into_iter().flat_map(|setting| ["--set", setting]))
             .map(str::to_owned)
             .collect();
-            Broker::new(folder.join(number.to_string()), place)
+            Broker::new(folder.join(number.to_string()), options)
         };
         let brokers = [
             broker(1, internal[0].to_string()),
             broker(2, format!("{}:{}", internal[1], proxy.port())),
         ];
-        // At the same time: the second one waits for the first, and Java takes its time.
+        // Concurrently: the second waits for the controller on the first, and each JVM takes seconds.
         let addresses = std::thread::scope(|scope| {
             let second = scope.spawn(|| brokers[1].start());
             let first = brokers[0].start()?;
@@ -85,7 +87,7 @@ impl TwoBrokers {
                 .map_err(|_| anyhow!("starting broker 2 panicked"))??;
             Ok::<_, anyhow::Error>([first, second])
         })
-        .context("this story needs two brokers of its own")?;
+        .context("starting the two brokers of this scenario")?;
         let cluster = Self {
             kafka: addresses.join(","),
             proxy,
@@ -94,17 +96,17 @@ impl TwoBrokers {
             folder,
             passed: false,
         };
-        // Kafka would make them when they are first used, and choose the broker by itself.
+        // Kafka creates them at first use, and would choose the broker itself.
         for topic in ["__consumer_offsets", "__transaction_state"] {
             cluster.create_topic(topic, 1, &[("cleanup.policy", "compact")])?;
         }
         Ok(cluster)
     }
 
-    /// Creates a topic with one partition, which lies on broker 1 or 2, and waits until both know it.
+    /// Creates a topic with one partition on broker 1 or 2, and waits until both report its leader.
     ///
     /// # Errors
-    /// Kafka refuses.
+    /// Kafka refuses, or a broker does not report the leader within 30 s.
     pub fn create_topic(&self, name: &str, broker: i32, settings: &[(&str, &str)]) -> Result<()> {
         let replicas: [&[i32]; 1] = [&[broker]];
         let mut topic = NewTopic::new(name, 1, TopicReplication::Variable(&replicas));
@@ -125,14 +127,17 @@ impl TwoBrokers {
             .block_on(client.create_topics(&[topic], &options))
             .with_context(|| format!("creating {name} on broker {broker}"))?;
         for result in results {
-            result.map_err(|(name, error)| anyhow!("Kafka refuses {name} on broker {broker}: {error}"))?;
+            result.map_err(|(name, error)| {
+                anyhow!("Kafka refused to create {name} on broker {broker}: {error}")
+            })?;
         }
+        // A broker learns of a new topic a moment after the controller has created it.
         self.addresses
             .iter()
             .try_for_each(|address| await_leader(address, name, broker))
     }
 
-    /// All went well: nothing of it needs to stay.
+    /// Marks the scenario as passed: data and logs are deleted.
     pub fn passed(mut self) {
         self.passed = true;
     }
@@ -142,33 +147,38 @@ impl Drop for TwoBrokers {
     fn drop(&mut self) {
         if self.passed {
             self.brokers.iter_mut().for_each(Broker::discard);
+            // Best effort: the scenario has passed.
             let _removed = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
 
-/// One partition each, so that one broker has them all.
+/// Broker settings that give each internal topic one partition, and so one broker all coordinators.
 const ONE_COORDINATOR: [&str; 2] = [
     "offsets.topic.num.partitions=1",
     "transaction.state.log.num.partitions=1",
 ];
 
-/// A broker hears of a new topic a moment after the controller has made it.
+/// Waits until the broker at this address reports `broker` as the leader of the topic.
 fn await_leader(address: &str, topic: &str, broker: i32) -> Result<()> {
     let reader = reader(address, "read_committed")?;
-    await_until(&format!("{address} knows who leads {topic}"), LIMIT, || {
-        let metadata = reader
-            .fetch_metadata(Some(topic), LIMIT)
-            .with_context(|| format!("asking {address} about {topic}"))?;
-        let leader = metadata
-            .topics()
-            .first()
-            .and_then(|topic| topic.partitions().first())
-            .map(|partition| partition.leader());
-        Ok(if leader == Some(broker) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(format!("{leader:?}"))
-        })
-    })
+    await_until(
+        &format!("{address} reports broker {broker} as leader of {topic}"),
+        LIMIT,
+        || {
+            let metadata = reader
+                .fetch_metadata(Some(topic), LIMIT)
+                .with_context(|| format!("fetching metadata of {topic} from {address}"))?;
+            let leader = metadata
+                .topics()
+                .first()
+                .and_then(|topic| topic.partitions().first())
+                .map(|partition| partition.leader());
+            Ok(if leader == Some(broker) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(format!("{leader:?}"))
+            })
+        },
+    )
 }
