@@ -33,7 +33,7 @@ pub fn start_behind_proxy<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
         .prefix("outbox-own-broker-")
         .tempdir()
         .context("creating a folder for a broker")?
-        // Kept by the operating system, not deleted on drop: the log must survive a failed scenario.
+        // Not deleted on drop: the log must survive a failed scenario.
         .keep();
     let broker = Broker::new(folder, options.into());
     broker.start()?;

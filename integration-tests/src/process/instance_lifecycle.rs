@@ -1,4 +1,4 @@
-//! A lane: one instance's life in a story of kills, from one death to the next.
+//! Lifecycle of one instance under a sequence of process faults: start, fault, restart.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -11,55 +11,54 @@ use crate::http::Http;
 use crate::pipeline::Service;
 use crate::wait::{await_until, pause};
 
-/// How long a program may take to come to a step while orders flow.
-const STEP_MAX: Duration = Duration::from_secs(90);
-/// How long a program may take until it is ready; a lost session or an open transaction of a dead one is
-/// waited for meanwhile.
-const READY_MAX: Duration = Duration::from_secs(90);
+/// Timeout until a program reaches a failpoint while orders flow.
+const FAILPOINT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Timeout until a program is ready. It may wait for the session or the open transaction of a killed one.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// One fault.
+/// A fault of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessFault {
-    /// It kills itself at a named step, after so many passes.
+    /// Crash at a failpoint, after passing it this many times.
     CrashAt(&'static str, u32),
-    /// `kill -9`, this long after it was ready.
+    /// SIGKILL, this long after it became ready.
     Kill(Duration),
-    /// `kill -9`, and it stays away until others have taken over.
+    /// SIGKILL, and no restart for this long, so that others take over.
     KillAndStayDown(Duration),
-    /// It stands still for longer than its session, with all its work in its hands.
+    /// SIGSTOP for this long, past its session, with work in flight; then SIGKILL.
     Freeze(Duration),
-    /// It stands still at a named step, after so many passes, for longer than its session; then `kill -9`.
+    /// Freeze at a failpoint, after passing it this many times, for longer than its session; then SIGKILL.
     FreezeAt(&'static str, u32, Duration),
-    /// `kill -9`, and its state directory is lost.
+    /// SIGKILL and loss of the state directory.
     LoseDisk,
-    /// `kill -9`, and its stores are damaged.
+    /// SIGKILL and damage to all stores.
     DamageDisk,
 }
 
-/// One instance and what stays with it from life to life.
+/// One instance with what stays the same over its restarts.
 pub struct InstanceLifecycle<'a> {
-    /// The instance.
+    /// Process of the instance.
     pub service: &'a mut Service,
-    /// Where its state is, if it has any.
+    /// State directory, if it has one.
     pub state: Option<PathBuf>,
-    /// Failpoints in force in each of its lives, such as guards that are taken out.
+    /// Failpoints of every start, such as disabled guards.
     pub failpoints: &'a str,
 }
 
 impl InstanceLifecycle<'_> {
-    /// Lives through all faults, and is running afterwards.
+    /// Injects all faults in order, with a restart after each.
     ///
     /// # Errors
-    /// It ended when nobody killed it, or did not come back.
+    /// The instance exited without a fault, or did not become ready.
     pub fn run(&mut self, faults: &[ProcessFault]) -> Result<()> {
         for (number, fault) in faults.iter().enumerate() {
-            self.suffer(fault)
+            self.inject(fault)
                 .with_context(|| format!("{}, fault {number}: {fault:?}", self.service.process.name()))?;
         }
         self.start()
     }
 
-    /// Starts it, with the lane's failpoints.
+    /// Starts the instance.
     ///
     /// # Errors
     /// It cannot be started.
@@ -67,20 +66,20 @@ impl InstanceLifecycle<'_> {
         self.start_with("")
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the instance and waits until it is ready.
     ///
     /// # Errors
-    /// It ended, or does not get ready.
+    /// It exited, or did not become ready within 90 s.
     pub fn start_ready(&mut self) -> Result<()> {
         self.start()?;
-        await_ready(self.service, READY_MAX)
+        await_ready(self.service, READY_TIMEOUT)
     }
 
-    fn suffer(&mut self, fault: &ProcessFault) -> Result<()> {
+    fn inject(&mut self, fault: &ProcessFault) -> Result<()> {
         match fault {
-            ProcessFault::CrashAt(step, passes) => {
-                self.start_with(&format!("{step}={passes}*off->return"))?;
-                self.service.process.wait_killed(STEP_MAX)
+            ProcessFault::CrashAt(failpoint, passes) => {
+                self.start_with(&format!("{failpoint}={passes}*off->return"))?;
+                self.service.process.wait_killed(FAILPOINT_TIMEOUT)
             }
             ProcessFault::Kill(after) => {
                 self.start_ready()?;
@@ -97,15 +96,17 @@ impl InstanceLifecycle<'_> {
                 self.service.process.freeze()?;
                 pause(*time)?;
                 self.service.process.thaw()?;
-                await_ready(self.service, READY_MAX)?;
+                // It must recover from the lost session by itself before it is killed.
+                await_ready(self.service, READY_TIMEOUT)?;
                 self.service.process.kill()
             }
-            ProcessFault::FreezeAt(step, passes, time) => {
-                self.start_with(&format!("{step}={passes}*off->1*return->off"))?;
-                self.service.process.wait_frozen(STEP_MAX)?;
+            ProcessFault::FreezeAt(failpoint, passes, time) => {
+                // Once: afterwards it must be able to go on.
+                self.start_with(&format!("{failpoint}={passes}*off->1*return->off"))?;
+                self.service.process.wait_frozen(FAILPOINT_TIMEOUT)?;
                 pause(*time)?;
                 self.service.process.thaw()?;
-                await_ready(self.service, READY_MAX)?;
+                await_ready(self.service, READY_TIMEOUT)?;
                 self.service.process.kill()
             }
             ProcessFault::LoseDisk => {
@@ -127,8 +128,8 @@ impl InstanceLifecycle<'_> {
         }
     }
 
-    fn start_with(&mut self, step: &str) -> Result<()> {
-        let failpoints = [self.failpoints, step]
+    fn start_with(&mut self, failpoint: &str) -> Result<()> {
+        let failpoints = [self.failpoints, failpoint]
             .into_iter()
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
@@ -137,47 +138,49 @@ impl InstanceLifecycle<'_> {
     }
 }
 
-/// All instances, which have no state, live through their faults at the same time.
+/// Runs instances without state concurrently, each with its own faults.
 ///
 /// # Errors
-/// As for [`InstanceLifecycle::run`].
+/// The first error of [`InstanceLifecycle::run`].
 pub fn run_stateless(services: &mut [Service], faults: &[Vec<ProcessFault>]) -> Result<()> {
-    let lanes = services.iter_mut().map(|service| InstanceLifecycle {
+    let instances = services.iter_mut().map(|service| InstanceLifecycle {
         service,
         state: None,
         failpoints: "",
     });
-    run_all(lanes.zip(faults))
+    run_all(instances.zip(faults))
 }
 
-/// Lanes live through their faults at the same time.
+/// Runs instances concurrently, each with its own faults.
 ///
 /// # Errors
-/// As for [`InstanceLifecycle::run`].
+/// The first error of [`InstanceLifecycle::run`].
 pub fn run_all<'a>(
-    lanes: impl Iterator<Item = (InstanceLifecycle<'a>, &'a Vec<ProcessFault>)>,
+    instances: impl Iterator<Item = (InstanceLifecycle<'a>, &'a Vec<ProcessFault>)>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = lanes
-            .map(|(mut lane, faults)| scope.spawn(move || lane.run(faults)))
+        // Collected first: a lazy iterator would start each thread only after the one before has ended.
+        let threads: Vec<_> = instances
+            .map(|(mut instance, faults)| scope.spawn(move || instance.run(faults)))
             .collect();
-        lanes.into_iter().try_for_each(|lane| {
-            lane.join()
-                .map_err(|_| anyhow!("a lane panicked"))
-                .and_then(|lived| lived)
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| anyhow!("the thread of an instance panicked"))
+                .and_then(|result| result)
         })
     })
 }
 
-/// Waits until a program says that it is ready.
+/// Waits until a program's readiness endpoint returns 200.
 ///
 /// # Errors
-/// It ended, or does not get ready; the error shows what it waits for.
-pub fn await_ready(service: &mut Service, limit: Duration) -> Result<()> {
+/// The program exited, or was not ready at the timeout; the error has the reason it gave last.
+pub fn await_ready(service: &mut Service, timeout: Duration) -> Result<()> {
     let http = Http::new()?;
     let url = format!("{}/readyz", service.admin);
     let what = format!("{} is ready ({url})", service.process.name());
-    await_until(&what, limit, || {
+    await_until(&what, timeout, || {
         service.expect_running()?;
         Ok(match http.get(&url) {
             Ok((200, _)) => ControlFlow::Break(()),
@@ -187,10 +190,10 @@ pub fn await_ready(service: &mut Service, limit: Duration) -> Result<()> {
     })
 }
 
-/// Cuts every store in half: what a disk may leave of a file that was being written.
+/// Truncates every store to half its size, as a crash of the disk may.
 fn damage(state: &Path) -> Result<()> {
-    for file in fs::read_dir(state).context("looking for stores")? {
-        let path = file.context("looking for stores")?.path();
+    for file in fs::read_dir(state).context("listing the stores")? {
+        let path = file.context("listing the stores")?.path();
         if path.extension().is_some_and(|extension| extension == "redb") {
             let store = fs::OpenOptions::new()
                 .write(true)
@@ -199,7 +202,7 @@ fn damage(state: &Path) -> Result<()> {
             let length = store.metadata()?.len();
             store
                 .set_len(length / 2)
-                .with_context(|| format!("damaging {}", path.display()))?;
+                .with_context(|| format!("truncating {}", path.display()))?;
         }
     }
     Ok(())

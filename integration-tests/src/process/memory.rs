@@ -1,11 +1,11 @@
-//! The memory of a process, as Linux tells.
+//! Memory of a process, from Linux' `/proc`.
 
 use anyhow::{Context, Result};
 
-/// The most memory that a process ever had, in KiB.
+/// Returns the peak resident memory of a process, in KiB.
 ///
 /// # Errors
-/// It does not run, or this is not Linux.
+/// The process does not run, or the system is not Linux.
 pub fn peak_kib(id: u32) -> Result<u64> {
     let path = format!("/proc/{id}/status");
     let status =
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read() {
+    fn peak_memory_is_read_from_proc_status() {
         let status = "Name:\tx\nVmPeak:\t9 kB\nVmHWM:\t   1234 kB\nVmRSS:\t7 kB\n";
         assert_eq!(peak_in(status), Some(1234));
         assert_eq!(peak_in("Name:\tx\n"), None);

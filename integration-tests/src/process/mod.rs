@@ -1,20 +1,23 @@
-//! One of the programs, as a process that can be started, killed, stopped and started again.
+//! A program under test as a process: started, killed, frozen, and started again.
 
 pub mod instance_lifecycle;
+mod log;
 pub mod memory;
+mod ports;
 pub mod settings;
 pub mod signals;
 
-use std::collections::BTreeSet;
+pub(crate) use log::last_run;
+pub use log::tail_of;
+pub use ports::free_port;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,14 +27,12 @@ use records::Timestamp;
 
 use crate::wait::await_until;
 
-/// The variable that names the folder of the programs.
+/// Environment variable with the folder of the programs under test.
 pub const FOLDER_VARIABLE: &str = "OUTBOX_BIN_DIR";
-/// How much of a log is shown when something fails.
-const TAIL_BYTES: u64 = 4_000;
-/// How long a process may take to vanish after SIGKILL.
-const KILL_MAX: Duration = Duration::from_secs(10);
+/// Timeout from SIGKILL until the process is gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A program, its arguments, its log, and at most one running process of it.
+/// A program with its arguments and log, and at most one running process of it. Dropping it kills the process.
 pub struct Process {
     name: String,
     program: PathBuf,
@@ -39,29 +40,30 @@ pub struct Process {
     log: PathBuf,
     file_kib_max: Option<u64>,
     child: Option<Child>,
+    /// Last time at which the process was seen running.
     alive_at: Timestamp,
     interruptions: Vec<Interruption>,
 }
 
-/// A time at which a process did not do what it was about to do: killed, or stopped for a while.
+/// Time span within which a process was killed, or was frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interruption {
-    /// It was still at work then.
+    /// Last time at which it was seen running before.
     pub from: Timestamp,
-    /// It was gone by then, or at work again.
+    /// Time at which it was gone, or running again.
     pub until: Timestamp,
 }
 
 impl Process {
-    /// Describes a process; nothing is started yet. Its log is appended to over all its lives.
+    /// Describes a process without starting it. All its runs append to one log.
     ///
     /// # Errors
-    /// The program was not built.
+    /// The program does not exist.
     pub fn new(name: &str, program: &str, log: PathBuf) -> Result<Self> {
         let program = folder()?.join(program);
         ensure!(
             program.is_file(),
-            "{} does not exist: build the programs first (`cargo build --workspace`), or name their folder in {FOLDER_VARIABLE}",
+            "{} does not exist: build the programs first (`cargo build --workspace`), or set {FOLDER_VARIABLE} to their folder",
             program.display()
         );
         Ok(Self {
@@ -76,23 +78,23 @@ impl Process {
         })
     }
 
-    /// Adds arguments.
+    /// Adds command line arguments.
     #[must_use]
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
-    /// From its next start on, a file of its own that grows beyond so many KiB cannot be written: to the program it
-    /// is a disk that fails. [`Process::lift_file_limit`] takes that back.
+    /// Limits the size of each file that the process writes, in KiB, from its next start on. To the program this
+    /// is a full disk. [`Process::lift_file_limit`] removes the limit.
     pub fn limit_files(&mut self, kib_max: u64) {
         self.file_kib_max = Some(kib_max);
     }
 
-    /// Lets the running process write files of any length again.
+    /// Removes the file size limit of the running process.
     ///
     /// # Errors
-    /// It does not run, or there is no `prlimit` (of util-linux).
+    /// The process does not run, or `prlimit` (util-linux) is missing.
     pub fn lift_file_limit(&mut self) -> Result<()> {
         self.file_kib_max = None;
         let id = self.id().with_context(|| format!("{} does not run", self.name))?;
@@ -100,40 +102,40 @@ impl Process {
             .args(["--fsize=unlimited:unlimited", "--pid", &id.to_string()])
             .status()
             .context("running prlimit")?;
-        ensure!(status.success(), "prlimit ended with {status}");
+        ensure!(status.success(), "prlimit for {} exited with {status}", self.name);
         Ok(())
     }
 
-    /// What it is called in logs and messages.
+    /// Name in logs and messages, such as `validator-1`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
-    /// It runs already or cannot be started.
+    /// The process runs already or cannot be started.
     pub fn start(&mut self) -> Result<()> {
         self.start_with(&[])
     }
 
-    /// Starts it with a named step at which it kills itself, on the pass after `passes` others.
+    /// Starts the process with a failpoint at which it kills itself, after passing it `passes` times.
     ///
     /// # Errors
-    /// It runs already or cannot be started.
-    pub fn start_with_crash_at(&mut self, step: &str, passes: u32) -> Result<()> {
+    /// The process runs already or cannot be started.
+    pub fn start_with_crash_at(&mut self, failpoint: &str, passes: u32) -> Result<()> {
         let failpoints = match passes {
-            0 => format!("{step}=return"),
-            passes => format!("{step}={passes}*off->return"),
+            0 => format!("{failpoint}=return"),
+            passes => format!("{failpoint}={passes}*off->return"),
         };
         self.start_with(&[(FAILPOINTS, &failpoints)])
     }
 
-    /// Starts it with more variables in its environment.
+    /// Starts the process with more environment variables.
     ///
     /// # Errors
-    /// It runs already or cannot be started.
+    /// The process runs already or cannot be started.
     pub fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
         let failpoints = failpoints(variables);
@@ -145,7 +147,8 @@ impl Process {
         let log = self.open_log(&variables)?;
         let mut command = match self.file_kib_max {
             None => Command::new(&self.program),
-            // Ignored, the signal leaves an error in its place. The soft limit only, which can be lifted.
+            // SIGXFSZ would kill the program; ignored, the write fails with EFBIG instead. Only the soft limit is
+            // set, because a process may not raise its hard limit again.
             Some(kib_max) => {
                 let mut shell = Command::new("bash");
                 let script = format!("trap '' XFSZ; ulimit -S -f {kib_max}; exec \"$0\" \"$@\"");
@@ -166,107 +169,107 @@ impl Process {
         Ok(())
     }
 
-    /// The process id, while it runs.
+    /// Process id, while the process runs.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Looks whether it has ended, and how. What ended is forgotten, so that it can be started again.
+    /// Returns the exit status if the process has ended; then it can be started again.
     ///
     /// # Errors
-    /// The operating system does not say.
+    /// The operating system refuses.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else {
             return Ok(None);
         };
         let status = child
             .try_wait()
-            .with_context(|| format!("asking after {}", self.name))?;
+            .with_context(|| format!("waiting for {}", self.name))?;
         match status {
             None => self.alive_at = Timestamp::now(),
-            Some(status) => self.ended(status),
+            Some(status) => self.record_end(status),
         }
         Ok(status)
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process ends by itself.
     ///
     /// # Errors
-    /// It runs on until the limit.
-    pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+    /// The process does not run, or still runs at the timeout.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
         ensure!(self.child.is_some(), "{} does not run", self.name);
-        let what = format!("{} ends", self.name);
-        await_until(&what, limit, || {
+        let what = format!("exit of {}", self.name);
+        await_until(&what, timeout, || {
             Ok(match self.try_wait()? {
                 Some(status) => ControlFlow::Break(status),
-                None => ControlFlow::Continue("it runs on".into()),
+                None => ControlFlow::Continue("running".into()),
             })
         })
     }
 
-    /// Waits until it dies at the step that it was started for.
+    /// Waits until the process kills itself at its failpoint.
     ///
     /// # Errors
-    /// It did not come to the step within the limit, or ended in another way.
-    pub fn wait_killed(&mut self, limit: Duration) -> Result<()> {
-        let status = self.wait_exit(limit)?;
+    /// It did not reach the failpoint before the timeout, or ended in another way.
+    pub fn wait_killed(&mut self, timeout: Duration) -> Result<()> {
+        let status = self.wait_exit(timeout)?;
         if status.signal() != Some(Signal::SIGKILL as i32) {
-            bail!("{} was to die at a named step and ended with {status}", self.name);
+            bail!(
+                "{} was to crash at a failpoint but exited with {status}",
+                self.name
+            );
         }
         Ok(())
     }
 
-    /// `kill -9`.
+    /// Sends SIGKILL and waits until the process is gone.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        self.wait_exit(KILL_MAX).map(drop)
+        self.wait_exit(KILL_TIMEOUT).map(drop)
     }
 
-    /// SIGTERM, and the wait until it has drained and ended with status 0.
+    /// Sends SIGTERM and waits until the process has drained and exited with status 0.
     ///
     /// # Errors
-    /// It does not run, runs on until the limit, or ends with another status.
-    pub fn terminate(&mut self, limit: Duration) -> Result<()> {
-        let status = self.request_shutdown(limit)?;
-        ensure!(
-            status.success(),
-            "{} was told to end and ended with {status}",
-            self.name
-        );
+    /// The process does not run, still runs at the timeout, or exits with another status.
+    pub fn terminate(&mut self, timeout: Duration) -> Result<()> {
+        let status = self.request_shutdown(timeout)?;
+        ensure!(status.success(), "{} exited with {status} on SIGTERM", self.name);
         Ok(())
     }
 
-    /// SIGTERM, and the wait until it has ended, with whatever status.
+    /// Sends SIGTERM, waits until the process has ended, and returns its status.
     ///
     /// # Errors
-    /// It does not run, or runs on until the limit.
-    pub fn request_shutdown(&mut self, limit: Duration) -> Result<ExitStatus> {
+    /// The process does not run, or still runs at the timeout.
+    pub fn request_shutdown(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
-        self.wait_exit(limit)
+        self.wait_exit(timeout)
     }
 
-    /// Stops it in the midst of what it does, as a long pause of its machine would.
+    /// Sends SIGSTOP: a pause of the whole process, as of a stalled machine.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Waits until it stands still, as it was told to do at a named step.
+    /// Waits until the process has frozen itself at its failpoint.
     ///
     /// # Errors
-    /// It did not come to the step within the limit, or does not run.
-    pub fn wait_frozen(&self, limit: Duration) -> Result<()> {
+    /// The process does not run, or did not reach the failpoint before the timeout.
+    pub fn wait_frozen(&self, timeout: Duration) -> Result<()> {
         let id = self.id().with_context(|| format!("{} does not run", self.name))?;
-        let what = format!("{} stands still", self.name);
-        await_until(&what, limit, || {
-            // The state is the first letter behind the name, which may hold anything but ends with the last ")".
-            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).context("asking for its state")?;
+        let what = format!("{} is frozen", self.name);
+        await_until(&what, timeout, || {
+            // `pid (comm) state …`: comm may contain spaces and parentheses, so the state follows the last ")".
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))
+                .with_context(|| format!("reading /proc/{id}/stat"))?;
             let state = stat
                 .rsplit(')')
                 .next()
@@ -276,17 +279,17 @@ impl Process {
                 .next();
             Ok(match state {
                 Some('T') => ControlFlow::Break(()),
-                state => ControlFlow::Continue(format!("it is in state {state:?}")),
+                state => ControlFlow::Continue(format!("process state {state:?}")),
             })
         })
     }
 
-    /// Lets it go on after [`Process::freeze`].
+    /// Sends SIGCONT, after [`Process::freeze`], and records the interruption.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub fn thaw(&mut self) -> Result<()> {
-        // Before the signal, which looks after the process and finds it alive: it did nothing since then.
+        // Read before `signal`, which finds the process alive and moves `alive_at`; frozen, it did nothing since.
         let from = self.alive_at;
         self.signal(Signal::SIGCONT)?;
         self.alive_at = Timestamp::now();
@@ -297,13 +300,13 @@ impl Process {
         Ok(())
     }
 
-    /// Every kill and every freeze so far, with the time within which it fell.
+    /// All kills and freezes so far.
     #[must_use]
     pub fn interruptions(&self) -> &[Interruption] {
         &self.interruptions
     }
 
-    /// All that it has written to its log.
+    /// Returns the whole log, of all runs.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -315,7 +318,7 @@ impl Process {
     fn signal(&mut self, signal: Signal) -> Result<()> {
         if let Some(status) = self.try_wait()? {
             bail!(
-                "{} was to get {signal} and has ended by itself with {status}",
+                "cannot send {signal} to {}: it has exited by itself with {status}",
                 self.name
             );
         }
@@ -324,9 +327,9 @@ impl Process {
         kill(Pid::from_raw(id), signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
 
-    /// One that was told to end and drained has interrupted nothing.
-    fn ended(&mut self, status: ExitStatus) {
+    fn record_end(&mut self, status: ExitStatus) {
         self.child = None;
+        // A process that drained has finished its work: only a kill explains a repeated request.
         if status.signal() == Some(Signal::SIGKILL as i32) {
             self.interruptions.push(Interruption {
                 from: self.alive_at,
@@ -335,58 +338,56 @@ impl Process {
         }
     }
 
-    /// What it has logged since it was started last.
+    /// Returns the log of the current or last run.
     ///
     /// # Errors
     /// The log cannot be read.
     pub fn log_since_start(&self) -> Result<String> {
-        Ok(self.log()?.rsplit(STARTED).next().unwrap_or_default().to_owned())
+        Ok(last_run(&self.log()?).to_owned())
     }
 
     fn open_log(&self, variables: &[(&str, &str)]) -> Result<File> {
-        let mut log = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&self.log)
             .with_context(|| format!("opening {}", self.log.display()))?;
-        writeln!(log, "{STARTED} {variables:?} ----").context("writing a log file")?;
-        Ok(log)
+        writeln!(file, "{} {variables:?} ----", log::STARTED)
+            .with_context(|| format!("writing {}", self.log.display()))?;
+        Ok(file)
     }
 }
-
-/// What a log file says where the process is started, before all that it logs in that life.
-pub(crate) const STARTED: &str = "---- started";
 
 impl Drop for Process {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // By its own handle; a process that has ended is not somebody else's number yet.
+            // Until `wait` the process id cannot be reused, so this kills no other process.
             let _gone = child.kill();
             let _reaped = child.wait();
         }
     }
 }
 
-/// Where the programs read their failpoints.
+/// Environment variable from which the programs read their failpoints.
 const FAILPOINTS: &str = "FAILPOINTS";
 
-/// The failpoints among these variables, and the guards that are taken out of every program, to see a test fail:
-/// `OUTBOX_TEST_GUARDS="guard-beginnings=return"`.
+/// Returns the failpoints among these variables, after those of `OUTBOX_TEST_GUARDS`.
 fn failpoints(variables: &[(&str, &str)]) -> String {
+    // Disables guards in every program, to see a scenario fail: `OUTBOX_TEST_GUARDS="guard-high-watermark=return"`.
     let guards = std::env::var("OUTBOX_TEST_GUARDS").unwrap_or_default();
-    let of_story = variables
+    let of_scenario = variables
         .iter()
         .filter(|(name, _)| *name == FAILPOINTS)
         .map(|(_, value)| *value);
     [guards.as_str()]
         .into_iter()
-        .chain(of_story)
+        .chain(of_scenario)
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(";")
 }
 
-/// The folder with the programs: the named one, or that of the running executable.
+/// Returns the folder of the programs under test: that of the variable, or else of this executable.
 ///
 /// # Errors
 /// The running executable has no folder.
@@ -396,48 +397,9 @@ pub fn folder() -> Result<PathBuf> {
     }
     let executable = std::env::current_exe().context("asking for the path of this executable")?;
     let folder = executable.parent().context("this executable has no folder")?;
-    // Tests lie in `deps`, one below the programs.
+    // Cargo puts test binaries into `deps`, one level below the programs.
     match folder.file_name() {
         Some(name) if name == "deps" => Ok(folder.parent().unwrap_or(folder).to_owned()),
         _ => Ok(folder.to_owned()),
     }
-}
-
-/// A port of the loopback address that nobody listens on, each time another one. It is not held, but it lies below the
-/// range from which the system takes the ports of outgoing connections, one of which could have it by the time that
-/// somebody listens on it, or listens on it again after an absence.
-///
-/// # Errors
-/// There is none among many.
-pub fn free_port() -> Result<u16> {
-    static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    for _ in 0..100 {
-        let port = rand::random_range(20_000..32_000);
-        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if is_free
-            && HANDED_OUT
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(port)
-        {
-            return Ok(port);
-        }
-    }
-    bail!("no free port among 100 between 20000 and 32000")
-}
-
-/// The end of a log file, under a heading, for a person.
-#[must_use]
-pub fn tail_of(log: &Path) -> String {
-    let text = read_tail(log).unwrap_or_else(|error| format!("(unreadable: {error})"));
-    format!("---- the end of {} ----\n{text}", log.display())
-}
-
-fn read_tail(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,4 +1,4 @@
-//! The settings files of the programs, as a user would write them.
+//! Settings files of the programs under test.
 
 use std::path::{Path, PathBuf};
 
@@ -6,20 +6,20 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use toml::{Table, Value};
 
-/// One settings file in the making.
+/// A settings file before it is written.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     table: Table,
 }
 
 impl Settings {
-    /// Sets `section.name`, or replaces what stands there.
+    /// Sets `section.name`, replacing an earlier value.
     ///
     /// # Panics
-    /// The value cannot be written as TOML: the test is wrong.
+    /// TOML has no such value, or a section of the name is a value already.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        let value = Value::try_from(value).expect("a value that TOML can say");
+        let value = Value::try_from(value).expect("a TOML value");
         let (section, name) = match name.rsplit_once('.') {
             Some((section, name)) => (section.split('.').collect(), name),
             None => (Vec::new(), name),
@@ -36,12 +36,13 @@ impl Settings {
         self
     }
 
-    /// Sets a property of librdkafka; their names have dots of their own.
+    /// Sets a librdkafka property in `kafka.properties`.
     ///
     /// # Panics
-    /// `kafka` or `kafka.properties` was set to something else before: the test is wrong.
+    /// `kafka` or `kafka.properties` was set to a value before.
     #[must_use]
     pub fn with_property(mut self, name: &str, value: &str) -> Self {
+        // Not through `with`, which would split the dots of the property's name.
         let mut table = &mut self.table;
         for part in ["kafka", "properties"] {
             table = table
@@ -54,7 +55,7 @@ impl Settings {
         self
     }
 
-    /// Writes the file.
+    /// Writes the file and returns its path.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections_come_from_names() {
+    fn dots_in_names_become_sections() {
         let settings = Settings::default()
             .with("store.dir", "/tmp/state")
             .with("kafka.group_id", "g")
