@@ -72,7 +72,7 @@ impl AbortedReadCheck<'_> {
                         Guarantee::G3,
                         format!(
                             "{} has {:?} from the changelog's record {}@{}, which was aborted",
-                            store.whose,
+                            store.name,
                             record.key_text(),
                             record.partition,
                             record.offset
@@ -194,7 +194,7 @@ mod tests {
             changelog_committed: &committed,
             outcomes: &[outbox],
             stores: &[StoreContents {
-                whose: "the store".into(),
+                name: "the store".into(),
                 partition: Some(Partition(0)),
                 checkpoint: None,
                 entries: [(store.0.into(), store.1.into())].into(),

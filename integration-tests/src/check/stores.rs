@@ -29,12 +29,12 @@ pub fn check(changelog: &[Record], stores: &[StoreContents]) -> Vec<Violation> {
             match entries.get(key.as_slice()) {
                 None => violations.push(violation(format!(
                     "{} has {key_text:?}, which the changelog has not",
-                    store.whose
+                    store.name
                 ))),
                 Some(record) if record.value.as_deref() == Some(value) => {}
                 Some(_) => violations.push(violation(format!(
                     "{} has another entry for {key_text:?} than the changelog",
-                    store.whose
+                    store.name
                 ))),
             }
         }
@@ -46,7 +46,7 @@ pub fn check(changelog: &[Record], stores: &[StoreContents]) -> Vec<Violation> {
             if below && !store.entries.contains_key(*key) {
                 violations.push(violation(format!(
                     "{} says that it equals the changelog up to {:?} and lacks {:?} at {}",
-                    store.whose,
+                    store.name,
                     store.checkpoint,
                     record.key_text(),
                     record.offset
@@ -97,7 +97,7 @@ mod tests {
 
     fn whole_store() -> StoreContents {
         StoreContents {
-            whose: "the store".into(),
+            name: "the store".into(),
             partition: Some(Partition(0)),
             checkpoint: Some(Offset(5)),
             entries: changelog()

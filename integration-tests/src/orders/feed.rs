@@ -1,4 +1,4 @@
-//! Sending orders from a thread of its own, at full speed or at a pace, and counting what Kafka has taken.
+//! Sends generated orders from a background thread, at full speed or at a fixed rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,27 +14,27 @@ use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerConte
 
 use crate::orders::{Orders, SEQUENCE, Sent, partition_of};
 
-/// How long Kafka may take for all that is still on the way at the end.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
+/// Timeout for the acknowledgements outstanding at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where, what and how fast.
+/// Orders to send, their destination and their rate.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Kafka's address.
+    /// Bootstrap servers.
     pub kafka: String,
-    /// The orders topic.
+    /// Name of the orders topic.
     pub topic: String,
-    /// How many partitions it has.
+    /// Number of partitions of the topic.
     pub partitions: i32,
-    /// What is sent.
+    /// Source of the records.
     pub orders: Orders,
-    /// How many records at most.
+    /// Maximum number of records.
     pub count: u64,
-    /// How many records per second; none: as fast as it goes.
+    /// Records per second; none for full speed.
     pub per_second: Option<u64>,
 }
 
-/// A feed under way.
+/// A running feed; dropping it stops it.
 pub struct Feed {
     counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
@@ -64,7 +64,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 }
 
 impl Feed {
-    /// Begins to send.
+    /// Starts to send.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
         let counts = Arc::new(Counts::default());
@@ -80,33 +80,33 @@ impl Feed {
         }
     }
 
-    /// How many records Kafka has acknowledged.
+    /// Number of records acknowledged by Kafka so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.counts.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Whether all was sent, or the sending failed: [`Feed::finish`] will not wait long.
+    /// Returns true once the feed has ended, with or without an error: [`Feed::finish`] will not block.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Stops after what was handed to the producer, and says how many records were sent.
+    /// Stops the feed, waits for all acknowledgements, and returns the number of records sent.
     ///
     /// # Errors
-    /// Kafka did not take all of them: the run is void, not a finding about the programs.
+    /// Kafka did not acknowledge all. The run is void then; it says nothing about the programs.
     pub fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits for the last record, and says how many were sent.
+    /// Waits until all records are sent and acknowledged, and returns their number.
     ///
     /// # Errors
-    /// Kafka did not take all of them: the run is void, not a finding about the programs.
+    /// Kafka did not acknowledge all. The run is void then; it says nothing about the programs.
     pub fn finish(mut self) -> Result<u64> {
-        let thread = self.thread.take().context("the feed was finished before")?;
+        let thread = self.thread.take().context("the feed has been finished already")?;
         thread.join().map_err(|_| anyhow!("the feed's thread panicked"))?
     }
 }
@@ -115,13 +115,14 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            // The scenario has failed already, or it would have called `finish`.
             let _ended = thread.join();
         }
     }
 }
 
 fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64> {
-    // In order and once each, or the expectations would not hold.
+    // Idempotent, so that each record is written once and in order: the expected verdicts depend on it.
     let producer: ThreadedProducer<Deliveries> = ClientConfig::new()
         .set("bootstrap.servers", &plan.kafka)
         .set("client.id", "harness-feed")
@@ -134,7 +135,8 @@ fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64>
     let started = Instant::now();
     let mut count = 0;
     while count < plan.count && !stop.load(Ordering::Relaxed) && !crate::wait::interrupted() {
-        if plan.per_second.is_some_and(|pace| due(started, pace) <= count) {
+        // By the total since the start, not by sleeping between records: a slow send is caught up with.
+        if plan.per_second.is_some_and(|rate| due(started, rate) <= count) {
             std::thread::sleep(Duration::from_millis(2));
             continue;
         }
@@ -145,12 +147,13 @@ fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64>
     let failed = counts.failed.load(Ordering::Relaxed);
     ensure!(
         failed == 0,
-        "Kafka did not take {failed} of {count} orders for {}",
+        "Kafka did not acknowledge {failed} of {count} orders for {}",
         plan.topic
     );
     Ok(count)
 }
 
+/// Returns the number of records due since the start.
 fn due(started: Instant, per_second: u64) -> u64 {
     u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000
 }
@@ -162,7 +165,7 @@ fn send(producer: &ThreadedProducer<Deliveries>, plan: &Plan, sent: &Sent) -> Re
         value: Some(&sequence),
     });
     if sent.sequence.is_multiple_of(7) {
-        // Some orders come out of a trace, which must go on.
+        // Some orders belong to a trace, which the outbox must continue; for the others it starts one.
         let trace = format!("00-{:032x}-{:016x}-01", sent.sequence + 1, sent.sequence + 1);
         headers = headers.insert(Header {
             key: records::pending::TRACEPARENT,
@@ -178,6 +181,7 @@ fn send(producer: &ThreadedProducer<Deliveries>, plan: &Plan, sent: &Sent) -> Re
         match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                // The queue is bounded by size; wait for acknowledgements.
                 record = back;
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -192,8 +196,8 @@ fn flush(producer: &ThreadedProducer<Deliveries>) -> Result<()> {
     let started = Instant::now();
     while producer.in_flight_count() > 0 {
         ensure!(
-            started.elapsed() < FLUSH_MAX,
-            "{} orders were not acknowledged within {FLUSH_MAX:?}",
+            started.elapsed() < FLUSH_TIMEOUT,
+            "{} orders were not acknowledged within {FLUSH_TIMEOUT:?}",
             producer.in_flight_count()
         );
         std::thread::sleep(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! Records made by hand, for stories about single ones.
+//! Single records for the orders topic, for scenarios that need particular ones.
 
 use std::time::Duration;
 
@@ -8,20 +8,21 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use records::Partition;
 
-const LIMIT: Duration = Duration::from_secs(30);
+/// Timeout until Kafka has acknowledged all records.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A record of the orders topic.
+/// A record to send to the orders topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputRecord {
-    /// Where it is sent.
+    /// Partition to send it to.
     pub partition: Partition,
-    /// Its key.
+    /// Key of the record.
     pub key: Option<Vec<u8>>,
-    /// Its value; none for a tombstone.
+    /// Value of the record; none for a tombstone.
     pub value: Option<Vec<u8>>,
 }
 
-/// A valid order.
+/// Creates a valid order with this id as key.
 #[must_use]
 pub fn order(partition: i32, id: &str) -> InputRecord {
     InputRecord {
@@ -34,7 +35,7 @@ pub fn order(partition: i32, id: &str) -> InputRecord {
     }
 }
 
-/// Valid orders, named by a prefix and their numbers.
+/// Creates valid orders with the ids `PREFIX-0`, `PREFIX-1` and so on.
 #[must_use]
 pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<InputRecord> {
     (0..count)
@@ -42,25 +43,27 @@ pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<InputRecord> {
         .collect()
 }
 
-/// Sends records, in their order, and waits until Kafka has them.
+/// Sends records in order, and waits until Kafka has acknowledged all.
 ///
 /// # Errors
-/// Kafka does not take one.
+/// A record is not acknowledged within 30 s.
 pub fn send(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
     send_with(kafka, topic, records, OwnedHeaders::new())
 }
 
-/// Sends records that all have these headers, in their order, and waits until Kafka has them.
+/// Sends records in order, each with these headers, and waits until Kafka has acknowledged all.
 ///
 /// # Errors
-/// Kafka does not take one.
+/// A record is not acknowledged within 30 s.
 pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: OwnedHeaders) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka)
-        .set("client.id", "harness-by-hand")
+        .set("client.id", "harness-manual")
+        // Retries keep the order and write nothing twice.
         .set("enable.idempotence", "true")
+        // Scenarios send records that the validator must refuse as too large.
         .set("message.max.bytes", "67108864")
-        .set("message.timeout.ms", LIMIT.as_millis().to_string())
+        .set("message.timeout.ms", TIMEOUT.as_millis().to_string())
         .create()
         .context("creating a producer")?;
     for record in records {
@@ -75,11 +78,12 @@ pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: Own
             .with_context(|| format!("sending to {topic}/{}", record.partition))?;
     }
     producer
-        .flush(LIMIT)
+        .flush(TIMEOUT)
         .with_context(|| format!("sending to {topic}"))?;
     ensure!(
         producer.in_flight_count() == 0,
-        "not all records for {topic} were acknowledged"
+        "{} records for {topic} were not acknowledged within {TIMEOUT:?}",
+        producer.in_flight_count()
     );
     Ok(())
 }

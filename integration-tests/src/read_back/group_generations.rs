@@ -1,7 +1,7 @@
-//! The generations that a consumer group has been through, as its coordinator wrote them down.
+//! Generations of a consumer group, read from `__consumer_offsets`.
 //!
-//! Each rebalance writes the group anew to `__consumer_offsets`, with the number of its generation. Members say nothing
-//! of it that could be trusted here: one that is thrown out and comes back sees its partitions go and come, or not.
+//! Each rebalance writes the group's metadata again, with the new generation. The members' logs are no
+//! substitute: a member that is evicted and rejoins may see its partitions revoked and assigned, or may not.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,16 +9,16 @@ use crate::read_back::topics::{Keep, high_watermarks, read_partition_uncommitted
 
 const TOPIC: &str = "__consumer_offsets";
 
-/// What a key of the topic begins with if it is a group's, and not an offset's.
-const GROUP_KEY: i16 = 2;
+/// Key version of group metadata; 0 and 1 are offset commits.
+const GROUP_METADATA_KEY: i16 = 2;
 
-/// The generations of a group that are on record, oldest first. Compaction may have taken old ones.
+/// Returns the recorded generations of a group, oldest first. Compaction may have removed old ones.
 ///
 /// # Errors
-/// The topic cannot be read, or is written in a way that is not known here.
+/// The topic cannot be read, or has a record of an unknown version.
 pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
     let partitions = high_watermarks(kafka, TOPIC)?;
-    let count = i32::try_from(partitions.len()).context("a number of partitions")?;
+    let count = i32::try_from(partitions.len()).context("number of partitions")?;
     ensure!(count > 0, "{TOPIC} does not exist");
     let partition = partition_of(group, count);
     let (_, end) = partitions
@@ -26,6 +26,7 @@ pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
         .find(|(at, _)| at.0 == partition)
         .with_context(|| format!("{TOPIC} has no partition {partition}"))?;
     let mut generations = Vec::new();
+    // Uncommitted: group metadata is written outside transactions, but open offset commits share the partition.
     for record in
         read_partition_uncommitted(kafka, TOPIC, (records::Partition(partition), end), Keep::Values)?
     {
@@ -35,44 +36,49 @@ pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
         {
             let generation = generation_of(value).with_context(|| {
                 format!(
-                    "{TOPIC}/{partition}@{} is written in an unknown way",
+                    "{TOPIC}/{partition}@{} is group metadata of an unknown version",
                     record.offset
                 )
             })?;
+            // Other changes of a group, such as a new leader, write the same generation again.
             if generations.last() != Some(&generation) {
                 generations.push(generation);
             }
         }
     }
-    ensure!(!generations.is_empty(), "the group {group} is not on record");
+    ensure!(
+        !generations.is_empty(),
+        "{TOPIC} has no metadata of the group {group}"
+    );
     Ok(generations)
 }
 
-/// The partition that a group is written to, as Kafka chooses it (`Utils.abs`): the absolute value of Java's hash of its
-/// name, or 0 where there is none.
+/// Returns the partition of a group, as `GroupMetadataManager.partitionFor` computes it.
 fn partition_of(group: &str, count: i32) -> i32 {
+    // `Utils.abs`: the absolute value, and 0 for the smallest integer, which has none.
     java_hash(group).checked_abs().unwrap_or(0) % count
 }
 
+/// Returns Java's `String.hashCode`.
 fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0_i32, |hash, unit| {
         hash.wrapping_mul(31).wrapping_add(i32::from(unit))
     })
 }
 
-/// The group that a key is of: its version, and the name with its length.
+/// Returns the group of a group metadata key: version (2), name (2 + n).
 fn group_of(key: &[u8]) -> Option<&[u8]> {
     let (version, rest) = key.split_first_chunk()?;
     let (length, name) = rest.split_first_chunk()?;
     let length = usize::try_from(i16::from_be_bytes(*length)).ok()?;
-    (i16::from_be_bytes(*version) == GROUP_KEY && name.len() == length).then_some(name)
+    (i16::from_be_bytes(*version) == GROUP_METADATA_KEY && name.len() == length).then_some(name)
 }
 
-/// The generation in a group's value: behind its version, and the kind of group with its length.
+/// Returns the generation in a group metadata value: version (2), protocol type (2 + n), generation (4).
 fn generation_of(value: &[u8]) -> Option<i32> {
     let (version, rest) = value.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
-    // From version 4 on lengths are written in another way.
+    // From version 4 on lengths are varints.
     if !(0..=3).contains(&i16::from_be_bytes(*version)) {
         return None;
     }
@@ -86,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_values_are_read_as_kafka_writes_them() {
+    fn group_metadata_records_are_parsed() {
         assert_eq!(java_hash("abc"), 96_354);
-        // Its hash is -1,144,640,621, which without its sign bit would give partition 3.
+        // Hash -1,144,640,621: clearing the sign bit instead of `Utils.abs` would give partition 3.
         assert_eq!(partition_of("order-validator", 4), 1);
         let key = [&[0, 2, 0, 3][..], b"abc"].concat();
         assert_eq!(group_of(&key), Some(&b"abc"[..]));

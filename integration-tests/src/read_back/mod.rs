@@ -1,4 +1,4 @@
-//! What Kafka and the validators' stores hold, read back after and during a run.
+//! Reads back what Kafka and the validators' stores hold, with clients of the harness's own.
 
 pub mod group_generations;
 pub mod stores;

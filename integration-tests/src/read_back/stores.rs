@@ -1,4 +1,4 @@
-//! The redb stores of validators that have ended, read from copies: reading must not repair anything.
+//! Reads the redb stores of stopped validators.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -9,29 +9,26 @@ use store::{Identity, Options, Store};
 
 use crate::pipeline::Pipeline;
 
-/// What a validator's file holds of one partition.
+/// Contents of a validator's store of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct StoreContents {
-    /// Whose file it is, for people.
-    pub whose: String,
-    /// Which partition it is of.
+    /// Validator and partition, for messages.
+    pub name: String,
+    /// Partition of the store.
     pub partition: Option<Partition>,
-    /// The changelog offset that it claims to equal.
+    /// Changelog offset that the store claims to be equal to.
     pub checkpoint: Option<Offset>,
-    /// Its entries.
+    /// Entries by idempotency key.
     pub entries: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-/// All stores of the validators with these numbers, which must not run.
-///
-/// A store that a validator did not open in its last life may be as a fault has left it: whoever opens it next
-/// rebuilds it. One that was open must be sound after a clean end.
+/// Reads all stores of the validators with these numbers, which must not run.
 ///
 /// # Errors
-/// A file cannot be copied, or is not sound though it must be; or no validator held some partition.
+/// A file cannot be copied, a store of the last run is damaged, or a partition has no store of a last run.
 pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreContents>> {
-    let mut holdings = Vec::new();
-    let mut held = BTreeSet::new();
+    let mut stores = Vec::new();
+    let mut opened_partitions = BTreeSet::new();
     for number in validators {
         let log = pipeline.validator_log_since_start(*number)?;
         for partition in 0..pipeline.partitions {
@@ -39,37 +36,42 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
             let folder = pipeline.state_folder(*number);
             let file = folder.join(format!("partition-{partition}.redb"));
             if file.exists() {
-                let whose = format!("validator {number}'s store of partition {partition}");
+                let name = format!("validator {number}'s store of partition {partition}");
+                // A store opened in the last run must be sound after a clean shutdown. Another one may be as a
+                // fault has left it: the next validator that opens it rebuilds it.
                 let is_open = log.contains(&format!("\"partition restored\",\"partition\":\"{partition}\""));
-                match read_store(pipeline, &file, partition, whose)? {
-                    Ok(holding) => holdings.push(holding),
-                    Err(unsound) => ensure!(!is_open, "{unsound}"),
+                match read_store(pipeline, &file, partition, name)? {
+                    Ok(store) => stores.push(store),
+                    Err(damage) => ensure!(!is_open, "{damage}"),
                 }
-                held.extend(is_open.then_some(partition));
+                opened_partitions.extend(is_open.then_some(partition));
             }
         }
     }
     let partitions = usize::try_from(pipeline.partitions)?;
     ensure!(
-        held.len() == partitions,
-        "the validators' last logs tell of stores of {held:?} alone, of {partitions}"
+        opened_partitions.len() == partitions,
+        "by their logs, the validators have restored only partitions {opened_partitions:?} of {partitions} in their \
+         last run"
     );
-    Ok(holdings)
+    Ok(stores)
 }
 
+/// Options that verify each page read.
 const OPTIONS: Options = Options {
     cache_bytes: 16 << 20,
     verify: true,
 };
 
-/// The store in a file; the inner error is why it is not sound.
+/// Reads the store in a file. The inner error is the damage found.
 fn read_store(
     pipeline: &Pipeline,
     file: &Path,
     partition: Partition,
-    whose: String,
+    name: String,
 ) -> Result<Result<StoreContents, String>> {
-    let copies = tempfile::tempdir().context("making a folder for copies of stores")?;
+    // A copy: opening a damaged store rebuilds it, and checks must not repair what they check.
+    let copies = tempfile::tempdir().context("creating a folder for copies of stores")?;
     let copy = copies.path().join("copy.redb");
     std::fs::copy(file, &copy).with_context(|| format!("copying {}", file.display()))?;
     let identity = Identity {
@@ -77,16 +79,16 @@ fn read_store(
         partition,
         partitions: usize::try_from(pipeline.partitions)?,
     };
-    let opened = Store::open(&copy, &identity, OPTIONS).with_context(|| format!("opening {whose}"))?;
+    let opened = Store::open(&copy, &identity, OPTIONS).with_context(|| format!("opening {name}"))?;
     if let Some(why) = opened.rebuilt_because {
-        return Ok(Err(format!("{whose} is not sound after a clean end: {why}")));
+        return Ok(Err(format!("{name} is damaged after a clean shutdown: {why}")));
     }
     let mut entries = HashMap::new();
     opened
         .store
         .for_each(|key, entry| drop(entries.insert(key.to_vec(), entry.to_vec())))?;
     Ok(Ok(StoreContents {
-        whose,
+        name,
         partition: Some(partition),
         checkpoint: opened.store.checkpoint(),
         entries,

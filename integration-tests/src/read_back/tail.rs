@@ -1,4 +1,4 @@
-//! Following topics while they grow: how many distinct keys lie in each, under read_committed.
+//! Follows topics while they grow, under read_committed, and counts records and distinct keys.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,29 +13,29 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::read_back::topics::{high_watermarks, reader};
 
-/// What was seen in one topic so far.
+/// Counts of one topic so far.
 #[derive(Clone, Debug, Default)]
 pub struct TopicCounts {
-    /// Committed records.
+    /// Number of committed records.
     pub records: u64,
-    /// Their distinct keys.
+    /// Distinct keys of the records.
     pub keys: HashSet<Vec<u8>>,
-    /// The producer's times of the first and the last record, in milliseconds since 1970.
+    /// Earliest and latest timestamp set by a producer, in milliseconds since 1970.
     pub times_ms: Option<(i64, i64)>,
 }
 
-/// Follows topics until it is dropped.
+/// A background reader of several topics; dropping it stops the reader.
 pub struct Tail {
-    seen: Arc<Mutex<HashMap<String, TopicCounts>>>,
+    counts: Arc<Mutex<HashMap<String, TopicCounts>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Tail {
-    /// Begins at the beginning of each of the topics, which must exist.
+    /// Starts to read these topics from their beginnings.
     ///
     /// # Errors
-    /// Kafka does not know the topics.
+    /// A topic does not exist, or Kafka does not answer.
     pub fn start(kafka: &str, topics: &[&str]) -> Result<Self> {
         let consumer = reader(kafka, "read_committed")?;
         let mut from = TopicPartitionList::new();
@@ -45,51 +45,53 @@ impl Tail {
             }
         }
         consumer.assign(&from).context("following the topics")?;
-        let seen = Arc::new(Mutex::new(HashMap::new()));
+        let counts = Arc::new(Mutex::new(HashMap::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
-            move || follow(&consumer, &seen, &stop)
+            let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
+            move || follow(&consumer, &counts, &stop)
         });
         Ok(Self {
-            seen,
+            counts,
             stop,
             thread: Some(thread),
         })
     }
 
-    /// How many distinct keys a topic has.
+    /// Number of distinct keys in a topic.
     #[must_use]
     pub fn keys(&self, topic: &str) -> u64 {
-        self.lock().get(topic).map_or(0, |seen| seen.keys.len() as u64)
+        self.lock()
+            .get(topic)
+            .map_or(0, |counts| counts.keys.len() as u64)
     }
 
-    /// How many committed records a topic has.
+    /// Number of committed records in a topic.
     #[must_use]
     pub fn records(&self, topic: &str) -> u64 {
-        self.lock().get(topic).map_or(0, |seen| seen.records)
+        self.lock().get(topic).map_or(0, |counts| counts.records)
     }
 
-    /// When the first and the last record of a topic were written, in milliseconds since 1970.
+    /// Earliest and latest timestamp of a topic, in milliseconds since 1970.
     #[must_use]
     pub fn times_ms(&self, topic: &str) -> Option<(i64, i64)> {
-        self.lock().get(topic).and_then(|seen| seen.times_ms)
+        self.lock().get(topic).and_then(|counts| counts.times_ms)
     }
 
-    /// How many distinct keys several topics have together.
+    /// Number of distinct keys in the union of several topics.
     #[must_use]
     pub fn keys_of_all(&self, topics: &[&str]) -> u64 {
         let all = self.lock();
         let keys: HashSet<&Vec<u8>> = topics
             .iter()
             .filter_map(|topic| all.get(*topic))
-            .flat_map(|seen| &seen.keys)
+            .flat_map(|counts| &counts.keys)
             .collect();
         keys.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, TopicCounts>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,19 +99,20 @@ impl Drop for Tail {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed, and a drop must not panic again.
             let _ended = thread.join();
         }
     }
 }
 
-/// An error (the broker restarts) is no end: who waits on the counts has a limit of its own.
-fn follow(consumer: &BaseConsumer, seen: &Mutex<HashMap<String, TopicCounts>>, stop: &AtomicBool) {
+fn follow(consumer: &BaseConsumer, counts: &Mutex<HashMap<String, TopicCounts>>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
+        // Errors are skipped, as while a broker restarts: whoever waits for the counts has a timeout.
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
             continue;
         };
         let time = message.timestamp().to_millis().unwrap_or(0);
-        let mut all = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = counts.lock().unwrap_or_else(PoisonError::into_inner);
         let topic = all.entry(message.topic().to_owned()).or_default();
         topic.records += 1;
         topic.keys.insert(message.key().unwrap_or_default().to_vec());

@@ -1,4 +1,4 @@
-//! Reading a whole topic, up to an end that is proved and not guessed.
+//! Reads whole topics, up to end offsets fetched beforehand.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,50 +14,50 @@ use records::{Fingerprint, Offset, Partition};
 
 use crate::wait::await_until;
 
-/// How long the reader waits without a record. An open transaction holds a read_committed reader back
-/// until it ends; the programs' transactions time out well within this.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Maximum time without a record. Longer than the transaction timeout of the programs: an open transaction
+/// blocks a read_committed reader until it ends.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// One record, as it lies in its topic.
+/// A record as read from its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its partition.
+    /// Partition of the record.
     pub partition: Partition,
-    /// Its offset.
+    /// Offset of the record.
     pub offset: Offset,
-    /// When its producer wrote it, in milliseconds since 1970.
+    /// Timestamp set by the producer, in milliseconds since 1970; -1 if there is none.
     pub timestamp_ms: i64,
-    /// Its key.
+    /// Key of the record.
     pub key: Option<Vec<u8>>,
-    /// What its value's bytes were; none for a tombstone.
+    /// Fingerprint of the value; none for a tombstone.
     pub fingerprint: Option<Fingerprint>,
-    /// The value itself, if the reader was told to keep it.
+    /// The value itself, only with [`Keep::Values`].
     pub value: Option<Vec<u8>>,
-    /// Its headers, in order.
+    /// Headers in their order.
     pub headers: Vec<Header>,
 }
 
-/// A header's name and value.
+/// Name and value of a header.
 pub type Header = (String, Option<Vec<u8>>);
 
-/// What is kept of values: all of them, of a million orders, would be much.
+/// Part of the values that is kept in memory; the values of a million orders would not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// The fingerprint only.
+    /// Fingerprints only.
     Fingerprints,
-    /// The bytes as well.
+    /// Fingerprints and bytes.
     Values,
 }
 
 impl Record {
-    /// The text of the first header of this name.
+    /// Returns the first header of this name, if it is UTF-8.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
         std::str::from_utf8(value.as_deref()?).ok()
     }
 
-    /// The key as text, for people.
+    /// Returns the key as text for messages.
     #[must_use]
     pub fn key_text(&self) -> String {
         match &self.key {
@@ -66,7 +66,7 @@ impl Record {
         }
     }
 
-    fn of(message: &BorrowedMessage<'_>, keep: Keep) -> Self {
+    fn from_message(message: &BorrowedMessage<'_>, keep: Keep) -> Self {
         let headers = message
             .headers()
             .map(|headers| {
@@ -91,16 +91,15 @@ impl Record {
     }
 }
 
-/// All committed records of a topic: from each partition's beginning to its high watermark at this moment,
-/// sorted by partition and offset.
+/// Returns all committed records of a topic up to its current high watermarks, sorted by partition and offset.
 ///
 /// # Errors
-/// Kafka cannot be read, or a transaction stays open for longer than any of ours may.
+/// Kafka cannot be read, or a transaction stays open for more than 90 s.
 pub fn read_topic(kafka: &str, topic: &str, keep: Keep) -> Result<Vec<Record>> {
     read_as(kafka, topic, keep, "read_committed")
 }
 
-/// All records of a topic, of aborted transactions too.
+/// Returns all records of a topic, including those of aborted transactions.
 ///
 /// # Errors
 /// Kafka cannot be read.
@@ -108,7 +107,7 @@ pub fn read_topic_uncommitted(kafka: &str, topic: &str, keep: Keep) -> Result<Ve
     read_as(kafka, topic, keep, "read_uncommitted")
 }
 
-/// All records of one partition up to an end, of aborted transactions too.
+/// Returns all records of one partition below an end offset, including those of aborted transactions.
 ///
 /// # Errors
 /// Kafka cannot be read.
@@ -142,31 +141,32 @@ fn read_until(
         .with_context(|| format!("assigning the partitions of {topic}"))?;
 
     let mut found = Vec::new();
-    let mut moved = Instant::now();
+    let mut last_record_at = Instant::now();
     loop {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
-                found.push(Record::of(&message, keep));
-                moved = Instant::now();
+                found.push(Record::from_message(&message, keep));
+                last_record_at = Instant::now();
                 continue;
             }
             Some(Err(KafkaError::PartitionEOF(_))) | None => {}
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
         }
-        // The position, unlike the last record's offset, passes the markers of transactions.
+        // By the position and not the last record's offset: it passes transaction markers, which are no records.
         let behind = partitions_behind(&consumer, topic, ends)?;
         if behind.is_empty() {
             break;
         }
-        if moved.elapsed() > SILENCE_MAX {
+        if last_record_at.elapsed() > SILENCE_TIMEOUT {
             bail!(
-                "no record of {topic} came for {SILENCE_MAX:?}, and these partitions are not at their end: {}; a transaction may be open",
+                "no record of {topic} arrived for {SILENCE_TIMEOUT:?}, and these partitions are not read to their end: {}; \
+                 a transaction may be open",
                 behind.join(", ")
             );
         }
     }
     found.sort_by_key(|record| (record.partition, record.offset));
-    // What came in after the watermarks were taken was not asked for.
+    // Records appended after the watermarks were fetched are left out: checkers compare equal points in time.
     found.retain(|record| {
         ends.iter()
             .any(|(partition, end)| *partition == record.partition && record.offset < *end)
@@ -174,17 +174,17 @@ fn read_until(
     Ok(found)
 }
 
-/// The end of each partition, open transactions included: with read_committed it would be the last
-/// *stable* offset, and what is behind an open transaction would be missed.
+/// Returns the high watermark of each partition.
 ///
 /// # Errors
 /// The topic does not exist, or Kafka does not answer.
 pub fn high_watermarks(kafka: &str, topic: &str) -> Result<Vec<(Partition, Offset)>> {
+    // A read_committed client gets the last stable offset instead, and would miss what follows an open
+    // transaction.
     ends_for(kafka, topic, "read_uncommitted")
 }
 
-/// How far a read_committed reader gets in each partition: to its end, or to its first transaction whose
-/// marker is not yet written.
+/// Returns the last stable offset of each partition: its end, or the start of its first open transaction.
 ///
 /// # Errors
 /// The topic does not exist, or Kafka does not answer.
@@ -194,9 +194,9 @@ pub fn last_stable_offsets(kafka: &str, topic: &str) -> Result<Vec<(Partition, O
 
 fn ends_for(kafka: &str, topic: &str, isolation: &str) -> Result<Vec<(Partition, Offset)>> {
     let consumer = reader(kafka, isolation)?;
-    // A topic that was just created has partitions without a leader for a moment.
+    // The partitions of a topic just created have no leader for a moment.
     await_until(
-        &format!("Kafka tells the ends of {topic}"),
+        &format!("end offsets of {topic}"),
         Duration::from_secs(20),
         || {
             Ok(match ends(&consumer, topic) {
@@ -211,7 +211,7 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(Partition, Offset)>
     let limit = Duration::from_secs(5);
     let metadata = consumer
         .fetch_metadata(Some(topic), limit)
-        .with_context(|| format!("asking Kafka for the partitions of {topic}"))?;
+        .with_context(|| format!("fetching the partitions of {topic}"))?;
     let partitions = metadata
         .topics()
         .first()
@@ -223,21 +223,23 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(Partition, Offset)>
     for partition in partitions {
         let (_, high) = consumer
             .fetch_watermarks(topic, partition.id(), limit)
-            .with_context(|| format!("asking for the end of {topic}/{}", partition.id()))?;
+            .with_context(|| format!("fetching the end offset of {topic}/{}", partition.id()))?;
         ends.push((Partition(partition.id()), Offset(high)));
     }
     ends.sort();
     Ok(ends)
 }
 
-/// A consumer that never joins a group; librdkafka asks for a group id all the same.
+/// Creates a consumer for manual assignment.
 pub(crate) fn reader(kafka: &str, isolation: &str) -> Result<BaseConsumer> {
     ClientConfig::new()
         .set("bootstrap.servers", kafka)
+        // librdkafka refuses `assign` without a group id; the consumer never joins the group.
         .set("group.id", "harness-reader")
         .set("client.id", "harness-reader")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
+        // An offset that is gone must fail the run, and not skip records.
         .set("auto.offset.reset", "error")
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
@@ -251,19 +253,19 @@ fn partitions_behind(
     topic: &str,
     ends: &[(Partition, Offset)],
 ) -> Result<Vec<String>> {
-    let positions = consumer.position().context("asking for the reader's position")?;
+    let positions = consumer.position().context("reading the consumer's position")?;
     let mut behind = Vec::new();
     for (partition, end) in ends {
         let position = positions
             .find_partition(topic, partition.0)
             .map_or(At::Invalid, |at| at.offset());
-        let there = match position {
+        let is_at_end = match position {
             At::Offset(offset) => offset >= end.0,
-            // Nothing was read yet, which is the end only where there is nothing.
+            // Nothing read yet: at the end only if the partition never had a record.
             _ => end.0 == 0,
         };
-        if !there {
-            behind.push(format!("{partition} (at {position:?}, end {end})"));
+        if !is_at_end {
+            behind.push(format!("{partition} (position {position:?}, end {end})"));
         }
     }
     Ok(behind)
