@@ -1,10 +1,8 @@
-//! Torn transactions: outbox, changelog, dead letters and offsets change together or not at all, at each moment
-//! and not only in the end.
+//! Torn transactions: outbox, changelog, dead letters and committed offset change together, at all times.
 //!
-//! A moment is looked at in the order that makes it tell: what readers see of a topic first, then the committed
-//! offsets, then the topics' ends. So
-//! - what was *there* before the offsets were asked for is done: its order lies below the committed offset;
-//! - what the offsets say is *done* was written before the ends were asked for: its record lies below the end.
+//! A snapshot is taken in a fixed order: readable records, then committed offsets, then end offsets. So
+//! - the order of a record that was readable in the first step is below the committed offset of the second;
+//! - the records of an order below that committed offset are below the end offset of the third.
 
 use std::collections::HashMap;
 
@@ -13,28 +11,28 @@ use records::{Entry, Offset, Partition, Position, dead_letter, pending};
 use super::{Anomaly, Guarantee, Violation};
 use crate::read_back::topics::Record;
 
-/// What was seen at one moment, in this order.
+/// Offsets at one time, fetched in the order of the fields.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Per topic and partition, how far a read_committed reader got.
+    /// Position that a read_committed reader has reached, by topic and partition.
     pub readable: HashMap<String, HashMap<Partition, Offset>>,
-    /// The validators' committed offsets, none of them pending.
+    /// Committed offsets of the validators, stable ones only.
     pub committed: HashMap<Partition, Offset>,
-    /// Per topic and partition, the end of the log.
+    /// End offsets by topic and partition.
     pub ends: HashMap<String, HashMap<Partition, Offset>>,
 }
 
-/// What a topic holds in the end: which order each record comes from, and where it lies.
+/// Source order of each record of a topic, at the end of the run.
 #[derive(Clone, Debug)]
 pub struct RecordSources {
-    /// The topic.
+    /// Name of the topic.
     pub topic: String,
-    /// By the partition of the order and that of the record: the order's offset and the record's.
+    /// Pairs of order offset and record offset, by partition of the order and of the record.
     pairs: HashMap<(Partition, Partition), Vec<(Offset, Offset)>>,
 }
 
 impl RecordSources {
-    /// Of a topic whose records tell in a header which order they come from.
+    /// Reads the sources from the records' headers.
     #[must_use]
     pub fn from_headers(topic: &str, records: &[Record]) -> Self {
         Self::new(topic, records, |record| {
@@ -46,7 +44,7 @@ impl RecordSources {
         })
     }
 
-    /// Of the changelog, whose entries tell it; read with its values.
+    /// Reads the sources from changelog entries. The records need their values.
     #[must_use]
     pub fn from_entries(topic: &str, records: &[Record]) -> Self {
         Self::new(topic, records, |record| {
@@ -55,10 +53,10 @@ impl RecordSources {
         })
     }
 
-    /// What has no readable source is another checker's finding.
     fn new(topic: &str, records: &[Record], source: impl Fn(&Record) -> Option<(Partition, Offset)>) -> Self {
         let mut pairs: HashMap<_, Vec<_>> = HashMap::new();
         for record in records {
+            // A record without a readable source is a finding of the stage one checker.
             if let Some((partition, offset)) = source(record) {
                 pairs
                     .entry((partition, record.partition))
@@ -73,38 +71,42 @@ impl RecordSources {
     }
 }
 
-/// Checks every moment against what the topics hold in the end.
+/// Checks all snapshots against the records at the end of the run.
 #[must_use]
 pub fn check(snapshots: &[Snapshot], topics: &[RecordSources]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for topic in topics {
         for ((of, at), pairs) in &topic.pairs {
-            let by_place = furthest(pairs.iter().map(|(source, place)| (*place, *source)));
-            let by_source = furthest(pairs.iter().copied());
-            for (number, moment) in snapshots.iter().enumerate() {
+            // Offsets only grow, so of all records below a limit the one with the largest counterpart
+            // decides.
+            let by_record = running_maximum(pairs.iter().map(|(source, record)| (*record, *source)));
+            let by_source = running_maximum(pairs.iter().copied());
+            for (number, snapshot) in snapshots.iter().enumerate() {
                 let here = |what: &HashMap<String, HashMap<Partition, Offset>>| {
                     what.get(&topic.topic)
                         .and_then(|partitions| partitions.get(at))
                         .copied()
                 };
-                let done = moment.committed.get(of).copied().unwrap_or(Offset(0));
-                if let Some(readable) = here(&moment.readable)
-                    && let Some(source) = furthest_below(&by_place, readable)
-                    && source >= done
+                let committed = snapshot.committed.get(of).copied().unwrap_or(Offset(0));
+                // Read before the offsets were fetched, so its transaction had committed the offset too.
+                if let Some(readable) = here(&snapshot.readable)
+                    && let Some(source) = maximum_below(&by_record, readable)
+                    && source >= committed
                 {
                     violations.push(torn(format!(
-                        "at moment {number} {}/{at} could be read up to {readable}, with a record of the order \
-                         {of}@{source}, and {done} was committed",
+                        "snapshot {number}: {}/{at} was readable up to {readable}, including the record of \
+                         order {of}@{source}, but the committed offset of partition {of} was {committed}",
                         topic.topic
                     )));
                 }
-                if let Some(end) = here(&moment.ends)
-                    && let Some(place) = furthest_below(&by_source, done)
-                    && place >= end
+                // Committed before the end was fetched, so its transaction had written the record too.
+                if let Some(end) = here(&snapshot.ends)
+                    && let Some(record) = maximum_below(&by_source, committed)
+                    && record >= end
                 {
                     violations.push(torn(format!(
-                        "at moment {number} the offset {done} of partition {of} was committed, and {}/{at} ended at \
-                         {end}: the record of one of these orders was written later, at {place}",
+                        "snapshot {number}: the committed offset of partition {of} was {committed}, but {}/{at} \
+                         ended at {end}: the record of an order below that offset was written later, at {record}",
                         topic.topic
                     )));
                 }
@@ -114,8 +116,8 @@ pub fn check(snapshots: &[Snapshot], topics: &[RecordSources]) -> Vec<Violation>
     violations
 }
 
-/// Sorted by the first; the second is the largest so far.
-fn furthest(pairs: impl Iterator<Item = (Offset, Offset)>) -> Vec<(Offset, Offset)> {
+/// Sorts pairs by the first offset, and replaces the second by the maximum so far.
+fn running_maximum(pairs: impl Iterator<Item = (Offset, Offset)>) -> Vec<(Offset, Offset)> {
     let mut sorted: Vec<_> = pairs.collect();
     sorted.sort_unstable();
     let mut largest = Offset(-1);
@@ -126,8 +128,8 @@ fn furthest(pairs: impl Iterator<Item = (Offset, Offset)>) -> Vec<(Offset, Offse
     sorted
 }
 
-/// The largest second of all whose first is below the limit.
-fn furthest_below(sorted: &[(Offset, Offset)], limit: Offset) -> Option<Offset> {
+/// Returns the largest second offset of the pairs whose first is below the limit.
+fn maximum_below(sorted: &[(Offset, Offset)], limit: Offset) -> Option<Offset> {
     let count = sorted.partition_point(|(first, _)| *first < limit);
     sorted[..count].last().map(|(_, largest)| *largest)
 }
@@ -146,7 +148,7 @@ mod tests {
 
     const TOPIC: &str = "outbox";
 
-    /// Orders 0 to 4 of partition 1 lie in the outbox's partition 2 at these offsets; between them are markers.
+    /// Orders 0 to 4 of partition 1, in partition 2 of the outbox. Gaps are transaction markers.
     fn outbox() -> RecordSources {
         let records: Vec<Record> = [10, 11, 13, 14, 16]
             .into_iter()
@@ -167,45 +169,47 @@ mod tests {
         RecordSources::from_headers(TOPIC, &records)
     }
 
-    fn check_moment(readable: i64, committed: i64, end: i64) -> Vec<Violation> {
+    fn check_snapshot(readable: i64, committed: i64, end: i64) -> Vec<Violation> {
         let at =
             |offset| HashMap::from([(TOPIC.to_owned(), HashMap::from([(Partition(2), Offset(offset))]))]);
-        let moment = Snapshot {
+        let snapshot = Snapshot {
             readable: at(readable),
             committed: [(Partition(1), Offset(committed))].into(),
             ends: at(end),
         };
-        let violations = check(&[moment], &[outbox()]);
+        let violations = check(&[snapshot], &[outbox()]);
         assert!(violations.iter().all(|found| found.anomaly == Anomaly::Torn));
         violations
     }
 
     #[test]
-    fn whole_transactions_are_fine() {
-        // Before anything; with the second transaction open and committed; in the end.
-        assert_eq!(check_moment(10, 0, 10), []);
-        assert_eq!(check_moment(13, 2, 15), []);
-        assert_eq!(check_moment(13, 4, 16), []);
-        assert_eq!(check_moment(17, 5, 17), []);
+    fn whole_transactions_pass() {
+        // Before the first transaction; with the second open, then committed; at the end.
+        assert_eq!(check_snapshot(10, 0, 10), []);
+        assert_eq!(check_snapshot(13, 2, 15), []);
+        assert_eq!(check_snapshot(13, 4, 16), []);
+        assert_eq!(check_snapshot(17, 5, 17), []);
     }
 
     #[test]
-    fn a_record_before_its_offset_is_found() {
-        let found = check_moment(15, 2, 15);
+    fn record_readable_before_its_offset_is_found() {
+        let found = check_snapshot(15, 2, 15);
         assert!(
-            found[0].finding.contains("the order 1@3, and 2 was committed"),
+            found[0]
+                .finding
+                .contains("order 1@3, but the committed offset of partition 1 was 2"),
             "{found:?}"
         );
     }
 
     #[test]
-    fn an_offset_before_its_record_is_found() {
-        let found = check_moment(13, 4, 14);
+    fn offset_committed_before_its_record_is_found() {
+        let found = check_snapshot(13, 4, 14);
         assert!(found[0].finding.contains("was written later, at 14"), "{found:?}");
     }
 
     #[test]
-    fn entries_tell_their_order_too() {
+    fn changelog_entries_have_a_source_too() {
         let entry = Entry {
             status: records::entry::Status::Pending,
             fingerprint: records::Fingerprint::of(b"x"),
@@ -221,12 +225,15 @@ mod tests {
             value: Some(entry.encode().to_vec()),
             headers: Vec::new(),
         };
-        let moment = Snapshot {
+        let snapshot = Snapshot {
             readable: [("changelog".into(), [(Partition(1), Offset(4))].into())].into(),
             committed: [(Partition(1), Offset(7))].into(),
             ends: HashMap::new(),
         };
-        let found = check(&[moment], &[RecordSources::from_entries("changelog", &[record])]);
+        let found = check(
+            &[snapshot],
+            &[RecordSources::from_entries("changelog", &[record])],
+        );
         assert_eq!(found.len(), 1, "{found:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! What must come out, computed from the orders topic alone.
+//! Expected verdicts, computed from the orders topic alone.
 //!
-//! This is a second, independent telling of stage one: per partition in offset order, the first valid
-//! order of a key is admitted, its equal is a duplicate, its unlike a conflict.
+//! A second, independent implementation of stage one: per partition in offset order, the first valid order of
+//! a key is admitted, an identical one is a duplicate, and a different one is a conflict.
 
 use std::collections::HashMap;
 
@@ -12,58 +12,59 @@ use records::{Offset, Partition};
 use crate::orders::{Label, Orders, SEQUENCE, Sent};
 use crate::read_back::topics::Record;
 
-/// The verdicts that the orders topic demands.
+/// Expected verdicts on the records of the orders topic.
 #[derive(Debug, Default)]
 pub struct Expected<'a> {
-    /// The order that must be in the outbox, by its key.
+    /// Orders that must be in the outbox, by key.
     pub admitted: HashMap<&'a [u8], &'a Record>,
-    /// What must be in the dead letters, by its place, and why.
+    /// Records that must be dead letters, with the reason.
     pub refused: HashMap<(Partition, Offset), (&'a Record, Reason)>,
-    /// How many records say again what was said before.
+    /// Number of duplicates.
     pub duplicates: u64,
 }
 
-/// Reads the verdicts off the records of the orders topic, which must be sorted by partition and offset.
+/// Computes the expected verdicts. The records must be sorted by partition and offset.
 ///
 /// # Errors
-/// The topic does not hold what was sent: then the harness has failed, and nothing can be checked.
+/// The topic does not contain exactly what was sent. The run is void then.
 pub fn expected<'a>(input: &'a [Record], orders: &Orders, sent_count: u64) -> Result<Expected<'a>> {
     let mut seen = vec![false; usize::try_from(sent_count)?];
     let mut expected = Expected::default();
     for record in input {
-        let sent = what_was_sent(record, orders, sent_count)?;
+        let sent = sent_record(record, orders, sent_count)?;
         let index = usize::try_from(sent.sequence)?;
         ensure!(
             !std::mem::replace(&mut seen[index], true),
-            "record {index} lies twice in the orders topic, though it was sent once"
+            "record {index} is in the orders topic twice but was sent once"
         );
-        expected.take(record, &sent);
+        expected.add(record, &sent);
     }
     let missing = seen.iter().filter(|seen| !**seen).count();
     ensure!(
         missing == 0,
-        "{missing} of {sent_count} records were sent and are not in the orders topic"
+        "{missing} of {sent_count} records sent are not in the orders topic"
     );
     Ok(expected)
 }
 
 impl<'a> Expected<'a> {
-    fn take(&mut self, record: &'a Record, sent: &Sent) {
-        let place = (record.partition, record.offset);
+    fn add(&mut self, record: &'a Record, sent: &Sent) {
+        let position = (record.partition, record.offset);
         match &sent.label {
-            Label::Refused(reason) => drop(self.refused.insert(place, (record, *reason))),
+            Label::Refused(reason) => drop(self.refused.insert(position, (record, *reason))),
             Label::Order(_) => {
                 let key = record.key.as_deref().expect("an order is sent with its key");
                 match self.admitted.get(key) {
+                    // Keys are unique across partitions: a key determines its partition.
                     None => drop(self.admitted.insert(key, record)),
                     Some(first) if first.fingerprint == record.fingerprint => self.duplicates += 1,
-                    Some(_) => drop(self.refused.insert(place, (record, Reason::Conflict))),
+                    Some(_) => drop(self.refused.insert(position, (record, Reason::Conflict))),
                 }
             }
         }
     }
 
-    /// How many records must be refused for each reason.
+    /// Returns the number of records to be refused, by reason.
     #[must_use]
     pub fn refused_by_reason(&self) -> Vec<(Reason, u64)> {
         Reason::ALL
@@ -77,29 +78,27 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// The record's number tells what was sent, and the record must be just that.
-fn what_was_sent(record: &Record, orders: &Orders, sent_count: u64) -> Result<Sent> {
-    let place = || format!("the orders topic's record {}@{}", record.partition, record.offset);
+/// Returns what was sent with the record's sequence number.
+///
+/// # Errors
+/// The record differs from what was sent, or was not sent by this run.
+fn sent_record(record: &Record, orders: &Orders, sent_count: u64) -> Result<Sent> {
+    let name = || format!("orders record {}@{}", record.partition, record.offset);
     let sequence: u64 = record
         .header(SEQUENCE)
         .and_then(|text| text.parse().ok())
-        .with_context(|| {
-            format!(
-                "{} was not sent by this run: it has no {SEQUENCE} header",
-                place()
-            )
-        })?;
+        .with_context(|| format!("{} was not sent by this run: no valid {SEQUENCE} header", name()))?;
     ensure!(
         sequence < sent_count,
-        "{} has the number {sequence} of {sent_count}",
-        place()
+        "{} has sequence number {sequence}, but only {sent_count} records were sent",
+        name()
     );
     let sent = orders.record(sequence);
     let fingerprint = sent.value.as_deref().map(records::Fingerprint::of);
     ensure!(
         sent.key == record.key && fingerprint == record.fingerprint,
-        "{} is not what was sent as number {sequence}",
-        place()
+        "{} differs from the record sent with sequence number {sequence}",
+        name()
     );
     Ok(sent)
 }

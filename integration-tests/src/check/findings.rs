@@ -1,4 +1,4 @@
-//! What a run has come to: the topics and the API are read, and the checkers are asked.
+//! Reads the topics and the API's record after a run, and passes them to the checkers.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,36 +17,36 @@ use crate::pipeline::{API_TIMEOUT, Pipeline};
 use crate::process::Interruption;
 use crate::read_back::topics::{Keep, high_watermarks, read_topic};
 
-/// What stage one has come to.
+/// Result of the checks of stage one.
 #[derive(Debug)]
 pub struct StageOneFindings {
-    /// Records sent.
+    /// Number of records sent.
     pub sent: u64,
-    /// Valid orders with distinct keys among them.
+    /// Number of distinct valid idempotency keys among them.
     pub distinct: u64,
-    /// Duplicates among them.
+    /// Number of duplicates among them.
     pub duplicates: u64,
-    /// How many must be refused, by reason.
+    /// Number of records to be refused, by reason.
     pub refused: BTreeMap<Reason, u64>,
-    /// What the checker counted.
+    /// Counts of the checker.
     pub counts: stage_one::Counts,
-    /// What it found.
+    /// All violations found.
     pub violations: Vec<Violation>,
 }
 
-/// What stage two has come to.
+/// Result of the checks of stage two.
 #[derive(Debug)]
 pub struct StageTwoFindings {
-    /// What the checker counted.
+    /// Counts of the checker.
     pub counts: stage_two::Counts,
-    /// What it found.
+    /// All violations found.
     pub violations: Vec<Violation>,
 }
 
 /// Reads the topics of stage one and checks them.
 ///
 /// # Errors
-/// A topic cannot be read to its end, or the orders topic does not hold what was sent.
+/// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
 pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<StageOneFindings> {
     let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
     let input = read_topic(kafka, &topics.orders, Keep::Fingerprints)?;
@@ -71,7 +71,7 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
     })
 }
 
-/// Reads the topics of stage two, asks the API what it saw, and checks both.
+/// Reads the topics of stage two and the API's record, and checks them under the policy `retry`.
 ///
 /// # Errors
 /// A topic cannot be read to its end, or the API does not answer.
@@ -79,7 +79,7 @@ pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption])
     stage_two_with_policy(Policy::Retry, pipeline, api, interruptions)
 }
 
-/// Reads the topics of stage two whose callers had this policy, asks the API what it saw, and checks both.
+/// Reads the topics of stage two and the API's record, and checks them under this policy.
 ///
 /// # Errors
 /// A topic cannot be read to its end, or the API does not answer.
@@ -105,7 +105,7 @@ pub fn stage_two_with_policy(
     Ok(StageTwoFindings { counts, violations })
 }
 
-/// How many distinct pending calls there are, from the outbox read to its end.
+/// Returns the number of distinct keys in the outbox.
 ///
 /// # Errors
 /// The outbox cannot be read to its end.
@@ -115,10 +115,10 @@ pub fn pending_keys(pipeline: &Pipeline) -> Result<u64> {
     Ok(keys.len() as u64)
 }
 
-/// For tests: an error that lists the violations, if there are any.
+/// Returns an error that lists the violations.
 ///
 /// # Errors
-/// There are.
+/// There is a violation.
 pub fn expect_no_violations(violations: &[Violation]) -> Result<()> {
     anyhow::ensure!(
         violations.is_empty(),
