@@ -1,11 +1,11 @@
-//! The rules of the house (`crates/README.md`), held against the manifests: which crate knows which.
+//! The layering of the crates (`crates/README.md`), checked against their manifests.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The crates of the workspace that each of them may know. A crate that is not listed here may know all.
-const MAY_KNOW: [(&str, &[&str]); 6] = [
+/// Workspace crates that each crate may depend on. A crate not listed here may depend on all.
+const ALLOWED: [(&str, &[&str]); 6] = [
     ("records", &[]),
     ("pipeline", &["records"]),
     ("store", &["records"]),
@@ -14,8 +14,9 @@ const MAY_KNOW: [(&str, &[&str]); 6] = [
     ("legacy-api", &[]),
 ];
 
-/// What a crate does without, and why.
-const NEVER: [(&str, &[&str]); 3] = [
+/// External crates that a crate must not depend on.
+const FORBIDDEN: [(&str, &[&str]); 3] = [
+    // Formats of records only: no client, no runtime.
     ("records", &["rdkafka", "redb", "reqwest", "tokio", "tracing"]),
     // Decisions read no clock, socket or random source; see also its `.clippy.toml`.
     (
@@ -24,49 +25,58 @@ const NEVER: [(&str, &[&str]); 3] = [
             "rdkafka", "redb", "reqwest", "tokio", "tracing", "rand", "backoff",
         ],
     ),
+    // A store does not know Kafka; only a program brings the two together.
     ("store", &["rdkafka", "tokio"]),
 ];
 
+/// Number of crates below which the folder was not found as a whole.
+const CRATES_MIN: usize = 9;
+
 #[test]
-fn arrows_point_one_way() {
+fn crates_depend_only_on_allowed_crates() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
     let names: BTreeSet<String> = fs::read_dir(&crates)
-        .expect("the crates")
+        .expect("the folder of the crates")
         .filter_map(Result::ok)
         .filter(|entry| entry.path().join("Cargo.toml").exists())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
+    // Without crates there would be nothing to violate.
     assert!(
-        names.len() >= 9,
-        "only {names:?} were found in {}",
+        names.len() >= CRATES_MIN,
+        "found only {names:?} in {}",
         crates.display()
     );
 
-    for (name, allowed) in MAY_KNOW {
-        let known = dependencies(&crates.join(name));
-        let wrong: Vec<_> = known
+    for (name, allowed) in ALLOWED {
+        let dependencies = dependencies(&crates.join(name));
+        let violations: Vec<_> = dependencies
             .intersection(&names)
             .filter(|other| !allowed.contains(&other.as_str()))
             .collect();
         assert!(
-            wrong.is_empty(),
-            "{name} may know {allowed:?} of our crates, and knows {wrong:?}"
+            violations.is_empty(),
+            "{name} depends on {violations:?}; of the workspace it may depend only on {allowed:?}"
         );
     }
-    for (name, banned) in NEVER {
-        let known = dependencies(&crates.join(name));
-        let wrong: Vec<_> = banned.iter().filter(|other| known.contains(**other)).collect();
-        assert!(wrong.is_empty(), "{name} must do without {wrong:?}");
+    for (name, forbidden) in FORBIDDEN {
+        let dependencies = dependencies(&crates.join(name));
+        let violations: Vec<_> = forbidden
+            .iter()
+            .filter(|other| dependencies.contains(**other))
+            .collect();
+        assert!(violations.is_empty(), "{name} must not depend on {violations:?}");
     }
 }
 
-/// What a crate depends on when it is used; what only its tests need is left out.
+/// Returns the dependencies of a crate, without dev-dependencies.
 fn dependencies(folder: &Path) -> BTreeSet<String> {
-    let path: PathBuf = folder.join("Cargo.toml");
+    let path = folder.join("Cargo.toml");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let manifest: toml::Table = text
         .parse()
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // Tests may use more: those of the pipeline need a random source.
     let table = manifest.get("dependencies").and_then(toml::Value::as_table);
     table
         .into_iter()

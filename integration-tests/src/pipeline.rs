@@ -20,7 +20,8 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(2);
 /// broker's default minimum.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A pipeline. Dropped without [`Pipeline::passed`], it prints the ends of all logs and keeps topics and folder.
+/// A pipeline. Dropped without [`Pipeline::passed`], it prints the ends of all logs and keeps topics and
+/// folder.
 pub struct Pipeline {
     /// Bootstrap servers.
     pub kafka: String,

@@ -41,7 +41,8 @@ pub fn start_behind_proxy<R: Rule>(rule: R) -> Result<(Broker, Proxy<R>)> {
 }
 
 impl Broker {
-    /// Describes a broker without starting it. `options` go to `scripts/kafka start`: node id, voters, settings.
+    /// Describes a broker without starting it. `options` go to `scripts/kafka start`: node id, voters,
+    /// settings.
     #[must_use]
     pub fn new(folder: PathBuf, options: Vec<String>) -> Self {
         Self { folder, options }
@@ -67,7 +68,8 @@ impl Broker {
         self.kafka("stop", &["--now".into()]).map(drop)
     }
 
-    /// Sends SIGTERM: a controlled shutdown that moves leadership first. SIGKILL follows if that takes too long.
+    /// Sends SIGTERM: a controlled shutdown that moves leadership first. SIGKILL follows if that takes too
+    /// long.
     ///
     /// # Errors
     /// The script fails.

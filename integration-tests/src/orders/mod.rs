@@ -148,8 +148,8 @@ impl Mix {
         }
     }
 
-    /// Returns true if the record was drawn as a new order. A repeat that found nothing to repeat is new too, but is
-    /// never repeated itself.
+    /// Returns true if the record was drawn as a new order. A repeat that found nothing to repeat is new too,
+    /// but is never repeated itself.
     fn is_new(&self, sequence: u64) -> bool {
         let new_from = self.duplicates_permille + self.conflicts_permille + self.faulty_permille;
         self.random(sequence).random_range(0..1000) >= new_from
@@ -213,8 +213,8 @@ impl Orders {
     }
 }
 
-/// Returns the partition of a record: CRC32 of its key, as librdkafka's `consistent` partitioner, or round robin
-/// without a key.
+/// Returns the partition of a record: CRC32 of its key, as librdkafka's `consistent` partitioner, or round
+/// robin without a key.
 #[must_use]
 pub fn partition_of(sent: &Sent, partitions: i32) -> Partition {
     let number = match &sent.key {
@@ -233,8 +233,8 @@ fn order(order_id: String, random: &mut ChaCha8Rng, amount_more: u64) -> Parts {
     let currency = ["EUR", "USD", "GBP", "JPY", "CHF"][random.random_range(0..5)];
     let customer = random.random_range(0..1_000_000);
     let sku = random.random_range(0..1_000_000_000_u64);
-    // A price with a trailing zero and a number beyond f64: parsing and serializing them again would change the
-    // bytes, which the outbox must keep.
+    // A price with a trailing zero and a number beyond f64: parsing and serializing them again would change
+    // the bytes, which the outbox must keep.
     let value = format!(
         r#"{{"order_id":"{order_id}","amount":{amount},"currency":"{currency}","customer_id":"customer-{customer:06}","lines":[{{"sku":"{sku:012}","quantity":1,"price":{}.50}}],"placed_by":"web-shop","reference":9007199254740993{sku:09},"note":"leave it at the neighbour's, please"}}"#,
         amount / 100
@@ -248,7 +248,8 @@ fn order(order_id: String, random: &mut ChaCha8Rng, amount_more: u64) -> Parts {
 
 /// Labels a line of the user's own orders.
 fn line(sequence: u64, bytes: &[u8]) -> Sent {
-    // With the programs' own parser: there is no independent label for a line. Generated records check the parser.
+    // With the programs' own parser: there is no independent label for a line. Generated records check the
+    // parser.
     let (key, label) = match Order::parse(bytes) {
         Ok(order) => {
             let key = order.order_id.into_owned();

@@ -32,7 +32,8 @@ pub const FOLDER_VARIABLE: &str = "OUTBOX_BIN_DIR";
 /// Timeout from SIGKILL until the process is gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A program with its arguments and log, and at most one running process of it. Dropping it kills the process.
+/// A program with its arguments and log, and at most one running process of it. Dropping it kills the
+/// process.
 pub struct Process {
     name: String,
     program: PathBuf,
@@ -63,7 +64,8 @@ impl Process {
         let program = folder()?.join(program);
         ensure!(
             program.is_file(),
-            "{} does not exist: build the programs first (`cargo build --workspace`), or set {FOLDER_VARIABLE} to their folder",
+            "{} does not exist: build the programs (`cargo build --workspace`), or set \
+             {FOLDER_VARIABLE} to their folder",
             program.display()
         );
         Ok(Self {
@@ -85,8 +87,8 @@ impl Process {
         self
     }
 
-    /// Limits the size of each file that the process writes, in KiB, from its next start on. To the program this
-    /// is a full disk. [`Process::lift_file_limit`] removes the limit.
+    /// Limits the size of each file that the process writes, in KiB, from its next start on. To the program
+    /// this is a full disk. [`Process::lift_file_limit`] removes the limit.
     pub fn limit_files(&mut self, kib_max: u64) {
         self.file_kib_max = Some(kib_max);
     }
@@ -147,8 +149,8 @@ impl Process {
         let log = self.open_log(&variables)?;
         let mut command = match self.file_kib_max {
             None => Command::new(&self.program),
-            // SIGXFSZ would kill the program; ignored, the write fails with EFBIG instead. Only the soft limit is
-            // set, because a process may not raise its hard limit again.
+            // SIGXFSZ would kill the program; ignored, the write fails with EFBIG instead. Only the soft
+            // limit is set, because a process may not raise its hard limit again.
             Some(kib_max) => {
                 let mut shell = Command::new("bash");
                 let script = format!("trap '' XFSZ; ulimit -S -f {kib_max}; exec \"$0\" \"$@\"");
@@ -267,7 +269,8 @@ impl Process {
         let id = self.id().with_context(|| format!("{} does not run", self.name))?;
         let what = format!("{} is frozen", self.name);
         await_until(&what, timeout, || {
-            // `pid (comm) state …`: comm may contain spaces and parentheses, so the state follows the last ")".
+            // `pid (comm) state …`: comm may contain spaces and parentheses, so the state follows the last
+            // ")".
             let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))
                 .with_context(|| format!("reading /proc/{id}/stat"))?;
             let state = stat
@@ -289,7 +292,8 @@ impl Process {
     /// # Errors
     /// The process does not run.
     pub fn thaw(&mut self) -> Result<()> {
-        // Read before `signal`, which finds the process alive and moves `alive_at`; frozen, it did nothing since.
+        // Read before `signal`, which finds the process alive and moves `alive_at`; frozen, it did nothing
+        // since.
         let from = self.alive_at;
         self.signal(Signal::SIGCONT)?;
         self.alive_at = Timestamp::now();
@@ -373,7 +377,8 @@ const FAILPOINTS: &str = "FAILPOINTS";
 
 /// Returns the failpoints among these variables, after those of `OUTBOX_TEST_GUARDS`.
 fn failpoints(variables: &[(&str, &str)]) -> String {
-    // Disables guards in every program, to see a scenario fail: `OUTBOX_TEST_GUARDS="guard-high-watermark=return"`.
+    // Disables guards in every program, to see a scenario fail:
+    // `OUTBOX_TEST_GUARDS="guard-high-watermark=return"`.
     let guards = std::env::var("OUTBOX_TEST_GUARDS").unwrap_or_default();
     let of_scenario = variables
         .iter()

@@ -71,7 +71,8 @@ pub struct Proxy<R: Rule = HoldRequests> {
 }
 
 impl<R: Rule> Proxy<R> {
-    /// Starts a proxy on a free port. It connects to the server for each client, so the server may start later.
+    /// Starts a proxy on a free port. It connects to the server for each client, so the server may start
+    /// later.
     ///
     /// # Errors
     /// There is no free port, or no thread left.

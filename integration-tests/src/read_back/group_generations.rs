@@ -26,7 +26,8 @@ pub fn generations(kafka: &str, group: &str) -> Result<Vec<i32>> {
         .find(|(at, _)| at.0 == partition)
         .with_context(|| format!("{TOPIC} has no partition {partition}"))?;
     let mut generations = Vec::new();
-    // Uncommitted: group metadata is written outside transactions, but open offset commits share the partition.
+    // Uncommitted: group metadata is written outside transactions, but open offset commits share the
+    // partition.
     for record in
         read_partition_uncommitted(kafka, TOPIC, (records::Partition(partition), end), Keep::Values)?
     {

@@ -37,8 +37,8 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
             let file = folder.join(format!("partition-{partition}.redb"));
             if file.exists() {
                 let name = format!("validator {number}'s store of partition {partition}");
-                // A store opened in the last run must be sound after a clean shutdown. Another one may be as a
-                // fault has left it: the next validator that opens it rebuilds it.
+                // A store opened in the last run must be sound after a clean shutdown. Another one may be as
+                // a fault has left it: the next validator that opens it rebuilds it.
                 let is_open = log.contains(&format!("\"partition restored\",\"partition\":\"{partition}\""));
                 match read_store(pipeline, &file, partition, name)? {
                     Ok(store) => stores.push(store),
@@ -51,8 +51,8 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
     let partitions = usize::try_from(pipeline.partitions)?;
     ensure!(
         opened_partitions.len() == partitions,
-        "by their logs, the validators have restored only partitions {opened_partitions:?} of {partitions} in their \
-         last run"
+        "by their logs, the validators have restored only partitions {opened_partitions:?} of \
+         {partitions} in their last run"
     );
     Ok(stores)
 }

@@ -91,7 +91,8 @@ impl Record {
     }
 }
 
-/// Returns all committed records of a topic up to its current high watermarks, sorted by partition and offset.
+/// Returns all committed records of a topic up to its current high watermarks, sorted by partition and
+/// offset.
 ///
 /// # Errors
 /// Kafka cannot be read, or a transaction stays open for more than 90 s.
@@ -152,15 +153,16 @@ fn read_until(
             Some(Err(KafkaError::PartitionEOF(_))) | None => {}
             Some(Err(error)) => return Err(error).with_context(|| format!("reading {topic}")),
         }
-        // By the position and not the last record's offset: it passes transaction markers, which are no records.
+        // By the position and not the last record's offset: it passes transaction markers, which are no
+        // records.
         let behind = partitions_behind(&consumer, topic, ends)?;
         if behind.is_empty() {
             break;
         }
         if last_record_at.elapsed() > SILENCE_TIMEOUT {
             bail!(
-                "no record of {topic} arrived for {SILENCE_TIMEOUT:?}, and these partitions are not read to their end: {}; \
-                 a transaction may be open",
+                "no record of {topic} arrived for {SILENCE_TIMEOUT:?}, and these partitions are not read to \
+                 their end: {}; a transaction may be open",
                 behind.join(", ")
             );
         }
