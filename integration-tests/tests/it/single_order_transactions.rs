@@ -1,4 +1,5 @@
-//! For stories of single transactions: one partition, and each order in a transaction of its own.
+//! Set-up of the scenarios about single transactions: one partition, and a transaction of its own for each
+//! order.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use records::{Offset, Partition};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// A validator that commits after each order.
+/// Returns a validator that commits after each order; it does not run yet.
 pub(crate) fn validator(pipeline: &Pipeline, number: u32) -> Result<Service> {
     let settings = pipeline
         .validator_settings(number)
@@ -22,7 +23,7 @@ pub(crate) fn validator(pipeline: &Pipeline, number: u32) -> Result<Service> {
     pipeline.service("validator", number, settings)
 }
 
-/// Sends so many orders, and waits until Kafka has them.
+/// Sends this number of orders, and waits until Kafka has acknowledged them.
 pub(crate) fn send(pipeline: &Pipeline, orders: &Orders, count: u64) -> Result<u64> {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -35,7 +36,7 @@ pub(crate) fn send(pipeline: &Pipeline, orders: &Orders, count: u64) -> Result<u
     .finish()
 }
 
-/// Until so many orders have their verdict.
+/// Waits until the validators' group has committed exactly this offset.
 pub(crate) fn await_committed(pipeline: &Pipeline, offset: Offset) -> Result<()> {
     await_until(&format!("{offset} orders are committed"), LIMIT, || {
         Ok(match committed_offset(pipeline)? {
@@ -45,7 +46,7 @@ pub(crate) fn await_committed(pipeline: &Pipeline, offset: Offset) -> Result<()>
     })
 }
 
-/// The stable one: a transaction that is pending on it is waited for.
+/// Returns the stable committed offset of the partition, waiting for pending transactional offsets.
 pub(crate) fn committed_offset(pipeline: &Pipeline) -> Result<Option<Offset>> {
     let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
     let committed = cluster::committed(&pipeline.kafka, group, topic)?;

@@ -1,8 +1,13 @@
-//! G1, G2: the end of a transaction that reaches the broker late ends no other one (KAFKA-17754).
+//! G1, G2: an EndTxn request that reaches the broker late ends no later transaction (KAFKA-17754).
 //!
-//! The connection breaks after the request to commit was sent, and the producer asks again. The first request
-//! comes out of the network while the next transaction is half written: with the same producer and epoch, Kafka
-//! would commit that half.
+//! Set-up: one validator behind a proxy, with a transaction for each order. The connection breaks after the
+//! request to commit the first transaction was sent, and the producer sends the request again. The first
+//! request reaches the broker while the second transaction is half written. With the same producer and epoch,
+//! Kafka would commit that half. Then the validator is killed and started again.
+//!
+//! Must hold: Kafka rejects the late request, because the validator took a new producer, and each order is in
+//! the outbox exactly once. The same scenario runs without the guard `guard-end-on-its-way`, which replaces
+//! the producer; there the checker must report violations.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,63 +25,70 @@ use harness::read_back::topics::high_watermarks;
 use harness::wait::await_until;
 use records::Offset;
 
-use crate::in_turn;
+use crate::run;
 use crate::single_order_transactions::{LIMIT, await_committed, send, validator};
 
 #[test]
-fn a_late_end_of_a_transaction_ends_no_other_and_one_that_does_is_found_out() {
-    in_turn(|| {
+fn delayed_end_txn_ends_no_later_transaction() {
+    run(|| {
         let (mut broker, proxy) = broker::start_behind_proxy(DelayedEndTxn::default())?;
-        findings::expect_no_violations(&story(&proxy, "on-time", "", INVALID_PRODUCER_EPOCH)?)?;
-        let unguarded = story(&proxy, "late", "guard-end-on-its-way=return", 0)?;
+        let guarded = delay_end_txn(&proxy, "end-txn-guarded", "", INVALID_PRODUCER_EPOCH)?;
+        findings::expect_no_violations(&guarded)?;
+        let unguarded = delay_end_txn(&proxy, "end-txn-unguarded", "guard-end-on-its-way=return", 0)?;
         ensure!(
             !unguarded.is_empty(),
-            "the guard was taken out, and no half of a transaction is found"
+            "without its guard the scenario must produce a half-committed transaction, and none was found"
         );
-        println!("found out:\n{}", listed(&unguarded));
+        println!("violations without the guard:\n{}", listed(&unguarded));
         broker.discard();
         Ok(())
     });
 }
 
-/// What Kafka says to a producer that has a successor.
+/// Kafka's error code for a producer that was replaced by a newer one.
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 
-/// Two orders, each in a transaction of its own. The end of the first one reaches the broker when half of the
-/// second is written; then the validator dies, and comes back.
-fn story(proxy: &Proxy<DelayedEndTxn>, name: &str, failpoints: &str, answer: i16) -> Result<Vec<Violation>> {
-    let late = proxy.rule();
+/// Sends two orders, delays the EndTxn of the first until the second is half written, kills the validator and
+/// starts it again. Fails unless the delayed request is answered with this error code; returns the
+/// violations.
+fn delay_end_txn(
+    proxy: &Proxy<DelayedEndTxn>,
+    name: &str,
+    failpoints: &str,
+    error_code: i16,
+) -> Result<Vec<Violation>> {
+    let rule = proxy.rule();
     let mut pipeline = Pipeline::on(proxy.address(), name, 1)?;
     pipeline.create_topics()?;
     let orders = Orders::Lines(Arc::new((0..2).map(order).collect()));
     let sent = send(&pipeline, &orders, 2)?;
 
-    late.delay_next();
+    rule.delay_next();
     let mut validator = validator(&pipeline, 1)?;
     validator.process.start_with(&[("FAILPOINTS", failpoints)])?;
     await_until("the second order is half written", LIMIT, || {
         validator.expect_running()?;
         let written = written(&pipeline)?;
-        Ok(if late.is_half_forwarded() && written == HALF_WRITTEN {
+        Ok(if rule.is_half_forwarded() && written == HALF_WRITTEN {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(format!("{:?}, {written} records", late.step()))
+            ControlFlow::Continue(format!("{:?}, {written} records", rule.step()))
         })
     })?;
-    late.release();
-    let code = await_until("the late end is answered", LIMIT, || {
-        Ok(match late.delayed_response_error() {
+    rule.release();
+    let code = await_until("the broker answers the delayed EndTxn", LIMIT, || {
+        Ok(match rule.delayed_response_error() {
             Some(code) => ControlFlow::Break(code),
-            None => ControlFlow::Continue("no answer".into()),
+            None => ControlFlow::Continue("no response yet".into()),
         })
     })?;
     ensure!(
-        code == answer,
-        "Kafka answers the late end with error code {code} in place of {answer}"
+        code == error_code,
+        "Kafka answers the delayed EndTxn with error code {code}, expected {error_code}"
     );
     validator.process.kill()?;
 
-    late.pass_all();
+    rule.pass_all();
     validator.process.start()?;
     await_committed(&pipeline, Offset(2))?;
     await_ready(&mut validator, LIMIT)?;
@@ -86,10 +98,12 @@ fn story(proxy: &Proxy<DelayedEndTxn>, name: &str, failpoints: &str, answer: i16
     Ok(found.violations)
 }
 
-/// The first order's pending call and key, a marker behind each, and one of the two of the second order.
+/// Number of records in outbox and changelog when the second order is half written.
+// The pending call and the key of the first order, a commit marker behind each, and one of the two records of
+// the second order.
 const HALF_WRITTEN: i64 = 5;
 
-/// How many records, committed or not, are in the outbox and the changelog.
+/// Returns the number of records in the outbox and the changelog, committed or not.
 fn written(pipeline: &Pipeline) -> Result<i64> {
     [&pipeline.topics.pending, &pipeline.topics.changelog]
         .into_iter()

@@ -1,5 +1,12 @@
-//! G1, G2: a transaction that is open when a partition goes, or the program, is committed first. Left open it would
-//! hold the outbox's readers up; committed later it would set back what the next owner has committed.
+//! G1, G2: a validator commits its open transaction before it releases a partition or exits.
+//!
+//! Set-up: one validator with an order of each of two partitions in an open transaction, and a commit
+//! interval of minutes, so that nothing but the shutdown or the revocation ends that transaction. Once it
+//! gets SIGTERM, once a second validator joins and takes a partition over.
+//!
+//! Must hold: both orders are in the outbox exactly once, long before the commit interval is over. An open
+//! transaction left behind would block the readers of the outbox; committed after the handover it would set
+//! back the offsets that the next owner has committed.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -12,11 +19,11 @@ use harness::read_back::topics::high_watermarks;
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_verdicts, expect_outbox};
-use crate::in_turn;
+use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// A validator that has an order of each of two partitions in its hands, and would keep them for minutes.
+/// Starts a validator that holds two orders, one of each partition, in an open transaction.
 fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     let settings = pipeline
         .validator_settings(1)
@@ -29,6 +36,7 @@ fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecor
     send(&pipeline.kafka, &pipeline.topics.orders, &sent)?;
     await_until("both pending calls are written", LIMIT, || {
         let ends = high_watermarks(&pipeline.kafka, &pipeline.topics.pending)?;
+        // A commit marker would be a second record.
         Ok(match ends.iter().all(|(_, end)| end.0 == 1) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(format!("{ends:?}")),
@@ -38,9 +46,9 @@ fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecor
 }
 
 #[test]
-fn a_validator_that_is_told_to_end_commits_what_it_has_in_its_hands() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("told-to-end", 2)?;
+fn shutdown_commits_the_open_transaction() {
+    run(|| {
+        let mut pipeline = Pipeline::create("shutdown", 2)?;
         let (mut validator, sent) = with_open_transaction(&pipeline)?;
         validator.process.terminate(DRAIN_MAX)?;
         await_verdicts(&pipeline)?;
@@ -51,9 +59,9 @@ fn a_validator_that_is_told_to_end_commits_what_it_has_in_its_hands() {
 }
 
 #[test]
-fn a_validator_commits_what_it_has_in_its_hands_before_it_gives_a_partition_up() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("gives-up", 2)?;
+fn revocation_commits_the_open_transaction() {
+    run(|| {
+        let mut pipeline = Pipeline::create("revocation", 2)?;
         let (mut first, sent) = with_open_transaction(&pipeline)?;
         let mut second = pipeline.validator(2)?;
         second.process.start()?;

@@ -1,11 +1,19 @@
-//! G2: what is no valid order is a dead letter with its reason and its own bytes, whatever it is made of, and the
+//! G2: a record that is no valid order becomes a dead letter with its reason and its own bytes, and the
 //! partition goes on behind it.
+//!
+//! Set-up: one validator, and records that break parsers: tombstones, empty and binary values, 10 MB of
+//! spaces or brackets, deep nesting, duplicate fields, numbers out of range, keys that do not match. A second
+//! scenario lowers the outbox's `max.message.bytes` below the size of an order, before and after the
+//! validator has read that setting.
+//!
+//! Must hold: the valid orders are in the outbox exactly once, and each other record is in the dead-letter
+//! topic with the reason, the source and the bytes that it had.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::ensure;
-use harness::cluster::Administrator;
+use harness::cluster::{self, Administrator};
 use harness::orders::manual::{InputRecord, order, send};
 use harness::pipeline::Pipeline;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
@@ -14,14 +22,15 @@ use records::dead_letter::{DETAIL, REASON, Reason, SOURCE};
 use records::{Fingerprint, Partition};
 
 use crate::assertions::{LIMIT, await_verdicts, expect_outbox};
-use crate::in_turn;
+use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// More than the largest poison, with its key.
+/// `max.message.bytes` of the orders topic: more than the largest of the records, with its key.
 const ORDER_BYTES_MAX: &str = "12000000";
 const TEN_MB: usize = 10_000_000;
 
-fn poison() -> Vec<(InputRecord, Reason)> {
+/// Returns records that are no valid orders, each with the reason for which it is refused.
+fn poison_pills() -> Vec<(InputRecord, Reason)> {
     let record = |key: Option<&[u8]>, value: Option<Vec<u8>>| InputRecord {
         partition: Partition(0),
         key: key.map(<[u8]>::to_vec),
@@ -89,20 +98,21 @@ fn poison() -> Vec<(InputRecord, Reason)> {
 }
 
 #[test]
-fn poison_becomes_a_dead_letter_with_its_own_bytes() {
-    in_turn(|| {
+fn invalid_order_becomes_a_dead_letter() {
+    run(|| {
         let mut pipeline = Pipeline::without_topics("poison", 1)?;
         let topics = pipeline.topics.clone();
-        let created = &topics.orders;
+        let orders_topic = &topics.orders;
         Administrator::new(&pipeline.kafka)?.create_topic(
-            created,
+            orders_topic,
             1,
             &[("max.message.bytes", ORDER_BYTES_MAX)],
         )?;
-        high_watermarks(&pipeline.kafka, created)?;
+        // Returns only when the brokers know the topic; `topics create` then leaves it as it is.
+        high_watermarks(&pipeline.kafka, orders_topic)?;
         pipeline.create_topics()?;
-        let poison = poison();
-        // A large one that is an order is none.
+        let poison = poison_pills();
+        // Size alone makes no order invalid.
         let mut large = order(0, "large");
         let text = String::from_utf8(large.value.take().unwrap_or_default())?;
         large.value = Some(
@@ -121,7 +131,13 @@ fn poison_becomes_a_dead_letter_with_its_own_bytes() {
         validator.process.terminate(DRAIN_MAX)?;
         expect_outbox(&pipeline, &[&good])?;
         let letters = read_topic(&pipeline.kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
-        ensure!(letters.len() == poison.len(), "{} dead letters", letters.len());
+        ensure!(
+            letters.len() == poison.len(),
+            "{} dead letters for {} invalid records",
+            letters.len(),
+            poison.len()
+        );
+        // The first two records on the topic are valid orders.
         for ((record, reason), offset) in poison.iter().zip(2..) {
             let source = format!("{}/0@{offset}", topics.orders);
             let letter = letters
@@ -130,14 +146,14 @@ fn poison_becomes_a_dead_letter_with_its_own_bytes() {
                 .ok_or_else(|| anyhow::anyhow!("no dead letter of {source}"))?;
             ensure!(
                 letter.header(REASON) == Some(reason.as_str()),
-                "{source} is {reason}, and its dead letter says {:?}: {:?}",
+                "the dead letter of {source} has the reason {:?}, expected {reason}; its detail: {:?}",
                 letter.header(REASON),
                 letter.header(DETAIL)
             );
             ensure!(
                 letter.key == record.key
                     && letter.fingerprint == record.value.as_deref().map(Fingerprint::of),
-                "the dead letter of {source} has not its bytes"
+                "the dead letter of {source} differs from it in key or value"
             );
         }
         pipeline.passed();
@@ -145,17 +161,15 @@ fn poison_becomes_a_dead_letter_with_its_own_bytes() {
     });
 }
 
-/// The outbox takes less than the orders topic, and less than the validator was told at its start: it ends, is
-/// started again, and then knows.
 #[test]
-fn an_order_that_the_outbox_does_not_take_becomes_a_dead_letter() {
-    in_turn(|| {
+fn order_too_large_for_outbox_becomes_dead_letter() {
+    run(|| {
         let mut pipeline = Pipeline::without_topics("too-large", 1)?;
         let topics = pipeline.topics.clone();
         let administrator = Administrator::new(&pipeline.kafka)?;
-        let created = &topics.pending;
-        administrator.create_topic(created, 1, &[("max.message.bytes", "200000")])?;
-        high_watermarks(&pipeline.kafka, created)?;
+        let outbox = &topics.pending;
+        administrator.create_topic(outbox, 1, &[("max.message.bytes", "200000")])?;
+        high_watermarks(&pipeline.kafka, outbox)?;
         pipeline.create_topics()?;
         let sized = |id: &str, bytes: usize| {
             let mut record = order(0, id);
@@ -177,35 +191,39 @@ fn an_order_that_the_outbox_does_not_take_becomes_a_dead_letter() {
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&fits])?;
 
+        // The validator read the limit at its start. It learns the lower one from the broker's refusal: it
+        // exits, and reads the limit again when it is restarted.
         administrator.configure_topic(&topics.pending, "max.message.bytes", "100000")?;
         send(
             &pipeline.kafka,
             &topics.orders,
             &[sized("refused", 150_000), order(0, "behind")],
         )?;
-        // As a supervisor does.
-        await_until("the partition goes on", LIMIT, || {
+        await_until("each order has its verdict", LIMIT, || {
+            // The part of the supervisor.
+
             if validator.process.try_wait()?.is_some() {
                 validator.process.start()?;
             }
-            let lag = harness::cluster::lag(&pipeline.kafka, &pipeline.validator_group, &topics.orders)?;
+            let lag = cluster::lag(&pipeline.kafka, &pipeline.validator_group, &topics.orders)?;
             Ok(match lag {
                 0 => ControlFlow::Break(()),
-                lag => ControlFlow::Continue(format!("{lag} orders without a verdict")),
+                lag => ControlFlow::Continue(format!("{lag} orders have none")),
             })
         })?;
         expect_outbox(&pipeline, &[&fits, &[order(0, "behind")]])?;
         let letters = read_topic(&pipeline.kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
-        let told: Vec<_> = letters
+        let reasons: Vec<_> = letters
             .iter()
             .map(|letter| (letter.key_text(), letter.header(REASON).unwrap_or_default()))
             .collect();
         ensure!(
-            told == [
-                ("large".to_owned(), "too-large"),
-                ("refused".to_owned(), "too-large")
-            ],
-            "{told:?}"
+            reasons
+                == [
+                    ("large".to_owned(), "too-large"),
+                    ("refused".to_owned(), "too-large")
+                ],
+            "the dead letters and their reasons are {reasons:?}"
         );
         validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();

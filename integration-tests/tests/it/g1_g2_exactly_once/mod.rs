@@ -2,7 +2,9 @@
 
 mod coordinator_not_found;
 mod delayed_end_txn;
+mod frozen_validator;
 mod handover;
 mod invalid_orders;
 mod stage_one;
+mod two_validators;
 mod unknown_commit_outcome;

@@ -1,9 +1,15 @@
-//! G1, G3: a restore goes to the changelog's high watermark, not to its last stable offset.
+//! G1, G3: a restore reads to the changelog's high watermark, not to its last stable offset.
 //!
-//! Kafka answers a commit once it is decided, and writes the markers afterwards, each partition's on its
-//! own. Between the two, the orders' committed offset may be stable already, and the changelog not: who
-//! took its last stable offset for its end would restore nothing, and admit a copy of an order that is
-//! committed. A proxy between two brokers keeps that moment for as long as it takes to look at it.
+//! Set-up: two brokers, with the changelog on a broker of its own behind a proxy. Kafka answers a commit as
+//! soon as it is decided, and writes the commit markers of each partition afterwards. Between the two, the
+//! committed offset of the orders may be stable already and the changelog not. The proxy holds the
+//! changelog's marker back, so that this moment lasts. One order is sent twice: the first validator commits
+//! the first copy and is killed, and the second one takes over while the marker is missing and gets the
+//! second copy.
+//!
+//! Must hold: the second validator decides nothing until the marker is written, and then drops the copy as a
+//! duplicate. The same scenario runs without `guard-high-watermark`: the restore reads to the last stable
+//! offset, finds nothing, and the order is in the outbox twice, which the checker must report.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,17 +27,17 @@ use harness::read_back::topics::{Keep, high_watermarks, last_stable_offsets, rea
 use harness::wait::await_until;
 use records::{Offset, Partition};
 
-use crate::in_turn;
+use crate::run;
 use crate::single_order_transactions::{LIMIT, await_committed, committed_offset, send, validator};
 
 const ORDER: &[u8] = br#"{"order_id":"k0","amount":1250,"currency":"EUR","customer_id":"customer-1"}"#;
 
 #[test]
-fn a_restore_goes_to_the_high_watermark_and_one_that_does_not_is_found_out() {
-    in_turn(|| {
+fn restore_reads_to_the_high_watermark() {
+    run(|| {
         let brokers = TwoBrokers::start()?;
-        findings::expect_no_violations(&story(&brokers, "guarded", Guard::Kept)?)?;
-        found_out(&story(&brokers, "unguarded", Guard::Removed)?)?;
+        findings::expect_no_violations(&take_over(&brokers, "guarded", Guard::Kept)?)?;
+        expect_second_copy(&take_over(&brokers, "unguarded", Guard::Removed)?)?;
         brokers.passed();
         Ok(())
     });
@@ -43,9 +49,8 @@ enum Guard {
     Removed,
 }
 
-/// One order is sent twice. The first validator commits the first copy and dies before it hears more; the
-/// second one takes over while the changelog's marker is still to be written, and meets the other copy.
-fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation>> {
+/// Lets the second validator take over while the changelog's marker is missing. Returns the violations.
+fn take_over(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation>> {
     let mut pipeline = pipeline(brokers, name)?;
     let mut first = validator(&pipeline, 1)?;
     first.process.start_with_crash_at("after-end", 0)?;
@@ -61,8 +66,8 @@ fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation
     match guard {
         Guard::Kept => {
             second.process.start()?;
-            await_waiting(&mut second)?;
-            // Nothing was decided without the changelog.
+            await_restore_waits(&mut second)?;
+            // It has decided nothing without the changelog.
             expect_between_markers(&pipeline, Offset(1))?;
         }
         Guard::Removed => {
@@ -77,14 +82,14 @@ fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation
     brokers.proxy.release();
     await_committed(&pipeline, Offset(2))?;
     await_ready(&mut second, LIMIT)?;
-    let counted = (counted(&second, "admit")?, counted(&second, "duplicate")?);
+    let counted = (verdicts(&second, "admit")?, verdicts(&second, "duplicate")?);
     let expected = match guard {
         Guard::Kept => (0, 1),
         Guard::Removed => (1, 0),
     };
     ensure!(
         counted == expected,
-        "it admitted, and dropped as duplicates, {counted:?} orders in place of {expected:?}"
+        "the second validator counts (admitted, duplicates) {counted:?}, expected {expected:?}"
     );
     second.process.terminate(LIMIT)?;
 
@@ -100,19 +105,20 @@ fn story(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation
     Ok(violations)
 }
 
-/// Without the guard, the order must be in the outbox twice; otherwise the story proves nothing.
-fn found_out(violations: &[Violation]) -> Result<()> {
+/// Fails unless the checker reports the order twice in the outbox, in the scenario without the guard.
+// Otherwise the scenario with the guard proves nothing.
+fn expect_second_copy(violations: &[Violation]) -> Result<()> {
     ensure!(
         violations.iter().any(|found| found.guarantee == Guarantee::G1
             && found.finding.contains("\"k0\" is in the outbox 2 times")),
-        "the guard was taken out, and the second copy is not found; found is only:\n{}",
+        "the guard was removed, and the checker did not find the second copy; it found:\n{}",
         listed(violations)
     );
-    println!("found out:\n{}", listed(violations));
+    println!("violations without the guard:\n{}", listed(violations));
     Ok(())
 }
 
-/// Everything lies on broker 1 but the changelog, whose markers go through the proxy.
+/// Creates all topics on broker 1, and the changelog on broker 2, so that its commit markers pass the proxy.
 fn pipeline(brokers: &TwoBrokers, name: &str) -> Result<Pipeline> {
     let pipeline = Pipeline::on(brokers.kafka.clone(), name, 1)?;
     let topics = &pipeline.topics;
@@ -123,12 +129,11 @@ fn pipeline(brokers: &TwoBrokers, name: &str) -> Result<Pipeline> {
     Ok(pipeline)
 }
 
-/// Until the first copy is committed as far as the group can see, and the changelog's marker stands at the
-/// proxy.
+/// Waits until the first copy is committed for the group, while the proxy holds the changelog's marker back.
 fn await_between_markers(brokers: &TwoBrokers, pipeline: &Pipeline) -> Result<()> {
-    await_until("the changelog's marker comes to the proxy", LIMIT, || {
+    await_until("the changelog's commit marker reaches the proxy", LIMIT, || {
         Ok(match brokers.proxy.withheld_bytes() {
-            0 => ControlFlow::Continue("nothing came".into()),
+            0 => ControlFlow::Continue("nothing is withheld".into()),
             _ => ControlFlow::Break(()),
         })
     })?;
@@ -136,48 +141,48 @@ fn await_between_markers(brokers: &TwoBrokers, pipeline: &Pipeline) -> Result<()
     expect_between_markers(pipeline, Offset(1))
 }
 
-/// So many copies have their verdict, and the changelog's first marker is not written.
+/// Fails unless this number of copies is committed, and the changelog's first marker is not written.
 fn expect_between_markers(pipeline: &Pipeline, committed: Offset) -> Result<()> {
     let (kafka, changelog) = (&pipeline.kafka, &pipeline.topics.changelog);
     let stable = last_stable_offsets(kafka, changelog)?;
     let ends = high_watermarks(kafka, changelog)?;
     ensure!(
         stable == [(Partition(0), Offset(0))] && ends == [(Partition(0), committed)],
-        "with {committed} orders committed and no marker in the changelog, its end must be {committed} and its \
-         last stable offset 0; they are {ends:?} and {stable:?}"
+        "with {committed} orders committed and no marker in the changelog, its high watermark must be \
+         {committed} and its last stable offset 0; they are {ends:?} and {stable:?}"
     );
     let seen = committed_offset(pipeline)?;
     ensure!(
         seen == Some(committed),
-        "{seen:?} is committed, and {committed} was expected"
+        "the committed offset is {seen:?}, expected {committed}"
     );
     Ok(())
 }
 
-/// Until it says that its restore waits; meanwhile it must not be ready.
-fn await_waiting(validator: &mut Service) -> Result<()> {
+/// Waits until the validator logs that its restore waits for the changelog; it must not be ready meanwhile.
+fn await_restore_waits(validator: &mut Service) -> Result<()> {
     await_until("the restore waits for the changelog", LIMIT, || {
         validator.expect_running()?;
         let log = validator.process.log()?;
         Ok(if log.contains("the restore waits for the changelog") {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue("its log does not say so".into())
+            ControlFlow::Continue("its log does not mention it".into())
         })
     })?;
     let (status, body) = Http::new()?.get(&format!("{}/readyz", validator.admin))?;
     ensure!(
         status == 503 && body.contains("partition 0 is being restored"),
-        "it waits for the changelog, and /readyz says {status} {body}"
+        "the validator waits for the changelog, and /readyz answers {status} {body}"
     );
     Ok(())
 }
 
-/// The validator's own count of a verdict.
-fn counted(validator: &Service, verdict: &str) -> Result<u64> {
+/// Returns the validator's own count of a verdict.
+fn verdicts(validator: &Service, verdict: &str) -> Result<u64> {
     let (_, metrics) = Http::new()?.get(&format!("{}/metrics", validator.admin))?;
     let name = format!("outbox_orders_total{{verdict=\"{verdict}\"}} ");
     let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    // What has not happened yet may not be listed.
+    // A verdict that has not occurred yet is not listed.
     Ok(count.map_or(Ok(0), str::parse)?)
 }

@@ -1,5 +1,14 @@
-//! G3: a store that is right is kept and only brought up to date; one that is not is rebuilt, or its partition
-//! stands still; it is never believed.
+//! G3: a sound store is kept and only brought up to date; any other store is rebuilt, or its partition is
+//! halted. It is never trusted.
+//!
+//! Three scenarios with one validator and one partition:
+//!
+//! * It crashes between Kafka's commit and the store's. Only the tail of the changelog is read again; after
+//!   the loss of the state directory all of it is.
+//! * Its store is truncated, zeroed, garbled, changed in a way that redb cannot see, or replaced by that of
+//!   another topic. Each time the store is rebuilt once, and no order is admitted twice.
+//! * Its store is ahead of the changelog. It may hold the last copy of keys that Kafka has lost, so it is
+//!   left unchanged and its partition is halted.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -15,21 +24,22 @@ use records::{Offset, Partition};
 use store::{Identity, Options, Store};
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, counter, expect_outbox};
-use crate::in_turn;
+use crate::fixtures::validator_with_orders;
+use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 const RESTORED: &str = "outbox_restore_records_total";
 const REBUILT: &str = "outbox_stores_rebuilt_total";
 
 #[test]
-fn a_crash_between_commit_and_store_replays_the_tail_alone() {
-    in_turn(|| {
-        const MANY: u64 = 3_000;
+fn crash_after_commit_replays_only_the_tail() {
+    run(|| {
+        const OLD: u64 = 3_000;
         let mut pipeline = Pipeline::create("tail", 1)?;
         let topic = pipeline.topics.orders.clone();
         let old = orders(0, "old", 3_000);
         send(&pipeline.kafka, &topic, &old)?;
-        // Nothing is made durable but at an end in order.
+        // Only the clean shutdown makes the store durable.
         let settings = pipeline
             .validator_settings(1)
             .with("store.persist_interval", "1h");
@@ -41,11 +51,11 @@ fn a_crash_between_commit_and_store_replays_the_tail_alone() {
             .store
             .len()?;
         ensure!(
-            durable == MANY,
-            "{durable} keys are durable after an end in order, of {MANY}"
+            durable == OLD,
+            "{durable} of {OLD} keys are durable after a clean shutdown"
         );
 
-        // It dies with a committed transaction that its store has not seen.
+        // It crashes with a committed transaction that its store does not have.
         let new = orders(0, "new", 20);
         send(&pipeline.kafka, &topic, &new)?;
         validator.process.start_with_crash_at("before-store", 0)?;
@@ -55,33 +65,37 @@ fn a_crash_between_commit_and_store_replays_the_tail_alone() {
         let (restored, rebuilt) = (counter(&validator, RESTORED)?, counter(&validator, REBUILT)?);
         ensure!(
             (1..=20).contains(&restored) && rebuilt == 0,
-            "{restored} records were read again and {rebuilt} stores rebuilt, for a tail of at most 20"
+            "{restored} records were read again and {rebuilt} stores rebuilt, expected a tail of 1 to 20 records"
         );
         send(&pipeline.kafka, &topic, &[&old[..50], &new].concat())?;
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&old, &new])?;
 
-        // The same count after a wipe: all of it.
+        // Without a state directory the whole changelog is read.
         validator.process.terminate(DRAIN_MAX)?;
         fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;
         let restored = counter(&validator, RESTORED)?;
-        ensure!(restored == MANY + 20, "{restored} records make the whole store");
+        ensure!(
+            restored == OLD + 20,
+            "{restored} records were read for a new store, expected {}",
+            OLD + 20
+        );
         validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();
         Ok(())
     });
 }
 
-/// What is done to a store's file.
+/// Damages the store in this file.
 type Damage = fn(&Pipeline, &Path) -> Result<()>;
 
 #[test]
-fn a_store_that_is_not_sound_is_rebuilt() {
-    in_turn(|| {
+fn unsound_store_is_rebuilt() {
+    run(|| {
         let damages: [(&str, Damage); 5] = [
-            ("cut in half", |_, file| {
+            ("truncated to half its length", |_, file| {
                 let length = fs::metadata(file)?.len();
                 Ok(open(file)?.set_len(length / 2)?)
             }),
@@ -89,26 +103,27 @@ fn a_store_that_is_not_sound_is_rebuilt() {
             ("garbled", |_, file| {
                 let mut file = open(file)?;
                 let length = file.metadata()?.len();
-                for place in (4_096..length).step_by(3_000) {
-                    file.seek(SeekFrom::Start(place))?;
+                // The header page stays as it is, so that the damage lies in the data.
+                for offset in (4_096..length).step_by(3_000) {
+                    file.seek(SeekFrom::Start(offset))?;
                     file.write_all(&[0x5a; 64])?;
                 }
                 Ok(())
             }),
-            // To redb this is a sound file, with one key that nobody will ask for, and one that is not found.
-            ("with another key in one's place", |_, file| {
-                let (was, is) = (&b"order-250"[..], &b"order-25x"[..]);
+            // redb sees a sound file: one key is missing, and another one is there that no order has.
+            ("with one key replaced by another", |_, file| {
+                let (key, other) = (&b"order-250"[..], &b"order-25x"[..]);
                 let mut bytes = fs::read(file)?;
-                let places: Vec<usize> = (0..bytes.len() - was.len())
-                    .filter(|place| bytes[*place..].starts_with(was))
+                let offsets: Vec<usize> = (0..bytes.len() - key.len())
+                    .filter(|offset| bytes[*offset..].starts_with(key))
                     .collect();
-                ensure!(!places.is_empty(), "the key is not in the file");
-                for place in places {
-                    bytes[place..place + is.len()].copy_from_slice(is);
+                ensure!(!offsets.is_empty(), "the key is not in the file");
+                for offset in offsets {
+                    bytes[offset..offset + other.len()].copy_from_slice(other);
                 }
                 Ok(fs::write(file, bytes)?)
             }),
-            ("another topic's", |pipeline, file| {
+            ("of another topic", |pipeline, file| {
                 fs::remove_file(file)?;
                 let mut other = identity(pipeline);
                 other.changelog = "another-changelog".into();
@@ -116,20 +131,15 @@ fn a_store_that_is_not_sound_is_rebuilt() {
                 Ok(store.persist()?)
             }),
         ];
-        let mut pipeline = Pipeline::create("unsound", 1)?;
+        let (mut pipeline, mut validator, sent) = validator_with_orders("unsound", 500)?;
         let topic = pipeline.topics.orders.clone();
-        let sent = orders(0, "order", 500);
-        send(&pipeline.kafka, &topic, &sent)?;
-        let mut validator = pipeline.validator(1)?;
-        validator.process.start()?;
-        await_verdicts(&pipeline)?;
         for (name, damage) in damages {
             validator.process.terminate(DRAIN_MAX)?;
             damage(&pipeline, &file(&pipeline)).with_context(|| format!("a store {name}"))?;
             validator.process.start()?;
             await_ready(&mut validator, LIMIT)?;
-            check_rebuilt(&validator).with_context(|| format!("a store {name}"))?;
-            // What was admitted before is known.
+            expect_rebuilt(&validator).with_context(|| format!("a store {name}"))?;
+            // The rebuilt store knows all orders that were admitted before the damage.
             send(&pipeline.kafka, &topic, &sent)?;
             await_verdicts(&pipeline)?;
             expect_outbox(&pipeline, &[&sent]).with_context(|| format!("after a store {name}"))?;
@@ -140,38 +150,30 @@ fn a_store_that_is_not_sound_is_rebuilt() {
     });
 }
 
-fn check_rebuilt(validator: &Service) -> Result<()> {
+/// Fails unless the validator has rebuilt its store from all 500 records, and has logged it.
+fn expect_rebuilt(validator: &Service) -> Result<()> {
     let (restored, rebuilt) = (counter(validator, RESTORED)?, counter(validator, REBUILT)?);
     ensure!(
         restored == 500 && rebuilt == 1,
-        "{restored} records were read and {rebuilt} stores rebuilt"
+        "{restored} records were read and {rebuilt} stores rebuilt, expected 500 and 1"
     );
     ensure!(
         validator
             .process
             .log_since_start()?
             .contains("the store is not trusted and is rebuilt"),
-        "its log does not say so"
+        "the validator does not log that it rebuilds the store"
     );
     Ok(())
 }
 
-/// It may hold the last copy of keys that Kafka has lost.
 #[test]
-fn a_store_ahead_of_its_changelog_is_kept_and_its_partition_stands_still() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("ahead", 1)?;
-        send(&pipeline.kafka, &pipeline.topics.orders, &orders(0, "order", 50))?;
-        let mut validator = pipeline.validator(1)?;
-        validator.process.start()?;
-        await_verdicts(&pipeline)?;
+fn store_ahead_of_changelog_halts_its_partition() {
+    run(|| {
+        let (mut pipeline, mut validator, _sent) = validator_with_orders("ahead", 50)?;
         validator.process.terminate(DRAIN_MAX)?;
-        let ahead = Offset(
-            high_watermarks(&pipeline.kafka, &pipeline.topics.changelog)?[0]
-                .1
-                .0
-                + 7,
-        );
+        let (_, end) = high_watermarks(&pipeline.kafka, &pipeline.topics.changelog)?[0];
+        let ahead = Offset(end.0 + 7);
         let mut store = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?.store;
         store.admit([], ahead)?;
         store.persist()?;
@@ -188,7 +190,7 @@ fn a_store_ahead_of_its_changelog_is_kept_and_its_partition_stands_still() {
             kept.rebuilt_because.is_none()
                 && kept.store.checkpoint() == Some(ahead)
                 && kept.store.len()? == 50,
-            "the store was changed"
+            "the validator changed a store that is ahead of its changelog"
         );
         pipeline.passed();
         Ok(())

@@ -1,5 +1,11 @@
-//! The API is down and a backlog waits: the caller says so, keeps its partitions and its memory, asks now and then
-//! whether the API is back, and goes on within one probe interval of its return. Nothing is lost.
+//! G4, G5: an API outage opens the circuit breaker; the caller waits, and resumes within one probe interval
+//! of the API's return.
+//!
+//! Set-up: one caller and an API that goes down for 20 s while a backlog of 30,000 calls builds up.
+//!
+//! Must hold: the caller reports the outage on `/readyz` and in its metrics, sends nothing but one probe per
+//! interval, keeps its memory bounded and its partitions assigned, and resumes within one probe interval. At
+//! the end each call has its outcome.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -20,27 +26,31 @@ use harness::wait::{await_until, pause};
 use records::Timestamp;
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, counter};
-use crate::{in_turn, seed};
+use crate::{run, seed};
 
 const PARTITIONS: i32 = 6;
 const API_LATENCY: Duration = Duration::from_millis(2);
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
-/// The defaults of the caller's settings: what it takes to see an outage, and how often it probes.
-const FAILURES_MAX: u64 = 10;
+/// Defaults of the caller's settings: failures that open the circuit breaker, interval between probes, calls
+/// in flight.
+const FAILURE_THRESHOLD: u64 = 10;
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const CALLS_IN_FLIGHT_MAX: u64 = 64;
 
-/// What a machine that is busy with other things adds to a probe interval.
+/// Delay that a loaded machine may add to a probe interval.
 const LATE_MAX: Duration = Duration::from_secs(2);
 
-/// Calls that go through before, so that all that is ever allocated for a call in flight is.
+/// Number of calls made before the outage, so that all memory for calls in flight is allocated before the
+/// measurement.
 const CALLS_BEFORE: u64 = 5_000;
 
-/// The backlog takes at least 1 KiB for each call if it is read into memory; what may be held is a fraction of this.
+/// Maximum growth of the peak memory during the outage, in KiB.
+// A backlog that is read into memory takes at least 1 KiB for each call, so more than this for 30,000 calls.
 const GROWTH_KIB_MAX: u64 = 16 * 1024;
 
-/// How long the API is down, and how many calls wait meanwhile: more with `OUTBOX_TEST_OUTAGE=60s`.
+/// Returns the duration of the outage and the size of the backlog; `OUTBOX_TEST_OUTAGE=60s` sets a longer
+/// one.
 fn outage() -> Result<(Duration, u64)> {
     let short = Duration::from_secs(20);
     let time = match std::env::var("OUTBOX_TEST_OUTAGE") {
@@ -49,14 +59,14 @@ fn outage() -> Result<(Duration, u64)> {
     };
     ensure!(
         time >= short,
-        "OUTBOX_TEST_OUTAGE is {time:?}, which is no outage"
+        "OUTBOX_TEST_OUTAGE is {time:?}, expected at least {short:?}"
     );
     Ok((time, if time > short { 50_000 } else { 30_000 }))
 }
 
 #[test]
-fn a_caller_waits_for_an_api_that_is_down_and_goes_on_within_one_probe_interval() {
-    in_turn(|| down_with_a_backlog("api-down", Policy::Retry));
+fn caller_resumes_within_a_probe_interval() {
+    run(|| down_with_a_backlog("api-down", Policy::Retry));
 }
 
 fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
@@ -80,6 +90,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     let generations_before = generations(&pipeline.kafka, &pipeline.caller_group)?;
     let requests_before = counter(&caller, "outbox_calls_requests_total")?;
 
+    // For far longer than the outage lasts: `come_back` below ends it.
     let went_down = Instant::now();
     api.go_down(time + Duration::from_secs(3_600))?;
     let rest = feed(&pipeline, seed + 1, backlog);
@@ -93,24 +104,31 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     await_verdicts(&pipeline)?;
     pause(time.saturating_sub(went_down.elapsed()))?;
     let still = await_unready(&mut caller, &["\"api\"", "is ill since"])?;
-    ensure!(still != reason, "no probe has told anything new: {still}");
+    ensure!(
+        still != reason,
+        "the reason did not change, so no probe was made: {still}"
+    );
     let outages = counter(&caller, "outbox_api_outages_total")?;
-    ensure!(outages == 1, "{outages} outages are counted, and there is one");
+    ensure!(outages == 1, "{outages} outages are counted, expected 1");
     let open = gauges(&caller, "outbox_api_breaker")?;
     ensure!(
         open.contains("{state=\"closed\"} 0"),
-        "the breaker is closed:\n{open}"
+        "the circuit breaker is closed during the outage:\n{open}"
     );
+    // What was in flight when the API went down fails too, and each probe is one request.
     let requests = counter(&caller, "outbox_calls_requests_total")? - requests_before;
     let intervals = went_down.elapsed().as_secs() / PROBE_INTERVAL.as_secs();
     ensure!(
-        requests <= FAILURES_MAX + CALLS_IN_FLIGHT_MAX + intervals + 1,
-        "{requests} requests in {intervals} probe intervals of an outage"
+        requests <= FAILURE_THRESHOLD + CALLS_IN_FLIGHT_MAX + intervals + 1,
+        "{requests} requests in {intervals} probe intervals of an outage, expected one each after the first"
     );
     let memory_during = memory(&caller)?;
     let lag = cluster::lag(&pipeline.kafka, &pipeline.caller_group, &pipeline.topics.pending)?;
     let waiting = i64::try_from(backlog)?;
-    ensure!(lag >= waiting, "{lag} calls wait, and there are {waiting}");
+    ensure!(
+        lag >= waiting,
+        "the group's lag is {lag} calls, expected the whole backlog of {waiting}"
+    );
 
     let came_back = u64::try_from(Timestamp::now().0)?;
     api.come_back()?;
@@ -129,22 +147,24 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
         .min();
     let first = first.context("no call after the outage")? - came_back;
     println!(
-        "{name}: down for {time:?} with {backlog} calls waiting: {requests} requests meanwhile; the first one {first} ms \
-         after its return; peak memory {memory_before} KiB before, {memory_during} KiB at the end; generations of the \
-         group {generations_before:?}, then {generations_after:?}"
+        "{name}: API down for {time:?} with a backlog of {backlog} calls: {requests} requests meanwhile, \
+         the first call {first} ms after its return; peak memory {memory_before} KiB before, \
+         {memory_during} KiB at the end; group generations {generations_before:?}, then {generations_after:?}"
     );
     let within = u64::try_from((PROBE_INTERVAL + LATE_MAX).as_millis())?;
     ensure!(
         first <= within,
-        "the first call came {first} ms after the API's return"
+        "the first call came {first} ms after the API's return, expected at most {within} ms"
     );
     ensure!(
         memory_during <= memory_before + GROWTH_KIB_MAX,
-        "the peak of its memory went from {memory_before} to {memory_during} KiB"
+        "the caller's peak memory grew from {memory_before} to {memory_during} KiB, expected at most \
+         {GROWTH_KIB_MAX} KiB more"
     );
     ensure!(
         generations_before == generations_after && rejoins == 0,
-        "the group was rebalanced: {generations_before:?}, then {generations_after:?}, {rejoins} rejoins"
+        "the group was rebalanced during the outage: generations {generations_before:?}, then \
+         {generations_after:?}, {rejoins} rejoins"
     );
     let two = findings::stage_two_with_policy(policy, &pipeline, &api, &[])?;
     println!("{:?}", two.counts);
@@ -152,7 +172,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     let finals = two.counts.accepted + two.counts.rejected + two.counts.parked;
     ensure!(
         finals == before + rest,
-        "{finals} calls have ended, of {}",
+        "{finals} of {} calls have a final state",
         before + rest
     );
     pipeline.passed();
@@ -170,23 +190,24 @@ fn feed(pipeline: &Pipeline, seed: u64, count: u64) -> Feed {
     })
 }
 
-/// Waits until each pending call is final and committed.
+/// Waits until each pending call is final, and the group has committed past it.
 fn await_calls(pipeline: &Pipeline) -> Result<()> {
     let (group, topic) = (&pipeline.caller_group, &pipeline.topics.pending);
     await_until("each pending call is final", LIMIT, || {
         Ok(match cluster::lag(&pipeline.kafka, group, topic)? {
-            // The marker of the last transaction of a partition is not a call.
+            // The commit marker of the last transaction of each partition counts as lag and is no call.
             lag if lag <= i64::from(PARTITIONS) => ControlFlow::Break(()),
             lag => ControlFlow::Continue(format!("{lag} are not")),
         })
     })
 }
 
+/// Returns the peak memory of the process, in KiB.
 fn memory(service: &Service) -> Result<u64> {
-    peak_kib(service.process.id().context("it does not run")?)
+    peak_kib(service.process.id().context("the process does not run")?)
 }
 
-/// The lines of a gauge.
+/// Returns the lines of a gauge in the metrics.
 fn gauges(service: &Service, name: &str) -> Result<String> {
     let (_, metrics) = Http::new()?.get(&format!("{}/metrics", service.admin))?;
     let lines: Vec<&str> = metrics.lines().filter(|line| line.starts_with(name)).collect();

@@ -1,5 +1,16 @@
-//! G6 under `park` and `verify`: callers die at every step and at random, stand still past their session with a request
-//! about to leave, and partitions move between them; the API's own count is at most 1 for each order.
+//! G6, G7: under `park` and under `verify` the API processes each order at most once, wherever callers are
+//! killed.
+//!
+//! Set-up: three callers, and an API that often loses responses after it has processed the request. One
+//! caller crashes at each step around the commit of an intent and around a request. One is killed at random
+//! times, and frozen with a request about to leave until another caller has resolved that call. One stays
+//! down past its session, so that partitions move.
+//!
+//! Must hold: the API's own record has each order at most once. Under `park` some calls are parked; under
+//! `verify` none is, because the look-up resolves each ambiguous call. The guards are the recorded intents
+//! (`guard-beginnings`), the wait for their commit (`guard-note-awaited`) and the ownership lease
+//! (`guard-ownership-deadline`); `OUTBOX_TEST_GUARDS="guard-beginnings=return"` removes one from all
+//! programs, and the scenarios fail.
 
 use std::time::Duration;
 
@@ -12,12 +23,12 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::g4_g7_calls::fixture::{API_LATENCY, API_PROCESSING_MAX, Plot, story};
-use crate::{in_turn, seed};
+use crate::g4_g7_calls::fixture::{API_LATENCY, API_PROCESSING_MAX, Scenario};
+use crate::{run, seed};
 
-/// Steps at which a caller dies under the policies that note beginnings: before a note is committed, after it,
-/// before and after sending, after the answer, after the outcome's acknowledgement.
-const NOTED_STEPS: [(&str, u32); 6] = [
+/// Failpoints at which a caller is killed, and the maximum number of passes before: around the commit of an
+/// intent, around the request, after the response, and after the acknowledgement of the outcome.
+const CRASH_POINTS: [(&str, u32); 6] = [
     ("before-commit", 50),
     ("after-commit", 50),
     ("before-send", 200),
@@ -26,8 +37,9 @@ const NOTED_STEPS: [(&str, u32); 6] = [
     ("after-outcome-ack", 200),
 ];
 
-/// How often everything happens: once, or as often as `OUTBOX_TEST_ROUNDS` says, for a long story by hand. Six rounds
-/// are more than fifty kills and 20,000 calls.
+/// Returns the number of times that all faults are drawn: 1, or that of `OUTBOX_TEST_ROUNDS`.
+///
+/// Six rounds are more than fifty kills and 20,000 calls.
 fn rounds() -> usize {
     match std::env::var("OUTBOX_TEST_ROUNDS") {
         Ok(text) => text.parse().expect("OUTBOX_TEST_ROUNDS is a number"),
@@ -35,73 +47,81 @@ fn rounds() -> usize {
     }
 }
 
-/// A caller that stands still for so long with a request that is about to leave wakes when another one has settled it:
-/// after the session, what its last commit proves, what the API may take, and some seconds to move and to look up. Until
-/// then the request could leave without harm, as the only one.
-fn longer_than_settling() -> Duration {
+/// Returns the time after which another caller has resolved the call of a caller that is frozen before it
+/// sends.
+// The session, the ownership lease of the last commit, the API's longest processing time, and some seconds
+// for the rebalance and the look-up. Sent earlier, the request would be the only one of its call, and
+// harmless.
+fn longer_than_resolution() -> Duration {
     SESSION_TIMEOUT + SESSION_TIMEOUT / 2 + API_PROCESSING_MAX + Duration::from_secs(5)
 }
 
-/// What happens to three callers, from a seed: one dies at each step, one at random and by standing still at the worst
-/// moment, and one is killed and stays away, so that partitions move.
+/// Draws the faults of three callers: crashes at each failpoint; kills at random times and a freeze before a
+/// request leaves; an absence, so that partitions move.
 fn faults(random: &mut ChaCha8Rng, rounds: usize) -> [Vec<ProcessFault>; 3] {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(3);
-    let mut lanes = [const { Vec::new() }; 3];
+    let mut faults = [const { Vec::new() }; 3];
     for _ in 0..rounds {
-        let mut steps: Vec<ProcessFault> = NOTED_STEPS
+        let mut crashes: Vec<ProcessFault> = CRASH_POINTS
             .iter()
-            .map(|(step, passes_max)| ProcessFault::CrashAt(step, random.random_range(0..*passes_max)))
+            .map(|(failpoint, passes_max)| {
+                ProcessFault::CrashAt(failpoint, random.random_range(0..*passes_max))
+            })
             .collect();
-        let mut others: Vec<ProcessFault> = (0..2)
+        let mut kills: Vec<ProcessFault> = (0..2)
             .map(|_| ProcessFault::Kill(Duration::from_millis(random.random_range(0..1_000))))
             .collect();
         let passes = random.random_range(50..150);
-        others.push(ProcessFault::FreezeAt(
+        kills.push(ProcessFault::FreezeAt(
             "frozen-before-send",
             passes,
-            longer_than_settling(),
+            longer_than_resolution(),
         ));
-        steps.shuffle(random);
-        others.shuffle(random);
-        // In this order: its partitions come back from callers that live, and if these said more of them, nobody would
-        // contradict once it is killed.
-        let moves = vec![
+        crashes.shuffle(random);
+        kills.shuffle(random);
+        // In this order: after the absence its partitions come back from callers that still run. If one of
+        // those went on committing for a partition that it has lost, the owner's next commit would hide it,
+        // unless the owner is killed.
+        let absence = vec![
             ProcessFault::KillAndStayDown(longer_than_session),
             ProcessFault::Kill(Duration::from_millis(random.random_range(0..1_000))),
         ];
-        for (lane, more) in lanes.iter_mut().zip([steps, others, moves]) {
-            lane.extend(more);
+        for (all, more) in faults.iter_mut().zip([crashes, kills, absence]) {
+            all.extend(more);
         }
     }
-    lanes
+    faults
 }
 
 fn at_most_once(name: &str, policy: Policy) {
-    in_turn(|| {
+    run(|| {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let rounds = rounds();
         let faults = faults(&mut random, rounds);
-        let plot = Plot {
+        let scenario = Scenario {
             name,
             policy,
             callers: 3,
             faults: api::many_faults(seed, API_LATENCY),
             seed,
         };
-        let (counts, killed) = story(&plot, |_, callers| {
-            instance_lifecycle::run_stateless(callers, &faults)
-        })
-        .with_context(|| format!("seed {seed}"))?;
-        ensure!(killed >= 11 * rounds, "only {killed} kills");
+        let (counts, kills) = scenario
+            .run(|_, callers| instance_lifecycle::run_stateless(callers, &faults))
+            .with_context(|| format!("seed {seed}"))?;
+        ensure!(
+            kills >= 11 * rounds,
+            "only {kills} kills and freezes, expected at least {}",
+            11 * rounds
+        );
         match policy {
             Policy::Park => ensure!(
                 counts.parked > 0,
-                "nothing was parked: the kills struck beside the point"
+                "no call was parked, so the kills and faults made none ambiguous"
             ),
             Policy::Verify => ensure!(
                 counts.parked == 0,
-                "{} calls were parked that a look-up could settle",
+                "{} calls were parked that a look-up could have resolved",
                 counts.parked
             ),
             Policy::Retry => {}
@@ -111,11 +131,11 @@ fn at_most_once(name: &str, policy: Policy) {
 }
 
 #[test]
-fn under_park_no_order_is_processed_twice_whoever_is_killed_wherever() {
+fn under_park_each_order_is_processed_at_most_once() {
     at_most_once("park", Policy::Park);
 }
 
 #[test]
-fn under_verify_no_order_is_processed_twice_and_none_is_parked() {
+fn under_verify_each_order_is_processed_at_most_once() {
     at_most_once("verify", Policy::Verify);
 }

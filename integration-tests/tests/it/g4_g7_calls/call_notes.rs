@@ -1,4 +1,11 @@
-//! What a killed caller has left behind is shown to a person as the next caller reads it.
+//! G6: `outbox notes` lists the intents that a killed caller has left behind, as the next caller will read
+//! them.
+//!
+//! Set-up: one caller under `park` with eight requests in flight at an API that does not respond. It is
+//! killed, and no other caller starts.
+//!
+//! Must hold: the command lists an intent for each of the eight requests, as JSON and in its table. Without
+//! `guard-beginnings` it lists none, and the scenario fails.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -14,14 +21,14 @@ use harness::wait::await_until;
 use serde_json::Value;
 
 use crate::assertions::{LIMIT, await_outbox};
-use crate::in_turn;
+use crate::run;
 
 const PARTITIONS: i32 = 2;
 const IN_FLIGHT_MAX: usize = 8;
 const PER_PARTITION: u32 = 20;
 
-/// A run of offsets in an answer: the first, and the one behind the last.
-fn holds(runs: &Value, offset: i64) -> bool {
+/// Returns true if one of the runs of offsets, each `[first, end)`, contains this one.
+fn contains(runs: &Value, offset: i64) -> bool {
     let bound = |run: &Value, index: usize| run[index].as_i64();
     runs.as_array().is_some_and(|runs| {
         runs.iter()
@@ -29,7 +36,7 @@ fn holds(runs: &Value, offset: i64) -> bool {
     })
 }
 
-/// What `outbox notes` says of the callers' group, for a program or for a person.
+/// Returns the output of `outbox notes` for the callers' group, as JSON or as a table.
 fn notes(pipeline: &Pipeline, is_json: bool) -> Result<String> {
     let file = pipeline
         .settings(&pipeline.caller_group)
@@ -42,17 +49,21 @@ fn notes(pipeline: &Pipeline, is_json: bool) -> Result<String> {
         .arguments(is_json.then_some("--json"));
     outbox.start()?;
     let status = outbox.wait_exit(Duration::from_secs(60))?;
-    let said = outbox.log_since_start()?;
-    ensure!(status.success(), "`outbox notes` ended with {status}: {said}");
-    // The first line tells of the start.
-    Ok(said.split_once('\n').context("an answer")?.1.to_owned())
+    let output = outbox.log_since_start()?;
+    ensure!(status.success(), "`outbox notes` exited with {status}: {output}");
+    // The harness writes the first line when it starts the process.
+    Ok(output
+        .split_once('\n')
+        .context("`outbox notes` printed nothing")?
+        .1
+        .to_owned())
 }
 
 #[test]
-fn a_person_sees_which_calls_a_killed_caller_had_begun() {
-    in_turn(|| {
+fn intents_of_a_killed_caller_are_listed() {
+    run(|| {
         let mut pipeline = Pipeline::create("notes", PARTITIONS)?;
-        // It takes what it is sent, and answers nothing while this story is told.
+        // It takes each request, and responds to none while the scenario runs.
         let api = Api::start(&pipeline, &["--latency=10m".into()])?;
         let settings = pipeline
             .caller_settings(1, &api.url)
@@ -69,7 +80,7 @@ fn a_person_sees_which_calls_a_killed_caller_had_begun() {
         }
         await_outbox(&pipeline, usize::try_from(PARTITIONS)? * PER_PARTITION as usize)?;
         caller.process.start()?;
-        await_until("all places are taken", LIMIT, || {
+        await_until("as many calls are in flight as may be", LIMIT, || {
             caller.expect_running()?;
             let arrived = api.requests()?.len();
             Ok(if arrived == IN_FLIGHT_MAX {
@@ -79,37 +90,42 @@ fn a_person_sees_which_calls_a_killed_caller_had_begun() {
             })
         })?;
         caller.process.kill()?;
-        let asked: BTreeSet<String> = api
+        let requested: BTreeSet<String> = api
             .requests()?
             .into_iter()
             .map(|request| request.order_id)
             .collect();
 
         let text = notes(&pipeline, true)?;
-        let noted: Value =
-            serde_json::from_str(&text).with_context(|| format!("an answer in JSON: {text}"))?;
-        let noted = noted.as_array().context("a list of partitions")?;
+        let noted: Value = serde_json::from_str(&text)
+            .with_context(|| format!("parsing the output of `outbox notes --json`: {text}"))?;
+        let noted = noted
+            .as_array()
+            .context("`outbox notes --json` printed no list of partitions")?;
         ensure!(
             noted.len() == usize::try_from(PARTITIONS)? && noted.iter().all(|of| of["unreadable"].is_null()),
-            "{text}"
+            "`outbox notes --json` does not list {PARTITIONS} readable partitions: {text}"
         );
-        let begun: BTreeSet<String> =
+        let with_intent: BTreeSet<String> =
             read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?
                 .iter()
                 .filter(|record| {
                     let of = noted
                         .iter()
                         .find(|of| of["partition"].as_i64() == Some(record.partition.0.into()));
-                    of.is_some_and(|of| holds(&of["begun"], record.offset.0))
+                    of.is_some_and(|of| contains(&of["begun"], record.offset.0))
                 })
                 .map(harness::read_back::topics::Record::key_text)
                 .collect();
         ensure!(
-            asked.len() == IN_FLIGHT_MAX && begun.is_superset(&asked),
-            "the API was asked for {asked:?}, and begun are {begun:?}"
+            requested.len() == IN_FLIGHT_MAX && with_intent.is_superset(&requested),
+            "the API had requests for {requested:?}, and `outbox notes` lists intents for {with_intent:?}"
         );
         let table = notes(&pipeline, false)?;
-        ensure!(table.contains("begun, perhaps processed"), "{table}");
+        ensure!(
+            table.contains("begun, perhaps processed"),
+            "the table of `outbox notes` does not name the intents:\n{table}"
+        );
         validator.process.terminate(Duration::from_secs(60))?;
         pipeline.passed();
         Ok(())

@@ -1,5 +1,13 @@
-//! G4, G5: the API loses answers, turns calls away and goes down, callers are killed at the worst steps and
-//! at random; in the end each pending call has one outcome, and each repeated request is explained.
+//! G4, G5: under `retry` each pending call has exactly one outcome, and each repeated request is explained by
+//! the API's response or by a kill.
+//!
+//! Set-up: two callers, and an API that loses responses, throttles and resets connections. In the first
+//! scenario the callers crash at each step of a call and at random times, are frozen past their session, and
+//! the API goes down for a while. In the others they are drained and restarted one after the other, and
+//! nothing is killed.
+//!
+//! Must hold: one outcome for each call. A rolling restart repeats no request but those that a response
+//! explains, writes no outcome twice, and under `park` leaves no intent without a completion behind.
 
 use std::time::Duration;
 
@@ -13,24 +21,29 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::g4_g7_calls::fixture::{API_LATENCY, DRAIN_MAX, Plot, SETTLE_MAX, story};
-use crate::{in_turn, seed};
+use crate::g4_g7_calls::fixture::{API_LATENCY, DRAIN_MAX, Scenario};
+use crate::{run, seed};
 
-/// Each step at which a caller is killed, and how many passes it may be let through before.
-const STEPS: [(&str, u32); 5] = [
+/// Failpoints at which a caller is killed, and the maximum number of passes before.
+const CRASH_POINTS: [(&str, u32); 5] = [
     ("before-send", 200),
     ("after-answer", 200),
     ("after-outcome-ack", 200),
+    // One commit carries many calls, so there are fewer passes.
     ("before-commit", 20),
     ("after-commit", 20),
 ];
 
-/// What happens to a caller, from a seed.
+/// Draws the faults of one caller: a crash at each failpoint, kills at random times, and a freeze past its
+/// session.
 fn faults(random: &mut ChaCha8Rng) -> Vec<ProcessFault> {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(2);
     let mut faults = vec![ProcessFault::Freeze(longer_than_session)];
-    for (step, passes_max) in STEPS {
-        faults.push(ProcessFault::CrashAt(step, random.random_range(0..passes_max)));
+    for (failpoint, passes_max) in CRASH_POINTS {
+        faults.push(ProcessFault::CrashAt(
+            failpoint,
+            random.random_range(0..passes_max),
+        ));
     }
     for _ in 0..6 {
         faults.push(ProcessFault::Kill(Duration::from_millis(
@@ -41,9 +54,9 @@ fn faults(random: &mut ChaCha8Rng) -> Vec<ProcessFault> {
     faults
 }
 
-/// Two callers, and an API with a few faults of every kind.
-fn plot(name: &str, policy: Policy, seed: u64) -> Plot<'_> {
-    Plot {
+/// Returns a scenario with two callers, and an API with a few faults of every kind.
+fn scenario(name: &str, policy: Policy, seed: u64) -> Scenario<'_> {
+    Scenario {
         name,
         policy,
         callers: 2,
@@ -53,62 +66,69 @@ fn plot(name: &str, policy: Policy, seed: u64) -> Plot<'_> {
 }
 
 #[test]
-fn callers_are_killed_twenty_times_and_each_call_ends_once_with_each_repeat_explained() {
-    in_turn(|| {
+fn killed_callers_finish_each_call_once() {
+    run(|| {
         let seed = seed();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let faults = [faults(&mut random), faults(&mut random)];
-        let (counts, killed) = story(&plot("callers", Policy::Retry, seed), |scene, callers| {
-            scene.api.go_down(Duration::from_secs(2))?;
-            instance_lifecycle::run_stateless(callers, &faults)
-        })
-        .with_context(|| format!("seed {seed}"))?;
-        ensure!(killed >= 20, "only {killed} kills");
+        let (counts, kills) = scenario("callers", Policy::Retry, seed)
+            .run(|fixture, callers| {
+                fixture.api.go_down(Duration::from_secs(2))?;
+                instance_lifecycle::run_stateless(callers, &faults)
+            })
+            .with_context(|| format!("seed {seed}"))?;
+        ensure!(
+            kills >= 20,
+            "only {kills} kills and freezes, expected at least 20"
+        );
         ensure!(
             counts.repeats.contains_key(&Explanation::Interrupted),
-            "no kill made a call ambiguous: they struck beside the point"
+            "no kill made a call ambiguous, so the scenario proves nothing about kills"
         );
         Ok(())
     });
 }
 
-/// Without kills nothing but the API's answers explains a repeat, and outcomes are told once; not even a
-/// rolling restart makes anything ambiguous.
 #[test]
-fn a_rolling_restart_repeats_nothing_that_the_answers_do_not_explain() {
+fn rolling_restart_repeats_no_call_without_cause() {
     rolling_restart("rolling", Policy::Retry);
 }
 
 #[test]
-fn a_rolling_restart_under_park_leaves_no_call_begun() {
+fn rolling_restart_under_park_leaves_no_intent() {
     rolling_restart("rolling-park", Policy::Park);
 }
 
+/// Restarts each caller twice with SIGTERM, and waits for 500 outcomes before each restart.
 fn rolling_restart(name: &str, policy: Policy) {
-    in_turn(|| {
-        let (counts, killed) = story(&plot(name, policy, seed()), |scene, callers| {
+    run(|| {
+        let (counts, kills) = scenario(name, policy, seed()).run(|fixture, callers| {
             for caller in callers.iter_mut() {
                 caller.process.start()?;
             }
             for _round in 0..2 {
                 for caller in callers.iter_mut() {
                     await_ready(caller, Duration::from_secs(60))?;
-                    scene.await_outcomes(scene.outcomes() + 500, SETTLE_MAX)?;
+                    let expected = fixture.outcomes() + 500;
+                    fixture.await_outcomes(|| Ok(expected))?;
                     caller.process.terminate(DRAIN_MAX)?;
                     caller.process.start()?;
                 }
             }
             Ok(())
         })?;
-        ensure!(killed == 0, "{killed} kills in a story without any");
+        ensure!(
+            kills == 0,
+            "{kills} kills and freezes in a scenario that kills nothing"
+        );
         ensure!(
             counts.outcomes_repeated == 0,
-            "{} outcomes were told twice",
+            "{} outcomes were written twice, although no caller was killed",
             counts.outcomes_repeated
         );
         ensure!(
             counts.parked_with_intent == 0,
-            "{} calls were begun and left without an end, and nobody was killed",
+            "{} calls were parked because of an intent without a completion, although no caller was killed",
             counts.parked_with_intent
         );
         Ok(())

@@ -1,5 +1,13 @@
-//! G8: money fails closed. What Kafka has lost is told, with its offsets and what to do, and the partition stands
-//! still until a person has acted; the others go on.
+//! G8: what Kafka has lost halts the partition, with a message that names offsets and remedy, until an
+//! operator acts. Other partitions go on.
+//!
+//! Set-up: one validator. The orders topic or the changelog is deleted and created again, grows, loses
+//! records, or the group loses its committed offset, while the validator runs, is frozen or is stopped.
+//!
+//! Must hold: the validator refuses to start, or reports on `/readyz` that the partition is refused and why.
+//! No order behind the gap gets into the outbox. Where nothing can be missing it goes on, and after the
+//! operator's command too. `topic_recreated_during_a_freeze_is_refused` runs without `guard-topic-watch`, so
+//! that only the consumer's own check can find the new topic.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -8,42 +16,33 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::cluster::{self, Administrator};
 use harness::orders::manual::{order, orders, send};
-use harness::pipeline::{Pipeline, Service};
+use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
 use records::{Offset, Partition, Topics};
 
-use crate::assertions::{LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox};
-use crate::in_turn;
+use crate::assertions::{
+    LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox, expect_refused_start,
+};
+use crate::fixtures::{validator_with_orders, validator_with_orders_and_failpoints};
+use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 
-/// The program must end by itself, not well, and its last life must have all these words.
-fn check_refused(validator: &mut Service, words: &[&str]) -> Result<()> {
-    validator.process.start()?;
-    let status = validator.process.wait_exit(LIMIT)?;
-    let log = validator.process.log_since_start()?;
-    ensure!(!status.success(), "it ended well:\n{log}");
-    for word in words {
-        ensure!(log.contains(word), "no {word:?} in its log:\n{log}");
-    }
-    Ok(())
-}
-
-fn create_again(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
+fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
     let administrator = Administrator::new(&pipeline.kafka)?;
     administrator.delete_topics(&[topic])?;
-    // Deleting goes on for a moment after it was answered.
-    until_taken("the topic can be created again", || {
+    // The broker goes on deleting for a moment after it has responded.
+    retry_until_accepted("the topic can be created again", || {
         administrator.create_topic(topic, pipeline.partitions, settings)
     })
 }
 
-/// Asks Kafka again until it does it.
-fn until_taken(what: &str, ask: impl Fn() -> Result<()>) -> Result<()> {
+/// Repeats a request until Kafka accepts it.
+fn retry_until_accepted(what: &str, request: impl Fn() -> Result<()>) -> Result<()> {
     await_until(what, LIMIT, || {
-        Ok(match ask() {
+        Ok(match request() {
             Ok(()) => ControlFlow::Break(()),
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
@@ -51,18 +50,14 @@ fn until_taken(what: &str, ask: impl Fn() -> Result<()>) -> Result<()> {
 }
 
 #[test]
-fn a_topic_that_was_deleted_and_created_again_is_refused() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("again", 1)?;
+fn recreated_topic_is_refused() {
+    run(|| {
+        let (mut pipeline, mut validator, sent) = validator_with_orders("again", 20)?;
         let topics = pipeline.topics.clone();
-        let sent = orders(0, "order", 20);
-        send(&pipeline.kafka, &topics.orders, &sent)?;
-        let mut validator = pipeline.validator(1)?;
-        validator.process.start()?;
-        await_verdicts(&pipeline)?;
 
-        // Under a running validator: the new topic has the old one's name, and as many records.
-        create_again(&pipeline, &topics.orders, &[])?;
+        // While the validator runs. The new topic has the same name, and more records than the committed
+        // offset.
+        recreate(&pipeline, &topics.orders, &[])?;
         send(&pipeline.kafka, &topics.orders, &orders(0, "other", 40))?;
         let words = [
             "partition 0 is refused",
@@ -71,13 +66,19 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
         ];
         await_unready(&mut validator, &words)?;
         validator.process.terminate(DRAIN_MAX)?;
-        // At a start.
-        check_refused(&mut validator, &["was deleted and created again", &topics.orders])?;
-
-        // Who removes the state directory, as it says, means it; a changelog that is gone is still found.
-        create_again(&pipeline, &topics.changelog, &COMPACTED)?;
-        check_refused(
+        // Before a start.
+        expect_refused_start(
             &mut validator,
+            LIMIT,
+            &["was deleted and created again", &topics.orders],
+        )?;
+
+        // The message tells the operator to remove the state directory. That accepts the new orders topic,
+        // but not an empty changelog beside a filled outbox.
+        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+        expect_refused_start(
+            &mut validator,
+            LIMIT,
             &["was deleted and created again", &topics.changelog],
         )?;
         fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
@@ -95,22 +96,17 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
     });
 }
 
-/// Nothing is wrong with its position in the new topic, so that librdkafka reads on there.
+/// The validator's position exists in the new topic too, so librdkafka would read on there.
 #[test]
-fn orders_of_a_topic_that_is_created_again_while_a_validator_sleeps_are_left_alone() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("asleep", 1)?;
+fn topic_recreated_during_a_freeze_is_refused() {
+    run(|| {
+        // Without the periodic comparison of topic ids: it runs every two seconds, and orders may be read
+        // before it.
+        let (mut pipeline, mut validator, sent) =
+            validator_with_orders_and_failpoints("asleep", 20, "guard-topic-watch=return")?;
         let topic = pipeline.topics.orders.clone();
-        let sent = orders(0, "order", 20);
-        send(&pipeline.kafka, &topic, &sent)?;
-        let mut validator = pipeline.validator(1)?;
-        // The watch over the topics' ids comes every other second, which may be too late.
-        validator
-            .process
-            .start_with(&[("FAILPOINTS", "guard-topic-watch=return")])?;
-        await_verdicts(&pipeline)?;
         validator.process.freeze()?;
-        create_again(&pipeline, &topic, &[])?;
+        recreate(&pipeline, &topic, &[])?;
         send(&pipeline.kafka, &topic, &orders(0, "other", 40))?;
         validator.process.thaw()?;
         let words = ["partition 0 is refused", "was deleted and created again", &topic];
@@ -122,17 +118,14 @@ fn orders_of_a_topic_that_is_created_again_while_a_validator_sleeps_are_left_alo
     });
 }
 
-/// Nobody reads it while a validator runs, so that only a question tells.
+/// A running validator does not read its changelog, so only the periodic comparison of topic ids can find
+/// out.
 #[test]
-fn a_changelog_that_is_created_again_under_a_validator_stops_it() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("changelog-again", 1)?;
+fn recreated_changelog_halts_the_partition() {
+    run(|| {
+        let (mut pipeline, mut validator, _sent) = validator_with_orders("changelog-again", 20)?;
         let topics = pipeline.topics.clone();
-        send(&pipeline.kafka, &topics.orders, &orders(0, "order", 20))?;
-        let mut validator = pipeline.validator(1)?;
-        validator.process.start()?;
-        await_verdicts(&pipeline)?;
-        create_again(&pipeline, &topics.changelog, &COMPACTED)?;
+        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
         let words = [
             "partition 0 is refused",
             "was deleted and created again",
@@ -145,11 +138,11 @@ fn a_changelog_that_is_created_again_under_a_validator_stops_it() {
     });
 }
 
-/// A key may be on another partition from then on, also on one of the old ones. Of the changelog's growth no
-/// assignment tells.
+/// With another number of partitions a key may be on another partition, where its duplicates are not
+/// recognized. The growth of the changelog causes no rebalance.
 #[test]
-fn a_topic_that_grows_under_a_validator_ends_it() {
-    in_turn(|| {
+fn topic_growth_stops_the_validator() {
+    run(|| {
         let grow: [fn(&Topics) -> &String; 2] = [|topics| &topics.orders, |topics| &topics.changelog];
         for topic in grow {
             let mut pipeline = Pipeline::create("grown", 2)?;
@@ -159,13 +152,20 @@ fn a_topic_that_grows_under_a_validator_ends_it() {
             await_ready(&mut validator, LIMIT)?;
             Administrator::new(&pipeline.kafka)?.grow_topic(topic(&topics), 3)?;
             let status = validator.process.wait_exit(LIMIT)?;
-            let life = validator.process.log_since_start()?;
-            ensure!(!status.success(), "it ended well:\n{life}");
+            let log = validator.process.log_since_start()?;
             ensure!(
-                life.contains("one of them has 3 now"),
-                "it does not say why:\n{life}"
+                !status.success(),
+                "the validator exited with status 0 after a topic has grown:\n{log}"
             );
-            check_refused(&mut validator, &[&topics.orders, &topics.changelog, "3", "2"])?;
+            ensure!(
+                log.contains("one of them has 3 now"),
+                "the validator's log does not give the reason:\n{log}"
+            );
+            expect_refused_start(
+                &mut validator,
+                LIMIT,
+                &[&topics.orders, &topics.changelog, "3", "2"],
+            )?;
             pipeline.passed();
         }
         Ok(())
@@ -173,32 +173,27 @@ fn a_topic_that_grows_under_a_validator_ends_it() {
 }
 
 #[test]
-fn a_changelog_that_was_cut_below_the_checkpoint_is_refused() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("cut", 1)?;
-        let administrator = Administrator::new(&pipeline.kafka)?;
+fn truncated_changelog_is_refused_without_a_store() {
+    run(|| {
+        let (mut pipeline, mut validator, sent) = validator_with_orders("cut", 20)?;
         let topics = pipeline.topics.clone();
-        let sent = orders(0, "order", 20);
-        send(&pipeline.kafka, &topics.orders, &sent)?;
-        let mut validator = pipeline.validator(1)?;
-        validator.process.start()?;
-        await_verdicts(&pipeline)?;
+        let administrator = Administrator::new(&pipeline.kafka)?;
         validator.process.terminate(DRAIN_MAX)?;
 
-        // Kafka deletes records only where the policy says so.
+        // Kafka deletes records only of a topic whose cleanup policy contains `delete`.
         administrator.configure_topic(&topics.changelog, "cleanup.policy", "compact,delete")?;
-        until_taken("records are deleted", || {
+        retry_until_accepted("records are deleted", || {
             administrator.delete_records(&topics.changelog, Partition(0), Offset(10))
         })?;
         administrator.configure_topic(&topics.changelog, "cleanup.policy", "compact")?;
-        // The store has them, so it goes on.
+        // The store holds the deleted keys, so nothing is lost yet.
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;
         send(&pipeline.kafka, &topics.orders, &sent)?;
         await_verdicts(&pipeline)?;
         validator.process.terminate(DRAIN_MAX)?;
         fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
-        // Nobody has them.
+        // Without the store nothing holds them any more.
         validator.process.start()?;
         let words = ["partition 0 is refused", "begins at 10", "would be paid twice"];
         await_unready(&mut validator, &words)?;
@@ -211,8 +206,8 @@ fn a_changelog_that_was_cut_below_the_checkpoint_is_refused() {
 }
 
 #[test]
-fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
-    in_turn(|| {
+fn deleted_orders_halt_only_their_partition() {
+    run(|| {
         let mut pipeline = Pipeline::create("gap", 2)?;
         let topic = pipeline.topics.orders.clone();
         let administrator = Administrator::new(&pipeline.kafka)?;
@@ -228,7 +223,7 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
         send(&pipeline.kafka, &topic, &second)?;
         administrator.delete_records(&topic, Partition(0), Offset(15))?;
         validator.process.start()?;
-        let told = await_unready(
+        let reason = await_unready(
             &mut validator,
             &[
                 "partition 0 is refused",
@@ -238,17 +233,18 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
             ],
         )?;
         ensure!(
-            told.contains("admitted before is of 20") && told.contains("there is now of 20"),
-            "it does not tell the times of the gap: {told}"
+            reason.contains("admitted before is of 20") && reason.contains("there is now of 20"),
+            "the reason does not give the times of the gap: {reason}"
         );
-        // The other partition, whose restore may have taken longer, does not stand still.
+        // The other partition, whose restore may have taken longer, is processed.
         await_outbox(&pipeline, 30)?;
         validator.process.terminate(DRAIN_MAX)?;
         expect_outbox(&pipeline, &[&first, &second[3..]])?;
 
-        // What the message says is what a person does.
+        // The operator runs the command of the message.
         let (kafka, group) = (&pipeline.kafka, &pipeline.validator_group);
-        until_taken("the group is empty", || {
+        // Kafka takes the offset only when the group has noticed that the validator left.
+        retry_until_accepted("the group is empty", || {
             cluster::set_committed(kafka, group, &topic, Partition(0), Offset(15))
         })?;
         validator.process.start()?;
@@ -256,7 +252,7 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&first, &second])?;
 
-        // The same under a running validator, which stands still while they are deleted.
+        // The same with a running validator, which is frozen while orders are deleted.
         validator.process.freeze()?;
         send(&pipeline.kafka, &topic, &orders(0, "deleted-too", 5))?;
         administrator.delete_records(&topic, Partition(0), Offset(23))?;
@@ -275,10 +271,10 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
     });
 }
 
-/// What the group has committed is all that tells which orders were processed: each life here has a group of its own.
+/// Only the committed offset says which orders were processed. Each validator here has a group of its own.
 #[test]
-fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
-    in_turn(|| {
+fn missing_committed_offset_fails_closed() {
+    run(|| {
         let mut pipeline = Pipeline::create("offset", 1)?;
         let topics = pipeline.topics.clone();
         let sent = orders(0, "order", 10);
@@ -286,7 +282,7 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
         let administrator = Administrator::new(&pipeline.kafka)?;
         administrator.delete_records(&topics.orders, Partition(0), Offset(4))?;
 
-        // Nothing was ever admitted: it begins with the oldest order that there is.
+        // No order was ever admitted, so the first group may begin with the oldest order on the topic.
         let mut first = pipeline.validator(1)?;
         first.process.start()?;
         await_ready(&mut first, LIMIT)?;
@@ -296,11 +292,11 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
                 .process
                 .log_since_start()?
                 .contains("the topic's oldest orders were deleted before this group began"),
-            "its log does not say that it left some out"
+            "the validator does not log that the oldest orders were deleted before its group began"
         );
         first.process.terminate(DRAIN_MAX)?;
 
-        let check_unready = |group: &str, committed: Option<i64>, words: &[&str]| -> Result<()> {
+        let expect_unready = |group: &str, committed: Option<i64>, words: &[&str]| -> Result<()> {
             let group = format!("{}.{group}", pipeline.validator_group);
             if let Some(offset) = committed {
                 cluster::set_committed(
@@ -317,10 +313,10 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
             await_unready(&mut validator, &[&["partition 0 is refused"], words].concat())?;
             validator.process.terminate(DRAIN_MAX)
         };
-        // Some were admitted, and the oldest may never have been.
-        check_unready("lost", None, &["has lost its committed offset", "below 4"])?;
-        // What is there now was written by somebody else, or later.
-        check_unready(
+        // Some orders were admitted, and the deleted ones may never have been.
+        expect_unready("lost", None, &["has lost its committed offset", "below 4"])?;
+        // The topic ends before the committed offset, so its orders are not those that were processed.
+        expect_unready(
             "behind",
             Some(13),
             &["committed offset 13", "is behind the partition's end 10"],

@@ -1,43 +1,41 @@
-//! What would break a guarantee, or cannot work, is refused at the start: within seconds, with a message
-//! that says what is wrong.
+//! G8: a program refuses to start with topics or settings that would break a guarantee.
+//!
+//! Set-up: in each scenario something is wrong before the start: topics are missing, have another number of
+//! partitions or a cleanup policy that deletes keys, no broker answers, another process uses the state
+//! directory, a setting is unknown or would weaken a guarantee.
+//!
+//! Must hold: the program exits with an error within ten seconds, and its message names what is wrong.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use harness::cluster::Administrator;
 use harness::pipeline::{Pipeline, Service};
 use harness::process::free_port;
 use harness::process::instance_lifecycle::await_ready;
 
-use crate::in_turn;
+use crate::assertions::expect_refused_start;
+use crate::run;
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 const PARTITIONS: i32 = 4;
-/// Nobody is called in these stories.
+/// Address of an API that is never called: no caller of these scenarios starts.
 const NO_API: &str = "http://127.0.0.1:9/payments";
 
-/// The program must end by itself, not well, and its log must have all these words.
-fn check_refused(mut service: Service, words: &[&str]) -> Result<()> {
-    service.process.start()?;
-    let status = service.process.wait_exit(REFUSED_WITHIN)?;
-    let log = service.process.log()?;
-    ensure!(!status.success(), "it ended well:\n{log}");
-    for word in words {
-        ensure!(log.contains(word), "no {word:?} in its log:\n{log}");
-    }
-    Ok(())
+fn expect_refused(mut service: Service, words: &[&str]) -> Result<()> {
+    expect_refused_start(&mut service, REFUSED_WITHIN, words)
 }
 
-fn both(pipeline: &Pipeline) -> Result<[Service; 2]> {
+fn validator_and_caller(pipeline: &Pipeline) -> Result<[Service; 2]> {
     Ok([pipeline.validator(1)?, pipeline.caller(1, NO_API)?])
 }
 
 #[test]
-fn topics_that_do_not_exist_are_refused() {
-    in_turn(|| {
+fn missing_topics_are_refused() {
+    run(|| {
         let mut pipeline = Pipeline::without_topics("no-topics", PARTITIONS)?;
-        for service in both(&pipeline)? {
-            check_refused(service, &[&pipeline.topics.pending])?;
+        for service in validator_and_caller(&pipeline)? {
+            expect_refused(service, &[&pipeline.topics.pending])?;
         }
         pipeline.passed();
         Ok(())
@@ -45,12 +43,12 @@ fn topics_that_do_not_exist_are_refused() {
 }
 
 #[test]
-fn a_changed_partition_count_is_refused() {
-    in_turn(|| {
+fn changed_partition_count_is_refused() {
+    run(|| {
         let mut pipeline = Pipeline::create("partitions", PARTITIONS)?;
         let topics = &pipeline.topics;
         Administrator::new(&pipeline.kafka)?.grow_topic(&topics.orders, 6)?;
-        check_refused(
+        expect_refused(
             pipeline.validator(1)?,
             &[&topics.orders, &topics.changelog, "6", "4"],
         )?;
@@ -59,10 +57,10 @@ fn a_changed_partition_count_is_refused() {
     });
 }
 
-/// All topics grow together, so they agree with each other, and not with the keys in the stores.
+/// All topics grow alike, so they agree with each other, but not with the keys in the stores.
 #[test]
-fn a_partition_count_that_changed_in_all_topics_is_refused() {
-    in_turn(|| {
+fn partition_growth_of_all_topics_is_refused() {
+    run(|| {
         let mut pipeline = Pipeline::create("all-partitions", PARTITIONS)?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
@@ -73,15 +71,15 @@ fn a_partition_count_that_changed_in_all_topics_is_refused() {
         for topic in [&topics.orders, &topics.pending, &topics.changelog] {
             administrator.grow_topic(topic, 6)?;
         }
-        check_refused(validator, &["partitions", "6", "4"])?;
+        expect_refused(validator, &["partitions", "6", "4"])?;
         pipeline.passed();
         Ok(())
     });
 }
 
 #[test]
-fn a_changelog_from_which_keys_are_deleted_by_age_is_refused() {
-    in_turn(|| {
+fn changelog_with_delete_policy_is_refused() {
+    run(|| {
         let mut pipeline = Pipeline::create("no-compact", PARTITIONS)?;
         let changelog = &pipeline.topics.changelog;
         let administrator = Administrator::new(&pipeline.kafka)?;
@@ -96,7 +94,7 @@ fn a_changelog_from_which_keys_are_deleted_by_age_is_refused() {
                 why,
                 "cleanup.policy=compact",
             ];
-            check_refused(pipeline.validator(1)?, &words)?;
+            expect_refused(pipeline.validator(1)?, &words)?;
         }
         pipeline.passed();
         Ok(())
@@ -104,33 +102,33 @@ fn a_changelog_from_which_keys_are_deleted_by_age_is_refused() {
 }
 
 #[test]
-fn a_kafka_that_does_not_answer_is_an_error() {
-    in_turn(|| {
+fn unreachable_kafka_is_an_error() {
+    run(|| {
         let mut pipeline = Pipeline::without_topics("no-broker", PARTITIONS)?;
-        let nobody = format!("127.0.0.1:{}", free_port()?);
+        let unreachable = format!("127.0.0.1:{}", free_port()?);
         let validator = pipeline
             .validator_settings(1)
-            .with("kafka.bootstrap_servers", &nobody);
+            .with("kafka.bootstrap_servers", &unreachable);
         let caller = pipeline
             .caller_settings(1, NO_API)
-            .with("kafka.bootstrap_servers", &nobody);
-        check_refused(pipeline.service("validator", 1, validator)?, &[&nobody])?;
-        check_refused(pipeline.service("caller", 1, caller)?, &[&nobody])?;
+            .with("kafka.bootstrap_servers", &unreachable);
+        expect_refused(pipeline.service("validator", 1, validator)?, &[&unreachable])?;
+        expect_refused(pipeline.service("caller", 1, caller)?, &[&unreachable])?;
         pipeline.passed();
         Ok(())
     });
 }
 
 #[test]
-fn a_second_validator_on_the_same_state_directory_is_refused() {
-    in_turn(|| {
+fn shared_state_directory_is_refused() {
+    run(|| {
         let mut pipeline = Pipeline::create("same-state", PARTITIONS)?;
         let mut first = pipeline.validator(1)?;
         first.process.start()?;
         await_ready(&mut first, Duration::from_secs(60))?;
         let state = pipeline.state_folder(1);
         let second = pipeline.validator_settings(2).with("store.dir", &state);
-        check_refused(
+        expect_refused(
             pipeline.service("validator", 2, second)?,
             &[&state.display().to_string()],
         )?;
@@ -142,22 +140,22 @@ fn a_second_validator_on_the_same_state_directory_is_refused() {
 }
 
 #[test]
-fn a_setting_that_does_not_exist_or_would_break_a_guarantee_is_refused() {
-    in_turn(|| {
+fn unknown_or_unsafe_setting_is_refused() {
+    run(|| {
         let mut pipeline = Pipeline::without_topics("bad-settings", PARTITIONS)?;
         let unknown = pipeline
             .validator_settings(1)
             .with("validator.commit_intervall", "1s");
-        check_refused(pipeline.service("validator", 1, unknown)?, &["commit_intervall"])?;
+        expect_refused(pipeline.service("validator", 1, unknown)?, &["commit_intervall"])?;
         let unsafe_property = pipeline
             .validator_settings(2)
             .with_property("isolation.level", "read_uncommitted");
-        check_refused(
+        expect_refused(
             pipeline.service("validator", 2, unsafe_property)?,
             &["isolation.level", "a guarantee of this program rests on"],
         )?;
         let unknown = pipeline.caller_settings(1, NO_API).with("retry.backof_max", "1s");
-        check_refused(pipeline.service("caller", 1, unknown)?, &["backof_max"])?;
+        expect_refused(pipeline.service("caller", 1, unknown)?, &["backof_max"])?;
         pipeline.passed();
         Ok(())
     });

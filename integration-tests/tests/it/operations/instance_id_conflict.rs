@@ -1,5 +1,13 @@
-//! A second member under the same instance id: the first lets go of everything and looks whose the id is. Where another
-//! process has it, the first leaves, says why, and does no harm; where nobody has, it goes on by itself.
+//! Group membership: a program that is fenced because another member has its instance id finds out who that
+//! member is.
+//!
+//! Set-up: a validator, or a static caller, at work. A second process joins with the same instance id; or it
+//! joins and is killed, which leaves a stale static member; or a proxy delays a JoinGroup, so that the broker
+//! processes two of one process.
+//!
+//! Must hold: if another live process has the instance id, the first one exits with an error that says so,
+//! and the second one is not disturbed. If only a stale member has it, the first one goes on in the same
+//! process, with its stores and without a duplicate.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -13,21 +21,25 @@ use harness::proxy::delayed_join_group::DelayedJoinGroup;
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
-use crate::in_turn;
+use crate::fixtures::ProxiedPipeline;
+use crate::run;
 
 #[test]
-fn a_validator_whose_name_another_has_taken_leaves() {
-    in_turn(|| {
+fn validator_leaves_if_its_instance_id_is_taken() {
+    run(|| {
         let mut pipeline = Pipeline::create("replaced", 2)?;
         let (mut first, mut sent) = at_work(&pipeline)?;
-        let mut second = instance_id_conflict(&pipeline)?;
+        let mut second = with_same_instance_id(&pipeline)?;
         second.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
         await_ready(&mut second, LIMIT)?;
         send_all(&pipeline, &mut sent, orders(1, "both", 100))?;
 
         let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
-        ensure!(!status.success(), "the first has left as if all were well");
+        ensure!(
+            !status.success(),
+            "the first instance exited with status 0, although another one has its instance id"
+        );
         let log = first.process.log_since_start()?;
         for words in [
             "another validator has joined group",
@@ -35,26 +47,30 @@ fn a_validator_whose_name_another_has_taken_leaves() {
             "validator.instance_id of its own",
             "and lives",
         ] {
-            ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
+            ensure!(
+                log.contains(words),
+                "the log of the first instance does not contain {words:?}:\n{log}"
+            );
         }
         second.expect_running()?;
         let log = second.process.log_since_start()?;
         ensure!(
             !log.contains(FENCED),
-            "the second was fenced by the first:\n{log}"
+            "the second validator was fenced by the first:\n{log}"
         );
         send_all(&pipeline, &mut sent, orders(0, "second", 100))?;
         expect_outbox(&pipeline, &[&sent])?;
         second.process.terminate(Duration::from_secs(30))?;
 
-        // Its store stays, and is brought up to date when it comes back.
+        // The first keeps its store, and brings it up to date when it is started again.
         first.process.start()?;
         await_ready(&mut first, LIMIT)?;
         let restored = counter(&first, "outbox_restore_records_total")?;
         let rebuilt = counter(&first, "outbox_stores_rebuilt_total")?;
         ensure!(
             restored == 200 && rebuilt == 0,
-            "{restored} records were read and {rebuilt} stores rebuilt for the 200 orders that the other has admitted"
+            "{restored} records were read and {rebuilt} stores rebuilt, expected the 200 orders that the \
+             second validator has admitted and no store"
         );
         first.process.terminate(Duration::from_secs(30))?;
         pipeline.passed();
@@ -62,52 +78,51 @@ fn a_validator_whose_name_another_has_taken_leaves() {
     });
 }
 
-/// To the group a process that is killed as soon as it has joined is what a request to join is that was taken twice:
-/// a member with the name, and nobody behind it.
+/// A process that is killed right after it has joined leaves what a duplicated JoinGroup leaves: a stale
+/// static member.
 #[test]
-fn a_validator_whose_name_a_ghost_has_taken_goes_on_by_itself() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("ghost", 2)?;
+fn validator_outlives_a_stale_static_member() {
+    run(|| {
+        let mut pipeline = Pipeline::create("stale-member", 2)?;
         let (mut first, mut sent) = at_work(&pipeline)?;
         let id = first.process.id();
-        let mut ghost = instance_id_conflict(&pipeline)?;
-        ghost.process.start()?;
+        let mut stale = with_same_instance_id(&pipeline)?;
+        stale.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
-        ghost.process.kill()?;
-        goes_on(&pipeline, &mut first, id, &mut sent)?;
+        stale.process.kill()?;
+        expect_goes_on(&pipeline, &mut first, id, &mut sent)?;
         pipeline.passed();
         Ok(())
     });
 }
 
-/// The real thing: the broker takes both of two requests to join of one validator, the first one last.
+/// The broker processes two JoinGroup requests of one validator, the older one last.
 #[test]
-fn a_validator_whose_request_to_join_was_taken_twice_goes_on_by_itself() {
-    in_turn(|| {
-        let (mut broker, proxy, mut pipeline) =
-            Pipeline::behind_proxy(DelayedJoinGroup::default(), "twice", 2)?;
-        proxy.rule().delay_next();
-        let (mut validator, mut sent) = at_work(&pipeline)?;
+fn validator_outlives_a_duplicated_join_group() {
+    run(|| {
+        let proxied = ProxiedPipeline::start(DelayedJoinGroup::default(), "duplicated-join", 2)?;
+        let (pipeline, rule) = (&proxied.pipeline, proxied.proxy.rule());
+        rule.delay_next();
+        let (mut validator, mut sent) = at_work(pipeline)?;
         let id = validator.process.id();
-        proxy.rule().release();
+        rule.release();
         await_unready(&mut validator, &["instance-id"])?;
-        await_until("the late request is answered", LIMIT, || {
-            Ok(match proxy.rule().is_answered() {
+        await_until("the broker responds to the delayed JoinGroup", LIMIT, || {
+            Ok(match rule.is_answered() {
                 true => ControlFlow::Break(()),
-                false => ControlFlow::Continue("no answer".into()),
+                false => ControlFlow::Continue("no response yet".into()),
             })
         })?;
-        goes_on(&pipeline, &mut validator, id, &mut sent)?;
-        pipeline.passed();
-        broker.discard();
+        expect_goes_on(pipeline, &mut validator, id, &mut sent)?;
+        proxied.passed();
         Ok(())
     });
 }
 
-/// The same for a caller, whose membership is static by setting: first a ghost takes its name, and then another one.
+/// A stale member takes the instance id of a static caller, and later a live process does.
 #[test]
-fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
-    in_turn(|| {
+fn static_caller_handles_instance_id_conflicts() {
+    run(|| {
         let mut pipeline = Pipeline::create("replaced-calls", 2)?;
         let api = Api::start(&pipeline, &[])?;
         let mut validator = pipeline.validator(1)?;
@@ -116,7 +131,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
             let settings = pipeline.caller_settings(1, &api.url);
             pipeline.service("caller", number, settings.with("caller.membership", "static"))
         };
-        let (mut first, mut ghost, mut second) = (caller(1)?, caller(2)?, caller(3)?);
+        let (mut first, mut stale, mut second) = (caller(1)?, caller(2)?, caller(3)?);
         let mut sent = 0;
         let mut call = |name: &str, partition| {
             let more = orders(partition, name, 50);
@@ -129,39 +144,45 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
         let id = first.process.id();
         call("first", 0)?;
 
-        ghost.process.start()?;
+        stale.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
-        ghost.process.kill()?;
-        call("after-the-ghost", 1)?;
+        stale.process.kill()?;
+        call("after-the-stale-member", 1)?;
         await_ready(&mut first, LIMIT)?;
-        ensure!(first.process.id() == id, "it was started again");
+        ensure!(first.process.id() == id, "the process was restarted");
         ensure!(
             counter(&first, "outbox_rejoins_after_fencing_total")? == 1,
-            "it does not count what has happened"
+            "the caller does not count its rejoin after fencing"
         );
 
         second.process.start()?;
         await_unready(&mut first, &["instance-id"])?;
         call("second", 0)?;
         let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
-        ensure!(!status.success(), "the first has left as if all were well");
+        ensure!(
+            !status.success(),
+            "the first instance exited with status 0, although another one has its instance id"
+        );
         let log = first.process.log_since_start()?;
         for words in [
             "another caller has joined group",
             "caller.instance_id of its own",
             "and lives",
         ] {
-            ensure!(log.contains(words), "its log does not say {words:?}:\n{log}");
+            ensure!(
+                log.contains(words),
+                "the log of the first instance does not contain {words:?}:\n{log}"
+            );
         }
         second.expect_running()?;
         let log = second.process.log_since_start()?;
         ensure!(
             !log.contains("has taken this caller's instance id"),
-            "the second was fenced:\n{log}"
+            "the second caller was fenced:\n{log}"
         );
         ensure!(
             api.requests()?.len() == sent,
-            "{} requests for {sent} orders",
+            "the API had {} requests for {sent} orders",
             api.requests()?.len()
         );
         for service in [&mut second, &mut validator] {
@@ -172,7 +193,7 @@ fn a_static_caller_outlives_a_ghost_and_leaves_to_another() {
     });
 }
 
-/// A validator that has processed some orders, and these.
+/// Starts a validator that has processed 100 orders; returns it with these.
 fn at_work(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     let mut validator = pipeline.validator(1)?;
     validator.process.start()?;
@@ -182,8 +203,9 @@ fn at_work(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     Ok((validator, sent))
 }
 
-/// It goes on by itself, in the same process and with the stores that it has, and each order is in the outbox once.
-fn goes_on(
+/// Fails unless the validator goes on in the same process and with the same stores, and each order is in the
+/// outbox once.
+fn expect_goes_on(
     pipeline: &Pipeline,
     validator: &mut Service,
     id: Option<u32>,
@@ -191,36 +213,37 @@ fn goes_on(
 ) -> Result<()> {
     send_all(pipeline, sent, orders(1, "after", 100))?;
     await_ready(validator, LIMIT)?;
-    ensure!(validator.process.id() == id, "it was started again");
+    ensure!(validator.process.id() == id, "the process was restarted");
     expect_outbox(pipeline, &[sent])?;
     for (what, name, count) in [
-        ("memberships begun again", "outbox_rejoins_after_fencing_total", 1),
+        ("rejoins after fencing", "outbox_rejoins_after_fencing_total", 1),
         ("stores rebuilt", "outbox_stores_rebuilt_total", 0),
     ] {
         let counted = counter(validator, name)?;
         ensure!(
             counted == count,
-            "{what}: {counted} are counted in place of {count}"
+            "the validator counts {counted} {what}, expected {count}"
         );
     }
     validator.process.terminate(Duration::from_secs(30))
 }
 
-/// The same name, another state directory: a copy of the settings, made in a hurry.
-fn instance_id_conflict(pipeline: &Pipeline) -> Result<Service> {
+/// Returns a second validator with the instance id of the first, and a state directory of its own.
+// What a copied settings file causes in practice.
+fn with_same_instance_id(pipeline: &Pipeline) -> Result<Service> {
     let settings = pipeline.validator_settings(1);
     let settings = settings.with("store.dir", pipeline.folder().join("state-of-the-other"));
     pipeline.service("validator", 2, settings)
 }
 
-/// Sends what was sent before once more, and more, and waits until each has its verdict.
+/// Sends all earlier orders again, and more, and waits until each has its verdict.
 fn send_all(pipeline: &Pipeline, sent: &mut Vec<InputRecord>, more: Vec<InputRecord>) -> Result<()> {
     sent.extend(more);
     send(&pipeline.kafka, &pipeline.topics.orders, sent)?;
     await_verdicts(pipeline)
 }
 
-/// What comes on top of the session until it is known that the other lives, on a busy machine.
+/// Time on top of the session until a fenced instance knows that the other one lives, on a loaded machine.
 const DECIDED_MAX: Duration = Duration::from_secs(15);
-/// What a program logs when another has its name.
+/// Text that a validator logs when another member has its instance id.
 const FENCED: &str = "has taken this validator's instance id";

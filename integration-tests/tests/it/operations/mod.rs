@@ -1,4 +1,4 @@
-//! Shutdown, outages, group membership and secrets: what an operator relies on beside the guarantees.
+//! Behaviour that operators rely on beside the guarantees: shutdown, outages, group membership and secrets.
 
 mod instance_id_conflict;
 mod outages;

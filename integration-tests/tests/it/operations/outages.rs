@@ -1,5 +1,11 @@
-//! What is gone for a while is waited for: a disk that is full, brokers that are down or stand still. Meanwhile the
-//! program is not ready and says why; afterwards it goes on by itself.
+//! Outages: a validator waits for a disk or a broker that is unavailable for a while, says so on `/readyz`,
+//! and goes on by itself.
+//!
+//! Set-up: one validator. In the first scenario a limit on its file size stands for a full disk, and is
+//! lifted later. In the second one its only broker is killed, and then frozen, each time for 20 s.
+//!
+//! Must hold: during the outage the process runs, is not ready and names the reason. Afterwards each order is
+//! in the outbox exactly once, nothing has panicked, and the run loop turns.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -16,14 +22,14 @@ use harness::wait::{await_until, pause};
 use serde_json::Value;
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, expect_outbox};
-use crate::in_turn;
+use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_disk_that_takes_no_more_is_waited_for() {
-    in_turn(|| {
-        /// Enough for a log, and not for a store of all keys.
+fn full_disk_pauses_the_validator() {
+    run(|| {
+        /// Maximum size of a file, in KiB: enough for the log, too little for a store with all keys.
         const FILE_KIB_MAX: u64 = 1_200;
         let mut pipeline = Pipeline::create("full", 1)?;
         let topic = pipeline.topics.orders.clone();
@@ -50,15 +56,19 @@ fn a_disk_that_takes_no_more_is_waited_for() {
     });
 }
 
-/// Waits until it is ready. It may end meanwhile for one reason alone: the group has heard its request to join twice,
-/// and takes one for that of another process. Its supervisor starts it again.
+/// Waits until the validator is ready, and restarts it as its supervisor would.
+// It may exit meanwhile for one reason alone: the broker has processed its JoinGroup twice, and the validator
+// takes the second member for another process.
 fn supervise(validator: &mut Service) -> Result<()> {
     let http = Http::new()?;
     let url = format!("{}/readyz", validator.admin);
-    await_until("it is ready again", LIMIT, || {
+    await_until("the validator is ready again", LIMIT, || {
         if validator.process.try_wait()?.is_some() {
-            let life = validator.process.log_since_start()?;
-            ensure!(life.contains("another validator has joined"), "it ended:\n{life}");
+            let log = validator.process.log_since_start()?;
+            ensure!(
+                log.contains("another validator has joined"),
+                "the validator exited during the outage:\n{log}"
+            );
             validator.process.start()?;
         }
         Ok(match http.get(&url) {
@@ -69,22 +79,23 @@ fn supervise(validator: &mut Service) -> Result<()> {
     })
 }
 
-/// Its watchdog has seen its loop turn just now: one that has not would be ended by its supervisor.
-fn await_turning(validator: &Service) -> Result<()> {
+/// Waits until the watchdog reports a turn of the run loop within the last second.
+// An orchestrator that uses `/healthz` would restart a validator whose loop hangs after the outage.
+fn await_loop_turns(validator: &Service) -> Result<()> {
     const JUST_NOW_MS: u64 = 1_000;
     let http = Http::new()?;
     let url = format!("{}/healthz", validator.admin);
-    await_until("its loop turns", LIMIT, || {
+    await_until("the run loop turns", LIMIT, || {
         let (status, body) = http.get(&url)?;
-        let told: Value = serde_json::from_str(&body).context("its health")?;
-        Ok(match told["last_tick_ms_ago"].as_u64() {
+        let health: Value = serde_json::from_str(&body).with_context(|| format!("parsing {url}: {body}"))?;
+        Ok(match health["last_tick_ms_ago"].as_u64() {
             Some(..JUST_NOW_MS) if status == 200 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(format!("{status} {body}")),
         })
     })
 }
 
-/// A broker of the story's own, which forgets itself only when all went well.
+/// Returns a broker for this scenario alone, and the folder to delete when the scenario has passed.
 fn own_broker() -> Result<(Broker, PathBuf)> {
     let folder = tempfile::Builder::new()
         .prefix("outbox-own-broker-")
@@ -98,9 +109,9 @@ fn own_broker() -> Result<(Broker, PathBuf)> {
 }
 
 #[test]
-fn brokers_that_are_gone_are_waited_for() {
-    in_turn(|| {
-        /// Longer than session, commit and transaction may take.
+fn broker_outage_pauses_the_validator() {
+    run(|| {
+        /// Duration of each outage: longer than the session, commit and transaction timeouts.
         const AWAY: Duration = Duration::from_secs(20);
         let (mut broker, folder) = own_broker()?;
         let mut pipeline = Pipeline::on(broker.start()?, "away", 2)?;
@@ -118,7 +129,7 @@ fn brokers_that_are_gone_are_waited_for() {
         let mut all = orders(0, "first", 200);
         send(&pipeline.kafka, &topic, &all)?;
 
-        // In the midst of its work.
+        // While it processes the orders.
         broker.kill()?;
         await_unready(&mut validator, &["no broker has answered"])?;
         pause(AWAY)?;
@@ -140,15 +151,16 @@ fn brokers_that_are_gone_are_waited_for() {
         all.push(order(0, "last"));
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&all])?;
-        await_turning(&validator)?;
+        await_loop_turns(&validator)?;
         validator.process.terminate(DRAIN_MAX)?;
         ensure!(
             !validator.process.log()?.contains("panicked"),
-            "something panicked meanwhile"
+            "the validator panicked during the outages"
         );
         pipeline.passed();
         drop(pipeline);
         broker.discard();
+        // The scenario has passed, and a folder that stays in the temporary directory harms nothing.
         let _removed = fs::remove_dir_all(folder);
         Ok(())
     });

@@ -1,5 +1,12 @@
-//! A secret is in no log, no metric, no outcome and no dead letter, at the most talkative log level, with an
-//! API that throws every header back at whoever sent it.
+//! Secrets: no log, metric, endpoint or dead letter contains a secret, even at log level `trace`.
+//!
+//! Set-up: an API that rejects each order and echoes the whole request in its response. One caller uses basic
+//! authentication, the other one OAuth 2, and both sign their requests. The file with the password is
+//! readable by everybody.
+//!
+//! Must hold: neither password, token nor signing key appears anywhere, the dead letters show the echoed
+//! request with `[secret]` in their place, and the callers warn of the file's mode and of the refused token
+//! requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,56 +24,60 @@ use harness::read_back::tail::Tail;
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
 
-use crate::in_turn;
+use crate::run;
 
 const CALLS: u64 = 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
 const PASSWORD: &str = "correct-horse-battery";
-/// `order-caller:correct-horse-battery`, as `Basic` shows it.
+/// `order-caller:correct-horse-battery` in base64, as basic authentication sends it.
 const BASIC: &str = "b3JkZXItY2FsbGVyOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==";
 const SIGNING_KEY: &str = "staple-of-the-signature";
-const TOKEN: &str = "token-that-nobody-may-see";
+const TOKEN: &str = "token-that-must-not-leak";
 
-/// Everything that must stand nowhere.
+/// Secrets that must appear nowhere.
 const SECRETS: [&str; 4] = [PASSWORD, BASIC, SIGNING_KEY, TOKEN];
 
-/// An API that answers each order with 422 and with all that it was told, and, at `/token`, refuses the first
-/// two times in the same way, and then hands out a token.
-fn talkative_api() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("a port")?;
+/// Starts an API that responds to each order with 422 and an echo of the request; returns its address.
+///
+/// At `/token` it refuses the first two requests in the same way, and then issues a token.
+fn echoing_api() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("listening for the echoing API")?;
     let url = format!("http://{}", listener.local_addr()?);
     std::thread::spawn(move || {
-        let mut asked_for_tokens = 0;
-        // One connection after the other: there are few calls, and each answer closes its connection.
+        let mut token_requests = 0;
+        // One connection at a time is enough: there are few calls, and each response closes its connection.
         for stream in listener.incoming().flatten() {
-            // Who has gone away wants no answer.
-            let _answered = answer(stream, &mut asked_for_tokens);
+            // A client that has left needs no response, and the caller sends again what failed.
+            let _responded = respond(stream, &mut token_requests);
         }
     });
     Ok(url)
 }
 
-fn answer(mut stream: TcpStream, asked_for_tokens: &mut u32) -> Result<()> {
-    let mut told = Vec::new();
+fn respond(mut stream: TcpStream, token_requests: &mut u32) -> Result<()> {
+    let mut received = Vec::new();
     let text = loop {
-        let text = String::from_utf8_lossy(&told).into_owned();
+        let text = String::from_utf8_lossy(&received).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() >= length.context("a length")?.parse()? {
+            if body.len() >= length.context("the request has no content-length")?.parse()? {
                 break text;
             }
         }
         let mut more = [0; 4096];
         let n = stream.read(&mut more)?;
-        ensure!(n > 0, "it went away");
-        told.extend_from_slice(&more[..n]);
+        ensure!(
+            n > 0,
+            "the client closed the connection before its request was complete"
+        );
+        received.extend_from_slice(&more[..n]);
     };
     let is_for_token = text.starts_with("POST /token ");
-    *asked_for_tokens += u32::from(is_for_token);
-    let (status, body) = match is_for_token && *asked_for_tokens > 2 {
+    *token_requests += u32::from(is_for_token);
+    let (status, body) = match is_for_token && *token_requests > 2 {
         true => (
             "200 OK",
             format!(r#"{{"access_token":"{TOKEN}","expires_in":600}}"#),
@@ -81,19 +92,20 @@ fn answer(mut stream: TcpStream, asked_for_tokens: &mut u32) -> Result<()> {
     Ok(())
 }
 
-/// A file with a secret that everybody may read, which is to be warned of.
+/// Writes the password to a file that everybody may read, of which the caller must warn; returns its path.
 fn secret_file(pipeline: &Pipeline) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let path = pipeline.folder().join("password");
-    std::fs::write(&path, format!("{PASSWORD}\n")).context("writing a secret")?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).context("its mode")?;
+    std::fs::write(&path, format!("{PASSWORD}\n")).context("writing the password")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
+        .context("setting the mode of the password file")?;
     Ok(path)
 }
 
 #[test]
-fn a_secret_stands_nowhere() {
-    in_turn(|| {
+fn secrets_are_never_exposed() {
+    run(|| {
         let mut pipeline = Pipeline::create("secrets", 2)?;
         Feed::start(Plan {
             kafka: pipeline.kafka.clone(),
@@ -104,7 +116,7 @@ fn a_secret_stands_nowhere() {
             per_second: None,
         })
         .finish()?;
-        let api = talkative_api()?;
+        let api = echoing_api()?;
         let file = format!("file:{}", secret_file(&pipeline)?.display());
         let with = |number: u32| {
             let base = pipeline.caller_settings(number, &format!("{api}/pay"));
@@ -124,21 +136,25 @@ fn a_secret_stands_nowhere() {
         let tail = Tail::start(&pipeline.kafka, &[topic])?;
         for (number, settings) in [(1, basic), (2, oauth2)] {
             let output = output_of(&pipeline, number, settings, &tail)?;
-            check(&output, &format!("what caller {number} says"))?;
+            expect_no_secret(
+                &output,
+                &format!("the log, metrics or endpoints of caller {number}"),
+            )?;
             ensure!(
                 output.contains("chmod"),
-                "no warning of the file's mode:\n{output}"
+                "caller {number} does not warn of the mode of the password file:\n{output}"
             );
             ensure!(
                 number == 1 || output.contains("no token could be had"),
-                "no warning of the token that was refused:\n{output}"
+                "caller {number} does not warn of the refused token requests:\n{output}"
             );
         }
         let letters = read_topic(&pipeline.kafka, topic, Keep::Values)?;
         ensure!(
             letters.len() as u64 == 2 * CALLS,
-            "{} dead letters",
-            letters.len()
+            "{} dead letters, expected {}",
+            letters.len(),
+            2 * CALLS
         );
         for letter in letters {
             let text = format!(
@@ -154,16 +170,17 @@ fn a_secret_stands_nowhere() {
             );
             ensure!(
                 text.contains("authorization: ") && text.contains("[secret]"),
-                "the API's answer does not show what it was told: {text}"
+                "the dead letter does not show the echoed request with the secret replaced: {text}"
             );
-            check(&text, "a dead letter")?;
+            expect_no_secret(&text, "a dead letter")?;
         }
         pipeline.passed();
         Ok(())
     });
 }
 
-/// Runs a caller until its calls are dead letters; returns all that it has said, its metrics too.
+/// Runs a caller until its calls are dead letters; returns its log, its metrics and the responses of its
+/// endpoints.
 fn output_of(pipeline: &Pipeline, number: u32, settings: Settings, tail: &Tail) -> Result<String> {
     let mut caller = pipeline.service("caller", number, settings)?;
     caller
@@ -185,16 +202,16 @@ fn output_of(pipeline: &Pipeline, number: u32, settings: Settings, tail: &Tail) 
     }
     caller.process.terminate(LIMIT)?;
     let log = caller.process.log_since_start()?;
-    // The first line is the harness's own: the environment that it started the process with.
-    let (_, said) = log.split_once('\n').context("a log")?;
-    Ok(output + said)
+    // The harness writes the first line, with the environment of the process and so with the signing key.
+    let (_, logged) = log.split_once('\n').context("the caller logged nothing")?;
+    Ok(output + logged)
 }
 
-fn check(text: &str, what: &str) -> Result<()> {
+fn expect_no_secret(text: &str, what: &str) -> Result<()> {
     for secret in SECRETS {
         if let Some(at) = text.find(secret) {
             let from = text.floor_char_boundary(at.saturating_sub(200));
-            anyhow::bail!("a secret stands in {what}: …{}", &text[from..at + secret.len()]);
+            anyhow::bail!("{what} contains a secret: …{}", &text[from..at + secret.len()]);
         }
     }
     Ok(())

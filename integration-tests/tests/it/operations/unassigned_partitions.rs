@@ -1,6 +1,13 @@
-//! A member is killed between the two rounds of a rebalance: told to give partitions up, and not back in the group
-//! yet. When it is back it has its old place, without a rebalance, and what it gave up belongs to nobody. Somebody
-//! must see that, say so, and have it handed out; sessions are long here, so that nothing else does.
+//! Group membership: partitions that a cooperative rebalance leaves without an owner are reported and
+//! assigned again.
+//!
+//! Set-up: two static members, first validators and then callers, with sessions of 30 s. The first member is
+//! killed between the two rounds of a rebalance: it was asked to revoke half of its partitions, and has not
+//! rejoined yet. When it is back it gets its old assignment without a rebalance, and Kafka never assigns the
+//! other half.
+//!
+//! Must hold: the second member reports the unassigned partitions and triggers exactly one rebalance, and all
+//! work is done. Without `guard-unowned` half of the orders have no verdict after 90 s.
 
 use std::time::Duration;
 
@@ -12,17 +19,18 @@ use harness::process::instance_lifecycle::await_ready;
 use harness::process::settings::Settings;
 
 use crate::assertions::{await_outcomes, await_unready, await_verdicts, counter, expect_outbox};
-use crate::in_turn;
+use crate::run;
 
 const PARTITIONS: i32 = 4;
 const START_MAX: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Session timeout: so long that the end of a session does not cause the rebalance.
 const SESSION: &str = "30s";
 
 #[test]
-fn partitions_that_a_killed_validator_left_to_nobody_are_handed_out() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("unowned", PARTITIONS)?;
+fn killed_validator_leaves_no_partition_unassigned() {
+    run(|| {
+        let mut pipeline = Pipeline::create("unassigned", PARTITIONS)?;
         let settings = |number| {
             pipeline
                 .validator_settings(number)
@@ -30,22 +38,22 @@ fn partitions_that_a_killed_validator_left_to_nobody_are_handed_out() {
                 .with("validator.commit_timeout", "3s")
         };
         let mut pair = pair(&pipeline, "validator", settings)?;
-        killed_between_the_rounds(&mut pair)?;
+        kill_between_the_rounds(&mut pair)?;
         let sent = orders_everywhere("left");
         send(&pipeline.kafka, &pipeline.topics.orders, &sent)?;
 
-        told_and_mended(&mut pair, &pipeline.topics.orders, || await_verdicts(&pipeline))?;
+        expect_one_rebalance(&mut pair, &pipeline.topics.orders, || await_verdicts(&pipeline))?;
         expect_outbox(&pipeline, &[&sent])?;
-        end(&mut pair)?;
+        terminate(&mut pair)?;
         pipeline.passed();
         Ok(())
     });
 }
 
 #[test]
-fn partitions_that_a_killed_static_caller_left_to_nobody_are_handed_out() {
-    in_turn(|| {
-        let mut pipeline = Pipeline::create("unowned-calls", PARTITIONS)?;
+fn killed_static_caller_leaves_none_unassigned() {
+    run(|| {
+        let mut pipeline = Pipeline::create("unassigned-calls", PARTITIONS)?;
         let api = Api::start(&pipeline, &[])?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
@@ -57,14 +65,14 @@ fn partitions_that_a_killed_static_caller_left_to_nobody_are_handed_out() {
                 .with("caller.drain_timeout", "3s")
         };
         let mut pair = pair(&pipeline, "caller", settings)?;
-        killed_between_the_rounds(&mut pair)?;
+        kill_between_the_rounds(&mut pair)?;
         let sent = orders_everywhere("left");
         send(&pipeline.kafka, &pipeline.topics.orders, &sent)?;
 
-        told_and_mended(&mut pair, &pipeline.topics.pending, || {
+        expect_one_rebalance(&mut pair, &pipeline.topics.pending, || {
             await_outcomes(&pipeline, sent.len())
         })?;
-        end(&mut pair)?;
+        terminate(&mut pair)?;
         validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();
         Ok(())
@@ -76,9 +84,9 @@ fn pair(pipeline: &Pipeline, program: &str, settings: impl Fn(u32) -> Settings) 
     Ok([service(1)?, service(2)?])
 }
 
-/// The first has all partitions, and half of them are to be the second's; it dies when it is told so, and is back at
-/// once.
-fn killed_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
+/// Starts the first instance, which gets all partitions, and then the second, which is to get half of them.
+/// The first is killed when it has to revoke those, and started again at once.
+fn kill_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
     first.process.start_with_crash_at("before-give-up", 0)?;
     await_ready(first, START_MAX)?;
     second.process.start()?;
@@ -86,46 +94,52 @@ fn killed_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
     first.process.start()
 }
 
-/// All work is done in the end, because the second, which has no partitions, says that half of them belong to nobody,
-/// and makes a rebalance; one is enough.
-fn told_and_mended(
+/// Waits until all work is done. The second instance, which has no partitions, must report the unassigned
+/// ones and trigger exactly one rebalance.
+fn expect_one_rebalance(
     [first, second]: &mut [Service; 2],
     topic: &str,
     await_done: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let (done, told) = std::thread::scope(|scope| {
-        let told = scope.spawn(|| await_unready(second, &["belonged to no member", topic]));
-        (await_done(), told.join())
+    // At the same time, because the report is gone as soon as the rebalance is over.
+    let (done, reason) = std::thread::scope(|scope| {
+        let reason = scope.spawn(|| await_unready(second, &["belonged to no member", topic]));
+        (await_done(), reason.join())
     });
     done?;
     println!(
-        "told: {}",
-        told.map_err(|_| anyhow!("the one who waits panicked"))??
+        "reported: {}",
+        reason.map_err(|_| anyhow!("the thread that waits for the report panicked"))??
     );
     for service in [&mut *first, &mut *second] {
         await_ready(service, START_MAX)?;
         ensure!(
             counter(service, "outbox_partitions_unassigned")? == 0,
-            "some are still said to belong to nobody"
+            "{} still counts unassigned partitions",
+            service.process.name()
         );
     }
     let rebalances = [counter(first, REBALANCES)?, counter(second, REBALANCES)?];
-    ensure!(rebalances == [0, 1], "rebalances made: {rebalances:?}");
+    ensure!(
+        rebalances == [0, 1],
+        "the instances triggered {rebalances:?} rebalances, expected [0, 1]"
+    );
     let log = second.process.log_since_start()?;
     ensure!(
         log.contains("partitions belong to no member of the group"),
-        "its log says nothing of it"
+        "the second instance does not log the unassigned partitions"
     );
     Ok(())
 }
 
+/// Returns ten orders for each partition.
 fn orders_everywhere(name: &str) -> Vec<InputRecord> {
     (0..PARTITIONS)
         .flat_map(|partition| orders(partition, &format!("{name}-{partition}"), 10))
         .collect()
 }
 
-fn end(pair: &mut [Service; 2]) -> Result<()> {
+fn terminate(pair: &mut [Service; 2]) -> Result<()> {
     for service in pair {
         service.process.terminate(DRAIN_MAX)?;
     }
