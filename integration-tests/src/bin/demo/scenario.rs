@@ -1,4 +1,5 @@
-//! What happens: orders come in, programs are killed, the API fails, and everything ends well, or not.
+//! Course of the demo: orders flow, each program is killed once, the API goes down, and everything is
+//! checked.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -13,121 +14,129 @@ use harness::pipeline::Service;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::{await_until, interrupted, pause};
 
-use crate::report::Report;
-use crate::screen::{Numbers, Screen, Totals};
-use crate::setup::{READY_MAX, Stage};
+use crate::report::{Report, grouped};
+use crate::screen::{Progress, Screen, Totals};
+use crate::setup::{READY_MAX, Setup};
 use crate::{Arguments, report};
 
-/// The orders are spread over about this time, so that the kills fall in the midst of them.
+/// Approximate time over which the orders are spread, in seconds, so that the kills strike while orders flow.
 const FEED_SECONDS: u64 = 25;
-/// How long a killed program stays dead.
-const DEAD_FOR: Duration = Duration::from_secs(1);
-/// How long the API stays down.
+/// Minimum number of orders per second: a few orders are sent fast.
+const ORDERS_PER_SECOND_MIN: u64 = 200;
+/// Time between a kill and the restart.
+const DOWNTIME: Duration = Duration::from_secs(1);
+/// Duration of the API outage.
 const OUTAGE: Duration = Duration::from_secs(3);
-/// How long the last order may take from its arrival to its final state.
+/// Timeout from the last order until all calls are final.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
+/// Timeout until a share of the orders is sent; ten million of them take a while.
+const SEND_MAX: Duration = Duration::from_secs(1_800);
 
-/// Something that goes wrong when this share of the orders was sent.
-struct Event {
+/// Fault that is injected when this share of the orders is sent.
+struct Fault {
     at_percent: u64,
-    what: What,
+    kind: FaultKind,
 }
 
 #[derive(Clone, Copy)]
-enum What {
+enum FaultKind {
     KillValidator(usize),
     KillCaller(usize),
-    ApiDown,
+    ApiOutage,
 }
 
-const EVENTS: [Event; 5] = [
-    Event {
+const FAULTS: [Fault; 5] = [
+    Fault {
         at_percent: 15,
-        what: What::KillValidator(0),
+        kind: FaultKind::KillValidator(0),
     },
-    Event {
+    Fault {
         at_percent: 35,
-        what: What::KillCaller(0),
+        kind: FaultKind::KillCaller(0),
     },
-    Event {
+    Fault {
         at_percent: 50,
-        what: What::ApiDown,
+        kind: FaultKind::ApiOutage,
     },
-    Event {
+    Fault {
         at_percent: 65,
-        what: What::KillValidator(1),
+        kind: FaultKind::KillValidator(1),
     },
-    Event {
+    Fault {
         at_percent: 80,
-        what: What::KillCaller(1),
+        kind: FaultKind::KillCaller(1),
     },
 ];
 
-/// Tells the story. `true`: every guarantee was held.
-pub(crate) fn tell(arguments: &Arguments, orders: Orders, count: u64) -> Result<bool> {
+/// Runs the demo, and returns true if every guarantee held.
+pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<bool> {
     let started = Instant::now();
-    eprintln!("creating topics, starting the stand-in API, two validators and two callers ...");
-    let mut stage = Stage::set(arguments.partitions, arguments.seed)?;
-    eprintln!("{}", report::opening(arguments, &stage, count));
+    eprintln!("creating topics; starting the stand-in API, two validators and two callers ...");
+    let mut setup = Setup::start(arguments.partitions, arguments.seed)?;
+    eprintln!("{}", report::opening(arguments, &setup, count));
 
     let mut screen = Screen::new(Totals {
         sent: count,
         distinct: distinct(&orders, count),
     });
     let feed = Feed::start(Plan {
-        kafka: stage.pipeline.kafka.clone(),
-        topic: stage.pipeline.topics.orders.clone(),
+        kafka: setup.pipeline.kafka.clone(),
+        topic: setup.pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
         orders: orders.clone(),
         count,
-        per_second: Some((count / FEED_SECONDS).max(200)),
+        per_second: Some((count / FEED_SECONDS).max(ORDERS_PER_SECOND_MIN)),
     });
-    for event in &EVENTS {
-        await_sent(&mut stage, &feed, &mut screen, count * event.at_percent / 100)?;
-        play(&mut stage, &feed, &mut screen, event.what)?;
+    for fault in &FAULTS {
+        await_sent(&mut setup, &feed, &mut screen, count * fault.at_percent / 100)?;
+        inject(&mut setup, &feed, &mut screen, fault.kind)?;
     }
-    await_sent(&mut stage, &feed, &mut screen, count)?;
+    await_sent(&mut setup, &feed, &mut screen, count)?;
     let sent = feed.finish()?;
     screen.event(&format!(
-        "all {sent} orders are sent; waiting until each call has its outcome"
+        "all {} orders are sent; waiting until each call has its outcome",
+        grouped(sent)
     ));
-    let settled = settle(&mut stage, &mut screen, sent);
+    let settled = settle(&mut setup, &mut screen, sent);
     screen.finish();
     if let Err(error) = &settled {
-        // Not the end: the checkers say what is missing.
+        // The demo goes on: the checkers name what is missing.
         eprintln!("error: {error:#}");
     }
 
     if !arguments.keep {
-        eprintln!("stopping the programs (SIGTERM: each finishes what is in flight) ...");
-        stage.stop()?;
+        eprintln!("stopping the programs with SIGTERM: each finishes what is in flight ...");
+        setup.stop()?;
     }
-    eprintln!("reading the topics with read_committed, and asking the API what it saw ...");
+    eprintln!("reading all topics with read_committed, and the API's record of each request ...");
     let report = Report {
-        stage_one: findings::stage_one(&stage.pipeline, &orders, sent)?,
-        stage_two: findings::stage_two(&stage.pipeline, &stage.api, &stage.caller_interruptions())?,
+        stage_one: findings::stage_one(&setup.pipeline, &orders, sent)?,
+        stage_two: findings::stage_two(&setup.pipeline, &setup.api, &setup.caller_interruptions())?,
         settled: settled.is_ok(),
         took: started.elapsed(),
     };
     println!("{report}");
     let held = report.held();
     if arguments.keep {
-        stage.pipeline.keep();
-        println!("{}", report::try_next(&stage));
+        setup.pipeline.keep();
+        println!("\n{}", report::try_next_while_running(&setup));
         await_interrupt();
-    } else if held {
-        stage.pipeline.passed();
+        return Ok(held);
+    }
+    if held {
+        setup.pipeline.passed();
     } else {
-        stage.pipeline.keep();
-        eprintln!(
-            "logs, state and settings are kept in {}",
-            stage.pipeline.folder().display()
+        setup.pipeline.keep();
+        println!(
+            "Logs, stores and settings are kept in {}",
+            setup.pipeline.folder().display()
         );
     }
+    println!("\n{}", report::try_next(arguments));
     Ok(held)
 }
 
-/// How many of the orders are valid and have distinct keys, to know how far the bars go.
+/// Returns the number of valid orders with distinct keys, which is the length of two bars.
 fn distinct(orders: &Orders, count: u64) -> u64 {
     let keys: HashSet<String> = (0..count)
         .filter_map(|number| match orders.record(number).label {
@@ -138,14 +147,16 @@ fn distinct(orders: &Orders, count: u64) -> u64 {
     keys.len() as u64
 }
 
-fn await_sent(stage: &mut Stage, feed: &Feed, screen: &mut Screen, count: u64) -> Result<()> {
+/// Waits until this number of orders is sent, and fails if a program exits meanwhile.
+fn await_sent(setup: &mut Setup, feed: &Feed, screen: &mut Screen, count: u64) -> Result<()> {
     let what = format!("{count} orders are sent");
-    await_until(&what, Duration::from_secs(1800), || {
-        show(stage, feed.acknowledged(), screen);
-        for service in stage.services() {
+    await_until(&what, SEND_MAX, || {
+        show(setup, feed.acknowledged(), screen);
+        for service in setup.services() {
             service.expect_running()?;
         }
         let acknowledged = feed.acknowledged();
+        // After Ctrl-C the feed ends too; then the wait itself reports the interruption.
         ensure!(
             acknowledged >= count || !feed.is_done() || interrupted(),
             "sending stopped after {acknowledged} of {count} orders"
@@ -158,21 +169,21 @@ fn await_sent(stage: &mut Stage, feed: &Feed, screen: &mut Screen, count: u64) -
     })
 }
 
-fn play(stage: &mut Stage, feed: &Feed, screen: &mut Screen, what: What) -> Result<()> {
-    match what {
-        What::ApiDown => {
-            stage.api.go_down(OUTAGE)?;
+fn inject(setup: &mut Setup, feed: &Feed, screen: &mut Screen, fault: FaultKind) -> Result<()> {
+    match fault {
+        FaultKind::ApiOutage => {
+            setup.api.go_down(OUTAGE)?;
             screen.event(&format!("the API goes down for {} s", OUTAGE.as_secs()));
             Ok(())
         }
-        What::KillValidator(index) => {
-            kill_and_restart(&mut stage.validators[index], screen)?;
-            show(stage, feed.acknowledged(), screen);
+        FaultKind::KillValidator(index) => {
+            kill_and_restart(&mut setup.validators[index], screen)?;
+            show(setup, feed.acknowledged(), screen);
             Ok(())
         }
-        What::KillCaller(index) => {
-            kill_and_restart(&mut stage.callers[index], screen)?;
-            show(stage, feed.acknowledged(), screen);
+        FaultKind::KillCaller(index) => {
+            kill_and_restart(&mut setup.callers[index], screen)?;
+            show(setup, feed.acknowledged(), screen);
             Ok(())
         }
     }
@@ -181,53 +192,54 @@ fn play(stage: &mut Stage, feed: &Feed, screen: &mut Screen, what: What) -> Resu
 fn kill_and_restart(service: &mut Service, screen: &Screen) -> Result<()> {
     let name = service.process.name().to_owned();
     service.process.kill()?;
-    screen.event(&format!("kill -9 {name}"));
-    pause(DEAD_FOR)?;
+    screen.event(&format!("kill -9 of {name}"));
+    pause(DOWNTIME)?;
     let restarted = Instant::now();
     service.process.start()?;
     await_ready(service, READY_MAX)?;
     screen.event(&format!(
-        "{name} is back, ready {:.1} s after its start",
+        "{name} is ready again, {:.1} s after its restart",
         restarted.elapsed().as_secs_f64()
     ));
     Ok(())
 }
 
-/// Until each order has its verdict and each pending call its outcome.
-fn settle(stage: &mut Stage, screen: &mut Screen, sent: u64) -> Result<()> {
+/// Waits until each order has its verdict and each pending call its outcome.
+fn settle(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result<()> {
     let limit = Instant::now() + SETTLE_MAX;
     let left = || limit.saturating_duration_since(Instant::now());
     await_until("each order has its verdict", left(), || {
-        show(stage, sent, screen);
+        show(setup, sent, screen);
         let lag = cluster::lag(
-            &stage.pipeline.kafka,
-            &stage.pipeline.validator_group,
-            &stage.pipeline.topics.orders,
+            &setup.pipeline.kafka,
+            &setup.pipeline.validator_group,
+            &setup.pipeline.topics.orders,
         )?;
         Ok(match lag {
             0 => ControlFlow::Break(()),
-            lag => ControlFlow::Continue(format!("{lag} orders without one")),
+            lag => ControlFlow::Continue(format!("{lag} orders have none")),
         })
     })?;
-    // Read to its proved end: from here on nothing is added.
-    let pending = findings::pending_keys(&stage.pipeline)?;
+    // All verdicts are committed, so the number of pending calls is final.
+    let pending = findings::pending_keys(&setup.pipeline)?;
     await_until("each pending call has its outcome", left(), || {
-        show(stage, sent, screen);
-        let ended = stage.calls_final();
-        Ok(if ended >= pending {
+        show(setup, sent, screen);
+        let calls_final = setup.calls_final();
+        Ok(if calls_final >= pending {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(format!("{ended} of {pending} have one"))
+            ControlFlow::Continue(format!("{calls_final} of {pending} have one"))
         })
     })
 }
 
-fn show(stage: &Stage, sent: u64, screen: &mut Screen) {
-    screen.show(Numbers {
+fn show(setup: &Setup, sent: u64, screen: &mut Screen) {
+    screen.show(Progress {
         sent,
-        pending: stage.tail.keys(&stage.pipeline.topics.pending),
-        ended: stage.calls_final(),
-        in_flight: stage.api.stats().map_or(0, |stats| stats.in_progress),
+        pending: setup.tail.keys(&setup.pipeline.topics.pending),
+        calls_final: setup.calls_final(),
+        // A statistic for the eye: an API that does not respond for a moment is no reason to stop.
+        in_flight: setup.api.stats().map_or(0, |stats| stats.in_progress),
     });
 }
 

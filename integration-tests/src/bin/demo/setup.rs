@@ -1,4 +1,4 @@
-//! Who plays: the topics, the stand-in API, two validators and two callers.
+//! Set-up of the demo: the topics, the stand-in API, two validators and two callers.
 
 use std::time::Duration;
 
@@ -9,15 +9,17 @@ use harness::process::Interruption;
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::tail::Tail;
 
-/// How long a program may take from its start until it is ready.
+/// Timeout from the start of a program until it is ready.
 pub(crate) const READY_MAX: Duration = Duration::from_secs(60);
-/// What the API takes for an answer.
+/// Latency of the API.
 const API_LATENCY: Duration = Duration::from_millis(3);
-/// How long a program may take to drain.
+/// Timeout of the drain of a program.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
-/// All that runs. The pipeline stands last, because it is dropped last: it has the logs of the others.
-pub(crate) struct Stage {
+/// All running processes, and the reader that follows the topics.
+// The order of the fields is the order in which they are dropped: the pipeline comes last, because it prints
+// the logs of the others if something fails.
+pub(crate) struct Setup {
     pub(crate) validators: Vec<Service>,
     pub(crate) callers: Vec<Service>,
     pub(crate) api: Api,
@@ -25,9 +27,9 @@ pub(crate) struct Stage {
     pub(crate) pipeline: Pipeline,
 }
 
-impl Stage {
-    /// Creates the topics and starts everything.
-    pub(crate) fn set(partitions: i32, seed: u64) -> Result<Self> {
+impl Setup {
+    /// Creates the topics, starts all processes, and waits until they are ready.
+    pub(crate) fn start(partitions: i32, seed: u64) -> Result<Self> {
         let pipeline = Pipeline::create("demo", partitions)?;
         let api = Api::start(&pipeline, &api::faults(seed, API_LATENCY))?;
         let topics = &pipeline.topics;
@@ -41,35 +43,36 @@ impl Stage {
                 &topics.parked,
             ],
         )?;
-        let mut stage = Self {
+        let mut setup = Self {
             validators: vec![pipeline.validator(1)?, pipeline.validator(2)?],
             callers: vec![pipeline.caller(1, &api.url)?, pipeline.caller(2, &api.url)?],
             api,
             tail,
             pipeline,
         };
-        for service in stage.services() {
+        // All start before the first is waited for, so that they get ready at the same time.
+        for service in setup.services() {
             service.process.start()?;
         }
-        for service in stage.services() {
+        for service in setup.services() {
             await_ready(service, READY_MAX)?;
         }
-        Ok(stage)
+        Ok(setup)
     }
 
-    /// All four programs.
+    /// Returns all four programs, validators first.
     pub(crate) fn services(&mut self) -> impl Iterator<Item = &mut Service> {
         self.validators.iter_mut().chain(&mut self.callers)
     }
 
-    /// How many calls have ended.
+    /// Returns the number of calls that have a final state.
     pub(crate) fn calls_final(&self) -> u64 {
         let topics = &self.pipeline.topics;
         self.tail
             .keys_of_all(&[&topics.processed, &topics.call_dead_letters, &topics.parked])
     }
 
-    /// The kills of callers.
+    /// Returns every kill of a caller, which explains repeated requests.
     pub(crate) fn caller_interruptions(&self) -> Vec<Interruption> {
         self.callers
             .iter()
@@ -77,8 +80,9 @@ impl Stage {
             .collect()
     }
 
-    /// SIGTERM to all, callers last: they drain what the validators wrote.
+    /// Drains all programs with SIGTERM.
     pub(crate) fn stop(&mut self) -> Result<()> {
+        // Validators first: the callers still make the calls that those have just admitted.
         for service in self.services() {
             service.process.terminate(DRAIN_MAX)?;
         }
