@@ -1,5 +1,6 @@
-//! What the same client does with nothing around it: a loop of requests, without Kafka, without notes. It
-//! runs as a process of its own, so that it is measured as the caller is.
+//! Bare HTTP client: the caller's client in a loop, without Kafka and call notes.
+//!
+//! It runs in a process of its own, so that it is measured in the same way as the caller.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
@@ -11,26 +12,27 @@ use harness::orders::{Mix, Orders};
 
 use crate::resource_usage::{self, Used};
 
-/// What the loop does.
+/// Load that the bare client generates.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where payments are taken.
+    /// URL of the payments endpoint.
     #[arg(long)]
     pub(crate) url: String,
-    /// How many are sent.
+    /// Number of requests.
     #[arg(long)]
     pub(crate) calls: u64,
-    /// How many are under way at once.
+    /// Maximum number of requests in flight.
     #[arg(long)]
     pub(crate) in_flight: u64,
-    /// The seed of the orders.
+    /// Seed of the orders.
     #[arg(long)]
     pub(crate) seed: u64,
 }
 
+/// Line that the client prints when all requests are answered.
 const DONE: &str = "done";
 
-/// Runs the loop in a process of its own; returns what that has used.
+/// Runs the bare client in a process of its own; returns the CPU time and memory of that process.
 pub(crate) fn measure(arguments: &Arguments) -> Result<Used> {
     let mut child = Command::new(std::env::current_exe().context("finding this program")?)
         .arg("bare")
@@ -41,24 +43,27 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Used> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .context("starting the bare loop")?;
-    let mut said = String::new();
-    let stdout = child.stdout.take().context("its output")?;
+        .context("starting the bare client")?;
+    let mut line = String::new();
+    let stdout = child
+        .stdout
+        .take()
+        .context("the bare client has no standard output")?;
     BufReader::new(stdout)
-        .read_line(&mut said)
-        .context("waiting for the bare loop")?;
-    // It waits for the end of its input, so that there is still something to look at.
+        .read_line(&mut line)
+        .context("waiting for the bare client")?;
+    // The client exits only at the end of its input: until then its figures are in /proc.
     let used = resource_usage::used(child.id())?;
     drop(child.stdin.take());
-    let status = child.wait().context("the end of the bare loop")?;
+    let status = child.wait().context("waiting for the exit of the bare client")?;
     ensure!(
-        status.success() && said.trim() == DONE,
-        "the bare loop ended with {status}"
+        status.success() && line.trim() == DONE,
+        "the bare client exited with {status}"
     );
     Ok(used)
 }
 
-/// The loop.
+/// Sends all requests, prints [`DONE`], and waits for the end of its input.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let orders = Orders::Generated(Mix::all_fresh(arguments.seed));
     let bodies: Arc<Vec<Vec<u8>>> = Arc::new(
@@ -66,7 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             .filter_map(|sequence| orders.record(sequence).value)
             .collect(),
     );
-    // As the caller's.
+    // One thread, no proxy, HTTP/1.1: the same set-up as the caller's, so that only the caller's own work
+    // differs.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -80,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .context("setting up an HTTP client")?;
     runtime.block_on(async {
         let next = Arc::new(AtomicUsize::new(0));
-        let lanes: Vec<_> = (0..arguments.in_flight)
+        let workers: Vec<_> = (0..arguments.in_flight)
             .map(|_| {
                 let (client, next, bodies) = (client.clone(), Arc::clone(&next), Arc::clone(&bodies));
                 let url = arguments.url.clone();
@@ -97,15 +103,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 })
             })
             .collect();
-        for lane in lanes {
-            lane.await.context("a lane")??;
+        for worker in workers {
+            worker.await.context("a worker panicked")??;
         }
         anyhow::Ok(())
     })?;
     println!("{DONE}");
-    std::io::stdout().flush().context("saying so")?;
+    std::io::stdout()
+        .flush()
+        .context("reporting the end of the requests")?;
     std::io::stdin()
         .read_to_end(&mut Vec::new())
-        .context("waiting to be looked at")?;
+        .context("waiting for the end of the input")?;
     Ok(())
 }

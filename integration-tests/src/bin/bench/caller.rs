@@ -1,4 +1,4 @@
-//! One caller against a full outbox and an API of a known latency, and the bare client's loop beside it.
+//! Measurement of one caller with a full outbox and an API of a fixed latency, next to a bare HTTP client.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,32 +15,33 @@ use harness::wait::await_until;
 use crate::resource_usage::Used;
 use crate::{bare_client, resource_usage};
 
+/// Timeout of one run.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What is measured.
+/// Options of `bench caller`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many pending calls lie ready.
+    /// Number of pending calls in the outbox.
     #[arg(long, default_value_t = 20_000)]
     calls: u64,
-    /// Over how many partitions.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// What the API takes for an answer, in milliseconds; repeat it to measure several.
+    /// Latency of the API, in milliseconds; repeat the option to measure several.
     #[arg(long, default_values_t = [0_u64, 5, 50], value_name = "MS")]
     latency_ms: Vec<u64>,
-    /// How many calls may be in flight; repeat it to measure several.
+    /// Maximum number of calls in flight; repeat the option to measure several.
     #[arg(long, default_values_t = [16_u64, 64, 256], value_name = "N")]
     in_flight: Vec<u64>,
-    /// What the caller does with ambiguous answers; repeat it to measure several.
+    /// Ambiguity policy of the caller (retry, park or verify); repeat the option to measure several.
     #[arg(long, default_values = ["retry"], value_name = "POLICY")]
     policy: Vec<String>,
-    /// The seed of the orders.
+    /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Measures and prints.
+/// Measures one caller with each combination of the options, and prints a table.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     println!("{}", resource_usage::describe());
     println!(
@@ -54,10 +55,10 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         "API latency ms",
         "in flight",
         "policy",
-        "calls/s, first to last",
-        "of the bare loop's",
+        "calls/s",
+        "of the bare client's calls/s",
         "CPU µs/call",
-        "bare µs/call",
+        "bare client CPU µs/call",
         "peak memory MiB",
     ]);
     for &latency_ms in &arguments.latency_ms {
@@ -87,7 +88,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What one run came to.
+/// Result of one run.
 struct Measured {
     per_second: u64,
     cpu_us_each: f64,
@@ -95,7 +96,8 @@ struct Measured {
 }
 
 impl Measured {
-    /// By the API's own record, from the first request's arrival to the last one's end.
+    /// Computes the result from the API's own record, between the arrival of the first request and the end of
+    /// the last.
     fn by(api: &Api, calls: u64, used: Used) -> Result<Self> {
         let requests = api.requests()?;
         let first_ms = requests.iter().map(|request| request.arrived_at).min();
@@ -120,7 +122,7 @@ fn run_bare(pipeline: &Pipeline, arguments: &Arguments, latency_ms: u64, in_flig
     Measured::by(&api, arguments.calls, used)
 }
 
-/// A validator fills the outbox once; each run reads it with a group of its own.
+/// Sends orders and lets a validator fill the outbox; returns when all pending calls are committed.
 pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<()> {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -140,7 +142,7 @@ pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<
         Ok(if keys >= calls {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(format!("{keys} pending calls"))
+            ControlFlow::Continue(format!("{keys} of {calls} pending calls"))
         })
     })?;
     validator.process.terminate(Duration::from_secs(60))
@@ -153,6 +155,7 @@ fn run(
     in_flight: u64,
     policy: &str,
 ) -> Result<Measured> {
+    // A group of its own reads the outbox from its beginning.
     pipeline.caller_group = format!("{}-{latency_ms}-{in_flight}-{policy}", pipeline.caller_group);
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
     let settings = pipeline
@@ -162,8 +165,8 @@ fn run(
         .with("caller.calls_in_flight_max", in_flight);
     let mut caller = pipeline.service("caller", 1, settings)?;
     caller.process.start()?;
-    let id = caller.process.id().context("the caller runs")?;
-    await_until("all calls are answered", LIMIT, || {
+    let id = caller.process.id().context("the caller does not run")?;
+    await_until("the API has accepted all calls", LIMIT, || {
         caller.expect_running()?;
         let charged = api.stats()?.orders_charged;
         Ok(if charged >= calls {
@@ -177,7 +180,8 @@ fn run(
     Measured::by(&api, calls, used)
 }
 
-/// For ratios; a count of calls is far below where an f64 loses digits.
+/// Converts a count for ratios.
+// A count of calls is far below 2^53, where an f64 loses digits.
 #[allow(clippy::cast_precision_loss)]
 fn as_float(count: u64) -> f64 {
     count as f64

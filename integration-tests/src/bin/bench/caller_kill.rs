@@ -1,4 +1,4 @@
-//! What `kill -9` of a caller at work costs: requests made again, and how long nothing is called.
+//! Measurement of `kill -9` of a caller: requests that are repeated, and the time until its next request.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -11,45 +11,47 @@ use harness::wait::{await_until, pause};
 
 use crate::{caller, resource_usage};
 
+/// Timeout of each wait.
 const LIMIT: Duration = Duration::from_secs(60);
-/// From its start to its death.
-const AT_WORK: Duration = Duration::from_secs(6);
-/// Longer than the API works on a request, so that what the dead caller had sent is on its record.
-const SETTLED: Duration = Duration::from_millis(500);
-/// So many requests after the next one, every call that was in the dead caller's hands has been made again.
-const AFTER: u64 = 5_000;
+/// Time from the caller's start to its kill.
+const KILL_AFTER: Duration = Duration::from_secs(6);
+/// Time after which every request that the killed caller has sent is on the API's record.
+const API_RECORDED: Duration = Duration::from_millis(500);
+/// Number of requests after the restart within which all calls of the killed caller have been repeated.
+const REQUESTS_AFTER: u64 = 5_000;
 
-/// What is measured.
+/// Options of `bench killed`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many pending calls lie ready for each run.
+    /// Number of pending calls in the outbox.
     #[arg(long, default_value_t = 100_000)]
     calls: u64,
-    /// Over how many partitions.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// What the API takes for an answer, in milliseconds.
+    /// Latency of the API, in milliseconds.
     #[arg(long, default_value_t = 5, value_name = "MS")]
     latency_ms: u64,
-    /// How many calls may be in flight.
+    /// Maximum number of calls in flight.
     #[arg(long, default_value_t = 64, value_name = "N")]
     in_flight: u64,
-    /// How often a caller is killed for each line of the table.
+    /// Number of kills for each row of the table.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     runs: u32,
-    /// The seed of the orders.
+    /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Measures and prints.
+/// Kills a caller under each policy and membership, and prints a table.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     println!("{}", resource_usage::describe());
     println!(
-        "one caller with {} calls in flight at {} ms, killed {} s after its start and started again, {} times each, seed {}",
+        "one caller with {} calls in flight, API latency {} ms, killed {} s after its start and restarted, \
+         {} runs per row, seed {}",
         arguments.in_flight,
         arguments.latency_ms,
-        AT_WORK.as_secs(),
+        KILL_AFTER.as_secs(),
         arguments.runs,
         arguments.seed
     );
@@ -59,11 +61,11 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     table.set_header(vec![
         "policy",
         "membership",
-        "calls before the kill",
-        "made again: median",
-        "most",
-        "next call after: median",
-        "longest",
+        "requests before the kill",
+        "repeated: median",
+        "repeated: maximum",
+        "next request after: median",
+        "next request after: maximum",
     ]);
     for policy in ["retry", "park"] {
         for membership in ["static", "dynamic"] {
@@ -75,14 +77,14 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
             let next_call = [runs[middle].next_call, runs[runs.len() - 1].next_call];
             runs.sort_by_key(|run| run.before);
             let before = runs[middle].before;
-            runs.sort_by_key(|run| run.again);
-            let again = [runs[middle].again, runs[runs.len() - 1].again];
+            runs.sort_by_key(|run| run.repeated);
+            let repeated = [runs[middle].repeated, runs[runs.len() - 1].repeated];
             table.add_row(vec![
                 policy.to_owned(),
                 membership.to_owned(),
                 before.to_string(),
-                again[0].to_string(),
-                again[1].to_string(),
+                repeated[0].to_string(),
+                repeated[1].to_string(),
                 format!("{} ms", next_call[0].as_millis()),
                 format!("{} ms", next_call[1].as_millis()),
             ]);
@@ -93,13 +95,13 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What one kill came to.
+/// Result of one kill.
 struct Run {
-    /// Requests that the API had had before.
+    /// Requests that the API received before the kill.
     before: u64,
-    /// Of these, how many were made again.
-    again: u64,
-    /// From the caller's start to its first request.
+    /// Requests that were repeated after the restart.
+    repeated: u64,
+    /// Time from the caller's restart to its first request.
     next_call: Duration,
 }
 
@@ -110,6 +112,7 @@ fn kill(
     membership: &str,
     run: u32,
 ) -> Result<Run> {
+    // A group of its own, so that each run starts at the beginning of the outbox.
     let group = pipeline.caller_group.clone();
     pipeline.caller_group = format!("{group}-{policy}-{membership}-{run}");
     let api = Api::start(pipeline, &[format!("--latency={}ms", arguments.latency_ms)])?;
@@ -123,13 +126,13 @@ fn kill(
     pipeline.caller_group = group;
 
     caller.process.start()?;
-    pause(AT_WORK)?;
+    pause(KILL_AFTER)?;
     caller.process.kill()?;
-    pause(SETTLED)?;
+    pause(API_RECORDED)?;
     let before = api.stats()?.requests;
     let started = Instant::now();
     caller.process.start()?;
-    let next_call = await_until("the next call", LIMIT, || {
+    let next_call = await_until("the restarted caller sends a request", LIMIT, || {
         caller.expect_running()?;
         Ok(if api.stats()?.requests > before {
             ControlFlow::Break(started.elapsed())
@@ -137,20 +140,20 @@ fn kill(
             ControlFlow::Continue("none".into())
         })
     })?;
-    await_until("what was in its hands is done", LIMIT, || {
+    await_until("the calls of the killed caller are repeated", LIMIT, || {
         let requests = api.stats()?.requests;
-        Ok(if requests >= before + AFTER {
+        Ok(if requests >= before + REQUESTS_AFTER {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(format!("{requests} requests"))
         })
     })
-    .context("too few --calls for this machine?")?;
+    .context("a fast machine makes all calls before the kill: raise --calls")?;
     caller.process.terminate(LIMIT)?;
     let stats = api.stats()?;
     Ok(Run {
         before,
-        again: stats.requests - stats.orders,
+        repeated: stats.requests - stats.orders,
         next_call,
     })
 }

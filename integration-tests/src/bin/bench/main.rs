@@ -1,5 +1,4 @@
-//! Measurements: how fast, at what cost, and in how much memory, with the machine and the settings beside
-//! each figure.
+//! Measurements: throughput, cost and memory, each printed with the machine and the settings.
 
 mod bare_client;
 mod caller;
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Measures one program of the pipeline on a real Kafka.
+/// Measures one program of the pipeline on a real Kafka; prints machine and settings beside the figures.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
@@ -22,15 +21,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Program {
-    /// Orders per second, processor time per order and peak memory of one validator.
+    /// Orders per second, CPU time per order and peak memory of one validator.
     Validator(validator::Arguments),
-    /// Calls per second, processor time per call and peak memory of one caller.
+    /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
     Caller(caller::Arguments),
-    /// Calls made again after `kill -9` of a caller, and how long until the next call.
+    /// Requests repeated after `kill -9` of a caller, and the time until its next request.
     Killed(caller_kill::Arguments),
-    /// How long a restart of a validator keeps orders waiting, with many keys in its store.
+    /// Time that orders wait while a validator with many keys in its store restarts.
     Restart(restart::Arguments),
-    /// The loop that the caller is compared with.
+    /// Bare HTTP client that the caller is compared with.
     #[command(hide = true)]
     Bare(bare_client::Arguments),
 }

@@ -1,36 +1,36 @@
-//! The machine, and what a process has used of it, as Linux tells.
+//! Description of the machine, and resources that a process has used, from Linux's `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// What a process has used so far.
+/// CPU time and memory that a process has used so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
-    /// Processor time, user and system.
+    /// CPU time, user and system.
     pub(crate) cpu: Duration,
-    /// The most memory it ever had, in KiB.
+    /// Peak resident memory, in KiB.
     pub(crate) memory_peak_kib: u64,
 }
 
-/// Linux counts processor time in hundredths of a second, on every architecture that it tells user space of.
+/// Unit of the CPU times in `/proc`: hundredths of a second on every architecture (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// What the process has used.
+/// Returns what the process with this id has used so far.
 pub(crate) fn used(id: u32) -> Result<Used> {
     let read = |file: &str| {
         let path = format!("/proc/{id}/{file}");
-        fs::read_to_string(&path).with_context(|| format!("reading {path}; measuring needs Linux"))
+        fs::read_to_string(&path).with_context(|| format!("reading {path}: measurements need Linux"))
     };
-    let ticks = cpu_ticks(&read("stat")?).context("reading the processor time of a process")?;
+    let ticks = cpu_ticks(&read("stat")?).context("parsing the CPU time of a process")?;
     Ok(Used {
         cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND),
         memory_peak_kib: harness::process::memory::peak_kib(id)?,
     })
 }
 
-/// One line about the machine.
+/// Returns one line about the machine.
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let model = fs::read_to_string("/proc/cpuinfo")
@@ -43,12 +43,14 @@ pub(crate) fn describe() -> String {
         .map_or(0, |kib| kib >> 20);
     let build = if cfg!(debug_assertions) { "dev" } else { "release" };
     format!(
-        "{cores} cores of {model}, {memory_gib} GiB; bench built with profile {build}; Kafka on the same machine"
+        "{cores} cores of {model}, {memory_gib} GiB; bench built with profile {build}; \
+         Kafka on the same machine"
     )
 }
 
-/// Fields 14 and 15; the name before them, in parentheses, may hold anything.
+/// Returns the sum of fields 14 and 15 of `/proc/PID/stat`, user and system time.
 fn cpu_ticks(stat: &str) -> Option<u64> {
+    // The program's name, in parentheses, may contain spaces and parentheses itself.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_linux_writes_is_read() {
+    fn cpu_time_is_parsed_behind_any_program_name() {
         let stat = "4242 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
         assert_eq!(cpu_ticks(stat), Some(300));
     }

@@ -210,7 +210,7 @@ pub(crate) fn opening(arguments: &Arguments, setup: &Setup, count: u64) -> Strin
 pub(crate) fn try_next(arguments: &Arguments) -> String {
     format!(
         "Try next:\n\
-         \x20 ./scripts/demo --keep           leave everything running; send an order of your own, take the API down\n\
+         \x20 ./scripts/demo --keep           leave everything running, and try orders of your own\n\
          \x20 ./scripts/demo --seed {:<9} other orders and other faults\n\
          \x20 ./scripts/demo --input FILE     your own orders, one JSON object per line\n\
          \x20 ./scripts/chaos --minutes 5     kill validators and brokers at random, lose and damage disks",
@@ -246,10 +246,13 @@ pub(crate) fn try_next_while_running(setup: &Setup) -> String {
     lines.push(String::new());
     lines.push("Try next:".to_owned());
     lines.push("  send the same order twice; the second one is dropped as a duplicate:".to_owned());
+    let kafka = format!("{}={}", cluster::ADDRESS_VARIABLE, pipeline.kafka);
+    let order = r#"{"order_id":"my-order-1","amount":1250,"currency":"EUR","customer_id":"me"}"#;
     lines.push(format!(
-        "    echo 'my-order-1|{{\"order_id\":\"my-order-1\",\"amount\":1250,\"currency\":\"EUR\",\"customer_id\":\"me\"}}' |\n      {}={} \\\n      ./scripts/kafka tool console-producer --topic {} \\\n        --property parse.key=true --property key.separator='|'",
-        cluster::ADDRESS_VARIABLE,
-        pipeline.kafka, topics.orders
+        "    echo 'my-order-1|{order}' |\n      \
+         {kafka} ./scripts/kafka tool console-producer --topic {} \\\n        \
+         --property parse.key=true --property key.separator='|'",
+        topics.orders
     ));
     lines.push("  see the requests that the API received for it:".to_owned());
     lines.push(format!("    curl '{}/requests?order_id=my-order-1'", api.control));
@@ -259,9 +262,9 @@ pub(crate) fn try_next_while_running(setup: &Setup) -> String {
     }
     lines.push("  read its outcome:".to_owned());
     lines.push(format!(
-        "    {}={} ./scripts/kafka tool console-consumer --topic {} \\\n      --isolation-level read_committed --from-beginning --timeout-ms 10000 | grep my-order-1",
-        cluster::ADDRESS_VARIABLE,
-        pipeline.kafka, topics.processed
+        "    {kafka} ./scripts/kafka tool console-consumer --topic {} \\\n      \
+         --isolation-level read_committed --from-beginning --timeout-ms 10000 | grep my-order-1",
+        topics.processed
     ));
     lines.push("  take the API down for ten seconds, and see the calls wait:".to_owned());
     lines.push(format!("    curl -X POST '{}/control/down?for=10s'", api.control));
