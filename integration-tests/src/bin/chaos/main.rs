@@ -1,12 +1,12 @@
 //! Chaos: three validators on three brokers, and whatever can happen to them, for as long as one likes; then a
 //! checker that believes nobody.
 //!
-//! `plan` draws what happens from the seed, `validators` and `brokers` do it, `load` sends orders meanwhile, some
+//! `plan` draws what happens from the seed, `validators` and `brokers` do it, `aborted_orders` sends orders meanwhile, some
 //! of them in transactions that are aborted, `observer` looks on, `scenario` brings them together, and `report` is
 //! the table at the end.
 
+mod aborted_orders;
 mod brokers;
-mod load;
 mod observer;
 mod plan;
 mod report;

@@ -20,7 +20,7 @@ use harness::read_back::stores::read_stores;
 use harness::read_back::topics::{Keep, read_topic, read_topic_uncommitted};
 use harness::wait::{await_until, pause};
 
-use crate::load::Aborting;
+use crate::aborted_orders::Aborting;
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
 use crate::tally::{ClientError, Tally};
