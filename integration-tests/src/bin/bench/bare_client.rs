@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// URL of the payments endpoint.
     #[arg(long)]
     pub(crate) url: String,
-    /// Number of requests.
+    /// Number of requests to send.
     #[arg(long)]
     pub(crate) calls: u64,
     /// Maximum number of requests in flight.

@@ -1,5 +1,4 @@
-//! Orders that nobody may see: valid ones, sent in transactions that are aborted, as the producers of a bank send
-//! them when something goes wrong on their side.
+//! Aborted orders: valid ones, sent in transactions that are always aborted. No validator may process them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,18 +11,20 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
+/// Timeout of each transactional request.
 const LIMIT: Duration = Duration::from_secs(30);
-const EVERY: Duration = Duration::from_millis(400);
-/// In each transaction.
+/// Pause between two transactions.
+const INTERVAL: Duration = Duration::from_millis(400);
+/// Number of orders in each transaction.
 const ORDERS: u64 = 5;
 
-/// Sends until it is told to end.
-pub(crate) struct Aborting {
+/// Running producer of aborted orders; it stops when this is dropped.
+pub(crate) struct AbortedOrders {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-impl Aborting {
+impl AbortedOrders {
     pub(crate) fn start(kafka: String, topic: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -36,21 +37,25 @@ impl Aborting {
         }
     }
 
-    /// Ends it; nothing of it is open afterwards.
-    pub(crate) fn end(mut self) -> Result<()> {
+    /// Stops the producer; it leaves no transaction open.
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("it was ended before")?;
+        let thread = self
+            .thread
+            .take()
+            .context("the producer of aborted orders was stopped before")?;
         thread
             .join()
-            .map_err(|_| anyhow!("sending orders to be aborted panicked"))?
+            .map_err(|_| anyhow!("the producer of aborted orders panicked"))?
     }
 }
 
-impl Drop for Aborting {
+impl Drop for AbortedOrders {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ended = thread.join();
+            // A panic is reported by `stop`; here the run has failed already.
+            let _stopped = thread.join();
         }
     }
 }
@@ -63,17 +68,18 @@ fn abort_all(kafka: &str, topic: &str, stop: &AtomicBool) -> Result<()> {
             Some(open) => Ok(open),
             None => open(kafka, topic),
         };
-        // After an error a new producer ends what is left open.
+        // After an error a new producer with the same transactional id aborts what is left open.
         producer = open
             .and_then(|producer| abort_one(&producer, topic, number).map(|()| producer))
             .ok();
         number += ORDERS;
-        std::thread::sleep(EVERY);
+        std::thread::sleep(INTERVAL);
     }
     drop(producer);
+    // The last transaction may still be open: `init_transactions` of this producer aborts it.
     open(kafka, topic)
         .map(drop)
-        .context("ending the last transaction that is to be aborted")
+        .context("aborting the last transaction")
 }
 
 fn open(kafka: &str, topic: &str) -> KafkaResult<ThreadedProducer<DefaultProducerContext>> {

@@ -1,5 +1,5 @@
-//! Who looks on: a reader that follows the outbox and the changelog while they are written, and one who notes
-//! from time to time how far everything has come.
+//! Observers: one reads outbox and changelog while they are written, the other one takes snapshots of all
+//! positions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,20 +19,21 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use records::{Offset, Partition};
 
-/// How long between two snapshots.
-const EVERY: Duration = Duration::from_millis(500);
+/// Interval between two snapshots.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The observers; they end when this is dropped.
+/// Running observers; they stop when this is dropped.
 pub(crate) struct Observers {
     stop: Arc<AtomicBool>,
     reading: Option<JoinHandle<Vec<ObservedRecords>>>,
-    noting: Option<JoinHandle<Vec<Snapshot>>>,
+    snapshots: Option<JoinHandle<Vec<Snapshot>>>,
 }
 
-/// What they have seen.
+/// Observations of a run.
 pub(crate) struct Observed {
-    /// Of the outbox and of the changelog.
+    /// Records of the outbox and of the changelog, as a reader saw them while they were written.
     pub(crate) seen: Vec<ObservedRecords>,
+    /// Positions of all topics at the same time, in order.
     pub(crate) snapshots: Vec<Snapshot>,
 }
 
@@ -45,25 +46,29 @@ impl Observers {
             let stop = Arc::clone(&stop);
             move || follow(&consumer, &stop)
         });
-        let noting = std::thread::spawn({
-            let (stop, noter) = (Arc::clone(&stop), Noter::new(pipeline));
-            move || noter.note(&stop)
+        let snapshots = std::thread::spawn({
+            let (stop, positions) = (Arc::clone(&stop), Positions::new(pipeline));
+            move || positions.take_snapshots(&stop)
         });
         Ok(Self {
             stop,
             reading: Some(reading),
-            noting: Some(noting),
+            snapshots: Some(snapshots),
         })
     }
 
-    pub(crate) fn end(mut self) -> Result<Observed> {
+    /// Stops the observers; returns what they have seen.
+    pub(crate) fn stop(mut self) -> Result<Observed> {
         self.stop.store(true, Ordering::Relaxed);
-        let panicked = |_| anyhow!("an observer panicked");
-        let reading = self.reading.take().context("ended before")?;
-        let noting = self.noting.take().context("ended before")?;
+        let panicked = |_| anyhow!("an observer thread panicked");
+        let reading = self.reading.take().context("the observers were stopped before")?;
+        let snapshots = self
+            .snapshots
+            .take()
+            .context("the observers were stopped before")?;
         Ok(Observed {
             seen: reading.join().map_err(panicked)?,
-            snapshots: noting.join().map_err(panicked)?,
+            snapshots: snapshots.join().map_err(panicked)?,
         })
     }
 }
@@ -94,7 +99,8 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
     Ok(consumer)
 }
 
-/// An error (a broker is gone) is no end; what is not seen is not compared.
+/// Follows the topics until it is stopped.
+// An error does not end it: brokers are killed all the time, and only what was seen is compared.
 fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<ObservedRecords> {
     let mut seen: HashMap<String, ObservedRecords> = HashMap::new();
     while !stop.load(Ordering::Relaxed) {
@@ -110,22 +116,22 @@ fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<ObservedRecords> {
             seen.insert(topic.to_owned(), new);
         }
         if let Some(seen) = seen.get_mut(topic) {
-            let place = (Partition(record.partition()), Offset(record.offset()));
-            seen.records.insert(place, fingerprint(record.key()));
+            let position = (Partition(record.partition()), Offset(record.offset()));
+            seen.records.insert(position, fingerprint(record.key()));
         }
     }
     seen.into_values().collect()
 }
 
-/// One who notes snapshots.
-struct Noter {
+/// Source of snapshots: the group and the topics that one transaction writes.
+struct Positions {
     kafka: String,
     group: String,
     orders: String,
     topics: [String; 3],
 }
 
-impl Noter {
+impl Positions {
     fn new(pipeline: &Pipeline) -> Self {
         let topics = &pipeline.topics;
         Self {
@@ -140,18 +146,20 @@ impl Noter {
         }
     }
 
-    fn note(&self, stop: &AtomicBool) -> Vec<Snapshot> {
+    fn take_snapshots(&self, stop: &AtomicBool) -> Vec<Snapshot> {
         let mut snapshots = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            // A moment at which a broker does not answer tells nothing.
-            snapshots.extend(self.moment().ok());
-            std::thread::sleep(EVERY);
+            // While a broker does not answer there is no snapshot to compare.
+            snapshots.extend(self.snapshot().ok());
+            std::thread::sleep(SNAPSHOT_INTERVAL);
         }
         snapshots
     }
 
-    /// In this order; see the checker.
-    fn moment(&self) -> Result<Snapshot> {
+    /// Returns the offsets of all topics and the committed offsets.
+    // The order matters: what was readable first must be committed, and what is committed must be written.
+    // Another order would report violations that are only transactions between two of these reads.
+    fn snapshot(&self) -> Result<Snapshot> {
         let readable = self.of_each(|topic| last_stable_offsets(&self.kafka, topic))?;
         let committed = cluster::committed(&self.kafka, &self.group, &self.orders)?;
         let ends = self.of_each(|topic| high_watermarks(&self.kafka, topic))?;

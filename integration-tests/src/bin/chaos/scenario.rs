@@ -1,5 +1,5 @@
-//! What happens: storms, in which each validator and the brokers suffer on their own, with a rolling restart after
-//! each; then peace, until each order has its verdict, and the checks.
+//! Course of a run: rounds of faults with a rolling restart after each, then a wait for all verdicts, and the
+//! checks.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -20,31 +20,32 @@ use harness::read_back::stores::read_stores;
 use harness::read_back::topics::{Keep, read_topic, read_topic_uncommitted};
 use harness::wait::{await_until, pause};
 
-use crate::aborted_orders::Aborting;
+use crate::aborted_orders::AbortedOrders;
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
-use crate::tally::{ClientError, Tally};
-use crate::validators::InstanceLifecycle;
+use crate::tally::{Incident, Tally};
+use crate::validators::Validator;
 use crate::{Arguments, brokers, plan};
 
-/// Three of them must fit beside everything else.
+/// Heap of each broker: three of them must fit beside the validators.
 const BROKER_HEAP_MIB: u32 = 320;
-/// The longest storm; shorter ones leave time for a rolling restart in each story.
-const STORM_MAX: Duration = Duration::from_secs(75);
-/// A rolling restart is begun with so much time left.
+/// Maximum time between two rolling restarts.
+const ROUND_MAX: Duration = Duration::from_secs(75);
+/// Minimum time left to begin a rolling restart.
 const ROLL_MIN: Duration = Duration::from_secs(15);
+/// Timeout from the last fault until each order has its verdict.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 
-/// Tells the story. `true`: every guarantee was held.
-pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
+/// Runs the scenario, and returns true if every guarantee held.
+pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     let started = Instant::now();
     eprintln!("starting three brokers ...");
     let cluster = ThreeBrokers::start(BROKER_HEAP_MIB)?;
     let mut pipeline = Pipeline::on(cluster.kafka.clone(), "chaos", arguments.partitions)?;
     pipeline.create_topics()?;
     let tally = Tally::default();
-    let mut lanes: Vec<InstanceLifecycle> = (1..=arguments.validators)
-        .map(|number| InstanceLifecycle::new(&pipeline, number, seed))
+    let mut validators: Vec<Validator> = (1..=arguments.validators)
+        .map(|number| Validator::new(&pipeline, number, seed))
         .collect::<Result<_>>()?;
 
     let orders = Orders::Generated(Mix::with_seed(seed));
@@ -56,39 +57,41 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
         count: u64::MAX,
         per_second: Some(arguments.orders_per_second),
     });
-    let aborting = Aborting::start(pipeline.kafka.clone(), pipeline.topics.orders.clone());
+    let aborted_orders = AbortedOrders::start(pipeline.kafka.clone(), pipeline.topics.orders.clone());
     let observers = Observers::start(&pipeline)?;
     let until = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes);
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let row = plan::row(seed, 0);
-        let brokers = scope.spawn(|| brokers::suffer_until(&cluster, row, until, &over, &tally));
-        let suffered = suffer(&mut lanes, until, arguments, &tally);
-        over.store(true, Ordering::Relaxed);
+        let random = plan::random_stream(seed, 0);
+        let brokers = scope.spawn(|| brokers::inject_until(&cluster, random, until, &stop, &tally));
+        let injected = inject_until(&mut validators, until, arguments, &tally);
+        // A validator that has failed ends the run before its time.
+        stop.store(true, Ordering::Relaxed);
         let brokers = brokers
             .join()
-            .map_err(|_| anyhow!("the brokers' thread panicked"))?;
-        suffered.and(brokers)
+            .map_err(|_| anyhow!("the thread that injects broker faults panicked"))?;
+        injected.and(brokers)
     })?;
 
-    eprintln!("peace: waiting until each order has its verdict ...");
+    eprintln!("no more faults; waiting until each order has its verdict ...");
     cluster.await_in_sync()?;
-    aborting.end()?;
+    // Before the last orders, so that no open transaction delays their reading.
+    aborted_orders.stop()?;
     let sent = last_orders(feed, arguments.partitions)?;
-    for lane in &mut lanes {
-        lane.work(&tally)?;
+    for validator in &mut validators {
+        validator.start_ready(&tally)?;
     }
     let settled = settle(&pipeline);
-    for lane in &mut lanes {
-        lane.terminate(&tally)?;
-        lane.count_begun_again(&tally)?;
+    for validator in &mut validators {
+        validator.terminate(&tally)?;
+        validator.count_rejoins(&tally)?;
     }
-    let observed = observers.end()?;
+    let observed = observers.stop()?;
 
     eprintln!("reading the topics and the stores ...");
     let found = findings::stage_one(&pipeline, &orders, sent)?;
     let numbers: Vec<u32> = (1..=arguments.validators).collect();
-    let (more, aborted_orders) = look_closer(&pipeline, &numbers, &observed)?;
+    let (more, aborted_orders) = check_transactions(&pipeline, &numbers, &observed)?;
     let report = Report {
         tally: &tally,
         found: &found,
@@ -110,7 +113,7 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
         cluster.passed();
     } else {
         eprintln!(
-            "logs, state and settings are kept in {}",
+            "logs, stores and settings are kept in {}",
             pipeline.folder().display()
         );
         pipeline.keep();
@@ -118,63 +121,71 @@ pub(crate) fn tell(arguments: &Arguments, seed: u64) -> Result<bool> {
     Ok(held)
 }
 
-/// Storms and rolling restarts, until the time is over.
-fn suffer(
-    lanes: &mut [InstanceLifecycle],
+/// Injects faults into all validators at the same time, with a rolling restart after each round, until this
+/// time.
+fn inject_until(
+    validators: &mut [Validator],
     until: Instant,
     arguments: &Arguments,
     tally: &Tally,
 ) -> Result<()> {
-    let storm_max = STORM_MAX.min(Duration::from_secs_f64(30.0 * arguments.minutes));
+    let round_max = ROUND_MAX.min(Duration::from_secs_f64(30.0 * arguments.minutes));
     while Instant::now() < until {
-        let end = until.min(Instant::now() + storm_max);
-        at_once(lanes, |lane| lane.suffer_until(end, tally))?;
+        let end = until.min(Instant::now() + round_max);
+        for_each_at_once(validators, |validator| validator.inject_until(end, tally))?;
         if until.saturating_duration_since(Instant::now()) >= ROLL_MIN {
-            roll(lanes, tally).context("a rolling restart")?;
+            rolling_restart(validators, tally).context("a rolling restart")?;
         }
         eprintln!(
-            "{} kills, {} zombies, {} brokers killed and {} restarted; {} s left",
+            "{} kills and {} zombies of validators; brokers: {} killed, {} restarted; {} s left",
             tally.kills(),
-            tally.of(ClientError::Zombie),
-            tally.of(ClientError::BrokerKilled),
-            tally.of(ClientError::BrokerBounced),
+            tally.of(Incident::Zombie),
+            tally.of(Incident::BrokerKilled),
+            tally.of(Incident::BrokerRestarted),
             until.saturating_duration_since(Instant::now()).as_secs()
         );
     }
     Ok(())
 }
 
-/// From all to one, which takes over what the others had, back to all, and then each in its turn.
-fn roll(lanes: &mut [InstanceLifecycle], tally: &Tally) -> Result<()> {
-    at_once(&mut lanes[1..], |lane| lane.terminate(tally))?;
+/// Scales down to one validator, which takes all partitions over, up to all, and restarts one after the
+/// other.
+fn rolling_restart(validators: &mut [Validator], tally: &Tally) -> Result<()> {
+    for_each_at_once(&mut validators[1..], |validator| validator.terminate(tally))?;
+    // A static member keeps its partitions until its session ends.
     pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
-    for lane in &mut *lanes {
-        lane.work(tally)?;
+    for validator in &mut *validators {
+        validator.start_ready(tally)?;
     }
-    for lane in lanes {
-        lane.terminate(tally)?;
-        lane.work(tally)?;
+    for validator in validators {
+        validator.terminate(tally)?;
+        validator.start_ready(tally)?;
     }
-    tally.count(ClientError::Rolled);
+    tally.count(Incident::RollingRestart);
     Ok(())
 }
 
-fn at_once(
-    lanes: &mut [InstanceLifecycle],
-    act: impl Fn(&mut InstanceLifecycle) -> Result<()> + Sync,
+fn for_each_at_once(
+    validators: &mut [Validator],
+    act: impl Fn(&mut Validator) -> Result<()> + Sync,
 ) -> Result<()> {
     std::thread::scope(|scope| {
-        let acts: Vec<_> = lanes.iter_mut().map(|lane| scope.spawn(|| act(lane))).collect();
-        acts.into_iter().try_for_each(|act| {
-            act.join()
+        let threads: Vec<_> = validators
+            .iter_mut()
+            .map(|validator| scope.spawn(|| act(validator)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
                 .map_err(|_| anyhow!("a validator's thread panicked"))
-                .and_then(|acted| acted)
+                .and_then(|result| result)
         })
     })
 }
 
-/// Each partition ends with a committed order: behind the marker of an aborted one, a partition without any would
-/// never be done.
+/// Waits for the last orders, and returns the number of all orders sent.
+// Each partition must end with a committed order: the validators commit past a marker of an aborted
+// transaction only with an order behind it, and the lag would never be 0.
 fn last_orders(feed: Feed, partitions: i32) -> Result<u64> {
     let enough = feed.acknowledged() + 50 * u64::try_from(partitions)?;
     await_until("the last orders are sent", Duration::from_secs(120), || {
@@ -188,21 +199,21 @@ fn last_orders(feed: Feed, partitions: i32) -> Result<u64> {
     feed.stop()
 }
 
-/// Until each order has its verdict.
+/// Waits until each order has its verdict.
 fn settle(pipeline: &Pipeline) -> Result<()> {
     await_until("each order has its verdict", SETTLE_MAX, || {
         let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
         Ok(match cluster::lag(&pipeline.kafka, group, topic) {
             Ok(0) => ControlFlow::Break(()),
-            Ok(lag) => ControlFlow::Continue(format!("{lag} orders without one")),
+            Ok(lag) => ControlFlow::Continue(format!("{lag} orders have none")),
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })
 }
 
-/// What the counting of orders does not show: stores, torn transactions and aborted reads. And how many orders
-/// were aborted by their producer.
-fn look_closer(
+/// Checks stores, aborted reads and torn transactions, which the counts of the orders do not show. Returns
+/// the violations, and the number of orders that their producer aborted.
+fn check_transactions(
     pipeline: &Pipeline,
     validators: &[u32],
     observed: &Observed,

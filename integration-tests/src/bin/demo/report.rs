@@ -167,7 +167,8 @@ impl fmt::Display for Report {
                 f,
                 "{} orders were charged more than once. The stand-in API is not idempotent, and under\n\
                  on_ambiguous = \"retry\" a call with an unknown outcome is sent again (at least once).\n\
-                 The policies \"park\" and \"verify\" avoid that; so does an API that honours Idempotency-Key.",
+                 The policies \"park\" and \"verify\" avoid that; an API that honours Idempotency-Key \
+                 does too.",
                 grouped(self.stage_two.counts.charged_again)
             )?;
         }

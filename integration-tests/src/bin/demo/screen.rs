@@ -22,22 +22,22 @@ pub(crate) struct Screen {
 /// Lengths of the bars.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totals {
-    /// Records to send.
+    /// Number of records to send.
     pub(crate) sent: u64,
-    /// Distinct valid orders among them.
+    /// Number of distinct valid orders among them.
     pub(crate) distinct: u64,
 }
 
 /// Counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Orders that Kafka has acknowledged.
+    /// Number of orders that Kafka has acknowledged.
     pub(crate) sent: u64,
-    /// Committed pending calls.
+    /// Number of committed pending calls.
     pub(crate) pending: u64,
-    /// Calls with a final state.
+    /// Number of calls with a final state.
     pub(crate) calls_final: u64,
-    /// Requests that the API is processing.
+    /// Number of requests that the API is processing.
     pub(crate) in_flight: u64,
 }
 
@@ -69,7 +69,7 @@ impl Screen {
         }
     }
 
-    /// Shows new counts.
+    /// Shows new counts: at once as bars, else as a line every few seconds.
     pub(crate) fn show(&mut self, progress: Progress) {
         match &self.bars {
             Some(bars) => bars.show(progress),
