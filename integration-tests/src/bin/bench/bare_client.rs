@@ -66,6 +66,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Used> {
 /// Sends all requests, prints [`DONE`], and waits for the end of its input.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let orders = Orders::Generated(Mix::all_fresh(arguments.seed));
+    // Built before the first request, so that only the client is measured.
     let bodies: Arc<Vec<Vec<u8>>> = Arc::new(
         (0..arguments.calls)
             .filter_map(|sequence| orders.record(sequence).value)
@@ -97,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                             .header("content-type", "application/json")
                             .body(body.clone())
                             .send();
+                        // The body must be read, or its connection cannot be used again.
                         sent.await?.error_for_status()?.bytes().await?;
                     }
                     anyhow::Ok(())

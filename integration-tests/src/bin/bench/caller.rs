@@ -63,6 +63,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     ]);
     for &latency_ms in &arguments.latency_ms {
         for &in_flight in &arguments.in_flight {
+            // The comparison runs against the same latency and concurrency, for all policies.
             let bare = run_bare(&pipeline, arguments, latency_ms, in_flight)?;
             for policy in &arguments.policy {
                 let caller = run(&mut pipeline, arguments.calls, latency_ms, in_flight, policy)?;
@@ -160,6 +161,7 @@ fn run(
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
     let settings = pipeline
         .caller_settings(1, &api.url)
+        // Far above the latency, so that no call times out and is repeated.
         .with("api.timeout", "30s")
         .with("caller.on_ambiguous", policy)
         .with("caller.calls_in_flight_max", in_flight);
@@ -168,6 +170,7 @@ fn run(
     let id = caller.process.id().context("the caller does not run")?;
     await_until("the API has accepted all calls", LIMIT, || {
         caller.expect_running()?;
+        // The API fails nothing here, so charges are calls.
         let charged = api.stats()?.orders_charged;
         Ok(if charged >= calls {
             ControlFlow::Break(())
@@ -175,6 +178,7 @@ fn run(
             ControlFlow::Continue(format!("{charged} of {calls}"))
         })
     })?;
+    // Before the drain: `/proc` has nothing of a process that has exited.
     let used = resource_usage::used(id)?;
     caller.process.terminate(Duration::from_secs(60))?;
     Measured::by(&api, calls, used)

@@ -72,6 +72,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
             let mut runs = (0..arguments.runs)
                 .map(|run| kill(&mut pipeline, arguments, policy, membership, run))
                 .collect::<Result<Vec<_>>>()?;
+            // Sorted once for each column: median and maximum of one need not come from the same runs.
             let middle = runs.len() / 2;
             runs.sort_by_key(|run| run.next_call);
             let next_call = [runs[middle].next_call, runs[runs.len() - 1].next_call];
@@ -123,6 +124,7 @@ fn kill(
         .with("caller.membership", membership)
         .with("caller.calls_in_flight_max", arguments.in_flight);
     let mut caller = pipeline.service("caller", 1, settings)?;
+    // The settings are written; the next run builds its name from the same stem.
     pipeline.caller_group = group;
 
     caller.process.start()?;
@@ -149,6 +151,7 @@ fn kill(
         })
     })
     .context("a fast machine makes all calls before the kill: raise --calls")?;
+    // After the drain nothing is in flight, so requests beyond one per order are repeats.
     caller.process.terminate(LIMIT)?;
     let stats = api.stats()?;
     Ok(Run {

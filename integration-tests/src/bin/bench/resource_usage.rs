@@ -41,6 +41,7 @@ pub(crate) fn describe() -> String {
         .ok()
         .and_then(|text| kib_of(&text, "MemTotal"))
         .map_or(0, |kib| kib >> 20);
+    // Figures of a dev build are not comparable with those of a release build.
     let build = if cfg!(debug_assertions) { "dev" } else { "release" };
     format!(
         "{cores} cores of {model}, {memory_gib} GiB; bench built with profile {build}; \
@@ -52,6 +53,7 @@ pub(crate) fn describe() -> String {
 fn cpu_ticks(stat: &str) -> Option<u64> {
     // The program's name, in parentheses, may contain spaces and parentheses itself.
     let (_, fields) = stat.rsplit_once(')')?;
+    // The state is field 3, so user time is the twelfth behind the name.
     let mut fields = fields.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;

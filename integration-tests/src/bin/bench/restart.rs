@@ -61,6 +61,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         pipeline.validator(2)?,
         pipeline.validator(3)?,
     ];
+    // One validator fills the stores and is restarted; the other two join for the rolling restart.
     let [first, ..] = &mut validators;
     first.process.start()?;
     feed(&pipeline, arguments, arguments.keys, None).finish()?;
@@ -102,6 +103,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         pauses.len(),
         pauses[pauses.len() / 2].as_millis()
     );
+    // Not checked: the last orders may be without a verdict, and nothing depends on them.
     feeding.stop()?;
     pipeline.passed();
     Ok(())
@@ -128,6 +130,7 @@ fn restarts(
 ) -> Result<Vec<Duration>> {
     let mut took = Vec::new();
     for _ in 0..runs {
+        // The clock must not start before the last restart is over.
         await_ready(service, LIMIT)?;
         pause(RUN_TIME)?;
         stop(service)?;
@@ -161,6 +164,7 @@ fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Durati
     pause(Duration::from_secs(15))?;
     let stop = Arc::new(AtomicBool::new(false));
     let outbox = Outbox::from_end(pipeline)?;
+    // Beside the restarts, or the pauses would be read only afterwards.
     let watching = std::thread::spawn({
         let stop = Arc::clone(&stop);
         move || outbox.longest_pauses(&stop)
@@ -173,6 +177,7 @@ fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Durati
     }
     pause(RUN_TIME)?;
     stop.store(true, Ordering::Relaxed);
+    // A partition without any record would be left out of the maximum.
     let mut pauses = watching
         .join()
         .ok()
@@ -228,6 +233,7 @@ impl Outbox {
     fn longest_pauses(&self, stop: &AtomicBool) -> Vec<Duration> {
         let mut seen: HashMap<i32, (Instant, Duration)> = HashMap::new();
         while !stop.load(Ordering::Relaxed) {
+            // An error is no record: the pause goes on until the next one.
             let Some(Ok(record)) = self.consumer.poll(Duration::from_millis(5)) else {
                 continue;
             };

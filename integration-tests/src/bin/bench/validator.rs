@@ -65,6 +65,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
 }
 
 fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
+    // Topics and stores of its own, so that no run finds the keys of another.
     let mut pipeline = Pipeline::create("bench-validator", arguments.partitions)?;
     let sent = Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -90,15 +91,18 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
             &pipeline.validator_group,
             &pipeline.topics.orders,
         )?;
+        // Rarely, because each question takes CPU time from the validator.
         harness::wait::pause(Duration::from_millis(200))?;
         Ok(match lag {
             0 => ControlFlow::Break(()),
             lag => ControlFlow::Continue(format!("{lag} orders have none")),
         })
     })?;
+    // Before the shutdown: `/proc` has nothing of a process that has exited.
     let used = resource_usage::used(id)?;
     validator.process.terminate(Duration::from_secs(60))?;
     let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
+    // The timestamps of the records are wall-clock times, and the start was taken from the monotonic clock.
     let started_ms = records::Timestamp::now().0 - i64::try_from(started.elapsed().as_millis())?;
     pipeline.passed();
     Ok(vec![

@@ -87,6 +87,7 @@ fn open(kafka: &str, topic: &str) -> KafkaResult<ThreadedProducer<DefaultProduce
         .set("bootstrap.servers", kafka)
         .set("client.id", "harness-aborting")
         .set("transactional.id", format!("{topic}-aborting"))
+        // Short, so that an abort that a broker fault prevents holds the readers up only briefly.
         .set("transaction.timeout.ms", "5000")
         .set("message.timeout.ms", "5000")
         .create()?;
@@ -107,6 +108,7 @@ fn abort_one(
         let record = BaseRecord::to(topic).key(&key).payload(&value);
         producer.send(record).map_err(|(error, _)| error)?;
     }
+    // Flushed, so that the orders lie on the topic before they are aborted.
     producer.flush(LIMIT)?;
     producer.abort_transaction(LIMIT)
 }

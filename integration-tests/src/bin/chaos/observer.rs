@@ -85,6 +85,7 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
         .set("group.id", "harness-observer")
         .set("client.id", "harness-observer")
         .set("enable.auto.commit", "false")
+        // A reader that silently skipped records would see no violation in them.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .create()
@@ -92,6 +93,8 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
     let mut from = TopicPartitionList::new();
     for topic in topics {
         for partition in 0..partitions {
+            // From the beginning and without a group: the reader commits nothing and takes part in no
+            // rebalance.
             from.add_partition_offset(topic, partition, At::Beginning)?;
         }
     }

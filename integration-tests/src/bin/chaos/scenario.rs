@@ -54,6 +54,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         topic: pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
         orders: orders.clone(),
+        // As many as the time allows.
         count: u64::MAX,
         per_second: Some(arguments.orders_per_second),
     });
@@ -78,6 +79,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     // Before the last orders, so that no open transaction delays their reading.
     aborted_orders.stop()?;
     let sent = last_orders(feed, arguments.partitions)?;
+    // One may have exited by itself since its last fault.
     for validator in &mut validators {
         validator.start_ready(&tally)?;
     }
@@ -86,6 +88,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         validator.terminate(&tally)?;
         validator.count_rejoins(&tally)?;
     }
+    // The observers run until the end, so that they see the records of the recovery too.
     let observed = observers.stop()?;
 
     eprintln!("reading the topics and the stores ...");
@@ -228,6 +231,7 @@ fn check_transactions(
     let (changelog_aborted, changelog) = aborted_of(&topics.changelog, Keep::Values)?;
     let pending = read_topic(kafka, &topics.pending, Keep::Fingerprints)?;
     let dead_letters = read_topic(kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
+    // All validators are stopped, so that their stores can be opened.
     let stores = read_stores(pipeline, validators)?;
 
     let mut violations = stores::check(&changelog, &stores);

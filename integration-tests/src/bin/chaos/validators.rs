@@ -73,6 +73,7 @@ impl Validator {
             if self.service.process.id().is_none() {
                 self.service.process.start()?;
             }
+            // One limit for all attempts, however often it exits.
             let left = READY_MAX.saturating_sub(started.elapsed());
             let what = format!("{} is ready ({url})", self.service.process.name());
             let is_ready = await_until(&what, left, || {
@@ -179,6 +180,7 @@ impl Validator {
     /// Counts the rejoins after a stale static member has fenced the validator, from its whole log.
     pub(crate) fn count_rejoins(&self, tally: &Tally) -> Result<()> {
         let log = self.service.process.log()?;
+        // A rejoin ends no process, so only the log shows it.
         log.lines()
             .filter(|line| line.contains(REJOINS))
             .for_each(|_| tally.count(Incident::Rejoined));
@@ -207,6 +209,7 @@ impl Validator {
             .filter_map(|file| Some(file.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|extension| extension == "redb"))
             .collect();
+        // The directory lists its files in any order, and the same seed must pick the same store.
         stores.sort();
         let count = u64::try_from(stores.len()).unwrap_or(1).max(1);
         Ok(stores

@@ -279,6 +279,7 @@ pub(crate) fn try_next_while_running(setup: &Setup) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
+    // Without lines between the rows, so that the tables stay short.
     table.load_style(UTF8_BORDERS_ONLY).set_header(header.to_vec());
     table
 }

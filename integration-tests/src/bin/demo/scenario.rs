@@ -75,6 +75,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
     let mut setup = Setup::start(arguments.partitions, arguments.seed)?;
     eprintln!("{}", report::opening(arguments, &setup, count));
 
+    // Computed from the orders, not from what the programs report.
     let mut screen = Screen::new(Totals {
         sent: count,
         distinct: distinct(&orders, count),
@@ -97,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
         "all {} orders are sent; waiting until each call has its outcome",
         grouped(sent)
     ));
+    // An error here is kept: the report says more about it than its text.
     let settled = settle(&mut setup, &mut screen, sent);
     screen.finish();
     if let Err(error) = &settled {
@@ -110,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
     }
     eprintln!("reading all topics with read_committed, and the API's record of each request ...");
     let report = Report {
+        // Checked from outside: no program is asked about its own work.
         stage_one: findings::stage_one(&setup.pipeline, &orders, sent)?,
         stage_two: findings::stage_two(&setup.pipeline, &setup.api, &setup.caller_interruptions())?,
         settled: settled.is_ok(),
@@ -118,6 +121,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
     println!("{report}");
     let held = report.held();
     if arguments.keep {
+        // Kept without being marked as failed: the user ends it with Ctrl-C.
         setup.pipeline.keep();
         println!("\n{}", report::try_next_while_running(&setup));
         await_interrupt();
@@ -152,6 +156,7 @@ fn await_sent(setup: &mut Setup, feed: &Feed, screen: &mut Screen, count: u64) -
     let what = format!("{count} orders are sent");
     await_until(&what, SEND_MAX, || {
         show(setup, feed.acknowledged(), screen);
+        // A program that exits without a kill would leave the demo waiting.
         for service in setup.services() {
             service.expect_running()?;
         }

@@ -52,6 +52,7 @@ impl Screen {
     pub(crate) fn new(total: Totals) -> Self {
         Self {
             started: Instant::now(),
+            // On standard error, like the events: standard output has only the report.
             bars: std::io::stderr().is_terminal().then(|| Bars::new(total)),
             total,
             shown: Progress::default(),
@@ -102,6 +103,7 @@ impl Screen {
 
 impl Bars {
     fn new(total: Totals) -> Self {
+        // Ten frames a second: more would take CPU time from the programs.
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let bar = |name: &'static str, length: u64| {
             let style = ProgressStyle::with_template(

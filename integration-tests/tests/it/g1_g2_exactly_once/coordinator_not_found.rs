@@ -29,6 +29,7 @@ fn missing_coordinator_times_out_then_restarts() {
         let (pipeline, rule) = (&proxied.pipeline, proxied.proxy.rule());
         let settings = pipeline
             .validator_settings(1)
+            // Short, so that three transactions time out within the limit of the scenario.
             .with("validator.commit_timeout", "2s");
         let mut validator = pipeline.service("validator", 1, settings)?;
         validator.process.start()?;

@@ -86,6 +86,7 @@ fn delay_end_txn(
         code == error_code,
         "Kafka answers the delayed EndTxn with error code {code}, expected {error_code}"
     );
+    // Killed with the second transaction open, so that only the late EndTxn could have committed its half.
     validator.process.kill()?;
 
     rule.pass_all();

@@ -33,6 +33,7 @@ fn wake_zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) 
     let [first, second] = validators;
     freeze_at(pipeline, first, "before-begin", guard)?;
     second.process.start()?;
+    // The second validator has taken over once it commits.
     await_progress(pipeline, 1_000)?;
     first.process.thaw()?;
     await_progress(pipeline, 1_000)?;
@@ -92,6 +93,7 @@ fn restore_past_open_transaction(
     second.start()?;
     await_progress(pipeline, 1_000)?;
     second.service.process.kill()?;
+    // Without its store it must restore all keys, also those behind the open transaction.
     std::fs::remove_dir_all(pipeline.state_folder(2)).context("losing the state directory")?;
     second.start()?;
     await_progress(pipeline, 2_000)?;

@@ -27,6 +27,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 fn with_open_transaction(pipeline: &Pipeline) -> Result<(Service, Vec<InputRecord>)> {
     let settings = pipeline
         .validator_settings(1)
+        // Nothing but the shutdown or the revocation ends the transaction during the scenario.
         .with("validator.commit_interval", "5m")
         .with("validator.transaction_timeout", "11m");
     let mut validator = pipeline.service("validator", 1, settings)?;

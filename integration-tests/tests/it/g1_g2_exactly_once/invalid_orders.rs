@@ -45,6 +45,7 @@ fn poison_pills() -> Vec<(InputRecord, Reason)> {
         (record(None, None), Reason::NotJson),
         (record(p, Some(Vec::new())), Reason::NotJson),
         (record(p, Some(vec![b' '; TEN_MB])), Reason::NotJson),
+        // A parser that recurses for each bracket overflows its stack.
         (record(p, Some(vec![b'['; TEN_MB])), Reason::NotJson),
         (
             record(p, Some("{\"a\":".repeat(100_000).into_bytes())),
@@ -58,6 +59,7 @@ fn poison_pills() -> Vec<(InputRecord, Reason)> {
             record(p, Some(b"{\"order_id\":\"\xff\xfe\"}".to_vec())),
             Reason::NotJson,
         ),
+        // A byte order mark.
         (record(p, Some(b"\xef\xbb\xbf{}".to_vec())), Reason::NotJson),
         (
             record(
@@ -66,6 +68,7 @@ fn poison_pills() -> Vec<(InputRecord, Reason)> {
             ),
             Reason::NotJson,
         ),
+        // Duplicate fields: the API might read the other one.
         (record(p, Some(order_with(r#","amount":2"#))), Reason::NotAnOrder),
         (
             record(p, Some(order_with(r#","order_id":"q""#))),

@@ -71,6 +71,7 @@ pub(super) fn check(
         topic: pipeline.topics.orders.clone(),
         partitions: PARTITIONS,
         orders: orders.clone(),
+        // More than can be sent while the faults last: the feed is stopped below.
         count: 1_000_000,
         per_second: Some(ORDERS_PER_SECOND),
     });

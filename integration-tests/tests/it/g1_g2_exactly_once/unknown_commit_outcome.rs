@@ -31,6 +31,7 @@ fn unknown_commit_outcome_is_resolved_by_kafka() {
         let topic = &pipeline.topics.orders;
         let settings = pipeline
             .validator_settings(1)
+            // Short, so that the outcome becomes unknown soon.
             .with("validator.commit_timeout", "2s");
         let mut validator = pipeline.service("validator", 1, settings)?;
         validator.process.start()?;

@@ -53,9 +53,11 @@ enum Guard {
 fn take_over(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Violation>> {
     let mut pipeline = pipeline(brokers, name)?;
     let mut first = validator(&pipeline, 1)?;
+    // It crashes right after Kafka has committed, before it learns the result.
     first.process.start_with_crash_at("after-end", 0)?;
     await_ready(&mut first, LIMIT)?;
 
+    // From here on broker 1 cannot write commit markers on broker 2.
     brokers.proxy.hold();
     let orders = Orders::Lines(Arc::new(vec![ORDER.to_vec(), ORDER.to_vec()]));
     let sent = send(&pipeline, &orders, 2)?;

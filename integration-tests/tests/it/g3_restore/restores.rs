@@ -65,8 +65,10 @@ fn crash_after_commit_replays_only_the_tail() {
         let (restored, rebuilt) = (counter(&validator, RESTORED)?, counter(&validator, REBUILT)?);
         ensure!(
             (1..=20).contains(&restored) && rebuilt == 0,
-            "{restored} records were read again and {rebuilt} stores rebuilt, expected a tail of 1 to 20 records"
+            "{restored} records were read again and {rebuilt} stores rebuilt, \
+             expected a tail of 1 to 20 records"
         );
+        // All of these are duplicates, if the tail was applied.
         send(&pipeline.kafka, &topic, &[&old[..50], &new].concat())?;
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&old, &new])?;
@@ -175,6 +177,7 @@ fn store_ahead_of_changelog_halts_its_partition() {
         let (_, end) = high_watermarks(&pipeline.kafka, &pipeline.topics.changelog)?[0];
         let ahead = Offset(end.0 + 7);
         let mut store = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?.store;
+        // No key is added: only the checkpoint is ahead.
         store.admit([], ahead)?;
         store.persist()?;
         drop(store);

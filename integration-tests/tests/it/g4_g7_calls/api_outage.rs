@@ -102,6 +102,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     println!("{reason}");
     let rest = rest.finish()?;
     await_verdicts(&pipeline)?;
+    // The outage lasts its full time, however long the backlog took.
     pause(time.saturating_sub(went_down.elapsed()))?;
     let still = await_unready(&mut caller, &["\"api\"", "is ill since"])?;
     ensure!(
@@ -123,6 +124,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
         "{requests} requests in {intervals} probe intervals of an outage, expected one each after the first"
     );
     let memory_during = memory(&caller)?;
+    // No call of the backlog may have been given a final state.
     let lag = cluster::lag(&pipeline.kafka, &pipeline.caller_group, &pipeline.topics.pending)?;
     let waiting = i64::try_from(backlog)?;
     ensure!(

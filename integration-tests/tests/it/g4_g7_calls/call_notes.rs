@@ -89,6 +89,7 @@ fn intents_of_a_killed_caller_are_listed() {
                 ControlFlow::Continue(format!("{arrived} requests"))
             })
         })?;
+        // Killed, not drained: a drain would complete or remove its intents.
         caller.process.kill()?;
         let requested: BTreeSet<String> = api
             .requests()?
@@ -118,6 +119,7 @@ fn intents_of_a_killed_caller_are_listed() {
                 .map(harness::read_back::topics::Record::key_text)
                 .collect();
         ensure!(
+            // There may be more intents than requests: they are recorded before the requests are sent.
             requested.len() == IN_FLIGHT_MAX && with_intent.is_superset(&requested),
             "the API had requests for {requested:?}, and `outbox notes` lists intents for {with_intent:?}"
         );

@@ -51,6 +51,7 @@ fn settings(fixture: &Fixture, number: u32) -> Settings {
         .pipeline
         .caller_settings(number, &fixture.api.url)
         .with("caller.commit_timeout", format!("{}s", COMMIT_TIMEOUT.as_secs()))
+        // Fast retries, so that a call has failed often enough to be deferred within a second.
         .with("retry.backoff_initial", "50ms")
         .with("retry.backoff_max", "200ms")
         .with("retry.retry_after_max", "50ms")

@@ -119,6 +119,7 @@ impl Fixture {
             .flat_map(|caller| caller.process.interruptions().to_vec())
             .collect();
         let one = findings::stage_one(&self.pipeline, &self.orders, sent)?;
+        // Stage two is checked against the outbox, so the outbox must be right first.
         findings::expect_no_violations(&one.violations)?;
         let two = findings::stage_two_with_policy(policy, &self.pipeline, &self.api, &interruptions)?;
         println!(

@@ -150,6 +150,7 @@ fn topic_growth_stops_the_validator() {
             let mut validator = pipeline.validator(1)?;
             validator.process.start()?;
             await_ready(&mut validator, LIMIT)?;
+            // From 2 partitions to 3.
             Administrator::new(&pipeline.kafka)?.grow_topic(topic(&topics), 3)?;
             let status = validator.process.wait_exit(LIMIT)?;
             let log = validator.process.log_since_start()?;
@@ -253,6 +254,7 @@ fn deleted_orders_halt_only_their_partition() {
         expect_outbox(&pipeline, &[&first, &second])?;
 
         // The same with a running validator, which is frozen while orders are deleted.
+        // Frozen, so that it cannot read these orders before they are deleted.
         validator.process.freeze()?;
         send(&pipeline.kafka, &topic, &orders(0, "deleted-too", 5))?;
         administrator.delete_records(&topic, Partition(0), Offset(23))?;

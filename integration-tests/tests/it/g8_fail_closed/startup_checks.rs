@@ -83,6 +83,7 @@ fn changelog_with_delete_policy_is_refused() {
         let mut pipeline = Pipeline::create("no-compact", PARTITIONS)?;
         let changelog = &pipeline.topics.changelog;
         let administrator = Administrator::new(&pipeline.kafka)?;
+        // Either policy would let Kafka delete keys that the validators still need.
         for (policy, why) in [
             ("delete", "Kafka deletes its records by age"),
             ("compact,delete", "Kafka also deletes keys by age"),
@@ -132,6 +133,7 @@ fn shared_state_directory_is_refused() {
             pipeline.service("validator", 2, second)?,
             &[&state.display().to_string()],
         )?;
+        // The refused start must not have disturbed the owner of the directory.
         first.expect_running()?;
         first.process.terminate(Duration::from_secs(30))?;
         pipeline.passed();

@@ -31,10 +31,12 @@ fn validator_leaves_if_its_instance_id_is_taken() {
         let (mut first, mut sent) = at_work(&pipeline)?;
         let mut second = with_same_instance_id(&pipeline)?;
         second.process.start()?;
+        // The first one is fenced, and waits until it knows who fenced it.
         await_unready(&mut first, &["instance-id"])?;
         await_ready(&mut second, LIMIT)?;
         send_all(&pipeline, &mut sent, orders(1, "both", 100))?;
 
+        // It decides only after a session: by then a stale member would have been evicted.
         let status = first.process.wait_exit(SESSION_TIMEOUT + DECIDED_MAX)?;
         ensure!(
             !status.success(),

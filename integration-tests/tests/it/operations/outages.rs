@@ -39,6 +39,7 @@ fn full_disk_pauses_the_validator() {
         await_ready(&mut validator, LIMIT)?;
         let sent = orders(0, "order", 20_000);
         send(&pipeline.kafka, &topic, &sent)?;
+        // The write of a batch fails, so the partition is restored, which fails for the same reason.
         await_unready(
             &mut validator,
             &["partition 0 is being restored; the last try", "File too large"],

@@ -145,6 +145,7 @@ fn secrets_are_never_exposed() {
                 "caller {number} does not warn of the mode of the password file:\n{output}"
             );
             ensure!(
+                // Only the second caller asks for tokens.
                 number == 1 || output.contains("no token could be had"),
                 "caller {number} does not warn of the refused token requests:\n{output}"
             );
@@ -210,6 +211,7 @@ fn output_of(pipeline: &Pipeline, number: u32, settings: Settings, tail: &Tail) 
 fn expect_no_secret(text: &str, what: &str) -> Result<()> {
     for secret in SECRETS {
         if let Some(at) = text.find(secret) {
+            // Some text before the secret shows where it comes from.
             let from = text.floor_char_boundary(at.saturating_sub(200));
             anyhow::bail!("{what} contains a secret: …{}", &text[from..at + secret.len()]);
         }

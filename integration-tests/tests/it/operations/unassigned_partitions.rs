@@ -87,6 +87,7 @@ fn pair(pipeline: &Pipeline, program: &str, settings: impl Fn(u32) -> Settings) 
 /// Starts the first instance, which gets all partitions, and then the second, which is to get half of them.
 /// The first is killed when it has to revoke those, and started again at once.
 fn kill_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
+    // The failpoint lies in the revocation: the first round is over, the second has not begun.
     first.process.start_with_crash_at("before-give-up", 0)?;
     await_ready(first, START_MAX)?;
     second.process.start()?;
