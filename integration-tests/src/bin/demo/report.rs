@@ -4,13 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use harness::check::findings::{StageOneFindings, StageTwoFindings};
 use harness::check::{Guarantee, Violation, listed};
 use harness::cluster;
 
 use crate::Arguments;
 use crate::setup::Setup;
+
+/// Maximum width of the tables; longer cells are wrapped.
+const COLUMNS_MAX: u16 = 100;
 
 /// Result of the demo.
 pub(crate) struct Report {
@@ -87,7 +90,7 @@ impl Report {
                 0 => Cell::new("✔ held"),
                 count => Cell::new(format!("✘ BROKEN, {} times", grouped(count as u64))),
             };
-            // On a line of its own, so that the table fits into a terminal of 100 columns.
+            // On a line of its own, or the table would be too wide for most terminals.
             let text = format!("{}\n  {}", guarantee.sentence(), self.observed(guarantee, count));
             table.add_row(vec![Cell::new(guarantee), Cell::new(text), verdict]);
         }
@@ -277,10 +280,15 @@ pub(crate) fn try_next_while_running(setup: &Setup) -> String {
     lines.join("\n")
 }
 
+/// Returns an empty table with this header.
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    // Without lines between the rows, so that the tables stay short.
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.to_vec());
+    table
+        // Without lines between the rows, so that the tables stay short.
+        .load_style(UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(COLUMNS_MAX)
+        .set_header(header.to_vec());
     table
 }
 
@@ -342,7 +350,10 @@ mod tests {
     fn report_fits_into_100_columns() {
         let text = report(Vec::new()).to_string();
         let longest = text.lines().map(|line| line.chars().count()).max();
-        assert!(longest <= Some(100), "{longest:?} columns:\n{text}");
+        assert!(
+            longest <= Some(usize::from(COLUMNS_MAX)),
+            "{longest:?} columns:\n{text}"
+        );
     }
 
     #[test]
