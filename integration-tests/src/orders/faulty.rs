@@ -1,4 +1,4 @@
-//! Records that are no valid order, each with the reason for which it must be refused.
+//! Invalid orders, each with the reason for which the validator must refuse it.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -6,7 +6,7 @@ use records::dead_letter::Reason;
 
 use super::{Label, Parts};
 
-/// The reasons that [`record`] gives cause for.
+/// All reasons that [`record`] draws from.
 #[cfg(test)]
 pub(super) const REASONS: [Reason; 5] = [
     Reason::NotJson,
@@ -16,7 +16,7 @@ pub(super) const REASONS: [Reason; 5] = [
     Reason::KeyMismatch,
 ];
 
-/// One faulty record. Each has one fault only, so that its reason does not hang on the order of checks.
+/// Draws an invalid record.
 pub(super) fn record(order_id: &str, random: &mut ChaCha8Rng) -> Parts {
     let (key, value, reason) = draw(order_id, random.random_range(0..13));
     (
@@ -27,6 +27,7 @@ pub(super) fn record(order_id: &str, random: &mut ChaCha8Rng) -> Parts {
 }
 
 fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
+    // One fault each: with two, the expected reason would depend on the order of the validator's checks.
     let with = |amount: &str, currency: &str| {
         Some(format!(
             r#"{{"order_id":"{id}","amount":{amount},"currency":"{currency}","customer_id":"customer-1"}}"#
