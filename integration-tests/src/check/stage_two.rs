@@ -191,8 +191,8 @@ impl StageTwo<'_> {
             let [(first, earlier), (second, later)] = pair else {
                 continue;
             };
-            // The caller got a response and was interrupted before it recorded the outcome; its successor found
-            // only the intent, and parked the call.
+            // The caller got a response and was interrupted before it recorded the outcome; its successor
+            // found only the intent, and parked the call.
             let is_parked_too = (*first == Final::Parked) != (*second == Final::Parked);
             if is_parked_too && self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
                 counts.parked_and_final += 1;

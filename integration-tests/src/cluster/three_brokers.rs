@@ -45,6 +45,7 @@ impl ThreeBrokers {
             .context("creating a folder for three brokers")?
             .keep();
         let voters = (1..=Self::COUNT)
+            // Each broker is a controller too: with three voters the quorum survives one broker.
             .map(|node| Ok(format!("{node}@127.0.0.1:{}", free_port()?)))
             .collect::<Result<Vec<_>>>()?
             .join(",");

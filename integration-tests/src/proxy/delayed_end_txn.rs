@@ -76,6 +76,7 @@ impl DelayedEndTxn {
     #[must_use]
     pub fn is_half_forwarded(&self) -> bool {
         let state = self.gate.lock();
+        // A waiting request proves that the transaction has more records than the broker got.
         state.step == Step::HalfForwarded && state.waiting > 0
     }
 
@@ -111,6 +112,7 @@ impl DelayedEndTxn {
                 return self.delay(state, request, sockets);
             }
             (Step::Withheld, END_TXN) => state.step = Step::Retried,
+            // The first part of the next transaction reaches the broker, the rest does not.
             (Step::Retried, PRODUCE) => state.step = Step::HalfForwarded,
             (Step::HalfForwarded, PRODUCE) => {
                 state.waiting += 1;
@@ -157,6 +159,7 @@ impl Rule for DelayedEndTxn {
         if let Some(delayed) = &mut state.delayed
             && delayed.connection == connection
         {
+            // Nobody reads this response: the sender has closed its connection.
             delayed.error = end_txn_error(bytes);
             drop(state);
             self.gate.notify();
