@@ -15,7 +15,7 @@ use crate::read_back::topics::{Header, Record};
 pub struct StageOne<'a> {
     /// Name of the orders topic, as in the headers.
     pub orders_topic: &'a str,
-    /// Expected verdicts.
+    /// Expected verdicts on the orders.
     pub expected: &'a Expected<'a>,
     /// End offsets of the orders topic.
     pub ends: &'a [(Partition, Offset)],
