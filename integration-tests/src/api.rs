@@ -12,7 +12,7 @@ use crate::pipeline::Pipeline;
 use crate::process::{Process, free_port};
 use crate::wait::await_until;
 
-/// A running stand-in.
+/// A running stand-in for the API; dropping it kills the process.
 pub struct Api {
     /// Process of the stand-in.
     pub process: Process,
@@ -29,10 +29,12 @@ pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
     [
         ("--seed", seed.to_string()),
         ("--latency", format!("{}ms", latency.as_millis())),
+        // Failed before the call was processed.
         ("--before-500", "0.004".into()),
         ("--before-503", "0.004".into()),
         ("--before-reset", "0.004".into()),
         ("--throttle", "0.004".into()),
+        // Processed, and the response is lost.
         ("--lost-silence", "0.002".into()),
         ("--lost-reset", "0.004".into()),
         ("--lost-close", "0.004".into()),
@@ -52,6 +54,7 @@ pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
 /// and 5 % of the connections are reset before or after it.
 #[must_use]
 pub fn many_faults(seed: u64, latency: Duration) -> Vec<String> {
+    // Not a repeated flag: the stand-in refuses one that is given twice.
     let mut faults = faults(seed, latency);
     let worse = [
         ("--before-reset", "0.025"),
@@ -77,6 +80,7 @@ impl Api {
     /// # Errors
     /// It exits, or does not answer within 20 s.
     pub fn start(pipeline: &Pipeline, faults: &[String]) -> Result<Self> {
+        // Two listeners: the control endpoint must answer while the payments endpoint is down.
         let (port, control_port) = (free_port()?, free_port()?);
         let mut api = Self {
             process: pipeline
@@ -91,6 +95,7 @@ impl Api {
         api.process.start()?;
         let stats = format!("{}/stats", api.control);
         await_until("the stand-in API answers", Duration::from_secs(20), || {
+            // Fails at once, not at the timeout: a port taken meanwhile ends the process immediately.
             if let Some(status) = api.process.try_wait()? {
                 bail!("the stand-in API exited with {status}");
             }
@@ -118,6 +123,7 @@ impl Api {
     /// # Errors
     /// The control endpoint does not answer.
     pub fn come_back(&self) -> Result<()> {
+        // A new outage replaces the current one, so one of no length ends it.
         self.go_down(Duration::ZERO)
     }
 

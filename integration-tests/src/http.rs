@@ -24,6 +24,7 @@ impl Http {
                 .timeout(Duration::from_secs(60))
                 .build()
                 .context("setting up an HTTP client")?,
+            // Blocking, because scenarios run on plain threads.
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

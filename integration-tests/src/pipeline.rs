@@ -23,7 +23,7 @@ pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 /// A pipeline. Dropped without [`Pipeline::passed`], it prints the ends of all logs and keeps topics and
 /// folder.
 pub struct Pipeline {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     /// Topic names, unique to this pipeline.
     pub topics: Topics,
@@ -83,6 +83,7 @@ impl Pipeline {
             .prefix(&format!("outbox-{name}-"))
             .tempdir()
             .context("creating a folder for state and logs")?
+            // Deleted by `drop` only after success: a failed run leaves its evidence.
             .keep();
         let topics = Topics::default();
         Ok(Self {
@@ -168,6 +169,7 @@ impl Pipeline {
             .arguments([&file])
             .arguments(["topics", "create", "--yes", "--partitions"])
             .arguments([self.partitions.to_string()]);
+        // By the program under test: its topic settings are part of the guarantees.
         outbox.start()?;
         let status = outbox.wait_exit(Duration::from_secs(60))?;
         ensure!(status.success(), "`outbox topics create` exited with {status}");
@@ -188,6 +190,7 @@ impl Pipeline {
     pub fn validator_settings(&self, number: u32) -> Settings {
         self.settings(&self.validator_group)
             .with("validator.instance_id", self.instance("validator", number))
+            // Far below the default, so that a fenced validator is replaced within a scenario.
             .with(
                 "validator.session_timeout",
                 format!("{}s", SESSION_TIMEOUT.as_secs()),
@@ -238,6 +241,7 @@ impl Pipeline {
     /// The program does not exist, or the settings cannot be written.
     pub fn service(&self, program: &str, number: u32, settings: Settings) -> Result<Service> {
         let name = format!("{program}-{number}");
+        // Chosen here, because the program does not report a port chosen by the system.
         let admin = format!("127.0.0.1:{}", free_port()?);
         let file = settings
             .with("admin.listen", &admin)

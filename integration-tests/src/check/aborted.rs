@@ -38,7 +38,7 @@ pub struct ObservedRecords {
 }
 
 impl AbortedReadCheck<'_> {
-    /// Returns all violations.
+    /// Returns a violation for each record and entry from an aborted record.
     #[must_use]
     pub fn check(&self) -> Vec<Violation> {
         let mut violations = Vec::new();
@@ -47,10 +47,12 @@ impl AbortedReadCheck<'_> {
             .iter()
             .map(|(partition, offset)| format!("{}/{partition}@{offset}", self.orders_topic))
             .collect();
+        // To a read_committed validator, an order of an aborted transaction does not exist.
         for record in self.outcomes.iter().copied().flatten() {
             let source = record
                 .header(pending::SOURCE)
                 .or_else(|| record.header(dead_letter::SOURCE));
+            // A record without a source is a finding of the stage one checker.
             if let Some(source) = source.filter(|source| sources.contains(*source)) {
                 violations.push(violation(
                     Guarantee::G1,
@@ -125,6 +127,7 @@ pub fn check_observed(seen: &ObservedRecords, committed: &[Record]) -> Vec<Viola
     for position in committed.keys() {
         let (partition, offset) = *position;
         let passed = reached.get(&partition).is_some_and(|furthest| offset < *furthest);
+        // A reader at a higher offset will never return to this one: the record is lost to it.
         if passed && !seen.records.contains_key(position) {
             violations.push(Violation {
                 guarantee: Guarantee::G2,
@@ -142,6 +145,7 @@ pub fn check_observed(seen: &ObservedRecords, committed: &[Record]) -> Vec<Viola
 /// Returns a checksum of a key, enough to detect another record at the same offset.
 #[must_use]
 pub fn fingerprint(key: Option<&[u8]>) -> u32 {
+    // Four bytes per record: a chaos run of hours keeps all of them in memory.
     crc32fast::hash(key.unwrap_or_default())
 }
 

@@ -10,7 +10,7 @@ use crate::read_back::topics::Record;
 pub enum Policy {
     /// Send the request again.
     Retry,
-    /// Park the call.
+    /// Park the call for an operator.
     Park,
     /// Ask the API's look-up endpoint.
     Verify,
@@ -58,10 +58,12 @@ pub(super) fn check(
     }
     let mut violations = Vec::new();
     let is_charge = |request: &&&RequestLine| request.decision == Some(Decision::Charged);
+    // By the API's decision and not by requests: one that failed before it was processed charged nothing.
     let charges = requests.iter().filter(is_charge).count();
     if charges > 1 {
         violations.push(broken(format!("{key:?} was charged {charges} times")));
     }
+    // Sent after it was parked, the request could charge the order while an operator settles it.
     if let Some(parked) = parked {
         let is_late = |request: &&&RequestLine| {
             i64::try_from(request.arrived_at).is_ok_and(|at| at > parked.timestamp_ms + IN_TRANSIT_MAX_MS)

@@ -59,6 +59,7 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
         .map(|(at, chain)| ((chain.first.partition, chain.first.offset), at))
         .collect();
     let mut copies: Vec<&Record> = pending.iter().filter(is_copy).collect();
+    // In the order in which they were written, which their numbers must follow.
     copies.sort_by_key(|record| (record.partition, record.offset));
     for copy in copies {
         let header = copy.header(CONTINUES).unwrap_or_default();
@@ -70,6 +71,7 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
             }
         };
         let call = &continuation.call;
+        // A copy names the first record, not the copy before it: a chain has one identity.
         let Some(chain) = by_position.get(&(call.partition, call.offset)) else {
             wrong(
                 Anomaly::Wrong,
@@ -88,12 +90,13 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
         let first = chain.first;
         if (&copy.key, copy.fingerprint, copy.partition) != (&first.key, first.fingerprint, first.partition)
             || own != first.headers.iter().collect::<Vec<_>>()
+            // A deferral appends to the tail.
             || copy.offset <= first.offset
         {
             wrong(
                 Anomaly::Wrong,
                 copy,
-                format!("differs in key, value, headers or partition from {call}, or is not behind it"),
+                format!("differs in key, value, headers or partition from {call}, or does not follow it"),
             );
         }
         // Two callers that defer one call write the same number: the sign of a call that runs twice.

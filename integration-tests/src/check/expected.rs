@@ -19,7 +19,7 @@ pub struct Expected<'a> {
     pub admitted: HashMap<&'a [u8], &'a Record>,
     /// Records that must be dead letters, with the reason.
     pub refused: HashMap<(Partition, Offset), (&'a Record, Reason)>,
-    /// Number of duplicates.
+    /// Number of duplicates to be dropped.
     pub duplicates: u64,
 }
 
@@ -31,6 +31,8 @@ pub fn expected<'a>(input: &'a [Record], orders: &Orders, sent_count: u64) -> Re
     let mut seen = vec![false; usize::try_from(sent_count)?];
     let mut expected = Expected::default();
     for record in input {
+        // Compared with what was sent: a record that the broker lost or changed must not become a finding
+        // about the validator.
         let sent = sent_record(record, orders, sent_count)?;
         let index = usize::try_from(sent.sequence)?;
         ensure!(
@@ -39,6 +41,7 @@ pub fn expected<'a>(input: &'a [Record], orders: &Orders, sent_count: u64) -> Re
         );
         expected.add(record, &sent);
     }
+    // The feed waited for acks=all of every record, so none may be missing.
     let missing = seen.iter().filter(|seen| !**seen).count();
     ensure!(
         missing == 0,

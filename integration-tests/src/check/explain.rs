@@ -68,6 +68,7 @@ pub fn repeat(
     interruptions: &[Interruption],
     api_timeout: Duration,
 ) -> Option<Explanation> {
+    // Evaluated last: the other explanations are more precise.
     let interrupted = || was_interrupted(earlier, later, interruptions).then_some(Explanation::Interrupted);
     let timed_out = || {
         // Half of the timeout is enough: the caller's timeout starts before a loaded API accepts the request.
@@ -80,6 +81,7 @@ pub fn repeat(
         return match status {
             429 | 503 if reacted => Some(Explanation::NotProcessed(status)),
             500 | 502 | 504 if reacted => Some(Explanation::Ambiguous(status)),
+            // A final response: it must have been lost on its way, or with its caller.
             _ => interrupted().or_else(timed_out),
         };
     }
@@ -96,6 +98,7 @@ pub fn repeat(
 /// `later`.
 fn was_interrupted(earlier: &RequestLine, later: &RequestLine, interruptions: &[Interruption]) -> bool {
     let (arrived, ended) = (ms(earlier.arrived_at), ms(end(earlier, later)));
+    // Any caller's interruption counts, because the request line does not name the caller.
     interruptions.iter().any(|interruption| {
         interruption.until.0 >= arrived
             && interruption.from.0 <= ended + RECORDED_WITHIN_MS

@@ -30,7 +30,7 @@ pub struct StageOneFindings {
     pub refused: BTreeMap<Reason, u64>,
     /// Counts of the checker.
     pub counts: stage_one::Counts,
-    /// All violations found.
+    /// All violations that the checker found.
     pub violations: Vec<Violation>,
 }
 
@@ -39,7 +39,7 @@ pub struct StageOneFindings {
 pub struct StageTwoFindings {
     /// Counts of the checker.
     pub counts: stage_two::Counts,
-    /// All violations found.
+    /// All violations that the checker found.
     pub violations: Vec<Violation>,
 }
 
@@ -49,6 +49,7 @@ pub struct StageTwoFindings {
 /// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
 pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<StageOneFindings> {
     let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+    // Fingerprints suffice for orders: the mix computes their values again.
     let input = read_topic(kafka, &topics.orders, Keep::Fingerprints)?;
     let expected = expected(&input, orders, sent)?;
     let (counts, violations) = StageOne {
@@ -57,6 +58,7 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
         ends: &high_watermarks(kafka, &topics.orders)?,
         committed: &cluster::committed(kafka, &pipeline.validator_group, &topics.orders)?,
         pending: &read_topic(kafka, &topics.pending, Keep::Fingerprints)?,
+        // Entries are decoded, not only compared.
         changelog: &read_topic(kafka, &topics.changelog, Keep::Values)?,
         dead_letters: &read_topic(kafka, &topics.order_dead_letters, Keep::Fingerprints)?,
     }

@@ -128,6 +128,7 @@ impl fmt::Display for Violation {
 /// Returns the first 20 violations, one per line, and the number of the others.
 #[must_use]
 pub fn listed(violations: &[Violation]) -> String {
+    // One cause may lead to thousands of violations; the first ones show it.
     const SHOWN_MAX: usize = 20;
     let mut lines: Vec<String> = violations
         .iter()

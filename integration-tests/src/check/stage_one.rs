@@ -15,7 +15,7 @@ use crate::read_back::topics::{Header, Record};
 pub struct StageOne<'a> {
     /// Name of the orders topic, as in the headers.
     pub orders_topic: &'a str,
-    /// Expected verdicts.
+    /// Expected verdicts on the orders.
     pub expected: &'a Expected<'a>,
     /// End offsets of the orders topic.
     pub ends: &'a [(Partition, Offset)],
@@ -68,7 +68,7 @@ impl StageOne<'_> {
                     Anomaly::Wrong,
                     format!(
                         "pending call {} has key {:?}, which no valid order has",
-                        place(record),
+                        partition_offset(record),
                         record.key_text()
                     ),
                 )),
@@ -90,7 +90,7 @@ impl StageOne<'_> {
                     format!(
                         "{:?} (order {}) is not in the outbox",
                         order.key_text(),
-                        place(order)
+                        partition_offset(order)
                     ),
                 )),
             }
@@ -99,13 +99,18 @@ impl StageOne<'_> {
     }
 
     fn check_call(&self, order: &Record, call: &Record, violations: &mut Vec<Violation>) {
-        let mut wrong = |what: String| {
+        let mut wrong = |difference: String| {
             violations.push(violation(
                 Guarantee::G1,
                 Anomaly::Wrong,
-                format!("pending call {} of {:?} {what}", place(call), order.key_text()),
+                format!(
+                    "pending call {} of {:?} {difference}",
+                    partition_offset(call),
+                    order.key_text()
+                ),
             ));
         };
+        // The value byte for byte: the API must get what the producer sent.
         if call.fingerprint != order.fingerprint {
             wrong("has another value than its order".into());
         }
@@ -115,6 +120,7 @@ impl StageOne<'_> {
         if !call.headers.starts_with(&order.headers) {
             wrong("does not start with the headers of its order".into());
         }
+        // Also proves that the first of several equal orders was admitted, as the protocol demands.
         let source = self.position(order);
         match call.header(pending::SOURCE) {
             Some(found) if found == source => {}
@@ -144,7 +150,9 @@ impl StageOne<'_> {
         let mut counts = BTreeMap::new();
         for (order, reason) in self.expected.refused.values() {
             let source = self.position(order);
+            // Removed, so that what is left at the end has no refused record.
             let letters = by_source.remove(source.as_str()).unwrap_or_default();
+            // Exactly one: a dead letter is part of the transaction, like a pending call.
             let [letter] = letters[..] else {
                 let anomaly = match letters.len() {
                     0 => Anomaly::Lost,
@@ -192,6 +200,7 @@ impl StageOne<'_> {
 
     /// Checks G3: the changelog has one entry for each pending call, equal to it.
     fn check_changelog(&self, violations: &mut Vec<Violation>) {
+        // Deferred copies have no changelog entry of their own.
         let calls: HashMap<&[u8], &Record> = chains(self.pending)
             .0
             .into_iter()
@@ -239,6 +248,7 @@ impl StageOne<'_> {
     fn entry_equals(&self, record: &Record, call: &Record) -> Result<(), String> {
         let value = record.value.as_deref().unwrap_or_default();
         let entry = Entry::decode(value).map_err(|error| format!("cannot be decoded: {error}"))?;
+        // A restore reads one partition of the changelog: on another one the key would not be found.
         if record.partition != call.partition {
             return Err(format!(
                 "is on partition {} instead of {}",
@@ -285,7 +295,7 @@ fn count_headers(headers: &[Header], name: &str) -> usize {
     headers.iter().filter(|(header, _)| header == name).count()
 }
 
-fn place(record: &Record) -> String {
+fn partition_offset(record: &Record) -> String {
     format!("{}@{}", record.partition, record.offset)
 }
 

@@ -125,6 +125,7 @@ impl StageTwo<'_> {
         ];
         for (state, records) in all {
             for record in records {
+                // Rejected and abandoned calls share the dead-letter topic.
                 let state = match record.header(REASON) {
                     Some("abandoned") => Final::Abandoned,
                     _ => state,
@@ -138,13 +139,14 @@ impl StageTwo<'_> {
                 }
             }
         }
+        // By time, because the three topics have no common offsets.
         for found in outcomes.values_mut() {
             found.sort_by_key(|(_, record)| (record.timestamp_ms, record.offset));
         }
         outcomes
     }
 
-    /// Checks G4: one final state, published once, or again only if a caller was interrupted in between.
+    /// Returns the final state of a call. Checks G4: there is one, and its records are right.
     fn check_final(
         &self,
         chain: &Chain<'_>,
@@ -152,8 +154,7 @@ impl StageTwo<'_> {
         counts: &mut Counts,
         violations: &mut Vec<Violation>,
     ) -> Option<Final> {
-        let call = chain.first;
-        let key = call.key_text();
+        let key = chain.first.key_text();
         // A response of the API takes precedence over a parked record of the same call.
         let answered = outcomes.iter().find(|(state, _)| *state != Final::Parked);
         let Some((state, _)) = answered.or(outcomes.first()) else {
@@ -166,16 +167,32 @@ impl StageTwo<'_> {
             Final::Abandoned => counts.abandoned += 1,
             Final::Parked => counts.parked += 1,
         }
+        // The reason that a caller gives for a call of its predecessor with an intent and no completion.
         let has_intent = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("redelivered");
         if outcomes.iter().any(|outcome| has_intent(&outcome)) {
             counts.parked_with_intent += 1;
         }
+        self.check_repeated_outcomes(&key, outcomes, counts, violations);
+        self.check_outcome_records(chain, outcomes, violations);
+        Some(*state)
+    }
+
+    /// Checks G4: no second final state, and no repeated outcome without an interruption.
+    fn check_repeated_outcomes(
+        &self,
+        key: &str,
+        outcomes: &[(Final, &Record)],
+        counts: &mut Counts,
+        violations: &mut Vec<Violation>,
+    ) {
         // An interrupted caller may have published an outcome without recording it; its successor publishes
         // again.
         for pair in outcomes.windows(2) {
             let [(first, earlier), (second, later)] = pair else {
                 continue;
             };
+            // The caller got a response and was interrupted before it recorded the outcome; its successor
+            // found only the intent, and parked the call.
             let is_parked_too = (*first == Final::Parked) != (*second == Final::Parked);
             if is_parked_too && self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
                 counts.parked_and_final += 1;
@@ -193,6 +210,17 @@ impl StageTwo<'_> {
                 )));
             }
         }
+    }
+
+    /// Checks G4: records with the order's value are unchanged and name their call.
+    fn check_outcome_records(
+        &self,
+        chain: &Chain<'_>,
+        outcomes: &[(Final, &Record)],
+        violations: &mut Vec<Violation>,
+    ) {
+        let call = chain.first;
+        let key = call.key_text();
         for (state, record) in outcomes {
             match state {
                 // The outcome is a JSON document of its own, not the order's value.
@@ -214,7 +242,6 @@ impl StageTwo<'_> {
                 }
             }
         }
-        Some(*state)
     }
 
     fn interrupted_between(&self, earlier_ms: i64, later_ms: i64) -> bool {
@@ -233,6 +260,7 @@ impl StageTwo<'_> {
             .map(|call| (call.key_text(), Vec::new()))
             .collect();
         for request in self.requests {
+            // The stand-in reads the order id from the body, and the idempotency key from its header.
             if request.idempotency_key.as_deref() != Some(request.order_id.as_str()) {
                 violations.push(g5(format!(
                     "a request for {:?} has the idempotency key {:?}",
@@ -262,6 +290,7 @@ impl StageTwo<'_> {
         counts.charged_again += u64::from(charges > 1);
         for pair in requests.windows(2) {
             let [earlier, later] = pair else { continue };
+            // An ambiguous request may be sent again under `retry`, and under `verify` after a look-up.
             match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
                 Some(explanation) if self.policy == Policy::Park && explanation.is_ambiguous() => {
                     violations.push(Violation {
@@ -301,6 +330,7 @@ fn check_decisions(
         return;
     }
     match state {
+        // Parked means that the decision is unknown, and a missing state is a finding already.
         None | Some(Final::Parked) => {}
         Some(Final::Accepted) => {
             if !requests.iter().any(|request| is_charge(request)) {

@@ -35,6 +35,7 @@ impl Administrator {
                 .set("bootstrap.servers", kafka)
                 .create()
                 .context("creating an admin client")?,
+            // rdkafka's admin client is async only; scenarios are plain threads.
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -164,6 +165,7 @@ fn options() -> AdminOptions {
 }
 
 fn each_succeeded(results: Vec<TopicResult>) -> Result<()> {
+    // Without results the loop below would succeed.
     ensure!(!results.is_empty(), "Kafka returned no result for the topic");
     for result in results {
         result.map_err(|(name, error)| anyhow!("Kafka refused {name}: {error}"))?;

@@ -23,7 +23,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running cluster; dropping it kills the brokers.
 pub struct ThreeBrokers {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     brokers: Vec<Broker>,
     folder: PathBuf,
@@ -31,7 +31,7 @@ pub struct ThreeBrokers {
 }
 
 impl ThreeBrokers {
-    /// Number of brokers.
+    /// Number of brokers in the cluster.
     pub const COUNT: usize = 3;
 
     /// Starts the brokers, each with a heap of this size in MiB.
@@ -45,6 +45,7 @@ impl ThreeBrokers {
             .context("creating a folder for three brokers")?
             .keep();
         let voters = (1..=Self::COUNT)
+            // Each broker is a controller too: with three voters the quorum survives one broker.
             .map(|node| Ok(format!("{node}@127.0.0.1:{}", free_port()?)))
             .collect::<Result<Vec<_>>>()?
             .join(",");

@@ -48,6 +48,7 @@ fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
             Some(format!(r#"{{"order_id":"{id}","currency":"EUR"}}"#)),
             Reason::NotAnOrder,
         ),
+        // Amounts that are zero, not in minor units, or not a number.
         5 => (key, with("0", "EUR"), Reason::NotAnOrder),
         6 => (key, with("12.50", "EUR"), Reason::NotAnOrder),
         7 => (key, with("\"1250\"", "EUR"), Reason::NotAnOrder),
@@ -55,6 +56,7 @@ fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
         9 => (key, with("1250", "EURO"), Reason::UnknownCurrency),
         10 => (key, with("1250", "eur"), Reason::UnknownCurrency),
         11 => {
+            // Beyond the maximum length of an idempotency key.
             let long = format!("{id}-{}", "x".repeat(300));
             let value =
                 format!(r#"{{"order_id":"{long}","amount":1,"currency":"EUR","customer_id":"customer-1"}}"#);

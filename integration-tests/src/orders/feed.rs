@@ -20,7 +20,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Orders to send, their destination and their rate.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     /// Name of the orders topic.
     pub topic: String,
@@ -59,12 +59,13 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
             Ok(_) => &self.0.acknowledged,
             Err(_) => &self.0.failed,
         };
+        // Relaxed: the counters order no other memory; `flush` waits for the last delivery.
         count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Feed {
-    /// Starts to send.
+    /// Starts to send from a thread of its own.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
         let counts = Arc::new(Counts::default());
@@ -128,12 +129,14 @@ fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64>
         .set("client.id", "harness-feed")
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // Batches for throughput; the rate is kept by the loop.
         .set("linger.ms", "5")
         .set("queue.buffering.max.kbytes", "65536")
         .create_with_context(Deliveries(Arc::clone(counts)))
         .context("creating the producer of orders")?;
     let started = Instant::now();
     let mut count = 0;
+    // Checked between records: Ctrl-C or `stop` still flushes what was sent.
     while count < plan.count && !stop.load(Ordering::Relaxed) && !crate::wait::interrupted() {
         // By the total since the start, not by sleeping between records: a slow send is caught up with.
         if plan.per_second.is_some_and(|rate| due(started, rate) <= count) {

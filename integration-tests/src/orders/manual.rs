@@ -68,6 +68,7 @@ pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: Own
         .context("creating a producer")?;
     for record in records {
         let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
+            // Explicit: scenarios place orders, also on the wrong partition.
             .partition(record.partition.0)
             .headers(headers.clone());
         sent.key = record.key.as_deref();

@@ -87,6 +87,7 @@ impl InstanceLifecycle<'_> {
                 self.service.process.kill()
             }
             ProcessFault::KillAndStayDown(time) => {
+                // Ready first, or it would have no partitions to take over.
                 self.start_ready()?;
                 self.service.process.kill()?;
                 pause(*time)
@@ -111,6 +112,7 @@ impl InstanceLifecycle<'_> {
             }
             ProcessFault::LoseDisk => {
                 self.start_ready()?;
+                // Killed first: a running validator holds the lock on its state directory.
                 self.service.process.kill()?;
                 match &self.state {
                     Some(state) => fs::remove_dir_all(state).context("losing the state directory"),
@@ -181,10 +183,12 @@ pub fn await_ready(service: &mut Service, timeout: Duration) -> Result<()> {
     let url = format!("{}/readyz", service.admin);
     let what = format!("{} is ready ({url})", service.process.name());
     await_until(&what, timeout, || {
+        // Fails at once if the program has exited, and not only at the timeout.
         service.expect_running()?;
         Ok(match http.get(&url) {
             Ok((200, _)) => ControlFlow::Break(()),
             Ok((status, body)) => ControlFlow::Continue(format!("{status} {body}")),
+            // The admin endpoint may not listen yet.
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })

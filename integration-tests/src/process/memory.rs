@@ -14,6 +14,7 @@ pub fn peak_kib(id: u32) -> Result<u64> {
 }
 
 fn peak_in(status: &str) -> Option<u64> {
+    // The peak, so that one read at the end covers the whole run.
     let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     value.trim().strip_suffix("kB")?.trim().parse().ok()
 }

@@ -139,7 +139,9 @@ impl Process {
     /// # Errors
     /// The process runs already or cannot be started.
     pub fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        // A second process would share the log and lose the first one's handle.
         ensure!(self.child.is_none(), "{} runs already", self.name);
+        // One variable holds all failpoints, so those of the caller and of the environment are joined.
         let failpoints = failpoints(variables);
         let mut variables = variables.to_vec();
         variables.retain(|(name, _)| *name != FAILPOINTS);
@@ -161,6 +163,7 @@ impl Process {
         let child = command
             .args(&self.arguments)
             .envs(variables.iter().copied())
+            // No terminal: a program that asks for input must fail, not hang.
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("sharing a log file")?)
             .stderr(log)
@@ -189,6 +192,7 @@ impl Process {
             .try_wait()
             .with_context(|| format!("waiting for {}", self.name))?;
         match status {
+            // Narrows the span in which a later kill falls.
             None => self.alive_at = Timestamp::now(),
             Some(status) => self.record_end(status),
         }
@@ -320,6 +324,7 @@ impl Process {
     }
 
     fn signal(&mut self, signal: Signal) -> Result<()> {
+        // A process that exited by itself is a finding; its id may belong to another process by now.
         if let Some(status) = self.try_wait()? {
             bail!(
                 "cannot send {signal} to {}: it has exited by itself with {status}",

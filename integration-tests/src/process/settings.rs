@@ -20,6 +20,7 @@ impl Settings {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
         let value = Value::try_from(value).expect("a TOML value");
+        // Sections are created on first use, so settings can be given in any order.
         let (section, name) = match name.rsplit_once('.') {
             Some((section, name)) => (section.split('.').collect(), name),
             None => (Vec::new(), name),

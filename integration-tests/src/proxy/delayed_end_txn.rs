@@ -34,7 +34,7 @@ struct State {
 /// Progress of the delay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
-    /// All requests pass.
+    /// No delay: all requests pass.
     #[default]
     Passing,
     /// The next `EndTxn` will be withheld.
@@ -47,7 +47,7 @@ pub enum Step {
     HalfForwarded,
 }
 
-/// The delayed request.
+/// The delayed request and its response.
 struct Delayed {
     connection: u64,
     /// Error code of its response.
@@ -76,6 +76,7 @@ impl DelayedEndTxn {
     #[must_use]
     pub fn is_half_forwarded(&self) -> bool {
         let state = self.gate.lock();
+        // A waiting request proves that the transaction has more records than the broker got.
         state.step == Step::HalfForwarded && state.waiting > 0
     }
 
@@ -111,6 +112,7 @@ impl DelayedEndTxn {
                 return self.delay(state, request, sockets);
             }
             (Step::Withheld, END_TXN) => state.step = Step::Retried,
+            // The first part of the next transaction reaches the broker, the rest does not.
             (Step::Retried, PRODUCE) => state.step = Step::HalfForwarded,
             (Step::HalfForwarded, PRODUCE) => {
                 state.waiting += 1;
@@ -157,6 +159,7 @@ impl Rule for DelayedEndTxn {
         if let Some(delayed) = &mut state.delayed
             && delayed.connection == connection
         {
+            // Nobody reads this response: the sender has closed its connection.
             delayed.error = end_txn_error(bytes);
             drop(state);
             self.gate.notify();

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// State that all connections of a proxy share.
 #[derive(Default)]
 pub(super) struct Gate<S> {
+    // The closed flag is under the same lock: a wait cannot miss the close.
     shared: Mutex<Shared<S>>,
     changed: Condvar,
 }
@@ -17,7 +18,7 @@ pub(super) struct Shared<S> {
     closed: bool,
 }
 
-/// The locked state.
+/// Access to the state while it is locked.
 pub(super) type Locked<'a, S> = MutexGuard<'a, Shared<S>>;
 
 impl<S> Gate<S> {

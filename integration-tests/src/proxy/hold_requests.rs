@@ -50,6 +50,7 @@ impl Rule for HoldRequests {
         state.withheld_bytes += bytes.len();
         let mut state = self.gate.wait_while(state, |state| state.holding);
         state.withheld_bytes -= bytes.len();
+        // The proxy closes: a held request must not slip through to a broker that outlives the proxy.
         if state.is_closed() {
             return Err(ErrorKind::ConnectionAborted.into());
         }

@@ -44,6 +44,7 @@ impl Rule for WithheldFindCoordinator {
                 state.withheld += 1;
                 continue;
             }
+            // Written without the lock: a slow broker must not block other connections.
             drop(state);
             sockets.server.write_all(&request)?;
         }

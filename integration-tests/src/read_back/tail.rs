@@ -37,6 +37,7 @@ impl Tail {
     /// # Errors
     /// A topic does not exist, or Kafka does not answer.
     pub fn start(kafka: &str, topics: &[&str]) -> Result<Self> {
+        // Aborted records must not count as progress.
         let consumer = reader(kafka, "read_committed")?;
         let mut from = TopicPartitionList::new();
         for topic in topics {
@@ -82,6 +83,7 @@ impl Tail {
     #[must_use]
     pub fn keys_of_all(&self, topics: &[&str]) -> u64 {
         let all = self.lock();
+        // A union, because a call may be parked and accepted when its caller was interrupted.
         let keys: HashSet<&Vec<u8>> = topics
             .iter()
             .filter_map(|topic| all.get(*topic))
@@ -117,6 +119,7 @@ fn follow(consumer: &BaseConsumer, counts: &Mutex<HashMap<String, TopicCounts>>,
         topic.records += 1;
         topic.keys.insert(message.key().unwrap_or_default().to_vec());
         topic.times_ms = match topic.times_ms {
+            // Minimum and maximum: timestamps of several producers are not in offset order.
             None => Some((time, time)),
             Some((first, last)) => Some((first.min(time), last.max(time))),
         };
