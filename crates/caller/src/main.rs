@@ -1,31 +1,16 @@
 //! CallState two of the outbox pipeline: calls the legacy API for each pending call, and publishes what became
 //! of it.
 
-mod actions;
-mod arrived;
-mod backoff;
-mod calls;
-mod committing;
+mod calls_endpoint;
 mod config;
-mod deferral;
-mod deferrals;
-mod deferring;
-mod ends;
-mod flow_control;
+mod effects;
 mod group;
 mod http;
-mod job;
 mod latch;
-mod loading;
-mod looking_up;
 mod metrics;
-mod outage;
-mod policies;
-mod publishing;
-mod replaced;
+mod outbox;
 mod run;
 mod secret;
-mod shell;
 mod watched;
 
 use std::process::ExitCode;

@@ -10,7 +10,7 @@ use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
 
 use crate::http::{Api, Facts, Request};
-use crate::policies::Policies;
+use crate::outbox::policies::Policies;
 
 /// What is kept of a record until its call is final.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use kafka::instance_id_conflict::Owner;
 use pipeline::delivery::Event;
 use service::Shutdown;
 
-use crate::arrived::Arrived;
+use crate::effects::Shell;
+use crate::effects::completion::Arrived;
 use crate::group;
-use crate::job::Job;
+use crate::outbox::pending_call::Job;
 use crate::run::Loop;
-use crate::shell::Shell;
 
 impl Shell {
     /// The consumer is of no further use. What the pipeline does then leads to [`Shell::join_anew`], at once or later.

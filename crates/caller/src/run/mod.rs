@@ -1,5 +1,7 @@
 //! The run loop: what happens next, what the pipeline says to it, and do that.
 
+mod fenced;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +18,13 @@ use service::failpoint::kill_at;
 use service::{GroupHealth, Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::arrived::Arrived;
-use crate::calls;
+use crate::calls_endpoint;
 use crate::config::Config;
+use crate::effects::completion::Arrived;
+use crate::effects::{GroupStatus, Shell, join, numbers};
 use crate::group;
-use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::shell::{GroupStatus, Shell, join, numbers};
+use crate::outbox::pending_call::Job;
 
 /// A sound loop turns at least this often, also while the brokers do not answer.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -69,7 +71,7 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     let (sender, inbox) = unbounded_channel();
     let questions = sender.clone();
     // Where the loop is gone the question is dropped, which tells the one who asked.
-    let route = calls::route(move |answer| drop(questions.send(Arrived::Calls(answer))));
+    let route = calls_endpoint::route(move |answer| drop(questions.send(Arrived::Calls(answer))));
     service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
 
     let admin = tokio::task::spawn_blocking({
@@ -370,7 +372,7 @@ impl Loop {
             Arrived::Calls(answer) => {
                 let topic = &self.shell.config.topics.pending;
                 // Whoever asked may have gone.
-                drop(answer.send(calls::view(&self.delivery, topic, Instant::now())));
+                drop(answer.send(calls_endpoint::view(&self.delivery, topic, Instant::now())));
                 Ok(())
             }
         }

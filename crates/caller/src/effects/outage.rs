@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use humantime::format_rfc3339_seconds;
 use pipeline::delivery::Outage;
 
-use crate::shell::Shell;
+use crate::effects::Shell;
 
 /// The condition of readiness that an outage breaks.
 const API: &str = "api";

@@ -12,7 +12,7 @@ use records::Position;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::job::Job;
+use crate::outbox::pending_call::Job;
 
 /// A call in flight, for people.
 #[derive(Serialize)]

@@ -10,8 +10,8 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use service::failpoint::{freeze_at, guard_removed, kill_at};
 
 use crate::config::Config;
-use crate::ends::Calendar;
-use crate::job::Job;
+use crate::outbox::pending_call::Job;
+use crate::outbox::terminal_records::Calendar;
 
 /// The transactional producer. It is opened when the first deferral is wanted, and again after each transaction
 /// that was not committed; no commit waits for that.

@@ -11,7 +11,7 @@ use records::continuation::{self, Continuation};
 use records::outcome::Outcome;
 use records::{Timestamp, Topics, dead_letter, parked, pending};
 
-use crate::job::Job;
+use crate::outbox::pending_call::Job;
 
 /// Why a call becomes a dead letter.
 #[derive(Clone, Copy, Debug)]

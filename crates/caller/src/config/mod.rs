@@ -1,5 +1,9 @@
 //! The settings, each with its default and the reason for it.
 
+mod deferral;
+mod flow_control;
+mod retry;
+
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -10,9 +14,9 @@ use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
-use crate::backoff::RetrySettings;
-use crate::deferral::DeferralSettings;
-use crate::flow_control::{self, CircuitBreakerSettings, ConcurrencySettings, RateLimitSettings};
+use self::deferral::DeferralSettings;
+use self::flow_control::{CircuitBreakerSettings, ConcurrencySettings, RateLimitSettings};
+use self::retry::RetrySettings;
 use crate::http::{Api, ApiSettings, VerifySettings};
 
 /// All settings of the caller.

@@ -11,8 +11,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use records::{CallNote, OffsetSet};
 use service::failpoint::{guard_removed, kill_at};
 
-use crate::arrived::Arrived;
-use crate::shell::Shell;
+use crate::effects::Shell;
+use crate::effects::completion::Arrived;
 
 impl Shell {
     /// Off the loop, because it waits for the coordinator. There is one at a time.

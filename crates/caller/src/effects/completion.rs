@@ -8,8 +8,8 @@ use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
 use tokio::sync::oneshot;
 
-use crate::calls::CallView;
-use crate::deferrals::Deferred;
+use crate::calls_endpoint::CallView;
+use crate::outbox::deferral_txn::Deferred;
 
 /// What comes back from outside the loop. There are as many as there are requests under way, calls to be
 /// published and partitions to be loaded, so what they travel through is bounded by those.

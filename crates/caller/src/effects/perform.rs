@@ -13,10 +13,10 @@ use pipeline::delivery::{
 use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
-use crate::arrived::Arrived;
-use crate::job::Job;
+use crate::effects::completion::Arrived;
+use crate::effects::{Shell, join, numbers};
 use crate::latch::ExtendLease;
-use crate::shell::{Shell, join, numbers};
+use crate::outbox::pending_call::Job;
 
 /// The condition of readiness that refused partitions break.
 const PARTITIONS: &str = "partitions";

@@ -1,6 +1,15 @@
 //! What the actions work with: the consumer and the producer, the API, and what is under way between them
 //! and the loop.
 
+mod commit;
+pub(crate) mod completion;
+mod defer;
+mod load_offsets;
+mod look_up;
+mod outage;
+mod perform;
+mod publish;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,15 +25,15 @@ use service::Health;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::arrived::Arrived;
 use crate::config::Config;
-use crate::deferrals::Deferrals;
-use crate::ends::Calendar;
+use crate::effects::completion::Arrived;
 use crate::http::Api;
-use crate::job::Job;
 use crate::latch::ExtendLease;
 use crate::metrics::Metrics;
-use crate::policies::Policies;
+use crate::outbox::deferral_txn::Deferrals;
+use crate::outbox::pending_call::Job;
+use crate::outbox::policies::Policies;
+use crate::outbox::terminal_records::Calendar;
 
 /// Everything that the actions need.
 pub(crate) struct Shell {

@@ -8,9 +8,9 @@ use pipeline::delivery::{CallId, Event, FinalState, History};
 use records::Offset;
 use service::failpoint::kill_at;
 
-use crate::ends::Why;
-use crate::job::Job;
-use crate::shell::{Publication, Shell, ToldEnd};
+use crate::effects::{Publication, Shell, ToldEnd};
+use crate::outbox::pending_call::Job;
+use crate::outbox::terminal_records::Why;
 
 impl Shell {
     pub(crate) fn publish(

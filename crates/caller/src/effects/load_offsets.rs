@@ -7,8 +7,8 @@ use kafka::{ClientError, Consumer};
 use pipeline::delivery::{Assignment, LoadedNotes};
 use records::Partition;
 
-use crate::arrived::Arrived;
-use crate::shell::Shell;
+use crate::effects::Shell;
+use crate::effects::completion::Arrived;
 
 /// How long one request for committed offsets or ends may take. Offsets are not told while a transaction is
 /// pending on them; one that this instance has left open in a former life ends soon after this.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use pipeline::delivery::{CallId, LookupResult, Lost, Response};
 
-use crate::arrived::Arrived;
-use crate::job::Job;
-use crate::shell::Shell;
+use crate::effects::Shell;
+use crate::effects::completion::Arrived;
+use crate::outbox::pending_call::Job;
 
 impl Shell {
     /// Asks the API for the order, in a task of its own.

@@ -8,11 +8,11 @@ use pipeline::delivery::{Commit, CommitResult, DeferredCopy};
 use rdkafka::types::RDKafkaErrorCode;
 use service::failpoint::kill_at;
 
-use crate::arrived::Arrived;
-use crate::committing::offset_of;
-use crate::deferrals::Deferred;
-use crate::job::Job;
-use crate::shell::Shell;
+use crate::effects::Shell;
+use crate::effects::commit::offset_of;
+use crate::effects::completion::Arrived;
+use crate::outbox::deferral_txn::Deferred;
+use crate::outbox::pending_call::Job;
 
 impl Shell {
     /// Off the loop, because transactions block. It is the one commit in flight.
