@@ -1,13 +1,11 @@
 //! PartitionState one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
-mod actions;
+mod cluster_monitor;
 mod config;
+mod effects;
 mod group;
 mod metrics;
-mod outgoing;
 mod queries;
-mod reach;
-mod replaced;
 mod restore;
 mod run;
 mod topics;

@@ -1,7 +1,7 @@
 //! Restores: each partition's store is brought to the end of its changelog, on threads of their own, so
 //! that the run loop goes on polling and other partitions go on working.
 
-mod steps;
+mod attempt;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use pipeline::admission::Token;
 use records::{Offset, Partition};
 use store::Store;
 
-use self::steps::{Refused, refused};
+use self::attempt::{Refused, refused};
 use crate::config::Config;
 use crate::metrics::Metrics;
 

@@ -1,6 +1,8 @@
 //! The run loop: next event, ask the state machine, do the actions. One thread owns consumer, producer
 //! and stores.
 
+mod fenced;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,12 +21,12 @@ use records::{Offset, Partition, Timestamp};
 use service::{GroupHealth, Health, Shutdown};
 use store::StateDirectory;
 
-use crate::actions::{Bound, Shell};
+use crate::cluster_monitor::{self, Noticed};
 use crate::config::Config;
+use crate::effects::perform::{Bound, Shell};
 use crate::group;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
-use crate::reach::{self, Noticed};
 use crate::restore::{Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
@@ -58,7 +60,7 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
-    let noticed = reach::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
+    let noticed = cluster_monitor::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
     let myself = group::watch(config, &admin, &group_health)?;
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let mut consumer = join(config)?;

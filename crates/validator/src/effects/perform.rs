@@ -16,8 +16,8 @@ use service::failpoint::{guard_removed, kill_at};
 use store::{Change, StateDirectory, Store};
 
 use crate::config::Config;
+use crate::effects::output_records::{self as outgoing, InputHeaders};
 use crate::metrics::{End, Metrics};
-use crate::outgoing::{self, InputHeaders};
 use crate::restore::Restorers;
 
 /// What a transaction is bound to a membership by.

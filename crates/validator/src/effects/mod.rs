@@ -1,0 +1,4 @@
+//! Execution of the state machine's actions.
+
+pub(crate) mod output_records;
+pub(crate) mod perform;
