@@ -1,9 +1,8 @@
-//! PartitionState one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
+//! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
 mod cluster_monitor;
 mod config;
 mod effects;
-mod group;
 mod metrics;
 mod queries;
 mod restore;
@@ -13,11 +12,11 @@ mod topics;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service::{Health, Shutdown};
+use service::{Program, Shutdown};
 
 use crate::config::Config;
 
-/// Also librdkafka's, whose threads free what others allocated: see `Cargo.toml`.
+// Also librdkafka's allocator: its threads free what ours allocate. `Cargo.toml` has the measurement.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -31,22 +30,17 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    service::cli::finish(start())
+    let CommandLine { flags } = CommandLine::parse();
+    let program = Program {
+        check_settings: Config::check,
+        check_topics: |config| topics::check(config).map(drop),
+        run,
+    };
+    program.main(&flags)
 }
 
-fn start() -> anyhow::Result<()> {
-    let CommandLine { flags } = CommandLine::parse();
-    service::logging::init()?;
-    // First of all: whoever is told to end while it starts, ends in its own way.
-    let shutdown = Shutdown::on_signals()?;
-    let config: Config = service::config::load(flags.config.as_deref())?;
-    config.check()?;
-    let health = Health::new(run::TICK_WAIT_MAX);
-    if flags.check {
-        topics::check(&config)?;
-        println!("the settings and the topics are sound");
-        return Ok(());
-    }
+fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    // The loop blocks in librdkafka, which may hang; exiting then loses nothing that Kafka does not have.
     shutdown.limit_drain(run::DRAIN_MAX)?;
-    run::run(&config, &health, &shutdown)
+    run::run(config, shutdown)
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kafka::ClientError;
-use kafka::instance_id_conflict::Owner;
 use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
 use tokio::sync::oneshot;
@@ -49,7 +48,7 @@ pub(crate) enum Arrived {
         calls: usize,
         took: Duration,
     },
-    /// Whose the instance id is that another member had taken.
-    Settled(Owner),
+    /// Vacant instance id, or the error that a live process owns it.
+    InstanceIdResolved(anyhow::Result<()>),
     Calls(oneshot::Sender<Vec<CallView>>),
 }

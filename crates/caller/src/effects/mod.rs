@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use kafka::producer::Producer;
 use kafka::{ClientError, Consumer};
+use membership::GroupMember;
 use pipeline::delivery::{CallId, ResponseClass};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::call_dead_letter::Reason;
@@ -46,6 +47,7 @@ pub(crate) struct Shell {
     pub(crate) inbox: UnboundedSender<Arrived>,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
+    pub(crate) member: GroupMember,
     pub(crate) calendar: Calendar,
     pub(crate) permits: BTreeMap<Partition, ExtendLease>,
     pub(crate) permitted_until: Option<Instant>,
@@ -99,6 +101,7 @@ impl Shell {
         inbox: UnboundedSender<Arrived>,
         metrics: Metrics,
         health: &Health,
+        member: GroupMember,
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
@@ -111,6 +114,7 @@ impl Shell {
             inbox,
             metrics,
             health: health.clone(),
+            member,
             calendar: Calendar::new(now),
             permits: BTreeMap::new(),
             permitted_until: None,

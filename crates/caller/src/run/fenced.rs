@@ -1,91 +1,68 @@
-//! Another member has taken this caller's instance id, which it has where its membership is static: nothing is sent or
-//! committed, and it is found out whether to join the group again or to leave; see `kafka/src/instance_id_conflict.rs`.
+//! Fencing: another member has taken this caller's instance id, which is possible only with static membership.
 //!
-//! Answers to requests that are under way still come, and count if their partition comes back.
+//! Nothing is sent or committed until the owner of the id is known. Responses to requests in flight still come, and
+//! count if their partition comes back.
 
-use anyhow::bail;
+use anyhow::Context as _;
 use kafka::ClientError;
 use kafka::error::ErrorClass;
-use kafka::instance_id_conflict::Owner;
 use pipeline::delivery::Event;
 use service::Shutdown;
 
 use crate::effects::Shell;
 use crate::effects::completion::Arrived;
-use crate::group;
 use crate::outbox::pending_call::Job;
 use crate::run::Loop;
 
 impl Shell {
-    /// The consumer is of no further use. What the pipeline does then leads to [`Shell::join_anew`], at once or later.
-    pub(crate) fn client_lost(&mut self, fault: &ClientError) -> Event<Job> {
-        if fault.class == ErrorClass::Fenced {
-            self.replaced_by(fault);
+    /// Records that the consumer cannot be used any more. The returned event makes the delivery leave the group and
+    /// rejoin, which waits while this caller is fenced.
+    pub(crate) fn client_lost(&mut self, error: &ClientError) -> Event<Job> {
+        if error.class == ErrorClass::Fenced {
+            self.replaced_by(error);
         }
         Event::ClientLost
     }
 
-    /// Another member has the instance id.
-    pub(crate) fn replaced_by(&mut self, fault: &ClientError) {
-        tracing::warn!(
-            error = %fault,
-            "another member of the group has taken this caller's instance id; all partitions are let go, nothing is \
-             sent or committed, and the group is watched"
-        );
+    /// Records that another member has the instance id.
+    pub(crate) fn replaced_by(&mut self, error: &ClientError) {
+        self.member.report_fenced(error);
         self.is_fenced = true;
     }
 }
 
 impl Loop {
-    /// Begins to find out whose the instance id is, off the loop.
-    pub(crate) fn settle_if_fenced(&mut self, shutdown: &Shutdown) {
+    /// Starts to find out who owns the instance id, on a blocking thread.
+    pub(super) fn resolve_instance_id(&mut self, shutdown: &Shutdown) {
         if !self.shell.is_fenced || self.is_settling {
             return;
         }
         self.is_settling = true;
-        let fenced = group::fenced(&self.shell.config, &self.admin);
-        let (health, shutdown, inbox) = (
-            self.group_health.clone(),
-            shutdown.clone(),
-            self.shell.inbox.clone(),
-        );
-        health.fenced("another member of the group has taken this instance id");
+        let (member, inbox) = (self.shell.member.clone(), self.shell.inbox.clone());
+        let shutdown = shutdown.clone();
         drop(tokio::task::spawn_blocking(move || {
-            let settled = fenced.settle(|standing| {
-                health.fenced(standing.to_string());
-                !shutdown.is_requested()
-            });
-            if let Some(standing) = settled {
-                // The loop is gone only when the program ends.
-                drop(inbox.send(Arrived::Settled(standing)));
-            }
+            let resolved = match member.await_instance_id(|| !shutdown.is_requested()) {
+                Ok(true) => Ok(()),
+                // Shutdown requested: the loop drains and ends without joining again.
+                Ok(false) => return,
+                Err(error) => Err(error),
+            };
+            drop(inbox.send(Arrived::InstanceIdResolved(resolved)));
         }));
     }
 
-    /// It is known whose the instance id is.
+    /// Rejoins the group if the instance id is vacant.
     ///
     /// # Errors
-    /// That of another process.
-    pub(crate) fn settled(&mut self, standing: &Owner) -> anyhow::Result<()> {
-        let (group, instance_id) = (
-            &self.shell.config.kafka.group_id,
-            &self.shell.config.caller.instance_id,
-        );
-        if let Owner::LiveProcess(..) = standing {
-            bail!(
-                "another caller has joined group {group:?} as {instance_id:?}, so this one leaves; nothing of it was \
-                 committed since. Give each caller a caller.instance_id of its own. ({standing})"
-            );
-        }
-        tracing::warn!(
-            group,
-            instance_id,
-            "the member that had taken the instance id is gone; joining the group again"
-        );
+    /// A live process owns the instance id.
+    pub(super) fn on_instance_id_resolved(&mut self, resolved: anyhow::Result<()>) -> anyhow::Result<()> {
+        resolved?;
         self.is_settling = false;
         self.shell.is_fenced = false;
-        self.shell.join_anew()?;
-        self.group_health.rejoined();
+        self.shell
+            .join_anew()
+            .context("rejoining the group after fencing")?;
+        self.shell.member.report_rejoined();
         Ok(())
     }
 }

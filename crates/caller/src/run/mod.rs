@@ -10,24 +10,23 @@ use anyhow::Context as _;
 use kafka::ConsumerEvent;
 use kafka::admin::Admin;
 use kafka::error::ErrorClass;
-use kafka::group_watch::MemberId;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
+use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, LookupResult, NotSent, Response};
 use service::failpoint::kill_at;
-use service::{GroupHealth, Health, Shutdown};
+use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::calls_endpoint;
 use crate::config::Config;
 use crate::effects::completion::Arrived;
 use crate::effects::{GroupStatus, Shell, join, numbers};
-use crate::group;
 use crate::metrics::Metrics;
 use crate::outbox::pending_call::Job;
 
 /// A sound loop turns at least this often, also while the brokers do not answer.
-pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
+const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The loop turns at least this often, whatever it waits for: the consumer wakes it only for what comes
 /// when there is nothing else left to poll.
@@ -64,10 +63,11 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The program cannot go on, and a person must look.
-pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
+pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let health = Health::new(TICK_WAIT_MAX);
     let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
-    let group_health = GroupHealth::register(&mut registry, health);
+    let group_health = GroupHealth::register(&mut registry, &health);
     let (sender, inbox) = unbounded_channel();
     let questions = sender.clone();
     // Where the loop is gone the question is dropped, which tells the one who asked.
@@ -87,9 +87,10 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         // The loop is gone only when the program ends.
         move |(token, result)| drop(reports.send(Arrived::Published { token, result })),
     )?;
-    let shell = Shell::new(config, join(config)?, producer, sender, metrics.clone(), health)?;
-    let admin = Arc::new(admin.await.context("reaching the cluster")??);
-    let myself = group::watch(config, &admin, &group_health)?;
+    let consumer = join(config)?;
+    let admin = Arc::new(admin.await.context("connecting the admin client")??);
+    let member = GroupMember::watch(member_settings(config), admin, group_health)?;
+    let shell = Shell::new(config, consumer, producer, sender, metrics, &health, member)?;
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,
@@ -108,12 +109,9 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
         shell,
         inbox,
         gauges_set_at: None,
-        myself,
-        admin,
-        group_health,
         is_settling: false,
     }
-    .turn_until_finished(health, shutdown)
+    .turn_until_finished(&health, shutdown)
     .await?;
 
     // Leaving the group waits for the brokers.
@@ -124,15 +122,24 @@ pub(crate) async fn run(config: &Config, health: &Health, shutdown: &Shutdown) -
     Ok(())
 }
 
+fn member_settings(config: &Config) -> MemberSettings {
+    MemberSettings {
+        program: "caller",
+        kafka: config.kafka.clone(),
+        instance_id: config.caller.instance_id.clone(),
+        topic: config.topics.pending.clone(),
+        unused_topic: config.topics.processed.clone(),
+        session_timeout: config.caller.session_timeout,
+        // A revoked partition is released once its calls in flight are final.
+        revoke_timeout: config.caller.drain_timeout,
+    }
+}
+
 pub(crate) struct Loop {
     delivery: Delivery<Job>,
     pub(crate) shell: Shell,
     inbox: UnboundedReceiver<Arrived>,
     gauges_set_at: Option<Instant>,
-    /// Who we are in the group, for the watch over it.
-    myself: MemberId,
-    pub(crate) admin: Arc<Admin>,
-    pub(crate) group_health: GroupHealth,
     /// It is being found out whose our instance id is.
     pub(crate) is_settling: bool,
 }
@@ -164,7 +171,7 @@ impl Loop {
             has_more = self.poll()?;
             self.take_inbox(first)?;
             self.take_time()?;
-            self.settle_if_fenced(shutdown);
+            self.resolve_instance_id(shutdown);
             self.set_gauges();
         }
         Ok(self.shell)
@@ -267,7 +274,7 @@ impl Loop {
                 metadata,
                 member_id,
             } => {
-                self.myself.is(&member_id);
+                self.shell.member.set_id(&member_id);
                 self.shell.group_metadata = Some(Arc::new(metadata));
                 Event::Assigned(partitions)
             }
@@ -276,7 +283,7 @@ impl Loop {
                 metadata,
                 member_id,
             } => {
-                self.myself.is(&member_id);
+                self.shell.member.set_id(&member_id);
                 self.shell.group_metadata = Some(Arc::new(metadata));
                 tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
                 Event::Revoked(partitions)
@@ -368,7 +375,7 @@ impl Loop {
                 self.shell.load_again(assignment, partitions, LOAD_AGAIN);
                 Ok(())
             }
-            Arrived::Settled(standing) => self.settled(&standing),
+            Arrived::InstanceIdResolved(resolved) => self.on_instance_id_resolved(resolved),
             Arrived::Calls(answer) => {
                 let topic = &self.shell.config.topics.pending;
                 // Whoever asked may have gone.

@@ -12,26 +12,25 @@ use anyhow::bail;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use kafka::error::{ClientError, ErrorClass};
-use kafka::group_watch::MemberId;
 use kafka::{Consumer, ConsumerEvent, Headers};
+use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, Input, Membership, PartitionState, Taken};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
-use service::{GroupHealth, Health, Shutdown};
+use service::{Health, Shutdown};
 use store::StateDirectory;
 
 use crate::cluster_monitor::{self, Noticed};
 use crate::config::Config;
 use crate::effects::perform::{Bound, Shell};
-use crate::group;
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
 use crate::restore::{Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
 /// The longest sound turn of the loop: a commit and the opening of a producer, each at their limits.
-pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
+const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A commit and the closing of stores and clients take a second or two; supervisors kill after 30 s.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(25);
@@ -40,7 +39,8 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(25);
 ///
 /// # Errors
 /// The program cannot start, or cannot go on; says what to do.
-pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyhow::Result<()> {
+pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let health = Health::new(TICK_WAIT_MAX);
     let directory = Arc::new(StateDirectory::lock(&config.store.dir)?);
     let Topics {
         partitions,
@@ -55,13 +55,13 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
 
     let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
-    let group_health = GroupHealth::register(&mut registry, health);
+    let group_health = GroupHealth::register(&mut registry, &health);
     let (route, queries) = queries::route();
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
-    let noticed = cluster_monitor::watch(Arc::clone(&admin), ids.clone(), partitions, health)?;
-    let myself = group::watch(config, &admin, &group_health)?;
+    let noticed = cluster_monitor::watch(Arc::clone(&admin), ids.clone(), partitions, &health)?;
+    let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
@@ -82,28 +82,29 @@ pub(crate) fn run(config: &Config, health: &Health, shutdown: &Shutdown) -> anyh
         partitions,
         "validator started",
     );
-    let mut member = Loop {
+    let mut run = Loop {
         is_assigned: false,
         noticed,
-        myself,
+        member,
         partitions,
         admission,
         shell,
         queries,
-        health,
+        health: &health,
         persist_next: 0,
         persist_at: Instant::now(),
     };
-    member.tell_unassigned();
+    run.tell_unassigned();
     health.set_ready(Health::STARTED);
-    while let Err(error) = member.turn_until_left(&consumer, shutdown) {
-        let fault = replaced_by(error)?;
-        member.let_all_go(consumer, &fault, &group_health)?;
-        if !member.await_name(&group::fenced(config, &admin), &group_health, shutdown)? {
+    while let Err(error) = run.turn_until_left(&consumer, shutdown) {
+        let error = fencing_error(error)?;
+        run.release_all(consumer, &error)?;
+        if !run.await_instance_id(shutdown)? {
+            tracing::info!("validator stopped");
             return Ok(());
         }
         consumer = join(config)?;
-        group_health.rejoined();
+        run.member.report_rejoined();
     }
     consumer.leave();
     tracing::info!("validator left");
@@ -114,12 +115,24 @@ fn join(config: &Config) -> Result<Consumer, ClientError> {
     Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)
 }
 
+fn member_settings(config: &Config) -> MemberSettings {
+    MemberSettings {
+        program: "validator",
+        kafka: config.kafka.clone(),
+        instance_id: config.validator.instance_id.clone(),
+        topic: config.topics.orders.clone(),
+        unused_topic: config.topics.changelog.clone(),
+        session_timeout: config.validator.session_timeout,
+        // A revoked partition is released once the open transaction has ended.
+        revoke_timeout: config.validator.commit_timeout,
+    }
+}
+
 pub(crate) struct Loop<'a> {
     /// Whether the group has told of an assignment, perhaps of none.
     is_assigned: bool,
     noticed: Arc<Noticed>,
-    /// Who we are in the group, for the watch over it.
-    myself: MemberId,
+    member: GroupMember,
     /// How many the orders topic had at the start.
     partitions: usize,
     admission: Admission<Bound>,
@@ -216,7 +229,7 @@ impl Loop<'_> {
                 }
                 tracing::info!(?partitions, member_id, "partitions assigned");
                 self.is_assigned = true;
-                self.myself.is(&member_id);
+                self.member.set_id(&member_id);
                 Event::Assigned(partitions, membership(member_id, metadata))
             }
             Ok(Some(ConsumerEvent::Revoked {
@@ -225,7 +238,7 @@ impl Loop<'_> {
                 member_id,
             })) => {
                 tracing::info!(?partitions, member_id, "partitions revoked");
-                self.myself.is(&member_id);
+                self.member.set_id(&member_id);
                 Event::Revoked(partitions, membership(member_id, metadata))
             }
             Ok(Some(ConsumerEvent::Lost { partitions })) => {
@@ -402,11 +415,11 @@ impl Loop<'_> {
     }
 }
 
-/// The fault by which the group says that another member has taken the instance id.
+/// Returns the error by which the group reports fencing.
 ///
 /// # Errors
-/// It is another one.
-fn replaced_by(error: anyhow::Error) -> anyhow::Result<ClientError> {
+/// `error` itself, if it is another one.
+fn fencing_error(error: anyhow::Error) -> anyhow::Result<ClientError> {
     let says_so = |fault: &ClientError| fault.class == ErrorClass::Fenced;
     if error.downcast_ref().is_some_and(says_so) {
         error.downcast()

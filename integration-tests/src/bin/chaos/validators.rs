@@ -22,7 +22,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// An orchestrator starts what has ended again, but not for ever.
 const ENDED_MAX: u32 = 20;
 /// What a validator logs then.
-const BEGUN_AGAIN: &str = "the member that had taken the instance id is gone";
+const BEGUN_AGAIN: &str = "instance id is vacant again";
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A validator and its row of mishaps.

@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::Health;
+use service::Health;
 
 /// Tells of one program's membership; clones tell of the same.
 #[derive(Clone, Debug)]
