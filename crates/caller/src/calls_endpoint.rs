@@ -1,6 +1,6 @@
-//! `GET /calls`: the calls in flight, for people.
+//! `GET /calls`: the calls in flight, for operators.
 //!
-//! The calls belong to the run loop, so the question goes to it and the answer comes back.
+//! The calls belong to the run loop, so each query goes to it and the result comes back by a channel.
 
 use std::time::Instant;
 
@@ -12,9 +12,9 @@ use records::Position;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::outbox::pending_call::Job;
+use crate::outbox::pending_call::PendingCall;
 
-/// A call in flight, for people.
+/// Call in flight, as the endpoint shows it.
 #[derive(Serialize)]
 pub(crate) struct CallView {
     key: String,
@@ -22,25 +22,29 @@ pub(crate) struct CallView {
     stage: &'static str,
     attempt: u32,
     attempts_ambiguous: u32,
-    /// In this stage for so long.
+    /// Time in this stage, in milliseconds.
     since_ms: u64,
 }
 
-/// How many calls `/calls` shows.
+/// Maximum number of calls in a response: the loop builds it, and sends nothing meanwhile.
 const CALLS_SHOWN_MAX: usize = 10_000;
 
-/// The route. `ask` hands the question to the loop; if it drops it, there is no answer.
-pub(crate) fn route(ask: impl Fn(oneshot::Sender<Vec<CallView>>) + Clone + Send + Sync + 'static) -> Router {
+/// Returns the route. `query` hands the sender of the result to the run loop.
+pub(crate) fn route(
+    query: impl Fn(oneshot::Sender<Vec<CallView>>) + Clone + Send + Sync + 'static,
+) -> Router {
     let calls = move || {
-        let (answer, calls) = oneshot::channel();
-        ask(answer);
+        let (result, calls) = oneshot::channel();
+        query(result);
+        // The sender is dropped when the loop has ended.
         async move { calls.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE) }
     };
     Router::new().route("/calls", get(calls))
 }
 
-/// The calls that were begun and are not final, of the topic `pending`.
-pub(crate) fn view(delivery: &Delivery<Job>, pending: &str, now: Instant) -> Vec<CallView> {
+/// Returns the calls with an attempt that are not final; `pending` is the outbox topic.
+pub(crate) fn view(delivery: &Delivery<PendingCall>, pending: &str, now: Instant) -> Vec<CallView> {
+    // Calls that were only read are left out: there may be tens of thousands, and nothing has happened to them.
     let started = delivery.calls().filter(|(_, call)| match call.state().0 {
         CallState::BlockedByKey | CallState::Ready => call.history().attempts > 0,
         CallState::RecordingIntent

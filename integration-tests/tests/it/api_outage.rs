@@ -86,13 +86,13 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     let memory_before = memory(&caller)?;
     let reason = await_unready(
         &mut caller,
-        &["\"api\"", &api.url, "is ill since", "no-connection"],
+        &["\"api\"", &api.url, "has been unhealthy since", "no-connection"],
     )?;
     println!("{reason}");
     let rest = rest.finish()?;
     await_verdicts(&pipeline)?;
     pause(time.saturating_sub(went_down.elapsed()))?;
-    let still = await_unready(&mut caller, &["\"api\"", "is ill since"])?;
+    let still = await_unready(&mut caller, &["\"api\"", "has been unhealthy since"])?;
     ensure!(still != reason, "no probe has told anything new: {still}");
     let outages = counter(&caller, "outbox_api_outages_total")?;
     ensure!(outages == 1, "{outages} outages are counted, and there is one");

@@ -1,4 +1,4 @@
-//! Commits go to the coordinator, off the loop, and what a failed one means.
+//! Commits of offsets and call notes, off the loop, and the meaning of a failed one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,24 +12,23 @@ use records::{CallNote, OffsetSet};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::effects::Shell;
-use crate::effects::completion::Arrived;
+use crate::effects::completion::Completion;
 
 impl Shell {
-    /// Off the loop, because it waits for the coordinator. There is one at a time.
+    /// Commits offsets with their notes, on a blocking thread: the coordinator may take long to respond.
     pub(crate) fn commit(&mut self, commits: &[Commit]) {
         let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;
-        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
         if guard_removed!("guard-note-awaited") {
-            // The calls are sent before anybody could know of them; the commit follows.
-            let told = inbox.send(Arrived::Committed {
+            // The test's fault: calls are sent before the commit of their intents.
+            completions.send(Completion::Committed {
                 number,
                 result: Ok(()),
                 took: Duration::ZERO,
             });
-            drop(told);
             tokio::task::spawn_blocking(move || {
                 std::thread::sleep(Duration::from_millis(300));
                 drop(consumer.commit_and_wait(&offsets));
@@ -37,27 +36,28 @@ impl Shell {
             return;
         }
         tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
+            let started = Instant::now();
             let result = consumer.commit_and_wait(&offsets);
+            let took = started.elapsed();
+            // Before the result is sent: the loop may then replace the consumer, and this thread must not be the one
+            // that keeps the old one in the group.
             drop(consumer);
-            let took = began.elapsed();
-            // The loop is gone only when the program ends.
-            let _ = inbox.send(Arrived::Committed { number, result, took });
+            completions.send(Completion::Committed { number, result, took });
         });
     }
 
-    /// A commit has come to something.
+    /// Interprets the result of a commit. Returns `None` for one of an earlier membership.
     ///
     /// # Errors
-    /// It cannot be made until a person acts.
+    /// The commit cannot succeed until an operator acts.
     pub(crate) fn committed(
         &mut self,
         number: u64,
         result: Result<(), ClientError>,
         took: Duration,
     ) -> anyhow::Result<Option<CommitResult>> {
+        // The delivery has dropped that membership; to it the result would be the one of the next commit.
         if number != self.commits_sent {
-            // Of an earlier membership, which nobody waits for any more.
             return Ok(None);
         }
         let (result, label) = match result {
@@ -66,18 +66,18 @@ impl Shell {
                 (CommitResult::Committed, "committed")
             }
             Err(error) if error.class == ErrorClass::Fenced => {
-                self.replaced_by(&error);
+                self.set_fenced(&error);
                 (CommitResult::Fenced, label_of(CommitResult::Fenced))
             }
             Err(error) => {
-                let result = commit_result(error)?;
-                match result.0 {
-                    CommitResult::Rejected => tracing::info!(error = %result.1, "commit is made again"),
+                let (result, error) = commit_result(error)?;
+                match result {
+                    CommitResult::Rejected => tracing::info!(%error, "commit rejected, retrying"),
                     CommitResult::Committed | CommitResult::Fenced | CommitResult::Unknown => {
-                        tracing::warn!(error = %result.1, "commit failed");
+                        tracing::warn!(%error, result = label_of(result), "commit failed");
                     }
                 }
-                (result.0, label_of(result.0))
+                (result, label_of(result))
             }
         };
         self.metrics.committed(label, took);
@@ -85,17 +85,17 @@ impl Shell {
     }
 }
 
-/// A commit, as it is sent.
+/// Returns a commit in the consumer's terms.
 pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
     CommitOffset {
         partition: commit.partition,
         offset: commit.offset,
-        metadata: noted(commit),
+        metadata: metadata_of(commit),
     }
 }
 
-/// The note of a commit.
-fn noted(commit: &Commit) -> String {
+fn metadata_of(commit: &Commit) -> String {
+    // The test's fault: the note has no intents, so that a crash leaves calls that nobody knows of.
     if guard_removed!("guard-beginnings")
         && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
     {
@@ -105,7 +105,7 @@ fn noted(commit: &Commit) -> String {
     commit.note.clone()
 }
 
-/// What a failed commit means. Only an answer of the coordinator's that says so proves that it was not taken.
+/// Interprets a failed commit. Only a response of the coordinator that says so proves that it was not taken.
 fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientError)> {
     use RDKafkaErrorCode::{
         CoordinatorLoadInProgress, CoordinatorNotAvailable, IllegalGeneration, NotCoordinator,
@@ -114,8 +114,8 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
     let result = match (error.class, error.code()) {
         (ErrorClass::Permanent, _) => return Err(error.into()),
         (_, Some(UnknownMemberId)) => CommitResult::Fenced,
-        // An old generation is normal for a sound member while others join or leave. If ours is over, the
-        // group says so; until a commit is taken, nothing proves that calls may be sent.
+        // A live member sees an old generation whenever others join or leave, so this does not end the membership. If
+        // it is over, the group says so; until a commit is taken, the lease is not extended and nothing is sent.
         (
             _,
             Some(
@@ -127,10 +127,12 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
             ),
         ) => CommitResult::Rejected,
         (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
-            let why =
-                "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit";
+            // Retrying cannot help: the notes only grow until their calls are final.
+            let why = "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit: \
+                       raise it, then restart the caller";
             return Err(anyhow::Error::new(error).context(why));
         }
+        // Timeouts and broken connections: the coordinator may have taken it, and librdkafka may have sent it twice.
         _ => CommitResult::Unknown,
     };
     Ok((result, error))

@@ -1,4 +1,4 @@
-//! Deferrals go to Kafka, off the loop, and what they came to.
+//! Deferrals: moving calls to the tail of the outbox in one transaction, off the loop.
 
 use std::time::{Duration, Instant};
 
@@ -10,99 +10,103 @@ use service::failpoint::kill_at;
 
 use crate::effects::Shell;
 use crate::effects::commit::offset_of;
-use crate::effects::completion::Arrived;
-use crate::outbox::deferral_txn::Deferred;
-use crate::outbox::pending_call::Job;
+use crate::effects::completion::Completion;
+use crate::outbox::deferral_txn::DeferralResult;
+use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
-    /// Off the loop, because transactions block. It is the one commit in flight.
-    pub(crate) fn defer(&mut self, copies: Vec<DeferredCopy<Job>>, commits: &[Commit]) {
+    /// Runs a deferral transaction on a blocking thread. It takes the place of the one commit in flight.
+    pub(crate) fn defer(&mut self, copies: Vec<DeferredCopy<PendingCall>>, commits: &[Commit]) {
         self.commits_sent += 1;
         let (number, calls) = (self.commits_sent, copies.len());
-        let inbox = self.inbox.clone();
-        let tell = move |deferred, took| {
-            // The loop is gone only when the program ends.
-            let _ = inbox.send(Arrived::Deferred {
+        let completions = self.completions.clone();
+        let complete = move |result, took| {
+            completions.send(Completion::Deferred {
                 number,
-                deferred,
+                result,
                 calls,
                 took,
             });
         };
+        // Without the metadata of a joined member the transaction would commit offsets unfenced.
         let Some(metadata) = self.group_metadata.clone() else {
-            return tell(Deferred::PreflightError, Duration::ZERO);
+            return complete(DeferralResult::NotStarted, Duration::ZERO);
         };
-        let Some(producer) = self.deferrals.take() else {
-            self.deferrals.open_if_closed();
-            return tell(Deferred::PreflightError, Duration::ZERO);
+        // Opening it takes seconds while it fences an earlier one; commits must not wait for that.
+        let Some(producer) = self.deferral_producer.take() else {
+            self.deferral_producer.open_if_closed();
+            return complete(DeferralResult::NotStarted, Duration::ZERO);
         };
-        for copied in &copies {
+        for copy in &copies {
             tracing::warn!(
-                key = %copied.payload.key_text(), position = %copied.payload.position,
-                attempts = copied.history.attempts, ambiguity = copied.ambiguity.map(|ambiguity| ambiguity.as_str()),
-                "call is deferred to the end of the outbox, so that it does not hold up its partition"
+                key = %copy.payload.key_text(), position = %copy.payload.position,
+                attempts = copy.history.attempts, ambiguity = copy.ambiguity.map(|ambiguity| ambiguity.as_str()),
+                "call deferred to the tail of the outbox, so that it does not block its partition"
             );
         }
         let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
-        let deferrals = self.deferrals.clone();
+        let deferral_producer = self.deferral_producer.clone();
         tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
-            let deferred = deferrals.defer(producer, &copies, &offsets, &metadata);
-            // Until one that was not committed has ended, nobody reads the notes of these partitions.
-            deferrals.open_if_closed();
-            tell(deferred, began.elapsed());
+            let started = Instant::now();
+            let result = deferral_producer.defer(producer, &copies, &offsets, &metadata);
+            // A transaction with an unknown outcome withholds the offsets of its partitions from their next owner. A
+            // new producer ends it at once.
+            deferral_producer.open_if_closed();
+            complete(result, started.elapsed());
         });
     }
 
-    /// A deferral has come to something.
-    ///
-    /// # Errors
-    /// Another process has taken our place.
+    /// Interprets the result of a deferral. Returns `None` for one of an earlier membership.
     pub(crate) fn deferred(
         &mut self,
         number: u64,
-        deferred: Deferred,
+        result: DeferralResult,
         calls: usize,
         took: Duration,
-    ) -> anyhow::Result<Option<CommitResult>> {
+    ) -> Option<CommitResult> {
+        // As for commits: the delivery has dropped that membership.
         if number != self.commits_sent {
-            // Of an earlier membership, which nobody waits for any more.
-            return Ok(None);
+            return None;
         }
-        let (result, label) = match deferred {
-            Deferred::Done => {
+        let (result, label) = match result {
+            DeferralResult::Committed => {
                 kill_at!("after-deferral");
                 (CommitResult::Committed, "committed")
             }
-            Deferred::PreflightError => {
-                tracing::debug!("calls are deferred when the transactional producer is open");
-                return Ok(Some(CommitResult::Rejected));
+            DeferralResult::NotStarted => {
+                tracing::debug!("deferral postponed until the transactional producer is open");
+                return Some(CommitResult::Rejected);
             }
-            Deferred::NotDone(fault) if fault.class == ErrorClass::Fenced => {
-                self.replaced_by(&fault);
+            DeferralResult::Aborted(error) if error.class == ErrorClass::Fenced => {
+                self.set_fenced(&error);
                 (CommitResult::Fenced, "fenced")
             }
-            Deferred::NotDone(fault) => {
-                let is_fenced = fault.code() == Some(RDKafkaErrorCode::UnknownMemberId);
-                match fault.class {
+            DeferralResult::Aborted(error) => {
+                match error.class {
                     ErrorClass::Permanent => tracing::error!(
-                        error = %fault,
-                        "calls cannot be deferred, and are tried again where they are; the caller needs the right to \
-                         write to the outbox and to use its transactional id"
+                        %error,
+                        "deferral failed, calls stay in place and are retried; operator action required: allow the \
+                         caller to write to the outbox and to use its transactional id"
                     ),
-                    _ => tracing::warn!(error = %fault, "calls were not deferred; they are tried again"),
+                    ErrorClass::Retriable
+                    | ErrorClass::Abortable
+                    | ErrorClass::Fatal
+                    | ErrorClass::Fenced => {
+                        tracing::warn!(%error, "deferral aborted, retrying");
+                    }
                 }
-                match is_fenced {
-                    true => (CommitResult::Fenced, "fenced"),
-                    false => (CommitResult::Rejected, "rejected"),
+                match error.code() {
+                    // The coordinator no longer knows this member, so another may own the partitions.
+                    Some(RDKafkaErrorCode::UnknownMemberId) => (CommitResult::Fenced, "fenced"),
+                    _ => (CommitResult::Rejected, "rejected"),
                 }
             }
-            Deferred::Unknown(fault) => {
-                tracing::warn!(error = %fault, "whether calls were deferred is unknown; Kafka is asked");
+            DeferralResult::Unknown(error) => {
+                tracing::warn!(%error, "deferral outcome unknown, reading it from Kafka");
                 (CommitResult::Unknown, "unknown")
             }
         };
         self.metrics.deferred(label, calls, took);
-        Ok(Some(result))
+        Some(result)
     }
 }

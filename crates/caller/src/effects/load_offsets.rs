@@ -1,4 +1,4 @@
-//! Where partitions begin is read from Kafka, off the loop.
+//! Loading of committed offsets, call notes and log bounds from Kafka, off the loop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,71 +8,68 @@ use pipeline::delivery::{Assignment, LoadedNotes};
 use records::Partition;
 
 use crate::effects::Shell;
-use crate::effects::completion::Arrived;
+use crate::effects::completion::Completion;
 
-/// How long one request for committed offsets or ends may take. Offsets are not told while a transaction is
-/// pending on them; one that this instance has left open in a former life ends soon after this.
-const LOAD_MAX: Duration = Duration::from_secs(3);
+/// Timeout of one request for committed offsets or log bounds. Offsets are withheld while a transaction is pending on
+/// them; the retry after a timeout ends a transaction that an earlier run of this instance has left open.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A new leader may not know the log's end for a moment; only after this the offsets are taken for wrong.
+/// Time for which a log end below the committed offset is read again: a new leader may lag for a moment.
 const LOG_END_WAIT: Duration = Duration::from_secs(10);
 
+/// Interval between two reads of such a log end.
+const LOG_END_RETRY: Duration = Duration::from_millis(200);
+
 impl Shell {
-    /// Reads offsets, notes and ends of partitions, off the loop.
-    pub(crate) fn load_again(&self, assignment: Assignment, partitions: Vec<Partition>, after: Duration) {
+    /// Loads offsets, notes and log bounds of partitions after a delay.
+    pub(crate) fn load_after(&self, assignment: Assignment, partitions: Vec<Partition>, delay: Duration) {
         if partitions.is_empty() {
             return;
         }
-        let (consumer, inbox) = (Arc::clone(&self.consumer), self.inbox.clone());
+        let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
-            let read = tokio::task::spawn_blocking({
+            tokio::time::sleep(delay).await;
+            let loading = tokio::task::spawn_blocking({
                 let partitions = partitions.clone();
                 move || load(&consumer, &partitions)
             });
-            match read.await {
+            match loading.await {
                 Ok(Ok(loaded)) => {
                     for (partition, loaded) in loaded {
-                        // The loop is gone only when the program ends.
-                        let _ = inbox.send(Arrived::LoadedNotes {
+                        completions.send(Completion::NotesLoaded {
                             assignment,
                             partition,
                             loaded,
                         });
                     }
+                    return;
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "call notes cannot be loaded; tried again");
-                    let _ = inbox.send(Arrived::NotLoaded {
-                        assignment,
-                        partitions,
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "call notes cannot be loaded; tried again");
-                    let _ = inbox.send(Arrived::NotLoaded {
-                        assignment,
-                        partitions,
-                    });
-                }
+                Ok(Err(error)) => tracing::warn!(%error, "call notes not loaded, retrying"),
+                // A panic, which is a defect. The partitions must not wait for it for ever.
+                Err(error) => tracing::error!(%error, "call notes not loaded, retrying"),
             }
+            completions.send(Completion::NotesNotLoaded {
+                assignment,
+                partitions,
+            });
         });
     }
 }
 
-/// Reads what is committed for partitions, and where their logs begin and end. Blocks.
+/// Reads the committed offsets and notes of partitions, and the bounds of their logs. Blocks.
 fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
-    let began = Instant::now();
-    let committed = consumer.committed(partitions, LOAD_MAX)?;
+    let started = Instant::now();
+    let committed = consumer.committed(partitions, REQUEST_TIMEOUT)?;
     let mut all = Vec::with_capacity(committed.len());
     for committed in committed {
         let bounds = loop {
-            let bounds = consumer.bounds(committed.partition, LOAD_MAX)?;
-            let is_behind = committed.offset.is_some_and(|offset| offset > bounds.end);
-            if !is_behind || began.elapsed() > LOG_END_WAIT {
+            let bounds = consumer.bounds(committed.partition, REQUEST_TIMEOUT)?;
+            // An offset above the log end halts the partition, so a lagging leader must not be taken at its word.
+            let is_ahead = committed.offset.is_some_and(|offset| offset > bounds.end);
+            if !is_ahead || started.elapsed() > LOG_END_WAIT {
                 break bounds;
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(LOG_END_RETRY);
         };
         let loaded = LoadedNotes {
             committed: committed.offset,

@@ -1,4 +1,4 @@
-//! Look-ups go to the API, and what they came to comes back.
+//! Look-ups: asking the API whether it has processed an order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,40 +6,47 @@ use std::time::{Duration, Instant};
 use pipeline::delivery::{CallId, LookupResult, Lost, Response};
 
 use crate::effects::Shell;
-use crate::effects::completion::Arrived;
-use crate::outbox::pending_call::Job;
+use crate::effects::completion::Completion;
+use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
     /// Asks the API for the order, in a task of its own.
-    pub(crate) fn look_up(&self, call: CallId, job: &Arc<Job>) {
-        let request = job.look_up_request(&self.api);
-        tracing::debug!(key = %job.key_text(), position = %job.position, "order is looked up");
-        let (api, inbox) = (Arc::clone(&self.api), self.inbox.clone());
+    pub(crate) fn look_up(&self, call: CallId, pending: &Arc<PendingCall>) {
+        let request = pending.look_up_request(&self.api);
+        tracing::debug!(key = %pending.key_text(), position = %pending.position, "order is looked up");
+        let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
         tokio::spawn(async move {
-            let began = Instant::now();
-            let report = match request {
+            let started = Instant::now();
+            let response = match request {
                 Ok(request) => api.look_up(request).await,
                 Err(why) => {
-                    tracing::error!(why, "an order cannot be looked up");
+                    tracing::error!(why, "look-up request cannot be built, outcome stays unknown");
+                    // Counts as a look-up without result, so the limit on look-ups parks the call.
                     Response::Lost(Lost::Other)
                 }
             };
-            let took = began.elapsed();
-            // The loop is gone only when the program ends.
-            let _ = inbox.send(Arrived::LookedUp { call, report, took });
+            completions.send(Completion::LookUp {
+                call,
+                response,
+                took: started.elapsed(),
+            });
         });
     }
 
-    /// Tells of a look-up that has come to something.
-    pub(crate) fn looked_up(&self, call: CallId, report: &Response, verdict: LookupResult, took: Duration) {
-        self.metrics.looked_up(verdict, took);
-        let (position, kind, status) = (self.position(call), report.kind(), report.status());
-        match verdict {
-            LookupResult::Found => tracing::info!(%position, status, "the API has processed the order"),
-            LookupResult::NotFound => tracing::warn!(
-                %position, status, "the API never saw the order: the call is made again"
-            ),
-            LookupResult::Unknown => tracing::warn!(%position, kind, status, "the look-up tells nothing"),
+    /// Logs and counts the result of a look-up.
+    pub(crate) fn looked_up(&self, call: CallId, response: &Response, result: LookupResult, took: Duration) {
+        self.metrics.looked_up(result, took);
+        let (position, kind, status) = (self.position(call), response.kind(), response.status());
+        match result {
+            LookupResult::Found => {
+                tracing::info!(%position, status, "look-up found the order, call accepted")
+            }
+            LookupResult::NotFound => {
+                tracing::warn!(%position, status, "look-up did not find the order, call will be repeated")
+            }
+            LookupResult::Unknown => {
+                tracing::warn!(%position, kind, status, "look-up inconclusive, outcome stays unknown")
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the actions work with: the consumer and the producer, the API, and what is under way between them
-//! and the loop.
+//! Execution of the delivery's actions: one short function per action in `perform.rs`, and a file for each effect
+//! whose result comes back later as a [`completion::Completion`].
 
 mod commit;
 pub(crate) mod completion;
@@ -9,6 +9,7 @@ mod look_up;
 mod outage;
 mod perform;
 mod publish;
+mod send;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,73 +20,63 @@ use kafka::{ClientError, Consumer};
 use membership::GroupMember;
 use pipeline::delivery::{CallId, ResponseClass};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use records::call_dead_letter::Reason;
-use records::parked;
 use records::{Offset, Partition, Position};
 use service::Health;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::effects::completion::Arrived;
+use crate::effects::completion::Completions;
+use crate::effects::publish::Publication;
 use crate::http::Api;
 use crate::latch::ExtendLease;
 use crate::metrics::Metrics;
-use crate::outbox::deferral_txn::Deferrals;
-use crate::outbox::pending_call::Job;
+use crate::outbox::deferral_txn::DeferralProducer;
 use crate::outbox::policies::Policies;
-use crate::outbox::terminal_records::Calendar;
+use crate::outbox::wall_clock::WallClock;
 
-/// Everything that the actions need.
+/// Clients, channels and bookkeeping that the actions work with.
 pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) api: Arc<Api>,
     pub(crate) policies: Policies,
     pub(crate) consumer: Arc<Consumer>,
-    pub(crate) ready: Arc<Notify>,
+    /// Wakes the run loop when the consumer has something to poll.
+    pub(crate) consumer_ready: Arc<Notify>,
     pub(crate) producer: Producer,
-    pub(crate) inbox: UnboundedSender<Arrived>,
+    /// Sending half of the run loop's channel.
+    pub(crate) completions: Completions,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) member: GroupMember,
-    pub(crate) calendar: Calendar,
-    pub(crate) permits: BTreeMap<Partition, ExtendLease>,
-    pub(crate) permitted_until: Option<Instant>,
+    pub(crate) wall_clock: WallClock,
+    /// Per partition, the gate that each of its requests passes just before it leaves.
+    pub(crate) lease_gates: BTreeMap<Partition, ExtendLease>,
+    /// End of the ownership lease: no request leaves later.
+    pub(crate) lease_until: Option<Instant>,
+    /// Instant that the lease gates count from.
     pub(crate) epoch: Instant,
+    /// Waiting calls by the end of their wait. The number keeps equal instants apart.
     pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
-    pub(crate) waits_begun: u64,
+    pub(crate) waits_started: u64,
+    /// Terminal records that Kafka has not acknowledged yet, by token.
     pub(crate) publications: HashMap<usize, Publication>,
-    pub(crate) publications_begun: usize,
-    /// Commits and deferrals, of which one is in flight at a time.
+    pub(crate) publications_started: usize,
+    /// Number of commits and deferrals sent. One is in flight at a time; a completion with another number belongs to
+    /// an earlier membership.
     pub(crate) commits_sent: u64,
-    pub(crate) deferrals: Deferrals,
-    /// The membership as of the generation that the loop has heard of last, for deferrals.
+    pub(crate) deferral_producer: DeferralProducer,
+    /// Group metadata of the latest generation that the loop has seen; fences deferral transactions.
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
-    pub(crate) refused: BTreeMap<Partition, String>,
-    /// What the report that is being taken in says, for the log line of what follows from it.
+    /// Reasons of halted partitions, for readiness.
+    pub(crate) halted: BTreeMap<Partition, String>,
+    /// Summary of the response that is being handled, for the log lines that follow from it.
     pub(crate) told: Option<GroupStatus>,
-    /// Another member has taken our instance id, and it is not known yet whose it is.
+    /// Another member has taken the instance id, and its owner is not known yet.
     pub(crate) is_fenced: bool,
     pub(crate) is_finished: bool,
 }
 
-/// A record on its way to Kafka.
-pub(crate) struct Publication {
-    pub(crate) call: CallId,
-    pub(crate) job: Arc<Job>,
-    /// What kind of end it tells.
-    pub(crate) told: ToldEnd,
-}
-
-/// What kind of end a record tells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ToldEnd {
-    Outcome,
-    DeadLetter(Reason),
-    Parked(parked::Reason),
-}
-
-/// A report, as a log line tells it.
+/// Summary of a response, for log lines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupStatus {
     pub(crate) answer: ResponseClass,
@@ -96,9 +87,9 @@ pub(crate) struct GroupStatus {
 impl Shell {
     pub(crate) fn new(
         config: &Config,
-        (consumer, ready): (Consumer, Arc<Notify>),
+        (consumer, consumer_ready): (Consumer, Arc<Notify>),
         producer: Producer,
-        inbox: UnboundedSender<Arrived>,
+        completions: Completions,
         metrics: Metrics,
         health: &Health,
         member: GroupMember,
@@ -109,24 +100,24 @@ impl Shell {
             policies: Policies::new(config),
             config: config.clone(),
             consumer: Arc::new(consumer),
-            ready,
+            consumer_ready,
             producer,
-            inbox,
+            completions,
             metrics,
             health: health.clone(),
             member,
-            calendar: Calendar::new(now),
-            permits: BTreeMap::new(),
-            permitted_until: None,
+            wall_clock: WallClock::new(now),
+            lease_gates: BTreeMap::new(),
+            lease_until: None,
             epoch: now,
             waits: BTreeMap::new(),
-            waits_begun: 0,
+            waits_started: 0,
             publications: HashMap::new(),
-            publications_begun: 0,
+            publications_started: 0,
             commits_sent: 0,
-            deferrals: Deferrals::new(config, Calendar::new(now)),
+            deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
             group_metadata: None,
-            refused: BTreeMap::new(),
+            halted: BTreeMap::new(),
             told: None,
             is_fenced: false,
             is_finished: false,
@@ -134,10 +125,10 @@ impl Shell {
     }
 
     pub(crate) fn position(&self, call: CallId) -> Position {
-        self.place(call.partition, call.offset)
+        self.position_at(call.partition, call.offset)
     }
 
-    pub(crate) fn place(&self, partition: Partition, offset: Offset) -> Position {
+    pub(crate) fn position_at(&self, partition: Partition, offset: Offset) -> Position {
         Position {
             topic: self.config.topics.pending.clone(),
             partition,
@@ -146,7 +137,7 @@ impl Shell {
     }
 }
 
-/// Joins the group; the notify wakes the loop when there is something to poll.
+/// Joins the group. The returned notify wakes the run loop when there is something to poll.
 pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), ClientError> {
     let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
     let ready = Arc::new(Notify::new());
@@ -157,6 +148,7 @@ pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), ClientErr
     Ok((consumer, ready))
 }
 
+/// Returns the bare partition numbers, for log fields.
 pub(crate) fn numbers(partitions: &[Partition]) -> Vec<i32> {
     partitions.iter().map(|partition| partition.0).collect()
 }

@@ -1,4 +1,4 @@
-//! What is told while the API is ill: readiness says so, and so do logs and metrics.
+//! Reporting of API outages by readiness, logs and metrics.
 
 use std::time::{Instant, SystemTime};
 
@@ -7,11 +7,11 @@ use pipeline::delivery::Outage;
 
 use crate::effects::Shell;
 
-/// The condition of readiness that an outage breaks.
+/// Readiness condition that an outage breaks.
 const API: &str = "api";
 
 impl Shell {
-    /// The API is ill and calls wait, or a probe of it has failed too.
+    /// Reports that the circuit breaker is open, or that a probe has failed while it was.
     pub(crate) fn outage(&self, outage: &Outage) {
         let reason = reason(
             self.config.api.url_without_query(),
@@ -21,27 +21,29 @@ impl Shell {
         );
         if outage.probes_failed == 0 {
             self.metrics.outages.inc();
-            tracing::warn!(%reason, "the API is ill: calls wait, and nothing is lost");
+            tracing::warn!(%reason, "circuit breaker open, calls paused");
         } else {
             self.metrics.probes_failed.inc();
-            tracing::debug!(%reason, "the API is still ill");
+            // Probes go on for as long as the outage lasts, so only its first line is a warning.
+            tracing::debug!(%reason, "probe failed, circuit breaker stays open");
         }
         self.health.set_unready(API, reason);
     }
 
-    /// The API answers again.
+    /// Reports that the circuit breaker is closed.
     pub(crate) fn outage_over(&self) {
         self.health.set_ready(API);
         tracing::info!(
             url = self.config.api.url_without_query(),
-            "the API answers again, and calls go on"
+            "circuit breaker closed, calls resumed"
         );
     }
 }
 
-/// The outage as a person reads it, by the clock on the wall.
+/// Returns the outage as readiness shows it, in wall-clock time.
 fn reason(url: &str, outage: &Outage, now: Instant, wall: SystemTime) -> String {
     let at = |instant: Instant| {
+        // Instants have no calendar, so they are counted from now; the next probe lies in the future.
         let wall = match now.checked_duration_since(instant) {
             Some(ago) => wall - ago,
             None => wall + instant.duration_since(now),
@@ -50,8 +52,8 @@ fn reason(url: &str, outage: &Outage, now: Instant, wall: SystemTime) -> String 
     };
     let status = outage.status.map_or(String::new(), |status| format!(" {status}"));
     format!(
-        "the API at {url} is ill since {}: {} requests in a row have failed, the last with {}{status} at {}; calls \
-         wait, and the next one goes at {} to see whether it is back",
+        "the API at {url} has been unhealthy since {}: {} consecutive requests failed, the last with {}{status} at {}; \
+         calls are paused, the next probe is at {}",
         at(outage.since),
         outage.failures,
         outage.kind,
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_names_the_api_since_when_the_last_failure_and_the_next_probe() {
+    fn reason_names_start_last_failure_and_next_probe() {
         let now = Instant::now() + Duration::from_secs(100);
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let ago = |seconds| now - Duration::from_secs(seconds);
@@ -82,9 +84,9 @@ mod tests {
         };
         assert_eq!(
             reason("http://api/payments", &outage, now, wall),
-            "the API at http://api/payments is ill since 2027-01-15T07:59:00Z: 17 requests in a row have failed, the \
-             last with status 503 at 2027-01-15T07:59:58Z; calls wait, and the next one goes at \
-             2027-01-15T08:00:03Z to see whether it is back"
+            "the API at http://api/payments has been unhealthy since 2027-01-15T07:59:00Z: 17 consecutive requests \
+             failed, the last with status 503 at 2027-01-15T07:59:58Z; calls are paused, the next probe is at \
+             2027-01-15T08:00:03Z"
         );
         (outage.kind, outage.status) = ("no-connection", None);
         let text = reason("http://api/payments", &outage, now, wall);

@@ -1,32 +1,29 @@
-//! One short function for each action of the pipeline.
-//!
-//! Those whose result comes back later have files of their own, which tell both ends: `loading.rs`,
-//! `publishing.rs`, `committing.rs` and `deferring.rs`; what is told of the API's outages is in `outage.rs`.
+//! Dispatch of the delivery's actions, and those that are done at once: partitions, waits, membership.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::{ClientError, Consumer};
-use pipeline::delivery::{
-    Action, Ambiguity, Assignment, CallId, Event, HaltReason, Rejoin, Response, WaitReason,
-};
+use pipeline::delivery::{Action, Assignment, CallId, Event, HaltReason, Rejoin, WaitReason};
 use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
-use crate::effects::completion::Arrived;
 use crate::effects::{Shell, join, numbers};
 use crate::latch::ExtendLease;
-use crate::outbox::pending_call::Job;
+use crate::outbox::pending_call::PendingCall;
 
-/// The condition of readiness that refused partitions break.
+/// Readiness condition that halted partitions break.
 const PARTITIONS: &str = "partitions";
 
 impl Shell {
-    /// Does what the pipeline asks for. Returns what came of it at once.
+    /// Performs an action. Returns the event that follows from it at once, if any.
     ///
     /// # Errors
-    /// The program cannot go on.
-    pub(crate) fn perform(&mut self, action: Action<Job>) -> anyhow::Result<Option<Event<Job>>> {
+    /// The program cannot continue.
+    pub(crate) fn perform(
+        &mut self,
+        action: Action<PendingCall>,
+    ) -> anyhow::Result<Option<Event<PendingCall>>> {
         match action {
             Action::Load {
                 assignment,
@@ -37,10 +34,10 @@ impl Shell {
                 offset,
                 is_first,
             } => return Ok(self.start(partition, offset, is_first)),
-            Action::Halt { partition, why } => self.refuse(partition, &why),
-            Action::Pause(partitions) => self.steer(&partitions, "paused", Consumer::pause),
-            Action::Resume(partitions) => self.steer(&partitions, "resumed", Consumer::resume),
-            Action::ExtendLease(until) => self.permit(until),
+            Action::Halt { partition, why } => self.halt(partition, &why),
+            Action::Pause(partitions) => self.control_intake(&partitions, "paused", Consumer::pause),
+            Action::Resume(partitions) => self.control_intake(&partitions, "resumed", Consumer::resume),
+            Action::ExtendLease(until) => self.extend_lease(until),
             Action::Withhold(partitions) => self.withhold(&partitions),
             Action::Send {
                 call,
@@ -68,7 +65,7 @@ impl Shell {
             Action::Release {
                 partitions,
                 abandoned,
-            } => return Ok(self.give_up(&partitions, &abandoned)),
+            } => return Ok(self.release(&partitions, &abandoned)),
             Action::Outage(outage) => self.outage(&outage),
             Action::OutageOver => self.outage_over(),
             Action::Rejoin(why) => self.rejoin(why)?,
@@ -77,44 +74,43 @@ impl Shell {
         Ok(None)
     }
 
-    /// The next wait that is over.
-    pub(crate) fn wait_over(&mut self, now: Instant) -> Option<CallId> {
+    /// Removes and returns the next call whose wait has elapsed.
+    pub(crate) fn pop_elapsed_wait(&mut self, now: Instant) -> Option<CallId> {
         let first = self.waits.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())
     }
 
-    /// When the next wait is over.
+    /// Returns the end of the next wait.
     pub(crate) fn next_wait(&self) -> Option<Instant> {
         self.waits.first_key_value().map(|((at, _), _)| *at)
     }
 
-    fn load(&mut self, assignment: Assignment, partitions: Vec<Partition>) -> Option<Event<Job>> {
+    fn load(&mut self, assignment: Assignment, partitions: Vec<Partition>) -> Option<Event<PendingCall>> {
         if let Err(error) = self.consumer.accept(&partitions) {
-            tracing::warn!(%error, "partitions cannot be accepted");
+            tracing::warn!(%error, "partitions not accepted, membership lost");
             return Some(self.client_lost(&error));
         }
         for partition in &partitions {
-            let permit = ExtendLease::new(self.epoch);
-            // The proof is the membership's, not the partition's. When it is over, nothing is asked to be sent.
-            self.permitted_until
-                .iter()
-                .for_each(|until| permit.extend(*until));
-            self.permits.insert(*partition, permit);
-            self.admit(*partition);
+            let gate = ExtendLease::new(self.epoch);
+            // The last acknowledged commit proves the whole membership, so its lease covers new partitions too.
+            // An elapsed lease does no harm: the gate lets nothing pass.
+            self.lease_until.iter().for_each(|until| gate.extend(*until));
+            self.lease_gates.insert(*partition, gate);
+            self.clear_halt(*partition);
         }
         if !partitions.is_empty() {
             tracing::info!(partitions = ?numbers(&partitions), "partitions assigned");
         }
-        self.load_again(assignment, partitions, Duration::ZERO);
+        self.load_after(assignment, partitions, Duration::ZERO);
         None
     }
 
-    fn start(&mut self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<Job>> {
+    fn start(&mut self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<PendingCall>> {
         let topic = &self.config.topics.pending;
         if is_first {
             tracing::warn!(
                 topic, %partition, group = self.config.kafka.group_id,
-                "the group has no committed offset for the partition; it is called from its beginning"
+                "no committed offset for the partition, starting at its first record"
             );
         }
         match self.consumer.start(partition, offset) {
@@ -123,101 +119,53 @@ impl Shell {
                 None
             }
             Err(error) => {
-                tracing::warn!(%error, "a partition cannot be started");
+                tracing::warn!(topic, %partition, %error, "partition not started, membership lost");
                 Some(self.client_lost(&error))
             }
         }
     }
 
-    fn refuse(&mut self, partition: Partition, why: &HaltReason) {
+    fn halt(&mut self, partition: Partition, why: &HaltReason) {
         let (topic, group) = (&self.config.topics.pending, &self.config.kafka.group_id);
-        tracing::error!(topic, %partition, group, reason = %why, "the partition is left alone until a person acts");
-        self.refused
+        tracing::error!(topic, %partition, group, reason = %why, "partition halted, operator action required");
+        self.halted
             .insert(partition, format!("{topic}/{partition}: {why}"));
-        self.tell_refused();
+        self.update_readiness();
     }
 
-    /// The partition is no longer refused, or no longer ours.
-    fn admit(&mut self, partition: Partition) {
-        if self.refused.remove(&partition).is_some() {
-            self.tell_refused();
+    /// Forgets that a partition was halted: it is assigned again, or released.
+    fn clear_halt(&mut self, partition: Partition) {
+        if self.halted.remove(&partition).is_some() {
+            self.update_readiness();
         }
     }
 
-    fn tell_refused(&self) {
-        if self.refused.is_empty() {
+    fn update_readiness(&self) {
+        if self.halted.is_empty() {
             self.health.set_ready(PARTITIONS);
         } else {
-            let reasons: Vec<&str> = self.refused.values().map(String::as_str).collect();
+            let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
             self.health.set_unready(PARTITIONS, reasons.join("; "));
         }
     }
 
-    fn steer(
+    fn control_intake(
         &self,
         partitions: &[Partition],
         done: &'static str,
-        steer: impl Fn(&Consumer, &[Partition]) -> Result<(), ClientError>,
+        control: impl Fn(&Consumer, &[Partition]) -> Result<(), ClientError>,
     ) {
-        match steer(&self.consumer, partitions) {
-            Ok(()) => tracing::debug!(partitions = ?numbers(partitions), "intake {done}"),
-            // Then it is no longer ours, and that is about to be told.
-            Err(error) => tracing::warn!(%error, "intake was not {done}"),
+        let numbers = numbers(partitions);
+        match control(&self.consumer, partitions) {
+            Ok(()) => tracing::debug!(partitions = ?numbers, "intake {done}"),
+            // librdkafka has already taken the partition away; its revocation or loss follows as an event.
+            Err(error) => tracing::warn!(partitions = ?numbers, %error, "intake not {done}"),
         }
-    }
-
-    fn permit(&mut self, until: Instant) {
-        self.permitted_until = Some(until);
-        self.permits.values().for_each(|permit| permit.extend(until));
-    }
-
-    fn withhold(&mut self, partitions: &[Partition]) {
-        for partition in partitions {
-            if let Some(permit) = self.permits.remove(partition) {
-                permit.withhold();
-            }
-        }
-    }
-
-    fn send(&self, call: CallId, attempt: u32, repeats: Option<Ambiguity>, job: &Arc<Job>) {
-        let position = &job.position;
-        let (Ok(callable), Some(permit)) = (&job.call, self.permits.get(&call.partition)) else {
-            debug_assert!(false, "a call without request or permit is sent: {position}");
-            let report = Response::NotSent(pipeline::delivery::NotSent::Withheld);
-            let _ = self.inbox.send(Arrived::Answered {
-                call,
-                report,
-                repeats: None,
-                took: Duration::ZERO,
-            });
-            return;
-        };
-        let key = &callable.key;
-        match repeats {
-            Some(ambiguity) => tracing::warn!(
-                %key, %position, attempt, reason = ambiguity.as_str(),
-                "call is repeated: nobody can know whether it was processed before"
-            ),
-            None => tracing::debug!(%key, %position, attempt, "call is made"),
-        }
-        let (api, inbox) = (Arc::clone(&self.api), self.inbox.clone());
-        let (request, permit) = (callable.request.clone(), permit.clone());
-        tokio::spawn(async move {
-            let began = Instant::now();
-            let report = api.call(request, permit).await;
-            let took = began.elapsed();
-            // The loop is gone only when the program ends.
-            let _ = inbox.send(Arrived::Answered {
-                call,
-                report,
-                repeats,
-                took,
-            });
-        });
     }
 
     fn wait(&mut self, call: CallId, what: WaitReason, tries: u32, at_least: Duration) {
         let wait = match what {
+            // Exact: a shorter wait could overlap an earlier request, and a longer one only delays the order.
             WaitReason::Quiescence => at_least,
             WaitReason::Attempt | WaitReason::Publication | WaitReason::LookUp => {
                 self.config.retry.wait(tries, at_least)
@@ -227,41 +175,45 @@ impl Shell {
         match (what, self.told) {
             (WaitReason::Attempt, Some(told)) => tracing::warn!(
                 position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
-                kind = told.kind, status = told.status, "call will be made again"
+                kind = told.kind, status = told.status, "call will be retried"
             ),
             (WaitReason::Quiescence, _) => tracing::warn!(
                 position = %self.position(call), wait_ms,
-                "nobody can know whether the call was processed; waiting until nothing of it can be at work"
+                "call outcome unknown, waiting until no earlier request can still be processed"
             ),
             (WaitReason::Attempt, None) | (WaitReason::Publication | WaitReason::LookUp, _) => {
-                tracing::debug!(
-                    position = %self.position(call), tries, wait_ms, ?what, "waits"
-                )
+                tracing::debug!(position = %self.position(call), tries, wait_ms, ?what, "call waits")
             }
         }
-        self.waits_begun += 1;
-        self.waits.insert((Instant::now() + wait, self.waits_begun), call);
+        self.waits_started += 1;
+        self.waits
+            .insert((Instant::now() + wait, self.waits_started), call);
     }
 
-    fn give_up(&mut self, partitions: &[Partition], abandoned: &[(Partition, Offset)]) -> Option<Event<Job>> {
+    fn release(
+        &mut self,
+        partitions: &[Partition],
+        abandoned: &[(Partition, Offset)],
+    ) -> Option<Event<PendingCall>> {
         for (partition, offset) in abandoned {
             tracing::warn!(
-                position = %self.place(*partition, *offset),
-                "a request is still under way while its partition goes; the next owner may repeat the call"
+                position = %self.position_at(*partition, *offset),
+                "partition released with a request in flight, the next owner may repeat the call"
             );
         }
+        // Before the release: the next owner may send as soon as it has the partition.
         self.withhold(partitions);
         for partition in partitions {
-            self.admit(*partition);
+            self.clear_halt(*partition);
         }
         kill_at!("before-give-up");
         match self.consumer.give_up(partitions) {
             Ok(()) => {
-                tracing::info!(partitions = ?numbers(partitions), "partitions given up");
+                tracing::info!(partitions = ?numbers(partitions), "partitions released");
                 None
             }
             Err(error) => {
-                tracing::warn!(%error, "partitions cannot be given up");
+                tracing::warn!(partitions = ?numbers(partitions), %error, "partitions not released, membership lost");
                 Some(self.client_lost(&error))
             }
         }
@@ -269,30 +221,32 @@ impl Shell {
 
     fn rejoin(&mut self, why: Rejoin) -> anyhow::Result<()> {
         self.metrics.rejoins.inc();
-        tracing::warn!(reason = %why, "the group is left and joined anew; nothing is sent meanwhile");
-        self.let_all_go();
-        // Who joined now would throw the other out.
+        tracing::warn!(reason = %why, "leaving and rejoining the group, nothing is sent meanwhile");
+        self.drop_membership();
+        // While fenced, joining would fence the other member in turn. `Loop::on_instance_id_resolved` joins later.
         if !self.is_fenced {
-            self.join_anew()?;
+            self.join_again()?;
         }
         Ok(())
     }
 
-    fn let_all_go(&mut self) {
-        self.permits.values().for_each(ExtendLease::withhold);
-        self.permits.clear();
-        self.permitted_until = None;
-        self.refused.clear();
-        self.tell_refused();
+    fn drop_membership(&mut self) {
+        self.lease_gates.values().for_each(ExtendLease::withhold);
+        self.lease_gates.clear();
+        self.lease_until = None;
+        self.halted.clear();
+        self.update_readiness();
+        // The result of a commit still in flight now has an old number, so that it is ignored.
         self.commits_sent += 1;
         self.group_metadata = None;
     }
 
-    pub(crate) fn join_anew(&mut self) -> anyhow::Result<()> {
+    /// Replaces the consumer by a new member of the group.
+    pub(crate) fn join_again(&mut self) -> anyhow::Result<()> {
         let (consumer, ready) = join(&self.config)?;
         let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
-        self.ready = ready;
-        // Leaving waits for the brokers; the answers to requests under way must not.
+        self.consumer_ready = ready;
+        // Dropping it leaves the group and blocks on the brokers; responses to requests in flight must not wait.
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }

@@ -1,66 +1,86 @@
-//! The ends of calls go to Kafka, and their acknowledgements come back.
+//! Publication of terminal records, and their acknowledgement by Kafka.
 
 use std::sync::Arc;
 
 use kafka::ClientError;
 use kafka::producer::SendError;
 use pipeline::delivery::{CallId, Event, FinalState, History};
-use records::Offset;
+use records::call_dead_letter::Reason;
+use records::{Offset, parked};
 use service::failpoint::kill_at;
 
-use crate::effects::{Publication, Shell, ToldEnd};
-use crate::outbox::pending_call::Job;
-use crate::outbox::terminal_records::Why;
+use crate::effects::Shell;
+use crate::outbox::pending_call::PendingCall;
+use crate::outbox::terminal_records::DeadLetterCause;
+
+/// Terminal record that Kafka has not acknowledged yet.
+pub(crate) struct Publication {
+    call: CallId,
+    pending: Arc<PendingCall>,
+    kind: FinalKind,
+}
+
+/// Kind of a terminal record, for metrics and logs.
+#[derive(Clone, Copy, Debug)]
+enum FinalKind {
+    Outcome,
+    DeadLetter(Reason),
+    Parked(parked::Reason),
+}
 
 impl Shell {
+    /// Sends a call's terminal record to Kafka. Returns an event if the producer did not take it.
     pub(crate) fn publish(
         &mut self,
         call: CallId,
-        ending: &FinalState,
+        state: &FinalState,
         history: &History,
-        job: &Arc<Job>,
-    ) -> Option<Event<Job>> {
-        self.publications_begun += 1;
-        let (token, topics) = (self.publications_begun, &self.config.topics);
+        pending: &Arc<PendingCall>,
+    ) -> Option<Event<PendingCall>> {
+        self.publications_started += 1;
+        let (token, topics, clock) = (self.publications_started, &self.config.topics, self.wall_clock);
         let json;
-        let dead_letter = |why: Why<'_>| {
-            let (reason, outgoing) = job.dead_letter(topics, why, history, self.calendar, token);
-            (ToldEnd::DeadLetter(reason), outgoing)
+        let dead_letter = |cause: DeadLetterCause<'_>| {
+            let (reason, outgoing) = pending.dead_letter(topics, cause, history, clock, token);
+            (FinalKind::DeadLetter(reason), outgoing)
         };
-        let (told, outgoing) = match ending {
-            FinalState::Accepted(reply) | FinalState::Found(reply) => {
-                let found = matches!(ending, FinalState::Found(_));
-                json = job.outcome(reply, found, history, self.calendar);
-                (ToldEnd::Outcome, job.outcome_record(topics, &json, token))
+        let (kind, outgoing) = match state {
+            FinalState::Accepted(response) | FinalState::Found(response) => {
+                let found = matches!(state, FinalState::Found(_));
+                json = pending.outcome(response, found, history, clock);
+                (FinalKind::Outcome, pending.outcome_record(topics, &json, token))
             }
-            FinalState::Rejected(reply) => dead_letter(Why::Rejected(reply)),
-            FinalState::Abandoned(last) => dead_letter(Why::GivenUp(last.as_ref())),
+            FinalState::Rejected(response) => dead_letter(DeadLetterCause::Rejected(response)),
+            FinalState::Abandoned(last) => dead_letter(DeadLetterCause::Abandoned(last.as_ref())),
             FinalState::Parked(evidence) => {
                 let by = &self.config.caller.instance_id;
-                let (reason, outgoing) = job.parked(topics, evidence, history, self.calendar, (by, token));
-                (ToldEnd::Parked(reason), outgoing)
+                let (reason, outgoing) = pending.parked(topics, evidence, history, clock, (by, token));
+                (FinalKind::Parked(reason), outgoing)
             }
-            FinalState::NotACall => dead_letter(Why::NotACall),
+            FinalState::NotACall => dead_letter(DeadLetterCause::NotACall),
         };
         match self.producer.send(&outgoing) {
             Ok(()) => {
                 let publication = Publication {
                     call,
-                    job: Arc::clone(job),
-                    told,
+                    pending: Arc::clone(pending),
+                    kind,
                 };
                 self.publications.insert(token, publication);
                 None
             }
             Err(error) => {
                 self.metrics.publications_failed.inc();
-                let position = &job.position;
+                let position = &pending.position;
                 match error {
-                    SendError::QueueFull => tracing::warn!(%position, "the producer's queue is full"),
-                    SendError::ClientError(error) => tracing::error!(
-                        %position, %error, "the end of a call cannot be sent to kafka; tried again"
-                    ),
+                    SendError::QueueFull => {
+                        tracing::warn!(%position, "producer queue full, terminal record will be sent again")
+                    }
+                    SendError::ClientError(error) => {
+                        tracing::error!(%position, %error, "terminal record not sent, retrying")
+                    }
                 }
+                // No delivery report follows for a record that was not queued, so the delivery learns it here.
                 Some(Event::Published {
                     call,
                     acknowledged: false,
@@ -69,31 +89,31 @@ impl Shell {
         }
     }
 
-    /// A record was delivered or was not.
+    /// Handles a delivery report. The call is final only if Kafka acknowledged its record.
     pub(crate) fn published(
         &mut self,
         token: usize,
         result: Result<Offset, ClientError>,
-    ) -> Option<Event<Job>> {
-        let Publication { call, job, told } = self.publications.remove(&token)?;
-        let (key, position) = (job.key_text(), &job.position);
+    ) -> Option<Event<PendingCall>> {
+        let Publication { call, pending, kind } = self.publications.remove(&token)?;
+        let (key, position) = (pending.key_text(), &pending.position);
         match &result {
             Ok(offset) => {
                 kill_at!("after-outcome-ack");
-                match told {
-                    ToldEnd::Outcome => {
+                match kind {
+                    FinalKind::Outcome => {
                         self.metrics.outcomes.inc();
                         tracing::debug!(%key, %position, %offset, "outcome published");
                     }
-                    ToldEnd::DeadLetter(reason) => {
+                    FinalKind::DeadLetter(reason) => {
                         self.metrics.dead_letter(reason);
-                        tracing::warn!(%key, %position, %offset, %reason, "call is a dead letter");
+                        tracing::warn!(%key, %position, %offset, %reason, "dead letter published");
                     }
-                    ToldEnd::Parked(reason) => {
+                    FinalKind::Parked(reason) => {
                         self.metrics.parked(reason);
                         tracing::warn!(
                             %key, %position, %offset, %reason,
-                            "call is parked: nobody can know whether it was processed"
+                            "call parked, its outcome is unknown, operator action required"
                         );
                     }
                 }
@@ -102,7 +122,7 @@ impl Shell {
                 self.metrics.publications_failed.inc();
                 tracing::error!(
                     %key, %position, %error,
-                    "the end of a call was not acknowledged by kafka; it is sent again, and the call is not final"
+                    "terminal record not acknowledged, sending it again; the call is not final"
                 );
             }
         }

@@ -1,4 +1,5 @@
-//! From a record of the outbox to a request. `ends.rs` leads back, to the records that it ends in.
+//! A record of the outbox as a pending call with its HTTP request. `terminal_records.rs` leads back, to the record that
+//! the call ends in.
 
 use std::time::Duration;
 
@@ -12,30 +13,30 @@ use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pen
 use crate::http::{Api, Facts, Request};
 use crate::outbox::policies::Policies;
 
-/// What is kept of a record until its call is final.
+/// Record of the outbox, kept until its call is final.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct PendingCall {
     pub(crate) position: Position,
     pub(crate) key: Bytes,
     pub(crate) value: Bytes,
     pub(crate) headers: Option<OwnedHeaders>,
     pub(crate) admitted_at: Option<Timestamp>,
-    /// When a caller first read it, in whatever place.
+    /// Time when a caller first read the call, at its first position in the outbox.
     pub(crate) seen_at: Timestamp,
-    /// What it brings along, if it was deferred.
+    /// State from before the call was deferred, if it was.
     pub(crate) continuation: Option<Continuation>,
-    /// The call, or why the record is none.
+    /// Request, or the reason why the record is no valid pending call.
     pub(crate) call: Result<Callable, NotACall>,
 }
 
-/// Why the API is not called for a record.
+/// Reason why the API is not called for a record.
 #[derive(Clone, Debug)]
 pub(crate) struct NotACall {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
 }
 
-/// What a call is made of.
+/// Order and request of a valid pending call.
 #[derive(Debug)]
 pub(crate) struct Callable {
     pub(crate) key: IdempotencyKey,
@@ -43,10 +44,10 @@ pub(crate) struct Callable {
     pub(crate) request: Request,
 }
 
-/// Beside its bytes a call takes about this much: the maps that hold it, its address, its headers.
+/// Estimated memory per call beyond its bytes: map entries, URL, headers.
 const OVERHEAD_BYTES: usize = 1_024;
 
-impl Job {
+impl PendingCall {
     /// Reads a record of the outbox.
     pub(crate) fn read(record: &BorrowedMessage<'_>, api: &Api, policies: &Policies) -> Pending<Self> {
         let position = Position {
@@ -57,7 +58,7 @@ impl Job {
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let (now, continuation) = (Timestamp::now(), continuation(record));
         let call = match &continuation {
-            // It may hide that an earlier request was processed.
+            // A dead letter, not a fresh call: the unreadable state may be that of a request that was processed.
             Err(error) => Err(NotACall {
                 reason: Reason::NotAPendingCall,
                 detail: error.to_string(),
@@ -65,12 +66,13 @@ impl Job {
             Ok(_) => Callable::read(record, &value, api),
         };
         let continuation = continuation.unwrap_or_default();
-        let job = Self {
+        let pending = Self {
             key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
             admitted_at: admitted_at(record),
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
             call,
+            // Detached: the message borrows librdkafka's fetch buffer and would keep all of it in memory.
             headers: record.headers().map(|headers| headers.detach()),
             value,
             position,
@@ -82,21 +84,23 @@ impl Job {
                 .sum()
         });
         Pending {
-            partition: job.position.partition,
-            offset: job.position.offset,
-            key: job.call.as_ref().ok().map(|call| call.key.clone()),
-            bytes: job.key.len() + job.value.len() + headers_bytes + OVERHEAD_BYTES,
+            partition: pending.position.partition,
+            offset: pending.position.offset,
+            key: pending.call.as_ref().ok().map(|call| call.key.clone()),
+            bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
             policy: policies.of(record),
-            continued: job.continued(now),
-            payload: job,
+            continued: pending.deferral_context(now),
+            payload: pending,
         }
     }
 
-    /// What the pipeline has to know of its earlier places.
-    fn continued(&self, now: Timestamp) -> Option<DeferralContext> {
+    /// Returns what the delivery needs to know of the call's earlier positions.
+    fn deferral_context(&self, now: Timestamp) -> Option<DeferralContext> {
         let before = self.continuation.as_ref()?;
+        // Clocks of two machines may disagree; a negative age counts as none.
         let seen_before_ms = u64::try_from(now.0.saturating_sub(before.first_seen_at.0)).unwrap_or_default();
         Some(DeferralContext {
+            // An offset means nothing on another partition, where a replay may have put the copy.
             origin: match before.call.partition == self.position.partition {
                 true => before.call.offset,
                 false => self.position.offset,
@@ -112,15 +116,15 @@ impl Job {
         })
     }
 
-    /// The key as it stands in logs.
+    /// Returns the key for logs; invalid UTF-8 is replaced.
     pub(crate) fn key_text(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
     }
 
-    /// The request that asks the API for the order.
+    /// Returns the look-up request for the order.
     ///
     /// # Errors
-    /// The record is no call, or the order lacks what the address needs.
+    /// The record is no valid pending call, or the order lacks a field that the look-up URL needs.
     pub(crate) fn look_up_request(&self, api: &Api) -> Result<Request, String> {
         let call = self.call.as_ref().map_err(|why| why.detail.clone())?;
         let facts = Facts {
@@ -145,6 +149,8 @@ impl Callable {
             idempotency_key: &key.to_string(),
             order: text,
         };
+        // Built once, here: every attempt sends the same bytes, and an order without a request is found before its
+        // intent is committed.
         let request = api
             .request(&facts, value, header(record, pending::TRACEPARENT).flatten())
             .map_err(because(Reason::NoRequest))?;
@@ -157,7 +163,7 @@ impl Callable {
 }
 
 fn continuation(record: &BorrowedMessage<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
-    // One without a value is there all the same.
+    // A header without a value counts as present, and is then invalid: dropping it could repeat a payment.
     header(record, continuation::CONTINUES)
         .map(|value| Continuation::parse(value.unwrap_or_default()))
         .transpose()
@@ -168,9 +174,10 @@ fn admitted_at(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
     text.parse().ok().map(Timestamp)
 }
 
-/// The last header of a name, with its value, if it has one.
+/// Returns the last header of a name; the inner option is its value, which may be null.
 fn header<'a>(record: &'a BorrowedMessage<'_>, name: &str) -> Option<Option<&'a [u8]>> {
     let headers = record.headers()?;
+    // The last one wins: ours are appended behind those of the order's producer.
     (0..headers.count())
         .rev()
         .map(|at| headers.get(at))

@@ -1,32 +1,33 @@
-//! Which policy a pending call has: its header's, if a setting names one, or the caller's.
+//! Ambiguity policy of a pending call: that of its policy header, if the settings name one, or the caller's default.
 
 use pipeline::delivery::Policy;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use crate::config::Config;
 
-/// The policies of calls, by the settings.
+/// Choice of the ambiguity policy, by the settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Policies {
+    /// Name of the policy header; empty if headers are ignored.
     header: String,
-    without_header: Policy,
+    default: Policy,
     can_look_up: bool,
 }
 
 impl Policies {
-    /// Those of the settings.
+    /// Reads the policy settings.
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             header: config.caller.policy_header.clone(),
-            without_header: config.caller.on_ambiguous.into(),
+            default: config.caller.on_ambiguous.into(),
             can_look_up: !config.verify.url.is_empty(),
         }
     }
 
-    /// The policy of a record. What is not understood is parked: that is the side on which nobody pays twice.
+    /// Returns the policy of a record.
     pub(crate) fn of(&self, record: &BorrowedMessage<'_>) -> Policy {
         if self.header.is_empty() {
-            return self.without_header;
+            return self.default;
         }
         let headers = record.headers();
         let value = headers.and_then(|headers| {
@@ -36,19 +37,21 @@ impl Policies {
                 .find(|header| header.key == self.header)
         });
         match value {
-            None => self.without_header,
+            None => self.default,
             Some(header) => self.named(header.value.unwrap_or_default()),
         }
     }
 
     fn named(&self, name: &[u8]) -> Policy {
         match Policy::of(name) {
+            // Without a look-up endpoint the outcome cannot be verified; a park at worst delays an order, a retry may
+            // pay it twice.
             Some(Policy::Verify) if !self.can_look_up => Policy::Park,
             Some(policy) => policy,
             None => {
                 tracing::warn!(
                     header = self.header, value = %String::from_utf8_lossy(name),
-                    "the policy of a call is unknown; it is parked if its answer is ambiguous"
+                    "unknown policy in the header of a call, using park"
                 );
                 Policy::Park
             }
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_header_says_goes_and_what_is_not_understood_is_parked() {
+    fn policy_header_wins_and_unknown_values_park() {
         let mut config = Config::default();
         config.caller.policy_header = "x-policy".into();
         let policies = |config: &Config| Policies::new(config);

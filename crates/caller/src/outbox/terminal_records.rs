@@ -1,44 +1,34 @@
-//! The records that calls end in: outcomes, dead letters and parked calls; and the copies that continue them.
+//! Terminal records: the outcome, dead letter or parked record that a call ends in.
 
-use std::time::Instant;
-
-use kafka::OutgoingHeaders;
 use kafka::producer::Outgoing;
-use pipeline::delivery::{Ambiguity, DeferredCopy, Evidence, History, HttpResponse, Response};
-use rdkafka::message::{Header, Headers as _, OwnedHeaders};
+use pipeline::delivery::{Ambiguity, Evidence, History, HttpResponse, Response};
+use rdkafka::message::{Header, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
-use records::continuation::{self, Continuation};
 use records::outcome::Outcome;
 use records::{Timestamp, Topics, dead_letter, parked, pending};
 
-use crate::outbox::pending_call::Job;
+use crate::outbox::pending_call::PendingCall;
+use crate::outbox::wall_clock::WallClock;
 
-/// Why a call becomes a dead letter.
+/// Cause of a dead letter.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Why<'a> {
-    /// The API rejected it.
+pub(crate) enum DeadLetterCause<'a> {
+    /// Rejection by the API.
     Rejected(&'a HttpResponse),
-    /// It was tried for too long; with its last report.
-    GivenUp(Option<&'a Response>),
-    /// The record is no call.
+    /// Retry limit reached; with the last response.
+    Abandoned(Option<&'a Response>),
+    /// Record that is no valid pending call.
     NotACall,
 }
 
-/// Turns the loop's times into those of the calendar.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Calendar {
-    started: Instant,
-    started_at: Timestamp,
-}
-
-impl Job {
-    /// The outcome of a call that the API accepted, or that was `found` when the API was asked for it.
+impl PendingCall {
+    /// Returns the outcome, as JSON, of a call that the API accepted, or that was `found` by a look-up.
     pub(crate) fn outcome(
         &self,
-        reply: &HttpResponse,
+        response: &HttpResponse,
         found: bool,
         history: &History,
-        calendar: Calendar,
+        clock: WallClock,
     ) -> Vec<u8> {
         let call = self.call.as_ref();
         let (order_id, key) = call.map_or_else(
@@ -46,23 +36,24 @@ impl Job {
             |call| (call.order_id.clone(), call.key.to_string()),
         );
         let mut outcome = Outcome::new(order_id, key, self.position.to_string());
-        outcome.status = reply.status;
-        outcome.answer = String::from_utf8_lossy(&reply.body).into_owned();
-        outcome.answer_cut = reply.body_cut;
-        outcome.transaction_id = reply.transaction_id.clone();
+        outcome.status = response.status;
+        outcome.answer = String::from_utf8_lossy(&response.body).into_owned();
+        outcome.answer_cut = response.body_cut;
+        outcome.transaction_id = response.transaction_id.clone();
         outcome.attempts = history.attempts;
         outcome.attempts_ambiguous = history.attempts_ambiguous;
         outcome.admitted_at = self.admitted_at;
         outcome.found_by_look_up = found;
+        // A call found by its first look-up has had no attempt of this caller's.
         outcome.first_attempt_at = self
-            .first_attempt_at(history, calendar)
-            .unwrap_or_else(|| calendar.at(history.answered_at));
+            .first_attempt_at(history, clock)
+            .unwrap_or_else(|| clock.at(history.answered_at));
         outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
-        outcome.answered_at = calendar.at(history.answered_at);
+        outcome.answered_at = clock.at(history.answered_at);
         outcome.to_json()
     }
 
-    /// The record that carries an outcome.
+    /// Returns the record that carries an outcome.
     pub(crate) fn outcome_record<'a>(
         &'a self,
         topics: &'a Topics,
@@ -91,37 +82,40 @@ impl Job {
         }
     }
 
-    /// The dead letter of a call that the API rejected or that is given up, or of a record that is no call: the
-    /// record, and why.
+    /// Returns the dead letter of a call, the record unchanged with the reason in its headers.
     pub(crate) fn dead_letter<'a>(
         &'a self,
         topics: &'a Topics,
-        why: Why<'_>,
+        cause: DeadLetterCause<'_>,
         history: &History,
-        calendar: Calendar,
+        clock: WallClock,
         token: usize,
     ) -> (Reason, Outgoing<'a>) {
-        let (reason, detail) = match (why, &self.call) {
-            (Why::Rejected(reply), _) => (
+        let (reason, detail) = match (cause, &self.call) {
+            (DeadLetterCause::Rejected(response), _) => (
                 Reason::Rejected,
-                format!("the API answered with status {}", reply.status),
+                format!("the API rejected it with status {}", response.status),
             ),
-            (Why::GivenUp(_), _) => (
+            (DeadLetterCause::Abandoned(_), _) => (
                 Reason::Abandoned,
                 format!(
-                    "it was seen first at {} and tried {} times, and was surely not processed",
+                    "retry limit reached: first seen at {}, {} attempts, surely not processed",
                     self.seen_at, history.attempts
                 ),
             ),
-            (Why::NotACall, Err(why)) => (why.reason, why.detail.clone()),
-            (Why::NotACall, Ok(_)) => (Reason::NotAPendingCall, "the record cannot be called".to_owned()),
+            (DeadLetterCause::NotACall, Err(why)) => (why.reason, why.detail.clone()),
+            // Unreachable: the delivery uses this cause only for records without a request.
+            (DeadLetterCause::NotACall, Ok(_)) => (
+                Reason::NotAPendingCall,
+                "the record is no valid pending call".to_owned(),
+            ),
         };
         let headers = self.evidence((reason.as_str(), &detail), history);
-        let headers = self.times(headers, history, calendar);
-        let headers = match why {
-            Why::Rejected(reply) => answer(headers, reply),
-            Why::GivenUp(Some(report)) => told(headers, report),
-            Why::GivenUp(None) | Why::NotACall => headers,
+        let headers = self.times(headers, history, clock);
+        let headers = match cause {
+            DeadLetterCause::Rejected(response) => http_response(headers, response),
+            DeadLetterCause::Abandoned(Some(response)) => last_response(headers, response),
+            DeadLetterCause::Abandoned(None) | DeadLetterCause::NotACall => headers,
         };
         let outgoing = Outgoing {
             topic: &topics.call_dead_letters,
@@ -134,32 +128,28 @@ impl Job {
         (reason, outgoing)
     }
 
-    /// The parked record of a call of which nobody can know whether it was processed: the record, and what
-    /// is known.
+    /// Returns the parked record of a call whose outcome is unknown, the record unchanged with the evidence in its
+    /// headers.
     pub(crate) fn parked<'a>(
         &'a self,
         topics: &'a Topics,
         evidence: &Evidence,
         history: &History,
-        calendar: Calendar,
+        clock: WallClock,
         (by, token): (&str, usize),
     ) -> (parked::Reason, Outgoing<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
                 parked::Reason::NotSettled,
-                format!(
-                    "the API was asked for it {} times, and did not tell",
-                    evidence.lookups
-                ),
+                format!("{} look-ups were inconclusive", evidence.lookups),
             ),
             (0, Ambiguity::AmbiguousResponse) => (
                 parked::Reason::Ambiguous,
-                "the answer to its request does not tell whether it was processed".to_owned(),
+                "the response to its request leaves open whether it was processed".to_owned(),
             ),
             (0, Ambiguity::Redelivered) => (
                 parked::Reason::Begun,
-                "an earlier caller noted that it was about to send it, and noted no end; look first for its \
-                 outcome"
+                "an earlier caller recorded the intent to send it, but no final state; search for its outcome first"
                     .to_owned(),
             ),
         };
@@ -167,9 +157,9 @@ impl Job {
             .evidence((reason.as_str(), &detail), history)
             .insert(text(parked::LOOKUPS, &evidence.lookups.to_string()))
             .insert(text(parked::PARKED_BY, by));
-        let headers = self.times(headers, history, calendar);
+        let headers = self.times(headers, history, clock);
         let headers = match &evidence.last {
-            Some(report) => told(headers, report),
+            Some(response) => last_response(headers, response),
             None => headers,
         };
         let outgoing = Outgoing {
@@ -183,9 +173,10 @@ impl Job {
         (reason, outgoing)
     }
 
-    /// The record's headers, and behind them what a person has to know of its call, whatever its end.
+    /// Returns the record's headers, followed by those that explain the final state to an operator.
     fn evidence(&self, (reason, detail): (&str, &str), history: &History) -> OwnedHeaders {
         let headers = self.headers.clone().unwrap_or_default();
+        // Appended: readers take the last header of a name, so an order that carries one of these cannot forge it.
         [
             (dead_letter::REASON, reason),
             (dead_letter::DETAIL, detail),
@@ -203,10 +194,9 @@ impl Job {
         })
     }
 
-    /// Its times, as far as there are any.
-    fn times(&self, headers: OwnedHeaders, history: &History, calendar: Calendar) -> OwnedHeaders {
-        let first = self.first_attempt_at(history, calendar);
-        let last = history.answered_at.map(|at| calendar.at(Some(at)));
+    fn times(&self, headers: OwnedHeaders, history: &History, clock: WallClock) -> OwnedHeaders {
+        let first = self.first_attempt_at(history, clock);
+        let last = history.answered_at.map(|at| clock.at(Some(at)));
         [
             (call_dead_letter::FIRST_ATTEMPT_AT, first),
             (call_dead_letter::RESPONDED_AT, last),
@@ -216,42 +206,13 @@ impl Job {
         .fold(headers, |headers, (name, at)| headers.insert(text(name, &at)))
     }
 
-    /// When its first request was made, in whatever place.
-    fn first_attempt_at(&self, history: &History, calendar: Calendar) -> Option<Timestamp> {
+    /// Returns the time of the first attempt, at whichever position of the outbox it was made.
+    pub(super) fn first_attempt_at(&self, history: &History, clock: WallClock) -> Option<Timestamp> {
         let before = self
             .continuation
             .as_ref()
             .and_then(|before| before.first_attempt_at);
-        before.or_else(|| history.first_attempt_at.map(|at| calendar.at(Some(at))))
-    }
-
-    /// The copy that continues this call at the outbox's end: its key, its bytes, and its headers.
-    pub(crate) fn copy(
-        &self,
-        copied: &DeferredCopy<Self>,
-        calendar: Calendar,
-    ) -> (&[u8], &[u8], OutgoingHeaders) {
-        let before = self.continuation.as_ref();
-        let call = before.map_or(&self.position, |before| &before.call);
-        let mut continuation = Continuation::new(call.clone(), self.seen_at);
-        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
-        continuation.first_attempt_at = self.first_attempt_at(&copied.history, calendar);
-        continuation.attempts = copied.history.attempts;
-        continuation.attempts_ambiguous = copied.history.attempts_ambiguous;
-        continuation.lookups = copied.lookups;
-        continuation.ambiguity = copied.ambiguity.map(|ambiguity| match ambiguity {
-            Ambiguity::AmbiguousResponse => continuation::Ambiguity::AmbiguousResponse,
-            Ambiguity::Redelivered => continuation::Ambiguity::Redelivered,
-        });
-        let own = self.headers.as_ref();
-        let mut headers = OutgoingHeaders::with_capacity(own.map_or(1, |own| own.count() + 1));
-        for header in own.into_iter().flat_map(OwnedHeaders::iter) {
-            if header.key != continuation::CONTINUES {
-                headers.add(header.key, header.value);
-            }
-        }
-        headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
-        (&self.key, &self.value, headers)
+        before.or_else(|| history.first_attempt_at.map(|at| clock.at(Some(at))))
     }
 
     fn traceparent(&self) -> Option<&[u8]> {
@@ -259,36 +220,20 @@ impl Job {
     }
 }
 
-impl Calendar {
-    /// Begins with now.
-    pub(crate) fn new(started: Instant) -> Self {
-        Self {
-            started,
-            started_at: Timestamp::now(),
-        }
-    }
-
-    fn at(self, instant: Option<Instant>) -> Timestamp {
-        let since = instant.map(|instant| instant.saturating_duration_since(self.started));
-        let ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        Timestamp(self.started_at.0.saturating_add(ms))
+/// Adds the last response, or the kind of error that came instead of one.
+fn last_response(headers: OwnedHeaders, response: &Response) -> OwnedHeaders {
+    match response {
+        Response::Status(response) => http_response(headers, response),
+        Response::Lost(_) | Response::NotSent(_) => headers.insert(text(parked::LOST, response.kind())),
     }
 }
 
-/// What a report says, as far as there is one.
-fn told(headers: OwnedHeaders, report: &Response) -> OwnedHeaders {
-    match report {
-        Response::Status(reply) => answer(headers, reply),
-        Response::Lost(_) | Response::NotSent(_) => headers.insert(text(parked::LOST, report.kind())),
-    }
-}
-
-fn answer(headers: OwnedHeaders, reply: &HttpResponse) -> OwnedHeaders {
+fn http_response(headers: OwnedHeaders, response: &HttpResponse) -> OwnedHeaders {
     headers
-        .insert(text(call_dead_letter::STATUS, &reply.status.to_string()))
+        .insert(text(call_dead_letter::STATUS, &response.status.to_string()))
         .insert(Header {
             key: call_dead_letter::RESPONSE,
-            value: Some(&reply.body),
+            value: Some(&response.body),
         })
 }
 

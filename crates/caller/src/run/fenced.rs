@@ -10,22 +10,22 @@ use pipeline::delivery::Event;
 use service::Shutdown;
 
 use crate::effects::Shell;
-use crate::effects::completion::Arrived;
-use crate::outbox::pending_call::Job;
+use crate::effects::completion::Completion;
+use crate::outbox::pending_call::PendingCall;
 use crate::run::Loop;
 
 impl Shell {
     /// Records that the consumer cannot be used any more. The returned event makes the delivery leave the group and
     /// rejoin, which waits while this caller is fenced.
-    pub(crate) fn client_lost(&mut self, error: &ClientError) -> Event<Job> {
+    pub(crate) fn client_lost(&mut self, error: &ClientError) -> Event<PendingCall> {
         if error.class == ErrorClass::Fenced {
-            self.replaced_by(error);
+            self.set_fenced(error);
         }
         Event::ClientLost
     }
 
     /// Records that another member has the instance id.
-    pub(crate) fn replaced_by(&mut self, error: &ClientError) {
+    pub(crate) fn set_fenced(&mut self, error: &ClientError) {
         self.member.report_fenced(error);
         self.is_fenced = true;
     }
@@ -34,11 +34,11 @@ impl Shell {
 impl Loop {
     /// Starts to find out who owns the instance id, on a blocking thread.
     pub(super) fn resolve_instance_id(&mut self, shutdown: &Shutdown) {
-        if !self.shell.is_fenced || self.is_settling {
+        if !self.shell.is_fenced || self.is_resolving_id {
             return;
         }
-        self.is_settling = true;
-        let (member, inbox) = (self.shell.member.clone(), self.shell.inbox.clone());
+        self.is_resolving_id = true;
+        let (member, completions) = (self.shell.member.clone(), self.shell.completions.clone());
         let shutdown = shutdown.clone();
         drop(tokio::task::spawn_blocking(move || {
             let resolved = match member.await_instance_id(|| !shutdown.is_requested()) {
@@ -47,7 +47,7 @@ impl Loop {
                 Ok(false) => return,
                 Err(error) => Err(error),
             };
-            drop(inbox.send(Arrived::InstanceIdResolved(resolved)));
+            completions.send(Completion::InstanceIdResolved(resolved));
         }));
     }
 
@@ -57,10 +57,10 @@ impl Loop {
     /// A live process owns the instance id.
     pub(super) fn on_instance_id_resolved(&mut self, resolved: anyhow::Result<()>) -> anyhow::Result<()> {
         resolved?;
-        self.is_settling = false;
+        self.is_resolving_id = false;
         self.shell.is_fenced = false;
         self.shell
-            .join_anew()
+            .join_again()
             .context("rejoining the group after fencing")?;
         self.shell.member.report_rejoined();
         Ok(())

@@ -1,5 +1,6 @@
-//! The run loop: what happens next, what the pipeline says to it, and do that.
+//! Run loop: take the next event, ask the delivery, perform its actions.
 
+mod consumer_events;
 mod fenced;
 
 use std::collections::VecDeque;
@@ -7,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kafka::ConsumerEvent;
 use kafka::admin::Admin;
-use kafka::error::ErrorClass;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
@@ -20,38 +19,36 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::calls_endpoint;
 use crate::config::Config;
-use crate::effects::completion::Arrived;
-use crate::effects::{GroupStatus, Shell, join, numbers};
+use crate::effects::completion::{Completion, Completions};
+use crate::effects::{GroupStatus, Shell, join};
 use crate::metrics::Metrics;
-use crate::outbox::pending_call::Job;
+use crate::outbox::pending_call::PendingCall;
 
-/// A sound loop turns at least this often, also while the brokers do not answer.
+/// Watchdog limit between two turns of a healthy loop, also while no broker responds.
 const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The loop turns at least this often, whatever it waits for: the consumer wakes it only for what comes
-/// when there is nothing else left to poll.
+/// Maximum wait of one turn. The consumer wakes the loop only when its empty queue gets something; this bounds the
+/// delay of whatever that misses.
 const TURN_MAX: Duration = Duration::from_millis(100);
 
-/// So old may the gauges be, beside the time of a turn; they are read every few seconds at most.
-const GAUGES_EVERY: Duration = Duration::from_millis(100);
+/// Minimum interval between two updates of the gauges. Prometheus scrapes every few seconds at most.
+const GAUGES_INTERVAL: Duration = Duration::from_millis(100);
 
-/// So often in a row the consumer may have nothing until it is believed.
-const NOTHING_MAX: u32 = 8;
+/// Maximum number of consumer events, and of completions, per turn: neither may starve the other.
+const EVENTS_PER_TURN: usize = 512;
 
-/// So many happenings of the consumer are taken in one turn, and so many of everything else.
-const PER_TURN: usize = 512;
+/// Delay before call notes are loaded again after a failure.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
 
-/// How long an assignment waits before its notes are asked for again.
-const LOAD_AGAIN: Duration = Duration::from_secs(1);
-
-/// Checks the topics, and says what is wrong with them.
+/// Checks the topics.
 ///
 /// # Errors
-/// A topic breaks a guarantee, or the cluster cannot be reached.
+/// A topic would break a guarantee, or the cluster cannot be reached.
 pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
     let required = Required {
         topics: &config.topics,
         role: Role::Caller,
+        // The caller is stateless: it has no earlier partition count to compare with.
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
@@ -59,38 +56,37 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the calls until the program is asked to end.
+/// Makes the calls until the shutdown is requested.
 ///
 /// # Errors
-/// The program cannot go on, and a person must look.
+/// The program cannot start or continue; the text says what an operator must do.
 pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let health = Health::new(TICK_WAIT_MAX);
     let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
     let (sender, inbox) = unbounded_channel();
-    let questions = sender.clone();
-    // Where the loop is gone the question is dropped, which tells the one who asked.
-    let route = calls_endpoint::route(move |answer| drop(questions.send(Arrived::Calls(answer))));
+    let completions = Completions(sender);
+    let queries = completions.clone();
+    let route = calls_endpoint::route(move |result| queries.send(Completion::CallsQuery(result)));
+    // Before anything that waits for the brokers, so that readiness shows what the start waits for.
     service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
 
     let admin = tokio::task::spawn_blocking({
         let (kafka, name) = (config.kafka.clone(), config.caller.instance_id.clone());
         move || Admin::connect(&kafka, &name)
     });
-
-    let reports = sender.clone();
+    let reports = completions.clone();
     let producer = Producer::open(
         &config.kafka,
         &config.caller.instance_id,
         config.caller.publish_timeout,
-        // The loop is gone only when the program ends.
-        move |(token, result)| drop(reports.send(Arrived::Published { token, result })),
+        move |(token, result)| reports.send(Completion::Published { token, result }),
     )?;
     let consumer = join(config)?;
     let admin = Arc::new(admin.await.context("connecting the admin client")??);
     let member = GroupMember::watch(member_settings(config), admin, group_health)?;
-    let shell = Shell::new(config, consumer, producer, sender, metrics, &health, member)?;
+    let shell = Shell::new(config, consumer, producer, completions, metrics, &health, member)?;
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,
@@ -109,16 +105,16 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
         shell,
         inbox,
         gauges_set_at: None,
-        is_settling: false,
+        is_resolving_id: false,
     }
-    .turn_until_finished(&health, shutdown)
+    .run_until_finished(&health, shutdown)
     .await?;
 
-    // Leaving the group waits for the brokers.
+    // Dropping the consumer leaves the group and blocks on the brokers.
     tokio::task::spawn_blocking(move || drop(shell))
         .await
         .context("leaving the group")?;
-    tracing::info!("caller left");
+    tracing::info!("caller stopped");
     Ok(())
 }
 
@@ -135,29 +131,31 @@ fn member_settings(config: &Config) -> MemberSettings {
     }
 }
 
-pub(crate) struct Loop {
-    delivery: Delivery<Job>,
-    pub(crate) shell: Shell,
-    inbox: UnboundedReceiver<Arrived>,
+struct Loop {
+    delivery: Delivery<PendingCall>,
+    shell: Shell,
+    inbox: UnboundedReceiver<Completion>,
     gauges_set_at: Option<Instant>,
-    /// It is being found out whose our instance id is.
-    pub(crate) is_settling: bool,
+    /// The owner of the instance id is being looked for.
+    is_resolving_id: bool,
 }
 
 impl Loop {
-    async fn turn_until_finished(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
+    async fn run_until_finished(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
         let mut is_stopping = false;
-        // What there was to poll before the loop began may have been told to nobody.
+        // Poll once before the first wait: the consumer signals only the change from empty to not empty, and that may
+        // have happened before the loop started.
         let mut has_more = true;
         while !self.shell.is_finished {
             health.tick();
-            let ready = Arc::clone(&self.shell.ready);
+            let ready = Arc::clone(&self.shell.consumer_ready);
             let next = if has_more {
                 Instant::now()
             } else {
                 self.next_turn()
             };
             let first = tokio::select! {
+                // Once: `Stop` starts the drain, and the request stays set.
                 () = shutdown.requested(), if !is_stopping => {
                     is_stopping = true;
                     self.apply(Event::Stop)?;
@@ -167,20 +165,20 @@ impl Loop {
                 () = ready.notified() => None,
                 () = tokio::time::sleep_until(next.into()) => None,
             };
-            // What Kafka says comes first: a commit that ended may belong to a membership that is over.
+            // The consumer first: a commit that has just ended may belong to a membership that is over.
             has_more = self.poll()?;
-            self.take_inbox(first)?;
-            self.take_time()?;
+            self.handle_completions(first)?;
+            self.handle_timers()?;
             self.resolve_instance_id(shutdown);
             self.set_gauges();
         }
         Ok(self.shell)
     }
 
-    /// Counting what is held takes as long as there is much of it, so not every turn does it.
     fn set_gauges(&mut self) {
         let now = Instant::now();
-        if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_EVERY) {
+        // Counting walks all open calls, so it would dominate short turns.
+        if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_INTERVAL) {
             self.gauges_set_at = Some(now);
             self.shell.metrics.set(&self.delivery.gauges());
         }
@@ -196,23 +194,24 @@ impl Loop {
         wake.fold(now + TURN_MAX, Instant::min)
     }
 
-    fn take_inbox(&mut self, first: Option<Arrived>) -> anyhow::Result<()> {
+    fn handle_completions(&mut self, first: Option<Completion>) -> anyhow::Result<()> {
         if let Some(first) = first {
-            self.arrived(first)?;
+            self.handle_completion(first)?;
         }
-        for _ in 0..PER_TURN {
+        for _ in 0..EVENTS_PER_TURN {
             match self.inbox.try_recv() {
-                Ok(arrived) => self.arrived(arrived)?,
+                Ok(completion) => self.handle_completion(completion)?,
+                // Empty. It cannot be closed: the shell has a sender.
                 Err(_) => break,
             }
         }
         Ok(())
     }
 
-    /// WaitReason that are over, and what the pipeline wanted to be woken for.
-    fn take_time(&mut self) -> anyhow::Result<()> {
+    /// Applies elapsed waits of calls, and the delivery's own timer.
+    fn handle_timers(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        while let Some(call) = self.shell.wait_over(now) {
+        while let Some(call) = self.shell.pop_elapsed_wait(now) {
             self.apply(Event::WaitElapsed(call))?;
         }
         match self.delivery.wake_at(now) {
@@ -221,86 +220,11 @@ impl Loop {
         }
     }
 
-    /// Takes in what the consumer has. Returns whether there may be more.
-    fn poll(&mut self) -> anyhow::Result<bool> {
-        if self.shell.is_fenced {
-            // There is no membership that it could tell of.
-            return Ok(false);
-        }
-        let consumer = Arc::clone(&self.shell.consumer);
-        let mut nothing = 0;
-        for _ in 0..PER_TURN {
-            let event = match consumer.poll(Duration::ZERO) {
-                // It also says so of what is not for us, such as a line of librdkafka's log.
-                Ok(None) if nothing == NOTHING_MAX => return Ok(false),
-                Ok(None) => {
-                    nothing += 1;
-                    continue;
-                }
-                Ok(Some(happening)) => self.event_of(happening)?,
-                Err(error) => match error.class {
-                    ErrorClass::Retriable | ErrorClass::Abortable => {
-                        tracing::warn!(%error, "the consumer reports an error that mends itself");
-                        continue;
-                    }
-                    ErrorClass::Fatal | ErrorClass::Fenced => {
-                        tracing::warn!(%error, "the consumer cannot go on");
-                        self.shell.client_lost(&error)
-                    }
-                    ErrorClass::Permanent => return Err(error.into()),
-                },
-            };
-            nothing = 0;
-            self.apply(event)?;
-            if !Arc::ptr_eq(&consumer, &self.shell.consumer) {
-                // Whoever lets go of it last leaves the group, which waits for the brokers.
-                tokio::task::spawn_blocking(move || drop(consumer));
-                return Ok(true);
-            }
-            if self.shell.is_finished || self.shell.is_fenced {
-                return Ok(true);
-            }
-        }
-        Ok(true)
-    }
-
-    fn event_of(&mut self, happening: ConsumerEvent<'_>) -> anyhow::Result<Event<Job>> {
-        Ok(match happening {
-            ConsumerEvent::Record(record) => {
-                Event::Pending(Job::read(&record, &self.shell.api, &self.shell.policies))
-            }
-            ConsumerEvent::Assigned {
-                partitions,
-                metadata,
-                member_id,
-            } => {
-                self.shell.member.set_id(&member_id);
-                self.shell.group_metadata = Some(Arc::new(metadata));
-                Event::Assigned(partitions)
-            }
-            ConsumerEvent::Revoked {
-                partitions,
-                metadata,
-                member_id,
-            } => {
-                self.shell.member.set_id(&member_id);
-                self.shell.group_metadata = Some(Arc::new(metadata));
-                tracing::info!(partitions = ?numbers(&partitions), "partitions revoked: draining");
-                Event::Revoked(partitions)
-            }
-            ConsumerEvent::Lost { partitions } => {
-                self.shell.group_metadata = None;
-                tracing::warn!(partitions = ?numbers(&partitions), "partitions lost: nothing of them is committed");
-                Event::Lost(partitions)
-            }
-        })
-    }
-
-    fn arrived(&mut self, arrived: Arrived) -> anyhow::Result<()> {
-        match arrived {
-            Arrived::Answered {
+    fn handle_completion(&mut self, completion: Completion) -> anyhow::Result<()> {
+        match completion {
+            Completion::Response {
                 call,
-                report,
+                response: report,
                 repeats,
                 took,
             } => {
@@ -308,6 +232,7 @@ impl Loop {
                 let answer = self.delivery.classes().answer(&report);
                 self.shell.metrics.answered(&report, answer, took);
                 match repeats {
+                    // A repetition that did not leave has repeated nothing.
                     Some(ambiguity) if !matches!(report, Response::NotSent(_)) => {
                         self.shell.metrics.repeated(ambiguity);
                     }
@@ -322,39 +247,43 @@ impl Loop {
                     tracing::warn!(
                         position = %self.shell.position(call), answer = answer.as_str(),
                         kind = told.kind, status = told.status,
-                        "an answer came after the partition went; it counts only if the partition comes back"
+                        "response after the partition was released, it counts only if the partition comes back"
                     );
                 }
+                // Actions that follow log the response; the delivery does not hand it through.
                 self.shell.told = Some(told);
                 let applied = self.apply(Event::ResponseReceived { call, report });
                 self.shell.told = None;
                 applied
             }
-            Arrived::LookedUp { call, report, took } => {
-                let verdict = LookupResult::from(self.delivery.verify().answers.answer(&report));
-                self.shell.looked_up(call, &report, verdict, took);
-                self.apply(Event::LookedUp { call, report })
+            Completion::LookUp { call, response, took } => {
+                let result = LookupResult::from(self.delivery.verify().answers.answer(&response));
+                self.shell.looked_up(call, &response, result, took);
+                self.apply(Event::LookedUp {
+                    call,
+                    report: response,
+                })
             }
-            Arrived::Committed { number, result, took } => {
+            Completion::Committed { number, result, took } => {
                 match self.shell.committed(number, result, took)? {
                     Some(result) => self.apply(Event::Committed(result)),
                     None => Ok(()),
                 }
             }
-            Arrived::Deferred {
+            Completion::Deferred {
                 number,
-                deferred,
+                result,
                 calls,
                 took,
-            } => match self.shell.deferred(number, deferred, calls, took)? {
+            } => match self.shell.deferred(number, result, calls, took) {
                 Some(result) => self.apply(Event::Committed(result)),
                 None => Ok(()),
             },
-            Arrived::Published { token, result } => match self.shell.published(token, result) {
+            Completion::Published { token, result } => match self.shell.published(token, result) {
                 Some(event) => self.apply(event),
                 None => Ok(()),
             },
-            Arrived::LoadedNotes {
+            Completion::NotesLoaded {
                 assignment,
                 partition,
                 loaded,
@@ -363,30 +292,31 @@ impl Loop {
                 partition,
                 loaded,
             }),
-            Arrived::NotLoaded {
+            Completion::NotesNotLoaded {
                 assignment,
                 mut partitions,
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
-                // It may be a transaction of our own former life that holds the offsets back.
+                // A transaction that an earlier run of this instance left open withholds the offsets. Opening the
+                // producer ends it now rather than after its timeout.
                 if !self.shell.config.deferral.defer_after.is_zero() {
-                    self.shell.deferrals.open_if_closed();
+                    self.shell.deferral_producer.open_if_closed();
                 }
-                self.shell.load_again(assignment, partitions, LOAD_AGAIN);
+                self.shell.load_after(assignment, partitions, LOAD_RETRY);
                 Ok(())
             }
-            Arrived::InstanceIdResolved(resolved) => self.on_instance_id_resolved(resolved),
-            Arrived::Calls(answer) => {
+            Completion::InstanceIdResolved(resolved) => self.on_instance_id_resolved(resolved),
+            Completion::CallsQuery(result) => {
                 let topic = &self.shell.config.topics.pending;
-                // Whoever asked may have gone.
-                drop(answer.send(calls_endpoint::view(&self.delivery, topic, Instant::now())));
+                // The client may have closed its connection meanwhile.
+                drop(result.send(calls_endpoint::view(&self.delivery, topic, Instant::now())));
                 Ok(())
             }
         }
     }
 
-    /// Tells the pipeline, and does what it says, and so on until nothing follows.
-    fn apply(&mut self, event: Event<Job>) -> anyhow::Result<()> {
+    /// Applies an event, and the events that its actions lead to, until none follows.
+    fn apply(&mut self, event: Event<PendingCall>) -> anyhow::Result<()> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.delivery.on(event, Instant::now()) {

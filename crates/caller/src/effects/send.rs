@@ -1,0 +1,70 @@
+//! Requests to the API, and the ownership lease that lets them leave.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pipeline::delivery::{Ambiguity, CallId, NotSent, Response};
+use records::Partition;
+
+use crate::effects::Shell;
+use crate::effects::completion::Completion;
+use crate::outbox::pending_call::PendingCall;
+
+impl Shell {
+    /// Extends the ownership lease: requests may leave until then.
+    pub(super) fn extend_lease(&mut self, until: Instant) {
+        self.lease_until = Some(until);
+        self.lease_gates.values().for_each(|gate| gate.extend(until));
+    }
+
+    /// Stops all requests of these partitions that have not left yet, queued ones included.
+    pub(super) fn withhold(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            if let Some(gate) = self.lease_gates.remove(partition) {
+                gate.withhold();
+            }
+        }
+    }
+
+    /// Sends an attempt's request in a task of its own.
+    pub(super) fn send(
+        &self,
+        call: CallId,
+        attempt: u32,
+        repeats: Option<Ambiguity>,
+        pending: &Arc<PendingCall>,
+    ) {
+        let position = &pending.position;
+        let (Ok(callable), Some(gate)) = (&pending.call, self.lease_gates.get(&call.partition)) else {
+            debug_assert!(false, "call without request or lease is sent: {position}");
+            // The delivery counts on one response per attempt. This one says that nothing has left.
+            self.completions.send(Completion::Response {
+                call,
+                response: Response::NotSent(NotSent::Withheld),
+                repeats: None,
+                took: Duration::ZERO,
+            });
+            return;
+        };
+        let key = &callable.key;
+        match repeats {
+            Some(ambiguity) => tracing::warn!(
+                %key, %position, attempt, reason = ambiguity.as_str(),
+                "call is repeated, an earlier attempt has an unknown outcome"
+            ),
+            None => tracing::debug!(%key, %position, attempt, "call is sent"),
+        }
+        let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
+        let (request, gate) = (callable.request.clone(), gate.clone());
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let response = api.call(request, gate).await;
+            completions.send(Completion::Response {
+                call,
+                response,
+                repeats,
+                took: started.elapsed(),
+            });
+        });
+    }
+}
