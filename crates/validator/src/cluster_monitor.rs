@@ -1,5 +1,5 @@
-//! Whether the brokers answer, and whether the topics are still the same, asked by a thread of its own: while no broker
-//! answers, the program is not ready, also when there is nothing to do.
+//! Monitor of the cluster, on a thread of its own: broker silence breaks readiness even while there is nothing to
+//! process, and recreated or grown topics are detected.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,99 +12,107 @@ use kafka::topic_ids::TopicIdentity;
 use service::Health;
 use service::failpoint::guard_removed;
 
-/// What was noticed of the topics since the start.
+/// Readiness condition that silent brokers break.
+const BROKERS: &str = "brokers";
+/// Interval between two requests. It bounds how long orders of a grown topic may be decided by the old partition
+/// count, and how long a recreated changelog goes unnoticed; for the orders topic the consumer itself detects that
+/// before it reads on.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Timeout of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Silence of all brokers that breaks readiness. Less than a session timeout, so that readiness changes before the
+/// group evicts this validator.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+
+/// Changes of the topics since start-up, for the run loop.
 #[derive(Default)]
-pub(crate) struct Noticed {
-    /// A topic was deleted and created again: each partition is to be looked at anew.
+pub(crate) struct TopicChanges {
+    /// A topic was deleted and created again; reset by the run loop.
     pub(crate) recreated: AtomicBool,
-    /// How many partitions a topic has that has grown; 0: none has.
+    /// Partition count of a topic that has grown; 0 if none has.
     pub(crate) grown_to: AtomicUsize,
 }
 
-/// Watches until the process ends. The question that is asked is for the ids of the topics.
+/// Starts the monitor, which runs until the process ends. `ids` are the topic ids that the state directory belongs to.
 ///
 /// # Errors
-/// There is no thread left.
-pub(crate) fn watch(
+/// The thread cannot be started.
+pub(crate) fn start(
     admin: Arc<Admin>,
     ids: BTreeMap<String, String>,
     partitions: usize,
     health: &Health,
-) -> anyhow::Result<Arc<Noticed>> {
-    let noticed = Arc::<Noticed>::default();
-    let watch = Watch {
+) -> anyhow::Result<Arc<TopicChanges>> {
+    let changes = Arc::<TopicChanges>::default();
+    let monitor = Monitor {
         admin,
         ids,
         partitions,
         health: health.clone(),
-        noticed: Arc::clone(&noticed),
-        answered: Instant::now(),
+        changes: Arc::clone(&changes),
+        responded_at: Instant::now(),
         is_silent: false,
     };
     std::thread::Builder::new()
-        .name("reach".into())
-        .spawn(move || watch.look())
-        .context("the thread that asks whether the brokers answer cannot be started")?;
-    Ok(noticed)
+        // A thread name, as `top -H` shows it: at most 15 bytes.
+        .name("cluster-monitor".into())
+        .spawn(move || monitor.run())
+        .context("the thread that monitors the cluster cannot be started")?;
+    Ok(changes)
 }
 
-struct Watch {
+struct Monitor {
     admin: Arc<Admin>,
     ids: BTreeMap<String, String>,
     partitions: usize,
     health: Health,
-    noticed: Arc<Noticed>,
-    answered: Instant,
+    changes: Arc<TopicChanges>,
+    responded_at: Instant,
     is_silent: bool,
 }
 
-impl Watch {
-    fn look(mut self) {
+impl Monitor {
+    fn run(mut self) {
         loop {
             let names: Vec<&str> = self.ids.keys().map(String::as_str).collect();
-            match self.admin.identities(&names, ANSWER_MAX) {
-                Ok(found) => self.answered(found),
-                Err(fault) if self.answered.elapsed() > SILENCE_MAX => {
-                    let silent_s = self.answered.elapsed().as_secs();
-                    if !self.is_silent {
-                        tracing::warn!(error = %fault, silent_s, "no broker answers; waiting");
-                        self.is_silent = true;
-                    }
-                    let reason = format!("no broker has answered for {silent_s} s: {fault}");
-                    self.health.set_unready(BROKERS, reason);
-                }
-                // One that has just gone is no reason yet: another one is asked.
+            match self.admin.identities(&names, REQUEST_TIMEOUT) {
+                Ok(topics) => self.responded(topics),
+                Err(error) if self.responded_at.elapsed() > SILENCE_MAX => self.silent(&error),
+                // A single failure is expected when a broker stops: the next request goes to another one.
                 Err(_) => {}
             }
-            std::thread::sleep(EVERY);
+            std::thread::sleep(INTERVAL);
         }
     }
 
-    fn answered(&mut self, found: BTreeMap<String, TopicIdentity>) {
-        self.answered = Instant::now();
+    fn silent(&mut self, error: &kafka::ClientError) {
+        let silent_s = self.responded_at.elapsed().as_secs();
+        // Logged once; readiness has the current duration.
+        if !self.is_silent {
+            tracing::warn!(%error, silent_s, "no broker responds, waiting");
+            self.is_silent = true;
+        }
+        let reason = format!("no broker has responded for {silent_s} s: {error}");
+        self.health.set_unready(BROKERS, reason);
+    }
+
+    fn responded(&mut self, topics: BTreeMap<String, TopicIdentity>) {
+        self.responded_at = Instant::now();
         if self.is_silent {
-            tracing::info!("the brokers answer again");
+            tracing::info!("brokers respond again");
             self.is_silent = false;
             self.health.set_ready(BROKERS);
         }
-        // While a topic is being created again, it is not there.
-        for (name, topic) in found {
+        // A topic is missing here while it is being recreated; its id is compared once it is back.
+        for (name, topic) in topics {
             let known = self.ids.entry(name).or_insert_with(|| topic.id.clone());
             if *known != topic.id && !guard_removed!("guard-topic-watch") {
+                // Remembered, so that one recreation is reported once.
                 *known = topic.id;
-                self.noticed.recreated.store(true, Ordering::Release);
+                self.changes.recreated.store(true, Ordering::Release);
             } else if topic.partitions > self.partitions {
-                self.noticed.grown_to.store(topic.partitions, Ordering::Release);
+                self.changes.grown_to.store(topic.partitions, Ordering::Release);
             }
         }
     }
 }
-
-/// The name of the condition.
-const BROKERS: &str = "brokers";
-/// Also how long orders of a topic that has grown may be taken for those of the old one, and how long the changelog's
-/// successor for the changelog. That the orders topic was created again, the consumer hears before it reads on.
-const EVERY: Duration = Duration::from_secs(2);
-const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// Less than a session, so that readiness tells before the group does.
-const SILENCE_MAX: Duration = Duration::from_secs(4);

@@ -41,6 +41,6 @@ fn main() -> ExitCode {
 
 fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     // The loop blocks in librdkafka, which may hang; exiting then loses nothing that Kafka does not have.
-    shutdown.limit_drain(run::DRAIN_MAX)?;
+    shutdown.limit_drain(run::DRAIN_TIMEOUT)?;
     run::run(config, shutdown)
 }

@@ -120,7 +120,7 @@ fn brokers_that_are_gone_are_waited_for() {
 
         // In the midst of its work.
         broker.kill()?;
-        await_unready(&mut validator, &["no broker has answered"])?;
+        await_unready(&mut validator, &["no broker has responded"])?;
         pause(AWAY)?;
         validator.expect_running()?;
         broker.start()?;
@@ -131,7 +131,7 @@ fn brokers_that_are_gone_are_waited_for() {
         send(&pipeline.kafka, &topic, &more)?;
         all.extend(more);
         broker.freeze()?;
-        await_unready(&mut validator, &["no broker has answered"])?;
+        await_unready(&mut validator, &["no broker has responded"])?;
         pause(AWAY)?;
         validator.expect_running()?;
         broker.thaw()?;

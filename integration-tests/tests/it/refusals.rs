@@ -65,7 +65,7 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
         create_again(&pipeline, &topics.orders, &[])?;
         send(&pipeline.kafka, &topics.orders, &orders(0, "other", 40))?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             "was deleted and created again",
             &topics.orders,
         ];
@@ -83,7 +83,7 @@ fn a_topic_that_was_deleted_and_created_again_is_refused() {
         fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
         validator.process.start()?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             &topics.changelog,
             "is empty, and the outbox",
         ];
@@ -113,7 +113,7 @@ fn orders_of_a_topic_that_is_created_again_while_a_validator_sleeps_are_left_alo
         create_again(&pipeline, &topic, &[])?;
         send(&pipeline.kafka, &topic, &orders(0, "other", 40))?;
         validator.process.thaw()?;
-        let words = ["partition 0 is refused", "was deleted and created again", &topic];
+        let words = ["partition 0 is halted", "was deleted and created again", &topic];
         await_unready(&mut validator, &words)?;
         validator.process.terminate(DRAIN_MAX)?;
         expect_outbox(&pipeline, &[&sent])?;
@@ -134,7 +134,7 @@ fn a_changelog_that_is_created_again_under_a_validator_stops_it() {
         await_verdicts(&pipeline)?;
         create_again(&pipeline, &topics.changelog, &COMPACTED)?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             "was deleted and created again",
             &topics.changelog,
         ];
@@ -200,7 +200,7 @@ fn a_changelog_that_was_cut_below_the_checkpoint_is_refused() {
         fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
         // Nobody has them.
         validator.process.start()?;
-        let words = ["partition 0 is refused", "begins at 10", "would be paid twice"];
+        let words = ["partition 0 is halted", "begins at 10", "would be paid twice"];
         await_unready(&mut validator, &words)?;
         send(&pipeline.kafka, &topics.orders, &sent)?;
         validator.process.terminate(DRAIN_MAX)?;
@@ -231,14 +231,14 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
         let told = await_unready(
             &mut validator,
             &[
-                "partition 0 is refused",
+                "partition 0 is halted",
                 "the 5 offsets from 10 to 15",
                 "kafka-consumer-groups.sh",
                 "--reset-offsets --to-offset 15",
             ],
         )?;
         ensure!(
-            told.contains("admitted before is of 20") && told.contains("there is now of 20"),
+            told.contains("admitted before is of 20") && told.contains("now is of 20"),
             "it does not tell the times of the gap: {told}"
         );
         // The other partition, whose restore may have taken longer, does not stand still.
@@ -265,7 +265,7 @@ fn orders_deleted_before_they_were_processed_stop_their_partition_alone() {
         send(&pipeline.kafka, &topic, &third)?;
         await_unready(
             &mut validator,
-            &["partition 0 is refused", "the 5 offsets from 18 to 23"],
+            &["partition 0 is halted", "the 5 offsets from 18 to 23"],
         )?;
         await_outbox(&pipeline, 34)?;
         expect_outbox(&pipeline, &[&first, &second, &third[1..]])?;
@@ -314,7 +314,7 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
             let settings = pipeline.validator_settings(1).with("kafka.group_id", &group);
             let mut validator = pipeline.service("validator", 1, settings)?;
             validator.process.start()?;
-            await_unready(&mut validator, &[&["partition 0 is refused"], words].concat())?;
+            await_unready(&mut validator, &[&["partition 0 is halted"], words].concat())?;
             validator.process.terminate(DRAIN_MAX)
         };
         // Some were admitted, and the oldest may never have been.

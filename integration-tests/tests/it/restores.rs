@@ -150,7 +150,7 @@ fn check_rebuilt(validator: &Service) -> Result<()> {
         validator
             .process
             .last_life()?
-            .contains("the store is not trusted and is rebuilt"),
+            .contains("store not trusted, rebuilding it"),
         "its log does not say so"
     );
     Ok(())
@@ -180,7 +180,7 @@ fn a_store_ahead_of_its_changelog_is_kept_and_its_partition_stands_still() {
         validator.process.start()?;
         await_unready(
             &mut validator,
-            &["partition 0 is refused", &ahead.0.to_string(), "it ends at"],
+            &["partition 0 is halted", &ahead.0.to_string(), "it ends at"],
         )?;
         validator.process.terminate(DRAIN_MAX)?;
         let kept = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?;

@@ -1,4 +1,4 @@
-//! The records that an input record becomes.
+//! Records that an input record becomes: a pending call with its changelog entry, or a dead letter.
 
 use std::fmt::Write as _;
 
@@ -8,12 +8,11 @@ use pipeline::admission::Refusal;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
 
-/// The headers of an input record.
+/// Headers of an input record, by name.
 pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 
-/// An admitted order's record in the outbox: the order's bytes and headers, unchanged, then ours. Left out is the
-/// one header by which the outbox would take the order for the continuation of another call.
-pub(crate) fn pending<'a>(
+/// Returns an admitted order's record in the outbox: the order's bytes and headers unchanged, followed by ours.
+pub(super) fn pending_call<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
     headers: &InputHeaders<'_>,
@@ -22,15 +21,18 @@ pub(crate) fn pending<'a>(
 ) -> Outgoing<'a> {
     let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
     for (name, value) in headers {
+        // An order that carries this header would be treated as the continuation of another call, with its attempts.
         if *name != continuation::CONTINUES {
             copied.add(name, *value);
         }
     }
     let mut text = source(topics, input);
     copied.add(pending::SOURCE, Some(text.as_bytes()));
+    // One buffer for both values: this runs once per order.
     text.clear();
     write(&mut text, entry.admitted_at);
     copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
+    // A producer that traces has set its own.
     if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
         copied.add(pending::TRACEPARENT, Some(pending::traceparent(entry).as_bytes()));
     }
@@ -44,8 +46,8 @@ pub(crate) fn pending<'a>(
     }
 }
 
-/// An admitted order's record in the changelog.
-pub(crate) fn change<'a>(
+/// Returns an admitted order's record in the changelog.
+pub(super) fn change<'a>(
     topics: &'a Topics,
     partition: Partition,
     key: &'a IdempotencyKey,
@@ -57,19 +59,23 @@ pub(crate) fn change<'a>(
         key: Some(key.as_bytes()),
         value: Some(entry),
         headers: None,
+        // Its offset becomes the store's checkpoint.
         tracked: true,
     }
 }
 
-/// A refused record's dead letter: its bytes and headers, unchanged, then the reason.
-pub(crate) fn dead_letter<'a>(
+/// Returns a refused record's dead letter: its bytes and headers unchanged, followed by the reason.
+pub(super) fn dead_letter<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
     headers: &InputHeaders<'_>,
     refusal: &Refusal,
     now: Timestamp,
 ) -> Outgoing<'a> {
-    let mut copied = copy(headers, 4);
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        copied.add(name, *value);
+    }
     copied.add(dead_letter::REASON, Some(refusal.reason.as_str().as_bytes()));
     copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
     copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
@@ -84,9 +90,10 @@ pub(crate) fn dead_letter<'a>(
     }
 }
 
-/// Where the input lies, without the cost of a [`records::Position`] for each order.
+/// Returns the input's position as text.
 fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
-    // Room for any partition and offset: the text is written without growing.
+    // By hand rather than by `records::Position`, which would clone the topic's name for each order. The capacity
+    // fits any partition and offset, so that the text never grows.
     let mut text = String::with_capacity(topics.orders.len() + 32);
     text.push_str(&topics.orders);
     text.push('/');
@@ -97,14 +104,6 @@ fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
 }
 
 fn write(text: &mut String, value: impl std::fmt::Display) {
-    // A text takes whatever is written to it.
+    // Writing to a string cannot fail.
     let _ = write!(text, "{value}");
-}
-
-fn copy(headers: &InputHeaders<'_>, more: usize) -> OutgoingHeaders {
-    let mut copy = OutgoingHeaders::with_capacity(headers.len() + more);
-    for (name, value) in headers {
-        copy.add(name, *value);
-    }
-    copy
 }

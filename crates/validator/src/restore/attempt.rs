@@ -1,22 +1,26 @@
-//! One try of a restore: what it asks is asked of Kafka and the store. The order of the questions and what
-//! the answers mean is decided in [`pipeline::admission::restore`].
+//! One attempt at a restore: asks Kafka and the store what [`pipeline::admission::restore`] wants to know. The order of
+//! the questions, and what their answers mean, is decided there.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use kafka::ClientError;
-use kafka::changelog::{ChangelogReader, ReadError};
-use kafka::error::ErrorClass;
-use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
+use kafka::changelog::ChangelogReader;
+use pipeline::admission::restore::{Answer, Names, Question, Restore, Step};
 use records::{Bounds, Offset, Partition, Timestamp};
-use service::failpoint::{guard_removed, kill_at};
-use store::{Change, DirectoryError, Identity, Options, Store};
+use service::failpoint::guard_removed;
+use store::{DirectoryError, Identity, Options, Store, StoreError};
 
-use super::Plan;
+use super::worker::{Worker, halted};
 
-impl Plan {
-    /// One try. `None` if it was cancelled.
+/// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Offsets below the log end that are searched for its last order. Transaction markers and aborted records follow it.
+const LOOK_BACK: i64 = 1_000;
+
+impl Worker {
+    /// Returns the input offset to process from, or `None` if the restore was cancelled.
     pub(super) fn attempt(
         &self,
         reader: &ChangelogReader,
@@ -24,18 +28,18 @@ impl Plan {
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<Offset>> {
-        self.check_ids()?;
+        self.check_topic_ids()?;
         let names = self.names(partition);
         let mut restore = Restore::of(&names);
         let mut question = Question::Committed;
         let mut is_new_group = false;
         let mut orders = None;
         loop {
-            let asked = Instant::now();
+            let asked_at = Instant::now();
             let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
                 return Ok(None);
             };
-            tracing::debug!(%partition, ?question, ?answer, ms = asked.elapsed().as_millis(), "restoring");
+            tracing::debug!(%partition, ?question, ?answer, ms = asked_at.elapsed().as_millis(), "restoring");
             is_new_group |= answer == Answer::Committed(None);
             if let Answer::OrdersBounds(bounds) = answer {
                 orders = Some(bounds);
@@ -44,6 +48,7 @@ impl Plan {
                 Step::Ask(next) => question = next,
                 Step::Ready(start) => {
                     if is_new_group && start > Offset(0) {
+                        // Not a loss that this group has caused, but an operator may expect those orders.
                         tracing::warn!(
                             %partition, %start, group = names.group_id,
                             "the topic's oldest orders were deleted before this group began; starting with the oldest \
@@ -53,26 +58,26 @@ impl Plan {
                     return Ok(Some(start));
                 }
                 Step::Refused(reason) => {
-                    // The answer to the last question is why.
+                    // Orders are missing if their bounds led to this step. Then the operator needs the period.
                     return Err(match orders.filter(|_| question == Question::OrdersBounds) {
-                        Some(orders) => refused(format!("{reason}. {}", times(reader, &names, orders))),
-                        None => refused(reason),
+                        Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
+                        None => halted(reason),
                     });
                 }
             }
         }
     }
 
-    /// That the topics are those of which the state directory holds the state. It was asked at the start; topics
-    /// may have been deleted and created again since.
-    fn check_ids(&self) -> anyhow::Result<()> {
+    /// Checks that the topics are still those that the state directory belongs to. Topics may have been recreated since
+    /// the start.
+    fn check_topic_ids(&self) -> anyhow::Result<()> {
         let names: Vec<&str> = self.topic_ids.keys().map(String::as_str).collect();
         if names.is_empty() || guard_removed!("guard-topic-ids") {
             return Ok(());
         }
-        let found = self.admin.topic_ids(&names, ANSWER_MAX)?;
+        let found = self.admin.topic_ids(&names, REQUEST_TIMEOUT)?;
         match self.directory.claim_ids(&found) {
-            Err(error @ DirectoryError::Recreated { .. }) => Err(refused(error.to_string())),
+            Err(error @ DirectoryError::Recreated { .. }) => Err(halted(error.to_string())),
             other => Ok(other?),
         }
     }
@@ -86,7 +91,7 @@ impl Plan {
         }
     }
 
-    /// Asks a question. `None` if the restore was cancelled meanwhile.
+    /// Asks a question. Returns `None` if the restore was cancelled meanwhile.
     fn ask(
         &self,
         reader: &ChangelogReader,
@@ -98,36 +103,38 @@ impl Plan {
         let (topics, partition) = (&names.topics, names.partition);
         Ok(Some(match question {
             Question::Committed => {
-                let committed = reader.input_committed(&topics.orders, partition, ANSWER_MAX)?;
+                let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
                 Answer::Committed(committed.offset)
             }
-            Question::ChangelogBounds => Answer::ChangelogBounds(reader.bounds(partition, ANSWER_MAX)?),
+            Question::ChangelogBounds => Answer::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?),
             Question::OrdersBounds => {
-                Answer::OrdersBounds(reader.bounds_of(&topics.orders, partition, ANSWER_MAX)?)
+                Answer::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
             }
             Question::Checkpoint => {
                 let store = match store {
                     Some(store) => store,
-                    None => store.insert(Box::new(self.open(partition)?)),
+                    None => store.insert(Box::new(self.open_store(partition)?)),
                 };
                 Answer::Checkpoint(store.checkpoint())
             }
             Question::OutboxIsEmpty => {
-                let outbox = reader.bounds_of(&topics.pending, partition, ANSWER_MAX)?;
+                // Without committed records: bounds alone count markers and aborted records.
+                let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
                 Answer::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
             Question::Read(from, to) => {
-                let to = target(reader, partition, to)?;
+                let to = read_target(reader, partition, to)?;
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read(reader, names, opened, (from, to), cancelled) {
+                match self.read_changelog(reader, names, opened, (from, to), cancelled) {
                     Ok(true) => Answer::Read,
                     Ok(false) => return Ok(None),
                     Err(error) => {
-                        if error.is::<store::StoreError>() {
+                        // A store that failed while it was written is not trusted. The next attempt builds a new one.
+                        if error.is::<StoreError>() {
                             *store = None;
-                            self.discard(partition)?;
+                            self.discard_store(partition)?;
                         }
                         return Err(error);
                     }
@@ -136,7 +143,7 @@ impl Plan {
         }))
     }
 
-    fn open(&self, partition: Partition) -> anyhow::Result<Store> {
+    fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
         let path = self.directory.store(partition);
         let identity = Identity {
             changelog: self.config.topics.changelog.clone(),
@@ -145,18 +152,22 @@ impl Plan {
         };
         let cache = usize::try_from(self.config.store.cache.as_u64()).unwrap_or(usize::MAX);
         let options = Options {
+            // The setting is the total: one instance may own all partitions.
             cache_bytes: cache / self.partitions.max(1),
             verify: self.config.store.verify,
         };
         let opened = Store::open(&path, &identity, options)?;
         if let Some(why) = opened.rebuilt_because {
             self.metrics.stores_rebuilt.inc();
-            tracing::warn!(%partition, path = %path.display(), why, "the store is not trusted and is rebuilt");
+            tracing::warn!(
+                %partition, path = %path.display(), why,
+                "store not trusted, rebuilding it from the changelog"
+            );
         }
         Ok(opened.store)
     }
 
-    fn discard(&self, partition: Partition) -> anyhow::Result<()> {
+    fn discard_store(&self, partition: Partition) -> anyhow::Result<()> {
         let path = self.directory.store(partition);
         self.metrics.stores_rebuilt.inc();
         match std::fs::remove_file(&path) {
@@ -166,120 +177,45 @@ impl Plan {
             _ => Ok(()),
         }
     }
-
-    /// Reads the changelog into the store. `false` if it was cancelled.
-    fn read(
-        &self,
-        reader: &ChangelogReader,
-        names: &Names,
-        store: &mut Store,
-        (from, to): (Offset, Offset),
-        cancelled: &AtomicBool,
-    ) -> anyhow::Result<bool> {
-        let mut tail = Tail::new(from, to, CHUNK);
-        let mut records = 0;
-        let outcome = reader.read(
-            names.partition,
-            from,
-            to,
-            || cancelled.load(Ordering::Acquire),
-            |change| {
-                records += 1;
-                let full = tail
-                    .take(change.key, change.value, change.offset)
-                    .map_err(|error| {
-                        refused(format!(
-                            "the record {}/{}@{} cannot be read: {error}; is a later version of the \
-                             validator running, or does something else write to the changelog?",
-                            names.topics.changelog, names.partition, change.offset
-                        ))
-                    })?;
-                full.map_or(Ok(()), |chunk| {
-                    write(store, &chunk)?;
-                    Ok(store.persist()?)
-                })
-            },
-        );
-        self.metrics.restore_records.inc_by(records);
-        match outcome {
-            Ok(()) => {}
-            Err(ReadError::Cancelled) => return Ok(false),
-            Err(ReadError::ClientError(fault)) if fault.class == ErrorClass::Permanent => {
-                return Err(refused(format!(
-                    "{fault}; the changelog was cut while it was read"
-                )));
-            }
-            Err(ReadError::ClientError(fault)) => return Err(fault.into()),
-            Err(ReadError::Sink(error)) => return Err(error),
-        }
-        // Made durable with what comes after it: after a crash the disk may be a second behind, and orders wait.
-        tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
-        Ok(true)
-    }
 }
 
-/// Where the reading ends: at the changelog's high watermark, unless a test takes that guard out.
-fn target(reader: &ChangelogReader, partition: Partition, high_watermark: Offset) -> anyhow::Result<Offset> {
+/// Returns the offset to read to: the high watermark. The last stable offset would miss a transaction whose markers are
+/// still being written, and its orders would be paid twice; a test removes this guard to show that.
+fn read_target(
+    reader: &ChangelogReader,
+    partition: Partition,
+    high_watermark: Offset,
+) -> anyhow::Result<Offset> {
     if guard_removed!("guard-high-watermark") {
-        return Ok(reader.stable_bounds(partition, ANSWER_MAX)?.end);
+        return Ok(reader.stable_bounds(partition, REQUEST_TIMEOUT)?.end);
     }
     Ok(high_watermark)
 }
 
-/// From when to when orders may be missing, as far as the topics tell.
-fn times(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
+/// Describes the period of which orders may be missing, as far as the topics show it.
+fn gap(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
     let Names {
         topics, partition, ..
     } = names;
     let before = reader
-        .bounds(*partition, ANSWER_MAX)
+        .bounds(*partition, REQUEST_TIMEOUT)
         .and_then(|Bounds { start, end }| {
             let start = start.max(Offset(end.0 - LOOK_BACK));
             reader.last_at(&topics.changelog, *partition, Bounds { start, end })
         });
     let after = reader.first_at(&topics.orders, *partition, orders);
+    // Failures become part of the text: the partition halts in any case, and that must not depend on them.
     let text = |at: Result<Option<Timestamp>, ClientError>| match at {
         Ok(Some(Timestamp(ms))) => {
             let since_epoch = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
             humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
         }
         Ok(None) => "an unknown time".into(),
-        Err(fault) => format!("an unknown time ({fault})"),
+        Err(error) => format!("an unknown time ({error})"),
     };
     format!(
-        "The last order that was admitted before is of {}, the first one that there is now of {}",
+        "The last order admitted before is of {}, the first order in the topic now is of {}",
         text(before),
         text(after)
     )
 }
-
-/// Writes a chunk.
-fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
-    kill_at!("during-restore");
-    let mut changes: Vec<Change<'_>> = chunk
-        .changes
-        .iter()
-        .map(|(key, entry)| Change {
-            key,
-            entry: entry.as_deref(),
-        })
-        .collect();
-    store.apply(&mut changes, chunk.checkpoint)?;
-    Ok(())
-}
-
-/// A restore that trying again does not help.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Refused(pub(super) String);
-
-pub(super) fn refused(reason: String) -> anyhow::Error {
-    anyhow!(Refused(reason))
-}
-
-/// Longer than a coordinator takes to move; what is not answered by then is asked again.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Behind the last committed record lie markers, and perhaps records that were aborted.
-const LOOK_BACK: i64 = 1_000;
-/// As many records as a store takes in one transaction: a few MB in memory.
-const CHUNK: usize = 10_000;
