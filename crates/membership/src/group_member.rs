@@ -18,12 +18,15 @@ use service::failpoint::guard_removed;
 
 use crate::GroupHealth;
 
+/// Readiness reason until the first look at the group.
+const FENCED: &str = "another member of the group has taken this instance id";
+
 /// Settings of a [`GroupMember`].
 #[derive(Clone, Debug)]
 pub struct MemberSettings {
     /// Name of the program, `validator` or `caller`; also of the settings section that has its `instance_id`.
     pub program: &'static str,
-    /// Cluster and group.
+    /// Settings of the cluster and the group.
     pub kafka: KafkaSettings,
     /// Instance id: the static membership, and the client id in the brokers' logs.
     pub instance_id: String,
@@ -77,6 +80,7 @@ impl GroupMember {
             session_timeout: settings.session_timeout,
             revoke_timeout: settings.revoke_timeout,
         };
+        // Only the group member with the fewest partitions acts, so every program of the group may watch.
         let health = member.health.clone();
         group_watch::watch(watched, &member.id, move |status| match status {
             GroupStatus::UnassignedPartitions(count, reason) => health.unowned(count, reason),
@@ -100,8 +104,7 @@ impl GroupMember {
              nothing is sent or committed, waiting until its owner is known",
             program = self.program,
         );
-        self.health
-            .fenced("another member of the group has taken this instance id");
+        self.health.fenced(FENCED);
     }
 
     /// Waits until the instance id is vacant. Blocks. Returns `false` if `keep_waiting`, which is called after
