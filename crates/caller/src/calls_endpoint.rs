@@ -44,7 +44,8 @@ pub(crate) fn route(
 
 /// Returns the calls with an attempt that are not final; `pending` is the outbox topic.
 pub(crate) fn view(delivery: &Delivery<PendingCall>, pending: &str, now: Instant) -> Vec<CallView> {
-    // Calls that were only read are left out: there may be tens of thousands, and nothing has happened to them.
+    // Calls that were only read are left out: there may be tens of thousands, and nothing has happened to
+    // them.
     let started = delivery.calls().filter(|(_, call)| match call.state().0 {
         CallState::BlockedByKey | CallState::Ready => call.history().attempts > 0,
         CallState::RecordingIntent

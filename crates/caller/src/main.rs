@@ -46,8 +46,8 @@ fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         .build()
         .context("the async runtime cannot be started")?;
     let outcome = runtime.block_on(run::run(config, shutdown));
-    // Requests still in flight were logged when their partitions were released. Waiting for them here would only
-    // delay the exit: their outcome can no longer be committed.
+    // Requests still in flight were logged when their partitions were released. Waiting for them here would
+    // only delay the exit: their outcome can no longer be committed.
     runtime.shutdown_background();
     outcome
 }

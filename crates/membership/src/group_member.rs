@@ -1,8 +1,9 @@
-//! The member of the group: who it is, whether the group is healthy, and whether its instance id is still its own.
+//! The member of the group: who it is, whether the group is healthy, and whether its instance id is still its
+//! own.
 //!
 //! ```text
 //! joined ── fenced: report_fenced ──▶ await_instance_id ──▶ id vacant: rejoin, report_rejoined
-//!                                                      └──▶ owned by a live process: error, the program exits
+//!                                                      └──▶ live process owns it: error, the program exits
 //! ```
 
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub struct MemberSettings {
     pub instance_id: String,
     /// Topic that the group consumes.
     pub topic: String,
-    /// Topic that the group does not consume and this user may describe; subscribing to it triggers a rebalance.
+    /// Topic that the group does not consume and this user may describe; subscribing to it triggers a
+    /// rebalance.
     pub unused_topic: String,
     /// Session timeout of the group's members.
     pub session_timeout: Duration,
@@ -100,19 +102,20 @@ impl GroupMember {
     pub fn report_fenced(&self, error: &ClientError) {
         tracing::warn!(
             %error,
-            "fenced: another member of the group has taken this {program}'s instance id; all partitions are released, \
-             nothing is sent or committed, waiting until its owner is known",
+            "fenced: another member of the group has taken this {program}'s instance id; all partitions are \
+             released, nothing is sent or committed, waiting until its owner is known",
             program = self.program,
         );
         self.health.fenced(FENCED);
     }
 
-    /// Waits until the instance id is vacant. Blocks. Returns `false` if `keep_waiting`, which is called after
-    /// each look at the group, ended the wait.
+    /// Waits until the instance id is vacant. Blocks. Returns `false` if `keep_waiting`, which is called
+    /// after each look at the group, ended the wait.
     ///
     /// # Errors
     /// A live process owns the instance id: two programs are configured with the same one.
     pub fn await_instance_id(&self, mut keep_waiting: impl FnMut() -> bool) -> anyhow::Result<bool> {
+        // Readiness shows each look, so that an operator sees who owns the id while the program waits.
         let owner = self.instance.settle(|owner| {
             self.health.fenced(owner.to_string());
             keep_waiting()
@@ -123,8 +126,9 @@ impl GroupMember {
             None => Ok(false),
             // Rejoining would fence the live process, which would fence this one again, without end.
             Some(owner @ Owner::LiveProcess(..)) => bail!(
-                "another {program} has joined group {group:?} as {instance_id:?}, so this one leaves; it has committed \
-                 nothing since it was fenced. Give each {program} a {program}.instance_id of its own. ({owner})"
+                "another {program} has joined group {group:?} as {instance_id:?}, so this one leaves; it has \
+                 committed nothing since it was fenced. Give each {program} a {program}.instance_id of \
+                 its own. ({owner})"
             ),
             Some(Owner::Unknown | Owner::HeldBy(..) | Owner::Vacant) => {
                 tracing::warn!(

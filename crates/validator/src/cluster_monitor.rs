@@ -1,5 +1,5 @@
-//! Monitor of the cluster, on a thread of its own: broker silence breaks readiness even while there is nothing to
-//! process, and recreated or grown topics are detected.
+//! Monitor of the cluster, on a thread of its own: broker silence breaks readiness even while there is
+//! nothing to process, and recreated or grown topics are detected.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use service::failpoint::guard_removed;
 
 /// Readiness condition that silent brokers break.
 const BROKERS: &str = "brokers";
-/// Interval between two requests. It bounds how long orders of a grown topic may be decided by the old partition
-/// count, and how long a recreated changelog goes unnoticed; for the orders topic the consumer itself detects that
-/// before it reads on.
+/// Interval between two requests. It bounds how long orders of a grown topic may be decided by the old
+/// partition count, and how long a recreated changelog goes unnoticed; for the orders topic the consumer
+/// itself detects that before it reads on.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// Silence of all brokers that breaks readiness. Less than a session timeout, so that readiness changes before the
-/// group evicts this validator.
+/// Silence of all brokers that breaks readiness. Less than a session timeout, so that readiness changes
+/// before the group evicts this validator.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 
 /// Changes of the topics since start-up, for the run loop.
@@ -33,7 +33,8 @@ pub(crate) struct TopicChanges {
     pub(crate) grown_to: AtomicUsize,
 }
 
-/// Starts the monitor, which runs until the process ends. `ids` are the topic ids that the state directory belongs to.
+/// Starts the monitor, which runs until the process ends. `ids` are the topic ids that the state directory
+/// belongs to.
 ///
 /// # Errors
 /// The thread cannot be started.

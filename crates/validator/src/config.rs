@@ -25,8 +25,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ValidatorSettings {
-    /// Name of this instance: its static group membership, and part of its transactional id. Unique among the running
-    /// validators, and the same after a restart.
+    /// Name of this instance: its static group membership, and part of its transactional id. Unique among the
+    /// running validators, and the same after a restart.
     pub(crate) instance_id: String,
     /// Time from a transaction's first order to its commit. Most of an order's latency.
     #[serde(with = "humantime_serde")]
@@ -44,8 +44,9 @@ pub(crate) struct ValidatorSettings {
     /// Session timeout: another instance takes over this long after the last heartbeat.
     #[serde(with = "humantime_serde")]
     pub(crate) session_timeout: Duration,
-    /// Time after which the broker aborts a dead validator's transaction; until then readers of its partitions wait.
-    /// Longer than the session timeout, so that a slow commit is not aborted while its owner lives.
+    /// Time after which the broker aborts a dead validator's transaction; until then readers of its
+    /// partitions wait. Longer than the session timeout, so that a slow commit is not aborted while its owner
+    /// lives.
     #[serde(with = "humantime_serde")]
     pub(crate) transaction_timeout: Duration,
     /// Time after which a commit without a response has an unknown outcome, which a restore resolves.
@@ -60,7 +61,8 @@ pub(crate) struct StoreSettings {
     pub(crate) dir: PathBuf,
     /// Memory for the page caches of all stores together.
     pub(crate) cache: ByteSize,
-    /// Interval at which each store is made durable. After a crash the changelog of this period is read again.
+    /// Interval at which each store is made durable. After a crash the changelog of this period is read
+    /// again.
     #[serde(with = "humantime_serde")]
     pub(crate) persist_interval: Duration,
     /// Verification of all pages when a store is opened: about 0.2 s per million keys.
@@ -72,7 +74,8 @@ pub(crate) struct StoreSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RecordKeySetting {
-    /// The record key must be the idempotency key, or else one order could be on two partitions and be paid twice.
+    /// The record key must be the idempotency key, or else one order could be on two partitions and be paid
+    /// twice.
     IsIdempotencyKey,
     /// Any record key: the producers guarantee that an order is always on the same partition.
     Any,
@@ -109,7 +112,8 @@ impl Default for ValidatorSettings {
     fn default() -> Self {
         Self {
             instance_id: "validator-0".into(),
-            // Throughput falls only with much shorter intervals, when the cost of a commit is no longer spread out.
+            // Throughput falls only with much shorter intervals, when the cost of a commit is no longer
+            // spread out.
             commit_interval: Duration::from_millis(20),
             batch_orders_max: 10_000,
             batch_bytes_max: ByteSize::mib(32),
@@ -178,8 +182,8 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the rules of admission; `partitions` is the count of the orders topic, `record_bytes_max` the maximum
-    /// record size of the outbox.
+    /// Returns the rules of admission; `partitions` is the count of the orders topic, `record_bytes_max` the
+    /// maximum record size of the outbox.
     ///
     /// # Errors
     /// `validator.idempotency_key` is malformed.
@@ -222,16 +226,16 @@ impl Config {
         kafka::Membership {
             instance_id: Some(self.validator.instance_id.clone()),
             session_timeout: self.validator.session_timeout,
-            // A third of the session timeout is usual. Members learn of a rebalance by their heartbeat, so a tenth makes
-            // rebalances faster.
+            // A third of the session timeout is usual. Members learn of a rebalance by their heartbeat, so a
+            // tenth makes rebalances faster.
             heartbeat_interval: (self.validator.session_timeout / 10).max(Duration::from_millis(100)),
             // As much as the largest transaction, so that the next one can start from memory.
             prefetch_kib_max: 32 * 1024,
         }
     }
 
-    /// Returns the transactional id. It is stable over restarts, so that a restarted instance fences its earlier run, and
-    /// has the group in it, so that pipelines on one cluster do not fence each other.
+    /// Returns the transactional id. It is stable over restarts, so that a restarted instance fences its
+    /// earlier run, and has the group in it, so that pipelines on one cluster do not fence each other.
     pub(crate) fn transactional_id(&self) -> String {
         format!("{}-{}", self.kafka.group_id, self.validator.instance_id)
     }

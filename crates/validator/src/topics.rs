@@ -44,7 +44,8 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         .and_then(|bytes| bytes.parse().ok())
         .with_context(|| {
             format!(
-                "the brokers did not report max.message.bytes of the topic {:?}; allow this user to describe its configs",
+                "the brokers did not report max.message.bytes of the topic {:?}; allow this user to describe \
+                 its configs",
                 topics.pending
             )
         })?;

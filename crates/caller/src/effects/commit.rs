@@ -39,8 +39,8 @@ impl Shell {
             let started = Instant::now();
             let result = consumer.commit_and_wait(&offsets);
             let took = started.elapsed();
-            // Before the result is sent: the loop may then replace the consumer, and this thread must not be the one
-            // that keeps the old one in the group.
+            // Before the result is sent: the loop may then replace the consumer, and this thread must not be
+            // the one that keeps the old one in the group.
             drop(consumer);
             completions.send(Completion::Committed { number, result, took });
         });
@@ -114,8 +114,9 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
     let result = match (error.class, error.code()) {
         (ErrorClass::Permanent, _) => return Err(error.into()),
         (_, Some(UnknownMemberId)) => CommitResult::Fenced,
-        // A live member sees an old generation whenever others join or leave, so this does not end the membership. If
-        // it is over, the group says so; until a commit is taken, the lease is not extended and nothing is sent.
+        // A live member sees an old generation whenever others join or leave, so this does not end the
+        // membership. If it is over, the group says so; until a commit is taken, the lease is not extended
+        // and nothing is sent.
         (
             _,
             Some(
@@ -128,11 +129,12 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
         ) => CommitResult::Rejected,
         (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
             // Retrying cannot help: the notes only grow until their calls are final.
-            let why = "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not fit: \
-                       raise it, then restart the caller";
+            let why = "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not \
+                       fit: raise it, then restart the caller";
             return Err(anyhow::Error::new(error).context(why));
         }
-        // Timeouts and broken connections: the coordinator may have taken it, and librdkafka may have sent it twice.
+        // Timeouts and broken connections: the coordinator may have taken it, and librdkafka may have sent it
+        // twice.
         _ => CommitResult::Unknown,
     };
     Ok((result, error))

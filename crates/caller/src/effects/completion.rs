@@ -25,8 +25,8 @@ impl Completions {
 
 /// Result of an effect, or a query, on its way to the run loop.
 ///
-/// The channel is unbounded, but there is at most one completion per request in flight, per record to publish and
-/// per partition to load, and each of those is bounded.
+/// The channel is unbounded, but there is at most one completion per request in flight, per record to publish
+/// and per partition to load, and each of those is bounded.
 pub(crate) enum Completion {
     /// Response to an attempt's request.
     Response {

@@ -40,7 +40,8 @@ impl Shell {
         for copy in &copies {
             tracing::warn!(
                 key = %copy.payload.key_text(), position = %copy.payload.position,
-                attempts = copy.history.attempts, ambiguity = copy.ambiguity.map(|ambiguity| ambiguity.as_str()),
+                attempts = copy.history.attempts,
+                ambiguity = copy.ambiguity.map(|ambiguity| ambiguity.as_str()),
                 "call deferred to the tail of the outbox, so that it does not block its partition"
             );
         }
@@ -49,8 +50,8 @@ impl Shell {
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();
             let result = deferral_producer.defer(producer, &copies, &offsets, &metadata);
-            // A transaction with an unknown outcome withholds the offsets of its partitions from their next owner. A
-            // new producer ends it at once.
+            // A transaction with an unknown outcome withholds the offsets of its partitions from their next
+            // owner. A new producer ends it at once.
             deferral_producer.open_if_closed();
             complete(result, started.elapsed());
         });
@@ -85,8 +86,8 @@ impl Shell {
                 match error.class {
                     ErrorClass::Permanent => tracing::error!(
                         %error,
-                        "deferral failed, calls stay in place and are retried; operator action required: allow the \
-                         caller to write to the outbox and to use its transactional id"
+                        "deferral failed, calls stay in place and are retried; operator action required: \
+                         allow the caller to write to the outbox and to use its transactional id"
                     ),
                     ErrorClass::Retriable
                     | ErrorClass::Abortable

@@ -10,8 +10,9 @@ use records::Partition;
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
 
-/// Timeout of one request for committed offsets or log bounds. Offsets are withheld while a transaction is pending on
-/// them; the retry after a timeout ends a transaction that an earlier run of this instance has left open.
+/// Timeout of one request for committed offsets or log bounds. Offsets are withheld while a transaction is
+/// pending on them; the retry after a timeout ends a transaction that an earlier run of this instance has
+/// left open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time for which a log end below the committed offset is read again: a new leader may lag for a moment.
@@ -59,12 +60,14 @@ impl Shell {
 /// Reads the committed offsets and notes of partitions, and the bounds of their logs. Blocks.
 fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
     let started = Instant::now();
+    // Offsets before bounds: the log end read afterwards cannot be below an offset that is valid.
     let committed = consumer.committed(partitions, REQUEST_TIMEOUT)?;
     let mut all = Vec::with_capacity(committed.len());
     for committed in committed {
         let bounds = loop {
             let bounds = consumer.bounds(committed.partition, REQUEST_TIMEOUT)?;
-            // An offset above the log end halts the partition, so a lagging leader must not be taken at its word.
+            // An offset above the log end halts the partition, so a lagging leader must not be taken at its
+            // word.
             let is_ahead = committed.offset.is_some_and(|offset| offset > bounds.end);
             if !is_ahead || started.elapsed() > LOG_END_WAIT {
                 break bounds;

@@ -12,6 +12,7 @@ use crate::outbox::pending_call::PendingCall;
 impl Shell {
     /// Asks the API for the order, in a task of its own.
     pub(crate) fn look_up(&self, call: CallId, pending: &Arc<PendingCall>) {
+        // Built here, not with the call: most calls are never looked up.
         let request = pending.look_up_request(&self.api);
         tracing::debug!(key = %pending.key_text(), position = %pending.position, "order is looked up");
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
@@ -39,13 +40,13 @@ impl Shell {
         let (position, kind, status) = (self.position(call), response.kind(), response.status());
         match result {
             LookupResult::Found => {
-                tracing::info!(%position, status, "look-up found the order, call accepted")
+                tracing::info!(%position, status, "look-up found the order, call accepted");
             }
             LookupResult::NotFound => {
-                tracing::warn!(%position, status, "look-up did not find the order, call will be repeated")
+                tracing::warn!(%position, status, "look-up did not find the order, call will be repeated");
             }
             LookupResult::Unknown => {
-                tracing::warn!(%position, kind, status, "look-up inconclusive, outcome stays unknown")
+                tracing::warn!(%position, kind, status, "look-up inconclusive, outcome stays unknown");
             }
         }
     }

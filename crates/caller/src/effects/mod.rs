@@ -1,5 +1,5 @@
-//! Execution of the delivery's actions: one short function per action in `perform.rs`, and a file for each effect
-//! whose result comes back later as a [`completion::Completion`].
+//! Execution of the delivery's actions: one short function per action in `perform.rs`, and a file for each
+//! effect whose result comes back later as a [`completion::Completion`].
 
 mod commit;
 pub(crate) mod completion;
@@ -61,8 +61,8 @@ pub(crate) struct Shell {
     /// Terminal records that Kafka has not acknowledged yet, by token.
     pub(crate) publications: HashMap<usize, Publication>,
     pub(crate) publications_started: usize,
-    /// Number of commits and deferrals sent. One is in flight at a time; a completion with another number belongs to
-    /// an earlier membership.
+    /// Number of commits and deferrals sent. One is in flight at a time; a completion with another number
+    /// belongs to an earlier membership.
     pub(crate) commits_sent: u64,
     pub(crate) deferral_producer: DeferralProducer,
     /// Group metadata of the latest generation that the loop has seen; fences deferral transactions.
@@ -115,6 +115,7 @@ impl Shell {
             publications: HashMap::new(),
             publications_started: 0,
             commits_sent: 0,
+            // Opened when first needed: most callers never defer, and opening fences an earlier producer.
             deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
             group_metadata: None,
             halted: BTreeMap::new(),

@@ -52,8 +52,8 @@ fn reason(url: &str, outage: &Outage, now: Instant, wall: SystemTime) -> String 
     };
     let status = outage.status.map_or(String::new(), |status| format!(" {status}"));
     format!(
-        "the API at {url} has been unhealthy since {}: {} consecutive requests failed, the last with {}{status} at {}; \
-         calls are paused, the next probe is at {}",
+        "the API at {url} has been unhealthy since {}: {} consecutive requests failed, the last with {}{status} \
+         at {}; calls are paused, the next probe is at {}",
         at(outage.since),
         outage.failures,
         outage.kind,
@@ -84,9 +84,9 @@ mod tests {
         };
         assert_eq!(
             reason("http://api/payments", &outage, now, wall),
-            "the API at http://api/payments has been unhealthy since 2027-01-15T07:59:00Z: 17 consecutive requests \
-             failed, the last with status 503 at 2027-01-15T07:59:58Z; calls are paused, the next probe is at \
-             2027-01-15T08:00:03Z"
+            "the API at http://api/payments has been unhealthy since 2027-01-15T07:59:00Z: 17 consecutive \
+             requests failed, the last with status 503 at 2027-01-15T07:59:58Z; calls are paused, the next \
+             probe is at 2027-01-15T08:00:03Z"
         );
         (outage.kind, outage.status) = ("no-connection", None);
         let text = reason("http://api/payments", &outage, now, wall);

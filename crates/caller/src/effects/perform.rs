@@ -92,8 +92,8 @@ impl Shell {
         }
         for partition in &partitions {
             let gate = ExtendLease::new(self.epoch);
-            // The last acknowledged commit proves the whole membership, so its lease covers new partitions too.
-            // An elapsed lease does no harm: the gate lets nothing pass.
+            // The last acknowledged commit proves the whole membership, so its lease covers new partitions
+            // too. An elapsed lease does no harm: the gate lets nothing pass.
             self.lease_until.iter().for_each(|until| gate.extend(*until));
             self.lease_gates.insert(*partition, gate);
             self.clear_halt(*partition);
@@ -127,7 +127,11 @@ impl Shell {
 
     fn halt(&mut self, partition: Partition, why: &HaltReason) {
         let (topic, group) = (&self.config.topics.pending, &self.config.kafka.group_id);
-        tracing::error!(topic, %partition, group, reason = %why, "partition halted, operator action required");
+        // The other partitions go on; the program is not ready until this one is repaired or released.
+        tracing::error!(
+            topic, %partition, group, reason = %why,
+            "partition halted, operator action required"
+        );
         self.halted
             .insert(partition, format!("{topic}/{partition}: {why}"));
         self.update_readiness();
@@ -182,9 +186,10 @@ impl Shell {
                 "call outcome unknown, waiting until no earlier request can still be processed"
             ),
             (WaitReason::Attempt, None) | (WaitReason::Publication | WaitReason::LookUp, _) => {
-                tracing::debug!(position = %self.position(call), tries, wait_ms, ?what, "call waits")
+                tracing::debug!(position = %self.position(call), tries, wait_ms, ?what, "call waits");
             }
         }
+        // A map by time instead of a timer per call: the loop sleeps until the first entry.
         self.waits_started += 1;
         self.waits
             .insert((Instant::now() + wait, self.waits_started), call);
@@ -207,13 +212,17 @@ impl Shell {
             self.clear_halt(*partition);
         }
         kill_at!("before-give-up");
+        // After the last commit: the consumer refuses commits of partitions that it has released.
         match self.consumer.give_up(partitions) {
             Ok(()) => {
                 tracing::info!(partitions = ?numbers(partitions), "partitions released");
                 None
             }
             Err(error) => {
-                tracing::warn!(partitions = ?numbers(partitions), %error, "partitions not released, membership lost");
+                tracing::warn!(
+                    partitions = ?numbers(partitions), %error,
+                    "partitions not released, membership lost"
+                );
                 Some(self.client_lost(&error))
             }
         }
@@ -223,7 +232,8 @@ impl Shell {
         self.metrics.rejoins.inc();
         tracing::warn!(reason = %why, "leaving and rejoining the group, nothing is sent meanwhile");
         self.drop_membership();
-        // While fenced, joining would fence the other member in turn. `Loop::on_instance_id_resolved` joins later.
+        // While fenced, joining would fence the other member in turn. `Loop::on_instance_id_resolved` joins
+        // later.
         if !self.is_fenced {
             self.join_again()?;
         }
@@ -246,7 +256,8 @@ impl Shell {
         let (consumer, ready) = join(&self.config)?;
         let old = std::mem::replace(&mut self.consumer, Arc::new(consumer));
         self.consumer_ready = ready;
-        // Dropping it leaves the group and blocks on the brokers; responses to requests in flight must not wait.
+        // Dropping it leaves the group and blocks on the brokers; responses to requests in flight must not
+        // wait.
         tokio::task::spawn_blocking(move || drop(old));
         Ok(())
     }

@@ -37,6 +37,8 @@ impl Shell {
         history: &History,
         pending: &Arc<PendingCall>,
     ) -> Option<Event<PendingCall>> {
+        // A token per record, not per call: a call may be published again, and a late report of its first
+        // record must not count for the second.
         self.publications_started += 1;
         let (token, topics, clock) = (self.publications_started, &self.config.topics, self.wall_clock);
         let json;
@@ -74,13 +76,14 @@ impl Shell {
                 let position = &pending.position;
                 match error {
                     SendError::QueueFull => {
-                        tracing::warn!(%position, "producer queue full, terminal record will be sent again")
+                        tracing::warn!(%position, "producer queue full, terminal record will be sent again");
                     }
                     SendError::ClientError(error) => {
-                        tracing::error!(%position, %error, "terminal record not sent, retrying")
+                        tracing::error!(%position, %error, "terminal record not sent, retrying");
                     }
                 }
-                // No delivery report follows for a record that was not queued, so the delivery learns it here.
+                // No delivery report follows for a record that was not queued, so the delivery learns it
+                // here.
                 Some(Event::Published {
                     call,
                     acknowledged: false,
@@ -120,6 +123,8 @@ impl Shell {
             }
             Err(error) => {
                 self.metrics.publications_failed.inc();
+                // It may be in the topic all the same. A second copy names the same call, so readers can
+                // tell; a missing record could not be told from a call that was never made.
                 tracing::error!(
                     %key, %position, %error,
                     "terminal record not acknowledged, sending it again; the call is not final"

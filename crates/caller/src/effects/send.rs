@@ -13,6 +13,7 @@ use crate::outbox::pending_call::PendingCall;
 impl Shell {
     /// Extends the ownership lease: requests may leave until then.
     pub(super) fn extend_lease(&mut self, until: Instant) {
+        // Kept for partitions that are assigned later.
         self.lease_until = Some(until);
         self.lease_gates.values().for_each(|gate| gate.extend(until));
     }
@@ -56,6 +57,8 @@ impl Shell {
         }
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
         let (request, gate) = (callable.request.clone(), gate.clone());
+        // The task outlives the partition: its response counts if the partition comes back, and the gate
+        // keeps a late request from leaving.
         tokio::spawn(async move {
             let started = Instant::now();
             let response = api.call(request, gate).await;

@@ -1,5 +1,5 @@
-//! The transactional producer of deferrals, and one deferral transaction: copies at the outbox's tail and call notes,
-//! together or not at all.
+//! The transactional producer of deferrals, and one deferral transaction: copies at the outbox's tail and
+//! call notes, together or not at all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,8 +63,8 @@ impl DeferralProducer {
     /// Blocks for up to half of `caller.commit_timeout`.
     fn open(&self) -> Result<TransactionalProducer, ClientError> {
         let commit_timeout = self.config.caller.commit_timeout;
-        // Halved: a deferral is the one commit in flight, so sending and ending it must fit into the time after which
-        // the delivery treats a commit as late.
+        // Halved: a deferral is the one commit in flight, so sending and ending it must fit into the time
+        // after which the delivery treats a commit as late.
         let limits = Limits {
             transaction_timeout: commit_timeout,
             commit_timeout: commit_timeout / 2,
@@ -92,8 +92,9 @@ impl DeferralProducer {
         }
     }
 
-    /// Opens the producer on a blocking thread, if it is closed. This ends a transaction that an earlier producer of
-    /// this instance has left open; until then nobody can read the committed offsets of its partitions.
+    /// Opens the producer on a blocking thread, if it is closed. This ends a transaction that an earlier
+    /// producer of this instance has left open; until then nobody can read the committed offsets of its
+    /// partitions.
     pub(crate) fn open_if_closed(&self) {
         {
             let mut state = self.state();
@@ -103,6 +104,7 @@ impl DeferralProducer {
             }
         }
         let this = self.clone();
+        // Not awaited: whoever needs the producer asks again.
         drop(tokio::task::spawn_blocking(move || {
             let opened = this.open();
             *this.state() = match opened {
@@ -140,7 +142,8 @@ impl DeferralProducer {
             })
         });
         if guard_removed!("guard-deferral-together") {
-            // The test's fault: the copies are committed alone, so a crash now leaves the calls to be made twice.
+            // The test's fault: the copies are committed alone, so a crash now leaves the calls to be made
+            // twice.
             let copies_alone = producer.end_with(topic, &[], metadata, || ());
             kill_at!("before-deferral-end");
             tracing::warn!(?copies_alone, begun = ?producer.begin(), "guard removed");

@@ -1,5 +1,5 @@
-//! A record of the outbox as a pending call with its HTTP request. `terminal_records.rs` leads back, to the record that
-//! the call ends in.
+//! A record of the outbox as a pending call with its HTTP request. `terminal_records.rs` leads back, to the
+//! record that the call ends in.
 
 use std::time::Duration;
 
@@ -55,10 +55,13 @@ impl PendingCall {
             partition: Partition(record.partition()),
             offset: Offset(record.offset()),
         };
+        // Copied, like the headers below: the message borrows librdkafka's fetch buffer and would keep all of
+        // it in memory until the call is final.
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let (now, continuation) = (Timestamp::now(), continuation(record));
         let call = match &continuation {
-            // A dead letter, not a fresh call: the unreadable state may be that of a request that was processed.
+            // A dead letter, not a fresh call: the unreadable state may be that of a request that was
+            // processed.
             Err(error) => Err(NotACall {
                 reason: Reason::NotAPendingCall,
                 detail: error.to_string(),
@@ -72,7 +75,6 @@ impl PendingCall {
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
             call,
-            // Detached: the message borrows librdkafka's fetch buffer and would keep all of it in memory.
             headers: record.headers().map(|headers| headers.detach()),
             value,
             position,
@@ -149,8 +151,8 @@ impl Callable {
             idempotency_key: &key.to_string(),
             order: text,
         };
-        // Built once, here: every attempt sends the same bytes, and an order without a request is found before its
-        // intent is committed.
+        // Built once, here: every attempt sends the same bytes, and an order without a request is found
+        // before its intent is committed.
         let request = api
             .request(&facts, value, header(record, pending::TRACEPARENT).flatten())
             .map_err(because(Reason::NoRequest))?;

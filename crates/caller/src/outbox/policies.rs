@@ -1,4 +1,5 @@
-//! Ambiguity policy of a pending call: that of its policy header, if the settings name one, or the caller's default.
+//! Ambiguity policy of a pending call: that of its policy header, if the settings name one, or the caller's
+//! default.
 
 use pipeline::delivery::Policy;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -30,6 +31,7 @@ impl Policies {
             return self.default;
         }
         let headers = record.headers();
+        // The last one wins, as for all headers of the pipeline.
         let value = headers.and_then(|headers| {
             (0..headers.count())
                 .rev()
@@ -44,8 +46,8 @@ impl Policies {
 
     fn named(&self, name: &[u8]) -> Policy {
         match Policy::of(name) {
-            // Without a look-up endpoint the outcome cannot be verified; a park at worst delays an order, a retry may
-            // pay it twice.
+            // Without a look-up endpoint the outcome cannot be verified; a park at worst delays an order, a
+            // retry may pay it twice.
             Some(Policy::Verify) if !self.can_look_up => Policy::Park,
             Some(policy) => policy,
             None => {

@@ -37,6 +37,7 @@ impl PendingCall {
         );
         let mut outcome = Outcome::new(order_id, key, self.position.to_string());
         outcome.status = response.status;
+        // Lossy: the body is evidence for people, and JSON has no bytes.
         outcome.answer = String::from_utf8_lossy(&response.body).into_owned();
         outcome.answer_cut = response.body_cut;
         outcome.transaction_id = response.transaction_id.clone();
@@ -62,6 +63,7 @@ impl PendingCall {
     ) -> Outgoing<'a> {
         let position = self.position.to_string();
         let headers = OwnedHeaders::new().insert(text(call_dead_letter::CALL, &position));
+        // The request's trace goes on to whoever reads the outcome.
         let headers = match self.traceparent() {
             Some(value) => headers.insert(Header {
                 key: pending::TRACEPARENT,
@@ -71,6 +73,7 @@ impl PendingCall {
         };
         Outgoing {
             topic: &topics.processed,
+            // By the key: consumers of outcomes see those of one order in order.
             partition: None,
             key: self
                 .call
@@ -128,8 +131,8 @@ impl PendingCall {
         (reason, outgoing)
     }
 
-    /// Returns the parked record of a call whose outcome is unknown, the record unchanged with the evidence in its
-    /// headers.
+    /// Returns the parked record of a call whose outcome is unknown, the record unchanged with the evidence
+    /// in its headers.
     pub(crate) fn parked<'a>(
         &'a self,
         topics: &'a Topics,
@@ -149,7 +152,8 @@ impl PendingCall {
             ),
             (0, Ambiguity::Redelivered) => (
                 parked::Reason::Begun,
-                "an earlier caller recorded the intent to send it, but no final state; search for its outcome first"
+                "an earlier caller recorded the intent to send it, but no final state; search for its \
+                 outcome first"
                     .to_owned(),
             ),
         };
@@ -176,7 +180,8 @@ impl PendingCall {
     /// Returns the record's headers, followed by those that explain the final state to an operator.
     fn evidence(&self, (reason, detail): (&str, &str), history: &History) -> OwnedHeaders {
         let headers = self.headers.clone().unwrap_or_default();
-        // Appended: readers take the last header of a name, so an order that carries one of these cannot forge it.
+        // Appended: readers take the last header of a name, so an order that carries one of these cannot
+        // forge it.
         [
             (dead_letter::REASON, reason),
             (dead_letter::DETAIL, detail),

@@ -50,8 +50,8 @@ impl Loop {
             empty_polls = 0;
             self.apply(event)?;
             if !Arc::ptr_eq(&consumer, &self.shell.consumer) {
-                // The event made the program rejoin. Dropping the last handle leaves the group and blocks on the
-                // brokers, so it must not happen on the loop.
+                // The event made the program rejoin. Dropping the last handle leaves the group and blocks on
+                // the brokers, so it must not happen on the loop.
                 tokio::task::spawn_blocking(move || drop(consumer));
                 return Ok(true);
             }
@@ -91,7 +91,10 @@ impl Loop {
             }
             ConsumerEvent::Lost { partitions } => {
                 self.shell.group_metadata = None;
-                tracing::warn!(partitions = ?numbers(&partitions), "partitions lost, committing nothing of them");
+                tracing::warn!(
+                    partitions = ?numbers(&partitions),
+                    "partitions lost, committing nothing of them"
+                );
                 Event::Lost(partitions)
             }
         })

@@ -1,7 +1,8 @@
-//! Fencing: another member has taken this caller's instance id, which is possible only with static membership.
+//! Fencing: another member has taken this caller's instance id, which is possible only with static
+//! membership.
 //!
-//! Nothing is sent or committed until the owner of the id is known. Responses to requests in flight still come, and
-//! count if their partition comes back.
+//! Nothing is sent or committed until the owner of the id is known. Responses to requests in flight still
+//! come, and count if their partition comes back.
 
 use anyhow::Context as _;
 use kafka::ClientError;
@@ -15,8 +16,8 @@ use crate::outbox::pending_call::PendingCall;
 use crate::run::Loop;
 
 impl Shell {
-    /// Records that the consumer cannot be used any more. The returned event makes the delivery leave the group and
-    /// rejoin, which waits while this caller is fenced.
+    /// Records that the consumer cannot be used any more. The returned event makes the delivery leave the
+    /// group and rejoin, which waits while this caller is fenced.
     pub(crate) fn client_lost(&mut self, error: &ClientError) -> Event<PendingCall> {
         if error.class == ErrorClass::Fenced {
             self.set_fenced(error);

@@ -27,8 +27,8 @@ use crate::outbox::pending_call::PendingCall;
 /// Watchdog limit between two turns of a healthy loop, also while no broker responds.
 const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Maximum wait of one turn. The consumer wakes the loop only when its empty queue gets something; this bounds the
-/// delay of whatever that misses.
+/// Maximum wait of one turn. The consumer wakes the loop only when its empty queue gets something; this
+/// bounds the delay of whatever that misses.
 const TURN_MAX: Duration = Duration::from_millis(100);
 
 /// Minimum interval between two updates of the gauges. Prometheus scrapes every few seconds at most.
@@ -143,8 +143,8 @@ struct Loop {
 impl Loop {
     async fn run_until_finished(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
         let mut is_stopping = false;
-        // Poll once before the first wait: the consumer signals only the change from empty to not empty, and that may
-        // have happened before the loop started.
+        // Poll once before the first wait: the consumer signals only the change from empty to not empty, and
+        // that may have happened before the loop started.
         let mut has_more = true;
         while !self.shell.is_finished {
             health.tick();
@@ -247,7 +247,7 @@ impl Loop {
                     tracing::warn!(
                         position = %self.shell.position(call), answer = answer.as_str(),
                         kind = told.kind, status = told.status,
-                        "response after the partition was released, it counts only if the partition comes back"
+                        "response after the partition was released, counts only if the partition comes back"
                     );
                 }
                 // Actions that follow log the response; the delivery does not hand it through.
@@ -297,8 +297,8 @@ impl Loop {
                 mut partitions,
             } => {
                 partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
-                // A transaction that an earlier run of this instance left open withholds the offsets. Opening the
-                // producer ends it now rather than after its timeout.
+                // A transaction that an earlier run of this instance left open withholds the offsets. Opening
+                // the producer ends it now rather than after its timeout.
                 if !self.shell.config.deferral.defer_after.is_zero() {
                     self.shell.deferral_producer.open_if_closed();
                 }

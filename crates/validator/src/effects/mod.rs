@@ -1,5 +1,6 @@
-//! Execution of the admission's actions: dispatch and partitions in `perform.rs`, transactions in `transaction.rs`, local
-//! stores in `stores.rs`, and the records that an order becomes in `output_records.rs`.
+//! Execution of the admission's actions: dispatch and partitions in `perform.rs`, transactions in
+//! `transaction.rs`, local stores in `stores.rs`, and the records that an order becomes in
+//! `output_records.rs`.
 
 mod output_records;
 mod perform;
@@ -21,8 +22,8 @@ use crate::restore::Restorers;
 /// Group metadata that binds a transaction to a membership: Kafka fences the commit of a former member by it.
 pub(crate) type Fence = Arc<ConsumerGroupMetadata>;
 
-/// Clients, stores and bookkeeping that the actions work with. The consumer is passed along instead, because its
-/// records are borrowed meanwhile.
+/// Clients, stores and bookkeeping that the actions work with. The consumer is passed along instead, because
+/// its records are borrowed meanwhile.
 pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,

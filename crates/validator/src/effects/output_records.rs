@@ -11,7 +11,8 @@ use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation,
 /// Headers of an input record, by name.
 pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 
-/// Returns an admitted order's record in the outbox: the order's bytes and headers unchanged, followed by ours.
+/// Returns an admitted order's record in the outbox: the order's bytes and headers unchanged, followed by
+/// ours.
 pub(super) fn pending_call<'a>(
     topics: &'a Topics,
     input: &'a BorrowedMessage<'_>,
@@ -21,7 +22,8 @@ pub(super) fn pending_call<'a>(
 ) -> Outgoing<'a> {
     let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
     for (name, value) in headers {
-        // An order that carries this header would be treated as the continuation of another call, with its attempts.
+        // An order that carries this header would be treated as the continuation of another call, with its
+        // attempts.
         if *name != continuation::CONTINUES {
             copied.add(name, *value);
         }
@@ -92,8 +94,8 @@ pub(super) fn dead_letter<'a>(
 
 /// Returns the input's position as text.
 fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
-    // By hand rather than by `records::Position`, which would clone the topic's name for each order. The capacity
-    // fits any partition and offset, so that the text never grows.
+    // By hand rather than by `records::Position`, which would clone the topic's name for each order. The
+    // capacity fits any partition and offset, so that the text never grows.
     let mut text = String::with_capacity(topics.orders.len() + 32);
     text.push_str(&topics.orders);
     text.push('/');

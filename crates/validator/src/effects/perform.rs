@@ -26,8 +26,8 @@ impl Shell {
             Action::CancelRestore(partition) => self.restorers.cancel(partition),
             Action::Start(partition, offset) => {
                 if let Err(error) = consumer.start(partition, offset) {
-                    // librdkafka has stopped the partition meanwhile, as it does while its topic is being deleted.
-                    // Restoring it again finds out why.
+                    // librdkafka has stopped the partition meanwhile, as it does while its topic is being
+                    // deleted. Restoring it again finds out why.
                     tracing::warn!(%partition, %error, "partition not started, restoring it again");
                     return Ok(Some(Event::Failed));
                 }
@@ -38,6 +38,7 @@ impl Shell {
                 return Ok(self.apply_to_store(partition, admitted, checkpoint));
             }
             Action::Abandon => {
+                // Its transactional id is used again, so the next producer ends what the abort leaves open.
                 if let Some(producer) = self.producer.take() {
                     producer.abandon();
                 }

@@ -17,8 +17,8 @@ impl Shell {
         store_failed(partition, persisted)
     }
 
-    /// Applies entries that Kafka has committed, never earlier: a store ahead of Kafka would drop an order as a
-    /// duplicate that was never sent.
+    /// Applies entries that Kafka has committed, never earlier: a store ahead of Kafka would drop an order as
+    /// a duplicate that was never sent.
     pub(super) fn apply_to_store(
         &mut self,
         partition: Partition,

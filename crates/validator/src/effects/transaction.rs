@@ -36,8 +36,8 @@ impl Shell {
         self.metrics.count(verdict);
         self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
         let Some(producer) = &self.producer else {
-            // Unreachable: nothing is admitted without a producer. Should it happen, the transaction fails and
-            // everything is restored.
+            // Unreachable: nothing is admitted without a producer. Should it happen, the transaction fails
+            // and everything is restored.
             return Err(ClientError::unavailable("sending a record without a producer"));
         };
         if begins {
@@ -83,6 +83,7 @@ impl Shell {
         fence: &Fence,
     ) -> anyhow::Result<Event<Fence>> {
         let Some(producer) = &self.producer else {
+            // Unreachable, as in `send`.
             return Ok(Event::Failed);
         };
         self.metrics
@@ -150,6 +151,7 @@ impl Shell {
                 Ok(Event::ProducerOpened)
             }
             Err(error) if error.class == ErrorClass::Permanent => Err(error.into()),
+            // Without a limit on retries: until it is open nothing is processed, and the admission backs off.
             Err(error) => {
                 tracing::warn!(%error, transactional_id = id, "transactional producer not opened, retrying");
                 Ok(Event::ProducerFailed)
@@ -169,7 +171,8 @@ fn failed(error: ClientError, consequence: &str) -> anyhow::Result<Event<Fence>>
         ErrorClass::Fenced => return Err(error.into()),
         ErrorClass::Permanent => {
             bail!(
-                "{error}; nothing of this transaction is committed and the validator stops, operator action required"
+                "{error}; nothing of this transaction is committed and the validator stops, operator action \
+                 required"
             )
         }
         ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Fatal => {}

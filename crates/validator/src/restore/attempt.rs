@@ -1,5 +1,5 @@
-//! One attempt at a restore: asks Kafka and the store what [`pipeline::admission::restore`] wants to know. The order of
-//! the questions, and what their answers mean, is decided there.
+//! One attempt at a restore: asks Kafka and the store what [`pipeline::admission::restore`] wants to know.
+//! The order of the questions, and what their answers mean, is decided there.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -16,7 +16,8 @@ use super::worker::{Worker, halted};
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Offsets below the log end that are searched for its last order. Transaction markers and aborted records follow it.
+/// Offsets below the log end that are searched for its last order. Transaction markers and aborted records
+/// follow it.
 const LOOK_BACK: i64 = 1_000;
 
 impl Worker {
@@ -28,9 +29,12 @@ impl Worker {
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<Offset>> {
+        // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids()?;
         let names = self.names(partition);
         let mut restore = Restore::of(&names);
+        // The committed offset first. It is not returned while a transaction of the last owner is pending, so
+        // everything read after it includes that transaction.
         let mut question = Question::Committed;
         let mut is_new_group = false;
         let mut orders = None;
@@ -51,14 +55,15 @@ impl Worker {
                         // Not a loss that this group has caused, but an operator may expect those orders.
                         tracing::warn!(
                             %partition, %start, group = names.group_id,
-                            "the topic's oldest orders were deleted before this group began; starting with the oldest \
-                             there is",
+                            "the topic's oldest orders were deleted before this group began; starting with the \
+                             oldest there is",
                         );
                     }
                     return Ok(Some(start));
                 }
                 Step::Refused(reason) => {
-                    // Orders are missing if their bounds led to this step. Then the operator needs the period.
+                    // Orders are missing if their bounds led to this step. Then the operator needs the
+                    // period.
                     return Err(match orders.filter(|_| question == Question::OrdersBounds) {
                         Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
                         None => halted(reason),
@@ -68,8 +73,8 @@ impl Worker {
         }
     }
 
-    /// Checks that the topics are still those that the state directory belongs to. Topics may have been recreated since
-    /// the start.
+    /// Checks that the topics are still those that the state directory belongs to. Topics may have been
+    /// recreated since the start.
     fn check_topic_ids(&self) -> anyhow::Result<()> {
         let names: Vec<&str> = self.topic_ids.keys().map(String::as_str).collect();
         if names.is_empty() || guard_removed!("guard-topic-ids") {
@@ -131,7 +136,8 @@ impl Worker {
                     Ok(true) => Answer::Read,
                     Ok(false) => return Ok(None),
                     Err(error) => {
-                        // A store that failed while it was written is not trusted. The next attempt builds a new one.
+                        // A store that failed while it was written is not trusted. The next attempt builds a
+                        // new one.
                         if error.is::<StoreError>() {
                             *store = None;
                             self.discard_store(partition)?;
@@ -145,6 +151,8 @@ impl Worker {
 
     fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
         let path = self.directory.store(partition);
+        // A store of another changelog or partition count has keys of other orders; opening it rebuilds it
+        // then.
         let identity = Identity {
             changelog: self.config.topics.changelog.clone(),
             partition,
@@ -171,6 +179,7 @@ impl Worker {
         let path = self.directory.store(partition);
         self.metrics.stores_rebuilt.inc();
         match std::fs::remove_file(&path) {
+            // A file that is gone already is as good as removed.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing the store {} failed", path.display()))
             }
@@ -179,8 +188,9 @@ impl Worker {
     }
 }
 
-/// Returns the offset to read to: the high watermark. The last stable offset would miss a transaction whose markers are
-/// still being written, and its orders would be paid twice; a test removes this guard to show that.
+/// Returns the offset to read to: the high watermark. The last stable offset would miss a transaction whose
+/// markers are still being written, and its orders would be paid twice; a test removes this guard to show
+/// that.
 fn read_target(
     reader: &ChangelogReader,
     partition: Partition,

@@ -1,5 +1,5 @@
-//! Restores: bringing the store of a partition to the end of its changelog, on threads of their own, so that the run
-//! loop goes on polling and other partitions go on processing.
+//! Restores: bringing the store of a partition to the end of its changelog, on threads of their own, so that
+//! the run loop goes on polling and other partitions go on processing.
 //!
 //! ```text
 //! run loop ── start_restore ──▶ worker: attempt, retry with backoff ──▶ finished ── Restored ──▶ run loop
@@ -95,14 +95,15 @@ impl Restorers {
         })
     }
 
-    /// Starts a restore, with the partition's store if it is open. It cancels an earlier one of the partition.
+    /// Starts a restore, with the partition's store if it is open. It cancels an earlier one of the
+    /// partition.
     pub(crate) fn start_restore(&mut self, partition: Partition, token: Token, store: Option<Box<Store>>) {
         let cancelled = Arc::new(AtomicBool::new(false));
         if let Some(earlier) = self.cancel_flags.insert(partition, Arc::clone(&cancelled)) {
             earlier.store(true, Ordering::Release);
         }
-        // Always the same thread for a partition, so that a cancelled restore has closed the store's file before the
-        // next one opens it.
+        // Always the same thread for a partition, so that a cancelled restore has closed the store's file
+        // before the next one opens it.
         let thread = usize::try_from(partition.0).unwrap_or_default() % self.requests.len();
         let request = Request {
             partition,
@@ -111,7 +112,8 @@ impl Restorers {
             cancelled,
         };
         if self.requests[thread].send(request).is_err() {
-            // A panic outside of the attempt, which the worker catches. The partition cannot be restored any more.
+            // A panic outside of the attempt, which the worker catches. The partition cannot be restored any
+            // more.
             tracing::error!(
                 %partition,
                 "restore thread has died, operator action required: restart the validator"

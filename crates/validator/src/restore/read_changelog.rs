@@ -15,7 +15,8 @@ use super::worker::{Worker, halted};
 const CHUNK_RECORDS: usize = 10_000;
 
 impl Worker {
-    /// Reads the changelog from one offset to another into the store. Returns `false` if the restore was cancelled.
+    /// Reads the changelog from one offset to another into the store. Returns `false` if the restore was
+    /// cancelled.
     pub(super) fn read_changelog(
         &self,
         reader: &ChangelogReader,
@@ -37,8 +38,8 @@ impl Worker {
                     .take(change.key, change.value, change.offset)
                     .map_err(|error| {
                         halted(format!(
-                            "the changelog record {}/{}@{} cannot be read: {error}. Run the version of the validator that \
-                             wrote it, or find out what else writes to the changelog",
+                            "the changelog record {}/{}@{} cannot be read: {error}. Run the version of the \
+                             validator that wrote it, or find out what else writes to the changelog",
                             names.topics.changelog, names.partition, change.offset
                         ))
                     })?;

@@ -20,13 +20,13 @@ use super::{Outcome, Request, Restored};
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Timeout of the connection warm-up. Restores that arrive meanwhile wait for it, and the group takes as long to
-/// assign partitions.
+/// Timeout of the connection warm-up. Restores that arrive meanwhile wait for it, and the group takes as long
+/// to assign partitions.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// First wait before a failed restore is retried.
 const RETRY_MIN: Duration = Duration::from_millis(200);
-/// Maximum wait between two attempts. The wait doubles, since writing does not empty a full disk, but an operator who
-/// has repaired the cause must not wait long for the next attempt.
+/// Maximum wait between two attempts. The wait doubles, since writing does not empty a full disk, but an
+/// operator who has repaired the cause must not wait long for the next attempt.
 const RETRY_MAX: Duration = Duration::from_secs(3);
 /// Failed attempts after which the next one uses a new client.
 const REOPEN_AFTER: u32 = 4;
@@ -63,9 +63,11 @@ impl Worker {
         std::thread::Builder::new()
             .name(format!("restore-{number}"))
             .spawn(move || {
-                // Connects to the brokers while the group is still being joined: the first restore saves that time.
+                // Connects to the brokers while the group is still being joined: the first restore saves that
+                // time.
                 reader.warm_up(&self.config.topics.orders, Partition(0), WARM_UP_TIMEOUT);
                 for request in requests {
+                    // The run loop has ended, and with it the process.
                     if finished.send(self.restore(&mut reader, request)).is_err() {
                         return;
                     }
@@ -112,6 +114,8 @@ impl Worker {
                 },
             }
         };
+        // Whatever the outcome: a halted partition has its reason in the admission, a cancelled one is not
+        // ours.
         self.errors.set(partition, None);
         if let Outcome::Ready(store, next) = &outcome {
             self.metrics.restores.inc();
@@ -133,8 +137,8 @@ impl Worker {
     /// Replaces the client after a fatal error, and after several failures in a row.
     fn reopen_if_stuck(&self, reader: &mut ChangelogReader, error: &anyhow::Error, failed: u32) {
         let is_fatal = |error: &ClientError| error.class == ErrorClass::Fatal;
-        // librdkafka has been seen to keep outdated metadata of a partition for minutes while brokers came and went; a
-        // new client asks again.
+        // librdkafka has been seen to keep outdated metadata of a partition for minutes while brokers came
+        // and went; a new client asks again.
         if error.downcast_ref().is_some_and(is_fatal) || failed.is_multiple_of(REOPEN_AFTER) {
             match ChangelogReader::open(&self.config.kafka, &self.config.topics.changelog) {
                 Ok(opened) => *reader = opened,

@@ -30,6 +30,7 @@ impl Loop<'_> {
                 metadata,
                 member_id,
             })) => {
+                // Before the partitions are accepted: nothing may be decided by the old partition count.
                 self.check_growth(&partitions)?;
                 tracing::info!(?partitions, member_id, "partitions assigned");
                 self.is_assigned = true;
@@ -51,8 +52,8 @@ impl Loop<'_> {
             }
             Ok(None) => return Ok(false),
             Err(error) if error.is_out_of_range() => {
-                // librdkafka does not say of which partition. So all are restored: each restore compares its offset
-                // with the log, and only a partition that has lost orders halts.
+                // librdkafka does not say of which partition. So all are restored: each restore compares its
+                // offset with the log, and only a partition that has lost orders halts.
                 tracing::error!(%error, "offset out of range, orders may be lost; verifying all partitions");
                 Event::Failed
             }
@@ -78,6 +79,7 @@ impl Loop<'_> {
             headers: &headers.readable,
             unreadable_header: headers.unreadable,
         };
+        // Borrowed apart from `self`, which the admission borrows too.
         let stores = &self.shell.stores;
         let taken = self.admission.admit(&input, Timestamp::now(), now, |key| {
             // An error, not "unknown key": without its store a partition would admit duplicates.
@@ -92,7 +94,10 @@ impl Loop<'_> {
                 match self.shell.send(record, &headers.readable, &verdict, begins) {
                     Ok(()) => return Ok(()),
                     Err(error) => {
-                        tracing::warn!(%error, "record not sent, transaction aborted, reading its orders again");
+                        tracing::warn!(
+                            %error,
+                            "record not sent, transaction aborted, reading its orders again"
+                        );
                         Event::Failed
                     }
                 }
@@ -120,8 +125,8 @@ fn poll_failed(error: ClientError) -> anyhow::Result<()> {
     }
 }
 
-/// Binds the metadata that came with a consumer event to its membership. Metadata read at another time may be that of a
-/// member that never joined, which Kafka does not fence.
+/// Binds the metadata that came with a consumer event to its membership. Metadata read at another time may be
+/// that of a member that never joined, which Kafka does not fence.
 fn membership(member_id: String, metadata: ConsumerGroupMetadata) -> Membership<Fence> {
     Membership {
         member_id: member_id.into(),

@@ -1,7 +1,7 @@
 //! Fencing: another member has taken this validator's instance id.
 //!
-//! Everything that belongs to the membership is released, and nothing of it is committed, until the owner of the id is
-//! known. The stores stay on disk.
+//! Everything that belongs to the membership is released, and nothing of it is committed, until the owner of
+//! the id is known. The stores stay on disk.
 
 use kafka::error::ErrorClass;
 use kafka::{ClientError, Consumer};
@@ -30,6 +30,7 @@ impl Loop<'_> {
     /// The program cannot continue.
     pub(super) fn release_all(&mut self, consumer: Consumer, error: &ClientError) -> anyhow::Result<()> {
         self.member.report_fenced(error);
+        // Aborts the open transaction. Kafka would refuse its commit, since the other member has the epoch.
         self.apply(&consumer, Event::Expelled)?;
         self.set_unassigned();
         consumer.leave();
@@ -44,8 +45,8 @@ impl Loop<'_> {
         self.member.await_instance_id(|| {
             // The run loop stands still here, so its watchdog is fed and its queries are answered.
             self.health.tick();
-            // A restore that ends now leaves an open store. Dropping it closes the file, so that the restore after
-            // the rejoin can open it.
+            // A restore that ends now leaves an open store. Dropping it closes the file, so that the restore
+            // after the rejoin can open it.
             while self.shell.restorers.finished().is_some() {}
             self.answer_queries();
             !shutdown.is_requested()

@@ -1,4 +1,5 @@
-//! Run loop: take the next event, ask the admission, perform its actions. One thread owns consumer, producer and stores.
+//! Run loop: take the next event, ask the admission, perform its actions. One thread owns consumer, producer
+//! and stores.
 
 mod consumer_events;
 mod fenced;
@@ -26,11 +27,12 @@ use crate::queries::{self, Query};
 use crate::restore::{Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
-/// Watchdog limit between two turns of a healthy loop: a commit and the opening of a producer, each at its timeout.
+/// Watchdog limit between two turns of a healthy loop: a commit and the opening of a producer, each at its
+/// timeout.
 const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Timeout of the drain after a shutdown request. Supervisors kill after 30 s; a commit and the closing of stores and
-/// clients take a second or two.
+/// Timeout of the drain after a shutdown request. Supervisors kill after 30 s; a commit and the closing of
+/// stores and clients take a second or two.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Maximum number of records per turn. Everything else in a turn costs about as much as one record.
@@ -65,11 +67,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
     let (route, queries) = queries::route();
+    // Before the group is joined, so that readiness explains a slow start.
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
     let topic_changes = cluster_monitor::start(Arc::clone(&admin), ids.clone(), partitions, &health)?;
     let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
+    // Before the group is joined, so that the restore threads are connected when partitions come.
     let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
@@ -104,6 +108,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     };
     run.set_unassigned();
     health.set_ready(Health::STARTED);
+    // Fencing alone is survived; any other error ends the program, and its restart restores everything.
     while let Err(error) = run.run_until_left(&consumer, shutdown) {
         let error = fenced::fencing_error(error)?;
         run.release_all(consumer, &error)?;
@@ -157,6 +162,7 @@ impl Loop<'_> {
         while !self.shell.has_left {
             self.health.tick();
             if shutdown.is_requested() {
+                // Ends the open transaction, so that a restart has nothing to wait for.
                 self.apply(consumer, Event::Stop)?;
                 tracing::info!("drained, closing the clients");
                 break;
@@ -165,6 +171,7 @@ impl Loop<'_> {
                 self.restored(consumer, restored)?;
             }
             self.check_topic_changes(consumer)?;
+            // Errors of restores lead to no event of their own.
             if self.shell.restorers.errors_changed() {
                 self.update_readiness();
             }
@@ -174,7 +181,8 @@ impl Loop<'_> {
                 let mut now = Instant::now();
                 if self.admission.due().is_some_and(|due| due <= now) {
                     self.apply(consumer, Event::Tick)?;
-                    // Read again: ending a transaction takes a while, and the next one must not start in the past.
+                    // Read again: ending a transaction takes a while, and the next one must not start in the
+                    // past.
                     now = Instant::now();
                 }
                 let wait = self
@@ -196,8 +204,8 @@ impl Loop<'_> {
             token,
             outcome,
         } = restored;
-        // The partition may have been revoked or restored again meanwhile. The store of such a restore is closed here,
-        // by being dropped.
+        // The partition may have been revoked or restored again meanwhile. The store of such a restore is
+        // closed here, by being dropped.
         let is_wanted =
             self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
         let event = match outcome {
@@ -214,8 +222,8 @@ impl Loop<'_> {
         self.apply(consumer, event)
     }
 
-    /// Applies an event and performs the actions that follow, in order. An event that an action leads to is applied
-    /// before the next action, as the admission expects.
+    /// Applies an event and performs the actions that follow, in order. An event that an action leads to is
+    /// applied before the next action, as the admission expects.
     fn apply(&mut self, consumer: &Consumer, event: Event<Fence>) -> anyhow::Result<()> {
         let mut actions: VecDeque<Action<Fence>> = self.admission.on(event, Instant::now()).into();
         while let Some(action) = actions.pop_front() {
@@ -229,8 +237,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Persists one store, if it is time. The stores take turns within `store.persist_interval`: an fsync of all of
-    /// them at once would stall the loop.
+    /// Persists one store, if it is time. The stores take turns within `store.persist_interval`: an fsync of
+    /// all of them at once would stall the loop.
     fn persist_one(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
         let now = Instant::now();
         let stores = self.shell.stores.len();

@@ -26,8 +26,8 @@ impl Loop<'_> {
         }
     }
 
-    /// Checks that the group has assigned no partition that did not exist at start-up. Sooner than the monitor: the
-    /// consumer may be the first to see the new count.
+    /// Checks that the group has assigned no partition that did not exist at start-up. Sooner than the
+    /// monitor: the consumer may be the first to see the new count.
     ///
     /// # Errors
     /// A topic has grown.
@@ -42,13 +42,13 @@ impl Loop<'_> {
         }
     }
 
-    /// Fails for good. A key's partition follows from the count, so with another count no partition can be trusted to
-    /// know all its keys, neither a new one nor an old one.
+    /// Fails for good. A key's partition follows from the count, so with another count no partition can be
+    /// trusted to know all its keys, neither a new one nor an old one.
     fn grown(&self, grown_to: usize) -> anyhow::Result<()> {
         bail!(
-            "{} and {} had {} partitions when this validator started, and one of them has {grown_to} now: keys map to \
-             other partitions, so an order that was admitted on its old partition would be paid twice. Stop the \
-             producers, then restart the validator; its error says how to repair the topics",
+            "{} and {} had {} partitions when this validator started, and one of them has {grown_to} now: keys \
+             map to other partitions, so an order that was admitted on its old partition would be paid twice. \
+             Stop the producers, then restart the validator; its error says how to repair the topics",
             self.shell.config.topics.orders,
             self.shell.config.topics.changelog,
             self.partitions,
