@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use service::{Program, Shutdown};
 
-use crate::config::Config;
+use crate::config::{Config, RENAMED_SETTINGS};
 
 /// Calls the legacy API for each order in the outbox, and publishes the outcome.
 #[derive(Parser)]
@@ -30,6 +30,7 @@ struct CommandLine {
 fn main() -> ExitCode {
     let CommandLine { flags } = CommandLine::parse();
     let program = Program {
+        renamed_settings: RENAMED_SETTINGS,
         check_settings: Config::check,
         check_topics: run::check_topics,
         run,

@@ -1,81 +1,84 @@
-//! What is told of the program's place in its consumer group: readiness, and metrics of the same names in each program.
+//! Health of the program's membership in its consumer group: readiness, and metrics with the same names in
+//! each program.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
 use service::Health;
+use service::metrics::{counter, gauge};
 
-/// Tells of one program's membership; clones tell of the same.
+/// Readiness and metrics of one membership. Clones share them.
 #[derive(Clone, Debug)]
 pub struct GroupHealth {
     health: Health,
-    unowned: Gauge,
+    partitions_unassigned: Gauge,
     rebalances_triggered: Counter,
-    rejoined: Counter,
+    rejoins_after_fencing: Counter,
 }
 
+/// Condition that each partition is assigned to some member of the group.
+const GROUP: &str = "group";
+/// Condition that no other member of the group has the instance id of this program.
+const INSTANCE_ID: &str = "instance-id";
+
 impl GroupHealth {
-    /// Registers the metrics.
+    /// Creates the metrics and registers them.
     pub fn register(registry: &mut Registry, health: &Health) -> Self {
-        let group = Self {
+        Self {
             health: health.clone(),
-            unowned: Gauge::default(),
-            rebalances_triggered: Counter::default(),
-            rejoined: Counter::default(),
-        };
-        // Registered under names without `_total`, which the text format appends to counters.
-        registry.register(
-            "outbox_partitions_unassigned",
-            "Partitions that belong to no member of the group, though no rebalance is under way",
-            group.unowned.clone(),
-        );
-        registry.register(
-            "outbox_rebalances_triggered",
-            "Rebalances made by this instance, so that partitions that belong to nobody are handed out",
-            group.rebalances_triggered.clone(),
-        );
-        registry.register(
-            "outbox_rejoins_after_fencing",
-            "Times another member had taken this instance's id, was gone again, and the group was joined anew",
-            group.rejoined.clone(),
-        );
-        group
+            partitions_unassigned: gauge(
+                registry,
+                "outbox_partitions_unassigned",
+                "Partitions assigned to no member of the group, although no rebalance is in progress",
+            ),
+            rebalances_triggered: counter(
+                registry,
+                "outbox_rebalances_triggered",
+                "Rebalances triggered by this instance so that unassigned partitions are assigned",
+            ),
+            rejoins_after_fencing: counter(
+                registry,
+                "outbox_rejoins_after_fencing",
+                "Times this instance rejoined its group after another member with its id had fenced it",
+            ),
+        }
     }
 
-    /// Partitions belong to nobody, so many, for this reason.
+    /// Marks the group as unready: `count` partitions are assigned to no member.
     pub fn unowned(&self, count: usize, reason: String) {
-        self.unowned.set(i64::try_from(count).unwrap_or(i64::MAX));
+        // Unready although this instance works: orders on those partitions wait, and no other signal would
+        // show it.
+        self.partitions_unassigned
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
         self.health.set_unready(GROUP, reason);
     }
 
-    /// Each partition belongs to somebody, or is about to.
+    /// Marks the group as ready: all partitions are assigned, or a rebalance is in progress.
     pub fn at_rest(&self) {
-        self.unowned.set(0);
+        // A rebalance in progress counts as ready: otherwise each deployment would make all instances unready
+        // at once.
+        self.partitions_unassigned.set(0);
         self.health.set_ready(GROUP);
     }
 
-    /// This program made the group hand its partitions out anew.
+    /// Counts a rebalance that this program triggered.
     pub fn rebalanced(&self) {
         self.rebalances_triggered.inc();
     }
 
-    /// The group cannot be joined yet, because of another member with this instance id.
+    /// Marks the instance id as unready: another member of the group has it, so this program cannot join.
     pub fn fenced(&self, reason: impl Into<String>) {
+        // Alive, but unready: a restart would meet the same member again, so the supervisor must not kill for
+        // it.
         self.health.set_unready(INSTANCE_ID, reason);
     }
 
-    /// Nobody else has the instance id, and the group is joined again.
+    /// Marks the instance id as ready and counts the rejoin.
     pub fn rejoined(&self) {
-        self.rejoined.inc();
+        self.rejoins_after_fencing.inc();
         self.health.set_ready(INSTANCE_ID);
     }
 }
-
-/// The name of the condition that each partition belongs to some member of the group.
-const GROUP: &str = "group";
-/// The name of the condition that no other member has this program's instance id.
-const INSTANCE_ID: &str = "instance-id";
 
 #[cfg(test)]
 mod tests {
@@ -83,27 +86,45 @@ mod tests {
 
     use super::*;
 
+    /// Dashboards and alerts depend on these names: a change here is a change for the users.
     #[test]
-    fn readiness_and_metrics_tell_the_same() {
+    fn metric_names_are_pinned() {
+        let mut registry = Registry::default();
+        let _group = GroupHealth::register(&mut registry, &Health::new(Duration::ZERO));
+        assert_eq!(
+            service::metrics::names(&registry),
+            [
+                "outbox_partitions_unassigned gauge",
+                "outbox_rebalances_triggered counter",
+                "outbox_rejoins_after_fencing counter",
+            ]
+        );
+    }
+
+    #[test]
+    fn readiness_and_metrics_agree() {
         let health = Health::new(Duration::from_secs(1));
         health.set_ready(Health::STARTED);
         let mut registry = Registry::default();
         let group = GroupHealth::register(&mut registry, &health);
-        let told = || {
-            let unmet: Vec<_> = health
-                .reasons()
+        let state = || {
+            let unready: Vec<_> = health
+                .unready_conditions()
                 .into_iter()
-                .map(|unmet| unmet.condition)
+                .map(|unready| unready.condition)
                 .collect();
-            let counts = [group.rebalances_triggered.get(), group.rejoined.get()];
-            (unmet, group.unowned.get(), counts)
+            let counts = [
+                group.rebalances_triggered.get(),
+                group.rejoins_after_fencing.get(),
+            ];
+            (unready, group.partitions_unassigned.get(), counts)
         };
-        group.unowned(2, "partitions [3, 4] belong to nobody".into());
-        group.fenced("a ghost has the name");
-        assert_eq!(told(), (vec!["group", "instance-id"], 2, [0, 0]));
+        group.unowned(2, "partitions [3, 4] are unassigned".into());
+        group.fenced("a stale member has the instance id");
+        assert_eq!(state(), (vec!["group", "instance-id"], 2, [0, 0]));
         group.rebalanced();
         group.at_rest();
         group.rejoined();
-        assert_eq!(told(), (vec![], 0, [1, 1]));
+        assert_eq!(state(), (vec![], 0, [1, 1]));
     }
 }

@@ -106,7 +106,8 @@ mod tests {
         for file in std::fs::read_dir(SAMPLES).expect("the samples") {
             let path = file.expect("a file").path();
             if path.extension().is_some_and(|extension| extension == "toml") {
-                let config: Config = service::config::load(Some(&path)).unwrap_or_else(|e| panic!("{e:#}"));
+                let config: Config =
+                    service::config::load(Some(&path), &[]).unwrap_or_else(|e| panic!("{e:#}"));
                 assert_eq!(config.topics, Topics::default(), "{}", path.display());
                 seen += 1;
             }
@@ -118,7 +119,7 @@ mod tests {
     fn a_misspelt_section_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "[topic]\norders = \"o\"\n").expect("written");
-        let error = service::config::load::<Config>(Some(file.path()))
+        let error = service::config::load::<Config>(Some(file.path()), &[])
             .expect_err("unknown")
             .to_string();
         assert!(error.contains("`topic`") && error.contains("`topics`"), "{error}");

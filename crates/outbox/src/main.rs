@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<Answer> {
     // librdkafka's own lines would stand between a command's; what matters of them is in its errors.
     service::logging::init_with_default("warn,librdkafka=off")?;
-    let config: Config = service::config::load(cli.config.as_deref())?;
+    let config: Config = service::config::load(cli.config.as_deref(), &[])?;
     config.check().context("the settings are refused")?;
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),

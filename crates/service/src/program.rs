@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::Rename;
 use crate::{Shutdown, cli, config, logging};
 
 /// Long-running program, as [`Program::main`] starts it; `S` are its settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Program<S> {
+    /// Old names of settings, which are refused with their new names.
+    pub renamed_settings: &'static [Rename],
     /// Checks what the types of the settings cannot express.
     pub check_settings: fn(&S) -> anyhow::Result<()>,
     /// Checks the topics, for `--check`.
@@ -29,7 +32,7 @@ impl<S: DeserializeOwned + Serialize + Default> Program<S> {
         logging::init()?;
         // Before anything that takes time: a signal during start-up must drain, not kill.
         let shutdown = Shutdown::on_signals()?;
-        let settings: S = config::load(flags.config.as_deref())?;
+        let settings: S = config::load(flags.config.as_deref(), self.renamed_settings)?;
         (self.check_settings)(&settings)?;
         if flags.check {
             (self.check_topics)(&settings)?;

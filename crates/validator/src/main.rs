@@ -32,6 +32,7 @@ struct CommandLine {
 fn main() -> ExitCode {
     let CommandLine { flags } = CommandLine::parse();
     let program = Program {
+        renamed_settings: &[],
         check_settings: Config::check,
         check_topics: |config| topics::check(config).map(drop),
         run,

@@ -21,9 +21,9 @@ fn check_ends_while_it_starts(mut service: Service) -> Result<()> {
         await_ready(&mut service, START_MAX)?;
         service.process.kill()?;
         service.process.start()?;
-        await_until("signals are taken", START_MAX, || {
+        await_until("signal handlers installed", START_MAX, || {
             let life = service.process.last_life()?;
-            Ok(match life.contains("signals are taken") {
+            Ok(match life.contains("signal handlers installed") {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(format!("{} bytes of log", life.len())),
             })

@@ -63,7 +63,7 @@ fn a_commit_without_an_answer_is_looked_up() {
 }
 
 /// The validator's own count of transactions that it heard no end of.
-const UNKNOWN: &str = r#"outbox_transactions_total{end="unknown"}"#;
+const UNKNOWN: &str = r#"outbox_transactions_total{result="unknown"}"#;
 
 fn await_unknown(validator: &mut Service, before: u64) -> Result<()> {
     await_until("a transaction has an unknown end", LIMIT, || {

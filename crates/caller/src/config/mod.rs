@@ -2,6 +2,7 @@
 
 mod deferral;
 mod flow_control;
+mod renamed_settings;
 mod retry;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use service::admin::AdminSettings;
 
 use self::deferral::DeferralSettings;
 use self::flow_control::{CircuitBreakerSettings, ConcurrencySettings, RateLimitSettings};
+pub(crate) use self::renamed_settings::RENAMED_SETTINGS;
 use self::retry::RetrySettings;
 use crate::http::{Api, ApiSettings, VerifySettings};
 

@@ -1,47 +1,32 @@
-//! The registry that each program fills, with what is the same for all: build and process.
+//! Metrics of the process, under the names that dashboards for Prometheus expect.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 
-/// What [`encode`] writes, as the header `content-type` says it.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// A registry that holds `outbox_build_info` and the process's memory, processor time, threads and files.
-/// Fill it, then hand it to [`crate::admin`]; metrics are shared handles and count on.
-#[must_use]
-pub fn registry(program: &'static str, version: &'static str) -> Registry {
-    let mut registry = Registry::default();
-    let build = Info::new(vec![("program", program), ("version", version)]);
-    registry.register("outbox_build", "The program and its version", build);
-    registry.register_collector(Box::new(ProcessCollector {
-        started: SystemTime::now(),
-    }));
-    registry
-}
-
-/// The registry's metrics in the text format of OpenMetrics, which Prometheus reads.
-#[must_use]
-pub fn encode(registry: &Registry) -> String {
-    let mut text = String::new();
-    text::encode(&mut text, registry).expect("a String takes all that is written");
-    text
-}
-
-/// What the kernel counts for this process, read at each scrape. Under the names that dashboards expect.
+/// Collector that reads `/proc/self` at each scrape.
 #[derive(Debug)]
-struct ProcessCollector {
+pub(super) struct ProcessCollector {
     started: SystemTime,
+}
+
+impl ProcessCollector {
+    /// Creates the collector of a process that starts now.
+    pub(super) fn new() -> Self {
+        Self {
+            started: SystemTime::now(),
+        }
+    }
 }
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // A value that the kernel does not give is left out: a 0 would look like a measurement.
         let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: Option<u64>| match value {
             Some(value) => {
                 let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -96,6 +81,7 @@ impl Collector for ProcessCollector {
     }
 }
 
+/// Resources used by this process; `None` where the kernel does not give the value.
 #[derive(Debug, Default, PartialEq)]
 struct Process {
     memory_bytes: Option<u64>,
@@ -106,8 +92,8 @@ struct Process {
 }
 
 impl Process {
-    /// What is not there, as outside Linux, is left out.
     fn read() -> Self {
+        // Outside Linux these files do not exist. Metrics are no reason to fail, so the values stay empty.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         Self {
@@ -127,13 +113,15 @@ impl Process {
                 .parse()
                 .ok()
         };
-        // The second field is the program's name in parentheses and may hold spaces; behind it the user's
-        // time is the 12th field and the system's the 13th, in ticks of 1/100 s on every Linux of today.
+        // proc(5): the second field is the program's name in parentheses and may contain spaces, so the
+        // fields are counted from the last parenthesis: utime is the 12th behind it, stime the 13th. The unit
+        // is sysconf(_SC_CLK_TCK), 100 per second on every Linux in use.
         let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
             let mut fields = rest.split_whitespace().skip(11);
             Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
         });
         Self {
+            // The kernel writes kB and means KiB.
             memory_bytes: number("VmRSS").map(|kib| kib * 1024),
             memory_max_bytes: number("VmHWM").map(|kib| kib * 1024),
             threads: number("Threads"),
@@ -148,29 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn build_and_process_stand_in_the_text() {
-        let text = encode(&registry("validator", "1.2.3"));
-        assert!(
-            text.contains("outbox_build_info{program=\"validator\",version=\"1.2.3\"} 1"),
-            "{text}"
-        );
-        assert!(text.ends_with("# EOF\n"), "{text}");
-        for name in [
-            "process_resident_memory_bytes ",
-            "process_cpu_seconds_total ",
-            "process_start_time_seconds ",
-        ] {
-            let line = text
-                .lines()
-                .find(|line| line.starts_with(name))
-                .unwrap_or_else(|| panic!("{text}"));
-            let value: f64 = line[name.len()..].parse().expect("a number");
-            assert!(value > 0.0 || name.starts_with("process_cpu"), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_kernel_s_figures_are_read_in_their_units() {
+    fn proc_files_are_parsed() {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t7\n";
         let stat = "1 (a b) c) S 0 1 1 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 7 0 0";
         let expected = Process {
