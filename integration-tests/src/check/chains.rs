@@ -174,7 +174,7 @@ mod tests {
         );
         let mut unreadable = copy(5, "a", "pending/0@0", 1);
         unreadable.headers[1].1 = Some(b"{}".to_vec());
-        check(vec![unreadable], "no continuation");
+        check(vec![unreadable], "not a continuation");
         let mut changed = copy(5, "a", "pending/0@0", 1);
         changed.headers[0].1 = None;
         check(vec![changed], "has not the key, bytes, headers");

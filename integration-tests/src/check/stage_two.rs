@@ -165,7 +165,7 @@ impl StageTwo<'_> {
             Final::Abandoned => counts.given_up += 1,
             Final::Parked => counts.parked += 1,
         }
-        let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
+        let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("redelivered");
         if outcomes.iter().any(|outcome| is_begun(&outcome)) {
             counts.parked_begun += 1;
         }

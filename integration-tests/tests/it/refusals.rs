@@ -323,7 +323,7 @@ fn an_offset_that_was_lost_is_made_up_only_where_nothing_can_be_missing() {
         check_unready(
             "behind",
             Some(13),
-            &["committed offset 13", "is behind the partition's end 10"],
+            &["committed offset 13", "is beyond the partition's end 10"],
         )?;
         expect_outbox(&pipeline, &[&sent[4..]])?;
         pipeline.passed();

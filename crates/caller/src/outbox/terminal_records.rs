@@ -38,8 +38,8 @@ impl PendingCall {
         let mut outcome = Outcome::new(order_id, key, self.position.to_string());
         outcome.status = response.status;
         // Lossy: the body is evidence for people, and JSON has no bytes.
-        outcome.answer = String::from_utf8_lossy(&response.body).into_owned();
-        outcome.answer_cut = response.body_cut;
+        outcome.response = String::from_utf8_lossy(&response.body).into_owned();
+        outcome.response_truncated = response.body_cut;
         outcome.transaction_id = response.transaction_id.clone();
         outcome.attempts = history.attempts;
         outcome.attempts_ambiguous = history.attempts_ambiguous;
@@ -50,7 +50,7 @@ impl PendingCall {
             .first_attempt_at(history, clock)
             .unwrap_or_else(|| clock.at(history.answered_at));
         outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
-        outcome.answered_at = clock.at(history.answered_at);
+        outcome.responded_at = clock.at(history.answered_at);
         outcome.to_json()
     }
 
@@ -143,7 +143,7 @@ impl PendingCall {
     ) -> (parked::Reason, Outgoing<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
-                parked::Reason::NotSettled,
+                parked::Reason::Unverified,
                 format!("{} look-ups were inconclusive", evidence.lookups),
             ),
             (0, Ambiguity::AmbiguousResponse) => (
@@ -151,7 +151,7 @@ impl PendingCall {
                 "the response to its request leaves open whether it was processed".to_owned(),
             ),
             (0, Ambiguity::Redelivered) => (
-                parked::Reason::Begun,
+                parked::Reason::Redelivered,
                 "an earlier caller recorded the intent to send it, but no final state; search for its \
                  outcome first"
                     .to_owned(),

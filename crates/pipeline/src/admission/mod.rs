@@ -1,9 +1,9 @@
-//! PartitionState one: which orders are admitted to the outbox, and when a transaction begins and ends.
+//! Stage one: which orders are admitted to the outbox, and when a transaction begins and ends.
 //!
 //! ```text
 //! partition assigned ─▶ restoring ─▶ running ──record──▶ verdict ─▶ transaction ─▶ end ─▶ store
 //!                          ▲                                                        │
-//!                          └── any doubt: new producer, committed offsets, tail ◀───┘
+//!                          └── any failure: new producer, committed offsets, tail ◀─┘
 //! ```
 
 mod input;
