@@ -4,12 +4,9 @@ mod calls_endpoint;
 mod config;
 mod effects;
 mod http;
-mod latch;
 mod metrics;
 mod outbox;
 mod run;
-mod secret;
-mod watched;
 
 use std::process::ExitCode;
 

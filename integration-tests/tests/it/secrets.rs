@@ -130,7 +130,7 @@ fn a_secret_stands_nowhere() {
                 "no warning of the file's mode:\n{output}"
             );
             ensure!(
-                number == 1 || output.contains("no token could be had"),
+                number == 1 || output.contains("token request failed"),
                 "no warning of the token that was refused:\n{output}"
             );
         }

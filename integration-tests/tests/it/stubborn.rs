@@ -165,7 +165,7 @@ fn guards() -> String {
 #[test]
 fn calls_that_always_fail_do_not_hold_up_the_others() {
     in_turn(|| {
-        let faults = [("--stubborn", "0.01"), ("--latency", "2ms")];
+        let faults = [("--failing-orders", "0.01"), ("--latency", "2ms")];
         let mut scene = Scene::start("stubborn", 1, seed(), &faults)?;
         scene.sent = scene.feed(3_000, None).finish()?;
         scene.await_verdicts()?;
@@ -173,11 +173,11 @@ fn calls_that_always_fail_do_not_hold_up_the_others() {
         let mut callers = [scene.caller(1, scene.caller_settings(1))?];
         let began = Instant::now();
         callers[0].process.start()?;
-        scene.await_outcomes(|| Ok(pending - scene.api.stubborn_orders()?))?;
-        let stubborn = scene.api.stubborn_orders()?;
+        scene.await_outcomes(|| Ok(pending - scene.api.failing_orders()?))?;
+        let stubborn = scene.api.failing_orders()?;
         ensure!(stubborn > 10, "only {stubborn} orders are stubborn");
         println!("{} of {pending} in {:?}", pending - stubborn, began.elapsed());
-        scene.api.change_faults(r#"{"stubborn": 0}"#)?;
+        scene.api.change_faults(r#"{"failing_orders": 0}"#)?;
         let two = scene.finish(Policy::Retry, &mut callers)?;
         ensure!(two.counts.deferred > 0, "nothing was deferred");
         Ok(())
@@ -188,7 +188,7 @@ fn calls_that_always_fail_do_not_hold_up_the_others() {
 #[test]
 fn a_call_that_fails_for_too_long_is_given_up() {
     in_turn(|| {
-        let faults = [("--stubborn", "0.2"), ("--latency", "2ms")];
+        let faults = [("--failing-orders", "0.2"), ("--latency", "2ms")];
         let mut scene = Scene::start("abandoned", 1, seed(), &faults)?;
         let settings = scene.caller_settings(1).with("deferral.give_up_after", "4s");
         let mut callers = [scene.caller(1, settings)?];
@@ -263,8 +263,8 @@ fn whoever_dies_around_a_deferral_its_calls_go_on_once() {
             vec![others[first].clone(), frozen, others[last].clone()],
         ];
         let faults = [
-            ("--stubborn", "0.1"),
-            ("--stubborn-for", "12"),
+            ("--failing-orders", "0.1"),
+            ("--failing-requests", "12"),
             ("--latency", "5ms"),
         ];
         let mut scene = Scene::start("deferrals", 4, seed, &faults)?;

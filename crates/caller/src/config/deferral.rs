@@ -1,4 +1,5 @@
-//! The settings of deferral calls: those that fail while others succeed.
+//! Settings of the deferral: moving a failing call to the tail of the outbox, so that it does not block
+//! others.
 
 use std::time::Duration;
 
@@ -6,21 +7,20 @@ use anyhow::ensure;
 use pipeline::delivery::DeferralLimits;
 use serde::{Deserialize, Serialize};
 
-/// How long a call that is tried in vain may hold up its partition, or be tried at all.
+/// Settings of the deferral: `[deferral]`. They bound how long a failing call may hold back its partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DeferralSettings {
-    /// So many offsets a partition is read ahead of its first call that is not final. They are read again, and
-    /// skipped, after a restart: a few seconds' work.
+    /// Maximum distance, in offsets, between the commit position and the read position of a partition. At the
+    /// limit the partition is paused. After a restart these offsets are read again and skipped.
     pub(crate) window_max: u64,
-    /// A call that was tried in vain for so long, while others succeed or its partition has no room left, is
-    /// deferred: it goes on as a copy at the outbox's end. Sooner, if both hold. `0s`: none ever is. Long enough
-    /// for a restart of what stands behind the API, short beside the outbox's retention.
+    /// Time after which a failing call is deferred, if other calls succeed or its partition is full. If both
+    /// hold, it is deferred at once. Its copy at the tail of the outbox continues the call. `0s`: never.
     #[serde(with = "humantime_serde")]
     pub(crate) defer_after: Duration,
-    /// A call that fails so long after a caller has first seen it is given up: a dead letter if it was surely
-    /// not processed, parked otherwise. `0s`, the default: none ever is, since only people know when a payment
-    /// is no longer wanted.
+    /// Time since a caller first read the call, after which a failing call is abandoned: as a dead letter if
+    /// it was surely not processed, otherwise as a parked call. Look-ups end by `verify.park_after` instead.
+    /// `0s`: never.
     #[serde(with = "humantime_serde")]
     pub(crate) abandon_after: Duration,
 }
@@ -28,26 +28,32 @@ pub(crate) struct DeferralSettings {
 impl Default for DeferralSettings {
     fn default() -> Self {
         Self {
+            // A few seconds of reading after a restart.
             window_max: 100_000,
+            // Longer than a restart of the systems behind the API, short against the outbox's retention.
             defer_after: Duration::from_secs(300),
+            // Never: only people know when a payment is no longer wanted.
             abandon_after: Duration::ZERO,
         }
     }
 }
 
-/// Below this a partition would be paused for the gaps that transactions leave in it.
+/// Minimum window in offsets. Transaction markers take offsets too, and a smaller window could consist of
+/// them.
 const WINDOW_MIN: u64 = 1_000;
+/// Maximum window in offsets: minutes of reading after a restart.
 const WINDOW_MAX: u64 = 10_000_000;
-/// Deferring a call costs a transaction, so trying it again for a while comes first.
+/// Minimum of `defer_after` and `abandon_after`. A deferral costs a transaction, so a few attempts come
+/// first.
 const AFTER_MIN: Duration = Duration::from_secs(1);
-/// Longer than any outbox is kept.
+/// Maximum of `defer_after` and `abandon_after`: longer than any outbox is retained.
 const AFTER_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 impl DeferralSettings {
-    /// Checks what the types do not.
+    /// Checks the ranges of the settings.
     ///
     /// # Errors
-    /// Names the setting that is wrong, and what it must be.
+    /// Names the setting that is invalid, and the values it may have.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
             (WINDOW_MIN..=WINDOW_MAX).contains(&self.window_max),
@@ -60,26 +66,27 @@ impl DeferralSettings {
         ] {
             ensure!(
                 after.is_zero() || (AFTER_MIN..=AFTER_MAX).contains(&after),
-                "the setting deferral.{name} is {after:?}; it must be 0s, which is never, or from 1s to 365 days"
+                "the setting deferral.{name} is {after:?}; it must be 0s (never), or from 1s to 365 days"
             );
         }
         ensure!(
             self.abandon_after.is_zero() || self.abandon_after > self.defer_after,
-            "the setting deferral.abandon_after is {:?}; it must be longer than deferral.defer_after, {:?}, or no call \
-             would ever be deferred",
+            "the setting deferral.abandon_after is {:?}; it must be longer than deferral.defer_after, {:?}, \
+             or no call would ever be deferred",
             self.abandon_after,
             self.defer_after
         );
         Ok(())
     }
 
-    /// What the delivery does by it.
+    /// Returns the limits that the pipeline enforces.
     pub(crate) fn limits(&self) -> DeferralLimits {
-        let unless_never = |after: Duration| (!after.is_zero()).then_some(after);
+        // The settings write "never" as 0s; the pipeline as `None`, since a zero duration would be "at once".
+        let unless_zero = |after: Duration| (!after.is_zero()).then_some(after);
         DeferralLimits {
             window_max: self.window_max,
-            defer_after: unless_never(self.defer_after),
-            abandon_after: unless_never(self.abandon_after),
+            defer_after: unless_zero(self.defer_after),
+            abandon_after: unless_zero(self.abandon_after),
         }
     }
 }
@@ -89,10 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_setting_is_named() {
+    fn invalid_setting_is_named() {
         let check = |change: fn(&mut DeferralSettings), names: &str| {
             let mut settings = DeferralSettings::default();
-            settings.check().expect("the defaults are sound");
+            settings.check().expect("the defaults are valid");
             change(&mut settings);
             let error = settings.check().expect_err(names).to_string();
             assert!(error.contains(names), "{error}");
@@ -113,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_never() {
+    fn zero_means_never() {
         let limits = DeferralSettings::default().limits();
         assert_eq!(limits.defer_after, Some(Duration::from_secs(300)));
         assert_eq!(limits.abandon_after, None);

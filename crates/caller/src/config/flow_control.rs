@@ -1,4 +1,4 @@
-//! The settings of how fast the API is called, and of what is done while it is ill.
+//! Settings of the flow control: circuit breaker, rate limit and concurrency limit.
 
 use std::time::Duration;
 
@@ -6,46 +6,53 @@ use anyhow::ensure;
 use pipeline::delivery::{BreakerSettings, FlowControlSettings, RateSettings};
 use serde::{Deserialize, Serialize};
 
-/// The settings of the circuit breaker.
+/// Settings of the circuit breaker: `[circuit_breaker]`.
+///
+/// The breaker opens when the API fails: no connection, no response, or 5xx. Rejected orders and 429 do not
+/// count. While it is open, calls wait, and partitions are paused but stay assigned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CircuitBreakerSettings {
-    /// The API is ill when so many requests in a row have failed for reasons that are its own, and none has got
-    /// through between them; 0: it is never taken to be. Few enough that an outage is known within a moment, and too
-    /// many for chance: at one failure in five, once in ten million requests.
+    /// Consecutive failures that open the breaker; 0: it never opens.
     pub(crate) failure_threshold: u32,
-    /// While it is ill one call goes in this time, to see whether it is back; calls go on at the latest after this.
-    /// Where it takes requests and does not answer, each such call is in ambiguity.
+    /// Interval between probes while the breaker is open. A probe is an ordinary call; the first that
+    /// succeeds closes the breaker. If the API accepts requests without responding, each probe is an
+    /// ambiguous call.
     #[serde(with = "humantime_serde")]
     pub(crate) probe_interval: Duration,
 }
 
-/// Settings of the rate limit.
+/// Settings of the rate limit: `[rate_limit]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RateLimitSettings {
-    /// Maximum number of requests of this caller, look-ups included, in each period of `per`; 0: no limit.
+    /// Maximum number of requests of this caller, look-ups included, in each period of `per`; 0: no limit. At
+    /// the limit, calls wait.
     pub(crate) requests_max: u32,
     /// Period of the rate limit. Requests are spaced evenly within it.
     #[serde(with = "humantime_serde")]
     pub(crate) per: Duration,
 }
 
-/// Settings of the concurrency limit.
+/// Settings of the concurrency limit: `[concurrency]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConcurrencySettings {
-    /// Whether the limit of calls in flight is found out by trying, from `calls_in_flight_min` to
-    /// `caller.calls_in_flight_max`.
+    /// Adapts the limit of calls in flight to the latency of the API, between `calls_in_flight_min` and
+    /// `caller.calls_in_flight_max`: plus one while responses are fast, minus four tenths when they are slow
+    /// or the API is overloaded. Off: the limit is `caller.calls_in_flight_max`.
     pub(crate) adaptive: bool,
-    /// Where such a limit begins, and the least that it comes down to.
+    /// Initial and lowest value of the adaptive limit.
     pub(crate) calls_in_flight_min: usize,
 }
 
 impl Default for CircuitBreakerSettings {
     fn default() -> Self {
         Self {
+            // Reached within a moment in an outage, and not by chance: an API that fails one request in five
+            // has ten failures in a row once in ten million requests.
             failure_threshold: 10,
+            // Also the longest delay before calls resume once the API has recovered.
             probe_interval: Duration::from_secs(5),
         }
     }
@@ -64,15 +71,16 @@ impl Default for ConcurrencySettings {
     fn default() -> Self {
         Self {
             adaptive: false,
+            // One call at a time is the least that still measures latency.
             calls_in_flight_min: 1,
         }
     }
 }
 
-/// Checks what the types do not.
+/// Checks the ranges of the settings.
 ///
 /// # Errors
-/// Names the setting that is wrong, and what it must be.
+/// Names the setting that is invalid, and the values it may have.
 pub(crate) fn check(
     circuit_breaker: &CircuitBreakerSettings,
     rate_limit: &RateLimitSettings,
@@ -81,10 +89,11 @@ pub(crate) fn check(
 ) -> anyhow::Result<()> {
     ensure!(
         circuit_breaker.probe_interval >= PROBE_INTERVAL_MIN,
-        "the setting circuit_breaker.probe_interval is {:?}; it must be at least {PROBE_INTERVAL_MIN:?}, or an API that is \
-         ill gets no rest",
+        "the setting circuit_breaker.probe_interval is {:?}; it must be at least {PROBE_INTERVAL_MIN:?}, or \
+         probes overload an API that is recovering",
         circuit_breaker.probe_interval
     );
+    // The pipeline divides the period by the number of requests.
     ensure!(
         !rate_limit.per.is_zero(),
         "the setting rate_limit.per must be longer than 0"
@@ -98,7 +107,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// How fast the API may be called.
+/// Returns the pipeline's flow control for these settings.
 pub(crate) fn settings(
     circuit_breaker: &CircuitBreakerSettings,
     rate_limit: &RateLimitSettings,
@@ -117,6 +126,7 @@ pub(crate) fn settings(
     }
 }
 
+/// Minimum interval between probes.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -124,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_off_unless_they_are_set() {
+    fn limits_are_off_by_default() {
         let breaker = CircuitBreakerSettings::default();
         let (mut rate, mut concurrency) = (RateLimitSettings::default(), ConcurrencySettings::default());
         let off = settings(&breaker, &rate, &concurrency);

@@ -1,4 +1,4 @@
-//! The settings, each with its default and the reason for it.
+//! Settings of the caller, with their defaults and limits.
 
 mod deferral;
 mod flow_control;
@@ -38,74 +38,80 @@ pub(crate) struct Config {
     pub(crate) admin: AdminSettings,
 }
 
+/// Settings of the caller itself: `[caller]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallerSettings {
-    /// Names this instance in logs and on the brokers, in its transactional id, and under static membership
-    /// also in the group. Each running caller needs one of its own.
+    /// Name of this instance in logs, on the brokers and in its transactional id; with static membership also
+    /// its `group.instance.id`. Must be unique among running callers.
     pub(crate) instance_id: String,
-    /// How this instance belongs to its group.
+    /// Membership of this instance in its consumer group.
     pub(crate) membership: MembershipSetting,
-    /// Requests under way at once, over all partitions. A call that waits for its next attempt does not
-    /// count, so calls that keep failing do not take the others' places.
+    /// Maximum number of requests in flight, over all partitions. At the limit, further calls wait. A call
+    /// that waits for its next attempt takes no slot, so failing calls do not block others.
     pub(crate) calls_in_flight_max: usize,
-    /// Under `park` and `verify`, calls whose beginning may be noted before there is a place in flight for them, so
-    /// that none of these waits for a commit. No more are than the API has answered in the time of two commits. A
-    /// caller that is killed leaves them in ambiguity, like those in flight.
+    /// Maximum number of calls whose intent is committed before a slot in flight is free for them, so that no
+    /// slot waits for a commit. Applies under `park` and `verify`. The number in use adapts: twice the slots
+    /// that became free during the latest commit. A killed caller leaves these calls ambiguous, like those in
+    /// flight.
     pub(crate) intents_ahead_max: usize,
-    /// What to do when nobody can know whether the API has processed an order.
+    /// Policy for an ambiguous call, that is, one whose outcome is unknown.
     pub(crate) on_ambiguous: OnAmbiguous,
-    /// The header of a pending call that says so for this one: `retry`, `park` or `verify`; empty: none. A
-    /// call without the header follows `on_ambiguous`; one with another value is parked, and so is one that
-    /// is to be verified where there are no look-ups: that is the side on which nobody pays twice.
+    /// Header of a pending call that sets its ambiguity policy to `retry`, `park` or `verify`; empty: none. A
+    /// call without the header follows `on_ambiguous`. A call with another value, or with `verify` where
+    /// `verify.url` is empty, is parked if it becomes ambiguous: parking never pays twice.
     pub(crate) policy_header: String,
-    /// Calls of one partition that are held and not final. While there are so many, the partition is read
-    /// no further. Bounded, because the call note must hold them whatever becomes of them.
+    /// Maximum number of open calls per partition. At the limit the partition is paused. The bound of 600
+    /// guarantees that the call notes fit into the metadata of one offset commit.
     pub(crate) calls_open_max: usize,
-    /// Bytes of all calls that are held and not final.
+    /// Maximum size of all open calls together, in bytes. At the limit the partitions are paused. One call is
+    /// taken however large it is.
     pub(crate) bytes_open_max: ByteSize,
-    /// Another caller takes over this long after this one fell silent.
+    /// Kafka's `session.timeout.ms`: time without a heartbeat after which another caller takes over.
     #[serde(with = "humantime_serde")]
     pub(crate) session_timeout: Duration,
-    /// For so long an acknowledged commit proves that the partitions are ours; after that nothing is sent
-    /// before the next one. Half of the session time-out leaves room for clocks that run apart.
+    /// Time for which an acknowledged commit proves that the partitions are still ours. After it, nothing is
+    /// sent until the next commit is acknowledged. At most three quarters of `session_timeout`.
     #[serde(with = "humantime_serde")]
     pub(crate) ownership_lease: Duration,
-    /// The shortest time from one commit to the next. What ended since the last commit is called again
-    /// after a `kill -9`, so it is short.
+    /// Minimum interval between commits of the call notes. Calls that became final since the latest commit
+    /// are called again after a `kill -9`.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_interval: Duration,
-    /// A commit without an answer for so long has an unknown result, and the group is joined anew.
+    /// Time after which an unacknowledged commit has an unknown result. The caller then leaves the group and
+    /// rejoins.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_timeout: Duration,
-    /// Outcomes and dead letters that Kafka has not acknowledged after this are sent again.
+    /// Time after which an unacknowledged outcome, dead letter or parked call is published again.
     #[serde(with = "humantime_serde")]
     pub(crate) publish_timeout: Duration,
-    /// How long calls in flight may take to finish when their partition goes or the program ends. Longer
-    /// than one request, so that a rolling deployment makes nothing ambiguous; the supervisor's own grace
-    /// period must be longer still.
+    /// Maximum time for calls in flight to finish when their partition is revoked or the program shuts down.
+    /// Calls that take longer become ambiguous. Must exceed `api.timeout`; the grace period of the supervisor
+    /// must be longer still.
     #[serde(with = "humantime_serde")]
     pub(crate) drain_timeout: Duration,
 }
 
+/// Membership of an instance in its consumer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum MembershipSetting {
     /// A caller that stops hands its partitions over at once.
     Dynamic,
-    /// A caller that stops keeps its partitions until the session time-out, and finds them again if it is
-    /// back before.
+    /// A caller that stops keeps its partitions until the session timeout, and gets them back if it restarts
+    /// before.
     Static,
 }
 
+/// Ambiguity policy: the next step for a call whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnAmbiguous {
-    /// The call is made again: at least once.
+    /// Send the call again: at least once.
     Retry,
-    /// The call waits for a person: at most once.
+    /// Park the call for an operator: at most once.
     Park,
-    /// The API is asked for the order before the call is made again.
+    /// Ask the API for the order, and send the call again only if the API never saw it.
     Verify,
 }
 
@@ -145,28 +151,34 @@ impl Default for CallerSettings {
     fn default() -> Self {
         Self {
             instance_id: "caller-0".into(),
+            // A static member that is scaled down keeps its partitions until the session timeout, and its
+            // calls wait.
             membership: MembershipSetting::Dynamic,
             calls_in_flight_max: 64,
+            // Four times the slots: enough for an API that responds within half a commit (some 7 ms).
             intents_ahead_max: 256,
             on_ambiguous: OnAmbiguous::Retry,
             policy_header: String::new(),
             calls_open_max: 500,
             bytes_open_max: ByteSize::mib(8),
             session_timeout: Duration::from_secs(10),
+            // Half of the session timeout leaves room for clocks that run at different rates.
             ownership_lease: Duration::from_secs(5),
+            // Short, because it bounds the calls that are repeated after a kill.
             commit_interval: Duration::from_millis(10),
             commit_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(20),
+            // Longer than `api.timeout`, so that a rolling deployment makes no call ambiguous.
             drain_timeout: Duration::from_secs(35),
         }
     }
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks what the types cannot: ranges, and settings that depend on each other.
     ///
     /// # Errors
-    /// Names the setting that is wrong, and what it must be.
+    /// Names the setting that is invalid, and the values it may have.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
         let (caller, api) = (&self.caller, &self.api);
@@ -174,13 +186,14 @@ impl Config {
         self.deferral.check()?;
         ensure!(
             caller.on_ambiguous != OnAmbiguous::Verify || !self.verify.url.is_empty(),
-            "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; it must say where the API is \
-             asked for an order"
+            "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; set it to the look-up \
+             endpoint of the API"
         );
         ensure!(
             !caller.instance_id.is_empty(),
             "the setting caller.instance_id is empty"
         );
+        // A limit on sockets and memory, far above what one process can use.
         ensure!(
             (1..=10_000).contains(&caller.calls_in_flight_max),
             "the setting caller.calls_in_flight_max is {}; it must be from 1 to 10000",
@@ -199,11 +212,13 @@ impl Config {
         )?;
         ensure!(
             (1..=Limits::CALLS_OPEN_MAX).contains(&caller.calls_open_max),
-            "the setting caller.calls_open_max is {}; it must be from 1 to {}, so that the call note fits into \
-             the metadata of an offset",
+            "the setting caller.calls_open_max is {}; it must be from 1 to {}, so that the call notes fit \
+             into the metadata of an offset commit",
             caller.calls_open_max,
             Limits::CALLS_OPEN_MAX
         );
+        // A lease near the session timeout could outlive the membership it proves. One near the commit
+        // interval would expire between two commits, and calls would stall.
         ensure!(
             caller.ownership_lease * 4 <= caller.session_timeout * 3
                 && caller.ownership_lease >= caller.commit_interval * 4,
@@ -213,16 +228,16 @@ impl Config {
         );
         ensure!(
             caller.drain_timeout > api.request_max(),
-            "the setting caller.drain_timeout is {:?}; it must be longer than a request may take by api.timeout (and \
-             api.auth.oauth2.timeout), {:?}, or each rolling deployment cuts off requests that nobody can know the \
-             result of",
+            "the setting caller.drain_timeout is {:?}; it must be longer than a request may take by \
+             api.timeout (and api.auth.oauth2.timeout), {:?}, or each rolling deployment leaves calls with \
+             an unknown outcome",
             caller.drain_timeout,
             api.request_max()
         );
         ensure!(
             caller.drain_timeout + caller.commit_timeout < REBALANCE_MAX,
-            "the settings caller.drain_timeout and caller.commit_timeout must be less than {REBALANCE_MAX:?} \
-             together: the group does not wait longer for a partition"
+            "the settings caller.drain_timeout and caller.commit_timeout must add up to less than \
+             {REBALANCE_MAX:?}: the group waits no longer for a revoked partition"
         );
         ensure!(
             !api.timeout.is_zero() && !api.connect_timeout.is_zero(),
@@ -230,20 +245,22 @@ impl Config {
         );
         ensure!(
             api.response_bytes_max <= ByteSize::kib(48),
-            "the setting api.response_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits into \
-             its topic beside the order",
+            "the setting api.response_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits \
+             into its topic beside the order",
             api.response_bytes_max
         );
         ensure!(
             api.transaction_id.is_empty() || api.transaction_id.starts_with('/'),
-            "the setting api.transaction_id is {:?}; it must be a JSON pointer such as \"/transaction_id\", or empty",
+            "the setting api.transaction_id is {:?}; it must be a JSON pointer such as \"/transaction_id\", \
+             or empty",
             api.transaction_id
         );
+        // Parses templates, reads secrets and certificates: what is wrong with them is reported at the start.
         Api::new(api)?.with_look_ups(&self.verify, api)?;
         Ok(())
     }
 
-    /// What the delivery may hold and do.
+    /// Returns the limits that the pipeline enforces.
     pub(crate) fn limits(&self) -> Limits {
         let caller = &self.caller;
         Limits {
@@ -259,12 +276,12 @@ impl Config {
         }
     }
 
-    /// How fast the API may be called.
+    /// Returns the flow control that the pipeline applies to the API.
     pub(crate) fn flow_control(&self) -> FlowControlSettings {
         flow_control::settings(&self.circuit_breaker, &self.rate_limit, &self.concurrency)
     }
 
-    /// The membership in the group.
+    /// Returns the membership in the consumer group.
     pub(crate) fn membership(&self) -> Membership {
         let caller = &self.caller;
         Membership {
@@ -273,18 +290,18 @@ impl Config {
                 MembershipSetting::Dynamic => None,
             },
             session_timeout: caller.session_timeout,
-            // A third is usual; sooner means that a rebalance is heard of sooner.
+            // A third is usual. Members learn of a rebalance by heartbeat, so shorter ones make it faster.
             heartbeat_interval: (caller.session_timeout / 10).max(Duration::from_millis(100)),
             prefetch_kib_max: PREFETCH_KIB_MAX,
         }
     }
 }
 
-/// librdkafka's default of `max.poll.interval.ms`, which is also how long the group waits for a member that
-/// has to give up a partition.
+/// librdkafka's default of `max.poll.interval.ms`, which is also the time the group waits for a member to
+/// release a revoked partition.
 const REBALANCE_MAX: Duration = Duration::from_secs(300);
 
-/// What is fetched ahead waits for the API anyway, so little is enough.
+/// Maximum size of prefetched records in KiB. Small, since the API is slower than any fetch.
 const PREFETCH_KIB_MAX: u32 = 2 * 1024;
 
 #[cfg(test)]
@@ -292,12 +309,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_file_equals_the_defaults() {
+    fn sample_file_equals_the_defaults() {
         service::config::assert_sample_equals_defaults::<Config>(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../docker/caller.toml"
         ));
-        Config::default().check().expect("the defaults are sound");
+        Config::default().check().expect("the defaults are valid");
     }
 
     fn check(change: impl FnOnce(&mut Config), names: &str) {
@@ -309,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_setting_is_named() {
+    fn invalid_setting_is_named() {
         check(
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
             "verify.url",

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: exponential, with full jitter, capped, and without end.
+//! Backoff before the next attempt: exponential, with full jitter, capped, and without a limit on attempts.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use ::backoff::ExponentialBackoff;
 use ::backoff::backoff::Backoff as _;
 use serde::{Deserialize, Serialize};
 
-/// The settings of the waits.
+/// Settings of the backoff: `[retry]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetrySettings {
-    /// The longest wait before the second attempt. Each further attempt doubles it.
+    /// Maximum wait before the second attempt. It doubles with each further attempt. The wait itself is
+    /// random, from zero to the maximum.
     #[serde(with = "humantime_serde")]
     pub(crate) backoff_initial: Duration,
-    /// The longest wait before any attempt, unless the API asks for more by `Retry-After`. After an outage
-    /// calls go on at the latest after this.
+    /// Maximum wait before any attempt, unless `Retry-After` asks for more.
     #[serde(with = "humantime_serde")]
     pub(crate) backoff_max: Duration,
-    /// What the API asks for by `Retry-After` is granted up to this.
+    /// Maximum wait that is granted to a `Retry-After` header; a longer one is cut to it.
     #[serde(with = "humantime_serde")]
     pub(crate) retry_after_max: Duration,
 }
@@ -26,29 +26,34 @@ impl Default for RetrySettings {
     fn default() -> Self {
         Self {
             backoff_initial: Duration::from_millis(200),
+            // Also the longest delay of a call after an outage.
             backoff_max: Duration::from_secs(60),
+            // A wrong header (a date in the wrong time zone, for example) must not stop a payment for hours.
             retry_after_max: Duration::from_secs(300),
         }
     }
 }
 
 impl RetrySettings {
-    /// The wait after the `tries`-th attempt, drawn at random from zero to the backoff, so that calls which
-    /// failed together do not come back together. What the API asked for comes on top of it.
-    pub(crate) fn wait(&self, tries: u32, asked_for: Duration) -> Duration {
-        asked_for.min(self.retry_after_max) + self.jittered(tries)
+    /// Returns the wait after attempt number `tries`: a random time up to the backoff, plus the `Retry-After`
+    /// of the response.
+    pub(crate) fn wait(&self, tries: u32, retry_after: Duration) -> Duration {
+        // The jitter comes on top: calls that were refused together were given the same time to return.
+        retry_after.min(self.retry_after_max) + self.jittered(tries)
     }
 
     fn jittered(&self, tries: u32) -> Duration {
+        // Overflow means a wait far beyond the cap.
         let interval = 2_u32
             .checked_pow(tries.saturating_sub(1))
             .and_then(|times| self.backoff_initial.checked_mul(times))
             .map_or(self.backoff_max, |interval| interval.min(self.backoff_max));
-        // The crate's jitter is the interval plus or minus a part of it: half, plus or minus all of that half,
-        // is anything from zero to the whole.
+        // The crate draws from the interval plus or minus a fraction of it. Half the interval, plus or minus
+        // all of that half, is full jitter: anything from zero to the interval.
         let mut backoff = ExponentialBackoff {
             current_interval: interval / 2,
             randomization_factor: 1.0,
+            // No end: a pending call is retried until it is final.
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
@@ -60,14 +65,14 @@ impl RetrySettings {
 mod tests {
     use super::*;
 
-    fn longest_of(tries: u32, asked_for: Duration) -> (Duration, Duration) {
+    fn longest_of(tries: u32, retry_after: Duration) -> (Duration, Duration) {
         let settings = RetrySettings::default();
-        let waits = || (0..2_000).map(|_| settings.wait(tries, asked_for));
+        let waits = || (0..2_000).map(|_| settings.wait(tries, retry_after));
         (waits().min().expect("some"), waits().max().expect("some"))
     }
 
     #[test]
-    fn the_wait_is_anything_up_to_the_backoff_which_doubles_up_to_its_cap() {
+    fn wait_is_random_below_a_doubling_capped_backoff() {
         let ms = Duration::from_millis;
         for (tries, backoff) in [
             (1, 200),
@@ -86,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_api_asks_for_is_granted_with_jitter_on_top_and_a_cap() {
+    fn retry_after_is_capped_and_gets_jitter() {
         let second = Duration::from_secs(1);
         let (shortest, longest) = longest_of(1, 7 * second);
         assert!(
@@ -98,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_at_all_is_a_sound_setting() {
+    fn zero_backoff_does_not_wait() {
         let settings = RetrySettings {
             backoff_initial: Duration::ZERO,
             ..RetrySettings::default()

@@ -27,8 +27,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::effects::completion::Completions;
 use crate::effects::publish::Publication;
-use crate::http::Api;
-use crate::latch::ExtendLease;
+use crate::http::{Api, SendPermit};
 use crate::metrics::Metrics;
 use crate::outbox::deferral_txn::DeferralProducer;
 use crate::outbox::policies::Policies;
@@ -49,11 +48,11 @@ pub(crate) struct Shell {
     pub(crate) health: Health,
     pub(crate) member: GroupMember,
     pub(crate) wall_clock: WallClock,
-    /// Per partition, the gate that each of its requests passes just before it leaves.
-    pub(crate) lease_gates: BTreeMap<Partition, ExtendLease>,
+    /// Permits by partition. Each request is checked against its own just before it leaves.
+    pub(crate) send_permits: BTreeMap<Partition, SendPermit>,
     /// End of the ownership lease: no request leaves later.
     pub(crate) lease_until: Option<Instant>,
-    /// Instant that the lease gates count from.
+    /// Instant that the permits count from.
     pub(crate) epoch: Instant,
     /// Waiting calls by the end of their wait. The number keeps equal instants apart.
     pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
@@ -107,7 +106,7 @@ impl Shell {
             health: health.clone(),
             member,
             wall_clock: WallClock::new(now),
-            lease_gates: BTreeMap::new(),
+            send_permits: BTreeMap::new(),
             lease_until: None,
             epoch: now,
             waits: BTreeMap::new(),

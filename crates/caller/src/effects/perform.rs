@@ -9,7 +9,7 @@ use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
 use crate::effects::{Shell, join, numbers};
-use crate::latch::ExtendLease;
+use crate::http::SendPermit;
 use crate::outbox::pending_call::PendingCall;
 
 /// Readiness condition that halted partitions break.
@@ -91,11 +91,11 @@ impl Shell {
             return Some(self.client_lost(&error));
         }
         for partition in &partitions {
-            let gate = ExtendLease::new(self.epoch);
+            let permit = SendPermit::new(self.epoch);
             // The last acknowledged commit proves the whole membership, so its lease covers new partitions
-            // too. An elapsed lease does no harm: the gate lets nothing pass.
-            self.lease_until.iter().for_each(|until| gate.extend(*until));
-            self.lease_gates.insert(*partition, gate);
+            // too. An elapsed lease does no harm: the permit lets nothing pass.
+            self.lease_until.iter().for_each(|until| permit.extend(*until));
+            self.send_permits.insert(*partition, permit);
             self.clear_halt(*partition);
         }
         if !partitions.is_empty() {
@@ -241,8 +241,8 @@ impl Shell {
     }
 
     fn drop_membership(&mut self) {
-        self.lease_gates.values().for_each(ExtendLease::withhold);
-        self.lease_gates.clear();
+        self.send_permits.values().for_each(SendPermit::withhold);
+        self.send_permits.clear();
         self.lease_until = None;
         self.halted.clear();
         self.update_readiness();

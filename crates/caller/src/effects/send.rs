@@ -15,14 +15,14 @@ impl Shell {
     pub(super) fn extend_lease(&mut self, until: Instant) {
         // Kept for partitions that are assigned later.
         self.lease_until = Some(until);
-        self.lease_gates.values().for_each(|gate| gate.extend(until));
+        self.send_permits.values().for_each(|permit| permit.extend(until));
     }
 
     /// Stops all requests of these partitions that have not left yet, queued ones included.
     pub(super) fn withhold(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            if let Some(gate) = self.lease_gates.remove(partition) {
-                gate.withhold();
+            if let Some(permit) = self.send_permits.remove(partition) {
+                permit.withhold();
             }
         }
     }
@@ -36,7 +36,7 @@ impl Shell {
         pending: &Arc<PendingCall>,
     ) {
         let position = &pending.position;
-        let (Ok(callable), Some(gate)) = (&pending.call, self.lease_gates.get(&call.partition)) else {
+        let (Ok(callable), Some(permit)) = (&pending.call, self.send_permits.get(&call.partition)) else {
             debug_assert!(false, "call without request or lease is sent: {position}");
             // The delivery counts on one response per attempt. This one says that nothing has left.
             self.completions.send(Completion::Response {
@@ -56,12 +56,12 @@ impl Shell {
             None => tracing::debug!(%key, %position, attempt, "call is sent"),
         }
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
-        let (request, gate) = (callable.request.clone(), gate.clone());
-        // The task outlives the partition: its response counts if the partition comes back, and the gate
+        let (request, permit) = (callable.request.clone(), permit.clone());
+        // The task outlives the partition: its response counts if the partition comes back, and the permit
         // keeps a late request from leaving.
         tokio::spawn(async move {
             let started = Instant::now();
-            let response = api.call(request, gate).await;
+            let response = api.call(request, permit).await;
             completions.send(Completion::Response {
                 call,
                 response,

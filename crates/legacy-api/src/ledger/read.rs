@@ -1,14 +1,15 @@
-//! What the ledger tells, request by request, order by order, and in sum.
+//! Queries of the ledger: by request, by order, and in total.
 
 use std::collections::BTreeMap;
 
 use super::{End, Ledger, Stage};
 use crate::{
     Fault,
-    report::{ChargeLine, Lookup, RequestLine, Stats},
+    responses::{ChargeLine, Lookup, RequestLine, Stats},
 };
 
 impl Ledger {
+    /// Returns the counts since the start.
     pub(crate) fn stats(&self) -> Stats {
         let faults: BTreeMap<Fault, u64> = Fault::ALL
             .into_iter()
@@ -22,7 +23,7 @@ impl Ledger {
         }
     }
 
-    /// The order as the API knows it; `None` if it never charged it.
+    /// Returns the charges of an order, or `None` if it was never charged.
     pub(crate) fn lookup(&self, order_id: &str) -> Option<Lookup> {
         let order = &self.orders[self.find(order_id)? as usize];
         (order.charges > 0).then(|| Lookup {
@@ -36,26 +37,26 @@ impl Ledger {
         })
     }
 
-    /// How many requests are on record; their sequence numbers are below this.
+    /// Returns the number of recorded requests. Their sequence numbers are below it.
     pub(crate) fn requests(&self) -> u32 {
         u32::try_from(self.entries.len()).expect("no more requests than --requests-max")
     }
 
-    /// How many distinct orders there are.
+    /// Returns the number of distinct orders.
     pub(crate) fn orders(&self) -> u32 {
         u32::try_from(self.orders.len()).expect("no more orders than requests")
     }
 
-    /// One request, as it stands.
+    /// Returns the current record of a request.
     pub(crate) fn request_line(&self, sequence: u32) -> RequestLine {
         let entry = &self.entries[sequence as usize];
         let decision = match entry.stage {
-            Stage::Waiting | Stage::PassedOver => None,
+            Stage::Waiting | Stage::Failed => None,
             Stage::Decided(decision) => Some(decision),
         };
         let (answered, cut) = match entry.end {
             None => (None, None),
-            Some(End::Answered(status)) => (Some(status), None),
+            Some(End::Responded(status)) => (Some(status), None),
             Some(End::Cut(cut)) => (None, Some(cut)),
         };
         RequestLine {
@@ -75,14 +76,14 @@ impl Ledger {
         }
     }
 
-    /// The sequence numbers of the requests for one order, in order of arrival.
+    /// Returns the sequence numbers of the requests for one order, in order of arrival.
     pub(crate) fn requests_of(&self, order_id: &str) -> Vec<u32> {
         self.find(order_id)
             .map(|order| self.sequences(order))
             .unwrap_or_default()
     }
 
-    /// One order, by its number in order of its first request.
+    /// Returns the charges of an order, by its number in order of first requests.
     pub(crate) fn charge_line(&self, order: u32) -> ChargeLine {
         let mut keys = Vec::new();
         for key in self
@@ -90,6 +91,7 @@ impl Ledger {
             .into_iter()
             .filter_map(|sequence| self.entries[sequence as usize].key)
         {
+            // An order has a handful of keys, nearly always one: a list is enough.
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -111,12 +113,14 @@ impl Ledger {
     }
 
     fn find(&self, order_id: &str) -> Option<u32> {
-        // A text may be known as a key alone.
+        // The text may be an idempotency key and no order id.
         let name = self.names.find(order_id)?;
         self.order_of_name.get(name as usize).copied().flatten()
     }
 
     fn sequences(&self, order: u32) -> Vec<u32> {
+        // Requests of an order are linked backwards: that costs 8 bytes per request, and a list per order far
+        // more.
         let last = self.orders[order as usize].last_request;
         let mut sequences: Vec<u32> =
             std::iter::successors(last, |&sequence| self.entries[sequence as usize].previous).collect();
@@ -125,7 +129,7 @@ impl Ledger {
     }
 }
 
-/// Names a charge: the same in every run, whatever else happens.
+/// Returns the transaction id of a charge, which is the same in every run with the same requests.
 pub(crate) fn transaction_id(order_id: &str, nth: u32) -> String {
     format!("T-{order_id}-{nth}")
 }

@@ -1,47 +1,49 @@
-//! Every request and every charge, in memory: writing here, telling in `reading`.
+//! Record of every request and every charge, in memory.
 //!
-//! A request is on record from its arrival on. It is done when two things have happened, in either order: the
-//! API has come to a decision (or has failed before one), and the client has its answer or has been cut off.
-//! A client that leaves does not stop the processing of what it sent.
+//! A request is recorded when it has arrived. It is done when two things have happened, in either order: the
+//! API has made its decision (or has failed before), and the client has got its response or was cut off. A
+//! client that leaves does not stop the processing of its request.
 //!
-//! No clock and no lock in here: the time is an argument, in ms since 1970, and the caller holds the lock.
+//! The ledger has no clock and no lock: the time is an argument, in ms since 1970, and the caller holds the
+//! lock.
 
-mod reading;
+mod names;
+mod read;
 
-pub(crate) use reading::transaction_id;
+use names::Names;
+pub(crate) use read::transaction_id;
 use thiserror::Error;
 
 use crate::{
     Fault,
     faults::Draw,
-    names::Names,
-    report::{Cut, Decision, Stats},
+    responses::{Cut, Decision, Stats},
 };
 
-/// What the API knows.
+/// Requests and charges of the API.
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
     entries_max: u32,
     honours_keys: bool,
-    /// Order ids and idempotency keys together, because most clients send the one as the other.
+    /// Order ids and idempotency keys together, because most clients use the order id as the key.
     names: Names,
     orders: Vec<Order>,
-    /// By the number of its id: the order.
+    /// Order by the number of its id.
     order_of_name: Vec<Option<u32>>,
-    /// By the number of the key: the charge that it stands for. Filled only while keys are honoured.
+    /// Charge by the number of its idempotency key. Filled only if keys are honoured.
     charge_of_name: Vec<Option<Charge>>,
     counts: Stats,
     faults: [u64; Fault::ALL.len()],
 }
 
-/// A request that has just been put on record.
+/// Request that was just recorded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrived {
     pub(crate) sequence: u32,
     pub(crate) draw: Draw,
 }
 
-/// What the API decided; a charge by its number within the order, from 1.
+/// Decision of the API. Charges are numbered within their order, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Processed {
     Charged(u32),
@@ -49,25 +51,25 @@ pub(crate) enum Processed {
     Rejected(Rejection),
 }
 
-/// Why the API rejects.
+/// Reason for a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// The seed says so.
+    /// Drawn from the seed.
     Drawn,
-    /// The idempotency key, which is honoured, belongs to another order.
+    /// The idempotency key was used for another order.
     KeyOfAnotherOrder,
 }
 
-/// How an exchange ended.
+/// End of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    Answered(u16),
+    Responded(u16),
     Cut(Cut),
 }
 
-/// No room for another request.
+/// The ledger is full.
 #[derive(Debug, Error)]
-#[error("{0} requests are on record, which is the limit --requests-max; payments are refused from now on")]
+#[error("the record is full: {0} requests, the limit of --requests-max; further payments are refused")]
 pub(crate) struct Full(pub(crate) u32);
 
 struct Entry {
@@ -77,7 +79,7 @@ struct Entry {
     order: u32,
     key: Option<u32>,
     nth: u32,
-    /// The order's request before this one.
+    /// Sequence number of the previous request for the order.
     previous: Option<u32>,
     fault: Option<Fault>,
     slow: bool,
@@ -88,8 +90,8 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Waiting,
-    /// Failed before it was processed, and never will be.
-    PassedOver,
+    /// Failed before processing, and will not be processed.
+    Failed,
     Decided(Decision),
 }
 
@@ -123,7 +125,10 @@ impl Ledger {
         }
     }
 
-    /// Puts a request on record; `draw` is given its number among the requests for this order, from 1.
+    /// Records a request. `draw` gets its number among the requests for this order, from 1.
+    ///
+    /// # Errors
+    /// The ledger is full.
     pub(crate) fn arrive(
         &mut self,
         order_id: &str,
@@ -132,10 +137,13 @@ impl Ledger {
         draw: impl FnOnce(u32) -> Draw,
     ) -> Result<Arrived, Full> {
         let sequence = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        // Refused and counted, not overwritten: a checker that misses a request would find a repeated call
+        // unexplained.
         if sequence >= self.entries_max {
             self.counts.refused_full += 1;
             return Err(Full(self.entries_max));
         }
+        // Only now: a request that is refused for lack of room creates no order.
         let name = self.names.number(order_id);
         let order = self.order(name);
         let key = key.map(|key| {
@@ -147,6 +155,8 @@ impl Ledger {
         });
         let of_order = &mut self.orders[order as usize];
         of_order.requests += 1;
+        // Order of arrival, not of processing: the draw of a request must not depend on how others are
+        // scheduled.
         let nth = of_order.requests;
         let previous = of_order.last_request.replace(sequence);
         let draw = draw(nth);
@@ -173,14 +183,16 @@ impl Ledger {
         Ok(Arrived { sequence, draw })
     }
 
-    /// Comes to a decision on a request: this is where money moves.
+    /// Makes the decision on a request, and charges the customer if it is accepted.
     pub(crate) fn process(&mut self, sequence: u32, rejected: bool, now: u64) -> Processed {
         let entry = &self.entries[sequence as usize];
+        // The stand-in must not charge twice by a mistake of its own: that would be blamed on the pipeline.
         assert!(
             entry.stage == Stage::Waiting,
             "request {sequence} is processed once"
         );
         let (order, key) = (entry.order, entry.key);
+        // The key comes first, as in real APIs: a replayed request is not validated again.
         let known = key.and_then(|key| self.charge_of_name.get(key as usize).copied().flatten());
         let processed = match known {
             Some(charge) if charge.order == order => Processed::Replayed(charge.nth),
@@ -198,43 +210,45 @@ impl Ledger {
             Decision::Replayed => self.counts.replayed += 1,
             Decision::Rejected => self.counts.rejected += 1,
         }
-        self.settle(sequence, Stage::Decided(decision), now);
+        self.finish_processing(sequence, Stage::Decided(decision), now);
         processed
     }
 
-    /// Notes that a request failed before it was processed.
-    pub(crate) fn pass_over(&mut self, sequence: u32, now: u64) {
-        self.settle(sequence, Stage::PassedOver, now);
+    /// Records that a request failed before it was processed.
+    pub(crate) fn fail(&mut self, sequence: u32, now: u64) {
+        self.finish_processing(sequence, Stage::Failed, now);
     }
 
-    /// Notes the answer, or that there will be none.
+    /// Records the response, or that there is none.
     pub(crate) fn end(&mut self, sequence: u32, end: End, now: u64) {
         let entry = &mut self.entries[sequence as usize];
         assert!(entry.end.is_none(), "request {sequence} ends once");
         entry.end = Some(end);
         entry.finished_at = now;
+        // The later of processing and end decides: `finish_processing` subtracts in the other order.
         let done = entry.stage != Stage::Waiting;
         self.counts.in_progress -= u64::from(done);
         self.counts.client_left += u64::from(end == End::Cut(Cut::ClientLeft));
     }
 
-    /// Counts a request that is not put on record because it makes no sense.
+    /// Counts a malformed request, which is not recorded.
     pub(crate) fn malformed(&mut self) {
         self.counts.malformed += 1;
     }
 
-    /// Counts a request that its client did not finish.
+    /// Counts a request that its client did not finish sending.
     pub(crate) fn incomplete(&mut self) {
         self.counts.incomplete += 1;
     }
 
-    /// Counts that the API went down.
+    /// Counts an outage of the API.
     pub(crate) fn down(&mut self) {
         self.counts.downs += 1;
     }
 
-    /// The order with this id, a new one if need be.
+    /// Returns the order with this id, and creates it if necessary.
     fn order(&mut self, name: u32) -> u32 {
+        // Keys are numbered too, so the table may have to grow by more than one.
         if self.order_of_name.len() < self.names.len() {
             self.order_of_name.resize(self.names.len(), None);
         }
@@ -256,6 +270,7 @@ impl Ledger {
         of_order.charges += 1;
         of_order.last_at = now;
         let nth = of_order.charges;
+        // Counted here, at the moment of the charge, so that `GET /stats` needs no pass over the orders.
         match nth {
             1 => {
                 of_order.first_at = now;
@@ -264,6 +279,7 @@ impl Ledger {
             2 => self.counts.orders_charged_more_than_once += 1,
             _ => {}
         }
+        // A rejected request stores no key: the client may correct the order and try again with the same key.
         if let Some(key) = key.filter(|_| self.honours_keys) {
             self.charge_of_name.resize(self.names.len(), None);
             self.charge_of_name[key as usize] = Some(Charge { order, nth });
@@ -271,11 +287,11 @@ impl Ledger {
         nth
     }
 
-    fn settle(&mut self, sequence: u32, stage: Stage, now: u64) {
+    fn finish_processing(&mut self, sequence: u32, stage: Stage, now: u64) {
         let entry = &mut self.entries[sequence as usize];
         assert!(
             entry.stage == Stage::Waiting,
-            "request {sequence} is settled once"
+            "request {sequence} is processed once"
         );
         entry.stage = stage;
         entry.processed_at = now;
@@ -286,7 +302,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::ChargeLine;
+    use crate::responses::ChargeLine;
 
     fn healthy(_nth: u32) -> Draw {
         Draw {
@@ -298,12 +314,12 @@ mod tests {
     fn pay(ledger: &mut Ledger, order_id: &str, key: &str, now: u64) -> Processed {
         let arrived = ledger.arrive(order_id, Some(key), now, healthy).unwrap();
         let processed = ledger.process(arrived.sequence, false, now);
-        ledger.end(arrived.sequence, End::Answered(201), now);
+        ledger.end(arrived.sequence, End::Responded(201), now);
         processed
     }
 
     #[test]
-    fn two_calls_charge_twice_and_are_counted() {
+    fn repeated_call_charges_twice() {
         let mut ledger = Ledger::new(10, false);
         assert_eq!(pay(&mut ledger, "a", "k", 5), Processed::Charged(1));
         assert_eq!(pay(&mut ledger, "a", "k", 6), Processed::Charged(2));
@@ -333,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honoured_key_charges_once_and_belongs_to_one_order() {
+    fn honoured_key_charges_once_for_one_order() {
         let mut ledger = Ledger::new(10, true);
         assert_eq!(pay(&mut ledger, "a", "k", 1), Processed::Charged(1));
         assert_eq!(pay(&mut ledger, "a", "k", 2), Processed::Replayed(1));
@@ -347,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_may_be_the_id_of_one_order_and_the_key_of_another() {
+    fn order_id_may_be_the_key_of_another_order() {
         let mut ledger = Ledger::new(10, true);
         assert_eq!(pay(&mut ledger, "a", "b", 1), Processed::Charged(1));
         assert_eq!(ledger.lookup("b"), None);
@@ -361,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_whose_client_left_is_in_progress_until_it_is_processed() {
+    fn request_of_a_gone_client_stays_in_progress() {
         let mut ledger = Ledger::new(10, false);
         let sequence = ledger.arrive("a", None, 1, healthy).unwrap().sequence;
         ledger.end(sequence, End::Cut(Cut::ClientLeft), 2);
@@ -384,21 +400,21 @@ mod tests {
     }
 
     #[test]
-    fn rejected_and_passed_over_requests_charge_nothing() {
+    fn rejected_and_failed_requests_charge_nothing() {
         let mut ledger = Ledger::new(10, false);
         let fails = |_| Draw {
             fault: Some(Fault::Before503),
             slow: false,
         };
         let first = ledger.arrive("a", None, 1, fails).unwrap().sequence;
-        ledger.pass_over(first, 1);
-        ledger.end(first, End::Answered(503), 1);
+        ledger.fail(first, 1);
+        ledger.end(first, End::Responded(503), 1);
         let second = ledger.arrive("a", None, 2, healthy).unwrap().sequence;
         assert_eq!(
             ledger.process(second, true, 2),
             Processed::Rejected(Rejection::Drawn)
         );
-        ledger.end(second, End::Answered(422), 2);
+        ledger.end(second, End::Responded(422), 2);
 
         assert_eq!(ledger.lookup("a"), None);
         assert_eq!(ledger.requests_of("a"), [first, second]);
@@ -415,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ledger_takes_no_more() {
+    fn full_ledger_refuses_requests() {
         let mut ledger = Ledger::new(1, false);
         pay(&mut ledger, "a", "k", 1);
         assert!(ledger.arrive("b", None, 2, healthy).is_err());

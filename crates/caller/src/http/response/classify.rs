@@ -1,21 +1,19 @@
-//! What reqwest and hyper say of a request that failed, in the words of the pipeline's table
-//! (`pipeline/src/delivery/answer.rs`).
-//!
-//! The send latch has the first word: what it held never left, whatever the client says. Only of what did
-//! leave the client's errors tell how the answer was lost.
+//! Translates errors of reqwest and hyper into the pipeline's response types.
 
 use std::error::Error as StdError;
 use std::io;
 
 use pipeline::delivery::{Lost, NotSent, Response};
 
-use crate::latch::Fate;
+use crate::http::send_latch::Fate;
 
-/// What a failed request came to.
-pub(super) fn report(error: &reqwest::Error, fate: Fate) -> Response {
+/// Returns the response for a request that failed without an HTTP status.
+pub(crate) fn failure(error: &reqwest::Error, fate: Fate) -> Response {
+    // The latch decides before the error does. reqwest reports a time-out while connecting exactly like one
+    // after sending, and the first may be retried while the second may have charged the customer.
     match fate {
         Fate::Withheld => Response::NotSent(NotSent::Withheld),
-        // A time-out before the body was asked for is one of connecting.
+        // A time-out before the body was requested happened while connecting.
         Fate::NotSent if error.is_connect() || error.is_timeout() => Response::NotSent(NotSent::NoConnection),
         Fate::NotSent => Response::NotSent(NotSent::NotWritten),
         Fate::Sent if error.is_timeout() => Response::Lost(Lost::TimedOut),
@@ -23,7 +21,11 @@ pub(super) fn report(error: &reqwest::Error, fate: Fate) -> Response {
     }
 }
 
+/// Returns the reason for which the response to a sent request was lost. All reasons are ambiguous; they
+/// differ in logs and metrics only.
 fn lost(error: &reqwest::Error) -> Lost {
+    // reqwest wraps its causes, and an io::Error can lie below a hyper::Error: walk the chain from the
+    // outside.
     let mut cause: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
@@ -36,6 +38,7 @@ fn lost(error: &reqwest::Error) -> Lost {
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return match error.kind() {
+                // rustls reports a connection closed without close_notify as UnexpectedEof.
                 io::ErrorKind::ConnectionReset
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe

@@ -1,5 +1,5 @@
-//! Bearer tokens by OAuth2's client credentials (RFC 6749, section 4.4): asked for once for all calls, and
-//! again before they expire.
+//! Bearer tokens by the OAuth2 client credentials grant (RFC 6749, section 4.4). One token serves all calls
+//! and is renewed before it expires.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,35 +9,37 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 
-use super::template::percent_encode;
-use crate::secret::{Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{Secret, SecretSource};
+use super::watched_file::Watched;
+use crate::http::template::percent_encode;
 
-/// Where tokens come from.
+/// Settings of the token endpoint: `[api.auth.oauth2]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OAuth2Settings {
-    /// The address of the token endpoint.
+    /// URL of the token endpoint.
     pub(crate) token_url: String,
-    /// Who we are; the client secret is `api.auth.secret`.
+    /// Client id. The client secret is `api.auth.secret`.
     pub(crate) client_id: String,
-    /// What is asked for, separated by blanks; empty: nothing in particular.
+    /// Requested scopes, separated by blanks; empty: the server's default.
     pub(crate) scope: String,
-    /// For whom the token is meant, where the server wants to be told; empty: it does not.
+    /// Audience of the token, for servers that require one; empty: not sent.
     pub(crate) audience: String,
-    /// How the client id and secret are sent.
+    /// Place of client id and secret in the token request.
     pub(crate) client_auth: ClientAuth,
-    /// How long a request for a token may take.
+    /// Maximum duration of a token request. It adds to the duration of a call, so `caller.drain_timeout` must
+    /// allow for it.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
 }
 
+/// Place of the client id and secret in a token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ClientAuth {
-    /// In the `Authorization` header, as RFC 6749 prefers it.
+    /// `Authorization` header, which RFC 6749 prefers.
     Basic,
-    /// In the form.
+    /// Fields of the form in the body.
     Body,
 }
 
@@ -54,35 +56,39 @@ impl Default for OAuth2Settings {
     }
 }
 
-/// Asks for tokens, and keeps the last one.
-pub(super) struct TokenSource {
+/// Requests tokens and caches the latest one.
+pub(crate) struct TokenSource {
     client: Box<dyn Fn() -> Client + Send + Sync>,
     settings: OAuth2Settings,
     url: Url,
     secret: Watched<Secret>,
     token: Mutex<Option<Token>>,
-    /// OwnedPartition while a token is asked for; knows when that was.
-    asking: tokio::sync::Mutex<Option<Instant>>,
+    /// Locked while a token is requested; holds the time of the latest request.
+    requested_at: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Clone)]
 struct Token {
     value: HeaderValue,
-    /// From then on a new one is asked for, while this one serves.
+    /// Time from which a new token is requested, while this one stays in use.
     renew_at: Instant,
     expires_at: Instant,
 }
 
-/// A token endpoint is not asked more often than this, however many calls want a token, and however often
-/// the API refuses what it hands out.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Minimum interval between token requests, however many calls need a token and however often the API refuses
+/// one.
+const REQUEST_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// Where the endpoint does not say how long a token lives.
-const LIFE_UNSAID: Duration = Duration::from_secs(300);
+/// Lifetime of a token if the endpoint gives none (RFC 6749 only recommends `expires_in`).
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(300);
 
-/// An endpoint's answer is a few hundred bytes.
+/// Maximum lifetime of a token, whatever the endpoint says. It also keeps `Instant` arithmetic within range.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Maximum size of a token response. Real ones have a few hundred bytes to a few KiB.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
+/// Successful token response (RFC 6749, section 5.1).
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
@@ -92,21 +98,22 @@ struct Granted {
     expires_in: Option<f64>,
 }
 
+/// Error response (RFC 6749, section 5.2).
 #[derive(Deserialize)]
 struct Denied {
     error: String,
 }
 
-/// There are none to be had at the moment; why was logged.
+/// No credentials are available at the moment; the reason was logged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NoCredentials;
+pub(crate) struct NoCredentials;
 
 impl TokenSource {
-    /// The source of these settings. No token is asked for yet.
+    /// Creates the source of these settings. Requests no token yet.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
-    pub(super) fn new(
+    /// Names the setting that is invalid.
+    pub(crate) fn new(
         settings: &OAuth2Settings,
         secret: &SecretSource,
         client: impl Fn() -> Client + Send + Sync + 'static,
@@ -114,7 +121,10 @@ impl TokenSource {
         let url = Url::parse(&settings.token_url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.password().is_none())
-            .context("the setting api.auth.oauth2.token_url must be an address that begins with https:// or http://")?;
+            .context(
+                "the setting api.auth.oauth2.token_url must be a URL that starts with https:// or http://, \
+                 without a password",
+            )?;
         ensure!(
             !settings.client_id.is_empty(),
             "the setting api.auth.oauth2.client_id is empty"
@@ -129,74 +139,86 @@ impl TokenSource {
             url,
             secret: secret.watched("api.auth.secret", Ok)?,
             token: Mutex::new(None),
-            asking: tokio::sync::Mutex::new(None),
+            requested_at: tokio::sync::Mutex::new(None),
         })
     }
 
-    /// A token that lives. Many may ask at once: one request is made for all of them.
-    pub(super) async fn token(&self) -> Result<HeaderValue, NoCredentials> {
+    /// Returns a token that has not expired. All concurrent calls share one token request.
+    ///
+    /// # Errors
+    /// No token is available; the reason was logged.
+    pub(crate) async fn token(&self) -> Result<HeaderValue, NoCredentials> {
         let now = Instant::now();
-        let token = self.living(now);
-        let mut asked_at = match &token {
+        let token = self.unexpired(now);
+        let mut requested_at = match &token {
             Some(token) if now < token.renew_at => return Ok(token.value.clone()),
-            // It serves on; somebody else is asking for the next one.
-            Some(token) => match self.asking.try_lock() {
-                Ok(asked_at) => asked_at,
+            // Renewal delays no call: the one that gets the lock renews, the others use the old token.
+            Some(token) => match self.requested_at.try_lock() {
+                Ok(requested_at) => requested_at,
                 Err(_) => return Ok(token.value.clone()),
             },
-            None => self.asking.lock().await,
+            None => self.requested_at.lock().await,
         };
-        // What was asked for while this one waited is for this one, too.
+        // Read again: another call may have got a token, or failed, while this one waited for the lock.
         let now = Instant::now();
-        let token = self.living(now);
-        let is_too_soon = asked_at.is_some_and(|at| now.saturating_duration_since(at) < ASK_EVERY);
+        let token = self.unexpired(now);
+        let is_too_soon =
+            requested_at.is_some_and(|at| now.saturating_duration_since(at) < REQUEST_INTERVAL_MIN);
         match token {
             Some(token) if now < token.renew_at || is_too_soon => return Ok(token.value),
+            // Nothing was sent, so the call is retried with backoff and loses nothing by failing at once.
             None if is_too_soon => return Err(NoCredentials),
             Some(_) | None => {}
         }
-        *asked_at = Some(now);
-        match self.ask(now).await {
+        *requested_at = Some(now);
+        match self.request(now).await {
             Ok(token) => {
                 let value = token.value.clone();
                 *self.lock() = Some(token);
                 Ok(value)
             }
             Err(error) => {
-                // A slow failure must not be followed by another one at once.
-                *asked_at = Some(Instant::now());
+                // Counted from the end: a request that took longer than the interval must not be followed by
+                // the next one at once, by each of the calls that waited.
+                *requested_at = Some(Instant::now());
                 tracing::warn!(
                     token_url = %self.url, error = format!("{error:#}"),
-                    "no token could be had for the API; calls without one wait, and nothing of them was sent"
+                    "token request failed, calls without a token wait and are not sent"
                 );
                 token.map(|token| token.value).ok_or(NoCredentials)
             }
         }
     }
 
-    /// The API refused this token: the next call gets another one.
-    pub(super) fn refused(&self, shown: &HeaderValue) {
+    /// Discards a token that the API refused.
+    pub(crate) fn refused(&self, authorization: &HeaderValue) {
         let mut token = self.lock();
-        if token.as_ref().is_some_and(|token| token.value == shown) {
+        // Late refusals of an earlier token must not discard its successor.
+        if token.as_ref().is_some_and(|token| token.value == authorization) {
             *token = None;
-            tracing::warn!(token_url = %self.url, "the API refused its token; a new one is asked for");
+            tracing::warn!(token_url = %self.url, "API refused the token, requesting a new one");
         }
     }
 
-    /// The last token.
-    pub(super) fn current(&self) -> Option<HeaderValue> {
+    /// Returns the latest token, expired or not.
+    pub(crate) fn latest(&self) -> Option<HeaderValue> {
         self.lock().as_ref().map(|token| token.value.clone())
     }
 
-    fn living(&self, now: Instant) -> Option<Token> {
+    fn unexpired(&self, now: Instant) -> Option<Token> {
         self.lock().clone().filter(|token| now < token.expires_at)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Token>> {
+        // A token is replaced in one assignment, so a panic elsewhere leaves it whole.
         self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(&self, now: Instant) -> anyhow::Result<Token> {
+    /// Requests a token.
+    ///
+    /// # Errors
+    /// The endpoint is unreachable, refuses, or returns no bearer token. No error quotes the response.
+    async fn request(&self, now: Instant) -> anyhow::Result<Token> {
         let OAuth2Settings {
             client_id,
             scope,
@@ -211,7 +233,7 @@ impl TokenSource {
         form.extend(optional.into_iter().filter(|(_, value)| !value.is_empty()));
         let mut request = (self.client)().post(self.url.clone()).timeout(*timeout);
         match client_auth {
-            // Both parts are encoded as in a form first (RFC 6749, section 2.3.1).
+            // Each part is form-encoded before they are joined (RFC 6749, section 2.3.1).
             ClientAuth::Basic => {
                 let header = Secret::basic(&encoded(client_id), &encoded(secret.reveal()))?;
                 request = request.header(AUTHORIZATION, header);
@@ -233,57 +255,55 @@ impl TokenSource {
             .body(form.join("&"))
             .send()
             .await
+            // The URL stands in the log entry already, and some have a secret in the query.
             .map_err(|error| anyhow!(error.without_url()))
-            .context("the token endpoint did not answer")?;
+            .context("the token endpoint did not respond")?;
         let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
-            .context("the token endpoint's answer broke off")?
+            .context("reading the response of the token endpoint")?
         {
             ensure!(
                 body.len() + chunk.len() <= RESPONSE_BYTES_MAX,
-                "the token endpoint's answer is longer than {RESPONSE_BYTES_MAX} bytes"
+                "the response of the token endpoint is longer than {RESPONSE_BYTES_MAX} bytes"
             );
             body.extend_from_slice(&chunk);
         }
         if !status.is_success() {
-            // Its error code is a word of RFC 6749, section 5.2. The rest of the answer might hold anything.
+            // Only the error code is quoted, and at most 60 characters of it: the rest may contain anything.
             let denied = serde_json::from_slice(&body).unwrap_or(Denied {
                 error: "no reason".into(),
             });
             bail!(
-                "the token endpoint answered with status {status}: {:.60}",
+                "the token endpoint responded with status {status}: {:.60}",
                 denied.error
             );
         }
-        // The error of the library could repeat a part of the answer, and with it the token.
+        // The library's error may quote a part of the response, and with it the token.
         let Ok(granted) = serde_json::from_slice::<Granted>(&body) else {
-            bail!("the token endpoint's answer holds no access_token");
+            bail!("the response of the token endpoint has no access_token");
         };
         let is_bearer = granted
             .token_type
             .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         ensure!(
             is_bearer,
-            "the token endpoint handed out something that is no bearer token"
+            "the token endpoint returned a token that is not a bearer token"
         );
-        let life = granted
+        let lifetime = granted
             .expires_in
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .map_or(LIFE_UNSAID, |life| life.min(LIFE_MAX));
+            .map_or(LIFETIME_DEFAULT, |lifetime| lifetime.min(LIFETIME_MAX));
         Ok(Token {
             value: Secret::header("Bearer ", &granted.access_token)?,
-            // A fifth of its life is left for a token endpoint that is down for a while.
-            renew_at: now + life.mul_f64(0.8),
-            expires_at: now + life,
+            // A fifth of the lifetime remains to survive an outage of the token endpoint.
+            renew_at: now + lifetime.mul_f64(0.8),
+            expires_at: now + lifetime,
         })
     }
 }
-
-/// Nobody should rely on one token for longer.
-const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();

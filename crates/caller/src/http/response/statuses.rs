@@ -1,71 +1,73 @@
-//! The settings of what answers mean.
+//! Settings that classify responses: `[api.responses]`.
 
 use anyhow::Context as _;
 use pipeline::delivery::{FieldRule, Otherwise, ResponseClassifier, StatusClass, Statuses};
 use serde::{Deserialize, Serialize};
 
-/// Statuses such as `503`, ranges such as `520-527`, and hundreds such as `5xx`; the narrower goes before the
-/// wider.
+/// Response classes by HTTP status.
+///
+/// An entry is a status such as `503`, a range such as `520-527`, or a hundred such as `5xx`. The narrower
+/// entry takes precedence. A status in no list is ambiguous.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ResponseSettings {
-    /// The order is processed.
+    /// Statuses that mean: the order is processed.
     pub(crate) accepted: Vec<String>,
-    /// The order is not processed, and will not be: a dead letter.
+    /// Statuses that mean: the order is not processed and never will be. The call becomes a dead letter.
     pub(crate) rejected: Vec<String>,
-    /// The order was surely not processed: the call is made again. Among them are 401 and 407: they say that
-    /// our credentials are wrong, not the order, and that the request was not applied (RFC 9110). As dead
-    /// letters an expired password would cost a whole outbox.
+    /// Statuses that mean: the order was surely not processed. The call is retried.
     pub(crate) retry: Vec<String>,
-    /// With a `Retry-After` header as `retry`, without as `ambiguous`.
+    /// Statuses that are `retry` with a `Retry-After` header, and `ambiguous` without one.
     pub(crate) retry_if_retry_after: Vec<String>,
-    /// Nobody can know: `caller.on_ambiguous` decides. Statuses that stand nowhere belong here.
+    /// Statuses that leave the outcome unknown. `caller.on_ambiguous` decides.
     pub(crate) ambiguous: Vec<String>,
-    /// Answers whose status does not tell.
+    /// Rules for responses whose status does not say enough, such as `200 {"result":"ERROR"}`.
     pub(crate) body: Vec<FieldSettings>,
 }
 
-/// A field of the answer's JSON body that has the last word.
+/// Rule that classifies a response by a field of its JSON body, in place of its status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FieldSettings {
-    /// The statuses whose bodies are read.
+    /// Statuses whose bodies are read.
     #[serde(default = "hundred_two")]
     pub(crate) statuses: Vec<String>,
-    /// Where the field stands: a JSON pointer.
+    /// JSON pointer of the field.
     pub(crate) pointer: String,
     /// Values that mean: the order is processed.
     #[serde(default)]
     pub(crate) accepted: Vec<String>,
-    /// Values that mean: it is not, and will not be.
+    /// Values that mean: the order is not processed and never will be.
     #[serde(default)]
     pub(crate) rejected: Vec<String>,
-    /// Values that mean: it was surely not processed, and the call may be made again.
+    /// Values that mean: the order was surely not processed, and the call may be retried.
     #[serde(default)]
     pub(crate) retry: Vec<String>,
-    /// Values that mean: nobody can know.
+    /// Values that leave the outcome unknown.
     #[serde(default)]
     pub(crate) ambiguous: Vec<String>,
-    /// What another value means, or no such field.
+    /// Class of a body with another value, or without the field.
     #[serde(default)]
     pub(crate) otherwise: OtherwiseSetting,
 }
 
+/// Fallback of a [`FieldSettings`] rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OtherwiseSetting {
-    /// Nobody can know.
+    /// Ambiguous, whatever the status.
+    // The default, because an unforeseen value must neither lose an order nor pay it twice.
     #[default]
     Ambiguous,
-    /// The status decides.
+    /// Class of the status, as without the rule.
     Status,
 }
 
 impl ResponseSettings {
-    /// The table that they make.
+    /// Returns the classifier of these settings.
     ///
     /// # Errors
-    /// Names what is no status, what stands in two classes, and rules that could never do what they are for.
+    /// An entry is not a status, a status is in two classes, or a rule could never match.
     pub(crate) fn classes(&self) -> anyhow::Result<ResponseClassifier> {
         let lists = [
             (&self.accepted, StatusClass::Accepted),
@@ -80,14 +82,19 @@ impl ResponseSettings {
         }
         let rules: anyhow::Result<Vec<FieldRule>> = self.body.iter().map(FieldSettings::rule).collect();
         ResponseClassifier::new(settings)
-            .context(ANSWERS)?
+            .context(INVALID)?
             .with_fields(rules?)
-            .context(ANSWERS)
+            .context(INVALID)
     }
 }
 
 impl FieldSettings {
-    pub(super) fn rule(&self) -> anyhow::Result<FieldRule> {
+    /// Returns the pipeline's rule for these settings.
+    ///
+    /// # Errors
+    /// An entry of `statuses` is not a status.
+    pub(crate) fn rule(&self) -> anyhow::Result<FieldRule> {
+        // No `retry_if_retry_after`: the header belongs to the status, not to the field.
         let lists = [
             (&self.accepted, StatusClass::Accepted),
             (&self.rejected, StatusClass::Rejected),
@@ -109,13 +116,17 @@ impl FieldSettings {
     }
 }
 
-pub(super) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
+/// Parses a list of statuses, ranges and hundreds.
+///
+/// # Errors
+/// An entry is none of them.
+pub(crate) fn parse(list: &[String]) -> anyhow::Result<Vec<Statuses>> {
     list.iter()
-        .map(|statuses| statuses.parse().context(ANSWERS))
+        .map(|statuses| statuses.parse().context(INVALID))
         .collect()
 }
 
-const ANSWERS: &str = "the settings in [api.responses] are wrong";
+const INVALID: &str = "the settings in [api.responses] are invalid";
 
 fn hundred_two() -> Vec<String> {
     vec!["2xx".into()]
@@ -126,9 +137,16 @@ impl Default for ResponseSettings {
         let list = |statuses: &[&str]| statuses.iter().map(|&status| status.into()).collect();
         Self {
             accepted: list(&["2xx"]),
+            // Redirects are not followed: a 307 would repeat the POST at another address.
             rejected: list(&["3xx", "4xx"]),
+            // 401 and 407 mean that our credentials are wrong, not the order, and that the request was not
+            // applied (RFC 9110, sections 15.5.2 and 15.5.8). As `rejected`, an expired password would turn
+            // the whole outbox into dead letters.
             retry: list(&["401", "407", "425", "429"]),
+            // A server that refuses a request under load says when to return. A bare 503 may come from a
+            // proxy that lost the response.
             retry_if_retry_after: list(&["503"]),
+            // 409 often means that an earlier request for the order was processed.
             ambiguous: list(&["408", "409", "5xx"]),
             body: Vec::new(),
         }

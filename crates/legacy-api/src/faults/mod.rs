@@ -1,4 +1,4 @@
-//! What can go wrong, and how often. Which request meets which fault is drawn in `draw`.
+//! Faults and their rates. `draw` decides which request meets which fault.
 
 use std::time::Duration;
 
@@ -9,43 +9,43 @@ mod draw;
 
 pub(crate) use draw::Draw;
 
-/// One thing that can go wrong with a request. At most one does.
+/// Fault of one request. A request meets at most one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Fault {
-    /// Answers 500; the payment is not processed, but the client cannot know that.
+    /// Responds 500; not processed, but the client cannot tell.
     #[serde(rename = "before_500")]
     Before500,
-    /// Answers 503 with `Retry-After`; not processed.
+    /// Responds 503 with `Retry-After`; not processed.
     #[serde(rename = "before_503")]
     Before503,
     /// Resets the connection; not processed.
     #[serde(rename = "before_reset")]
     BeforeReset,
-    /// Answers 429 with `Retry-After`; not processed.
+    /// Responds 429 with `Retry-After`; not processed.
     #[serde(rename = "throttle")]
     Throttle,
-    /// Processes, then says nothing until the client leaves or `silence_max` has passed.
+    /// Processes, then is silent until the client leaves or `silence_max` has passed.
     #[serde(rename = "lost_silence")]
     LostSilence,
     /// Processes, then resets the connection.
     #[serde(rename = "lost_reset")]
     LostReset,
-    /// Processes, then closes the connection (FIN) without an answer.
+    /// Processes, then closes the connection (FIN) without a response.
     #[serde(rename = "lost_close")]
     LostClose,
-    /// Processes, then answers 500.
+    /// Processes, then responds 500.
     #[serde(rename = "lost_500")]
     Lost500,
-    /// Processes, then answers 502.
+    /// Processes, then responds 502.
     #[serde(rename = "lost_502")]
     Lost502,
-    /// Processes, then answers 504.
+    /// Processes, then responds 504.
     #[serde(rename = "lost_504")]
     Lost504,
 }
 
 impl Fault {
-    /// Every fault, in the order in which a draw is compared with their rates.
+    /// All faults, in the order in which a draw is compared with their rates.
     pub const ALL: [Fault; 10] = [
         Fault::Before500,
         Fault::Before503,
@@ -59,7 +59,7 @@ impl Fault {
         Fault::Lost504,
     ];
 
-    /// Whether a request that meets this fault is processed all the same.
+    /// Reports whether a request that meets this fault is processed.
     pub fn processes(self) -> bool {
         match self {
             Fault::Before500 | Fault::Before503 | Fault::BeforeReset | Fault::Throttle => false,
@@ -73,98 +73,101 @@ impl Fault {
     }
 }
 
-/// The faults to play: a seed, a rate from 0 to 1 for each kind, and the durations that belong to them.
+/// Settings of the faults: a seed, a rate from 0 to 1 for each kind, and their durations.
 ///
-/// The rates of the ten [`Fault`]s exclude each other, so together they are at most 1; `slow` and `reject` are
-/// drawn on their own.
+/// A request meets at most one of the ten [`Fault`]s, so their rates add up to at most 1. `slow`, `reject`
+/// and `failing_orders` are drawn independently.
 #[derive(Debug, Clone, Copy, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Faults {
-    /// The same seed gives the same order the same faults.
+    /// Seed of all draws: the same seed gives the same order the same faults.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Share of requests answered 500 and not processed.
+    /// Share of requests that get 500 and are not processed.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub before_500: f64,
-    /// Share of requests answered 503 with Retry-After and not processed.
+    /// Share of requests that get 503 with Retry-After and are not processed.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub before_503: f64,
     /// Share of requests whose connection is reset before they are processed.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub before_reset: f64,
-    /// Share of requests answered 429 with Retry-After and not processed.
+    /// Share of requests that get 429 with Retry-After and are not processed.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub throttle: f64,
-    /// Share of requests that are processed and never answered.
+    /// Share of requests that are processed and get no response.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_silence: f64,
     /// Share of requests that are processed and whose connection is then reset.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_reset: f64,
-    /// Share of requests that are processed and whose connection is then closed without an answer.
+    /// Share of requests that are processed and whose connection is then closed without a response.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_close: f64,
-    /// Share of requests that are processed and answered 500.
+    /// Share of requests that are processed and get 500.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_500: f64,
-    /// Share of requests that are processed and answered 502.
+    /// Share of requests that are processed and get 502.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_502: f64,
-    /// Share of requests that are processed and answered 504.
+    /// Share of requests that are processed and get 504.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub lost_504: f64,
     /// Share of requests that take `--slow-for` longer.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub slow: f64,
-    /// What a slow request takes on top of the latency.
+    /// Additional latency of a slow request.
     #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde")]
     pub slow_for: Duration,
-    /// What every request takes.
+    /// Latency of every request.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde")]
     pub latency: Duration,
     /// Share of orders that are rejected (422), each time they are sent.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub reject: f64,
-    /// Share of orders that are stubborn: each is answered 429 for its first `--stubborn-for` requests.
+    /// Share of orders that fail: each gets 429 for its first `--failing-requests` requests.
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
-    pub stubborn: f64,
-    /// How many requests for a stubborn order fail; 0: all.
+    pub failing_orders: f64,
+    /// Number of requests that fail for each failing order; 0: all.
     #[arg(long, default_value_t = 0, value_name = "REQUESTS")]
-    pub stubborn_for: u32,
-    /// What the Retry-After header of a 429 or 503 says, in seconds.
+    pub failing_requests: u32,
+    /// Value of the Retry-After header of a 429 or 503, in seconds.
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     pub retry_after_s: u32,
-    /// A request that is never answered is reset after this, should its client still be there.
+    /// Time after which a request without a response is reset, if its client is still connected.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     #[serde(with = "humantime_serde")]
     pub silence_max: Duration,
 }
 
-/// The rates make no sense.
+/// Rates that are invalid, alone or together.
 #[derive(Debug, Error, PartialEq)]
 pub enum BadFaults {
-    /// One rate is not a share.
+    /// A rate is not between 0 and 1.
     #[error("the rate {name} is {rate}; a rate is from 0 to 1")]
     NotARate {
-        /// The rate's name.
+        /// Name of the rate.
         name: &'static str,
-        /// What it was set to.
+        /// Value of the rate.
         rate: f64,
     },
-    /// Together they are more than all requests.
+    /// The rates add up to more than all requests.
     #[error(
         "the rates before_*, throttle and lost_* add up to {sum}; a request meets one of them, so at most 1"
     )]
     MoreThanAll {
-        /// What they add up to.
+        /// Sum of the rates.
         sum: f64,
     },
 }
 
 impl Faults {
-    /// Refuses rates that are none, and rates that together exceed all requests.
+    /// Checks the rates.
+    ///
+    /// # Errors
+    /// A rate is not from 0 to 1, or the rates of the faults add up to more than 1.
     pub fn check(&self) -> Result<(), BadFaults> {
         let named = [
             ("before_500", self.before_500),
@@ -179,14 +182,15 @@ impl Faults {
             ("lost_504", self.lost_504),
             ("slow", self.slow),
             ("reject", self.reject),
-            ("stubborn", self.stubborn),
+            ("failing_orders", self.failing_orders),
         ];
         for (name, rate) in named {
+            // Refuses NaN as well, which no comparison would.
             if !(0.0..=1.0).contains(&rate) {
                 return Err(BadFaults::NotARate { name, rate });
             }
         }
-        // Ten decimal fractions that are exactly 1 on paper may add up to a little more in binary.
+        // Decimal fractions that add up to 1 on paper may exceed it slightly in binary.
         let sum = self.faults_sum();
         if sum > 1.0 + 1e-9 {
             Err(BadFaults::MoreThanAll { sum })
@@ -216,7 +220,7 @@ impl Faults {
 }
 
 impl Default for Faults {
-    /// No faults, as the flags' defaults.
+    /// Returns the defaults of the flags: no faults.
     fn default() -> Self {
         Faults {
             seed: 1,
@@ -234,8 +238,8 @@ impl Default for Faults {
             slow_for: Duration::from_secs(2),
             latency: Duration::ZERO,
             reject: 0.0,
-            stubborn: 0.0,
-            stubborn_for: 0,
+            failing_orders: 0.0,
+            failing_requests: 0,
             retry_after_s: 1,
             silence_max: Duration::from_secs(120),
         }
@@ -247,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_that_make_no_sense_are_refused() {
+    fn invalid_rates_are_refused() {
         assert_eq!(Faults::default().check(), Ok(()));
         for rate in [-0.1, 1.1, f64::NAN] {
             let faults = Faults {

@@ -1,13 +1,13 @@
 //! The send latch: proof that a request never left.
 //!
-//! An HTTP client that fails does not tell whether the server has seen the request. So the body is wrapped
-//! around one atomic. When the connection asks for the body, it *claims* that the request is being sent;
-//! when the request has failed, the caller *cancels*. Only one of the two can win. If the cancel wins,
-//! not a byte of the body was sent, and none will be: a server has at most the head of a request whose body
-//! never comes.
+//! An HTTP client that fails does not say whether the server has seen the request. The request body is
+//! therefore wrapped around one atomic. The connection *claims* the request when it asks for the body; the
+//! caller *cancels* it when the request has failed. Only one of the two succeeds. If the cancel does, no byte
+//! of the body was sent and none will be: the server has at most the head of a request whose body never
+//! arrives.
 //!
-//! The claim is also the last moment at which a request can be held back. It is refused once the ownership
-//! deadline has passed, however long connecting took.
+//! The claim is also the last moment at which a request can be stopped. It is refused once the ownership
+//! lease has expired, however long connecting took.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,7 +25,7 @@ mod gate;
 #[cfg(test)]
 mod model;
 
-/// What `gate.rs` is made of.
+/// The atomics that `gate.rs` is compiled with; `model.rs` replaces them with loom's.
 mod atomic {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};
 }
@@ -33,86 +33,95 @@ mod atomic {
 pub(crate) use gate::Fate;
 use gate::Gate;
 
-/// Whether one request may leave, and whether it has.
+/// The latch of one request: decides once whether the request is sent.
 #[derive(Debug)]
 pub(crate) struct Latch {
     gate: Gate,
-    permit: ExtendLease,
+    permit: SendPermit,
 }
 
 impl Latch {
-    /// A request that may leave as long as `permit` says so.
-    pub(crate) fn new(permit: ExtendLease) -> Arc<Self> {
+    /// Returns the latch of a request that may leave while `permit` is valid.
+    pub(crate) fn new(permit: SendPermit) -> Arc<Self> {
         let gate = Gate::new();
         Arc::new(Self { gate, permit })
     }
 
-    /// The request has come to an end without an answer: says how far it came, and holds it there.
+    /// Cancels a request that ended without a response, and returns whether it was sent. The result is final.
     pub(crate) fn cancel(&self) -> Fate {
         self.gate.cancel()
     }
 
-    /// Whether the request was handed to the connection.
+    /// Reports whether the body was handed to the connection.
     #[cfg(feature = "failpoints")]
     pub(crate) fn is_sent(&self) -> bool {
         self.gate.is_sent()
     }
 
-    /// The connection asks for the body: may it have it?
+    /// Claims the request for the connection. Returns whether it may have the body.
     fn claim(&self, now: Instant) -> bool {
+        // Checked here and not before connecting: a slow connect can outlast the lease, and the next owner of
+        // the partition would send the same call. The failpoint removes the guard, so that a test can show it
+        // matters.
         self.gate
-            .claim(self.permit.allows(now) || guard_removed!("guard-ownership-deadline"))
+            .claim(self.permit.is_valid(now) || guard_removed!("guard-ownership-deadline"))
     }
 }
 
-/// Until when the requests of one assignment of a partition may leave. Clones are the same permit.
+/// Permission to send requests for one assigned partition, valid until its ownership lease expires. Clones
+/// share one state.
 #[derive(Clone, Debug)]
-pub(crate) struct ExtendLease {
+pub(crate) struct SendPermit {
     epoch: Instant,
-    /// Nanoseconds since the epoch; 0 is "not at all".
+    /// Expiry in nanoseconds since `epoch`; 0: not valid.
     until: Arc<AtomicU64>,
 }
 
-impl ExtendLease {
-    /// A permit that allows nothing yet. `epoch` is any time before those that it is asked about.
+impl SendPermit {
+    /// Returns a permit that is not valid yet. `epoch` is any time before all others that it is used with.
     pub(crate) fn new(epoch: Instant) -> Self {
         let until = Arc::new(AtomicU64::new(0));
         Self { epoch, until }
     }
 
-    /// Requests may leave until then.
+    /// Makes the permit valid until the given time.
     pub(crate) fn extend(&self, until: Instant) {
+        // Release pairs with the Acquire in `is_valid`: a connection task that sees the new lease also sees
+        // what the run loop wrote before it.
         self.until.store(self.nanos(until), Ordering::Release);
     }
 
-    /// No request may leave any more.
+    /// Revokes the permit: no further request leaves, including those that are connecting.
     pub(crate) fn withhold(&self) {
         self.until.store(0, Ordering::Release);
     }
 
-    fn allows(&self, now: Instant) -> bool {
+    fn is_valid(&self, now: Instant) -> bool {
+        // Strictly before: at the deadline itself another member may already own the partition.
         self.nanos(now) < self.until.load(Ordering::Acquire)
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        // 584 years fit.
+        // An Instant fits into no atomic. 64 bits of nanoseconds last for 584 years of uptime.
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// A request's body, in one piece.
+/// A request body in one piece, released only through its latch.
 pub(crate) struct LatchedBody {
     bytes: Option<Bytes>,
     latch: Arc<Latch>,
 }
 
-/// The connection came for the body after the request was cancelled or withheld.
+/// Error given to the connection when it asks for the body of a cancelled or withheld request.
 #[derive(Debug)]
 pub(crate) struct HeldBack;
 
 impl LatchedBody {
-    /// A body that leaves only through `latch`. It is not empty, or nobody would ask for it.
+    /// Wraps a body, which must not be empty.
     pub(crate) fn new(bytes: Bytes, latch: Arc<Latch>) -> Self {
+        // hyper never polls a body of size 0: the latch would report `NotSent` for a request that the server
+        // has processed.
         debug_assert!(
             !bytes.is_empty(),
             "an empty body is never asked for, so nothing would be proved"
@@ -132,10 +141,12 @@ impl Body for LatchedBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HeldBack>>> {
+        // `take`, so that a second poll ends the body instead of sending it twice.
         let Some(bytes) = self.bytes.take() else {
             return Poll::Ready(None);
         };
         freeze_at!("frozen-before-send");
+        // The clock is read after everything that can take time.
         Poll::Ready(Some(match self.latch.claim(Instant::now()) {
             true => {
                 service::failpoint::kill_at!("before-send");
@@ -150,13 +161,14 @@ impl Body for LatchedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // An exact size makes hyper send Content-Length. Many legacy servers refuse chunked bodies.
         SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 
 impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request was held back before it left")
+        f.write_str("the request was stopped before its body was sent")
     }
 }
 
@@ -175,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    fn permitted() -> ExtendLease {
-        let permit = ExtendLease::new(Instant::now());
+    fn valid_permit() -> SendPermit {
+        let permit = SendPermit::new(Instant::now());
         permit.extend(Instant::now() + Duration::from_secs(60));
         permit
     }
@@ -184,18 +196,18 @@ mod tests {
     fn poll(body: &mut LatchedBody) -> Option<bool> {
         match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(frame) => frame.map(|frame| frame.is_ok()),
-            Poll::Pending => unreachable!("the body is there or not"),
+            Poll::Pending => unreachable!("a latched body never waits"),
         }
     }
 
     #[test]
-    fn what_was_asked_for_was_sent_and_what_was_cancelled_never_is() {
-        let latch = Latch::new(permitted());
+    fn claimed_body_is_sent_and_cancelled_body_never_is() {
+        let latch = Latch::new(valid_permit());
         let mut body = LatchedBody::new(Bytes::from_static(b"{}"), Arc::clone(&latch));
         assert_eq!((poll(&mut body), poll(&mut body)), (Some(true), None));
         assert_eq!(latch.cancel(), Fate::Sent);
 
-        let latch = Latch::new(permitted());
+        let latch = Latch::new(valid_permit());
         let mut body = LatchedBody::new(Bytes::from_static(b"{}"), Arc::clone(&latch));
         assert_eq!(latch.cancel(), Fate::NotSent);
         assert_eq!(poll(&mut body), Some(false));
@@ -203,9 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn past_the_deadline_nothing_leaves() {
-        let permit = ExtendLease::new(Instant::now());
-        let fate = |permit: &ExtendLease| {
+    fn expired_permit_withholds_the_request() {
+        let permit = SendPermit::new(Instant::now());
+        let fate = |permit: &SendPermit| {
             let latch = Latch::new(permit.clone());
             poll(&mut LatchedBody::new(
                 Bytes::from_static(b"{}"),
@@ -213,7 +225,7 @@ mod tests {
             ));
             latch.cancel()
         };
-        assert_eq!(fate(&permit), Fate::Withheld, "a new permit allows nothing");
+        assert_eq!(fate(&permit), Fate::Withheld, "a new permit is not valid");
         permit.extend(Instant::now() + Duration::from_secs(60));
         assert_eq!(fate(&permit), Fate::Sent);
         permit.extend(Instant::now());

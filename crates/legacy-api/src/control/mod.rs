@@ -1,4 +1,4 @@
-//! Everything but payments: look-up, statistics, records, and the switches for faults and outages.
+//! Endpoints other than payments: look-up, statistics, records, and control of faults and outages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,9 +16,12 @@ use serde_json::{Map, Value};
 use crate::{
     Faults,
     api::Api,
-    ndjson::Lines,
-    report::{Lookup, Stats},
+    responses::{Lookup, Stats},
 };
+
+mod ndjson;
+
+use ndjson::Lines;
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
@@ -32,6 +35,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 }
 
 async fn lookup(State(api): State<Arc<Api>>, Path(order_id): Path<String>) -> Result<Json<Lookup>, Refused> {
+    // Never seen and seen but not yet charged are both 404, as in a real API.
     let found = api.ledger().lookup(&order_id);
     found.map(Json).ok_or_else(|| {
         Refused(
@@ -54,6 +58,7 @@ struct RequestsQuery {
 async fn requests(State(api): State<Arc<Api>>, Query(query): Query<RequestsQuery>) -> Response {
     let sequences = match &query.order_id {
         Some(order_id) => api.ledger().requests_of(order_id),
+        // All requests by number, without a list of them: there may be millions.
         None => {
             return ndjson(Lines::new(
                 0..api.ledger().requests(),
@@ -76,7 +81,7 @@ async fn faults(State(api): State<Arc<Api>>) -> Json<Faults> {
     Json(api.faults())
 }
 
-/// Changes the faults that are named and leaves the others as they are.
+/// Changes the faults that the JSON names; the others keep their values.
 async fn change_faults(
     State(api): State<Arc<Api>>,
     Json(changes): Json<Map<String, Value>>,
@@ -84,9 +89,10 @@ async fn change_faults(
     let refused = |error: String| {
         Refused(
             StatusCode::BAD_REQUEST,
-            format!("the faults stay as they were: {error}"),
+            format!("invalid faults, nothing was changed: {error}"),
         )
     };
+    // Merged as JSON and parsed as a whole, so that an unknown name or a wrong type changes nothing.
     let mut merged = serde_json::to_value(api.faults()).map_err(|error| refused(error.to_string()))?;
     if let Value::Object(fields) = &mut merged {
         fields.extend(changes);
@@ -124,7 +130,7 @@ where
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(lines)).into_response()
 }
 
-/// A refusal that says why.
+/// Error response with its reason.
 struct Refused(StatusCode, String);
 
 impl IntoResponse for Refused {

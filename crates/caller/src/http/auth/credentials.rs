@@ -1,4 +1,4 @@
-//! What a request shows to prove who sends it.
+//! Credentials of requests: bearer token, basic authentication, an API key header, or OAuth2.
 
 use std::sync::Arc;
 
@@ -8,70 +8,71 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::oauth2::{NoCredentials, OAuth2Settings, TokenSource};
-use crate::secret::{HIDDEN, Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{HIDDEN, Secret, SecretSource};
+use super::watched_file::Watched;
 
-/// The settings of the credentials.
+/// Settings of the credentials: `[api.auth]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AuthSettings {
-    /// How requests prove who sends them.
+    /// Kind of credentials that the API requires.
     pub(crate) kind: AuthKind,
-    /// The bearer token, the password, the header's value, or the OAuth2 client secret: `file:PATH` or
-    /// `env:NAME`.
+    /// Bearer token, password, header value or OAuth2 client secret, as `file:PATH` or `env:NAME`.
     pub(crate) secret: SecretSource,
-    /// The user, for `basic`.
+    /// User name, for `basic`.
     pub(crate) user: String,
-    /// The name of the header, for `header`.
+    /// Name of the header, for `header`.
     pub(crate) header: String,
-    /// Where tokens come from, for `oauth2`.
+    /// Token endpoint, for `oauth2`.
     pub(crate) oauth2: OAuth2Settings,
 }
 
+/// Kinds of credentials that a request can carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum AuthKind {
-    /// They do not.
+    /// Requests carry no credentials.
     #[default]
     None,
-    /// `Authorization: Bearer SECRET`.
+    /// `Authorization: Bearer`, with the secret as the token.
     Bearer,
-    /// `Authorization: Basic`, with user and secret.
+    /// `Authorization: Basic`, with user name and secret.
     Basic,
-    /// A header of any name with the secret as its value.
+    /// Header of any name with the secret as its value, such as an API key.
     Header,
-    /// A bearer token by OAuth2's client credentials.
+    /// Bearer token from an OAuth2 token endpoint, by the client credentials grant.
     OAuth2,
 }
 
-/// The credentials of requests.
-pub(super) enum Credentials {
+/// Credentials of requests, kept up to date while the program runs.
+pub(crate) enum Credentials {
     None,
     Fixed {
         header: HeaderName,
-        value: Watched<Shown>,
+        value: Watched<HeaderSecret>,
     },
     OAuth2(Box<TokenSource>),
 }
 
-/// A header's value, and the secret in it.
+/// Header value, and the secret in it.
 #[derive(Clone)]
-pub(super) struct Shown {
+pub(crate) struct HeaderSecret {
     value: HeaderValue,
     secret: Arc<Secret>,
 }
 
-/// How a secret is shown.
-type Show = Box<dyn Fn(&Secret) -> anyhow::Result<HeaderValue> + Send + Sync>;
+/// Function from a secret to its header value.
+type ToHeader = Box<dyn Fn(&Secret) -> anyhow::Result<HeaderValue> + Send + Sync>;
 
 const SECRET: &str = "api.auth.secret";
 
 impl Credentials {
-    /// The credentials of these settings. Tokens are asked for with `client`.
+    /// Creates the credentials of these settings. Tokens are requested with the HTTP client that `client`
+    /// returns.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
-    pub(super) fn new(
+    /// Names the setting that is invalid.
+    pub(crate) fn new(
         settings: &AuthSettings,
         client: impl Fn() -> Client + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
@@ -82,11 +83,13 @@ impl Credentials {
             header,
             oauth2,
         } = settings;
+        // A setting of another kind is an error, not ignored: a caller without the credentials that its
+        // operator believes to be set would be refused by the API.
         let only = |setting: &str, is_set: bool, wanted: AuthKind| {
             ensure!(
                 is_set == (*kind == wanted),
-                "the setting api.auth.{setting} belongs to the kind {wanted:?}, and api.auth.kind is {kind:?}: set \
-                 both or neither"
+                "the setting api.auth.{setting} belongs to the kind {wanted:?}, and api.auth.kind is \
+                 {kind:?}: set both or neither"
             );
             Ok(())
         };
@@ -97,10 +100,10 @@ impl Credentials {
             *kind != AuthKind::None || *secret == SecretSource::None,
             "the setting {SECRET} is set, and api.auth.kind is \"none\": set both or neither"
         );
-        let fixed = |header: HeaderName, shown: Show| {
+        let fixed = |header: HeaderName, to_header: ToHeader| {
             let value = secret.watched(SECRET, move |secret| {
-                Ok(Shown {
-                    value: shown(&secret)?,
+                Ok(HeaderSecret {
+                    value: to_header(&secret)?,
                     secret: Arc::new(secret),
                 })
             })?;
@@ -115,7 +118,8 @@ impl Credentials {
             AuthKind::Basic => {
                 ensure!(
                     !user.contains(':'),
-                    "the setting api.auth.user has a colon in it, and what comes after it would be read as the password"
+                    "the setting api.auth.user contains a colon, and the rest of it would be read as the \
+                     password"
                 );
                 let user = user.clone();
                 fixed(
@@ -132,8 +136,11 @@ impl Credentials {
         }
     }
 
-    /// Adds what a request shows.
-    pub(super) async fn show(&self, headers: &mut HeaderMap) -> Result<(), NoCredentials> {
+    /// Adds the credentials to the headers of a request.
+    ///
+    /// # Errors
+    /// No token is available; the reason was logged.
+    pub(crate) async fn add(&self, headers: &mut HeaderMap) -> Result<(), NoCredentials> {
         match self {
             Self::None => {}
             Self::Fixed { header, value } => {
@@ -146,48 +153,61 @@ impl Credentials {
         Ok(())
     }
 
-    /// The API did not take what these headers show.
-    pub(super) fn refused(&self, shown: Option<&HeaderValue>) {
-        match (self, shown) {
-            (Self::OAuth2(source), Some(shown)) => source.refused(shown),
+    /// Discards an OAuth2 token that the API refused, so that the next call requests another.
+    pub(crate) fn refused(&self, authorization: Option<&HeaderValue>) {
+        // A fixed secret stays in use: there is no other, and the retried calls find it renewed when its file
+        // changes.
+        match (self, authorization) {
+            (Self::OAuth2(source), Some(authorization)) => source.refused(authorization),
             (Self::OAuth2(_), None) | (Self::None | Self::Fixed { .. }, _) => {}
         }
     }
 
-    /// Takes secrets out of an answer that repeats them: it becomes an outcome or a dead letter.
-    pub(super) fn scrub(&self, body: &mut Vec<u8>) {
+    /// Masks secrets that a response body repeats.
+    pub(crate) fn mask_secrets(&self, body: &mut Vec<u8>) {
         match self {
             Self::None => {}
             Self::Fixed { value, .. } => {
-                let Shown { value, secret } = value.get();
-                hide(body, secret.reveal().as_bytes());
-                hide_credentials(body, &value);
+                let HeaderSecret { value, secret } = value.get();
+                // Both the secret and its encoded form, which differ for `basic`.
+                mask(body, secret.reveal().as_bytes());
+                mask_header(body, &value);
             }
             Self::OAuth2(source) => {
-                if let Some(value) = source.current() {
-                    hide_credentials(body, &value);
+                // The token itself, not the client secret: the API never saw the secret.
+                if let Some(value) = source.latest() {
+                    mask_header(body, &value);
                 }
             }
         }
     }
 }
 
-fn hide_credentials(body: &mut Vec<u8>, shown: &HeaderValue) {
-    // Behind "Bearer " or "Basic ".
-    if let Some(secret) = shown.as_bytes().rsplit(|byte| *byte == b' ').next() {
-        hide(body, secret);
+fn mask_header(body: &mut Vec<u8>, value: &HeaderValue) {
+    // The part after "Bearer " or "Basic ".
+    if let Some(secret) = value.as_bytes().rsplit(|byte| *byte == b' ').next() {
+        mask(body, secret);
     }
 }
 
-/// What is shorter is found in texts by chance, and nobody's secret.
-const HIDE_BYTES_MIN: usize = 6;
+/// Minimum length of a masked secret in bytes. Shorter text occurs in a body by chance, and masking it would
+/// destroy evidence.
+const MASKED_BYTES_MIN: usize = 6;
 
-fn hide(body: &mut Vec<u8>, secret: &[u8]) {
-    if secret.len() < HIDE_BYTES_MIN {
+fn mask(body: &mut Vec<u8>, secret: &[u8]) {
+    if secret.len() < MASKED_BYTES_MIN {
         return;
     }
-    while let Some(at) = body.windows(secret.len()).position(|window| window == secret) {
-        body.splice(at..at + secret.len(), HIDDEN.bytes());
+    let mut from = 0;
+    while let Some(at) = body[from..]
+        .windows(secret.len())
+        .position(|window| window == secret)
+    {
+        let start = from + at;
+        body.splice(start..start + secret.len(), HIDDEN.bytes());
+        // Continue after the replacement: a secret that is part of HIDDEN would be found in it again, without
+        // end.
+        from = start + HIDDEN.len();
     }
 }
 
@@ -209,27 +229,27 @@ mod tests {
         file
     }
 
-    async fn shown(settings: &AuthSettings) -> HeaderMap {
+    async fn headers_with(settings: &AuthSettings) -> HeaderMap {
         let credentials = Credentials::new(settings, Client::new).expect("credentials");
         let mut headers = HeaderMap::new();
-        credentials.show(&mut headers).await.expect("a header");
+        credentials.add(&mut headers).await.expect("a header");
         headers
     }
 
     #[tokio::test]
-    async fn each_kind_shows_the_secret_in_its_way() {
+    async fn each_kind_sends_its_header() {
         let secret = secret();
-        let bearer = shown(&settings(AuthKind::Bearer, &secret)).await;
+        let bearer = headers_with(&settings(AuthKind::Bearer, &secret)).await;
         assert_eq!(bearer[AUTHORIZATION], "Bearer open sesame");
         assert!(bearer[AUTHORIZATION].is_sensitive());
-        let basic = shown(&AuthSettings {
+        let basic = headers_with(&AuthSettings {
             user: "Aladdin".into(),
             ..settings(AuthKind::Basic, &secret)
         })
         .await;
         // The example of RFC 7617, section 2.
         assert_eq!(basic[AUTHORIZATION], "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        let header = shown(&AuthSettings {
+        let header = headers_with(&AuthSettings {
             header: "X-Api-Key".into(),
             ..settings(AuthKind::Header, &secret)
         })
@@ -238,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_fit_together_are_refused() {
+    fn contradicting_settings_are_refused() {
         let secret = secret();
         let refused = |settings: AuthSettings, names: &str| {
             let error = Credentials::new(&settings, Client::new).err().expect(names);
@@ -264,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_repeats_the_secret_is_scrubbed() {
+    fn secret_in_a_response_body_is_masked() {
         let secret = secret();
         let basic = AuthSettings {
             user: "Aladdin".into(),
@@ -272,7 +292,14 @@ mod tests {
         };
         let credentials = Credentials::new(&basic, Client::new).expect("credentials");
         let mut body = b"open sesame? QWxhZGRpbjpvcGVuIHNlc2FtZQ== open sesame".to_vec();
-        credentials.scrub(&mut body);
+        credentials.mask_secrets(&mut body);
         assert_eq!(String::from_utf8_lossy(&body), "[secret]? [secret] [secret]");
+    }
+
+    #[test]
+    fn secret_that_is_part_of_the_mask_is_masked_once() {
+        let mut body = b"secret, secret".to_vec();
+        mask(&mut body, b"secret");
+        assert_eq!(String::from_utf8_lossy(&body), "[secret], [secret]");
     }
 }

@@ -1,12 +1,12 @@
-//! Look-ups, on real sockets: only a clear answer is one.
+//! Look-ups, on real sockets: only a clear response counts.
 
 use pipeline::delivery::LookupResult;
 
-use super::server::{Does, Server};
+use super::server::{Behaviour, Server};
 use super::*;
 
-async fn check(does: Does, expected: LookupResult) -> Server {
-    let server = Server::start(does).await;
+async fn check(behaviour: Behaviour, expected: LookupResult) -> Server {
+    let server = Server::start(behaviour).await;
     let api_settings = settings(&server.url());
     let verify = VerifySettings {
         url: format!("{}/{{order_id}}", server.url()),
@@ -23,37 +23,37 @@ async fn check(does: Does, expected: LookupResult) -> Server {
     };
     let call = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
     let request = api.look_up_request(&facts, &call.expect("a request"));
-    let report = api.look_up(request.expect("a look-up")).await;
-    let answers = verify.verify().expect("a table").answers;
+    let response = api.look_up(request.expect("a look-up")).await;
+    let classifier = verify.verify().expect("valid settings").answers;
     assert_eq!(
-        LookupResult::from(answers.answer(&report)),
+        LookupResult::from(classifier.answer(&response)),
         expected,
-        "{does:?}: {report:?}"
+        "{behaviour:?}: {response:?}"
     );
     server
 }
 
 #[tokio::test]
-async fn only_a_clear_answer_to_a_look_up_is_one() {
+async fn unclear_look_up_is_unknown() {
     const FOUND: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     const BROKEN: &str = "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n";
     const ELSEWHERE: &str = "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
-    let server = check(Does::Answers(FOUND), LookupResult::Found).await;
+    let server = check(Behaviour::Answers(FOUND), LookupResult::Found).await;
     let heads = server.heads();
     assert!(
         heads.len() == 1 && heads[0].starts_with("GET ") && heads[0].contains("/order%2F1%3F "),
         "{heads:?}"
     );
-    check(Does::Answers(NOT_FOUND), LookupResult::NotFound).await;
-    check(Does::Answers(BROKEN), LookupResult::Unknown).await;
-    check(Does::Answers(ELSEWHERE), LookupResult::Unknown).await;
-    for does in [
-        Does::Hangs,
-        Does::ResetsUnread,
-        Does::ClosesUnanswered,
-        Does::ResetsUnanswered,
+    check(Behaviour::Answers(NOT_FOUND), LookupResult::NotFound).await;
+    check(Behaviour::Answers(BROKEN), LookupResult::Unknown).await;
+    check(Behaviour::Answers(ELSEWHERE), LookupResult::Unknown).await;
+    for behaviour in [
+        Behaviour::Hangs,
+        Behaviour::ResetsUnread,
+        Behaviour::ClosesUnanswered,
+        Behaviour::ResetsUnanswered,
     ] {
-        check(does, LookupResult::Unknown).await;
+        check(behaviour, LookupResult::Unknown).await;
     }
 }

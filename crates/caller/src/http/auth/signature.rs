@@ -1,4 +1,4 @@
-//! A signature over each request (HMAC, RFC 2104): the API can tell that it came from us, and when.
+//! Signature of each request (HMAC, RFC 2104), which proves its sender and its time to the API.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -11,33 +11,34 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 
-use super::request::Request;
-use crate::secret::{Secret, SecretSource};
-use crate::watched::Watched;
+use super::secret::{Secret, SecretSource};
+use super::watched_file::Watched;
+use crate::http::request::Request;
 
-/// The settings of the signature.
+/// Settings of the signature: `[api.signature]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SignatureSettings {
-    /// The header that carries it; empty: requests are not signed.
+    /// Header that carries the signature; empty: requests are not signed.
     pub(crate) header: String,
-    /// The key: `file:PATH` or `env:NAME`.
+    /// HMAC key, as `file:PATH` or `env:NAME`.
     pub(crate) secret: SecretSource,
-    /// The hash.
+    /// Hash function of the HMAC.
     pub(crate) algorithm: Algorithm,
-    /// What is signed, with places `{timestamp}`, `{method}`, `{path}` (with its query), `{idempotency_key}`
-    /// and `{body}`.
+    /// Signed text, with the placeholders `{timestamp}`, `{method}`, `{path}` (with its query),
+    /// `{idempotency_key}` and `{body}`.
     pub(crate) signed: String,
-    /// How it is written.
+    /// Encoding of the signature.
     pub(crate) encoding: Encoding,
-    /// What stands before it in the header; `{timestamp}` in it is replaced.
+    /// Prefix of the header's value, such as `sha256=`; `{timestamp}` in it is replaced.
     pub(crate) prefix: String,
-    /// The header that carries the time of signing; empty: none.
+    /// Header that carries the time of signing; empty: none.
     pub(crate) timestamp_header: String,
-    /// The unit of that time, since 1970 UTC.
+    /// Unit of the timestamp, since 1970-01-01 UTC.
     pub(crate) timestamp: Unit,
 }
 
+/// Hash functions of the HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Algorithm {
@@ -45,6 +46,7 @@ pub(crate) enum Algorithm {
     HmacSha512,
 }
 
+/// Text encodings of a signature. Hex is lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Encoding {
@@ -52,6 +54,7 @@ pub(crate) enum Encoding {
     Base64,
 }
 
+/// Units of a timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Unit {
@@ -65,6 +68,7 @@ impl Default for SignatureSettings {
             header: String::new(),
             secret: SecretSource::None,
             algorithm: Algorithm::HmacSha256,
+            // With the time, so that the API can refuse an old request that somebody recorded.
             signed: "{timestamp}.{body}".into(),
             encoding: Encoding::Hex,
             prefix: String::new(),
@@ -74,8 +78,8 @@ impl Default for SignatureSettings {
     }
 }
 
-/// Signs requests.
-pub(super) struct Signature {
+/// Signs requests as the settings say.
+pub(crate) struct Signature {
     header: HeaderName,
     timestamp_header: Option<HeaderName>,
     secret: Watched<Secret>,
@@ -93,7 +97,7 @@ enum Part {
     Body,
 }
 
-const PLACES: [(&str, Part); 5] = [
+const PLACEHOLDERS: [(&str, Part); 5] = [
     ("{timestamp}", Part::Timestamp),
     ("{method}", Part::Method),
     ("{path}", Part::Path),
@@ -102,15 +106,16 @@ const PLACES: [(&str, Part); 5] = [
 ];
 
 impl Signature {
-    /// The signature of these settings; `None` if requests are not signed.
+    /// Creates the signature of these settings; `None` if requests are not signed.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
-    pub(super) fn new(settings: &SignatureSettings) -> anyhow::Result<Option<Self>> {
+    /// Names the setting that is invalid.
+    pub(crate) fn new(settings: &SignatureSettings) -> anyhow::Result<Option<Self>> {
         if settings.header.is_empty() {
             ensure!(
                 settings.secret == SecretSource::None,
-                "the setting api.signature.secret is set, and api.signature.header is empty: set both or neither"
+                "the setting api.signature.secret is set, and api.signature.header is empty: set both or \
+                 neither"
             );
             return Ok(None);
         }
@@ -121,7 +126,8 @@ impl Signature {
         let parts = parts(&settings.signed);
         ensure!(
             parts.iter().any(|part| matches!(part, Part::Body)),
-            "the setting api.signature.signed is {:?}; it must name {{body}}, or a signature would fit any order",
+            "the setting api.signature.signed is {:?}; it must contain {{body}}, or one signature would be \
+             valid for any order",
             settings.signed
         );
         Ok(Some(Self {
@@ -136,17 +142,18 @@ impl Signature {
         }))
     }
 
-    /// Signs a request, at this time.
+    /// Adds the signature of a request made at `now` to its headers.
     ///
     /// # Errors
-    /// The prefix makes no header; the settings are wrong.
-    pub(super) fn sign(
+    /// The prefix has characters that no header can carry.
+    pub(crate) fn sign(
         &self,
         method: &str,
         request: &Request,
         headers: &mut HeaderMap,
         now: SystemTime,
     ) -> anyhow::Result<()> {
+        // A clock before 1970 gives 0, and the API refuses the signature.
         let since: Duration = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let timestamp = match self.settings.timestamp {
             Unit::Seconds => since.as_secs().to_string(),
@@ -158,6 +165,7 @@ impl Signature {
                 Part::Text(text) => signed.extend_from_slice(text.as_bytes()),
                 Part::Timestamp => signed.extend_from_slice(timestamp.as_bytes()),
                 Part::Method => signed.extend_from_slice(method.as_bytes()),
+                // As sent, percent-encoding included: that is what the server sees.
                 Part::Path => {
                     signed.extend_from_slice(request.url.path().as_bytes());
                     if let Some(query) = request.url.query() {
@@ -169,7 +177,7 @@ impl Signature {
                 Part::Body => signed.extend_from_slice(&request.body),
             }
         }
-        let signature = self.written(&signed);
+        let signature = self.encoded_hmac(&signed);
         let value = format!(
             "{}{signature}",
             self.settings.prefix.replace("{timestamp}", &timestamp)
@@ -181,16 +189,16 @@ impl Signature {
         Ok(())
     }
 
-    fn written(&self, signed: &[u8]) -> String {
+    fn encoded_hmac(&self, signed: &[u8]) -> String {
         let secret = self.secret.get();
         let key = secret.reveal().as_bytes();
-        let code = match self.settings.algorithm {
-            Algorithm::HmacSha256 => code::<Hmac<Sha256>>(key, signed),
-            Algorithm::HmacSha512 => code::<Hmac<Sha512>>(key, signed),
+        let hmac = match self.settings.algorithm {
+            Algorithm::HmacSha256 => hmac::<Hmac<Sha256>>(key, signed),
+            Algorithm::HmacSha512 => hmac::<Hmac<Sha512>>(key, signed),
         };
         match self.settings.encoding {
-            Encoding::Base64 => STANDARD.encode(code),
-            Encoding::Hex => code.iter().fold(String::new(), |mut text, byte| {
+            Encoding::Base64 => STANDARD.encode(hmac),
+            Encoding::Hex => hmac.iter().fold(String::new(), |mut text, byte| {
                 // Writing to a String cannot fail.
                 let _ = write!(text, "{byte:02x}");
                 text
@@ -199,26 +207,27 @@ impl Signature {
     }
 }
 
-fn code<M: Mac + KeyInit>(key: &[u8], signed: &[u8]) -> Vec<u8> {
-    let mut code = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
-    code.update(signed);
-    code.finalize().into_bytes().to_vec()
+fn hmac<M: Mac + KeyInit>(key: &[u8], signed: &[u8]) -> Vec<u8> {
+    let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(signed);
+    mac.finalize().into_bytes().to_vec()
 }
 
+/// Splits the signed text at its placeholders. Unknown braces are text, as in a JSON envelope.
 fn parts(text: &str) -> Vec<Part> {
     let (mut parts, mut rest) = (Vec::new(), text);
     loop {
-        let next = PLACES
+        let next = PLACEHOLDERS
             .iter()
-            .filter_map(|(place, part)| Some((rest.find(place)?, *place, part)))
+            .filter_map(|(placeholder, part)| Some((rest.find(placeholder)?, *placeholder, part)))
             .min_by_key(|(at, ..)| *at);
-        let Some((at, place, part)) = next else {
+        let Some((at, placeholder, part)) = next else {
             parts.push(Part::Text(rest.to_owned()));
             return parts;
         };
         parts.push(Part::Text(rest[..at].to_owned()));
         parts.push(part.clone());
-        rest = &rest[at + place.len()..];
+        rest = &rest[at + placeholder.len()..];
     }
 }
 
@@ -254,7 +263,7 @@ mod tests {
 
     /// Test case 2 of RFC 4231.
     #[test]
-    fn the_body_is_signed_as_the_rfc_has_it() {
+    fn body_is_signed_as_in_rfc_4231() {
         let sha256 = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         let headers = signed(|settings| settings.signed = "{body}".into()).expect("signed");
         assert_eq!(headers["x-signature"], sha256);
@@ -270,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_and_the_time_are_signed_with_it() {
+    fn request_parts_and_time_are_signed() {
         let with = |text: &str| {
             signed(|settings| {
                 settings.signed = text.into();
@@ -283,13 +292,13 @@ mod tests {
         let headers = with("{method} {path}\n{timestamp}\n{idempotency_key}\n{body}");
         assert_eq!(headers["x-time"], "1700000000123");
         let text = "POST /pay?a=1\n1700000000123\nkey-1\nwhat do ya want for nothing?";
-        let expected = STANDARD.encode(code::<Hmac<Sha256>>(b"Jefe", text.as_bytes()));
+        let expected = STANDARD.encode(hmac::<Hmac<Sha256>>(b"Jefe", text.as_bytes()));
         assert_eq!(headers["x-signature"], expected);
         assert_ne!(with("{body}")["x-signature"], expected);
     }
 
     #[test]
-    fn settings_that_sign_nothing_are_refused() {
+    fn incomplete_settings_are_refused() {
         let refused = |change: fn(&mut SignatureSettings), names: &str| {
             let error = signed(change).expect_err(names);
             assert!(format!("{error:#}").contains(names), "{error:#}");

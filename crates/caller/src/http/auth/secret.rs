@@ -1,6 +1,7 @@
-//! Text that nobody may read: in no log, no metric, no error and no dead letter.
+//! Secrets, which appear in no log, metric, error message or dead letter.
 //!
-//! A settings file names where a secret is, and never holds it: `file:/run/secrets/token`, `env:API_TOKEN`.
+//! A settings file names the source of a secret and never contains it: `file:/run/secrets/token`,
+//! `env:API_TOKEN`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,33 +12,34 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use crate::watched::Watched;
+use super::watched_file::Watched;
 
-/// A secret. It can be shown to nobody; who needs it says so by [`Secret::reveal`].
+/// Secret text. Its `Debug` output is masked, it has no `Display`, and only [`Secret::reveal`] returns the
+/// text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// The text itself. Look twice at where it goes.
+    /// Returns the text itself. Each use must keep it out of logs and errors.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// For a header, marked so that nobody prints it.
+    /// Returns a header value of prefix and secret, marked sensitive so that its `Debug` output is masked.
     ///
     /// # Errors
-    /// A header cannot hold it. The error does not say it either.
+    /// The text has characters that no header can carry. The error does not quote it.
     pub(crate) fn header(prefix: &str, text: &str) -> anyhow::Result<HeaderValue> {
         let value = HeaderValue::from_str(&format!("{prefix}{text}"));
-        // The error of the library is left out: nothing that has seen the secret speaks.
+        // The library's error is dropped: it may quote the secret.
         let Ok(mut value) = value else {
-            bail!("it has characters that no HTTP header can hold");
+            bail!("it has characters that no HTTP header can carry");
         };
         value.set_sensitive(true);
         Ok(value)
     }
 
-    /// For the header `Authorization`: `Basic`, as RFC 7617 has it.
+    /// Returns the value of a `Basic` `Authorization` header (RFC 7617).
     ///
     /// # Errors
     /// As for [`Secret::header`].
@@ -58,27 +60,27 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What stands where a secret stood.
+/// Text that replaces a secret in outputs.
 pub(crate) const HIDDEN: &str = "[secret]";
 
-/// Where a secret is.
+/// Source of a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) enum SecretSource {
-    /// Nowhere: the setting is empty.
+    /// The setting is empty.
     #[default]
     None,
-    /// In a file, without the end of its last line; it is read anew when it changes.
+    /// File, without its final line breaks; reloaded when it changes.
     File(PathBuf),
-    /// In a variable of the environment, for as long as the process lives.
+    /// Environment variable, fixed for the life of the process.
     Environment(String),
 }
 
 impl SecretSource {
-    /// Reads it now, and again whenever its file changes.
+    /// Reads the secret and makes a value from it, now and whenever its file changes.
     ///
     /// # Errors
-    /// It cannot be read, or is empty.
+    /// The secret cannot be read, is empty, or makes no valid value.
     pub(crate) fn watched<T: Clone>(
         &self,
         setting: &'static str,
@@ -90,7 +92,7 @@ impl SecretSource {
             Self::File(path) => vec![path.clone()],
         };
         Watched::new(setting, files, move || make(source.read(setting)?))
-            .with_context(|| format!("the secret of the setting {setting} cannot be used"))
+            .with_context(|| format!("loading the secret of the setting {setting}"))
     }
 
     fn read(&self, setting: &str) -> anyhow::Result<Secret> {
@@ -102,28 +104,32 @@ impl SecretSource {
             }
             Self::Environment(name) => match std::env::var(name) {
                 Ok(text) => text,
-                // The error of the library would show what is in the variable.
-                Err(_) => bail!("the variable {name} is not in the environment, or is no UTF-8"),
+                // The library's error quotes a value that is not UTF-8.
+                Err(_) => bail!("the environment variable {name} is not set, or is not UTF-8"),
             },
         };
+        // Editors and `echo` append a line break, which no API expects in a token.
         let text = text.trim_end_matches(['\r', '\n']);
+        // An empty secret would send "Bearer " with each order, and each would be refused with 401.
         ensure!(!text.is_empty(), "{} is empty", String::from(self.clone()));
         Ok(Secret(text.to_owned()))
     }
 }
 
-/// Says so when a file with a secret can be read by everybody on the machine.
+/// Warns if all users of the machine can access a file that contains a secret.
 pub(crate) fn warn_if_others_may_read(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
 
+    // A missing file is reported by whoever reads it.
     let Ok(metadata) = std::fs::metadata(path) else {
         return;
     };
     let mode = metadata.permissions().mode();
+    // Group access is usual: orchestrators mount secrets with the group of the container.
     if mode & 0o007 != 0 {
         tracing::warn!(
             file = %path.display(), mode = format!("{:o}", mode & 0o777),
-            "a file with a secret can be used by everybody on this machine; chmod o= it"
+            "secret file is accessible to all users of this machine, run chmod o= on it"
         );
     }
 }
@@ -136,11 +142,8 @@ impl TryFrom<String> for SecretSource {
             None if text.is_empty() => Ok(Self::None),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.into())),
-            // What stands there may be the secret itself, so it is not repeated.
-            _ => Err(
-                "expected file:PATH or env:NAME; a secret itself does not belong into a settings file"
-                    .to_owned(),
-            ),
+            // The text may be the secret itself, so the error does not quote it.
+            _ => Err("expected file:PATH or env:NAME; do not put a secret into a settings file".to_owned()),
         }
     }
 }
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_shows_itself_to_nobody() {
+    fn secret_is_masked_in_debug_output() {
         let secret = Secret("hunter2".into());
         assert_eq!(
             format!("{secret:?} {:#?}", Some(&secret)),
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_the_settings_is_refused_without_repeating_it() {
+    fn secret_in_the_settings_is_refused_unquoted() {
         let error = SecretSource::try_from("hunter2".to_owned()).expect_err("a secret");
         assert!(
             error.contains("file:PATH") && !error.contains("hunter2"),
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_by_name() {
+    fn unreadable_secret_is_refused_by_name() {
         let check = |source: SecretSource, names: &str| {
             let error = source.watched("api.auth.secret", Ok).err().expect(names);
             let text = format!("{error:#}");

@@ -1,14 +1,15 @@
-//! What is made from files, and made anew when they change: secrets and certificates are renewed while the
-//! program runs.
+//! Values made from files and reloaded when the files change, so that secrets and certificates are renewed
+//! while the program runs.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a change may go unnoticed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval at which the files are checked for changes. A `stat` each second costs nothing, and one second of
+/// requests with an old secret is retried.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A value and the files that it is made from.
+/// Value and the files that it is made from.
 pub(crate) struct Watched<T> {
     setting: &'static str,
     files: Vec<PathBuf>,
@@ -18,29 +19,31 @@ pub(crate) struct Watched<T> {
 
 struct State<T> {
     value: T,
-    stamps: Vec<Stamp>,
-    looked_at: Instant,
+    versions: Vec<FileVersion>,
+    checked_at: Instant,
 }
 
-/// What changes with a file, also when a link in its path is turned to another file.
-type Stamp = Option<(SystemTime, u64, u64)>;
+/// Modification time, size and inode of a file; `None` if it cannot be read. The inode changes when a
+/// symbolic link in the path is switched to another file, as Kubernetes does for mounted secrets.
+type FileVersion = Option<(SystemTime, u64, u64)>;
 
 impl<T: Clone> Watched<T> {
-    /// Makes the value for the first time.
+    /// Makes the value for the first time. `setting` names it in logs.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The error of `make`.
     pub(crate) fn new(
         setting: &'static str,
         files: Vec<PathBuf>,
         make: impl Fn() -> anyhow::Result<T> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        // Before the files are read: what changes in between is read once too often, and not missed.
-        let stamps = files.iter().map(stamp).collect();
+        // Taken before the files are read: a change in between causes one reload too many instead of being
+        // missed.
+        let versions = files.iter().map(version).collect();
         let state = State {
             value: make()?,
-            stamps,
-            looked_at: Instant::now(),
+            versions,
+            checked_at: Instant::now(),
         };
         Ok(Self {
             setting,
@@ -50,37 +53,41 @@ impl<T: Clone> Watched<T> {
         })
     }
 
-    /// The value. Where its files have become unusable, the last one is kept, and that is told.
+    /// Returns the value, reloaded if its files have changed. If the reload fails, the previous value stays
+    /// in use and an error is logged.
     pub(crate) fn get(&self) -> T {
         self.get_at(Instant::now())
     }
 
     fn get_at(&self, now: Instant) -> T {
+        // The value is replaced in one assignment, so a panic elsewhere leaves it whole.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.files.is_empty() || now.saturating_duration_since(state.looked_at) < LOOK_EVERY {
+        if self.files.is_empty() || now.saturating_duration_since(state.checked_at) < CHECK_INTERVAL {
             return state.value.clone();
         }
-        state.looked_at = now;
-        let stamps: Vec<_> = self.files.iter().map(stamp).collect();
-        if stamps != state.stamps {
+        state.checked_at = now;
+        let versions: Vec<_> = self.files.iter().map(version).collect();
+        if versions != state.versions {
             let setting = self.setting;
             match (self.make)() {
                 Ok(value) => {
                     state.value = value;
-                    tracing::info!(setting, files = ?self.files, "files have changed and are read anew");
+                    tracing::info!(setting, files = ?self.files, "files changed, value reloaded");
                 }
+                // The old secret may stay valid for hours, and failing now would stop all payments.
                 Err(error) => tracing::error!(
                     setting, files = ?self.files, error = format!("{error:#}"),
-                    "files have changed and cannot be used; what was read before is used on"
+                    "reload of changed files failed, keeping the previous value; operator action required"
                 ),
             }
-            state.stamps = stamps;
+            // Also after a failure: the same broken file is not read and logged again each second.
+            state.versions = versions;
         }
         state.value.clone()
     }
 }
 
-fn stamp(path: &PathBuf) -> Stamp {
+fn version(path: &PathBuf) -> FileVersion {
     use std::os::unix::fs::MetadataExt as _;
 
     let metadata = std::fs::metadata(path).ok()?;
@@ -91,10 +98,10 @@ fn stamp(path: &PathBuf) -> Stamp {
 mod tests {
     use super::*;
 
-    /// Story: a secret is renewed by a new file in the old one's place, as orchestrators do it; then the file
-    /// goes, and comes back.
+    /// A secret is renewed by renaming a new file over the old one, as orchestrators do; then the file is
+    /// removed and created again.
     #[test]
-    fn a_change_is_seen_and_what_cannot_be_read_changes_nothing() {
+    fn changed_file_is_reloaded_missing_file_is_ignored() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         let write = |text: &str| {
@@ -108,11 +115,11 @@ mod tests {
             Ok(std::fs::read_to_string(&read)?)
         })
         .expect("a value");
-        let begun = Instant::now();
-        let at = |looks: u32| watched.get_at(begun + LOOK_EVERY * looks + Duration::from_millis(1));
+        let started = Instant::now();
+        let at = |checks: u32| watched.get_at(started + CHECK_INTERVAL * checks + Duration::from_millis(1));
         assert_eq!(watched.get(), "one");
         write("two");
-        assert_eq!(watched.get_at(begun), "one", "looked too early");
+        assert_eq!(watched.get_at(started), "one", "checked too early");
         assert_eq!(at(1), "two");
         std::fs::remove_file(&path).expect("removed");
         assert_eq!(at(2), "two");
@@ -122,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_at_first_is_refused() {
+    fn failure_at_the_start_is_an_error() {
         let watched = Watched::<String>::new("test", Vec::new(), || anyhow::bail!("no"));
         assert!(watched.is_err());
     }

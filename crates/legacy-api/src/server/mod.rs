@@ -1,4 +1,4 @@
-//! The front door: it listens, it goes down, it comes back.
+//! Server: listens, serves connections, goes down and comes back.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,68 +13,70 @@ use tokio::{
 
 use crate::{
     Settings,
-    api::{Api, goes_down},
-    connection, control,
-    report::Stats,
+    api::{Api, outage_started},
+    control,
+    responses::Stats,
 };
 
-/// Connections that the kernel keeps until we take them.
+mod connection;
+
+/// Maximum number of connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// A stand-in API that is bound to its address. It serves while [`Server::run`] is awaited.
+/// Stand-in API, bound to its address. It serves while [`Server::run`] is awaited.
 pub struct Server {
     api: Arc<Api>,
     control: Router,
-    door: Door,
-    open: TcpListener,
-    control_open: Option<(TcpListener, SocketAddr)>,
+    port: PortGuard,
+    listener: TcpListener,
+    control_listener: Option<(TcpListener, SocketAddr)>,
     connections: Arc<Semaphore>,
-    down_at_start: Option<(Duration, Duration)>,
+    outage_settings: Option<(Duration, Duration)>,
 }
 
 impl Server {
-    /// Binds. Connections wait from now on, and are served by [`Server::run`].
+    /// Binds the addresses. Connections are queued from now on, and served by [`Server::run`].
     ///
     /// # Errors
-    /// If the settings make no sense, or an address is taken.
+    /// The settings are invalid, or an address is in use.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Server> {
         settings.check()?;
         let api = Arc::new(Api::new(settings));
-        let (door, open) = Door::build(settings.listen)?;
-        let control_open = match settings.control_listen {
+        let (port, listener) = PortGuard::build(settings.listen)?;
+        let control_listener = match settings.control_listen {
             Some(address) => {
                 let listener = TcpListener::bind(address)
                     .await
                     .with_context(|| format!("cannot listen on {address} (--control-listen)"))?;
                 let address = listener
                     .local_addr()
-                    .context("cannot ask the control listener for its address")?;
+                    .context("reading the address of the control listener")?;
                 Some((listener, address))
             }
             None => None,
         };
         Ok(Server {
             control: control::router(api.clone()),
-            door,
-            open,
-            control_open,
+            port,
+            listener,
+            control_listener,
             connections: Arc::new(Semaphore::new(settings.connections_max as usize)),
-            down_at_start: settings.down_after.zip(settings.down_for),
+            outage_settings: settings.down_after.zip(settings.down_for),
             api,
         })
     }
 
-    /// Where payments are taken.
+    /// Returns the address for payments.
     pub fn address(&self) -> SocketAddr {
-        self.door.address
+        self.port.address
     }
 
-    /// Where everything else is served even while the API is down, if `--control-listen` was given.
+    /// Returns the address of `--control-listen`, which stays up while the API is down.
     pub fn control_address(&self) -> Option<SocketAddr> {
-        self.control_open.as_ref().map(|(_, address)| *address)
+        self.control_listener.as_ref().map(|(_, address)| *address)
     }
 
-    /// A handle that still tells the statistics when the server has stopped.
+    /// Returns a handle to the statistics, which remains valid after the server has stopped.
     pub fn counter(&self) -> Counter {
         Counter(self.api.clone())
     }
@@ -82,77 +84,77 @@ impl Server {
     /// Serves until this future is dropped.
     ///
     /// # Errors
-    /// If it cannot listen again after it was down.
+    /// Listening again after an outage fails.
     pub async fn run(self) -> anyhow::Result<()> {
         let Server {
             api,
             control,
-            door,
-            mut open,
-            control_open,
+            port,
+            mut listener,
+            control_listener,
             connections,
-            down_at_start,
+            outage_settings,
         } = self;
-        let mut down = api.watch_down();
+        let mut outage = api.watch_outage();
         let control_only = async {
-            match control_open {
+            match control_listener {
                 Some((listener, _)) => axum::serve(listener, control.clone()).await,
                 None => std::future::pending().await,
             }
         };
-        let outage = async {
-            if let Some((after, duration)) = down_at_start {
+        let outage_at_start = async {
+            if let Some((after, duration)) = outage_settings {
                 sleep(after).await;
                 api.go_down(duration);
             }
             std::future::pending::<()>().await;
         };
         let payments = async {
-            // Dropped with this future, it ends the connections.
+            // Dropping the set with this future closes the connections.
             let mut serving = JoinSet::new();
             loop {
                 tokio::select! {
-                    () = accept(&open, &connections, &mut serving, &api, &control) => {}
-                    () = goes_down(&mut down) => {}
+                    () = accept(&listener, &connections, &mut serving, &api, &control) => {}
+                    () = outage_started(&mut outage) => {}
                 }
-                // The listener first: a client that is cut off must find the door shut when it comes back.
-                drop(open);
+                // The listener goes first: a client that was cut off must be refused when it reconnects.
+                drop(listener);
                 api.ledger().down();
-                api.comes_back().await;
-                open = door.open()?;
+                api.outage_over().await;
+                listener = port.listen()?;
             }
         };
         tokio::select! {
             ended = payments => ended,
             ended = control_only => ended.context("the control listener failed"),
-            () = outage => Ok(()),
+            () = outage_at_start => Ok(()),
         }
     }
 }
 
-/// Tells the statistics of a [`Server`].
+/// Handle to the statistics of a [`Server`].
 #[derive(Clone)]
 pub struct Counter(Arc<Api>);
 
 impl Counter {
-    /// As they are now.
+    /// Returns the current statistics.
     pub fn stats(&self) -> Stats {
         self.0.ledger().stats()
     }
 }
 
-/// The address, kept even while nobody listens there.
-struct Door {
+/// Address of the server, reserved even while nothing listens there.
+struct PortGuard {
     address: SocketAddr,
-    /// Bound, but not listening. While the API is down, connections are refused and yet nobody else is given
-    /// the port: neither another program, nor a client on this machine whose own end of a connection to the port
-    /// could otherwise be given that very port, and so be connected to itself.
+    /// Bound, but not listening: connections are refused while the API is down, and the port stays reserved.
+    // Without it the kernel could give the port to another program, or to a local client as the source port
+    // of its own connection to it, which would then connect to itself (TCP simultaneous open).
     _placeholder: Option<TcpSocket>,
 }
 
-impl Door {
-    fn build(address: SocketAddr) -> anyhow::Result<(Door, TcpListener)> {
-        // Only Linux lets a socket listen on an address to which another one is bound.
+impl PortGuard {
+    fn build(address: SocketAddr) -> anyhow::Result<(PortGuard, TcpListener)> {
+        // Only Linux lets a socket listen on an address that another one is bound to.
         let placeholder = if cfg!(target_os = "linux") {
             Some(bind(address)?)
         } else {
@@ -161,15 +163,13 @@ impl Door {
         let address = match &placeholder {
             Some(placeholder) => placeholder
                 .local_addr()
-                .context("cannot ask a socket for its address")?,
+                .context("reading the address of the bound socket")?,
             None => address,
         };
         let open = listen(address)?;
-        let address = open
-            .local_addr()
-            .context("cannot ask the listener for its address")?;
+        let address = open.local_addr().context("reading the address of the listener")?;
         Ok((
-            Door {
+            PortGuard {
                 address,
                 _placeholder: placeholder,
             },
@@ -177,7 +177,7 @@ impl Door {
         ))
     }
 
-    fn open(&self) -> anyhow::Result<TcpListener> {
+    fn listen(&self) -> anyhow::Result<TcpListener> {
         listen(self.address)
     }
 }
@@ -189,7 +189,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
         } else {
             TcpSocket::new_v6()?
         };
-        // Otherwise closed connections that the kernel still remembers keep the address for a minute.
+        // Otherwise connections in TIME_WAIT keep the address in use for a minute.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         std::io::Result::Ok(socket)
@@ -203,7 +203,7 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address} (--listen); is another program there?"))
 }
 
-/// Takes connections for ever.
+/// Accepts connections until the future is dropped.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
@@ -212,7 +212,9 @@ async fn accept(
     control: &Router,
 ) {
     loop {
+        // Finished connections are removed here, or the set would grow for the life of the server.
         while serving.try_join_next().is_some() {}
+        // Taken before `accept`, so that surplus connections wait in the backlog and not in this process.
         let permit = connections
             .clone()
             .acquire_owned()
@@ -220,16 +222,17 @@ async fn accept(
             .expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (api, control, down) = (api.clone(), control.clone(), api.watch_down());
+                let (api, control, outage) = (api.clone(), control.clone(), api.watch_outage());
                 serving.spawn(async move {
-                    // Answers are small and complete when written; waiting to fill a packet only delays them.
+                    // Responses are small and written at once, so Nagle's algorithm would only delay them.
                     let _ = stream.set_nodelay(true);
-                    connection::serve(api, control, stream, down).await;
+                    connection::serve(api, control, stream, outage).await;
                     drop(permit);
                 });
             }
             Err(error) => {
-                eprintln!("legacy-api: cannot take a connection, will try again in 50 ms: {error}");
+                // Usually out of file descriptors: connections that end free some.
+                eprintln!("legacy-api: accepting a connection failed, trying again in 50 ms: {error}");
                 sleep(Duration::from_millis(50)).await;
             }
         }

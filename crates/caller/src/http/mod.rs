@@ -1,9 +1,14 @@
-//! One request to the API, and what it came to.
+//! HTTP client of the legacy API: one call makes at most one request, and returns what came back.
 //!
-//! `mapping.rs` makes it (`request.rs`) from the order, with `template.rs`; `credentials.rs`, `oauth2.rs` and `signature.rs`
-//! let it prove who sends it; `client.rs` sends it, and does nothing by itself that might call twice.
-//! `reading.rs` reads the answer. What is left to decide after a failure is whether the request left, and that
-//! the send latch knows ([`crate::latch`]); `report.rs` puts it into the pipeline's words.
+//! | file | does |
+//! | --- | --- |
+//! | `settings.rs` | the settings of `[api]` |
+//! | `mapping.rs`, `template.rs` | make a [`Request`] from an order |
+//! | `auth/` | adds credentials and a signature |
+//! | `client.rs` | builds the reqwest client, which never retries or redirects |
+//! | `send_latch/` | decides whether the request leaves, and proves when it has not |
+//! | `response/` | reads the response, and classifies failures |
+//! | `look_up.rs` | asks the API about an order whose outcome is unknown |
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,69 +18,65 @@ use pipeline::delivery::{NotSent, Response};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, Method};
 
-use crate::latch::{ExtendLease, Latch, LatchedBody};
-use crate::watched::Watched;
-
-mod answers;
+mod auth;
 mod client;
-mod credentials;
-mod lookup;
+mod look_up;
 mod mapping;
-mod oauth2;
-mod reading;
-mod report;
 mod request;
+mod response;
+mod send_latch;
 mod settings;
-mod signature;
 mod template;
 
-pub(crate) use lookup::VerifySettings;
+pub(crate) use look_up::VerifySettings;
 pub(crate) use request::Request;
+pub(crate) use send_latch::SendPermit;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 
-use credentials::Credentials;
-use lookup::LookUp;
+use auth::{Credentials, Signature, Watched};
+use look_up::LookUp;
 use mapping::Mapping;
-use reading::Reading;
-use signature::Signature;
+use response::ResponseReader;
+use send_latch::{Latch, LatchedBody};
 
-/// The API, as the settings describe it.
+/// Client of the legacy API.
 pub(crate) struct Api {
     client: Arc<Watched<Client>>,
     mapping: Mapping,
     credentials: Credentials,
     signature: Option<Signature>,
-    reading: Reading,
-    lookup: Option<LookUp>,
+    reader: ResponseReader,
+    look_up: Option<LookUp>,
 }
 
 impl Api {
-    /// The API of these settings.
+    /// Creates the client of these settings. Connects to nothing.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid.
     pub(crate) fn new(settings: &ApiSettings) -> anyhow::Result<Self> {
         let client = Arc::new(client::watched(settings)?);
+        // Token requests use the same TLS settings and connection pool.
         let for_tokens = Arc::clone(&client);
         Ok(Self {
             client,
             mapping: Mapping::new(settings)?,
             credentials: Credentials::new(&settings.auth, move || for_tokens.get())?,
             signature: Signature::new(&settings.signature)?,
-            reading: Reading {
-                classes: settings.responses.classes()?,
+            reader: ResponseReader {
+                classifier: settings.responses.classes()?,
                 kept_max: usize::try_from(settings.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: settings.transaction_id.clone(),
             },
-            lookup: None,
+            look_up: None,
         })
     }
 
-    /// The request for an order.
+    /// Returns the request for an order.
     ///
     /// # Errors
-    /// Says what the order lacks.
+    /// The order lacks a field that the settings ask for, or a header cannot carry its value.
     pub(crate) fn request(
         &self,
         facts: &Facts<'_>,
@@ -85,11 +86,12 @@ impl Api {
         self.mapping.request(facts, order, traceparent)
     }
 
-    /// Makes one request, at most once, and only as long as `permit` allows.
-    pub(crate) async fn call(&self, request: Request, permit: ExtendLease) -> Response {
+    /// Sends a request at most once, and only while `permit` is valid.
+    pub(crate) async fn call(&self, request: Request, permit: SendPermit) -> Response {
         let Some(headers) = self.headers(&self.mapping.method, &request).await else {
             return Response::NotSent(NotSent::NoCredentials);
         };
+        // Kept, because a newer token may be in use by the time the API refuses this one.
         let authorization = headers.get(AUTHORIZATION).cloned();
         let latch = Latch::new(permit);
         let body = reqwest::Body::wrap(LatchedBody::new(request.body, latch.clone()));
@@ -104,38 +106,45 @@ impl Api {
         let sent = or_killed(sent, &latch);
         let response = match sent.await {
             Ok(response) => response,
-            Err(error) => return report::report(&error, latch.cancel()),
+            // Cancelling comes first: the connection's task may still be running, and could send the request
+            // after it was reported as not sent.
+            Err(error) => return response::failure(&error, latch.cancel()),
         };
-        let mut reply = self.reading.read(response).await;
-        if reply.status == 401 {
+        let mut response = self.reader.read(response).await;
+        if response.status == 401 {
             self.credentials.refused(authorization.as_ref());
         }
-        self.credentials.scrub(&mut reply.body);
-        Response::Status(reply)
+        // The body is published in outcomes and dead letters, and some APIs echo the request in their errors.
+        self.credentials.mask_secrets(&mut response.body);
+        Response::Status(response)
     }
 
-    /// All headers of a request; `None` if it cannot prove who sends it.
+    /// Returns all headers of a request, or `None` if its credentials are not available.
     async fn headers(&self, method: &Method, request: &Request) -> Option<HeaderMap> {
         let mut headers = self.mapping.headers(request);
-        self.credentials.show(&mut headers).await.ok()?;
+        // The token source has logged why there is no token.
+        self.credentials.add(&mut headers).await.ok()?;
+        // Signed last: a signature with a timestamp must not grow old while a token is fetched.
         if let Some(signature) = &self.signature {
             signature
                 .sign(method.as_str(), request, &mut headers, SystemTime::now())
-                .inspect_err(|error| tracing::error!(%error, "a request cannot be signed"))
+                .inspect_err(|error| {
+                    tracing::error!(%error, "request cannot be signed, calls wait; operator action required");
+                })
                 .ok()?;
         }
         Some(headers)
     }
 }
 
-/// For the tests: ends the process a moment after the request left, if there is no answer by then.
+/// Kills the process shortly after the request was sent, unless the response arrives first. For the tests.
 #[cfg(feature = "failpoints")]
 async fn or_killed<T>(sent: impl Future<Output = T>, latch: &Latch) -> T {
     let killed = async {
         while !latch.is_sent() {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        // The claim comes just before the bytes; the connection's task writes them in the same turn.
+        // The body is claimed just before its bytes are written; the connection's task does both in one poll.
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         service::failpoint::kill_at!("after-send");
         std::future::pending::<T>().await

@@ -1,4 +1,4 @@
-//! Look-ups: the API is asked for an order of which nobody knows whether it has processed it.
+//! Look-ups: asking the API whether it has processed an order whose outcome is unknown.
 
 use std::time::Duration;
 
@@ -9,82 +9,82 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use super::answers::{FieldSettings, parse};
 use super::mapping::Address;
-use super::reading::Reading;
-use super::report;
 use super::request::Request;
+use super::response::{FieldSettings, ResponseReader, failure, parse};
+use super::send_latch::Fate;
 use super::template::Facts;
 use super::{Api, ApiSettings};
-use crate::latch::Fate;
 
-/// The settings of look-ups, which the policy `verify` makes.
+/// Settings of look-ups, which the ambiguity policy `verify` makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct VerifySettings {
-    /// The address that is asked by GET, with the places that `api.url` has; empty: there are no look-ups.
+    /// URL of the look-up, requested by GET, with the placeholders of `api.url`; empty: no look-ups, and the
+    /// policy `verify` cannot be used.
     pub(crate) url: String,
-    /// The API's longest processing time: so long after the last moment at which a request may have left,
-    /// nothing of it can be at work any more. An order that is not found before that may be found later.
+    /// Longest time the API takes to process a request. No look-up is made until it has passed since the last
+    /// moment at which a request may have been sent. If it is too short, an order that is still being
+    /// processed counts as not found and is sent again.
     #[serde(with = "humantime_serde")]
     pub(crate) api_processing_max: Duration,
-    /// So many look-ups in a row that tell nothing, and the call is parked.
+    /// Maximum number of inconclusive look-ups in a row; then the call is parked.
     pub(crate) lookups_max: u32,
-    /// So long after the first of them, the call is parked.
+    /// Maximum time from the first inconclusive look-up; then the call is parked.
     #[serde(with = "humantime_serde")]
     pub(crate) park_after: Duration,
-    /// Statuses that say: the API has processed the order.
+    /// Statuses that mean: the API has processed the order.
     pub(crate) found: Vec<String>,
-    /// Statuses that say: it never saw the order. What stands in neither list tells nothing.
+    /// Statuses that mean: the API never saw the order. All statuses in neither list are inconclusive.
     pub(crate) not_found: Vec<String>,
-    /// Answers whose status does not tell: fields of their bodies, where `accepted` means found and
-    /// `rejected` not found.
+    /// Rules for responses whose status does not say enough: `accepted` means found, `rejected` means not
+    /// found.
     pub(crate) body: Vec<FieldSettings>,
 }
 
-/// Where the API is asked, and how its answers are read.
+/// Look-up endpoint, and the reader of its responses.
 pub(super) struct LookUp {
     address: Address,
-    reading: Reading,
+    reader: ResponseReader,
 }
 
 impl VerifySettings {
-    /// What the pipeline needs of them.
+    /// Returns the part of the settings that the pipeline decides with.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid.
     pub(crate) fn verify(&self) -> anyhow::Result<Verify> {
         Ok(Verify {
             api_processing_max: self.api_processing_max,
             lookups_max: self.lookups_max,
             abandon_after: self.park_after,
-            answers: self.classes()?,
+            answers: self.classifier()?,
         })
     }
 
-    /// Checks what the types do not.
+    /// Checks what the types cannot.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid, and the values it may have.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
             !self.api_processing_max.is_zero(),
-            "the setting verify.api_processing_max is 0; it must be the API's longest processing time, or a look-up says \
-             \"not found\" of an order that is being processed"
+            "the setting verify.api_processing_max is 0; it must be the API's longest processing time, or a \
+             look-up reports \"not found\" for an order that is still being processed"
         );
         ensure!(
             self.lookups_max > 0,
             "the setting verify.lookups_max is 0; it must be at least 1"
         );
-        self.classes()?;
+        self.classifier()?;
         if !self.url.is_empty() {
             Address::new("verify.url", &self.url)?;
         }
         Ok(())
     }
 
-    fn classes(&self) -> anyhow::Result<ResponseClassifier> {
-        let wrong = "the settings in [verify] are wrong";
+    fn classifier(&self) -> anyhow::Result<ResponseClassifier> {
+        let invalid = "the settings in [verify] are invalid";
         let mut settings = Vec::new();
         for (list, class) in [
             (&self.found, StatusClass::Accepted),
@@ -92,16 +92,16 @@ impl VerifySettings {
         ] {
             settings.extend(
                 parse(list)
-                    .context(wrong)?
+                    .context(invalid)?
                     .into_iter()
                     .map(|statuses| (statuses, class)),
             );
         }
         let rules: anyhow::Result<Vec<_>> = self.body.iter().map(FieldSettings::rule).collect();
         ResponseClassifier::new(settings)
-            .context(wrong)?
-            .with_fields(rules.context(wrong)?)
-            .context(wrong)
+            .context(invalid)?
+            .with_fields(rules.context(invalid)?)
+            .context(invalid)
     }
 }
 
@@ -109,9 +109,12 @@ impl Default for VerifySettings {
     fn default() -> Self {
         Self {
             url: String::new(),
+            // Twice `api.timeout`, for an API that goes on processing after its client has left.
             api_processing_max: Duration::from_secs(60),
+            // About ten minutes with the default backoff: most restarts of an API are over by then.
             lookups_max: 30,
             park_after: Duration::from_secs(3_600),
+            // Single statuses, not hundreds: a 204 or a 410 may mean anything.
             found: vec!["200".into()],
             not_found: vec!["404".into()],
             body: Vec::new(),
@@ -120,18 +123,18 @@ impl Default for VerifySettings {
 }
 
 impl LookUp {
-    /// The look-ups of these settings; `None` if there are none.
+    /// Returns the look-ups of these settings, or `None` if there is no `verify.url`.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid.
     pub(super) fn new(verify: &VerifySettings, api: &ApiSettings) -> anyhow::Result<Option<Self>> {
         if verify.url.is_empty() {
             return Ok(None);
         }
         Ok(Some(Self {
             address: Address::new("verify.url", &verify.url)?,
-            reading: Reading {
-                classes: verify.classes()?,
+            reader: ResponseReader {
+                classifier: verify.classifier()?,
                 kept_max: usize::try_from(api.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: api.transaction_id.clone(),
             },
@@ -140,36 +143,39 @@ impl LookUp {
 }
 
 impl Api {
-    /// The same API, which can be asked for orders if the settings say how.
+    /// Adds the look-ups of the settings, if there are any.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid.
     pub(crate) fn with_look_ups(self, verify: &VerifySettings, api: &ApiSettings) -> anyhow::Result<Self> {
-        let lookup = LookUp::new(verify, api)?;
-        Ok(Self { lookup, ..self })
+        let look_up = LookUp::new(verify, api)?;
+        Ok(Self { look_up, ..self })
     }
 
-    /// The request that asks for an order.
+    /// Returns the look-up request for the order of a call.
     ///
     /// # Errors
-    /// Says what the order lacks.
+    /// The settings have no look-up, or the order lacks a field that its URL needs.
     pub(crate) fn look_up_request(&self, facts: &Facts<'_>, call: &Request) -> Result<Request, String> {
-        let lookup = self.lookup.as_ref().ok_or("the settings have no verify.url")?;
+        let look_up = self.look_up.as_ref().ok_or("the settings have no verify.url")?;
+        // The call's headers go along, so that key and trace of both requests are the same.
         Ok(Request {
-            url: lookup.address.fill(facts)?,
+            url: look_up.address.fill(facts)?,
             body: Bytes::new(),
             ..call.clone()
         })
     }
 
-    /// Asks for an order. Whatever goes wrong tells nothing; there is no harm in asking again.
+    /// Makes one look-up. All errors are inconclusive responses.
     pub(crate) async fn look_up(&self, request: Request) -> Response {
-        let nothing = Response::Lost(Lost::Other);
-        let Some(lookup) = &self.lookup else {
-            return nothing;
+        // A GET changes nothing, so a failed look-up may be repeated and needs no latch. That it was sent is
+        // the safe assumption.
+        let inconclusive = Response::Lost(Lost::Other);
+        let Some(look_up) = &self.look_up else {
+            return inconclusive;
         };
         let Some(headers) = self.headers(&Method::GET, &request).await else {
-            return nothing;
+            return inconclusive;
         };
         let authorization = headers.get(AUTHORIZATION).cloned();
         let sent = self
@@ -180,13 +186,13 @@ impl Api {
             .send();
         let response = match sent.await {
             Ok(response) => response,
-            Err(error) => return report::report(&error, Fate::Sent),
+            Err(error) => return failure(&error, Fate::Sent),
         };
-        let mut reply = lookup.reading.read(response).await;
-        if reply.status == 401 {
+        let mut response = look_up.reader.read(response).await;
+        if response.status == 401 {
             self.credentials.refused(authorization.as_ref());
         }
-        self.credentials.scrub(&mut reply.body);
-        Response::Status(reply)
+        self.credentials.mask_secrets(&mut response.body);
+        Response::Status(response)
     }
 }

@@ -1,4 +1,4 @@
-//! A long answer, one JSON value a line, written while it is read.
+//! Long response of one JSON value per line, produced while the client reads it.
 
 use std::{
     convert::Infallible,
@@ -13,10 +13,11 @@ use serde::Serialize;
 
 use crate::{api::Api, ledger::Ledger};
 
-/// Lines made per frame: enough to be quick, few enough not to keep payments waiting for the ledger.
+/// Number of lines per frame. The ledger is locked for one frame at a time, so payments wait no longer than
+/// that.
 const LINES_PER_FRAME: usize = 256;
 
-/// The lines with the given numbers.
+/// Response body of the lines with the given numbers.
 pub(crate) struct Lines<I, F> {
     numbers: I,
     api: Arc<Api>,
@@ -35,9 +36,11 @@ where
 
     fn frame(&mut self) -> Option<Bytes> {
         let numbers: Vec<u32> = self.numbers.by_ref().take(LINES_PER_FRAME).collect();
+        // An empty frame would not end the body.
         if numbers.is_empty() {
             return None;
         }
+        // The lock is released before the lines are serialized.
         let lines: Vec<L> = {
             let ledger = self.api.ledger();
             numbers
