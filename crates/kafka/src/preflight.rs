@@ -1,8 +1,8 @@
 //! The check of the topics that each program makes before it does anything else.
 
 use crate::admin::Admin;
-use crate::error::{ClientError, ErrorClass};
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::{ClientError, ErrorClass};
 use crate::topics::{self, Existing, Finding, Required, Severity};
 
 /// Why a program must not start.

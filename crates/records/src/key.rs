@@ -71,6 +71,12 @@ impl IdempotencyKey {
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+
+    /// Turns the key into its bytes, without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Box<[u8]> {
+        self.0.into_boxed_bytes()
+    }
 }
 
 impl Borrow<str> for IdempotencyKey {

@@ -21,6 +21,7 @@ mod calls;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
+pub mod header;
 pub mod key;
 pub mod offset_set;
 pub mod order;

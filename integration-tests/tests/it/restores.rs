@@ -173,7 +173,7 @@ fn a_store_ahead_of_its_changelog_is_kept_and_its_partition_stands_still() {
                 + 7,
         );
         let mut store = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?.store;
-        store.admit([], ahead)?;
+        store.apply([], ahead)?;
         store.persist()?;
         drop(store);
 

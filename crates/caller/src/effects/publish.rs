@@ -43,25 +43,25 @@ impl Shell {
         let (token, topics, clock) = (self.publications_started, &self.config.topics, self.wall_clock);
         let json;
         let dead_letter = |cause: DeadLetterCause<'_>| {
-            let (reason, outgoing) = pending.dead_letter(topics, cause, history, clock, token);
+            let (reason, outgoing) = pending.dead_letter(topics, cause, history, clock);
             (FinalKind::DeadLetter(reason), outgoing)
         };
         let (kind, outgoing) = match state {
             FinalState::Accepted(response) | FinalState::Found(response) => {
                 let found = matches!(state, FinalState::Found(_));
                 json = pending.outcome(response, found, history, clock);
-                (FinalKind::Outcome, pending.outcome_record(topics, &json, token))
+                (FinalKind::Outcome, pending.outcome_record(topics, &json))
             }
             FinalState::Rejected(response) => dead_letter(DeadLetterCause::Rejected(response)),
             FinalState::Abandoned(last) => dead_letter(DeadLetterCause::Abandoned(last.as_ref())),
             FinalState::Parked(evidence) => {
                 let by = &self.config.caller.instance_id;
-                let (reason, outgoing) = pending.parked(topics, evidence, history, clock, (by, token));
+                let (reason, outgoing) = pending.parked(topics, evidence, history, clock, by);
                 (FinalKind::Parked(reason), outgoing)
             }
             FinalState::NotACall => dead_letter(DeadLetterCause::NotACall),
         };
-        match self.producer.send(&outgoing) {
+        match self.producer.send(outgoing, token) {
             Ok(()) => {
                 let publication = Publication {
                     call,

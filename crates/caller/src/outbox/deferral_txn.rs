@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
-use kafka::transaction::{Limits, Outgoing, TransactionEnd};
-use kafka::{ClientError, OutgoingHeaders, TransactionalProducer};
+use kafka::transaction::{Limits, TransactionEnd};
+use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::delivery::{Ambiguity, DeferredCopy};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{Headers as _, OwnedHeaders};
@@ -130,14 +130,13 @@ impl DeferralProducer {
         let sent = producer.begin().and_then(|()| {
             copies.iter().try_for_each(|copied| {
                 let (key, value, headers) = copied.payload.copy(copied, self.clock);
-                producer.send(Outgoing {
+                producer.send(OutgoingRecord {
                     topic,
                     // The call's own partition, so that calls of one key stay with one caller.
                     partition: Some(copied.call.partition),
                     key: Some(key),
                     value: Some(value),
                     headers: Some(headers),
-                    tracked: false,
                 })
             })
         });

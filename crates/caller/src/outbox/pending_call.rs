@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka::Headers;
 use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
-use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
@@ -58,7 +59,8 @@ impl PendingCall {
         // Copied, like the headers below: the message borrows librdkafka's fetch buffer and would keep all of
         // it in memory until the call is final.
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-        let (now, continuation) = (Timestamp::now(), continuation(record));
+        let headers = Headers::of(record);
+        let (now, continuation) = (Timestamp::now(), continuation(&headers));
         let call = match &continuation {
             // A dead letter, not a fresh call: the unreadable state may be that of a request that was
             // processed.
@@ -66,12 +68,12 @@ impl PendingCall {
                 reason: Reason::NotAPendingCall,
                 detail: error.to_string(),
             }),
-            Ok(_) => Callable::read(record, &value, api),
+            Ok(_) => Callable::read(record, &headers, &value, api),
         };
         let continuation = continuation.unwrap_or_default();
         let pending = Self {
             key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
-            admitted_at: admitted_at(record),
+            admitted_at: admitted_at(&headers),
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
             call,
@@ -79,18 +81,17 @@ impl PendingCall {
             value,
             position,
         };
-        let headers_bytes: usize = record.headers().map_or(0, |headers| {
-            headers
-                .iter()
-                .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len))
-                .sum()
-        });
+        let headers_bytes: usize = headers
+            .readable
+            .iter()
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum();
         Pending {
             partition: pending.position.partition,
             offset: pending.position.offset,
             key: pending.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
-            policy: policies.of(record),
+            policy: policies.of(&headers),
             continued: pending.deferral_context(now),
             payload: pending,
         }
@@ -139,7 +140,12 @@ impl PendingCall {
 }
 
 impl Callable {
-    fn read(record: &BorrowedMessage<'_>, value: &Bytes, api: &Api) -> Result<Self, NotACall> {
+    fn read(
+        record: &BorrowedMessage<'_>,
+        headers: &Headers<'_>,
+        value: &Bytes,
+        api: &Api,
+    ) -> Result<Self, NotACall> {
         let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
         let not_pending = because(Reason::NotAPendingCall);
         let key = IdempotencyKey::from_bytes(record.key().unwrap_or_default())
@@ -154,7 +160,7 @@ impl Callable {
         // Built once, here: every attempt sends the same bytes, and an order without a request is found
         // before its intent is committed.
         let request = api
-            .request(&facts, value, header(record, pending::TRACEPARENT).flatten())
+            .request(&facts, value, headers.last(pending::TRACEPARENT).flatten())
             .map_err(because(Reason::NoRequest))?;
         Ok(Self {
             order_id: order.order_id.into_owned(),
@@ -164,25 +170,15 @@ impl Callable {
     }
 }
 
-fn continuation(record: &BorrowedMessage<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
+fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
     // A header without a value counts as present, and is then invalid: dropping it could repeat a payment.
-    header(record, continuation::CONTINUES)
+    headers
+        .last(continuation::CONTINUES)
         .map(|value| Continuation::parse(value.unwrap_or_default()))
         .transpose()
 }
 
-fn admitted_at(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
-    let text = std::str::from_utf8(header(record, pending::ADMITTED_AT)??).ok()?;
+fn admitted_at(headers: &Headers<'_>) -> Option<Timestamp> {
+    let text = std::str::from_utf8(headers.last(pending::ADMITTED_AT)??).ok()?;
     text.parse().ok().map(Timestamp)
-}
-
-/// Returns the last header of a name; the inner option is its value, which may be null.
-fn header<'a>(record: &'a BorrowedMessage<'_>, name: &str) -> Option<Option<&'a [u8]>> {
-    let headers = record.headers()?;
-    // The last one wins: ours are appended behind those of the order's producer.
-    (0..headers.count())
-        .rev()
-        .map(|at| headers.get(at))
-        .find(|header| header.key == name)
-        .map(|header| header.value)
 }

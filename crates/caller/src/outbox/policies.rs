@@ -1,8 +1,8 @@
 //! Ambiguity policy of a pending call: that of its policy header, if the settings name one, or the caller's
 //! default.
 
+use kafka::Headers;
 use pipeline::delivery::Policy;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use crate::config::Config;
 
@@ -25,22 +25,14 @@ impl Policies {
         }
     }
 
-    /// Returns the policy of a record.
-    pub(crate) fn of(&self, record: &BorrowedMessage<'_>) -> Policy {
+    /// Returns the policy of a record with these headers.
+    pub(crate) fn of(&self, headers: &Headers<'_>) -> Policy {
         if self.header.is_empty() {
             return self.default;
         }
-        let headers = record.headers();
-        // The last one wins, as for all headers of the pipeline.
-        let value = headers.and_then(|headers| {
-            (0..headers.count())
-                .rev()
-                .map(|at| headers.get(at))
-                .find(|header| header.key == self.header)
-        });
-        match value {
+        match headers.last(&self.header) {
             None => self.default,
-            Some(header) => self.named(header.value.unwrap_or_default()),
+            Some(value) => self.named(value.unwrap_or_default()),
         }
     }
 

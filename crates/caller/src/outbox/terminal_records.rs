@@ -1,6 +1,6 @@
 //! Terminal records: the outcome, dead letter or parked record that a call ends in.
 
-use kafka::producer::Outgoing;
+use kafka::OutgoingRecord;
 use pipeline::delivery::{Ambiguity, Evidence, History, HttpResponse, Response};
 use rdkafka::message::{Header, OwnedHeaders};
 use records::call_dead_letter::{self, Reason};
@@ -55,12 +55,7 @@ impl PendingCall {
     }
 
     /// Returns the record that carries an outcome.
-    pub(crate) fn outcome_record<'a>(
-        &'a self,
-        topics: &'a Topics,
-        json: &'a [u8],
-        token: usize,
-    ) -> Outgoing<'a> {
+    pub(crate) fn outcome_record<'a>(&'a self, topics: &'a Topics, json: &'a [u8]) -> OutgoingRecord<'a> {
         let position = self.position.to_string();
         let headers = OwnedHeaders::new().insert(text(call_dead_letter::CALL, &position));
         // The request's trace goes on to whoever reads the outcome.
@@ -71,17 +66,17 @@ impl PendingCall {
             }),
             None => headers,
         };
-        Outgoing {
+        OutgoingRecord {
             topic: &topics.processed,
             // By the key: consumers of outcomes see those of one order in order.
             partition: None,
-            key: self
-                .call
-                .as_ref()
-                .map_or(&self.key[..], |call| call.key.as_bytes()),
-            value: json,
-            headers,
-            token,
+            key: Some(
+                self.call
+                    .as_ref()
+                    .map_or(&self.key[..], |call| call.key.as_bytes()),
+            ),
+            value: Some(json),
+            headers: Some((&headers).into()),
         }
     }
 
@@ -92,8 +87,7 @@ impl PendingCall {
         cause: DeadLetterCause<'_>,
         history: &History,
         clock: WallClock,
-        token: usize,
-    ) -> (Reason, Outgoing<'a>) {
+    ) -> (Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (cause, &self.call) {
             (DeadLetterCause::Rejected(response), _) => (
                 Reason::Rejected,
@@ -120,13 +114,12 @@ impl PendingCall {
             DeadLetterCause::Abandoned(Some(response)) => last_response(headers, response),
             DeadLetterCause::Abandoned(None) | DeadLetterCause::NotACall => headers,
         };
-        let outgoing = Outgoing {
+        let outgoing = OutgoingRecord {
             topic: &topics.call_dead_letters,
             partition: None,
-            key: &self.key,
-            value: &self.value,
-            headers,
-            token,
+            key: Some(&self.key),
+            value: Some(&self.value),
+            headers: Some((&headers).into()),
         };
         (reason, outgoing)
     }
@@ -139,8 +132,8 @@ impl PendingCall {
         evidence: &Evidence,
         history: &History,
         clock: WallClock,
-        (by, token): (&str, usize),
-    ) -> (parked::Reason, Outgoing<'a>) {
+        by: &str,
+    ) -> (parked::Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
                 parked::Reason::Unverified,
@@ -166,13 +159,12 @@ impl PendingCall {
             Some(response) => last_response(headers, response),
             None => headers,
         };
-        let outgoing = Outgoing {
+        let outgoing = OutgoingRecord {
             topic: &topics.parked,
             partition: None,
-            key: &self.key,
-            value: &self.value,
-            headers,
-            token,
+            key: Some(&self.key),
+            value: Some(&self.value),
+            headers: Some((&headers).into()),
         };
         (reason, outgoing)
     }

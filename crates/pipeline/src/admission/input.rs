@@ -1,6 +1,6 @@
 //! A record of the orders topic, before validation.
 
-use records::{Offset, Partition};
+use records::{Offset, Partition, header};
 
 /// Record of the orders topic, borrowed from the consumer.
 pub struct Input<'a> {
@@ -22,7 +22,7 @@ impl<'a> Input<'a> {
     /// Returns the value of the last header with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers.iter().rev().find(|header| header.0 == name)?.1
+        header::last(self.headers, name)?
     }
 
     /// Returns the size of key, value and headers, in bytes.

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use kafka::OutgoingHeaders;
-use kafka::transaction::Outgoing;
+use kafka::{OutgoingHeaders, OutgoingRecord};
 use pipeline::admission::Refusal;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
@@ -19,7 +18,7 @@ pub(super) fn pending_call<'a>(
     headers: &InputHeaders<'_>,
     key: &'a IdempotencyKey,
     entry: &Entry,
-) -> Outgoing<'a> {
+) -> OutgoingRecord<'a> {
     let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
     for (name, value) in headers {
         // An order that carries this header would be treated as the continuation of another call, with its
@@ -38,13 +37,12 @@ pub(super) fn pending_call<'a>(
     if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
         copied.add(pending::TRACEPARENT, Some(pending::traceparent(entry).as_bytes()));
     }
-    Outgoing {
+    OutgoingRecord {
         topic: &topics.pending,
         partition: Some(Partition(input.partition())),
         key: Some(key.as_bytes()),
         value: input.payload(),
         headers: Some(copied),
-        tracked: false,
     }
 }
 
@@ -54,15 +52,13 @@ pub(super) fn change<'a>(
     partition: Partition,
     key: &'a IdempotencyKey,
     entry: &'a [u8],
-) -> Outgoing<'a> {
-    Outgoing {
+) -> OutgoingRecord<'a> {
+    OutgoingRecord {
         topic: &topics.changelog,
         partition: Some(partition),
         key: Some(key.as_bytes()),
         value: Some(entry),
         headers: None,
-        // Its offset becomes the store's checkpoint.
-        tracked: true,
     }
 }
 
@@ -73,7 +69,7 @@ pub(super) fn dead_letter<'a>(
     headers: &InputHeaders<'_>,
     refusal: &Refusal,
     now: Timestamp,
-) -> Outgoing<'a> {
+) -> OutgoingRecord<'a> {
     let mut copied = OutgoingHeaders::with_capacity(headers.len() + 4);
     for (name, value) in headers {
         copied.add(name, *value);
@@ -82,13 +78,12 @@ pub(super) fn dead_letter<'a>(
     copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
     copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
     copied.add(dead_letter::AT, Some(now.to_string().as_bytes()));
-    Outgoing {
+    OutgoingRecord {
         topic: &topics.order_dead_letters,
         partition: None,
         key: input.key(),
         value: input.payload(),
         headers: Some(copied),
-        tracked: false,
     }
 }
 

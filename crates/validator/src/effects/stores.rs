@@ -3,7 +3,7 @@
 use pipeline::admission::{Admitted, Event};
 use records::{Entry, IdempotencyKey, Offset, Partition};
 use service::failpoint::kill_at;
-use store::{Change, StoreError};
+use store::{StoreError, StoreUpdate};
 
 use crate::effects::{Fence, Shell};
 
@@ -30,7 +30,7 @@ impl Shell {
             // Going on would open a store without these keys and admit their orders a second time.
             return Some(Event::StoreFailed(partition));
         };
-        let applied = store.admit(admitted, checkpoint);
+        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
         kill_at!("after-store");
         store_failed(partition, applied)
     }
@@ -39,14 +39,7 @@ impl Shell {
     pub(super) fn apply_before_commit(&mut self, partition: Partition, key: &IdempotencyKey, entry: &Entry) {
         if let Some(store) = self.stores.get_mut(&partition) {
             let checkpoint = store.checkpoint().unwrap_or(Offset(0));
-            let entry = entry.encode();
-            let applied = store.apply(
-                &mut [Change {
-                    key: key.as_bytes(),
-                    entry: Some(&entry),
-                }],
-                checkpoint,
-            );
+            let applied = store.apply([(key.clone(), *entry).into()], checkpoint);
             if let Err(error) = applied.and_then(|()| store.persist()) {
                 tracing::error!(%partition, %error, "store write before the commit failed");
             }

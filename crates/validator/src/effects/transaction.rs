@@ -49,7 +49,8 @@ impl Shell {
             Verdict::Admit { key, entry } => {
                 producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
                 let partition = Partition(input.partition());
-                producer.send(output_records::change(topics, partition, key, &entry.encode()))?;
+                // Tracked: its offset becomes the store's checkpoint.
+                producer.send_tracked(output_records::change(topics, partition, key, &entry.encode()))?;
                 if guard_removed!("guard-store-after-commit") {
                     self.apply_before_commit(partition, key, entry);
                 }

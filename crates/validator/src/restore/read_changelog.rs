@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::error::ErrorClass;
 use pipeline::admission::restore::{Chunk, Names, Tail};
-use records::Offset;
+use records::entry::InvalidEntry;
+use records::{Entry, Offset};
 use service::failpoint::kill_at;
-use store::{Change, Store};
+use store::{Store, StoreUpdate};
 
 use super::worker::{Worker, halted};
 
@@ -44,7 +45,7 @@ impl Worker {
                         ))
                     })?;
                 full.map_or(Ok(()), |chunk| {
-                    write(store, &chunk)?;
+                    write(store, chunk)?;
                     // Durable after each chunk, so that a restore that is killed does not start from nothing.
                     Ok(store.persist()?)
                 })
@@ -64,22 +65,25 @@ impl Worker {
             Err(ReadError::Sink(error)) => return Err(error),
         }
         // Not persisted here: orders wait, and a crash only means that the changelog's tail is read again.
-        tail.end().map_or(Ok(()), |chunk| write(store, &chunk))?;
+        tail.end().map_or(Ok(()), |chunk| write(store, chunk))?;
         Ok(true)
     }
 }
 
 /// Writes a chunk and its checkpoint in one store transaction.
-fn write(store: &mut Store, chunk: &Chunk) -> anyhow::Result<()> {
+fn write(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
     kill_at!("during-restore");
-    let mut changes: Vec<Change<'_>> = chunk
+    let updates: Vec<StoreUpdate> = chunk
         .changes
-        .iter()
-        .map(|(key, entry)| Change {
-            key,
-            entry: entry.as_deref(),
+        .into_iter()
+        .map(|(key, entry)| {
+            let entry = entry.as_deref().map(Entry::decode).transpose()?;
+            Ok(StoreUpdate {
+                key: key.into(),
+                entry,
+            })
         })
-        .collect();
-    store.apply(&mut changes, chunk.checkpoint)?;
+        .collect::<Result<_, InvalidEntry>>()?;
+    store.apply(updates, chunk.checkpoint)?;
     Ok(())
 }

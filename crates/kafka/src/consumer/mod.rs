@@ -5,6 +5,12 @@
 //! with [`Consumer::accept`] or [`Consumer::give_up`]; until then the membership is valid and offsets can
 //! still be committed, so a transaction can end, and a drain can take its time, before a partition goes.
 
+pub mod changelog;
+mod commit;
+pub mod headers;
+pub mod offsets;
+mod topic_recreation;
+
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +25,11 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
-use crate::commit;
-use crate::error::ClientError;
-use crate::log_bridge;
-use crate::offsets::{self, Committed};
-use crate::settings::KafkaSettings;
-use crate::topic_recreation::{DEBUG_CONTEXT, Recreated};
+use self::offsets::Committed;
+use self::topic_recreation::{DEBUG_CONTEXT, Recreated};
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
+use crate::client::log_bridge;
 
 /// How a process belongs to its group.
 #[derive(Clone, Debug)]
@@ -159,7 +164,7 @@ impl Consumer {
     /// Waits for what happens next, at most `timeout`; zero does not wait.
     ///
     /// # Errors
-    /// What librdkafka reports of the brokers and of the membership. [`crate::error::ErrorClass::Retriable`]
+    /// What librdkafka reports of the brokers and of the membership. [`crate::client::error::ErrorClass::Retriable`]
     /// ones mend themselves and need no more than a line in the log. Also that the topic was deleted and created
     /// again, before any of its new records is handed out.
     pub fn poll(&self, timeout: Duration) -> Result<Option<ConsumerEvent<'_>>, ClientError> {

@@ -14,7 +14,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::group::Group;
+use crate::admin::describe_group::Group;
 
 /// What a fenced member has seen of its group since.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition};
 
-use crate::error::ClientError;
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
 
 /// What a group has committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
-use crate::instance_id_conflict::{Owner, Rule};
+use crate::membership::instance_id_conflict::{Owner, Rule};
 
 /// What was fenced.
 pub struct FencedMember {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
-use crate::error::ClientError;
-use crate::settings::KafkaSettings;
-use crate::trigger_rebalance;
-use crate::unassigned_partitions::{Rule, UnassignedPartitions};
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
+use crate::membership::trigger_rebalance;
+use crate::membership::unassigned_partitions::{Rule, UnassignedPartitions};
 
 /// What is watched.
 pub struct Watched {

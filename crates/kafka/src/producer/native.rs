@@ -1,15 +1,15 @@
-//! Sending by librdkafka itself, past rust-rdkafka.
+//! The path of every record into librdkafka, past rust-rdkafka.
 //!
-//! rust-rdkafka looks the topic up by its name for each record, under the one lock that all threads of the
-//! client share, and copies the name of each header twice before librdkafka copies it a third time. Together
-//! that was a fifth of what an order cost the validator.
+//! rust-rdkafka looks the topic up by its name for each record, under one lock that all threads of the client share,
+//! and copies the name of each header twice before librdkafka copies it a third time. Together that was a fifth of
+//! the validator's cost per order.
 
 #![expect(
     unsafe_code,
-    reason = "handles of librdkafka: topics, lists of headers, and a flush that rust-rdkafka does not have"
+    reason = "topic handles of librdkafka, and a flush that rust-rdkafka does not have"
 )]
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,23 +19,15 @@ use rdkafka::bindings::rd_kafka_vtype_t as Field;
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::producer::{NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
 
-/// A producer of rust-rdkafka's, with a shorter way for its records. `usize` is what comes back with each
-/// record's delivery report.
+use super::record::{OutgoingHeaders, OutgoingRecord, raw};
+
+/// A producer of rust-rdkafka with a shorter send path. The `usize` given with a record comes back with its delivery
+/// report.
 pub(crate) struct Sender<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> {
-    /// Stands before the producer, so that it is dropped before it: librdkafka asks for that.
+    // Declared before the producer, so that it is dropped first: librdkafka requires topic handles to be destroyed
+    // before their client.
     topics: Mutex<Vec<Topic>>,
     producer: ThreadedProducer<C>,
-}
-
-/// What is sent; librdkafka copies all of it but the headers, which it takes.
-#[derive(Clone, Copy)]
-pub(crate) struct Record<'a> {
-    pub(crate) topic: &'a str,
-    /// `None` leaves it to the key's hash.
-    pub(crate) partition: Option<i32>,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
-    pub(crate) opaque: usize,
 }
 
 impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> Sender<C> {
@@ -46,18 +38,20 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         }
     }
 
-    /// The producer, for all but sending.
+    /// Returns the producer, for everything but sending.
     pub(crate) fn producer(&self) -> &ThreadedProducer<C> {
         &self.producer
     }
 
-    /// Queues a record. Takes the headers if it takes the record; otherwise they stay for the next try.
-    pub(crate) fn send(
-        &self,
-        record: Record<'_>,
-        headers: &mut Option<OutgoingHeaders>,
-    ) -> Result<(), KafkaError> {
+    /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in `record` for
+    /// the next attempt.
+    ///
+    /// # Errors
+    /// librdkafka refused the record, or its queue is full; no delivery report follows.
+    pub(crate) fn send(&self, record: &mut OutgoingRecord<'_>, opaque: usize) -> Result<(), KafkaError> {
+        // The lock is kept until the record is queued: it is what keeps the handle alive.
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        // A program writes to a handful of topics, so that a scan is cheaper than a hash.
         let topic = match topics.iter().find(|topic| topic.name == record.topic) {
             Some(topic) => topic.handle,
             None => {
@@ -69,17 +63,21 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         };
         let (key, key_bytes) = raw(record.key);
         let (value, value_bytes) = raw(record.value);
-        // SAFETY: each field is followed by the types that `rdkafka.h` gives for it. The topic belongs to this
-        // client, and is not dropped while the list is locked. With F_COPY the key and the value are read
-        // before this returns. The headers are a list that nobody else has; whose it is afterwards is decided
-        // below, by the same rule as librdkafka's.
+        let headers = record
+            .headers
+            .as_ref()
+            .map_or(ptr::null_mut(), OutgoingHeaders::as_ptr);
+        // SAFETY: each tag is followed by arguments of the types that `rdkafka.h` gives for it, and the list ends
+        // with END. The topic belongs to this client and lives while `topics` is locked. Key and value are valid for
+        // their lengths, and F_COPY makes librdkafka copy them before it returns. The headers are owned by `record`,
+        // which is borrowed mutably; librdkafka takes them over on success only, which `release` below mirrors.
         let error = unsafe {
             rd::rd_kafka_producev(
                 self.client(),
                 Field::RD_KAFKA_VTYPE_RKT,
                 topic.as_ptr(),
                 Field::RD_KAFKA_VTYPE_PARTITION,
-                record.partition.unwrap_or(PARTITION_BY_KEY),
+                record.partition.map_or(PARTITION_BY_KEY, |partition| partition.0),
                 Field::RD_KAFKA_VTYPE_MSGFLAGS,
                 rd::RD_KAFKA_MSG_F_COPY,
                 Field::RD_KAFKA_VTYPE_VALUE,
@@ -89,28 +87,27 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
                 key,
                 key_bytes,
                 Field::RD_KAFKA_VTYPE_OPAQUE,
-                ptr::without_provenance_mut::<std::ffi::c_void>(record.opaque),
+                ptr::without_provenance_mut::<c_void>(opaque),
                 Field::RD_KAFKA_VTYPE_HEADERS,
-                headers
-                    .as_ref()
-                    .map_or(ptr::null_mut(), |headers| headers.0.as_ptr()),
+                headers,
                 Field::RD_KAFKA_VTYPE_END,
             )
         };
         if error.is_error() {
             return Err(KafkaError::MessageProduction(error.into()));
         }
-        // They are librdkafka's now.
-        std::mem::forget(headers.take());
+        if let Some(headers) = record.headers.take() {
+            headers.release();
+        }
         Ok(())
     }
 
-    /// Sends what lingers, and waits until all is delivered or the time is over. The reports, which the
-    /// producer's own thread takes in, tell what came of it. (rust-rdkafka's flush asks librdkafka not to
-    /// wait, and then sleeps for up to 100 ms.)
+    /// Sends lingering records, and waits until all are acknowledged or `timeout` has passed. Their delivery reports
+    /// may still be queued for the producer's thread when this returns.
     pub(crate) fn flush(&self, timeout: Duration) {
         let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the client lives as long as `self`, and librdkafka lets any thread flush it.
+        // rust-rdkafka's flush asks librdkafka not to wait, and then sleeps for up to 100 ms.
+        // SAFETY: `self` keeps the client alive, and librdkafka allows a flush from any thread.
         unsafe { rd::rd_kafka_flush(self.client(), milliseconds) };
     }
 
@@ -119,30 +116,27 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
     }
 }
 
-/// `RD_KAFKA_PARTITION_UA`, which rust-rdkafka does not name.
+/// `RD_KAFKA_PARTITION_UA`, which the bindings do not export.
 const PARTITION_BY_KEY: i32 = -1;
 
-fn raw(bytes: Option<&[u8]>) -> (*const u8, usize) {
-    bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()))
-}
-
-/// A topic, as a client of librdkafka knows it.
+/// Handle of a topic, bound to one client.
 struct Topic {
     name: String,
     handle: NonNull<rd::rd_kafka_topic_t>,
 }
 
-// SAFETY: librdkafka locks topics itself; any thread may use and destroy them.
+// SAFETY: librdkafka counts references to topics and locks them itself; any thread may use and destroy a handle.
 unsafe impl Send for Topic {}
 
 impl Topic {
     fn open(client: *mut rd::rd_kafka_t, name: &str) -> Result<Self, KafkaError> {
         let terminated = CString::new(name).map_err(KafkaError::Nul)?;
-        // SAFETY: the client lives, and the name is copied. Without settings of its own the topic has the
-        // client's, as with rust-rdkafka.
+        // Without a configuration of its own the topic has the client's, as with rust-rdkafka.
+        // SAFETY: the caller's client is alive, the name ends with a zero and is copied, and a null configuration is
+        // allowed.
         let handle = unsafe { rd::rd_kafka_topic_new(client, terminated.as_ptr(), ptr::null_mut()) };
         let handle = NonNull::new(handle).ok_or_else(|| {
-            // SAFETY: it reads a variable of this thread's.
+            // SAFETY: the function has no preconditions; it reads a thread-local variable.
             KafkaError::MessageProduction(unsafe { rd::rd_kafka_last_error() }.into())
         })?;
         Ok(Self {
@@ -154,49 +148,9 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        // SAFETY: the handle is used by nobody else, and its client is dropped after it. Records that are
-        // under way hold the topic for themselves.
+        // SAFETY: this object owns its reference, and `Sender` drops topics before their client. Queued records hold
+        // references of their own.
         unsafe { rd::rd_kafka_topic_destroy(self.handle.as_ptr()) };
-    }
-}
-
-/// The headers of a record to be sent, in their order.
-#[derive(Debug)]
-pub struct OutgoingHeaders(NonNull<rd::rd_kafka_headers_t>);
-
-impl OutgoingHeaders {
-    /// No headers yet, with room for some.
-    ///
-    /// # Panics
-    /// Never: librdkafka ends the process itself when there is no memory.
-    #[must_use]
-    pub fn with_capacity(count: usize) -> Self {
-        // SAFETY: it has no conditions.
-        let list = unsafe { rd::rd_kafka_headers_new(count) };
-        Self(NonNull::new(list).expect("librdkafka has no list of headers to give"))
-    }
-
-    /// Adds a header behind the others; `None` is a header without a value, which is not an empty one.
-    pub fn add(&mut self, name: &str, value: Option<&[u8]>) {
-        let (value, value_bytes) = raw(value);
-        // SAFETY: the list is this one's own. Name and value are as long as they are said to be, neither
-        // is longer than an `isize` (a promise of Rust's), and both are copied.
-        unsafe {
-            rd::rd_kafka_header_add(
-                self.0.as_ptr(),
-                name.as_ptr().cast(),
-                name.len().cast_signed(),
-                value.cast(),
-                value_bytes.cast_signed(),
-            );
-        }
-    }
-}
-
-impl Drop for OutgoingHeaders {
-    fn drop(&mut self) {
-        // SAFETY: the list is this one's own; one that librdkafka has taken is never dropped here.
-        unsafe { rd::rd_kafka_headers_destroy(self.0.as_ptr()) };
     }
 }
 
@@ -207,13 +161,14 @@ mod tests {
     use rdkafka::message::{DeliveryResult, Headers as _, Message};
     use rdkafka::types::RDKafkaErrorCode;
     use rdkafka::{ClientConfig, ClientContext};
+    use records::Partition;
 
     use super::*;
 
-    /// A record as its delivery report shows it.
+    /// A record as its delivery report shows it: topic, partition and offset, then its content.
     #[derive(Debug, PartialEq, Eq)]
     struct Delivered {
-        place: (String, i32, i64),
+        position: (String, i32, i64),
         key: Option<Vec<u8>>,
         value: Option<Vec<u8>>,
         headers: Vec<(String, Option<Vec<u8>>)>,
@@ -233,7 +188,7 @@ mod tests {
             };
             let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
             let delivered = Delivered {
-                place: (record.topic().into(), record.partition(), record.offset()),
+                position: (record.topic().into(), record.partition(), record.offset()),
                 key: record.key().map(<[u8]>::to_vec),
                 value: record.payload().map(<[u8]>::to_vec),
                 headers: headers
@@ -241,12 +196,12 @@ mod tests {
                     .collect(),
                 opaque,
             };
-            // The test may have ended.
+            // The receiver is gone when the test has ended.
             let _ = self.0.send(delivered);
         }
     }
 
-    /// A producer of librdkafka's own stand-in for a broker.
+    /// Opens a producer on librdkafka's mock broker.
     fn sender(property: (&str, &str)) -> (Sender<Reports>, mpsc::Receiver<Delivered>) {
         let (reports, received) = mpsc::channel();
         let producer = ClientConfig::new()
@@ -259,35 +214,33 @@ mod tests {
     }
 
     #[test]
-    fn a_record_arrives_with_all_that_it_was_sent_with() {
+    fn record_arrives_as_it_was_sent() {
         let (sender, received) = sender(("acks", "all"));
         let mut headers = OutgoingHeaders::with_capacity(1);
         headers.add("a", Some(b"1"));
         headers.add("empty", Some(b""));
         headers.add("none", None);
         headers.add("a", Some(b"\0\xff"));
-        let record = Record {
+        let mut full = OutgoingRecord {
             topic: "t",
-            partition: Some(2),
+            partition: Some(Partition(2)),
             key: Some(b"key"),
             value: Some(b"value"),
-            opaque: 7,
+            headers: Some(headers),
         };
-        let mut headers = Some(headers);
-        sender.send(record, &mut headers).expect("sent");
-        assert!(headers.is_none(), "they are librdkafka's now");
-        let bare = Record {
+        sender.send(&mut full, 7).expect("sent");
+        assert!(full.headers.is_none(), "librdkafka has taken them over");
+        let mut bare = OutgoingRecord {
             key: None,
             value: None,
-            opaque: usize::MAX,
-            ..record
+            ..full
         };
-        sender.send(bare, &mut None).expect("sent");
-        // Without it both would linger for a minute.
+        sender.send(&mut bare, usize::MAX).expect("sent");
+        // Without a flush both would linger for a minute.
         sender.flush(Duration::from_secs(20));
         let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
         let first = Delivered {
-            place: ("t".into(), 2, 0),
+            position: ("t".into(), 2, 0),
             key: Some(b"key".into()),
             value: Some(b"value".into()),
             headers: vec![
@@ -299,7 +252,7 @@ mod tests {
             opaque: 7,
         };
         let second = Delivered {
-            place: ("t".into(), 2, 1),
+            position: ("t".into(), 2, 1),
             key: None,
             value: None,
             headers: vec![],
@@ -310,27 +263,27 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_a_record_that_was_not_taken_are_there_for_the_next_try() {
+    fn refused_record_keeps_its_headers() {
         let (sender, _received) = sender(("queue.buffering.max.messages", "1"));
-        let record = Record {
+        let mut record = OutgoingRecord {
             topic: "t",
-            partition: Some(0),
+            partition: Some(Partition(0)),
             key: None,
             value: Some(b"value"),
-            opaque: 0,
+            headers: None,
         };
-        sender.send(record, &mut None).expect("sent");
-        let mut headers = Some(OutgoingHeaders::with_capacity(1));
-        let full = sender.send(record, &mut headers);
+        sender.send(&mut record, 0).expect("sent");
+        record.headers = Some(OutgoingHeaders::with_capacity(1));
         assert_eq!(
-            full,
+            sender.send(&mut record, 0),
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
         );
-        assert!(headers.is_some());
-        let nul = Record {
+        assert!(record.headers.is_some());
+        let mut nul = OutgoingRecord {
             topic: "a\0b",
             ..record
         };
-        assert!(matches!(sender.send(nul, &mut headers), Err(KafkaError::Nul(_))));
+        assert!(matches!(sender.send(&mut nul, 0), Err(KafkaError::Nul(_))));
+        assert!(nul.headers.is_some());
     }
 }

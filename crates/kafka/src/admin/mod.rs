@@ -3,6 +3,9 @@
 //! All of it blocks, up to a limit: a cluster that does not answer is told, with its address, in less than
 //! ten seconds.
 
+pub mod describe_group;
+pub mod topic_ids;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +21,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::error::ClientError;
-use crate::group::{self, Group};
-use crate::settings::KafkaSettings;
-use crate::topic_ids::{self, TopicIdentity};
+use self::describe_group::Group;
+use self::topic_ids::TopicIdentity;
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
 use crate::topics::creation::NewTopic;
 use crate::topics::{Described, Existing};
 
@@ -208,7 +211,7 @@ impl Admin {
     /// # Errors
     /// The group's coordinator did not answer within the limit.
     pub fn group(&self, group: &str, topic: &str, limit: Duration) -> Result<Group, ClientError> {
-        group::of(self.cluster.client(), group, topic, limit)
+        describe_group::of(self.cluster.client(), group, topic, limit)
             .map_err(|error| ClientError::new(format!("asking how the group {group:?} stands"), error))
     }
 

@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 
-use crate::error::ClientError;
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
 
 /// Joins the group, waits until a new generation has begun, and leaves. `unused_topic` is a topic that no member of the
 /// group reads: the guest subscribes to it, so that none of theirs is handed to it. Blocks.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use records::Partition;
 
-use crate::group::Group;
+use crate::admin::describe_group::Group;
 
 /// What one member of a group has seen of it so far.
 #[derive(Debug)]

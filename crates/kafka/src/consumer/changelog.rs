@@ -9,9 +9,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
-use crate::error::{ClientError, ErrorClass};
-use crate::offsets::{self, Committed};
-use crate::settings::KafkaSettings;
+use crate::client::config::KafkaSettings;
+use crate::client::error::{ClientError, ErrorClass};
+use crate::consumer::offsets::{self, Committed};
 
 /// Reads committed offsets, ends and records of one partition at a time; never joins the group.
 pub struct ChangelogReader {
@@ -25,7 +25,7 @@ pub struct ChangelogReader {
 }
 
 /// A record of the changelog.
-pub struct Change<'a> {
+pub struct ChangelogRecord<'a> {
     /// The idempotency key.
     pub key: &'a [u8],
     /// The encoded entry; `None` is a tombstone.
@@ -152,7 +152,7 @@ impl ChangelogReader {
         from: Offset,
         to: Offset,
         cancelled: impl Fn() -> bool,
-        mut sink: impl FnMut(Change<'_>) -> Result<(), E>,
+        mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
         self.read_topic(
             &self.topic,
@@ -231,7 +231,7 @@ impl ChangelogReader {
         partition: Partition,
         bounds: Bounds,
         cancelled: impl Fn() -> bool,
-        sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
+        sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
         let Bounds { start: from, end: to } = bounds;
         if from >= to {
@@ -256,7 +256,7 @@ impl ChangelogReader {
         partition: Partition,
         to: Offset,
         cancelled: impl Fn() -> bool,
-        sink: &mut impl FnMut(Change<'_>) -> Result<(), E>,
+        sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
         fault: impl Fn(KafkaError) -> ClientError,
     ) -> Result<(), ReadError<E>> {
         let (mut moved_at, mut moved_to) = (Instant::now(), None);
@@ -266,7 +266,7 @@ impl ChangelogReader {
                     let offset = Offset(record.offset());
                     let (key, value) = (record.key().unwrap_or_default(), record.payload());
                     let at = record.timestamp().to_millis().map(Timestamp);
-                    sink(Change {
+                    sink(ChangelogRecord {
                         key,
                         value,
                         offset,
