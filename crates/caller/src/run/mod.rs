@@ -107,7 +107,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
         gauges_set_at: None,
         is_resolving_id: false,
     }
-    .run_until_finished(&health, shutdown)
+    .run_until_stopped(&health, shutdown)
     .await?;
 
     // Dropping the consumer leaves the group and blocks on the brokers.
@@ -141,7 +141,7 @@ struct Loop {
 }
 
 impl Loop {
-    async fn run_until_finished(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
+    async fn run_until_stopped(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
         let mut is_stopping = false;
         // Poll once before the first wait: the consumer signals only the change from empty to not empty, and
         // that may have happened before the loop started.

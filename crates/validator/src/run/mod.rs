@@ -109,7 +109,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     run.set_unassigned();
     health.set_ready(Health::STARTED);
     // Fencing alone is survived; any other error ends the program, and its restart restores everything.
-    while let Err(error) = run.run_until_left(&consumer, shutdown) {
+    while let Err(error) = run.run_until_stopped(&consumer, shutdown) {
         let error = fenced::fencing_error(error)?;
         run.release_all(consumer, &error)?;
         if !run.await_instance_id(shutdown)? {
@@ -158,7 +158,7 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    fn run_until_left(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
+    fn run_until_stopped(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !self.shell.has_left {
             self.health.tick();
             if shutdown.is_requested() {
