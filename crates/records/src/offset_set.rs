@@ -9,7 +9,7 @@ use crate::Offset;
 pub struct OffsetSet {
     /// First offset of each run, and the offset after its last. Runs neither touch nor overlap.
     runs: BTreeMap<i64, i64>,
-    // Kept beside the runs, since each call that is read asks for it.
+    // Kept beside the runs, since it is needed for each call that is read.
     count: u64,
 }
 

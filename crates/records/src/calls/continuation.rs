@@ -159,7 +159,7 @@ mod tests {
             String::new(),
             "{}".into(),
             json.replace("3@17", "3"),
-            json.replace("\"lookups\":0", "\"lookups\":0,\"doubts\":1"),
+            json.replace("\"lookups\":0", "\"lookups\":0,\"unknown\":1"),
             json.replace("\"lookups\":0", "\"lookups\":0,\"ambiguity\":\"other\""),
         ] {
             let found = Continuation::parse(malformed.as_bytes());

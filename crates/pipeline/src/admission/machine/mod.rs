@@ -8,6 +8,8 @@
 //! the same recovery: stop processing, open a new producer with the same transactional id, which ends what
 //! the old one left open, and restore each partition from its committed offset and its changelog.
 
+mod event;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,10 @@ use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
 use crate::admission::rules::Rules;
-use crate::admission::transaction::{Admitted, Limits, Offsets, Transaction};
+use crate::admission::transaction::{Limits, Transaction};
 use crate::admission::verdict::{Verdict, decide};
+
+pub use self::event::{Action, Event, PartitionState, Taken, Token};
 
 /// Interval between attempts to open a producer, after an attempt that failed.
 const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -43,111 +47,11 @@ pub struct Admission<M> {
     stopping: bool,
 }
 
-/// State of an assigned partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionState {
-    /// Waiting for a new producer, which ends the transaction that the last one left open.
-    AwaitsProducer,
-    /// Bringing its store to the end of the changelog.
-    Restoring(Token),
-    /// Processing its orders.
-    Running {
-        /// Input offset that this member committed last, or started at.
-        committed: Offset,
-    },
-    /// Halted for this reason, operator action required.
-    Refused(String),
-}
-
-/// Identifies one restore of a partition, so that the result of an earlier one is ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Token(pub u64);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Producer {
     Ready,
     /// No producer; the next attempt to open one is due at this time.
     OpenAt(Instant),
-}
-
-/// Event of stage one, other than an input record, which [`Admission::admit`] takes.
-#[derive(Debug)]
-pub enum Event<M> {
-    /// New generation of the group, with the partitions that are new to this member, possibly none.
-    Assigned(Vec<Partition>, Membership<M>),
-    /// Partitions to be released, still owned until then, and the membership as of this generation.
-    Revoked(Vec<Partition>, Membership<M>),
-    /// Partitions that another member may own already.
-    Lost(Vec<Partition>),
-    /// The membership was fenced, and all partitions are lost with it. No further event of this membership
-    /// follows; the program joins again with a new consumer.
-    Expelled,
-    /// A store equals its changelog; processing may start at this input offset.
-    Restored(Partition, Token, Offset),
-    /// A restore found a loss that only an operator can repair, for this reason.
-    RestoreRefused(Partition, Token, String),
-    /// The transaction was committed. For each partition with entries: the changelog offset after the last.
-    Committed(HashMap<Partition, Offset>),
-    /// As `Committed`, but a duplicate EndTxn may still arrive: this producer must not commit again.
-    CommittedRetireProducer(HashMap<Partition, Offset>),
-    /// The transaction failed in any step, or its outcome is unknown.
-    Failed,
-    /// A store cannot be read or written.
-    StoreFailed(Partition),
-    /// The new producer is open.
-    ProducerOpened,
-    /// The new producer could not be opened.
-    ProducerFailed,
-    /// The time of [`Admission::due`] has come.
-    Tick,
-    /// Shutdown: commit the open transaction and leave the group.
-    Stop,
-}
-
-/// Action for the program to perform.
-#[derive(Debug)]
-pub enum Action<M> {
-    /// Acknowledge the assignment of these partitions to the group; they stay paused.
-    Accept(Vec<Partition>),
-    /// Bring the partition's store to the end of its changelog. Result: `Restored` or `RestoreRefused`.
-    Restore(Partition, Token),
-    /// Cancel the restore of this partition.
-    CancelRestore(Partition),
-    /// Read the partition's records from this offset on.
-    Start(Partition, Offset),
-    /// Stop reading records of these partitions.
-    Pause(Vec<Partition>),
-    /// Commit the transaction with these offsets and this membership. Result: `Committed`,
-    /// `CommittedRetireProducer` or `Failed`.
-    End(Offsets, M),
-    /// Write committed entries to the partition's store, with the changelog offset that it then equals.
-    Apply(Partition, Admitted, Offset),
-    /// Abort the open transaction and drop the producer.
-    Abandon,
-    /// Open a new producer. Result: `ProducerOpened` or `ProducerFailed`.
-    OpenProducer,
-    /// Make the partition's store durable and close it.
-    Close(Partition),
-    /// Delete the partition's store.
-    Discard(Partition),
-    /// Release these partitions to the group.
-    GiveUp(Vec<Partition>),
-    /// Leave the group; the last action.
-    Leave,
-}
-
-/// Result of [`Admission::admit`].
-#[derive(Debug)]
-pub enum Taken {
-    /// The partition is not running. The record is read again once it is.
-    NotRunning,
-    /// The record is part of the open transaction.
-    Decided {
-        /// Decision on the record.
-        verdict: Verdict,
-        /// `true` if the record is the first of its transaction.
-        begins: bool,
-    },
 }
 
 impl<M: Clone> Admission<M> {
@@ -171,7 +75,7 @@ impl<M: Clone> Admission<M> {
     /// `known` looks a key up in the partition's store.
     ///
     /// # Errors
-    /// Returns the error of `known`; report it with [`Event::StoreFailed`]. The record is not decided.
+    /// Returns the error of `known`; to be followed by [`Event::StoreFailed`]. The record is not decided.
     pub fn admit<E>(
         &mut self,
         input: &Input<'_>,
@@ -445,7 +349,7 @@ impl<M: Clone> Admission<M> {
         let mut actions = Vec::new();
         for (partition, state) in &mut self.partitions {
             if *state == PartitionState::AwaitsProducer {
-                // Never reused, also after the partition was away: a late result must match no later restore.
+                // Never reused, also after the partition was revoked: a late result must match no later restore.
                 self.last_token = Token(self.last_token.0 + 1);
                 *state = PartitionState::Restoring(self.last_token);
                 actions.push(Action::Restore(*partition, self.last_token));

@@ -109,8 +109,8 @@ impl<'a> Restore<'a> {
     }
 
     /// Takes the response to the last request, and returns the next step.
-    pub fn on(&mut self, answer: Answer) -> Step {
-        let checked = match answer {
+    pub fn on(&mut self, response: Answer) -> Step {
+        let checked = match response {
             Answer::Committed(offset) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
                 *self = Self::of(self.names);

@@ -41,14 +41,14 @@ impl Facts {
     fn run(&self) -> (Vec<Question>, Step) {
         let names = names();
         let mut restore = Restore::of(&names);
-        let mut asked = Vec::new();
+        let mut requests = Vec::new();
         let mut step = Step::Ask(Question::Committed);
         loop {
-            let Step::Ask(question) = step else {
-                return (asked, step);
+            let Step::Ask(request) = step else {
+                return (requests, step);
             };
-            asked.push(question);
-            step = restore.on(match question {
+            requests.push(request);
+            step = restore.on(match request {
                 Question::Committed => Answer::Committed(self.committed.map(Offset)),
                 Question::ChangelogBounds => Answer::ChangelogBounds(self.changelog),
                 Question::OrdersBounds => Answer::OrdersBounds(self.orders),
@@ -73,9 +73,9 @@ impl Facts {
 
 #[test]
 fn committed_offset_then_high_watermark_then_tail() {
-    let (asked, step) = Facts::sound().run();
+    let (requests, step) = Facts::sound().run();
     assert_eq!(
-        asked,
+        requests,
         [
             Question::Committed,
             Question::ChangelogBounds,
@@ -110,8 +110,8 @@ fn new_store_reads_the_whole_changelog() {
         checkpoint: None,
         ..Facts::sound()
     };
-    let (asked, _) = facts.run();
-    assert_eq!(asked.last(), Some(&Question::Read(Offset(0), Offset(90))));
+    let (requests, _) = facts.run();
+    assert_eq!(requests.last(), Some(&Question::Read(Offset(0), Offset(90))));
 }
 
 #[test]

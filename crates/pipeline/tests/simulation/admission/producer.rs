@@ -93,8 +93,8 @@ impl Producer {
             };
             self.in_flight = self.in_flight.saturating_sub(1);
             match produced {
-                Ok(behind) if partition.0 == Topic::Changelog => {
-                    self.reached.insert(partition.1, behind);
+                Ok(end_offset) if partition.0 == Topic::Changelog => {
+                    self.reached.insert(partition.1, end_offset);
                 }
                 Ok(_) => {}
                 Err(_) => self.has_failed = true,

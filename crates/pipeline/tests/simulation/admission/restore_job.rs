@@ -18,7 +18,7 @@ pub(crate) struct RestoreJob {
     store: Option<Store>,
     pub(crate) cancelled: bool,
     restore: Restore<'static>,
-    question: Question,
+    request: Question,
     reading: Option<(Offset, Tail)>,
     early_end: Option<Offset>,
 }
@@ -56,7 +56,7 @@ impl RestoreJob {
             store,
             cancelled: false,
             restore: Restore::of(&NAMES[crate::admission::orders::index(partition)]),
-            question: Question::Committed,
+            request: Question::Committed,
             reading: None,
             early_end: None,
         }
@@ -71,16 +71,16 @@ impl RestoreJob {
             self.retry();
             return None;
         }
-        let Some(answer) = self.ask(host, env) else {
+        let Some(response) = self.perform(host, env) else {
             // A timeout of the brokers, or a position that does not move, ends the attempt.
             if env.chance(1, 20) {
                 self.retry();
             }
             return None;
         };
-        match self.restore.on(answer) {
-            Step::Ask(question) => {
-                self.question = question;
+        match self.restore.on(response) {
+            Step::Ask(request) => {
+                self.request = request;
                 None
             }
             Step::Ready(next) => {
@@ -106,10 +106,10 @@ impl RestoreJob {
         self.cancelled = cancelled;
     }
 
-    fn ask(&mut self, host: usize, env: &mut Env) -> Option<Answer> {
+    fn perform(&mut self, host: usize, env: &mut Env) -> Option<Answer> {
         let partition = self.partition;
         let changelog = env.broker.log(Topic::Changelog, partition);
-        Some(match self.question {
+        Some(match self.request {
             Question::Committed => {
                 if env.is(Mutation::HighWatermarkFirst) && self.early_end.is_none() {
                     self.early_end = Some(changelog.high_watermark());

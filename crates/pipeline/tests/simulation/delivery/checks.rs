@@ -144,7 +144,7 @@ impl Checks {
             if knows_response || !self.is_interrupted_since(who, at) {
                 self.violation(ViolationKind::UnexplainedRepeat, || {
                     format!(
-                        "{position:?} is sent by {process}; {who} knew its answer and was not interrupted"
+                        "{position:?} is sent by {process}; {who} has its response and was not interrupted"
                     )
                 });
             }

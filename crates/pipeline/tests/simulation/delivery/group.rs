@@ -233,7 +233,7 @@ impl Simulation {
 
     fn is_continued(&self, position: CallPosition, origin: CallPosition) -> bool {
         let range = (position.0, position.1.next())..(Partition(position.0.0 + 1), Offset(0));
-        let mut behind = self.log.range(range);
-        behind.any(|(_, record)| record.origin == origin && self.is_visible(record))
+        let mut later = self.log.range(range);
+        later.any(|(_, record)| record.origin == origin && self.is_visible(record))
     }
 }

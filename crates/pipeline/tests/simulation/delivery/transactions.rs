@@ -230,7 +230,7 @@ impl Simulation {
     }
 
     fn append(&mut self, deferral: &Deferral, transaction: Option<u64>) {
-        let mut behind = Vec::new();
+        let mut partitions = Vec::new();
         for ((partition, _), record) in &deferral.copies {
             let end = self.log_end.entry(*partition).or_insert(Offset(0));
             let record = OutboxRecord {
@@ -239,11 +239,11 @@ impl Simulation {
             };
             self.log.insert((*partition, *end), record);
             *end = end.next();
-            behind.push(*partition);
+            partitions.push(*partition);
         }
-        behind.dedup();
+        partitions.dedup();
         // Transaction markers.
-        for partition in behind {
+        for partition in partitions {
             self.log_end.entry(partition).and_modify(|end| *end = end.next());
         }
     }

@@ -4,7 +4,7 @@
 //! all calls below it are final. The note says which calls from there on are final, too, and for which an
 //! intent was recorded, so that they may have been processed. It is all that the next owner knows.
 //!
-//! ASCII text, `1:FINALS:BEGUN`. Each part is empty, or a letter and base64 (URL alphabet, no padding): `r` and
+//! ASCII text, `1:FINALS:INTENTS`. Each part is empty, or a letter and base64 (URL alphabet, no padding): `r` and
 //! the run lengths in LEB128, alternately outside and inside the set; or `b` and a bitmap, lowest bit first.
 //! The shorter one is written. Both count from the committed offset.
 //!
@@ -67,8 +67,8 @@ impl CallNote {
             return Ok(String::new());
         }
         let finals = encode_set(&self.finals, base);
-        let begun = encode_set(&self.begun, base);
-        let text = format!("{PREFIX}{finals}:{begun}");
+        let intents = encode_set(&self.begun, base);
+        let text = format!("{PREFIX}{finals}:{intents}");
         match text.len() {
             bytes if bytes > NOTE_BYTES_MAX => Err(NoteTooLong { bytes }),
             _ => Ok(text),
@@ -90,12 +90,12 @@ impl CallNote {
         if text.len() > NOTE_BYTES_MAX {
             return Err(InvalidNote::Malformed("it is longer than a note can be"));
         }
-        let (finals, begun) = parts
+        let (finals, intents) = parts
             .split_once(':')
             .ok_or(InvalidNote::Malformed("it has no second part"))?;
         Ok(Self {
             finals: decode_set(finals, base)?,
-            begun: decode_set(begun, base)?,
+            begun: decode_set(intents, base)?,
         })
     }
 }

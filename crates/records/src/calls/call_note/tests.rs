@@ -99,9 +99,9 @@ proptest! {
     #[test]
     fn note_round_trips(
         finals in prop::collection::vec((1_i64..100_000, 1_i64..5_000), 0..100),
-        begun in prop::collection::btree_set(0_i64..100_000, 0..64),
+        intents in prop::collection::btree_set(0_i64..100_000, 0..64),
     ) {
-        let mut note = CallNote { finals: OffsetSet::new(), begun: set(begun) };
+        let mut note = CallNote { finals: OffsetSet::new(), begun: set(intents) };
         for (from, length) in finals {
             note.finals.insert_run(Offset(BASE.0 + from), Offset(BASE.0 + from + length));
         }
@@ -137,8 +137,8 @@ proptest! {
         }
         // Any of the open ones have an intent, by another bit of the seed.
         let has_intent = |at: &&usize| (ends >> ((**at + 7) % 64)) & 1 == 0;
-        let begun = open.iter().filter(has_intent).map(|at| Offset(BASE.0 + *at as i64)).collect();
-        check(&CallNote { finals, begun }, NOTE_BYTES_MAX);
+        let intents = open.iter().filter(has_intent).map(|at| Offset(BASE.0 + *at as i64)).collect();
+        check(&CallNote { finals, begun: intents }, NOTE_BYTES_MAX);
     }
 }
 
