@@ -134,7 +134,7 @@ impl Api {
     ///
     /// # Errors
     /// The control address does not answer, or the record is incomplete.
-    pub fn failing_orders(&self) -> Result<u64> {
+    pub fn stubborn_orders(&self) -> Result<u64> {
         let requests = self.requests()?;
         let taken: HashSet<&str> = requests
             .iter()

@@ -100,7 +100,7 @@ fn a_person_sees_which_calls_a_killed_caller_had_begun() {
                     let of = noted
                         .iter()
                         .find(|of| of["partition"].as_i64() == Some(record.partition.0.into()));
-                    of.is_some_and(|of| holds(&of["begun"], record.offset.0))
+                    of.is_some_and(|of| holds(&of["intents"], record.offset.0))
                 })
                 .map(harness::read::Record::key_text)
                 .collect();
@@ -109,7 +109,7 @@ fn a_person_sees_which_calls_a_killed_caller_had_begun() {
             "the API was asked for {asked:?}, and begun are {begun:?}"
         );
         let table = notes(&pipeline, false)?;
-        ensure!(table.contains("begun, perhaps processed"), "{table}");
+        ensure!(table.contains("intent recorded, perhaps processed"), "{table}");
         validator.process.terminate(Duration::from_secs(60))?;
         pipeline.passed();
         Ok(())

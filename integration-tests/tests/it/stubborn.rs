@@ -173,8 +173,8 @@ fn calls_that_always_fail_do_not_hold_up_the_others() {
         let mut callers = [scene.caller(1, scene.caller_settings(1))?];
         let began = Instant::now();
         callers[0].process.start()?;
-        scene.await_outcomes(|| Ok(pending - scene.api.failing_orders()?))?;
-        let stubborn = scene.api.failing_orders()?;
+        scene.await_outcomes(|| Ok(pending - scene.api.stubborn_orders()?))?;
+        let stubborn = scene.api.stubborn_orders()?;
         ensure!(stubborn > 10, "only {stubborn} orders are stubborn");
         println!("{} of {pending} in {:?}", pending - stubborn, began.elapsed());
         scene.api.change_faults(r#"{"failing_orders": 0}"#)?;

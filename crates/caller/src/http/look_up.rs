@@ -9,10 +9,10 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 
-use super::mapping::Address;
+use super::mapping::RequestUrl;
 use super::request::Request;
 use super::response::{FieldSettings, ResponseReader, failure, parse};
-use super::send_latch::Fate;
+use super::send_latch::SendState;
 use super::template::Facts;
 use super::{Api, ApiSettings};
 
@@ -44,7 +44,7 @@ pub(crate) struct VerifySettings {
 
 /// Look-up endpoint, and the reader of its responses.
 pub(super) struct LookUp {
-    address: Address,
+    url: RequestUrl,
     reader: ResponseReader,
 }
 
@@ -78,7 +78,7 @@ impl VerifySettings {
         );
         self.classifier()?;
         if !self.url.is_empty() {
-            Address::new("verify.url", &self.url)?;
+            RequestUrl::new("verify.url", &self.url)?;
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl LookUp {
             return Ok(None);
         }
         Ok(Some(Self {
-            address: Address::new("verify.url", &verify.url)?,
+            url: RequestUrl::new("verify.url", &verify.url)?,
             reader: ResponseReader {
                 classifier: verify.classifier()?,
                 kept_max: usize::try_from(api.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
@@ -160,7 +160,7 @@ impl Api {
         let look_up = self.look_up.as_ref().ok_or("the settings have no verify.url")?;
         // The call's headers go along, so that key and trace of both requests are the same.
         Ok(Request {
-            url: look_up.address.fill(facts)?,
+            url: look_up.url.fill(facts)?,
             body: Bytes::new(),
             ..call.clone()
         })
@@ -186,7 +186,7 @@ impl Api {
             .send();
         let response = match sent.await {
             Ok(response) => response,
-            Err(error) => return failure(&error, Fate::Sent),
+            Err(error) => return failure(&error, SendState::Sent),
         };
         let mut response = look_up.reader.read(response).await;
         if response.status == 401 {

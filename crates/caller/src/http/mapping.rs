@@ -14,7 +14,7 @@ use super::template::{Escaping, Facts, Template};
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pub(super) method: Method,
-    url: Address,
+    url: RequestUrl,
     /// Headers that are the same for all orders.
     fixed: HeaderMap,
     /// Headers with placeholders, filled for each order.
@@ -25,7 +25,7 @@ pub(crate) struct Mapping {
 
 /// URL of requests, with or without placeholders.
 #[derive(Debug)]
-pub(super) enum Address {
+pub(super) enum RequestUrl {
     Fixed(Url),
     Template(Template),
 }
@@ -95,7 +95,7 @@ impl Mapping {
         }
         Ok(Self {
             method: method(&settings.method)?,
-            url: Address::new("api.url", &settings.url)?,
+            url: RequestUrl::new("api.url", &settings.url)?,
             fixed,
             headers,
             key_header,
@@ -181,7 +181,7 @@ fn method(text: &str) -> anyhow::Result<Method> {
     Ok(method)
 }
 
-impl Address {
+impl RequestUrl {
     pub(super) fn new(setting: &str, text: &str) -> anyhow::Result<Self> {
         let authority = text.split('/').nth(2).unwrap_or_default();
         // The URL may contain the password, so the error does not quote it.

@@ -140,12 +140,12 @@ async fn timeout_while_connecting_is_not_sent() {
 #[tokio::test]
 async fn sent_request_without_a_status_is_ambiguous() {
     for (behaviour, lost) in [
-        (Behaviour::ClosesUnanswered, Lost::Closed),
-        (Behaviour::ResetsUnanswered, Lost::Closed),
+        (Behaviour::ClosesWithoutResponse, Lost::Closed),
+        (Behaviour::ResetsWithoutResponse, Lost::Closed),
         (Behaviour::Hangs, Lost::TimedOut),
-        (Behaviour::Answers("HTTP/1.1 2"), Lost::Closed),
-        (Behaviour::Answers("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
-        (Behaviour::Answers("SMTP ready\r\n\r\n"), Lost::NotHttp),
+        (Behaviour::Responds("HTTP/1.1 2"), Lost::Closed),
+        (Behaviour::Responds("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
+        (Behaviour::Responds("SMTP ready\r\n\r\n"), Lost::NotHttp),
     ] {
         check(behaviour, Response::Lost(lost), ResponseClass::Ambiguous).await;
     }
@@ -155,8 +155,8 @@ async fn sent_request_without_a_status_is_ambiguous() {
 #[tokio::test]
 async fn closed_pool_connection_is_ambiguous() {
     for behaviour in [
-        Behaviour::AnswersOneReadsAnotherAndCloses(OK),
-        Behaviour::AnswersOneReadsAnotherAndResets(OK),
+        Behaviour::RespondsOnceThenReadsAndCloses(OK),
+        Behaviour::RespondsOnceThenReadsAndResets(OK),
     ] {
         let server = Server::start(behaviour).await;
         let api = Api::new(&settings(&server.url())).expect("an API");
@@ -203,18 +203,18 @@ async fn status_decides_the_class() {
         (504, ResponseClass::Ambiguous),
     ] {
         let text = leaked(format!("HTTP/1.1 {code} So\r\ncontent-length: 0\r\n\r\n"));
-        check(Behaviour::Answers(text), status(code, None, "", false), class).await;
+        check(Behaviour::Responds(text), status(code, None, "", false), class).await;
     }
     let with_retry_after = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
     check(
-        Behaviour::Answers(with_retry_after),
+        Behaviour::Responds(with_retry_after),
         status(503, Some(7), "", false),
         ResponseClass::Retryable,
     )
     .await;
     let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
     check(
-        Behaviour::Answers(unreadable),
+        Behaviour::Responds(unreadable),
         status(503, Some(0), "", false),
         ResponseClass::Retryable,
     )
@@ -227,14 +227,17 @@ async fn status_counts_even_if_the_body_is_lost() {
     let long = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n01234567890123456789";
     let endless = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0123";
     for (behaviour, expected) in [
-        (Behaviour::Answers(OK), status(201, None, "{}", false)),
-        (Behaviour::Answers(truncated), status(201, None, "{\"id\":", true)),
+        (Behaviour::Responds(OK), status(201, None, "{}", false)),
         (
-            Behaviour::Answers(long),
+            Behaviour::Responds(truncated),
+            status(201, None, "{\"id\":", true),
+        ),
+        (
+            Behaviour::Responds(long),
             status(200, None, "0123456789012345", true),
         ),
         // The rest of the body never arrives.
-        (Behaviour::AnswersAll(endless), status(200, None, "0123", true)),
+        (Behaviour::RespondsToAll(endless), status(200, None, "0123", true)),
     ] {
         check(behaviour, expected, ResponseClass::Accepted).await;
     }
@@ -286,7 +289,7 @@ async fn body_field_overrides_the_status() {
             ResponseClass::Ambiguous,
         ),
     ] {
-        let server = Server::start(Behaviour::Answers(text)).await;
+        let server = Server::start(Behaviour::Responds(text)).await;
         let mut settings = settings(&server.url());
         settings.transaction_id = "/id".into();
         settings.responses.body = vec![FieldSettings {
@@ -317,7 +320,7 @@ async fn long_response_keeps_its_connection() {
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     ));
-    let server = Server::start(Behaviour::AnswersAll(text)).await;
+    let server = Server::start(Behaviour::RespondsToAll(text)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     for _ in 0..3 {
         assert_eq!(
@@ -330,14 +333,14 @@ async fn long_response_keeps_its_connection() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let elsewhere = Server::start(Behaviour::AnswersAll(OK)).await;
+    let elsewhere = Server::start(Behaviour::RespondsToAll(OK)).await;
     for code in [301, 302, 303, 307, 308] {
         let moved = leaked(format!(
             "HTTP/1.1 {code} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
             elsewhere.url()
         ));
         check(
-            Behaviour::Answers(moved),
+            Behaviour::Responds(moved),
             status(code, None, "", false),
             ResponseClass::Rejected,
         )
@@ -355,7 +358,7 @@ fn leaked(text: String) -> &'static str {
 #[tokio::test]
 async fn stale_connection_never_repeats_a_call() {
     for _ in 0..50 {
-        let server = Server::start(Behaviour::AnswersOneThenCloses(OK)).await;
+        let server = Server::start(Behaviour::RespondsOnceThenCloses(OK)).await;
         let api = Api::new(&settings(&server.url())).expect("an API");
         assert_eq!(call(&api, valid_permit()).await, status(201, None, "{}", false));
         server.close.notify_one();
@@ -371,7 +374,7 @@ async fn stale_connection_never_repeats_a_call() {
 
 #[tokio::test]
 async fn connections_are_reused() {
-    let server = Server::start(Behaviour::AnswersAll(OK)).await;
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     for _ in 0..20 {
         assert_eq!(call(&api, valid_permit()).await, status(201, None, "{}", false));
@@ -384,7 +387,7 @@ async fn connections_are_reused() {
 
 #[tokio::test]
 async fn expired_permit_sends_nothing() {
-    let server = Server::start(Behaviour::AnswersAll(OK)).await;
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     let permit = SendPermit::new(Instant::now());
     assert_eq!(
@@ -398,7 +401,7 @@ async fn expired_permit_sends_nothing() {
 
 #[tokio::test]
 async fn request_has_the_headers_of_the_settings() {
-    let server = Server::start(Behaviour::AnswersAll(OK)).await;
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let mut settings = settings(&format!("{}/{{order_id}}", server.url()));
     settings.headers = [("X-Order".into(), "no. {order_id}".into())].into();
     settings.method = "PUT".into();

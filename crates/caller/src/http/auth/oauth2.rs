@@ -152,7 +152,7 @@ impl TokenSource {
         let token = self.unexpired(now);
         let mut requested_at = match &token {
             Some(token) if now < token.renew_at => return Ok(token.value.clone()),
-            // Renewal delays no call: the one that gets the lock renews, the others use the old token.
+            // Renewal delays one call only: the one that gets the lock renews, the others use the old token.
             Some(token) => match self.requested_at.try_lock() {
                 Ok(requested_at) => requested_at,
                 Err(_) => return Ok(token.value.clone()),

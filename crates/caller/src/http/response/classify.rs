@@ -5,19 +5,21 @@ use std::io;
 
 use pipeline::delivery::{Lost, NotSent, Response};
 
-use crate::http::send_latch::Fate;
+use crate::http::send_latch::SendState;
 
 /// Returns the response for a request that failed without an HTTP status.
-pub(crate) fn failure(error: &reqwest::Error, fate: Fate) -> Response {
+pub(crate) fn failure(error: &reqwest::Error, send_state: SendState) -> Response {
     // The latch decides before the error does. reqwest reports a time-out while connecting exactly like one
     // after sending, and the first may be retried while the second may have charged the customer.
-    match fate {
-        Fate::Withheld => Response::NotSent(NotSent::Withheld),
+    match send_state {
+        SendState::Withheld => Response::NotSent(NotSent::Withheld),
         // A time-out before the body was requested happened while connecting.
-        Fate::NotSent if error.is_connect() || error.is_timeout() => Response::NotSent(NotSent::NoConnection),
-        Fate::NotSent => Response::NotSent(NotSent::NotWritten),
-        Fate::Sent if error.is_timeout() => Response::Lost(Lost::TimedOut),
-        Fate::Sent => Response::Lost(lost(error)),
+        SendState::NotSent if error.is_connect() || error.is_timeout() => {
+            Response::NotSent(NotSent::NoConnection)
+        }
+        SendState::NotSent => Response::NotSent(NotSent::NotWritten),
+        SendState::Sent if error.is_timeout() => Response::Lost(Lost::TimedOut),
+        SendState::Sent => Response::Lost(lost(error)),
     }
 }
 

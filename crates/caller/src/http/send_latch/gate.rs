@@ -17,7 +17,7 @@ pub(crate) struct Gate {
 
 /// Final send state of a request that ended without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum SendState {
     /// Handed to the connection: the server may have received it.
     Sent,
     /// Cancelled before the connection took it: never sent.
@@ -44,12 +44,12 @@ impl Gate {
     }
 
     /// Cancels the request unless it was claimed, and returns its final send state.
-    pub(crate) fn cancel(&self) -> Fate {
+    pub(crate) fn cancel(&self) -> SendState {
         match self.change(CANCELLED) {
-            OPEN | CANCELLED => Fate::NotSent,
-            WITHHELD => Fate::Withheld,
+            OPEN | CANCELLED => SendState::NotSent,
+            WITHHELD => SendState::Withheld,
             // Also for an impossible state: a request counts as sent unless the opposite is proved.
-            _ => Fate::Sent,
+            _ => SendState::Sent,
         }
     }
 

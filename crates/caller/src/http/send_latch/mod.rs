@@ -30,8 +30,8 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};
 }
 
-pub(crate) use gate::Fate;
 use gate::Gate;
+pub(crate) use gate::SendState;
 
 /// The latch of one request: decides once whether the request is sent.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Latch {
     }
 
     /// Cancels a request that ended without a response, and returns whether it was sent. The result is final.
-    pub(crate) fn cancel(&self) -> Fate {
+    pub(crate) fn cancel(&self) -> SendState {
         self.gate.cancel()
     }
 
@@ -115,7 +115,7 @@ pub(crate) struct LatchedBody {
 
 /// Error given to the connection when it asks for the body of a cancelled or withheld request.
 #[derive(Debug)]
-pub(crate) struct HeldBack;
+pub(crate) struct BodyWithheld;
 
 impl LatchedBody {
     /// Wraps a body, which must not be empty.
@@ -135,12 +135,12 @@ impl LatchedBody {
 
 impl Body for LatchedBody {
     type Data = Bytes;
-    type Error = HeldBack;
+    type Error = BodyWithheld;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HeldBack>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyWithheld>>> {
         // `take`, so that a second poll ends the body instead of sending it twice.
         let Some(bytes) = self.bytes.take() else {
             return Poll::Ready(None);
@@ -152,7 +152,7 @@ impl Body for LatchedBody {
                 service::failpoint::kill_at!("before-send");
                 Ok(Frame::data(bytes))
             }
-            false => Err(HeldBack),
+            false => Err(BodyWithheld),
         }))
     }
 
@@ -166,15 +166,15 @@ impl Body for LatchedBody {
     }
 }
 
-impl fmt::Display for HeldBack {
+impl fmt::Display for BodyWithheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the request was stopped before its body was sent")
     }
 }
 
-impl std::error::Error for HeldBack {}
+impl std::error::Error for BodyWithheld {}
 
-impl From<Infallible> for HeldBack {
+impl From<Infallible> for BodyWithheld {
     fn from(never: Infallible) -> Self {
         match never {}
     }
@@ -205,19 +205,19 @@ mod tests {
         let latch = Latch::new(valid_permit());
         let mut body = LatchedBody::new(Bytes::from_static(b"{}"), Arc::clone(&latch));
         assert_eq!((poll(&mut body), poll(&mut body)), (Some(true), None));
-        assert_eq!(latch.cancel(), Fate::Sent);
+        assert_eq!(latch.cancel(), SendState::Sent);
 
         let latch = Latch::new(valid_permit());
         let mut body = LatchedBody::new(Bytes::from_static(b"{}"), Arc::clone(&latch));
-        assert_eq!(latch.cancel(), Fate::NotSent);
+        assert_eq!(latch.cancel(), SendState::NotSent);
         assert_eq!(poll(&mut body), Some(false));
-        assert_eq!(latch.cancel(), Fate::NotSent);
+        assert_eq!(latch.cancel(), SendState::NotSent);
     }
 
     #[test]
     fn expired_permit_withholds_the_request() {
         let permit = SendPermit::new(Instant::now());
-        let fate = |permit: &SendPermit| {
+        let send_state = |permit: &SendPermit| {
             let latch = Latch::new(permit.clone());
             poll(&mut LatchedBody::new(
                 Bytes::from_static(b"{}"),
@@ -225,13 +225,17 @@ mod tests {
             ));
             latch.cancel()
         };
-        assert_eq!(fate(&permit), Fate::Withheld, "a new permit is not valid");
+        assert_eq!(
+            send_state(&permit),
+            SendState::Withheld,
+            "a new permit is not valid"
+        );
         permit.extend(Instant::now() + Duration::from_secs(60));
-        assert_eq!(fate(&permit), Fate::Sent);
+        assert_eq!(send_state(&permit), SendState::Sent);
         permit.extend(Instant::now());
-        assert_eq!(fate(&permit), Fate::Withheld);
+        assert_eq!(send_state(&permit), SendState::Withheld);
         permit.extend(Instant::now() + Duration::from_secs(60));
         permit.withhold();
-        assert_eq!(fate(&permit), Fate::Withheld);
+        assert_eq!(send_state(&permit), SendState::Withheld);
     }
 }

@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use gate::{Fate, Gate};
+use gate::{Gate, SendState};
 
 /// The atomics that this copy of `gate.rs` is compiled with.
 mod atomic {
@@ -26,7 +26,7 @@ struct Fixture {
 }
 
 /// Runs all interleavings of a connection that claims the body, and of a caller that does `meanwhile` and
-/// then cancels. The reported fate must agree with the wire.
+/// then cancels. The reported state must agree with the wire.
 fn check(is_permitted: bool, meanwhile: fn(&Fixture), retried: bool) {
     loom::model(move || {
         let fixture = Arc::new(Fixture {
@@ -47,12 +47,12 @@ fn check(is_permitted: bool, meanwhile: fn(&Fixture), retried: bool) {
             }
         });
         meanwhile(&fixture);
-        let fate = fixture.gate.cancel();
+        let send_state = fixture.gate.cancel();
         let is_claimed = connection.join().expect("the connection");
         let has_left = fixture.wire.load(Ordering::Acquire);
         assert_eq!(has_left, is_claimed);
-        assert_eq!(has_left, fate == Fate::Sent, "reported {fate:?}");
-        assert_eq!(fixture.gate.cancel(), fate, "the fate changes");
+        assert_eq!(has_left, send_state == SendState::Sent, "reported {send_state:?}");
+        assert_eq!(fixture.gate.cancel(), send_state, "the state changes");
     });
 }
 

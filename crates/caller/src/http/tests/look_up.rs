@@ -39,20 +39,20 @@ async fn unclear_look_up_is_unknown() {
     const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     const BROKEN: &str = "HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n";
     const ELSEWHERE: &str = "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
-    let server = check(Behaviour::Answers(FOUND), LookupResult::Found).await;
+    let server = check(Behaviour::Responds(FOUND), LookupResult::Found).await;
     let heads = server.heads();
     assert!(
         heads.len() == 1 && heads[0].starts_with("GET ") && heads[0].contains("/order%2F1%3F "),
         "{heads:?}"
     );
-    check(Behaviour::Answers(NOT_FOUND), LookupResult::NotFound).await;
-    check(Behaviour::Answers(BROKEN), LookupResult::Unknown).await;
-    check(Behaviour::Answers(ELSEWHERE), LookupResult::Unknown).await;
+    check(Behaviour::Responds(NOT_FOUND), LookupResult::NotFound).await;
+    check(Behaviour::Responds(BROKEN), LookupResult::Unknown).await;
+    check(Behaviour::Responds(ELSEWHERE), LookupResult::Unknown).await;
     for behaviour in [
         Behaviour::Hangs,
         Behaviour::ResetsUnread,
-        Behaviour::ClosesUnanswered,
-        Behaviour::ResetsUnanswered,
+        Behaviour::ClosesWithoutResponse,
+        Behaviour::ResetsWithoutResponse,
     ] {
         check(behaviour, LookupResult::Unknown).await;
     }

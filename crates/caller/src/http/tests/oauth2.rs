@@ -79,7 +79,11 @@ async fn futures_of<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 
 #[tokio::test]
 async fn one_token_serves_many_calls() {
-    let fixture = Fixture::new(Behaviour::AnswersAll(granting("t-1")), Behaviour::AnswersAll(OK)).await;
+    let fixture = Fixture::new(
+        Behaviour::RespondsToAll(granting("t-1")),
+        Behaviour::RespondsToAll(OK),
+    )
+    .await;
     assert_eq!(fixture.call_all().await, status(201, None, "{}", false));
     assert_eq!(fixture.call_all().await, status(201, None, "{}", false));
     assert_eq!((fixture.endpoint.requests(), fixture.server.requests()), (1, 128));
@@ -106,11 +110,11 @@ async fn one_token_serves_many_calls() {
 #[tokio::test]
 async fn without_a_token_nothing_is_sent() {
     for endpoint in [
-        Behaviour::AnswersAll("HTTP/1.1 500 So\r\ncontent-length: 0\r\n\r\n"),
-        Behaviour::AnswersAll("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
-        Behaviour::ClosesUnanswered,
+        Behaviour::RespondsToAll("HTTP/1.1 500 So\r\ncontent-length: 0\r\n\r\n"),
+        Behaviour::RespondsToAll("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
+        Behaviour::ClosesWithoutResponse,
     ] {
-        let fixture = Fixture::new(endpoint, Behaviour::AnswersAll(OK)).await;
+        let fixture = Fixture::new(endpoint, Behaviour::RespondsToAll(OK)).await;
         assert_eq!(
             fixture.call_all().await,
             Response::NotSent(NotSent::NoCredentials),
@@ -129,8 +133,8 @@ async fn without_a_token_nothing_is_sent() {
 async fn a_refused_token_is_replaced() {
     let refusal = "HTTP/1.1 401 So\r\ncontent-length: 0\r\n\r\n";
     let fixture = Fixture::new(
-        Behaviour::AnswersAll(granting("t-1")),
-        Behaviour::AnswersAll(refusal),
+        Behaviour::RespondsToAll(granting("t-1")),
+        Behaviour::RespondsToAll(refusal),
     )
     .await;
     assert_eq!(

@@ -16,21 +16,21 @@ pub(super) enum Behaviour {
     /// Writes this before it reads anything, and closes.
     SaysBeforehand(&'static str),
     /// Reads a request, then closes without a reset.
-    ClosesUnanswered,
+    ClosesWithoutResponse,
     /// Reads a request, then resets.
-    ResetsUnanswered,
+    ResetsWithoutResponse,
     /// Reads a request, and never responds.
     Hangs,
     /// Reads a request, writes this, and closes.
-    Answers(&'static str),
-    /// Reads requests and answers each with this, until the client closes.
-    AnswersAll(&'static str),
-    /// Answers one request, waits for `close`, and closes the idle connection.
-    AnswersOneThenCloses(&'static str),
-    /// Answers one request, reads another from the same connection, and closes it.
-    AnswersOneReadsAnotherAndCloses(&'static str),
-    /// Answers one request, reads another from the same connection, and resets it.
-    AnswersOneReadsAnotherAndResets(&'static str),
+    Responds(&'static str),
+    /// Responds to each request with this, until the client closes.
+    RespondsToAll(&'static str),
+    /// Responds to one request, waits for `close`, and closes the idle connection.
+    RespondsOnceThenCloses(&'static str),
+    /// Responds to one request, reads another from the same connection, and closes it.
+    RespondsOnceThenReadsAndCloses(&'static str),
+    /// Responds to one request, reads another from the same connection, and resets it.
+    RespondsOnceThenReadsAndResets(&'static str),
 }
 
 pub(super) struct Server {
@@ -91,7 +91,7 @@ async fn serve(
     close: Arc<Notify>,
     closed: Arc<Notify>,
 ) {
-    let mut answered = false;
+    let mut has_responded = false;
     loop {
         if let Behaviour::ResetsUnread = behaviour {
             // Unread bytes and a linger of zero: the client sees a reset.
@@ -111,23 +111,25 @@ async fn serve(
         };
         heads.lock().expect("a list").push(request);
         match behaviour {
-            Behaviour::ResetsUnread | Behaviour::SaysBeforehand(_) | Behaviour::ClosesUnanswered => return,
-            Behaviour::ResetsUnanswered => return stream.set_zero_linger().expect("a linger of zero"),
-            Behaviour::AnswersOneReadsAnotherAndCloses(_) if answered => return,
-            Behaviour::AnswersOneReadsAnotherAndResets(_) if answered => {
+            Behaviour::ResetsUnread | Behaviour::SaysBeforehand(_) | Behaviour::ClosesWithoutResponse => {
+                return;
+            }
+            Behaviour::ResetsWithoutResponse => return stream.set_zero_linger().expect("a linger of zero"),
+            Behaviour::RespondsOnceThenReadsAndCloses(_) if has_responded => return,
+            Behaviour::RespondsOnceThenReadsAndResets(_) if has_responded => {
                 return stream.set_zero_linger().expect("a linger of zero");
             }
-            Behaviour::AnswersOneReadsAnotherAndCloses(text)
-            | Behaviour::AnswersOneReadsAnotherAndResets(text) => {
+            Behaviour::RespondsOnceThenReadsAndCloses(text)
+            | Behaviour::RespondsOnceThenReadsAndResets(text) => {
                 stream.write_all(text.as_bytes()).await.expect("written");
             }
             Behaviour::Hangs => std::future::pending::<()>().await,
-            Behaviour::Answers(text) => {
+            Behaviour::Responds(text) => {
                 stream.write_all(text.as_bytes()).await.expect("written");
                 return;
             }
-            Behaviour::AnswersAll(text) => stream.write_all(text.as_bytes()).await.expect("written"),
-            Behaviour::AnswersOneThenCloses(text) => {
+            Behaviour::RespondsToAll(text) => stream.write_all(text.as_bytes()).await.expect("written"),
+            Behaviour::RespondsOnceThenCloses(text) => {
                 stream.write_all(text.as_bytes()).await.expect("written");
                 close.notified().await;
                 drop(stream);
@@ -135,7 +137,7 @@ async fn serve(
                 return;
             }
         }
-        answered = true;
+        has_responded = true;
     }
 }
 

@@ -1,4 +1,4 @@
-//! How topics and findings are shown: tables for a person, structures for a program.
+//! Output of the topics commands: tables for people, JSON structures for programs.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use kafka::topics::{Described, Existing, Finding, Purpose, Severity, is_refused}
 use records::Topics;
 use serde::Serialize;
 
-/// The result of `topics verify --json`.
+/// JSON output of `topics verify`.
 #[derive(Serialize)]
 pub(super) struct Verified<'a> {
     sound: bool,
@@ -16,7 +16,7 @@ pub(super) struct Verified<'a> {
     topics: &'a Existing,
 }
 
-/// The result of `topics create --json`.
+/// JSON output of `topics create`.
 #[derive(Serialize)]
 pub(super) struct Created<'a> {
     created: Vec<&'a NewTopic>,
@@ -34,6 +34,7 @@ struct Failed<'a> {
 impl<'a> Verified<'a> {
     pub(super) fn new(topics: &'a Existing, findings: &'a [Finding]) -> Self {
         Self {
+            // Warnings do not count: the programs start with them.
             sound: !is_refused(findings),
             findings,
             topics,
@@ -60,7 +61,7 @@ impl<'a> Created<'a> {
     }
 }
 
-/// The topics that are there, with what matters of their settings.
+/// Returns a table of the existing topics, with the settings that matter.
 pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding]) -> Table {
     let mut table = table(&[
         "topic",
@@ -68,7 +69,7 @@ pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding
         "replicas",
         "in sync min",
         "cleanup",
-        "kept for",
+        "retention",
         "verdict",
     ]);
     for purpose in Purpose::ALL {
@@ -87,14 +88,14 @@ pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding
             &count(|topic| topic.replication_factor),
             config("min.insync.replicas").unwrap_or("-"),
             cleanup.unwrap_or("-"),
-            &kept_for(cleanup, config("retention.ms")),
+            &retention(cleanup, config("retention.ms")),
             verdict(name, findings),
         ]);
     }
     table
 }
 
-/// The topics that are to be created, with all settings that they get.
+/// Returns a table of the topics to create, with all their settings.
 pub(super) fn planned(new: &[NewTopic]) -> Table {
     let mut table = table(&["new topic", "partitions", "replicas", "settings"]);
     for topic in new {
@@ -113,16 +114,17 @@ pub(super) fn planned(new: &[NewTopic]) -> Table {
     table
 }
 
-/// Each finding, and how many there are. One that several topics share is told once.
+/// Returns the text of all findings and their number. A finding shared by several topics is printed once.
 pub(super) fn findings(findings: &[Finding]) -> String {
     let mut shared: Vec<Finding> = Vec::new();
     for finding in findings {
-        let is_same = |told: &&mut Finding| {
-            (told.severity, &told.what, &told.why, &told.repair)
+        let is_same = |other: &&mut Finding| {
+            (other.severity, &other.what, &other.why, &other.repair)
                 == (finding.severity, &finding.what, &finding.why, &finding.repair)
         };
+        // Quadratic, for seven topics with a few findings each.
         match shared.iter_mut().find(is_same) {
-            Some(told) => told.topic.extend([", ", &finding.topic]),
+            Some(other) => other.topic.extend([", ", &finding.topic]),
             None => shared.push(finding.clone()),
         }
     }
@@ -137,8 +139,9 @@ pub(super) fn findings(findings: &[Finding]) -> String {
             .filter(|finding| finding.severity == severity)
             .count()
     };
+    // Writing to a String cannot fail, here and above.
     let _ = match (count(Severity::Refuse), count(Severity::Warn)) {
-        (0, 0) => writeln!(text, "\nThe topics are as they should be."),
+        (0, 0) => writeln!(text, "\nThe topics meet all requirements."),
         (0, warned) => writeln!(text, "\nThe programs will start. Warnings: {warned}."),
         (refused, warned) => {
             writeln!(
@@ -153,6 +156,7 @@ pub(super) fn findings(findings: &[Finding]) -> String {
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
+        // Never wrapped: topic names and settings are copied from the table into commands.
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.to_vec());
     table
@@ -163,6 +167,7 @@ fn verdict(name: &str, findings: &[Finding]) -> &'static str {
         .iter()
         .filter(|finding| finding.topic == name)
         .map(|finding| finding.severity)
+        // Severities are ordered from the worst to the mildest.
         .min()
     {
         None => "ok",
@@ -171,9 +176,11 @@ fn verdict(name: &str, findings: &[Finding]) -> &'static str {
     }
 }
 
-fn kept_for(cleanup: Option<&str>, retention_ms: Option<&str>) -> String {
+fn retention(cleanup: Option<&str>, retention_ms: Option<&str>) -> String {
     match (cleanup, retention_ms.and_then(|ms| ms.parse::<i64>().ok())) {
-        (Some("compact"), _) | (_, Some(..0)) => "ever".into(),
+        // With `compact` alone, retention.ms deletes nothing; a negative value means no limit.
+        (Some("compact"), _) | (_, Some(..0)) => "unlimited".into(),
+        // Up to two days in hours: "1 days" would hide half of 36 hours.
         (_, Some(ms)) if ms < 172_800_000 => format!("{} h", ms / 3_600_000),
         (_, Some(ms)) => format!("{} days", ms / 86_400_000),
         (_, None) => "-".into(),
@@ -197,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_finding_of_a_topic_is_its_verdict() {
+    fn worst_finding_of_a_topic_is_its_verdict() {
         let both = [finding(Severity::Refuse), finding(Severity::Warn)];
         assert_eq!(verdict("payment-orders", &both), "refused");
         assert_eq!(verdict("payment-orders", &both[1..]), "warning");
@@ -211,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_topics_share_is_told_once() {
+    fn shared_finding_is_printed_once() {
         let other = Finding {
             topic: "parked".into(),
             ..finding(Severity::Warn)
@@ -223,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_a_new_topic_gets_is_shown() {
+    fn all_settings_of_a_new_topic_are_shown() {
         let new = missing(&Topics::default(), &Existing::new(), 10, 3);
         let shown = planned(&new).to_string();
         for topic in &new {
@@ -243,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_reads_has_the_names_it_expects() {
+    fn json_field_names_are_stable() {
         let new = missing(&Topics::default(), &Existing::new(), 10, 3);
         let failed = [("payment-orders".to_owned(), "no".to_owned())];
         let found = [finding(Severity::Refuse)];
