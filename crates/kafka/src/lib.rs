@@ -1,6 +1,6 @@
-//! rdkafka made small: what the programs ask of Kafka, with each guarantee's setting stated in one place.
+//! rdkafka reduced to what the programs need, with the setting behind each guarantee stated in one place.
 //!
-//! This crate decides nothing about orders or calls and does not know the store.
+//! This crate decides nothing about orders or calls, and does not know the store.
 
 pub mod admin;
 pub mod client;
@@ -13,8 +13,7 @@ pub mod topics;
 pub use admin::topic_ids;
 pub use client::config::KafkaSettings;
 pub use client::error::{self, ClientError};
-pub use consumer::headers::Headers;
-pub use consumer::{Consumer, ConsumerEvent, Membership, changelog, offsets};
+pub use consumer::{Consumer, ConsumerEvent, Headers, Membership, changelog, offsets};
 pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
 pub use producer::transactional as transaction;
 pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

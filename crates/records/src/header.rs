@@ -1,7 +1,7 @@
 //! Look-up of record headers by name.
 
-/// Returns the value of the last header with this name. The inner `None` is a header without a value, which is there
-/// all the same.
+/// Returns the value of the last header with this name. The inner `None` is a header without a value, which
+/// is there all the same.
 // The last one, as Kafka's own `Headers.lastHeader`: whoever adds a header appends it.
 #[must_use]
 pub fn last<'a>(headers: &[(&str, Option<&'a [u8]>)], name: &str) -> Option<Option<&'a [u8]>> {

@@ -20,8 +20,8 @@ pub struct StateDirectory {
 pub enum DirectoryError {
     /// Another process has locked it.
     #[error(
-        "the state directory {} is in use by another process. Each validator needs a state directory of its own: stop \
-         the other process, or set another store.dir for this one",
+        "the state directory {} is in use by another process. Each validator needs a state directory of its \
+         own: stop the other process, or set another store.dir for this one",
         path.display()
     )]
     InUse {
@@ -29,7 +29,10 @@ pub enum DirectoryError {
         path: PathBuf,
     },
     /// The directory cannot be created, read or written.
-    #[error("the state directory {} cannot be used: {source}; check that the path exists and is writable", path.display())]
+    #[error(
+        "the state directory {} cannot be used: {source}; check that the path exists and is writable",
+        path.display()
+    )]
     Io {
         /// Path of the directory.
         path: PathBuf,
@@ -38,9 +41,10 @@ pub enum DirectoryError {
     },
     /// The directory holds the state of topics with another number of partitions.
     #[error(
-        "the state directory {} was created for {was}, and the topics are now {is}. With another number of partitions \
-         a key is on another partition than before, where its first order is unknown, and it would be paid twice. \
-         Restore the old number of partitions, or drain the pipeline and create new topics and a new state directory",
+        "the state directory {} was created for {was}, and the topics are now {is}. With another number of \
+         partitions a key is on another partition than before, where its first order is unknown, and it \
+         would be paid twice. Restore the old number of partitions, or drain the pipeline and create new \
+         topics and a new state directory",
         path.display()
     )]
     OtherTopics {
@@ -53,10 +57,11 @@ pub enum DirectoryError {
     },
     /// A topic whose state the directory holds was deleted and created again under the same name.
     #[error(
-        "the topic {topic:?} was deleted and created again: the state directory {} was created with its id {was}, and \
-         its id is now {is}. Records of the old topic are not in the new one, so orders could be paid twice or never. \
-         Operator action required: compare the topic with the outbox, rebuild the changelog from the outbox if it is \
-         the changelog, then stop all validators and remove their state directories",
+        "the topic {topic:?} was deleted and created again: the state directory {} was created with its id \
+         {was}, and its id is now {is}. Records of the old topic are not in the new one, so orders could be \
+         paid twice or never. Operator action required: compare the topic with the outbox, rebuild the \
+         changelog from the outbox if it is the changelog, then stop all validators and remove their state \
+         directories",
         path.display()
     )]
     Recreated {
@@ -111,14 +116,16 @@ impl StateDirectory {
         }
     }
 
-    /// Checks that these topics still have the ids that are recorded in the directory, and records those of new topics.
+    /// Checks that these topics still have the ids that are recorded in the directory, and records those of
+    /// new topics.
     ///
     /// # Errors
-    /// A topic has another id, which means that it was deleted and created again; or the record of ids cannot be read
-    /// or written.
+    /// A topic has another id, which means that it was deleted and created again; or the record of ids cannot
+    /// be read or written.
     pub fn claim_ids(&self, ids: &BTreeMap<String, String>) -> Result<(), DirectoryError> {
         let recorded = self.read(IDS)?.unwrap_or_default();
-        // Ids of topics that were not asked about stay recorded: a broker may not report all of them each time.
+        // Ids of topics that were not asked about stay recorded: a broker may not report all of them each
+        // time.
         let mut known: BTreeMap<&str, &str> =
             recorded.lines().filter_map(|line| line.split_once(' ')).collect();
         for (topic, id) in ids {

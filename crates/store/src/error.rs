@@ -58,8 +58,8 @@ pub(crate) fn guarded<T>(
     path: &Path,
     operation: impl FnOnce() -> Result<T, redb::Error>,
 ) -> Result<T, StoreError> {
-    // redb meets a file that something else has changed with an assertion as often as with an error. Either way the
-    // file can be rebuilt, so neither may end the process.
+    // redb meets a file that something else has changed with an assertion as often as with an error. Either
+    // way the file can be rebuilt, so neither may end the process.
     match catch_unwind(AssertUnwindSafe(operation)) {
         Ok(result) => result.map_err(|source| StoreError::Database {
             attempted,

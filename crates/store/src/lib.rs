@@ -1,11 +1,11 @@
 //! The redb file of one partition: a cache of the changelog that may lag and is never ahead.
 //!
-//! Only what Kafka has committed is written here, so nothing that this crate loses is lost for good: a crash falls back
-//! to the last durable checkpoint, and the changelog's tail restores the rest. A file that belongs to another changelog
-//! or has a page that redb did not write is deleted and rebuilt.
+//! Only what Kafka has committed is written here, so nothing that this crate loses is lost for good: a crash
+//! falls back to the last durable checkpoint, and the changelog's tail restores the rest. A file that belongs
+//! to another changelog or has a page that redb did not write is deleted and rebuilt.
 //!
-//! Assumption about the disk: what redb has synced does not change while the store is open. Changes made while it was
-//! closed are found when it is opened.
+//! Assumption about the disk: what redb has synced does not change while the store is open. Changes made
+//! while it was closed are found when it is opened.
 
 mod directory;
 mod error;

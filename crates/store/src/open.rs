@@ -16,9 +16,10 @@ use crate::store::Store;
 pub struct Options {
     /// Size of redb's cache in memory, in bytes.
     pub cache_bytes: usize,
-    /// Verify the checksum of every page of the file once, before anything in it is trusted. Takes about 0.2 s for a
-    /// million keys in the page cache.
-    // redb reads without looking at checksums, and a page that has changed on disk is a key that is not found.
+    /// Verify the checksum of every page of the file once, before anything in it is trusted. Takes about 0.2
+    /// s for a million keys in the page cache.
+    // redb reads without looking at checksums, and a page that has changed on disk is a key that is not
+    // found.
     pub verify: bool,
 }
 
@@ -34,8 +35,8 @@ pub struct Opened {
 type Identified = Result<Store, String>;
 
 impl Store {
-    /// Opens the store in `path`. Creates an empty one if there is no file, if the file is damaged, or if it belongs to
-    /// another changelog.
+    /// Opens the store in `path`. Creates an empty one if there is no file, if the file is damaged, or if it
+    /// belongs to another changelog.
     ///
     /// # Errors
     /// Neither the existing file nor a new one can be opened.

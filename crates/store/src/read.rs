@@ -66,8 +66,8 @@ impl Store {
         Ok(self.len()? == 0)
     }
 
-    /// Passes every written entry to `visit`, as key and encoded entry, in the order of the keys. Pending updates are
-    /// left out.
+    /// Passes every written entry to `visit`, as key and encoded entry, in the order of the keys. Pending
+    /// updates are left out.
     ///
     /// # Errors
     /// The file cannot be read.

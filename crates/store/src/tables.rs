@@ -5,8 +5,8 @@ use redb::TableDefinition;
 /// Encoded entries by idempotency key.
 pub(crate) const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 
-/// Changelog offset up to which the entries are equal to the changelog, under [`CHECKPOINT_ROW`]. No row means that
-/// nothing was restored yet.
+/// Changelog offset up to which the entries are equal to the changelog, under [`CHECKPOINT_ROW`]. No row
+/// means that nothing was restored yet.
 pub(crate) const CHECKPOINT: TableDefinition<'_, u8, i64> = TableDefinition::new("checkpoint");
 
 /// Key of the only row in [`CHECKPOINT`].

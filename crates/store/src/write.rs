@@ -31,8 +31,8 @@ impl From<(IdempotencyKey, Entry)> for StoreUpdate {
 }
 
 impl Store {
-    /// Applies updates that Kafka has committed, and moves the checkpoint. If a key occurs more than once, its last
-    /// update counts.
+    /// Applies updates that Kafka has committed, and moves the checkpoint. If a key occurs more than once,
+    /// its last update counts.
     ///
     /// Until the next [`Self::persist`] a crash takes back both the updates and the checkpoint.
     ///
@@ -48,7 +48,8 @@ impl Store {
         self.checkpoint = Some(checkpoint);
         self.is_durable = false;
         if self.pending.len() >= PENDING_MAX {
-            // Not durable, because a sync costs more than the changelog's tail that a crash makes us read again.
+            // Not durable, because a sync costs more than the changelog's tail that a crash makes us read
+            // again.
             self.flush(Durability::None)
         } else {
             Ok(())
@@ -91,8 +92,8 @@ fn write(
 ) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(durability)?;
-    // After a crash the file opens in milliseconds instead of being read as a whole. A crash falls back to a durable
-    // commit, so that only those need it; on every commit it slowed a bulk load by 18 %.
+    // After a crash the file opens in milliseconds instead of being read as a whole. A crash falls back to a
+    // durable commit, so that only those need it; on every commit it slowed a bulk load by 18 %.
     transaction.set_quick_repair(matches!(durability, Durability::Immediate));
     {
         let mut entries = transaction.open_table(ENTRIES)?;
@@ -103,8 +104,8 @@ fn write(
             };
         }
     }
-    // In the same transaction: a checkpoint ahead of its entries would hide keys from the next restore, and their
-    // orders would be paid twice.
+    // In the same transaction: a checkpoint ahead of its entries would hide keys from the next restore, and
+    // their orders would be paid twice.
     if let Some(checkpoint) = checkpoint {
         transaction
             .open_table(CHECKPOINT)?

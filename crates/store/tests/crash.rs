@@ -1,5 +1,5 @@
-//! Scenario: a process that writes to a store is killed at any step, many times. Everything that it made durable is
-//! still there, keys and checkpoint agree, and the file does not have to be rebuilt.
+//! Scenario: a process that writes to a store is killed at any step, many times. Everything that it made
+//! durable is still there, keys and checkpoint agree, and the file does not have to be rebuilt.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Scenario: the file of a store is damaged while it is closed. The store is then either intact, to the last key, or
-//! rebuilt.
+//! Scenario: the file of a store is damaged while it is closed. The store is then either intact, to the last
+//! key, or rebuilt.
 
 use std::fs;
 use std::path::Path;

@@ -94,7 +94,7 @@ fn told_and_mended(
     await_done: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (done, told) = std::thread::scope(|scope| {
-        let told = scope.spawn(|| await_unready(second, &["belonged to no member", topic]));
+        let told = scope.spawn(|| await_unready(second, &["assigned to no member", topic]));
         (await_done(), told.join())
     });
     done?;
@@ -113,7 +113,7 @@ fn told_and_mended(
     ensure!(rebalances == [0, 1], "rebalances made: {rebalances:?}");
     let log = second.process.last_life()?;
     ensure!(
-        log.contains("partitions belong to no member of the group"),
+        log.contains("partitions are assigned to no member of the group"),
         "its log says nothing of it"
     );
     Ok(())

@@ -1,34 +1,34 @@
-//! The settings of the connection, and the properties that users may not change.
+//! Connection settings, and the librdkafka properties that users may not override.
 
 use std::collections::BTreeMap;
 
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-/// How to reach the cluster, and as whom.
+/// Connection to the cluster, and the consumer group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSettings {
-    /// Where the brokers are: `host:port`, several separated by commas.
+    /// Addresses of the brokers, as `host:port` separated by commas.
     pub bootstrap_servers: String,
-    /// The consumer group.
+    /// Id of the consumer group.
     pub group_id: String,
-    /// Any other property of librdkafka, such as those for TLS and SASL.
+    /// Other librdkafka properties, such as those for TLS and SASL.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
 }
 
-/// A property in `[kafka.properties]` that a guarantee rests on.
+/// Refusal of a property in `[kafka.properties]` that a guarantee depends on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the setting kafka.properties.{name:?} is refused: a guarantee of this program rests on the value it \
-     sets itself; remove it"
+    "the setting kafka.properties.{name:?} is refused: this program sets the property itself, because a \
+     guarantee depends on its value; remove the setting"
 )]
 pub struct ProtectedProperty {
     name: String,
 }
 
-/// What the programs set themselves, because a guarantee rests on it.
+/// Properties that the programs set themselves, because a guarantee depends on them.
 const PROTECTED: [&str; 18] = [
     "acks",
     "auto.commit.enable",
@@ -54,10 +54,10 @@ impl KafkaSettings {
     /// Checks the user's properties.
     ///
     /// # Errors
-    /// Names a property that a guarantee rests on.
+    /// A property is protected; the error names it.
     pub fn check(&self) -> Result<(), ProtectedProperty> {
-        // The partition assignment strategy and the time-outs of session and transaction have settings
-        // of their own and are set after the user's properties, so they need no line here.
+        // The partition assignment strategy and the timeouts of session and transaction are missing here: the
+        // clients set them after the user's properties, which so have no effect.
         match self
             .properties
             .keys()
@@ -68,7 +68,8 @@ impl KafkaSettings {
         }
     }
 
-    /// What every client starts from: the user's properties, then the brokers and the client's name.
+    /// Returns the configuration that every client starts from: the user's properties, the brokers and the
+    /// client id.
     #[must_use]
     pub fn client(&self, client_id: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -78,14 +79,14 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", client_id)
-            // The default of 100 ms is slept whole while Kafka still writes the last transaction's markers
-            // (CONCURRENT_TRANSACTIONS), and caps small transactions at 15 a second.
+            // librdkafka sleeps for the whole backoff while Kafka still writes the markers of the last
+            // transaction (CONCURRENT_TRANSACTIONS). The default of 100 ms caps small transactions at 15 per
+            // second.
             .set("retry.backoff.ms", "10")
             .set("retry.backoff.max.ms", "1000")
-            // A client believes what it was told of a topic for this long, unless an error tells it otherwise; the
-            // default is five minutes.
+            // A recreated or grown topic is noticed within this time. The default is five minutes.
             .set("topic.metadata.refresh.interval.ms", "10000")
-            // How soon a broker that was away is tried again.
+            // Bounds the time without a broker after its restart.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000");
         config
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_property_that_a_guarantee_rests_on_is_refused() {
+    fn protected_property_is_refused() {
         let with = |name: &str| KafkaSettings {
             bootstrap_servers: "127.0.0.1:9092".into(),
             group_id: "g".into(),
@@ -105,7 +106,7 @@ mod tests {
         };
         assert!(with("ssl.ca.location").check().is_ok());
         for name in PROTECTED {
-            assert!(with(name).check().is_err(), "{name} was let through");
+            assert!(with(name).check().is_err(), "{name} was accepted");
         }
     }
 }

@@ -1,36 +1,37 @@
-//! What went wrong with Kafka, and the one next step that each kind has.
+//! Errors of Kafka clients, each with a class that decides the next step.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// A failed request: what was attempted, and what it means.
+/// A failed request: the attempted operation, and the class of the failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{attempted} failed: {}", describe(error))]
 pub struct ClientError {
-    /// What was attempted, with topic, partition and offset where there are any.
+    /// Attempted operation, with topic, partition and offset where there are any.
     pub attempted: String,
-    /// What it means for the one who asked.
+    /// Class of the failure.
     pub class: ErrorClass,
-    /// What librdkafka said. Not a `source`: it stands in the message, shortened.
+    // Not a `source`: it is part of the message, shortened.
     error: KafkaError,
 }
 
-/// What a fault means; each class has exactly one next step.
+/// Class of an error. Each class has exactly one next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Nothing changed; the same request may be made again.
+    /// Nothing changed; the same request may be repeated.
     Retriable,
-    /// The open transaction will not be committed: abort it and go back to the committed offsets.
+    /// The open transaction cannot be committed: abort it, and return to the committed offsets.
     Abortable,
-    /// Another member has taken the identity: let go of everything without a commit, and look whose it is.
+    /// Another member has taken over the instance id: release everything without a commit, and find its
+    /// owner.
     Fenced,
-    /// This client cannot go on; a new one may.
+    /// This client has failed for good; a new one may work.
     Fatal,
-    /// What the program asks for can not be had until a person acts.
+    /// Repeating does not help, with this client or a new one; operator action required.
     Permanent,
 }
 
 impl ClientError {
-    /// A fault of the class that librdkafka's error tells.
+    /// Creates an error with the class that follows from librdkafka's error.
     #[must_use]
     pub fn new(attempted: impl Into<String>, error: KafkaError) -> Self {
         Self {
@@ -40,7 +41,7 @@ impl ClientError {
         }
     }
 
-    /// A fault of a client that is not there.
+    /// Creates an error for a client that does not exist or is not a member.
     #[must_use]
     pub fn unavailable(attempted: impl Into<String>) -> Self {
         Self {
@@ -50,17 +51,17 @@ impl ClientError {
         }
     }
 
-    /// Something that this program itself refuses to go on with.
+    /// Creates an error for an operation that this program itself refuses.
     #[must_use]
-    pub fn refused(what: impl Into<String>) -> Self {
+    pub fn refused(attempted: impl Into<String>) -> Self {
         Self {
-            attempted: what.into(),
+            attempted: attempted.into(),
             class: ErrorClass::Permanent,
             error: KafkaError::Canceled,
         }
     }
 
-    /// Whether the next record is not there: deleted before it was read, or never written.
+    /// Returns `true` if the next record does not exist: it was deleted before it was read, or never written.
     #[must_use]
     pub fn is_out_of_range(&self) -> bool {
         matches!(
@@ -69,7 +70,7 @@ impl ClientError {
         )
     }
 
-    /// librdkafka's code, where it has given one.
+    /// Returns librdkafka's error code, if there is one.
     #[must_use]
     pub fn code(&self) -> Option<RDKafkaErrorCode> {
         self.error.rdkafka_error_code()
@@ -79,28 +80,32 @@ impl ClientError {
 fn classify(error: &KafkaError) -> ErrorClass {
     let by_code = |code: RDKafkaErrorCode| match code {
         RDKafkaErrorCode::FencedInstanceId => ErrorClass::Fenced,
-        // A record or batch that cannot be read would be passed over, and with it an order or a key.
+        // Passing over a record or batch that cannot be read would lose an order or a key.
         RDKafkaErrorCode::BadMessage
         | RDKafkaErrorCode::NotImplemented
+        // A wrong setting or a missing permission does not change by itself.
         | RDKafkaErrorCode::InvalidTransactionTimeout
         | RDKafkaErrorCode::MessageSizeTooLarge
         | RDKafkaErrorCode::TopicAuthorizationFailed
         | RDKafkaErrorCode::GroupAuthorizationFailed
         | RDKafkaErrorCode::ClusterAuthorizationFailed
         | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+        // Deleted records do not come back.
         | RDKafkaErrorCode::AutoOffsetReset
         | RDKafkaErrorCode::OffsetOutOfRange => ErrorClass::Permanent,
+        // librdkafka reports lost connections and moving leaders by many codes, and recovers from them.
         _ => ErrorClass::Retriable,
     };
     match error {
         KafkaError::Transaction(error) => {
             let class = by_code(error.code());
+            // Before the flags: a new producer, which they ask for, would meet the same refusal.
             if matches!(class, ErrorClass::Fenced | ErrorClass::Permanent) {
                 class
             } else if error.is_fatal() {
-                // A fenced epoch does not tell whether another process took the transactional id or the
-                // broker timed the transaction out. Both mean a new producer; if there is another process,
-                // the group tells by FENCED_INSTANCE_ID.
+                // A fenced epoch does not show whether another process uses the transactional id or the
+                // broker has timed the transaction out. Both require a new producer; another process shows
+                // itself in the group, by FENCED_INSTANCE_ID.
                 ErrorClass::Fatal
             } else if error.txn_requires_abort() {
                 ErrorClass::Abortable
@@ -116,14 +121,17 @@ fn classify(error: &KafkaError) -> ErrorClass {
     }
 }
 
-/// librdkafka's own words, shortened: some of its texts hold a whole partition list.
 fn describe(error: &KafkaError) -> String {
     let text = match error {
         KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
         other => other.to_string(),
     };
-    match text.char_indices().nth(300) {
+    // Some of librdkafka's texts contain a whole partition list.
+    match text.char_indices().nth(DESCRIPTION_CHARS_MAX) {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text,
     }
 }
+
+/// Maximum length of librdkafka's part of an error text.
+const DESCRIPTION_CHARS_MAX: usize = 300;

@@ -1,17 +1,19 @@
-//! librdkafka's log, in ours.
+//! Forwards librdkafka's log to `tracing`.
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-/// The contexts of the debug log that the user has asked for, and one more.
+/// Returns the debug contexts that the user has configured, and `context` in addition.
 pub(crate) fn debug(config: &ClientConfig, context: &str) -> String {
-    config
-        .get("debug")
-        .map_or_else(|| context.to_owned(), |of_user| format!("{of_user},{context}"))
+    config.get("debug").map_or_else(
+        || context.to_owned(),
+        |configured| format!("{configured},{context}"),
+    )
 }
 
-/// Logs a line of librdkafka's.
+/// Logs a line of librdkafka at the matching level.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    // The target lets a user filter these lines apart from the program's own.
     match level {
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert

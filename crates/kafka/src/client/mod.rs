@@ -1,5 +1,6 @@
-//! The parts of every client: its configuration, its errors and its log.
+//! Configuration, errors and logging, common to all clients.
 
+pub(crate) mod c_string;
 pub mod config;
 pub mod error;
 pub(crate) mod log_bridge;

@@ -1,24 +1,22 @@
-//! Reading a partition of the changelog up to a proven end.
+//! Reader of the changelog, and of the offsets that a restore compares with it.
 
-use std::time::{Duration, Instant};
+use std::convert::Infallible;
+use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset as Seek, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
 use records::{Bounds, Offset, Partition, Timestamp};
 
+use super::offsets::{self, Committed};
+use super::read_to_end::read_to_end;
 use crate::client::config::KafkaSettings;
-use crate::client::error::{ClientError, ErrorClass};
-use crate::consumer::offsets::{self, Committed};
+use crate::client::error::ClientError;
 
-/// Reads committed offsets, ends and records of one partition at a time; never joins the group.
+/// Reads committed offsets, bounds and records, one partition at a time. Never joins the group.
 pub struct ChangelogReader {
-    /// Sees what is committed, and waits for offsets to become stable.
+    /// Sees committed records only, and waits for committed offsets to become stable.
     committed: BaseConsumer,
-    /// Sees the true end. A read_committed client would take the last stable offset for the end, miss a
-    /// committed transaction whose markers are still being written, and admit its orders again.
+    // Sees the high watermark. A read_committed client would take the last stable offset for the end, miss a
+    // committed transaction whose markers are still being written, and admit its orders again.
     uncommitted: BaseConsumer,
     group_id: String,
     topic: String,
@@ -26,32 +24,32 @@ pub struct ChangelogReader {
 
 /// A record of the changelog.
 pub struct ChangelogRecord<'a> {
-    /// The idempotency key.
+    /// Bytes of the idempotency key.
     pub key: &'a [u8],
-    /// The encoded entry; `None` is a tombstone.
+    /// Encoded entry; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// Where the record lies.
+    /// Offset of the record.
     pub offset: Offset,
-    /// When it was written, or by its producer's word; `None` if nobody said.
+    /// Timestamp of the record, by its producer or its broker; `None` if it has none.
     pub at: Option<Timestamp>,
 }
 
-/// Why reading ended before the end that was asked for.
+/// Reason why reading stopped before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError<E> {
-    /// The caller asked for it.
+    /// The read was cancelled.
     #[error("the restore was cancelled")]
     Cancelled,
-    /// Kafka refused; asking again does not help.
+    /// Kafka refused the read, or the position did not move.
     #[error(transparent)]
     ClientError(#[from] ClientError),
-    /// The sink could not take a change.
+    /// The sink refused a record.
     #[error(transparent)]
     Sink(E),
 }
 
 impl ChangelogReader {
-    /// Opens the clients; connects when first used.
+    /// Opens the clients, which connect on first use.
     ///
     /// # Errors
     /// librdkafka refused a setting.
@@ -59,14 +57,18 @@ impl ChangelogReader {
         let client = |isolation: &str| {
             settings
                 .client("changelog-reader")
-                // The committed offsets are read in this group's name.
+                // The committed offsets of this group are read; without a group id `assign` fails.
                 .set("group.id", &settings.group_id)
                 .set("enable.auto.commit", "false")
                 .set("enable.auto.offset.store", "false")
+                // A changelog that is cut while it is read is an error, not a gap.
                 .set("auto.offset.reset", "error")
                 .set("isolation.level", isolation)
+                // A changed batch is an error, not missing keys.
                 .set("check.crcs", "true")
+                // A broker without new records responds after this time; orders wait for the restore.
                 .set("fetch.wait.max.ms", "50")
+                // Bounds the memory of each of several restores.
                 .set("queued.max.messages.kbytes", "16384")
                 .create::<BaseConsumer>()
                 .map_err(|error| ClientError::new(format!("opening a reader of {topic:?}"), error))
@@ -79,23 +81,24 @@ impl ChangelogReader {
         })
     }
 
-    /// Connects to the group's coordinator and the leader of a partition, and asks what the first read would have to
-    /// ask: librdkafka looks for what it does not yet know at intervals of half a second. What fails here fails
-    /// again where it matters, and is told there.
+    /// Connects to the group's coordinator and a partition's leader ahead of the first restore.
     pub fn warm_up(&self, input: &str, partition: Partition, timeout: Duration) {
+        // librdkafka looks for what it does not know yet at intervals of half a second, which the first
+        // restore would have to wait for.
         let warmed = self
             .input_committed(input, partition, timeout)
             .and_then(|_| self.bounds(partition, timeout))
             .and_then(|_| self.stable_bounds(partition, timeout));
-        if let Err(fault) = warmed {
-            tracing::debug!(%fault, "the changelog reader is not warm");
+        // The restore makes the same requests, and reports an error that lasts.
+        if let Err(error) = warmed {
+            tracing::debug!(%error, "changelog reader not warmed up");
         }
     }
 
-    /// The group's committed offset of an input partition, once no transaction is pending on it.
+    /// Returns the group's committed offset of an input partition, once no transaction is pending on it.
     ///
     /// # Errors
-    /// It is unstable for longer than `timeout`, or the coordinator cannot be reached.
+    /// The offset is unstable for longer than `timeout`, or the coordinator cannot be reached.
     pub fn input_committed(
         &self,
         topic: &str,
@@ -110,10 +113,10 @@ impl ChangelogReader {
         }))
     }
 
-    /// The true ends of a partition of another topic.
+    /// Returns the start and the high watermark of a partition of another topic.
     ///
     /// # Errors
-    /// The leader did not answer within `timeout`.
+    /// The leader did not respond within `timeout`.
     pub fn bounds_of(
         &self,
         topic: &str,
@@ -123,29 +126,29 @@ impl ChangelogReader {
         offsets::bounds(&self.uncommitted, topic, partition, timeout)
     }
 
-    /// The changelog's true ends: its end is the high watermark.
+    /// Returns the start and the high watermark of a changelog partition.
     ///
     /// # Errors
-    /// The leader did not answer within `timeout`.
+    /// The leader did not respond within `timeout`.
     pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
     }
 
-    /// The changelog's last stable offset. In place of its true end it is the guard that tests take out.
+    /// Returns the start and the last stable offset of a changelog partition. A test restores up to here, to
+    /// show why the high watermark is needed.
     ///
     /// # Errors
-    /// The leader did not answer within `timeout`.
+    /// The leader did not respond within `timeout`.
     pub fn stable_bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.committed, &self.topic, partition, timeout)
     }
 
-    /// Hands every committed change in `from..to` to `sink`, then returns. An open transaction of a dead owner
-    /// must be decided before its records can be read or passed over; while nothing moves, this returns
-    /// every few seconds, so that the end can be asked for anew.
+    /// Passes every committed record of the changelog in `from..to` to `sink`.
     ///
     /// # Errors
-    /// Nothing moved, cancelled, refused by Kafka, or refused by the sink; what was handed over until then is complete
-    /// up to its last offset.
+    /// Kafka or the sink refused, the read was cancelled, or the position did not move for some seconds: then
+    /// a transaction is still open, and the end should be asked for again. The sink has then received all
+    /// records up to the last one that it was passed.
     pub fn read<E>(
         &self,
         partition: Partition,
@@ -154,166 +157,90 @@ impl ChangelogReader {
         cancelled: impl Fn() -> bool,
         mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
-        self.read_topic(
+        let bounds = Bounds { start: from, end: to };
+        read_to_end(
+            &self.committed,
             &self.topic,
             partition,
-            Bounds { start: from, end: to },
+            bounds,
             cancelled,
             &mut sink,
         )
     }
 
-    /// Whether a partition holds any committed record.
+    /// Returns `true` if a partition has any committed record within the bounds.
     ///
     /// # Errors
-    /// Kafka refused, or nothing moved for some seconds.
+    /// Kafka refused, or the position did not move for some seconds.
     pub fn has_committed(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
     ) -> Result<bool, ClientError> {
+        // The error ends the read at the first record.
         struct Found;
-        match self.read_topic(topic, partition, bounds, || false, &mut |_| Err(Found)) {
+        match self.visit(topic, partition, bounds, |_| Err(Found)) {
             Ok(()) => Ok(false),
             Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(true),
-            Err(ReadError::ClientError(fault)) => Err(fault),
+            Err(ReadError::ClientError(error)) => Err(error),
         }
     }
 
-    /// When the first committed record within the bounds was written; `None` if there is none or nobody said.
+    /// Returns the timestamp of the first committed record within the bounds; `None` if there is no record,
+    /// or it has no timestamp.
     ///
     /// # Errors
-    /// Kafka refused, or nothing moved for some seconds.
+    /// Kafka refused, or the position did not move for some seconds.
     pub fn first_at(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
     ) -> Result<Option<Timestamp>, ClientError> {
-        let mut found = None;
+        // The error ends the read at the first record.
         struct Found;
-        let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
-            found = change.at;
+        let mut at = None;
+        let result = self.visit(topic, partition, bounds, |record| {
+            at = record.at;
             Err(Found)
         });
-        match outcome {
-            Ok(()) | Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(found),
-            Err(ReadError::ClientError(fault)) => Err(fault),
+        match result {
+            Ok(()) | Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(at),
+            Err(ReadError::ClientError(error)) => Err(error),
         }
     }
 
-    /// When the last committed record within the bounds was written. Reads all of them.
+    /// Returns the timestamp of the last committed record within the bounds. Reads all of them.
     ///
     /// # Errors
-    /// Kafka refused, or nothing moved for some seconds.
+    /// Kafka refused, or the position did not move for some seconds.
     pub fn last_at(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
     ) -> Result<Option<Timestamp>, ClientError> {
-        let mut found = None;
-        let outcome = self.read_topic(topic, partition, bounds, || false, &mut |change| {
-            found = change.at.or(found);
-            Ok::<(), std::convert::Infallible>(())
+        let mut at = None;
+        let result = self.visit(topic, partition, bounds, |record| {
+            at = record.at.or(at);
+            Ok::<(), Infallible>(())
         });
-        match outcome {
-            Ok(()) | Err(ReadError::Cancelled) => Ok(found),
+        match result {
+            Ok(()) | Err(ReadError::Cancelled) => Ok(at),
             Err(ReadError::Sink(never)) => match never {},
-            Err(ReadError::ClientError(fault)) => Err(fault),
+            Err(ReadError::ClientError(error)) => Err(error),
         }
     }
 
-    fn read_topic<E>(
+    fn visit<E>(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
-        cancelled: impl Fn() -> bool,
-        sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
+        mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
-        let Bounds { start: from, end: to } = bounds;
-        if from >= to {
-            return Ok(());
-        }
-        let fault =
-            |error| ClientError::new(format!("reading {topic}/{partition} from {from} to {to}"), error);
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition.0, Seek::Offset(from.0))
-            .map_err(fault)?;
-        self.committed.assign(&list).map_err(fault)?;
-        let outcome = self.read_assigned(topic, partition, to, cancelled, sink, fault);
-        if let Err(error) = self.committed.unassign() {
-            tracing::warn!(%error, "the changelog reader kept its assignment");
-        }
-        outcome
-    }
-
-    fn read_assigned<E>(
-        &self,
-        topic: &str,
-        partition: Partition,
-        to: Offset,
-        cancelled: impl Fn() -> bool,
-        sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
-        fault: impl Fn(KafkaError) -> ClientError,
-    ) -> Result<(), ReadError<E>> {
-        let (mut moved_at, mut moved_to) = (Instant::now(), None);
-        loop {
-            match self.committed.poll(POLL) {
-                Some(Ok(record)) if record.partition() == partition.0 && record.topic() == topic => {
-                    let offset = Offset(record.offset());
-                    let (key, value) = (record.key().unwrap_or_default(), record.payload());
-                    let at = record.timestamp().to_millis().map(Timestamp);
-                    sink(ChangelogRecord {
-                        key,
-                        value,
-                        offset,
-                        at,
-                    })
-                    .map_err(ReadError::Sink)?;
-                    if offset.next() < to {
-                        continue;
-                    }
-                }
-                // Left over from the partition that was read before.
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => {
-                    let fault = fault(error);
-                    if matches!(
-                        fault.class,
-                        ErrorClass::Permanent | ErrorClass::Fatal | ErrorClass::Fenced
-                    ) {
-                        return Err(fault.into());
-                    }
-                    tracing::warn!(%fault, "the changelog cannot be read; trying again");
-                }
-                None => {}
-            }
-            // The position passes transaction markers and aborted records, a record's offset does not: it
-            // alone proves the end.
-            let position = self.committed.position().map_err(&fault)?;
-            let position = position.elements().first().map(|element| element.offset());
-            if matches!(position, Some(Seek::Offset(reached)) if reached >= to.0) {
-                return Ok(());
-            }
-            if cancelled() {
-                return Err(ReadError::Cancelled);
-            }
-            if position != moved_to {
-                (moved_at, moved_to) = (Instant::now(), position);
-            } else if moved_at.elapsed() > STILL_MAX {
-                tracing::warn!(
-                    topic, %partition, %to, ?position,
-                    "the restore waits for the changelog, perhaps for an open transaction to be decided",
-                );
-                return Err(fault(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)).into());
-            }
-        }
+        // Never cancelled: these reads are short.
+        read_to_end(&self.committed, topic, partition, bounds, || false, &mut sink)
     }
 }
-
-const POLL: Duration = Duration::from_millis(20);
-/// The brokers write the markers of a decided transaction in milliseconds.
-const STILL_MAX: Duration = Duration::from_secs(5);

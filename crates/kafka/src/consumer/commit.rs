@@ -1,43 +1,87 @@
-//! A commit that tells what became of each partition.
+//! Committing offsets, with the result of each partition.
 //!
-//! rust-rdkafka 0.39 commits with `rd_kafka_commit`, which waits for the coordinator's answer and then drops
-//! the list with each partition's own error. A note that the broker refused for one partition of several
-//! (`OFFSET_METADATA_TOO_LARGE`, say) could so be taken for noted, and its calls would be made without a
-//! beginning that anybody else can read. `rd_kafka_commit_queue` hands the list out; this module is that one
-//! call.
+//! rust-rdkafka 0.39 commits with `rd_kafka_commit`, which waits for the coordinator's response and then
+//! drops the list with each partition's own error. Call notes that the broker refused for one partition of
+//! several (`OFFSET_METADATA_TOO_LARGE`, for example) would look committed, and calls would be sent without
+//! an intent that anybody else can read. `rd_kafka_commit_queue` returns the list.
 
 #![expect(unsafe_code, reason = "librdkafka's function has no safe wrapper")]
 
 use std::os::raw::c_void;
 use std::ptr;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::bindings::{self, rd_kafka_commit_queue, rd_kafka_resp_err_t};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
-use records::Partition;
+use rdkafka::{Offset as Seek, TopicPartitionList};
+use records::{Offset, Partition};
 
-/// What the coordinator refused.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    /// The partition that it was refused for; `None` if for all.
-    pub(crate) partition: Option<Partition>,
-    /// What the coordinator, or librdkafka, said.
-    pub(crate) error: KafkaError,
+use super::Consumer;
+use crate::client::error::ClientError;
+
+/// An offset to commit, with its metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitOffset {
+    /// Partition of the offset.
+    pub partition: Partition,
+    /// First offset that is not final yet.
+    pub offset: Offset,
+    /// Commit metadata: ASCII, and at most 4096 bytes (the broker's default limit).
+    pub metadata: String,
 }
 
-/// Commits the offsets and metadata of `list` under the current generation, and waits for the answer. Blocks
-/// for as long as librdkafka keeps trying.
-pub(crate) fn commit_and_wait<C: ConsumerContext>(
+impl Consumer {
+    /// Commits offsets under the current generation, and waits for the coordinator's response. Blocks for as
+    /// long as librdkafka keeps trying, so it must run on a thread of its own.
+    ///
+    /// The caller must wait for the response before it releases one of these partitions.
+    ///
+    /// # Errors
+    /// The coordinator refused at least one partition, or the outcome is unknown.
+    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), ClientError> {
+        let attempted = |partition: Option<Partition>| {
+            let of = partition.map_or(String::new(), |partition| format!("/{partition}"));
+            format!(
+                "committing offsets of {:?}{of} in group {:?}",
+                self.topic, self.group_id
+            )
+        };
+        let mut list = TopicPartitionList::new();
+        for commit in commits {
+            // librdkafka stamps a commit with the generation that is current when it is sent, so that a
+            // commit of a released partition could overwrite what its new owner has committed.
+            if !self.next().contains_key(&commit.partition) {
+                return Err(ClientError::unavailable(attempted(Some(commit.partition))));
+            }
+            let mut element = list.add_partition(&self.topic, commit.partition.0);
+            element.set_metadata(&commit.metadata);
+            element
+                .set_offset(Seek::Offset(commit.offset.0))
+                .map_err(|error| ClientError::new(attempted(Some(commit.partition)), error))?;
+        }
+        commit_and_wait(&self.inner, &list)
+            .map_err(|refused| ClientError::new(attempted(refused.partition), self.cause(refused.error)))
+    }
+}
+
+/// Refusal of a commit.
+#[derive(Debug)]
+struct Refused {
+    /// Refused partition; `None` if the commit failed as a whole.
+    partition: Option<Partition>,
+    error: KafkaError,
+}
+
+fn commit_and_wait<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     list: &TopicPartitionList,
 ) -> Result<(), Refused> {
-    let mut errors: Vec<(i32, rd_kafka_resp_err_t)> = Vec::new();
-    let opaque: *mut Vec<(i32, rd_kafka_resp_err_t)> = &raw mut errors;
-    // SAFETY: client and list outlive the call. Without a queue of ours librdkafka serves the answer within
-    // the call, on this thread, so the callback runs before it returns, or never; nothing else has `errors`
-    // meanwhile.
+    let mut results: Vec<(i32, rd_kafka_resp_err_t)> = Vec::new();
+    let opaque: *mut Vec<(i32, rd_kafka_resp_err_t)> = &raw mut results;
+    // SAFETY: `consumer` and `list` outlive the call. With a null queue librdkafka serves the response within
+    // the call, on this thread, so that `collect` runs before the call returns, or never; `results` is not
+    // accessed meanwhile.
     let code = unsafe {
         rd_kafka_commit_queue(
             consumer.client().native_ptr(),
@@ -47,10 +91,11 @@ pub(crate) fn commit_and_wait<C: ConsumerContext>(
             opaque.cast::<c_void>(),
         )
     };
-    let first = errors
+    let first_error = results
         .iter()
         .find(|(_, error)| *error != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
-    match (first, code) {
+    match (first_error, code) {
+        // Before the code, which is the success of the request if only one partition was refused.
         (Some((partition, error)), _) => Err(Refused {
             partition: Some(Partition(*partition)),
             error: KafkaError::ConsumerCommit(RDKafkaErrorCode::from(*error)),
@@ -70,22 +115,24 @@ unsafe extern "C" fn collect(
     list: *mut bindings::rd_kafka_topic_partition_list_t,
     opaque: *mut c_void,
 ) {
-    // SAFETY: librdkafka's list is null or valid for the time of the callback, and has `cnt` elements.
+    // SAFETY: the list is null, or valid and unchanged for the duration of the callback.
     let Some(list) = (unsafe { list.as_ref() }) else {
         return;
     };
     let Ok(count) = usize::try_from(list.cnt) else {
         return;
     };
+    // A slice must not start at a null pointer, not even an empty one.
     if count == 0 || list.elems.is_null() {
         return;
     }
-    // SAFETY: as above; `opaque` is the vector of the call that waits for this callback.
-    let (elements, errors) = unsafe {
+    // SAFETY: `elems` points to `cnt` elements, which live as long as the list. `opaque` is the vector of
+    // `commit_and_wait`, which waits for this callback on the same thread and does not access it meanwhile.
+    let (elements, results) = unsafe {
         (
             std::slice::from_raw_parts(list.elems, count),
             &mut *opaque.cast::<Vec<(i32, rd_kafka_resp_err_t)>>(),
         )
     };
-    errors.extend(elements.iter().map(|element| (element.partition, element.err)));
+    results.extend(elements.iter().map(|element| (element.partition, element.err)));
 }

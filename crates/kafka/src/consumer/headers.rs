@@ -24,8 +24,8 @@ impl<'a> Headers<'a> {
         };
         parsed.readable.reserve(headers.count());
         for index in 0..headers.count() {
-            // rust-rdkafka panics on a name that is not UTF-8. Some clients write raw bytes there, and one such
-            // record must not crash the process each time it is read.
+            // rust-rdkafka panics on a name that is not UTF-8. Some clients write raw bytes there, and one
+            // such record must not crash the process each time it is read.
             match catch_unwind(AssertUnwindSafe(|| headers.get(index))) {
                 Ok(header) => parsed.readable.push((header.key, header.value)),
                 Err(_) => parsed.unreadable = parsed.unreadable.or(Some(index + 1)),

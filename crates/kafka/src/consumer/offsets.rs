@@ -1,4 +1,4 @@
-//! Committed offsets, and the ends of partitions.
+//! Committed offsets of a group, and the bounds of partitions.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use records::{Bounds, Offset, Partition};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
-/// What a group has committed for one partition.
+/// Offset and metadata that a group has committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The partition.
+    /// Partition of the offset.
     pub partition: Partition,
-    /// The first offset that is not yet done; `None` if the group never committed one, or it expired.
+    /// First offset that is not final yet; `None` if the group never committed one, or it expired.
     pub offset: Option<Offset>,
-    /// What was committed with it; empty if nothing was, U+FFFD if it is not UTF-8.
+    /// Commit metadata; empty if there is none, U+FFFD if it is not UTF-8.
     pub metadata: String,
 }
 
-/// Reads what a group has committed, without joining it.
+/// Reads committed offsets of a group without joining it.
 pub struct OffsetReader {
     consumer: BaseConsumer,
     group_id: String,
 }
 
 impl OffsetReader {
-    /// Opens the client; connects when first used.
+    /// Opens the client, which connects on first use.
     ///
     /// # Errors
     /// librdkafka refused a setting.
@@ -36,6 +36,7 @@ impl OffsetReader {
             .client(client_id)
             .set("group.id", &settings.group_id)
             .set("enable.auto.commit", "false")
+            // Makes the coordinator wait for pending transactions (require_stable).
             .set("isolation.level", "read_committed")
             .create()
             .map_err(|error| ClientError::new("opening a reader of committed offsets", error))?;
@@ -45,7 +46,7 @@ impl OffsetReader {
         })
     }
 
-    /// The committed offsets, once no transaction is pending on them. Blocks.
+    /// Returns the committed offsets, once no transaction is pending on them. Blocks.
     ///
     /// # Errors
     /// As those of [`committed`].
@@ -58,10 +59,10 @@ impl OffsetReader {
         committed(&self.consumer, &self.group_id, topic, partitions, timeout)
     }
 
-    /// The ends of a partition, as far as transactions have ended. Blocks.
+    /// Returns the start and the last stable offset of a partition. Blocks.
     ///
     /// # Errors
-    /// The partition's leader did not answer within `timeout`.
+    /// The partition's leader did not respond within `timeout`.
     pub fn bounds(
         &self,
         topic: &str,
@@ -72,8 +73,8 @@ impl OffsetReader {
     }
 }
 
-/// The group's committed offsets. With a read_committed consumer it waits while a transaction is pending
-/// on one of them.
+/// Returns the group's committed offsets. With a read_committed consumer this waits while a transaction is
+/// pending on one of them.
 ///
 /// # Errors
 /// The offsets are unstable for longer than `timeout`, or the coordinator cannot be reached.
@@ -84,26 +85,26 @@ pub fn committed<C: ConsumerContext>(
     partitions: &[Partition],
     timeout: Duration,
 ) -> Result<Vec<Committed>, ClientError> {
-    let fault = |error| {
+    let failed = |error| {
         ClientError::new(
             format!("reading the committed offsets of {topic:?} in group {group_id:?}"),
             error,
         )
     };
-    let answer = consumer
+    let response = consumer
         .committed_offsets(list(topic, partitions), timeout)
-        .map_err(fault)?;
-    answer
+        .map_err(failed)?;
+    response
         .elements()
         .iter()
         .map(|element| {
-            element.error().map_err(fault)?;
+            element.error().map_err(failed)?;
             let offset = match element.offset() {
                 Seek::Offset(offset) => Some(Offset(offset)),
                 _ => None,
             };
-            // rust-rdkafka panics on metadata that is not UTF-8, as a stranger may have committed it. It must
-            // not be taken for none, so it is handed on as a text that nobody writes.
+            // rust-rdkafka panics on metadata that is not UTF-8, which another program may have committed. It
+            // must not look like absent metadata, so it becomes a text that no program of ours writes.
             let metadata = std::panic::catch_unwind(|| element.metadata().to_owned());
             let metadata = metadata.unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string());
             Ok(Committed {
@@ -115,10 +116,11 @@ pub fn committed<C: ConsumerContext>(
         .collect()
 }
 
-/// The ends of a partition, by the consumer's own isolation level.
+/// Returns the bounds of a partition by the consumer's isolation level: the end is the last stable offset for
+/// read_committed, and the high watermark for read_uncommitted.
 ///
 /// # Errors
-/// The partition's leader did not answer within `timeout`.
+/// The partition's leader did not respond within `timeout`.
 pub fn bounds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -127,14 +129,15 @@ pub fn bounds<C: ConsumerContext>(
 ) -> Result<Bounds, ClientError> {
     let (start, end) = consumer
         .fetch_watermarks(topic, partition.0, timeout)
-        .map_err(|error| ClientError::new(format!("reading the ends of {topic}/{partition}"), error))?;
+        .map_err(|error| ClientError::new(format!("reading the bounds of {topic}/{partition}"), error))?;
     Ok(Bounds {
         start: Offset(start),
         end: Offset(end),
     })
 }
 
-pub(crate) fn list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
+/// Returns a list of partitions for librdkafka, without offsets.
+pub(super) fn list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         list.add_partition(topic, partition.0);

@@ -1,56 +1,56 @@
-//! Whether a consumer's topic was deleted and created again under it.
+//! Detection of a topic that was deleted and created again while it is read.
 //!
-//! librdkafka then reads on in the new topic, at the offset that it had reached in the old one, and says nothing of it
-//! to its caller: what lies before that offset would be passed over. It tells of the new id in its debug log for
-//! `metadata`, before it asks for the first record by it, and the log comes in one queue with the records. So each
-//! record of the new topic comes after the word.
+//! librdkafka then continues in the new topic, at the offset that it had reached in the old one, and does not
+//! report that to its caller: the records before that offset would be skipped. It logs the new id in its
+//! debug log for `metadata` before it delivers any record of the new topic, and the log is served in one
+//! queue with the records. So the detection precedes each new record.
 
 use std::sync::{Mutex, PoisonError};
 
-/// The debug log that this is read from; some lines each time the metadata is fetched.
-pub(crate) const DEBUG_CONTEXT: &str = "metadata";
+/// Debug context that logs the ids: some lines each time the metadata is fetched.
+pub(super) const DEBUG_CONTEXT: &str = "metadata";
 
-/// What was heard of a topic's id.
-pub(crate) struct Recreated {
+/// Topic whose id is watched.
+pub(super) struct TopicRecreation {
     topic: String,
-    heard: Mutex<Heard>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Heard {
+struct State {
     id: Option<String>,
-    is_another: bool,
+    is_recreated: bool,
 }
 
-impl Recreated {
-    /// Of this topic nothing was heard yet.
-    pub(crate) fn of(topic: &str) -> Self {
+impl TopicRecreation {
+    /// Starts without an id: the first one that is logged belongs to the topic as it is now.
+    pub(super) fn of(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
-            heard: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    /// Takes in a line of librdkafka's log.
-    pub(crate) fn hear(&self, facility: &str, line: &str) {
+    /// Reads a line of librdkafka's log.
+    pub(super) fn observe_log(&self, facility: &str, line: &str) {
         let Some(id) = new_id(facility, line, &self.topic) else {
             return;
         };
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.is_another |= heard.id.as_deref().is_some_and(|before| before != id);
-        heard.id = Some(id.to_owned());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Compared with our own copy: librdkafka forgets the id while the topic is missing.
+        state.is_recreated |= state.id.as_deref().is_some_and(|before| before != id);
+        state.id = Some(id.to_owned());
     }
 
-    /// Whether it was created again since this was asked last.
-    pub(crate) fn take(&self) -> bool {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut heard.is_another)
+    /// Returns `true` if the topic was recreated since the last call.
+    pub(super) fn take(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut state.is_recreated)
     }
 }
 
-/// The id in a line such as
-/// `[thrd:main]: Topic payment-orders changed id from AAAAAAAAAAAAAAAAAAAAAA to qzWZZ0AiS2+KyFasPsl03Q`, which comes
-/// for a topic's first id too.
+/// Returns the id in a line such as `[thrd:main]: Topic payment-orders changed id from AAAAAAAAAAAAAAAAAAAAAA
+/// to qzWZZ0AiS2+KyFasPsl03Q`, which is logged for a topic's first id too.
 fn new_id<'a>(facility: &str, line: &'a str, topic: &str) -> Option<&'a str> {
     if facility != "METADATA" {
         return None;
@@ -66,21 +66,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_with_another_id_was_created_again() {
-        let recreated = Recreated::of("orders");
-        let hear = |topic: &str, from: &str, to: &str| {
+    fn changed_topic_id_is_a_recreation() {
+        let recreation = TopicRecreation::of("orders");
+        let observe = |topic: &str, from: &str, to: &str| {
             let line = format!("[thrd:main]: Topic {topic} changed id from {from} to {to}");
-            recreated.hear("METADATA", &line);
-            recreated.take()
+            recreation.observe_log("METADATA", &line);
+            recreation.take()
         };
-        assert!(!hear("orders", "AAAAAAAAAAAAAAAAAAAAAA", "one"), "its first id");
-        assert!(!hear("old.orders", "one", "two"), "another topic");
-        assert!(!hear("orders", "AAAAAAAAAAAAAAAAAAAAAA", "one"), "the same again");
-        assert!(hear("orders", "one", "two"));
         assert!(
-            hear("orders", "AAAAAAAAAAAAAAAAAAAAAA", "three"),
-            "forgotten meanwhile"
+            !observe("orders", "AAAAAAAAAAAAAAAAAAAAAA", "one"),
+            "its first id"
         );
-        assert!(!recreated.take(), "it was told");
+        assert!(!observe("old.orders", "one", "two"), "another topic");
+        assert!(
+            !observe("orders", "AAAAAAAAAAAAAAAAAAAAAA", "one"),
+            "the same id again"
+        );
+        assert!(observe("orders", "one", "two"));
+        assert!(
+            observe("orders", "AAAAAAAAAAAAAAAAAAAAAA", "three"),
+            "librdkafka had forgotten the id"
+        );
+        assert!(!recreation.take(), "reported once");
     }
 }

@@ -1,171 +1,180 @@
-//! A thread that looks at the own group every now and then, and sees to it that no partition belongs to nobody for
-//! ever; `unowned.rs` says when one does, and `guest.rs` how that is mended.
+//! A thread that observes the own group, and triggers a rebalance for partitions that would stay unassigned
+//! for ever.
+//!
+//! `unassigned_partitions.rs` decides when that is the case, and `trigger_rebalance.rs` makes the rebalance.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::trigger_rebalance::trigger_rebalance;
+use super::unassigned_partitions::{UnassignedPartitions, UnassignedRule};
 use crate::admin::Admin;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
-use crate::membership::trigger_rebalance;
-use crate::membership::unassigned_partitions::{Rule, UnassignedPartitions};
 
-/// What is watched.
+/// Group to watch, and the means to do so.
 pub struct Watched {
-    /// The group is asked for through this.
+    /// Client that describes the group.
     pub admin: Arc<Admin>,
-    /// The cluster, and the group.
+    /// Connection settings, with the group's id.
     pub settings: KafkaSettings,
-    /// The name of this instance, for the brokers' logs.
+    /// Name of this instance in the brokers' logs.
     pub client_id: String,
-    /// The topic that the group reads.
+    /// Topic that the group reads.
     pub topic: String,
-    /// A topic that the group does not read, and this user may describe.
+    /// A topic that the group does not read, and that this user may describe.
     pub unused_topic: String,
-    /// The members' session time-out.
+    /// Session timeout of the members.
     pub session_timeout: Duration,
-    /// How long a member may take to give partitions up.
+    /// Maximum time that a member takes to release revoked partitions.
     pub revoke_timeout: Duration,
 }
 
-/// What the program is told of its group.
+/// State of the group that the program is notified of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupStatus {
-    /// Partitions belong to nobody, so many; and the reason that a person reads.
+    /// Number of unassigned partitions, and the reason for readiness and logs.
     UnassignedPartitions(usize, String),
-    /// Nothing of that kind (any longer).
+    /// No partition is unassigned (any longer), or a rebalance is in progress.
     AtRest,
-    /// The partitions are being handed out anew, because of this member.
+    /// This member has triggered a rebalance.
     Rebalanced,
 }
 
-/// Who the program is in its group.
+/// Id of this program's current membership, shared with the watch.
 #[derive(Clone, Debug, Default)]
 pub struct MemberId(Arc<Mutex<String>>);
 
 impl MemberId {
-    /// The member id as of the last assignment. Only a member of the group acts on it.
+    /// Sets the member id of the last assignment. Only a member of the group triggers rebalances.
     pub fn is(&self, member_id: &str) {
         member_id.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn member_id(&self) -> String {
+    fn get(&self) -> String {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Watches until the process ends; `tell` is called from a thread of its own.
+/// Watches the group until the process ends. `notify` is called on a thread of its own.
 ///
 /// # Errors
-/// There is no thread left.
+/// No thread could be started.
 pub fn watch(
     watched: Watched,
-    myself: &MemberId,
-    tell: impl FnMut(GroupStatus) + Send + 'static,
+    member_id: &MemberId,
+    notify: impl FnMut(GroupStatus) + Send + 'static,
 ) -> std::io::Result<()> {
     let watch = Watch {
-        rule: Rule::new(watched.revoke_timeout + ROUND_MAX),
+        rule: UnassignedRule::new(watched.revoke_timeout + ROUND_MARGIN),
         watched,
-        myself: myself.clone(),
-        tell,
-        is_told: false,
+        member_id: member_id.clone(),
+        notify,
+        has_reported: false,
         is_member: false,
-        failed: 0,
+        failures: 0,
     };
     std::thread::Builder::new()
         .name("group-watch".into())
-        .spawn(move || watch.look_for_ever())
+        .spawn(move || watch.run())
         .map(drop)
 }
 
 struct Watch<F> {
     watched: Watched,
-    rule: Rule,
-    myself: MemberId,
-    tell: F,
-    is_told: bool,
-    /// Whether the last look has found this program in the group.
+    rule: UnassignedRule,
+    member_id: MemberId,
+    notify: F,
+    /// Set while unassigned partitions are reported.
+    has_reported: bool,
+    /// Set if the last observation found this program in the group.
     is_member: bool,
-    /// So many looks in a row.
-    failed: u32,
+    /// Number of consecutive observations that failed.
+    failures: u32,
 }
 
 impl<F: FnMut(GroupStatus)> Watch<F> {
-    fn look_for_ever(mut self) {
+    fn run(mut self) {
         loop {
-            match self.look() {
+            match self.observe() {
                 Ok(found) => {
-                    self.failed = 0;
-                    self.found(found);
+                    self.failures = 0;
+                    self.report(found);
                 }
-                Err(fault) => self.look_failed(&fault),
+                Err(error) => self.observation_failed(&error),
             }
-            let is_at_rest = self.failed == 0 && self.is_member && !self.rule.suspects();
-            std::thread::sleep(if is_at_rest { EVERY_AT_REST } else { EVERY });
+            let is_stable = self.failures == 0 && self.is_member && !self.rule.is_suspicious();
+            std::thread::sleep(if is_stable { STABLE_INTERVAL } else { INTERVAL });
         }
     }
 
-    fn look(&mut self) -> Result<Option<UnassignedPartitions>, ClientError> {
+    fn observe(&mut self) -> Result<Option<UnassignedPartitions>, ClientError> {
         let Watched {
             admin,
             settings,
             topic,
             ..
         } = &self.watched;
-        let me = self.myself.member_id();
-        let group = admin.group(&settings.group_id, topic, ANSWER_MAX)?;
-        self.is_member = group.members.contains_key(&me);
-        if group.members.is_empty() && !me.is_empty() {
-            let what = format!(
-                "finding the group {:?} among those that the brokers tell of",
+        let member_id = self.member_id.get();
+        let group = admin.group(&settings.group_id, topic, RESPONSE_TIMEOUT)?;
+        self.is_member = group.members.contains_key(&member_id);
+        // We were a member, so the group exists: it is hidden from this user, or moves to another broker.
+        if group.members.is_empty() && !member_id.is_empty() {
+            let attempted = format!(
+                "finding the group {:?} among those that the brokers report",
                 settings.group_id
             );
-            return Err(ClientError::unavailable(what));
+            return Err(ClientError::unavailable(attempted));
         }
-        let known = admin.identities(&[topic], ANSWER_MAX)?;
-        // One that is being deleted has none.
-        let partitions = known.get(topic).map_or(0, |topic| topic.partitions);
-        Ok(self.rule.look(&group, partitions, &me, Instant::now()))
+        let topics = admin.identities(&[topic], RESPONSE_TIMEOUT)?;
+        // A topic that is being deleted is missing; it has no partitions to assign.
+        let partitions = topics.get(topic).map_or(0, |topic| topic.partitions);
+        Ok(self.rule.observe(&group, partitions, &member_id, Instant::now()))
     }
 
-    fn found(&mut self, found: Option<UnassignedPartitions>) {
+    fn report(&mut self, found: Option<UnassignedPartitions>) {
         let (group, topic) = (&self.watched.settings.group_id, &self.watched.topic);
-        let Some(unowned) = found else {
-            if self.is_told {
+        let Some(unassigned) = found else {
+            if self.has_reported {
                 tracing::info!(
                     group,
                     topic,
-                    "each partition belongs to somebody again, or is about to"
+                    "all partitions are assigned, or a rebalance is in progress"
                 );
-                self.is_told = false;
-                (self.tell)(GroupStatus::AtRest);
+                self.has_reported = false;
+                (self.notify)(GroupStatus::AtRest);
             }
             return;
         };
-        let partitions: Vec<i32> = unowned.partitions.iter().map(|partition| partition.0).collect();
-        let lasting_s = unowned.lasting.as_secs();
-        if !self.is_told {
+        let partitions: Vec<i32> = unassigned
+            .partitions
+            .iter()
+            .map(|partition| partition.0)
+            .collect();
+        let lasting_s = unassigned.lasting.as_secs();
+        // Logged once; the status is repeated with the current duration.
+        if !self.has_reported {
             tracing::warn!(
                 group,
                 topic,
                 ?partitions,
                 lasting_s,
-                "partitions belong to no member of the group, and no rebalance is under way; the member with the fewest \
-                 partitions makes one"
+                "partitions are assigned to no member of the group, and no rebalance is in progress; the \
+                 member with the fewest partitions triggers one"
             );
-            self.is_told = true;
+            self.has_reported = true;
         }
         let reason = format!(
-            "partitions {partitions:?} of {topic} have belonged to no member of group {group} for {lasting_s} s; a \
-             rebalance is being made"
+            "partitions {partitions:?} of {topic} have been assigned to no member of group {group} for \
+             {lasting_s} s; a rebalance is being triggered"
         );
-        (self.tell)(GroupStatus::UnassignedPartitions(partitions.len(), reason));
-        if unowned.should_trigger_rebalance {
-            self.mend(&partitions);
+        (self.notify)(GroupStatus::UnassignedPartitions(partitions.len(), reason));
+        if unassigned.should_trigger_rebalance {
+            self.trigger_rebalance(&partitions);
         }
     }
 
-    fn mend(&mut self, partitions: &[i32]) {
+    fn trigger_rebalance(&mut self, partitions: &[i32]) {
         let Watched {
             settings,
             client_id,
@@ -174,39 +183,50 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
             ..
         } = &self.watched;
         let group = &settings.group_id;
-        match trigger_rebalance::visit(settings, client_id, unused_topic, *session_timeout, GUEST_MAX) {
+        match trigger_rebalance(
+            settings,
+            client_id,
+            unused_topic,
+            *session_timeout,
+            REBALANCE_TIMEOUT,
+        ) {
             Ok(()) => {
-                tracing::warn!(
-                    group,
-                    ?partitions,
-                    "a rebalance was made, so that they are handed out"
-                );
-                (self.tell)(GroupStatus::Rebalanced);
+                tracing::warn!(group, ?partitions, "rebalance triggered to assign the partitions");
+                (self.notify)(GroupStatus::Rebalanced);
             }
-            Err(fault) => tracing::warn!(group, ?partitions, error = %fault, "no rebalance was made yet"),
+            // The rule asks for a rebalance again, of this member or another one.
+            Err(error) => {
+                tracing::warn!(group, ?partitions, %error, "no rebalance triggered yet, trying again");
+            }
         }
     }
 
-    /// It does no harm; without it, such partitions wait for the next rebalance.
-    fn look_failed(&mut self, fault: &ClientError) {
-        self.failed = self.failed.saturating_add(1);
-        if self.failed == FAILED_TOLD {
+    fn observation_failed(&mut self, error: &ClientError) {
+        self.failures = self.failures.saturating_add(1);
+        // Harmless for orders and calls: without this watch, unassigned partitions wait for the next
+        // rebalance.
+        if self.failures == FAILURES_REPORTED {
             tracing::warn!(
-                error = %fault, group = self.watched.settings.group_id,
-                "the group cannot be looked at, which needs the right DESCRIBE of it; partitions that belong to nobody \
-                 would not be noticed"
+                %error, group = self.watched.settings.group_id,
+                "group cannot be observed, which needs the permission DESCRIBE on it; unassigned partitions \
+                 would go unnoticed"
             );
         }
     }
 }
 
-const EVERY: Duration = Duration::from_secs(2);
-/// While nothing is amiss: each broker is asked for all its groups, which may be many.
-const EVERY_AT_REST: Duration = Duration::from_secs(10);
-const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// How long the rest of a round takes: a heartbeat until a member hears of it, two requests of each.
-const ROUND_MAX: Duration = Duration::from_secs(5);
-/// The group waits for all its members before it begins a generation.
-const GUEST_MAX: Duration = Duration::from_secs(60);
-/// A broker that has just gone is no reason yet.
-const FAILED_TOLD: u32 = 5;
+/// Interval between two observations of the group.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Interval between two observations while the group is stable and complete.
+// Each broker is asked for all its groups, which may be many.
+const STABLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Timeout of each request.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Duration of a rebalance round beyond the release of partitions: a heartbeat until each member learns of
+/// it, and two requests of each.
+const ROUND_MARGIN: Duration = Duration::from_secs(5);
+/// Timeout for a triggered rebalance. The group waits for all its members before it starts a generation.
+const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of consecutive failures that are logged as a warning.
+// A broker that has just stopped causes some by itself.
+const FAILURES_REPORTED: u32 = 5;

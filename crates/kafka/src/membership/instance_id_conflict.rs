@@ -1,14 +1,15 @@
-//! Another member of the group under our own instance id: another process, or a ghost of this one?
+//! Another member of the group has our instance id: a live process, or a stale static member?
 //!
-//! A broker that is away for a moment may take one request to join twice, and give the second one the instance id. We
-//! are fenced then by a member that nobody is. It sends no heartbeats, so that the group expels it after a session
-//! time-out. A member that outlives that is another process, by the same name.
+//! A broker that is unreachable for a moment may process one JoinGroup request twice, and give the second one
+//! the instance id. We are then fenced by a stale member with no live process. It sends no heartbeats, so the
+//! group evicts it after the session timeout. A member that outlives that is another process with the same
+//! id.
 //!
 //! ```text
-//! fenced ── look ──▶ Unknown   no answer: wait, and begin to count anew
-//!            ▲ ├───▶ Held      it may be a ghost yet: wait
-//!            └─┘───▶ Free      nobody has the id (any longer): join, as at a start
-//!              └───▶ Anothers  it lives: leave
+//! fenced ── observe ──▶ Unknown      no response: wait, and restart the count
+//!              ▲ ├────▶ HeldBy       perhaps a stale member: wait
+//!              └─┘────▶ Vacant       no member has the id (any longer): join, as at a start
+//!                └────▶ LiveProcess  its member outlives a session: leave
 //! ```
 
 use std::fmt;
@@ -16,78 +17,79 @@ use std::time::{Duration, Instant};
 
 use crate::admin::describe_group::Group;
 
-/// What a fenced member has seen of its group since.
+/// Decides, from observations of the group since a member was fenced, who owns its instance id.
 #[derive(Debug)]
-pub struct Rule {
+pub(super) struct OwnerRule {
     instance_id: String,
     limit: Duration,
-    seen: Option<Seen>,
+    observed: Option<Observed>,
 }
 
-/// Whose our instance id is, as far as is known.
+/// Owner of our instance id, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The group could not be asked, or no broker tells of it.
+    /// The group could not be described, or no broker reports it.
     Unknown,
-    /// This member has it, which may be a ghost; seen for so long.
+    /// This member has the id, and may be stale; observed for this long.
     HeldBy(String, Duration),
-    /// Nobody's.
+    /// No member has the id.
     Vacant,
-    /// That of another process: this member has been seen for so long.
+    /// Another process: its member has been observed for this long.
     LiveProcess(String, Duration),
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Observed {
     group: Group,
-    /// Since when the group is at rest as it is.
+    /// Time since which the group is stable and unchanged.
     unchanged: Instant,
-    /// Since when some member has the id, whichever.
+    /// Time since which some member has the id, whichever it is.
     held: Instant,
 }
 
-impl Rule {
-    /// For a member that was fenced as `instance_id`, and its session time-out.
+impl OwnerRule {
+    /// Creates a rule for a member that was fenced as `instance_id`.
     #[must_use]
-    pub fn new(instance_id: &str, session_timeout: Duration) -> Self {
+    pub(super) fn new(instance_id: &str, session_timeout: Duration) -> Self {
         Self {
             instance_id: instance_id.to_owned(),
-            limit: session_timeout + MARGIN,
-            seen: None,
+            limit: session_timeout + EVICTION_MARGIN,
+            observed: None,
         }
     }
 
-    /// Takes in how the group stands now; `None` if it could not be asked.
-    ///
-    /// Each rebalance, and each move of the group to another broker, lets a ghost live for another session: so any
-    /// change begins the count anew. It does not do so for ever: where the id is held through so many changes, others
-    /// are at work with it.
-    pub fn look(&mut self, group: Option<&Group>, now: Instant) -> Owner {
+    /// Takes an observation of the group; `None` if it could not be described.
+    pub(super) fn observe(&mut self, group: Option<&Group>, now: Instant) -> Owner {
         let Some(group) = group else {
-            self.seen = None;
+            // The brokers may have been down, and a restarted coordinator gives a stale member a new session.
+            self.observed = None;
             return Owner::Unknown;
         };
         let holder = holder(group, &self.instance_id);
-        let seen = self.seen.get_or_insert_with(|| Seen {
+        let observed = self.observed.get_or_insert_with(|| Observed {
             group: group.clone(),
             unchanged: now,
             held: now,
         });
-        if seen.group != *group || (group.is_known && !group.is_stable) {
-            seen.group = group.clone();
-            seen.unchanged = now;
+        // Each rebalance, and each move of the group to another broker, lets a stale member live for another
+        // session.
+        if observed.group != *group || (group.is_known && !group.is_stable) {
+            observed.group = group.clone();
+            observed.unchanged = now;
         }
         if holder.is_none() {
-            seen.held = now;
+            observed.held = now;
         }
-        let unchanged = now.saturating_duration_since(seen.unchanged);
-        let held = now.saturating_duration_since(seen.held);
+        let unchanged = now.saturating_duration_since(observed.unchanged);
+        let held = now.saturating_duration_since(observed.held);
         match holder {
-            // A group that no broker tells of may be on its way from one to another; one that never comes back has no
-            // members.
+            // A group that no broker reports may be moving from one to another. If it does not come back, it
+            // has no members.
             None if group.is_known || unchanged >= self.limit => Owner::Vacant,
             None => Owner::Unknown,
-            Some(by) if unchanged >= self.limit || held >= self.limit * CHANGES_MAX => {
+            // A group that never stops changing must not delay the decision for ever: through so many changes
+            // only a live process keeps the id.
+            Some(by) if unchanged >= self.limit || held >= self.limit * HELD_LIMITS_MAX => {
                 Owner::LiveProcess(by.to_owned(), held)
             }
             Some(by) => Owner::HeldBy(by.to_owned(), held),
@@ -100,26 +102,28 @@ impl fmt::Display for Owner {
         match self {
             Self::Unknown => write!(
                 f,
-                "no broker tells who has this instance id in the group, which was taken from this one; waiting"
+                "this member was fenced, and no broker reports which member of the group has its instance \
+                 id; waiting"
             ),
             Self::HeldBy(by, lasting) => write!(
                 f,
-                "the member {by} has taken this instance id in the group, seen for {} s; waiting until it is gone, or \
-                 known to be another process",
+                "the member {by} has this instance id in the group, observed for {} s; waiting until it is \
+                 evicted or proves to be another process",
                 lasting.as_secs()
             ),
-            Self::Vacant => write!(f, "nobody has this instance id in the group"),
+            Self::Vacant => write!(f, "no member has this instance id in the group"),
             Self::LiveProcess(by, lasting) => write!(
                 f,
-                "the member {by} has taken this instance id in the group, and lives: seen for {} s",
+                "the member {by} has this instance id in the group, and lives: observed for {} s",
                 lasting.as_secs()
             ),
         }
     }
 }
 
-/// The member that has the instance id. The coordinator names static members after it: the id, and a UUID.
+/// Returns the member that has the instance id.
 fn holder<'a>(group: &'a Group, instance_id: &str) -> Option<&'a str> {
+    // The coordinator names a static member after its instance id: the id, a hyphen and a UUID.
     let is_uuid = |text: &str| {
         let parts: Vec<usize> = text.split('-').map(str::len).collect();
         parts == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
@@ -133,10 +137,11 @@ fn holder<'a>(group: &'a Group, instance_id: &str) -> Option<&'a str> {
     group.members.keys().map(String::as_str).find(|id| is_named(id))
 }
 
-/// What comes on top of a session until an expelled member is seen to be gone: the coordinator's timers, and our looks.
-const MARGIN: Duration = Duration::from_secs(3);
-/// So many of our limits the id may be held, whatever changes.
-const CHANGES_MAX: u32 = 6;
+/// Time beyond a session until the eviction of a member is observed: the coordinator's timers and our
+/// interval.
+const EVICTION_MARGIN: Duration = Duration::from_secs(3);
+/// Number of limits after which the owner counts as live despite changes of the group.
+const HELD_LIMITS_MAX: u32 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -148,7 +153,7 @@ mod tests {
         format!("{instance}-{number:08x}-dead-beef-0000-0123456789ab")
     }
 
-    /// A group at rest with these members.
+    /// Creates a stable group with these members.
     fn group(members: &[String]) -> Group {
         Group {
             is_known: true,
@@ -157,18 +162,19 @@ mod tests {
         }
     }
 
-    /// What looks at these seconds come to: `?` unknown, `.` held, `f` free, `a` another's.
-    fn stands(looks: &[(u64, Option<&Group>)]) -> String {
-        let mut rule = Rule::new("v-1", SESSION);
+    /// Returns the results of observations at these seconds: `?` unknown, `.` held, `v` vacant, `l` live
+    /// process.
+    fn owners(observations: &[(u64, Option<&Group>)]) -> String {
+        let mut rule = OwnerRule::new("v-1", SESSION);
         let start = Instant::now();
-        looks
+        observations
             .iter()
             .map(
-                |(second, group)| match rule.look(*group, start + Duration::from_secs(*second)) {
+                |(second, group)| match rule.observe(*group, start + Duration::from_secs(*second)) {
                     Owner::Unknown => '?',
                     Owner::HeldBy(..) => '.',
-                    Owner::Vacant => 'f',
-                    Owner::LiveProcess(..) => 'a',
+                    Owner::Vacant => 'v',
+                    Owner::LiveProcess(..) => 'l',
                 },
             )
             .collect()
@@ -179,58 +185,58 @@ mod tests {
     }
 
     #[test]
-    fn a_ghost_goes_with_its_session_and_another_process_stays() {
+    fn stale_member_is_evicted_and_live_process_stays() {
         let held = group(&[member("v-1", 1), member("v-2", 2)]);
         let gone = group(&[member("v-2", 2)]);
         let empty = group(&[]);
-        assert_eq!(stands(&every_second(&held, 0..11)), "..........a");
+        assert_eq!(owners(&every_second(&held, 0..11)), "..........l");
         for after in [&gone, &empty] {
-            let mut looks = every_second(&held, 0..8);
-            looks.push((8, Some(after)));
-            assert_eq!(stands(&looks), "........f");
+            let mut observations = every_second(&held, 0..8);
+            observations.push((8, Some(after)));
+            assert_eq!(owners(&observations), "........v");
         }
-        let told = Rule::new("v-1", SESSION).look(Some(&held), Instant::now());
-        assert_eq!(told, Owner::HeldBy(member("v-1", 1), Duration::ZERO));
+        let first = OwnerRule::new("v-1", SESSION).observe(Some(&held), Instant::now());
+        assert_eq!(first, Owner::HeldBy(member("v-1", 1), Duration::ZERO));
     }
 
     #[test]
-    fn only_an_answer_counts() {
+    fn missing_response_restarts_the_count() {
         let held = group(&[member("v-1", 1)]);
-        // Brokers that are away, and came back with a ghost that has a whole session again.
-        let looks = [(0, Some(&held)), (9, None), (500, None), (501, Some(&held))];
-        assert_eq!(stands(&looks), ".??.");
-        let mut looks = looks.to_vec();
-        looks.extend(every_second(&held, 502..512));
-        assert_eq!(stands(&looks), ".??..........a");
-        // One look is not enough, however long the process slept.
-        assert_eq!(stands(&[(1_000, Some(&held))]), ".");
+        // Brokers that were down, and came back with a stale member that has a whole session again.
+        let observations = [(0, Some(&held)), (9, None), (500, None), (501, Some(&held))];
+        assert_eq!(owners(&observations), ".??.");
+        let mut observations = observations.to_vec();
+        observations.extend(every_second(&held, 502..512));
+        assert_eq!(owners(&observations), ".??..........l");
+        // One observation is not enough, however long the process slept.
+        assert_eq!(owners(&[(1_000, Some(&held))]), ".");
     }
 
     #[test]
-    fn a_group_that_no_broker_tells_of_may_be_on_its_way() {
+    fn unreported_group_may_be_moving() {
         let held = group(&[member("v-1", 1)]);
         let unlisted = Group::default();
-        let looks = [
+        let observations = [
             (0, Some(&held)),
             (5, Some(&unlisted)),
             (6, Some(&held)),
             (15, Some(&held)),
         ];
-        assert_eq!(stands(&looks), ".?..");
-        let mut looks = every_second(&unlisted, 0..10);
-        assert_eq!(stands(&looks), "??????????");
-        looks.push((10, Some(&unlisted)));
-        assert_eq!(stands(&looks), "??????????f");
+        assert_eq!(owners(&observations), ".?..");
+        let mut observations = every_second(&unlisted, 0..10);
+        assert_eq!(owners(&observations), "??????????");
+        observations.push((10, Some(&unlisted)));
+        assert_eq!(owners(&observations), "??????????v");
     }
 
     #[test]
-    fn each_change_lets_a_ghost_live_for_another_session() {
+    fn change_gives_stale_member_another_session() {
         let before = group(&[member("v-1", 1)]);
         let mut moving = group(&[member("v-1", 1), member("v-2", 2)]);
         moving.is_stable = false;
         let after = group(&[member("v-1", 1), member("v-2", 2)]);
         let restarted = group(&[member("v-1", 9)]);
-        let looks = [
+        let observations = [
             (0, Some(&before)),
             (9, Some(&moving)),
             (19, Some(&moving)),
@@ -238,38 +244,38 @@ mod tests {
             (29, Some(&after)),
             (30, Some(&after)),
         ];
-        assert_eq!(stands(&looks), ".....a");
-        let looks = [
+        assert_eq!(owners(&observations), ".....l");
+        let observations = [
             (0, Some(&before)),
             (9, Some(&restarted)),
             (18, Some(&restarted)),
             (19, Some(&restarted)),
         ];
-        assert_eq!(stands(&looks), "...a");
+        assert_eq!(owners(&observations), "...l");
     }
 
     #[test]
-    fn who_holds_the_id_through_any_number_of_changes_is_another() {
-        let lives: Vec<Group> = (0..20).map(|life| group(&[member("v-1", life)])).collect();
-        let looks: Vec<_> = lives
+    fn holder_through_many_changes_is_live() {
+        let groups: Vec<Group> = (0..20).map(|number| group(&[member("v-1", number)])).collect();
+        let observations: Vec<_> = groups
             .iter()
             .enumerate()
             .map(|(n, group)| (5 * n as u64, Some(group)))
             .collect();
-        assert_eq!(stands(&looks), "............aaaaaaaa");
+        assert_eq!(owners(&observations), "............llllllll");
     }
 
     #[test]
-    fn a_name_that_only_begins_alike_is_not_ours() {
-        let guest = format!("v-1-guest-{}", &member("v", 1)[2..]);
+    fn similar_member_names_are_not_ours() {
+        let extended = format!("v-1-rebalance-trigger-{}", &member("v", 1)[2..]);
         let others = group(&[
             member("v-11", 1),
             member("v-1-b", 1),
-            guest,
+            extended,
             "v-1".into(),
             "v-1-".into(),
             "v-1-x".into(),
         ]);
-        assert_eq!(stands(&[(0, Some(&others))]), "f");
+        assert_eq!(owners(&[(0, Some(&others))]), "v");
     }
 }

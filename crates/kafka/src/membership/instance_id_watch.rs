@@ -1,54 +1,59 @@
-//! A fenced member looks at its group until it is known whose its instance id is; `instance_id_conflict.rs` says what the looks
-//! come to.
+//! Observation of the group by a fenced member, until it is known who owns its instance id.
+//!
+//! `instance_id_conflict.rs` decides what the observations mean.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::instance_id_conflict::{Owner, OwnerRule};
 use crate::admin::Admin;
-use crate::membership::instance_id_conflict::{Owner, Rule};
 
-/// What was fenced.
+/// A member that was fenced because another one has its instance id.
 pub struct FencedMember {
-    /// The group is asked for through this.
+    /// Client that describes the group.
     pub admin: Arc<Admin>,
-    /// The group.
+    /// Id of the group.
     pub group_id: String,
-    /// The topic that it reads.
+    /// Topic that the group reads.
     pub topic: String,
-    /// The static membership.
+    /// Instance id of the static membership.
     pub instance_id: String,
-    /// The session time-out of that.
+    /// Session timeout of the membership.
     pub session_timeout: Duration,
 }
 
 impl FencedMember {
-    /// Looks at the group until it is known whose the id is: [`Owner::Vacant`] or [`Owner::LiveProcess`]. Blocks, for
-    /// as long as the brokers are away, or until `go_on`, which is told of each look, says no: then `None`.
+    /// Observes the group until the owner of the instance id is known: [`Owner::Vacant`] or
+    /// [`Owner::LiveProcess`]. Blocks while the brokers are unreachable. `go_on` is called with each
+    /// observation; if it returns `false`, the result is `None`.
     pub fn settle(&self, mut go_on: impl FnMut(&Owner) -> bool) -> Option<Owner> {
-        let mut rule = Rule::new(&self.instance_id, self.session_timeout);
-        let mut is_silent = false;
+        let mut rule = OwnerRule::new(&self.instance_id, self.session_timeout);
+        let mut has_failed = false;
         loop {
-            let group = self.admin.group(&self.group_id, &self.topic, ANSWER_MAX);
-            if let Err(fault) = &group
-                && !is_silent
+            let group = self.admin.group(&self.group_id, &self.topic, RESPONSE_TIMEOUT);
+            // Logged once per outage, because an observation is made twice per second.
+            if let Err(error) = &group
+                && !has_failed
             {
                 tracing::warn!(
-                    error = %fault, group = self.group_id,
-                    "the group cannot be asked who has this instance id; waiting until it can"
+                    %error, group = self.group_id,
+                    "group cannot be described, owner of the instance id unknown; waiting"
                 );
             }
-            is_silent = group.is_err();
-            let standing = rule.look(group.as_ref().ok(), Instant::now());
-            if !go_on(&standing) {
+            has_failed = group.is_err();
+            let owner = rule.observe(group.as_ref().ok(), Instant::now());
+            if !go_on(&owner) {
                 return None;
             }
-            match standing {
-                Owner::Unknown | Owner::HeldBy(..) => std::thread::sleep(EVERY),
-                Owner::Vacant | Owner::LiveProcess(..) => return Some(standing),
+            match owner {
+                Owner::Unknown | Owner::HeldBy(..) => std::thread::sleep(INTERVAL),
+                Owner::Vacant | Owner::LiveProcess(..) => return Some(owner),
             }
         }
     }
 }
 
-const EVERY: Duration = Duration::from_millis(500);
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Interval between two observations of the group.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Timeout of each request.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);

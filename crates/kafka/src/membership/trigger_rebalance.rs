@@ -1,8 +1,8 @@
-//! A member that joins a group for a moment and wants nothing, so that the group shares out its partitions anew.
+//! A temporary member without interest in partitions, whose joining makes the group rebalance.
 //!
-//! That somebody comes is what the group cannot overlook. A member that is in it already would have to give up all
-//! its partitions first, and while it drains, librdkafka sends no heartbeats for it (it has no subscription then).
-//! With a guest all go on with what they have.
+//! A new member always triggers a rebalance. A member that is already in the group would have to release all
+//! its partitions first, and while it drains, librdkafka sends no heartbeats for it, because it has no
+//! subscription then. With a temporary member all others keep their partitions and continue.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,73 +15,78 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
-/// Joins the group, waits until a new generation has begun, and leaves. `unused_topic` is a topic that no member of the
-/// group reads: the guest subscribes to it, so that none of theirs is handed to it. Blocks.
+/// Wait for the next event before the timeout is checked.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Joins the group, waits until a new generation has started, and leaves. Blocks.
+///
+/// `unused_topic` is a topic that no member of the group reads: the temporary member subscribes to it, so
+/// that it is assigned none of their partitions.
 ///
 /// # Errors
-/// No new generation has begun within the limit; one may be under way nevertheless.
-pub(crate) fn visit(
+/// No new generation started within the timeout; one may be starting nevertheless.
+pub(super) fn trigger_rebalance(
     settings: &KafkaSettings,
     client_id: &str,
     unused_topic: &str,
     session_timeout: Duration,
-    limit: Duration,
+    timeout: Duration,
 ) -> Result<(), ClientError> {
-    let attempted = || format!("joining group {:?} as a guest", settings.group_id);
-    let guest: BaseConsumer<Visit> = settings
-        .client(&format!("{client_id}-guest"))
+    let failed = |error| {
+        let attempted = format!("joining group {:?} to trigger a rebalance", settings.group_id);
+        ClientError::new(attempted, error)
+    };
+    let member: BaseConsumer<TemporaryMember> = settings
+        .client(&format!("{client_id}-rebalance-trigger"))
         .set("group.id", &settings.group_id)
-        // As the members do; see `Consumer::join`.
+        // A member with another protocol or strategy would be refused; see `Consumer::join`.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // The group waits for so long for a guest whose process has ended.
+        // If this process dies here, the group waits for the temporary member for this long.
         .set("session.timeout.ms", session_timeout.as_millis().to_string())
         .set(
             "heartbeat.interval.ms",
             (session_timeout / 10).as_millis().to_string(),
         )
         .set("enable.auto.commit", "false")
-        .create_with_context(Visit::default())
-        .map_err(|error| ClientError::new(attempted(), error))?;
-    guest
-        .subscribe(&[unused_topic])
-        .map_err(|error| ClientError::new(attempted(), error))?;
-    let began = Instant::now();
-    let mut last = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
-    while began.elapsed() < limit {
-        if let Some(Err(error)) = guest.poll(POLL_MAX) {
-            last = error;
+        .create_with_context(TemporaryMember::default())
+        .map_err(failed)?;
+    member.subscribe(&[unused_topic]).map_err(failed)?;
+    let started = Instant::now();
+    let mut last_error = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
+    while started.elapsed() < timeout {
+        // librdkafka retries by itself; the last error only explains a timeout.
+        if let Some(Err(error)) = member.poll(POLL_TIMEOUT) {
+            last_error = error;
         }
-        if guest.context().is_in.load(Ordering::Acquire) {
-            // It leaves by being dropped.
+        if member.context().has_joined.load(Ordering::Acquire) {
+            // Dropping the consumer leaves the group.
             return Ok(());
         }
     }
-    Err(ClientError::new(attempted(), last))
+    Err(failed(last_error))
 }
 
-const POLL_MAX: Duration = Duration::from_millis(100);
-
-/// Whether the guest is in.
+/// Context of the temporary member.
 #[derive(Default)]
-struct Visit {
-    is_in: AtomicBool,
+struct TemporaryMember {
+    has_joined: AtomicBool,
 }
 
-impl ClientContext for Visit {}
+impl ClientContext for TemporaryMember {}
 
-impl ConsumerContext for Visit {
-    /// Takes nothing of what it is handed, so that nothing is fetched, and gives nothing back.
-    fn rebalance(&self, guest: &BaseConsumer<Self>, event: RDKafkaRespErr, _: &mut TopicPartitionList) {
+impl ConsumerContext for TemporaryMember {
+    fn rebalance(&self, member: &BaseConsumer<Self>, event: RDKafkaRespErr, _: &mut TopicPartitionList) {
+        // Completes each rebalance with no partitions, so that nothing is fetched and nothing is handed back.
         let nothing = TopicPartitionList::new();
         let completed = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.is_in.store(true, Ordering::Release);
-            guest.incremental_assign(&nothing)
+            self.has_joined.store(true, Ordering::Release);
+            member.incremental_assign(&nothing)
         } else {
-            guest.incremental_unassign(&nothing)
+            member.incremental_unassign(&nothing)
         };
         if let Err(error) = completed {
-            tracing::warn!(%error, "a guest could not complete a rebalance");
+            tracing::warn!(%error, "temporary member could not complete a rebalance");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Responses to the EndTxn requests of the open transaction, read from librdkafka's debug log.
 //!
-//! librdkafka repeats EndTxn by itself when the connection is lost before the response, and does not report that to
-//! its caller. The first request may still be in flight: a broker that processes it later ends whatever transaction
-//! this producer has open by then, in the middle (KAFKA-17754). Only a new producer, with a new epoch, is safe from
-//! that. librdkafka logs each response, and each request that it stopped waiting for, in order, in its debug log for
-//! `eos`.
+//! librdkafka repeats EndTxn by itself when the connection is lost before the response, and does not report
+//! that to its caller. The first request may still be in flight: a broker that processes it later ends
+//! whatever transaction this producer has open by then, in the middle (KAFKA-17754). Only a new producer,
+//! with a new epoch, is safe from that. librdkafka logs each response, and each request that it stopped
+//! waiting for, in order, in its debug log for `eos`.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,8 +40,9 @@ impl EndTxnResponses {
         let mut state = self.lock();
         match result {
             "NO_ERROR" => state.is_acknowledged = true,
-            // A leading underscore marks librdkafka's own errors: there is no response, and the request may still
-            // reach the broker. Any other name is the broker's refusal, after which nothing of the request remains.
+            // A leading underscore marks librdkafka's own errors: there is no response, and the request may
+            // still reach the broker. Any other name is the broker's refusal, after which nothing of the
+            // request remains.
             local if local.starts_with('_') => state.lost = Some(local.to_owned()),
             _ => {}
         }
@@ -49,9 +50,11 @@ impl EndTxnResponses {
         self.changed.notify_all();
     }
 
-    /// Returns why an EndTxn request may still be in flight although the transaction has ended; `None` if none is.
+    /// Returns why an EndTxn request may still be in flight although the transaction has ended; `None` if
+    /// none is.
     pub(super) fn request_in_flight(&self) -> Option<String> {
-        // librdkafka logs on another thread, so that the line about the last response may come after its result.
+        // librdkafka logs on another thread, so that the line about the last response may come after its
+        // result.
         let (state, _) = self
             .changed
             .wait_timeout_while(self.lock(), LOG_LINE_TIMEOUT, |state| !state.is_acknowledged)
@@ -70,7 +73,8 @@ impl EndTxnResponses {
 }
 
 /// Timeout for the log line of a response.
-// The line comes within microseconds unless the machine is overloaded; a new producer costs more than this wait.
+// The line comes within microseconds unless the machine is overloaded; a new producer costs more than this
+// wait.
 const LOG_LINE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the result in a line such as

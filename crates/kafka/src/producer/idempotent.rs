@@ -80,8 +80,8 @@ impl Producer {
     /// # Errors
     /// Some records are still undelivered.
     pub fn flush(&self, timeout: Duration) -> Result<(), ClientError> {
-        // Unlike `Sender::flush` this also waits for the reports to leave librdkafka's queue: the program ends after
-        // it, and must have seen them.
+        // Unlike `Sender::flush` this also waits for the reports to leave librdkafka's queue: the program
+        // ends after it, and must have seen them.
         self.sender
             .producer()
             .flush(timeout)

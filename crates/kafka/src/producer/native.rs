@@ -1,8 +1,8 @@
 //! The path of every record into librdkafka, past rust-rdkafka.
 //!
-//! rust-rdkafka looks the topic up by its name for each record, under one lock that all threads of the client share,
-//! and copies the name of each header twice before librdkafka copies it a third time. Together that was a fifth of
-//! the validator's cost per order.
+//! rust-rdkafka looks the topic up by its name for each record, under one lock that all threads of the client
+//! share, and copies the name of each header twice before librdkafka copies it a third time. Together that
+//! was a fifth of the validator's cost per order.
 
 #![expect(
     unsafe_code,
@@ -21,11 +21,11 @@ use rdkafka::producer::{NoCustomPartitioner, Producer, ProducerContext, Threaded
 
 use super::record::{OutgoingHeaders, OutgoingRecord, raw};
 
-/// A producer of rust-rdkafka with a shorter send path. The `usize` given with a record comes back with its delivery
-/// report.
+/// A producer of rust-rdkafka with a shorter send path. The `usize` given with a record comes back with its
+/// delivery report.
 pub(crate) struct Sender<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> {
-    // Declared before the producer, so that it is dropped first: librdkafka requires topic handles to be destroyed
-    // before their client.
+    // Declared before the producer, so that it is dropped first: librdkafka requires topic handles to be
+    // destroyed before their client.
     topics: Mutex<Vec<Topic>>,
     producer: ThreadedProducer<C>,
 }
@@ -43,8 +43,8 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         &self.producer
     }
 
-    /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in `record` for
-    /// the next attempt.
+    /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in
+    /// `record` for the next attempt.
     ///
     /// # Errors
     /// librdkafka refused the record, or its queue is full; no delivery report follows.
@@ -67,10 +67,11 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
             .headers
             .as_ref()
             .map_or(ptr::null_mut(), OutgoingHeaders::as_ptr);
-        // SAFETY: each tag is followed by arguments of the types that `rdkafka.h` gives for it, and the list ends
-        // with END. The topic belongs to this client and lives while `topics` is locked. Key and value are valid for
-        // their lengths, and F_COPY makes librdkafka copy them before it returns. The headers are owned by `record`,
-        // which is borrowed mutably; librdkafka takes them over on success only, which `release` below mirrors.
+        // SAFETY: each tag is followed by arguments of the types that `rdkafka.h` gives for it, and the list
+        // ends with END. The topic belongs to this client and lives while `topics` is locked. Key and value
+        // are valid for their lengths, and F_COPY makes librdkafka copy them before it returns. The headers
+        // are owned by `record`, which is borrowed mutably; librdkafka takes them over on success only, which
+        // `release` below mirrors.
         let error = unsafe {
             rd::rd_kafka_producev(
                 self.client(),
@@ -102,8 +103,8 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         Ok(())
     }
 
-    /// Sends lingering records, and waits until all are acknowledged or `timeout` has passed. Their delivery reports
-    /// may still be queued for the producer's thread when this returns.
+    /// Sends lingering records, and waits until all are acknowledged or `timeout` has passed. Their delivery
+    /// reports may still be queued for the producer's thread when this returns.
     pub(crate) fn flush(&self, timeout: Duration) {
         let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // rust-rdkafka's flush asks librdkafka not to wait, and then sleeps for up to 100 ms.
@@ -125,14 +126,15 @@ struct Topic {
     handle: NonNull<rd::rd_kafka_topic_t>,
 }
 
-// SAFETY: librdkafka counts references to topics and locks them itself; any thread may use and destroy a handle.
+// SAFETY: librdkafka counts references to topics and locks them itself; any thread may use and destroy a
+// handle.
 unsafe impl Send for Topic {}
 
 impl Topic {
     fn open(client: *mut rd::rd_kafka_t, name: &str) -> Result<Self, KafkaError> {
         let terminated = CString::new(name).map_err(KafkaError::Nul)?;
-        // Without a configuration of its own the topic has the client's, as with rust-rdkafka.
-        // SAFETY: the caller's client is alive, the name ends with a zero and is copied, and a null configuration is
+        // Without a configuration of its own the topic has the client's, as with rust-rdkafka. SAFETY: the
+        // caller's client is alive, the name ends with a zero and is copied, and a null configuration is
         // allowed.
         let handle = unsafe { rd::rd_kafka_topic_new(client, terminated.as_ptr(), ptr::null_mut()) };
         let handle = NonNull::new(handle).ok_or_else(|| {
@@ -148,8 +150,8 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        // SAFETY: this object owns its reference, and `Sender` drops topics before their client. Queued records hold
-        // references of their own.
+        // SAFETY: this object owns its reference, and `Sender` drops topics before their client. Queued
+        // records hold references of their own.
         unsafe { rd::rd_kafka_topic_destroy(self.handle.as_ptr()) };
     }
 }

@@ -45,9 +45,9 @@ impl OutgoingHeaders {
     /// Appends a header. `None` is a header without a value, which differs from an empty value.
     pub fn add(&mut self, name: &str, value: Option<&[u8]>) {
         let (value, value_bytes) = raw(value);
-        // SAFETY: this object owns the list, and `&mut self` excludes other uses. Both pointers are valid for the
-        // given lengths, which fit an `isize` because no Rust allocation is larger. librdkafka copies both before
-        // it returns.
+        // SAFETY: this object owns the list, and `&mut self` excludes other uses. Both pointers are valid for
+        // the given lengths, which fit an `isize` because no Rust allocation is larger. librdkafka copies
+        // both before it returns.
         unsafe {
             rd::rd_kafka_header_add(
                 self.0.as_ptr(),
@@ -84,8 +84,8 @@ impl From<&OwnedHeaders> for OutgoingHeaders {
 
 impl Drop for OutgoingHeaders {
     fn drop(&mut self) {
-        // SAFETY: this object owns the list: one that librdkafka has taken over went through `release`, which does
-        // not drop.
+        // SAFETY: this object owns the list: one that librdkafka has taken over went through `release`, which
+        // does not drop.
         unsafe { rd::rd_kafka_headers_destroy(self.0.as_ptr()) };
     }
 }

@@ -7,9 +7,9 @@
 //!                             └────▶ Unknown                  ┘
 //! ```
 //!
-//! After anything but `Committed` the producer is not used again: librdkafka speaks the transaction protocol without
-//! KIP-890's epoch bump per transaction, so that a late record of an aborted transaction could join the next one of
-//! the same epoch. Opening a new producer bumps the epoch.
+//! After anything but `Committed` the producer is not used again: librdkafka speaks the transaction protocol
+//! without KIP-890's epoch bump per transaction, so that a late record of an aborted transaction could join
+//! the next one of the same epoch. Opening a new producer bumps the epoch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,8 +43,8 @@ pub struct TransactionalProducer {
 /// Timeouts of a transaction and its steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time after which the broker aborts the transaction by itself (`transaction.timeout.ms`). It bounds how long a
-    /// dead producer blocks readers of its topics.
+    /// Time after which the broker aborts the transaction by itself (`transaction.timeout.ms`). It bounds how
+    /// long a dead producer blocks readers of its topics.
     pub transaction_timeout: Duration,
     /// Time after which [`TransactionalProducer::end`] stops trying and the outcome counts as unknown.
     pub commit_timeout: Duration,
@@ -58,8 +58,8 @@ pub enum TransactionEnd {
         /// By partition, the offset behind the last tracked record.
         tracked: HashMap<Partition, Offset>,
     },
-    /// Committed; but an EndTxn request may still be in flight, and would end this producer's next transaction
-    /// prematurely.
+    /// Committed; but an EndTxn request may still be in flight, and would end this producer's next
+    /// transaction prematurely.
     CommittedRetireProducer {
         /// As in `Committed`.
         tracked: HashMap<Partition, Offset>,
@@ -73,12 +73,12 @@ pub enum TransactionEnd {
 }
 
 impl TransactionalProducer {
-    /// Opens the producer. This aborts a transaction that an earlier producer with the same id has left open, and
-    /// fences that producer.
+    /// Opens the producer. This aborts a transaction that an earlier producer with the same id has left open,
+    /// and fences that producer.
     ///
     /// # Errors
-    /// Kafka did not respond within `timeout` ([`ErrorClass::Retriable`]) or refused the id; or too many earlier
-    /// producers of this process still wait for a response ([`ErrorClass::Permanent`]).
+    /// Kafka did not respond within `timeout` ([`ErrorClass::Retriable`]) or refused the id; or too many
+    /// earlier producers of this process still wait for a response ([`ErrorClass::Permanent`]).
     pub fn open(
         settings: &KafkaSettings,
         transactional_id: &str,
@@ -91,13 +91,14 @@ impl TransactionalProducer {
                 error,
             )
         };
-        // A coordinator that never responds would otherwise cost a thread and a producer for each transaction, until
-        // the process runs out of them.
+        // A coordinator that never responds would otherwise cost a thread and a producer for each
+        // transaction, until the process runs out of them.
         let abandoned = abandoned();
         if abandoned >= ABANDONED_MAX {
             return Err(ClientError::refused(format!(
-                "opening the transactional producer {transactional_id:?} beside {abandoned} earlier ones whose \
-                 requests Kafka never answered (each holds a thread and connections; restart this process)"
+                "opening the transactional producer {transactional_id:?} beside {abandoned} earlier ones \
+                 whose requests Kafka never answered (each holds a thread and connections; restart this \
+                 process)"
             )));
         }
         let mut config = settings.client(transactional_id);
@@ -117,15 +118,16 @@ impl TransactionalProducer {
                 "message.timeout.ms",
                 limits.transaction_timeout.as_millis().to_string(),
             )
-            // librdkafka waits for the response to the offsets for as long as a request may take, whatever timeout it
-            // is given: with its default a lost coordinator blocks the program for most of a minute.
+            // librdkafka waits for the response to the offsets for as long as a request may take, whatever
+            // timeout it is given: with its default a lost coordinator blocks the program for most of a
+            // minute.
             .set(
                 "socket.timeout.ms",
                 (limits.commit_timeout.as_millis() / 2).max(1_000).to_string(),
             )
-            // Records gather for this long, so that a request carries many of a partition: librdkafka makes one
-            // request per partition, and wakes its thread for each that begins to gather. The transaction's end
-            // flushes, so it does not wait for this.
+            // Records gather for this long, so that a request carries many of a partition: librdkafka makes
+            // one request per partition, and wakes its thread for each that begins to gather. The
+            // transaction's end flushes, so it does not wait for this.
             .set("linger.ms", "20")
             .set("batch.num.messages", "10000")
             // Both bound the memory of records that are not acknowledged yet; beyond them `send` waits.
@@ -154,8 +156,8 @@ impl TransactionalProducer {
             .map_err(|error| ClientError::new("beginning a transaction", error))
     }
 
-    /// Sends a record within the transaction. While the producer's queue is full it waits, at most for the commit
-    /// timeout.
+    /// Sends a record within the transaction. While the producer's queue is full it waits, at most for the
+    /// commit timeout.
     ///
     /// # Errors
     /// The record was refused; the transaction must not be committed.
@@ -163,8 +165,8 @@ impl TransactionalProducer {
         self.send_as(record, UNTRACKED)
     }
 
-    /// As [`Self::send`]; in addition [`TransactionEnd::Committed`] has the offset behind the last such record of each
-    /// partition.
+    /// As [`Self::send`]; in addition [`TransactionEnd::Committed`] has the offset behind the last such
+    /// record of each partition.
     ///
     /// # Errors
     /// As those of [`Self::send`].
@@ -237,7 +239,8 @@ impl TransactionalProducer {
                     Some(why) => TransactionEnd::CommittedRetireProducer { tracked, why },
                 }
             }
-            // Also where librdkafka requires an abort: by its own documentation the commit may have been processed.
+            // Also where librdkafka requires an abort: by its own documentation the commit may have been
+            // processed.
             Err(error) => TransactionEnd::Unknown(error),
         }
     }
@@ -248,7 +251,8 @@ impl TransactionalProducer {
         if let Err(error) = self.sender.producer().abort_transaction(ABORT_TIMEOUT) {
             tracing::debug!(%error, "abort failed, left to the next producer");
         }
-        // Closing waits for librdkafka's threads. Nothing depends on it, since the next producer fences this one.
+        // Closing waits for librdkafka's threads. Nothing depends on it, since the next producer fences this
+        // one.
         std::thread::spawn(move || drop(self));
     }
 
@@ -291,9 +295,9 @@ impl TransactionalProducer {
                 })
             }
         };
-        // librdkafka looks for the group's coordinator without a timeout, and was seen to do so for minutes after a
-        // broker's death. Offsets that are not added by the deadline never will be: the next producer fences this
-        // one, whose last handle the abandoned thread may own.
+        // librdkafka looks for the group's coordinator without a timeout, and was seen to do so for minutes
+        // after a broker's death. Offsets that are not added by the deadline never will be: the next producer
+        // fences this one, whose last handle the abandoned thread may own.
         with_deadline(deadline, "offsets", request).unwrap_or_else(|| {
             let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
             Err(ClientError::new(attempted, late))
@@ -301,8 +305,8 @@ impl TransactionalProducer {
     }
 
     fn commit(&self, deadline: Instant) -> Result<(), ClientError> {
-        // While anything is queued rust-rdkafka's commit sleeps for up to 100 ms. All records are acknowledged here,
-        // but the last report may not have left the queue yet.
+        // While anything is queued rust-rdkafka's commit sleeps for up to 100 ms. All records are
+        // acknowledged here, but the last report may not have left the queue yet.
         while self.sender.producer().in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(QUEUE_EMPTY_WAIT);
         }
@@ -338,7 +342,7 @@ fn retry_until(
 const RETRY_WAIT: Duration = Duration::from_millis(2);
 /// Wait before the next attempt to queue a record.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
-/// Wait before the next look at the queue of reports.
+/// Wait before the queue of reports is checked again.
 const QUEUE_EMPTY_WAIT: Duration = Duration::from_micros(50);
 /// Timeout of an abort. A slower one is left to the next producer, which has a timeout of its own.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);

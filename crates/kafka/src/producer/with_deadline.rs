@@ -1,7 +1,8 @@
 //! A deadline for requests of librdkafka that have none of their own.
 //!
-//! The request runs on a thread of its own and is abandoned at its deadline. The thread, and everything it owns, stays
-//! until librdkafka returns after all; [`abandoned`] counts such threads, so that their number can be limited.
+//! The request runs on a thread of its own and is abandoned at its deadline. The thread, and everything it
+//! owns, stays until librdkafka returns after all; [`abandoned`] counts such threads, so that their number
+//! can be limited.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,8 +19,8 @@ pub(super) fn abandoned() -> usize {
     ABANDONED.load(Ordering::Acquire)
 }
 
-/// Returns the result of `request`, or `None` if it is not there by the deadline or no thread could be started. `name`
-/// is the thread's name.
+/// Returns the result of `request`, or `None` if it is not there by the deadline or no thread could be
+/// started. `name` is the thread's name.
 pub(super) fn with_deadline<T: Send + 'static>(
     deadline: Instant,
     name: &str,
@@ -50,8 +51,8 @@ pub(super) fn with_deadline<T: Send + 'static>(
             |state| matches!(*state, State::Running),
         )
         .unwrap_or_else(PoisonError::into_inner);
-    // Decided under the lock: the thread sees either `Running` and its result is taken here, or `Abandoned` and it
-    // counts itself down. So the counter cannot drift.
+    // Decided under the lock: the thread sees either `Running` and its result is taken here, or `Abandoned`
+    // and it counts itself down. So the counter cannot drift.
     match std::mem::replace(&mut *state, State::Abandoned) {
         State::Finished(result) => Some(result),
         State::Running | State::Abandoned => {

@@ -1,7 +1,7 @@
-//! What each topic must be like, so that the guarantees hold: checked before a program starts, and by the
-//! operator's `topics verify`.
+//! Requirements on the topics, without which the guarantees do not hold. Each program verifies them before it
+//! starts, and an operator by `topics verify`.
 //!
-//! Nothing here talks to Kafka; [`crate::admin`] describes the topics.
+//! Nothing here connects to Kafka; [`crate::admin`] describes the topics.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,96 +12,97 @@ use serde::Serialize;
 pub mod creation;
 mod rules;
 
-/// Room that a copied record needs beyond the original: the headers that the validator and the caller add,
-/// with the last answer's text.
+/// Size that a copied record needs beyond the original, in bytes: the headers that the validator and the
+/// caller add, with the text of the last response.
 pub const HEADERS_BYTES: u64 = 64 * 1024;
 
-/// What a topic is for.
+/// Purpose of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// Orders as they arrive.
+    /// Incoming orders, the input of stage one.
     Orders,
-    /// The outbox.
+    /// Pending calls: the outbox between the stages.
     Pending,
-    /// What each store can be rebuilt from.
+    /// Admitted keys, from which stores are rebuilt.
     Changelog,
-    /// What is no valid order.
+    /// Records that are not valid orders.
     OrderDeadLetters,
     /// Outcomes of accepted calls.
     Processed,
     /// Calls that the API rejected.
     CallDeadLetters,
-    /// Calls that wait for a person's decision.
+    /// Ambiguous calls that wait for an operator.
     Parked,
 }
 
-/// Who uses the topics, and therefore which ones must be right.
+/// User of the topics, which decides the topics that are verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Stage one: from the orders to the outbox.
+    /// Stage one, from the orders to the outbox.
     Validator,
-    /// Stage two: from the outbox to the outcomes.
+    /// Stage two, from the outbox to the outcomes.
     Caller,
-    /// A person, for whom all must be right.
+    /// An operator, for whom all topics are verified.
     Operator,
 }
 
-/// A topic as it is.
+/// Description of an existing topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Described {
-    /// The id that Kafka gave it when it was created; `None` if the brokers tell none.
+    /// Id that Kafka gave the topic when it was created; `None` if the brokers do not support ids.
     pub id: Option<String>,
-    /// How many partitions it has.
+    /// Number of partitions of the topic.
     pub partitions: usize,
-    /// On how many brokers the partition with the fewest replicas lies.
+    /// Number of replicas of the partition that has the fewest.
     pub replication_factor: usize,
-    /// All its settings, the broker's defaults included.
+    /// All settings, the broker's defaults included.
     pub configs: BTreeMap<String, String>,
 }
 
-/// Those of the topics that exist, by name.
+/// Existing topics by name.
 pub type Existing = BTreeMap<String, Described>;
 
-/// What is asked of the topics, and by whom.
+/// Requirements that the topics are verified against.
 #[derive(Clone, Copy, Debug)]
 pub struct Required<'a> {
-    /// The topics' names.
+    /// Configured names of the topics.
     pub topics: &'a Topics,
-    /// Who asks.
+    /// Role whose topics are verified.
     pub role: Role,
-    /// How many partitions the stores remember that the orders topic had; `None` if there are none yet.
+    /// Number of partitions of the orders topic when the stores were created; `None` if there are no stores
+    /// yet.
     pub partitions_remembered: Option<usize>,
-    /// Where the brokers are; it stands in the commands that repair.
+    /// Addresses of the brokers, for the commands that repair.
     pub bootstrap_servers: &'a str,
 }
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// A guarantee does not hold: the programs do not start.
+    /// A guarantee does not hold, so the programs do not start.
     Refuse,
-    /// It works, until something else goes wrong too.
+    /// The guarantees hold until another failure occurs.
     Warn,
 }
 
-/// Something about a topic that is not as it should be.
+/// A defect of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Consequence for the programs.
     pub severity: Severity,
-    /// The topic's name.
+    /// Name of the topic.
     pub topic: String,
-    /// What is wrong.
+    /// Defect, as a predicate of the topic.
     pub what: String,
-    /// What may happen because of it.
+    /// Possible consequence for orders and calls.
     pub why: String,
-    /// How to put it right.
+    /// Command or instruction that repairs the defect.
     pub repair: String,
 }
 
-/// Holds the topics against what is required; the worst findings first, and none if all is well.
+/// Verifies the existing topics, and returns the findings, most severe first.
 #[must_use]
 pub fn verify(required: &Required<'_>, existing: &Existing) -> Vec<Finding> {
     let mut findings = rules::Rules::new(required, existing).findings();
@@ -109,7 +110,7 @@ pub fn verify(required: &Required<'_>, existing: &Existing) -> Vec<Finding> {
     findings
 }
 
-/// Whether a program must not start.
+/// Returns `true` if a program must not start with these findings.
 #[must_use]
 pub fn is_refused(findings: &[Finding]) -> bool {
     findings
@@ -118,7 +119,7 @@ pub fn is_refused(findings: &[Finding]) -> bool {
 }
 
 impl Purpose {
-    /// In the order in which an order passes them.
+    /// All purposes, in the order in which an order passes the topics.
     pub const ALL: [Self; 7] = [
         Self::Orders,
         Self::Pending,
@@ -129,7 +130,7 @@ impl Purpose {
         Self::Parked,
     ];
 
-    /// The topic's name.
+    /// Returns the configured name of the topic.
     #[must_use]
     pub fn name(self, topics: &Topics) -> &str {
         match self {
@@ -143,7 +144,7 @@ impl Purpose {
         }
     }
 
-    /// The topic that this one's records are copies of; they must fit.
+    /// Returns the topic whose records are copied to this one, and must fit.
     const fn copied_from(self) -> Option<Self> {
         match self {
             Self::Pending | Self::OrderDeadLetters => Some(Self::Orders),
@@ -154,7 +155,7 @@ impl Purpose {
 }
 
 impl Role {
-    /// The topics that must be right.
+    /// Returns the purposes of the topics that this role uses.
     #[must_use]
     pub fn purposes(self) -> Vec<Purpose> {
         use Purpose::{CallDeadLetters, Changelog, OrderDeadLetters, Orders, Parked, Pending, Processed};
@@ -165,7 +166,7 @@ impl Role {
         }
     }
 
-    /// Their names.
+    /// Returns the names of the topics that this role uses.
     #[must_use]
     pub fn names(self, topics: &Topics) -> Vec<&str> {
         self.purposes()
