@@ -1,5 +1,5 @@
 //! What reqwest and hyper say of a request that failed, in the words of the pipeline's table
-//! (`pipeline/src/delivery/answer.rs`).
+//! (`pipeline/src/delivery/response/mod.rs`).
 //!
 //! The send latch has the first word: what it held never left, whatever the client says. Only of what did
 //! leave the client's errors tell how the answer was lost.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Response;
-use super::breaker::Outage;
-use super::call::{Ambiguity, FinalState, History};
-use super::continued::DeferralContext;
-use super::policy::Policy;
+use crate::delivery::call::DeferralContext;
+use crate::delivery::call::Policy;
+use crate::delivery::call::{Ambiguity, FinalState, History};
+use crate::delivery::flow::Outage;
+use crate::delivery::response::Response;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -281,7 +281,7 @@ pub enum HaltReason {
         /// What is wrong with the note.
         source: InvalidNote,
     },
-    /// The call note would not fit, which [`has_room`](super::progress::Progress::has_room) is there to
+    /// The call note would not fit, which `Progress::has_room` is there to
     /// prevent.
     #[error(
         "what is known of its calls does not fit into the metadata of an offset: {0}. Nothing of the partition \

@@ -8,7 +8,7 @@ use records::{CallNote, IdempotencyKey, Offset, Partition};
 use super::*;
 
 mod deferral;
-mod pace;
+mod flow_control;
 
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {

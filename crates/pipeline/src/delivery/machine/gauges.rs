@@ -1,9 +1,9 @@
 //! How much is held, for the metrics.
 
-use super::breaker::BreakerState;
-use super::call::CallState;
-use super::held::{OwnedPartition, Phase};
-use super::machine::Delivery;
+use crate::delivery::call::CallState;
+use crate::delivery::flow::BreakerState;
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{OwnedPartition, Phase};
 
 /// How much is held, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

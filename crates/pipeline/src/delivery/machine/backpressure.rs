@@ -4,14 +4,14 @@
 
 use std::time::Instant;
 
-use super::answer::Response;
-use super::breaker::Turn;
-use super::call::CallState;
-use super::event::Action;
-use super::held::owned_in;
-use super::machine::Delivery;
-use super::pace::{FlowControl, FlowControlSettings};
-use super::sign::ApiHealth;
+use crate::delivery::call::CallState;
+use crate::delivery::event::Action;
+use crate::delivery::flow::ApiHealth;
+use crate::delivery::flow::Turn;
+use crate::delivery::flow::{FlowControl, FlowControlSettings};
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::owned_in;
+use crate::delivery::response::Response;
 
 impl<P> Delivery<P> {
     /// The same delivery, which calls the API at this pace.

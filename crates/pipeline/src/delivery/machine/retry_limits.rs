@@ -16,13 +16,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::answer::Response;
-use super::call::{Call, CallState, FinalState};
-use super::event::CallId;
-use super::held::{Phase, owned_in};
-use super::limits::DeferralLimits;
-use super::machine::Delivery;
-use super::policy::Policy;
+use crate::delivery::call::Policy;
+use crate::delivery::call::{Call, CallState, FinalState};
+use crate::delivery::event::CallId;
+use crate::delivery::limits::DeferralLimits;
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{Phase, owned_in};
+use crate::delivery::response::Response;
 
 /// So many copies of a partition may lie between the consumer and the outbox's tail. Beyond this, which takes
 /// as many deferral calls at once, no more are deferred until some have arrived.

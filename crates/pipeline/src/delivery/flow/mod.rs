@@ -3,13 +3,24 @@
 //! `breaker.rs`, `rate.rs` and `adaptive.rs` each know one of these, and `sign.rs` what a report says of the API. Here
 //! they are asked together; `pacing.rs` has what follows for calls.
 
+mod adaptive_concurrency;
+mod api_health;
+mod circuit_breaker;
+mod rate_limit;
+
 use std::time::{Duration, Instant};
 
-use super::adaptive::Adaptive;
-use super::answer::Response;
-use super::breaker::{Breaker, BreakerSettings, BreakerState, Turn};
-use super::rate::{Rate, RateSettings};
-use super::sign::ApiHealth;
+use crate::delivery::response::Response;
+
+pub use circuit_breaker::{BreakerSettings, BreakerState, Outage};
+pub use rate_limit::RateSettings;
+
+pub(super) use api_health::ApiHealth;
+pub(super) use circuit_breaker::Turn;
+
+use adaptive_concurrency::Adaptive;
+use circuit_breaker::Breaker;
+use rate_limit::Rate;
 
 /// How fast the API may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

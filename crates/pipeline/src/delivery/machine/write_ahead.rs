@@ -7,9 +7,9 @@
 
 use std::time::Instant;
 
-use super::call::CallState;
-use super::held::{Phase, owned_in};
-use super::machine::Delivery;
+use crate::delivery::call::CallState;
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{Phase, owned_in};
 
 impl<P> Delivery<P> {
     /// How many calls may have their beginning noted now.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use records::Offset;
 
-use super::call::{Ambiguity, History};
+use crate::delivery::call::{Ambiguity, History};
 
 /// What a deferred call brings along from its earlier places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct DeferralContext {
 
 impl DeferralContext {
     /// What was tried. The times are those of other processes, so they are not told here.
-    pub(super) fn history(&self) -> History {
+    pub(crate) fn history(&self) -> History {
         History {
             attempts: self.attempts,
             attempts_ambiguous: self.attempts_ambiguous,

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Response;
-use super::call::History;
-use super::event::CallId;
+use crate::delivery::call::History;
+use crate::delivery::event::CallId;
+use crate::delivery::response::Response;
 
 /// How many calls that are not ours at the moment are remembered. Beyond this the newest are forgotten, and
 /// may be made again, as they would be by any other caller.
@@ -19,7 +19,7 @@ const KNOWN_MAX: usize = 20_000;
 
 /// The requests of this process.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(in crate::delivery) struct Requests {
     /// The call's key, and when its request began.
     under_way: HashMap<(Partition, Offset), (Option<IdempotencyKey>, Instant)>,
     /// Calls that are not ours at the moment.
@@ -62,7 +62,7 @@ impl Requests {
         self.is_under_way(id) || self.known.contains_key(&position(id))
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::delivery) fn count(&self) -> usize {
         self.under_way.len()
     }
 

@@ -1,7 +1,7 @@
 //! When the breaker opens, whom it lets through meanwhile, and how calls come back.
 
-use super::super::answer::{HttpResponse, Lost, NotSent};
 use super::*;
+use crate::delivery::response::{HttpResponse, Lost, NotSent};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 const MS: Duration = Duration::from_millis(1);

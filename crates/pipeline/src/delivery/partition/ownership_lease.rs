@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// What this process knows of its own membership.
 #[derive(Clone, Debug)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     max: Duration,
     proved_at: Option<Instant>,
 }
@@ -17,36 +17,36 @@ pub struct Ownership {
 impl Ownership {
     /// Without proof. A proof lasts `max`, which lies well inside the session time-out.
     #[must_use]
-    pub const fn new(max: Duration) -> Self {
+    pub(crate) const fn new(max: Duration) -> Self {
         Self { max, proved_at: None }
     }
 
     /// A commit that was sent at `sent_at` was acknowledged.
-    pub fn prove(&mut self, sent_at: Instant) {
+    pub(crate) fn prove(&mut self, sent_at: Instant) {
         self.proved_at = self.proved_at.max(Some(sent_at));
     }
 
     /// The membership is over.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.proved_at = None;
     }
 
     /// Whether a call may be sent now.
     #[must_use]
-    pub fn may_send(&self, now: Instant) -> bool {
+    pub(crate) fn may_send(&self, now: Instant) -> bool {
         self.until().is_some_and(|until| now < until)
     }
 
     /// When calls may no longer be sent; `None` without proof.
     #[must_use]
-    pub fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         self.proved_at.map(|at| at + self.max)
     }
 
     /// When a new proof is wanted, if there is anything to send: at half of the old one's time, so that a
     /// commit that takes long does not hold up the calls. `None`: at once.
     #[must_use]
-    pub fn renew_at(&self) -> Option<Instant> {
+    pub(crate) fn renew_at(&self) -> Option<Instant> {
         self.proved_at.map(|at| at + self.max / 2)
     }
 }

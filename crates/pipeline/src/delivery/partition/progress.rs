@@ -5,7 +5,7 @@ use records::{Offset, OffsetSet};
 
 /// The progress of one partition.
 #[derive(Clone, Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Every call below is final.
     watermark: Offset,
     /// The offset that the consumer hands out next, or a later one.
@@ -21,7 +21,7 @@ pub struct Progress {
 
 /// What a record is to its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     /// A call to be made.
     New {
         /// The last owner noted that it had begun, and may have made it.
@@ -36,7 +36,7 @@ pub enum Arrival {
 impl Progress {
     /// The progress that the committed offset and its note tell.
     #[must_use]
-    pub fn new(watermark: Offset, note: CallNote) -> Self {
+    pub(crate) fn new(watermark: Offset, note: CallNote) -> Self {
         let seen_before = note.finals.end().max(note.begun.end()).unwrap_or(watermark);
         let mut progress = Self {
             watermark,
@@ -50,7 +50,7 @@ impl Progress {
     }
 
     /// Takes note of a record from the consumer, which hands them out in their order.
-    pub fn arrived(&mut self, offset: Offset) -> Arrival {
+    pub(crate) fn arrived(&mut self, offset: Offset) -> Arrival {
         if offset < self.next {
             return Arrival::Again;
         }
@@ -69,7 +69,7 @@ impl Progress {
     }
 
     /// Takes note that a call is final.
-    pub fn finish(&mut self, offset: Offset) {
+    pub(crate) fn finish(&mut self, offset: Offset) {
         debug_assert!(offset < self.next, "a call that never arrived is final: {offset}");
         debug_assert!(offset >= self.watermark, "a call ended twice: {offset}");
         self.finals.insert(offset);
@@ -78,19 +78,19 @@ impl Progress {
 
     /// The offset that may be committed: every call below is final.
     #[must_use]
-    pub const fn watermark(&self) -> Offset {
+    pub(crate) const fn watermark(&self) -> Offset {
         self.watermark
     }
 
     /// How far the consumer is ahead of the watermark, in offsets; 0 while it has yet to read what is final.
     #[must_use]
-    pub fn span(&self) -> u64 {
+    pub(crate) fn span(&self) -> u64 {
         u64::try_from(self.next.0 - self.watermark.0).unwrap_or_default()
     }
 
     /// Whether the note fits, however the calls end, if one more is taken.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         // What the last owner had open is in the note anyway, so taking it costs nothing.
         if self.next < self.seen_before {
             return true;
@@ -105,7 +105,7 @@ impl Progress {
     ///
     /// # Errors
     /// It does not fit. [`has_room`](Self::has_room) lets no note grow so long.
-    pub fn note(&self, mut begun: OffsetSet) -> Result<String, NoteTooLong> {
+    pub(crate) fn note(&self, mut begun: OffsetSet) -> Result<String, NoteTooLong> {
         // What the last owner noted holds until its record has arrived here.
         for (from, until) in self.begun_before.runs() {
             begun.insert_run(from.max(self.next).max(self.watermark), until);

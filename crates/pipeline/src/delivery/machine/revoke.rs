@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use records::Partition;
 
-use super::answer::Response;
-use super::call::{CallState, FinalState};
-use super::event::{Action, CallId, Rejoin};
-use super::held::Phase;
-use super::machine::{Delivery, Leaving, Stopping};
-use super::requests::{Known, What};
+use super::in_flight::{Known, What};
+use crate::delivery::call::{CallState, FinalState};
+use crate::delivery::event::{Action, CallId, Rejoin};
+use crate::delivery::machine::{Delivery, Leaving, Stopping};
+use crate::delivery::partition::Phase;
+use crate::delivery::response::Response;
 
 impl<P> Delivery<P> {
     pub(super) fn revoked(&mut self, partitions: Vec<Partition>, now: Instant) {

@@ -19,8 +19,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::answer::Response;
-use super::sign::ApiHealth;
+use crate::delivery::flow::ApiHealth;
+use crate::delivery::response::Response;
 
 /// When the breaker opens, and how often it probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl BreakerState {
 
 /// How a report turned the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// Not at all.
     None,
     /// It opened, or a probe has failed.
@@ -90,7 +90,7 @@ pub(super) enum Turn {
 
 /// The circuit breaker.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     settings: BreakerSettings,
     /// Since when it is open or closed; reports of requests that began before do not count.
     since: Option<Instant>,
@@ -105,7 +105,7 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    pub(super) fn new(settings: BreakerSettings) -> Self {
+    pub(crate) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
             since: None,
@@ -118,7 +118,7 @@ impl Breaker {
     }
 
     /// How many more requests may begin now.
-    pub(super) fn room(&self, now: Instant) -> usize {
+    pub(crate) fn room(&self, now: Instant) -> usize {
         match &self.outage {
             Some(outage) => usize::from(now >= outage.probe_at),
             None => self.ramp.saturating_sub(self.under_way),
@@ -126,15 +126,15 @@ impl Breaker {
     }
 
     /// When there is room again, if time alone brings it.
-    pub(super) fn room_at(&self) -> Option<Instant> {
+    pub(crate) fn room_at(&self) -> Option<Instant> {
         self.outage.map(|outage| outage.probe_at)
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.outage.is_some()
     }
 
-    pub(super) fn state(&self) -> BreakerState {
+    pub(crate) fn state(&self) -> BreakerState {
         match (self.outage, self.under_way) {
             (None, _) => BreakerState::Closed,
             (Some(_), 0) => BreakerState::Open,
@@ -143,7 +143,7 @@ impl Breaker {
     }
 
     /// A call's request begins, or a look-up that is the probe.
-    pub(super) fn begun(&mut self, now: Instant) {
+    pub(crate) fn begun(&mut self, now: Instant) {
         self.under_way += 1;
         if let Some(outage) = &mut self.outage {
             outage.probe_at = now + self.settings.probe_interval;
@@ -151,7 +151,7 @@ impl Breaker {
     }
 
     /// A call's request that began at `began` has come to something.
-    pub(super) fn reported(
+    pub(crate) fn reported(
         &mut self,
         began: Instant,
         report: &Response,
@@ -167,7 +167,7 @@ impl Breaker {
 
     /// A look-up that began at `began` has come to something. Look-ups may be served while payments are not: so one
     /// that is answered proves nothing unless it was the probe, for want of calls. One that fails is a sign like others.
-    pub(super) fn look_up_reported(
+    pub(crate) fn look_up_reported(
         &mut self,
         began: Instant,
         report: &Response,

@@ -7,7 +7,7 @@
 //! the transaction has ended one way or the other.
 //!
 //! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before
-//! the copy goes after it, untried ([`CopiesInTransit`](super::away::CopiesInTransit)); only when the partition changes hands in
+//! the copy goes after it, untried (`CopiesInTransit`); only when the partition changes hands in
 //! between is it made before the copy, since the next owner cannot know what lies further up in the outbox.
 
 use std::collections::BTreeMap;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use records::{Offset, Partition};
 
-use super::call::CallState;
-use super::event::{Action, CallId, Commit, DeferredCopy, WaitReason};
-use super::held::{Phase, owned_in};
-use super::machine::{CommitInFlight, Delivery};
-use super::policy::Policy;
+use crate::delivery::call::CallState;
+use crate::delivery::call::Policy;
+use crate::delivery::event::{Action, CallId, Commit, DeferredCopy, WaitReason};
+use crate::delivery::machine::{CommitInFlight, Delivery};
+use crate::delivery::partition::{Phase, owned_in};
 
 /// The shortest time from one of these transactions to the next: what turns out deferral meanwhile goes
 /// together, and commits go between.

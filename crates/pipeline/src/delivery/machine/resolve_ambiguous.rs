@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::answer::Response;
-use super::call::{CallState, Next};
-use super::event::{Action, CallId, WaitReason};
-use super::held::{Phase, owned_in};
-use super::machine::Delivery;
-use super::policy::Policy;
+use crate::delivery::call::Policy;
+use crate::delivery::call::{CallState, Next};
+use crate::delivery::event::{Action, CallId, WaitReason};
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{Phase, owned_in};
+use crate::delivery::response::Response;
 
 impl<P> Delivery<P> {
     /// A call waits until no earlier request of it can be at work.

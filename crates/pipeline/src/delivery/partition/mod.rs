@@ -5,6 +5,10 @@
 //!    └─▶ Refused ────────────────────┘
 //! ```
 
+mod copies_in_transit;
+mod ownership_lease;
+mod progress;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +16,14 @@ use std::time::{Duration, Instant};
 use records::call_note::NoteTooLong;
 use records::{IdempotencyKey, Offset, OffsetSet, Partition};
 
-use super::away::CopiesInTransit;
-use super::call::{Ambiguity, Call, CallState, FinalState};
-use super::event::{Assignment, CallId, Pending};
-use super::progress::{Arrival, Progress};
+use crate::delivery::call::{Ambiguity, Call, CallState, FinalState};
+use crate::delivery::event::{Assignment, CallId, Pending};
+
+pub(super) use ownership_lease::Ownership;
+pub(super) use progress::Progress;
+
+use copies_in_transit::CopiesInTransit;
+use progress::Arrival;
 
 /// A partition in our hands.
 #[derive(Debug)]

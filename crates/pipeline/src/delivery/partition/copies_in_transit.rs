@@ -7,7 +7,7 @@ use records::{IdempotencyKey, Offset};
 /// The deferred calls of one partition whose copies have not arrived, by their first places. Known to the
 /// owner that has deferred them, as long as the partition stays with it.
 #[derive(Debug, Default)]
-pub(super) struct CopiesInTransit {
+pub(crate) struct CopiesInTransit {
     origins: HashMap<IdempotencyKey, BTreeSet<Offset>>,
     count: usize,
 }
@@ -39,7 +39,7 @@ impl CopiesInTransit {
         origins.is_some_and(|origins| origins.first().is_some_and(|first| *first < origin))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 }

@@ -11,14 +11,20 @@
 //! `Beginning` and `Begun` are passed under `park` and `verify` only. From `Waiting`, and from `LookingUp`, a
 //! call that goes on failing is deferred: `DeferralLimits` ─▶ `Deferring` ─▶ final here, and continued by its copy.
 
+mod deferral_context;
+mod lookup;
+mod policy;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::{IdempotencyKey, Offset};
 
-use super::answer::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
-use super::lookup::LookupResult;
-use super::policy::{Policy, Verify};
+use crate::delivery::response::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
+
+pub use deferral_context::DeferralContext;
+pub use lookup::LookupResult;
+pub use policy::{Policy, Verify};
 
 /// A pending call. `P` is what the program needs to make it, and is not looked at here.
 #[derive(Debug)]
@@ -403,8 +409,8 @@ impl<P> Call<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::{Lost, StatusClass, Statuses};
     use super::*;
+    use crate::delivery::response::{Lost, StatusClass, Statuses};
 
     fn classes() -> ResponseClassifier {
         ResponseClassifier::new([

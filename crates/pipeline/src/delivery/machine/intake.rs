@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::event::{Action, CallId, Pending};
-use super::held::{Phase, Taken};
-use super::machine::Delivery;
+use crate::delivery::event::{Action, CallId, Pending};
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{Phase, Taken};
 
 impl<P> Delivery<P> {
     pub(super) fn pending(&mut self, pending: Pending<P>, now: Instant) {

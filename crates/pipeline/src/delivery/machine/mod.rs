@@ -1,19 +1,35 @@
 //! The state of the delivery, and the order in which things follow from an event.
 
+mod assign;
+mod backpressure;
+mod commit;
+mod defer;
+mod dispatch;
+mod gauges;
+mod in_flight;
+mod intake;
+mod resolve_ambiguous;
+mod retry_limits;
+mod revoke;
+mod write_ahead;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use records::Partition;
 
-use super::answer::ResponseClassifier;
-use super::call::Call;
-use super::event::{Action, Assignment, CallId, Event, Rejoin};
-use super::held::OwnedPartition;
-use super::limits::Limits;
-use super::ownership::Ownership;
-use super::pace::FlowControl;
-use super::policy::Verify;
-use super::requests::Requests;
+use crate::delivery::call::Call;
+use crate::delivery::call::Verify;
+use crate::delivery::event::{Action, Assignment, CallId, Event, Rejoin};
+use crate::delivery::flow::FlowControl;
+use crate::delivery::limits::Limits;
+use crate::delivery::partition::OwnedPartition;
+use crate::delivery::partition::Ownership;
+use crate::delivery::response::ResponseClassifier;
+
+pub use gauges::Gauges;
+
+use in_flight::Requests;
 
 /// All partitions in our hands, and everything that is decided about them.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::answer::ResponseClassifier;
+use crate::delivery::response::ResponseClassifier;
 
 /// What is done when nobody can know whether the API has processed an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +63,6 @@ pub struct Verify {
     pub lookups_max: u32,
     /// So long after the first look-up without a result, the call is parked.
     pub abandon_after: Duration,
-    /// What the answer to a look-up means; see [`LookupResult`](super::lookup::LookupResult).
+    /// What the answer to a look-up means; see [`LookupResult`](super::LookupResult).
     pub answers: ResponseClassifier,
 }

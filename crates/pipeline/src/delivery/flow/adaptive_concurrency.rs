@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sign::ApiHealth;
+use crate::delivery::flow::ApiHealth;
 
 /// A window has as many answers as there may be calls in flight, and at least so many.
 const WINDOW_MIN: usize = 10;

@@ -12,11 +12,11 @@
 //! A rejected order is the order's fault, and 429 is a question of pace: neither is an illness, or one bad feed of
 //! orders would cut everybody off.
 
-use super::answer::{Lost, NotSent, Response, ResponseClass};
+use crate::delivery::response::{Lost, NotSent, Response, ResponseClass};
 
 /// What a report says of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ApiHealth {
+pub(crate) enum ApiHealth {
     /// It answers.
     Healthy,
     /// It answers, and wants fewer requests.
@@ -31,7 +31,7 @@ pub(super) enum ApiHealth {
 
 impl ApiHealth {
     /// The sign in a report that means `answer`.
-    pub(super) fn of(report: &Response, answer: ResponseClass) -> Self {
+    pub(crate) fn of(report: &Response, answer: ResponseClass) -> Self {
         match (report, answer) {
             (Response::NotSent(NotSent::Withheld), _) => Self::Nothing,
             (Response::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
@@ -52,7 +52,7 @@ impl ApiHealth {
     }
 
     /// Whether the API is ill.
-    pub(super) const fn is_ill(self) -> bool {
+    pub(crate) const fn is_ill(self) -> bool {
         match self {
             Self::Overloaded | Self::Unhealthy => true,
             Self::Healthy | Self::Busy | Self::Nothing => false,
@@ -62,8 +62,8 @@ impl ApiHealth {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::HttpResponse;
     use super::*;
+    use crate::delivery::response::HttpResponse;
 
     fn check(report: Response, answer: ResponseClass, expected: ApiHealth) {
         assert_eq!(ApiHealth::of(&report, answer), expected, "{report:?} {answer:?}");

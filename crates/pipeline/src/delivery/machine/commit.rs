@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use records::Partition;
 
-use super::event::{Action, Commit, CommitResult, HaltReason, Rejoin};
-use super::held::{OwnedPartition, Phase};
-use super::machine::{CommitInFlight, Delivery};
+use crate::delivery::event::{Action, Commit, CommitResult, HaltReason, Rejoin};
+use crate::delivery::machine::{CommitInFlight, Delivery};
+use crate::delivery::partition::{OwnedPartition, Phase};
 
 /// How long a commit that was surely not taken waits to be made again: the group is in a rebalance.
 const COMMIT_AGAIN: Duration = Duration::from_millis(100);

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::Response;
-use super::call::{CallState, History, Next};
-use super::event::{Action, CallId, WaitReason};
-use super::held::{Phase, owned_in};
-use super::machine::Delivery;
-use super::policy::Policy;
-use super::requests::{Known, What};
+use super::in_flight::{Known, What};
+use crate::delivery::call::Policy;
+use crate::delivery::call::{CallState, History, Next};
+use crate::delivery::event::{Action, CallId, WaitReason};
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::{Phase, owned_in};
+use crate::delivery::response::Response;
 
 impl<P> Delivery<P> {
     /// Whether a call is ours and waits for the report of its request.

@@ -4,7 +4,7 @@
 //! that the API has processed the order, *rejected* that it never saw it. Only a clear "no" sends a request
 //! again, so everything else is *unknown*.
 
-use super::answer::ResponseClass;
+use crate::delivery::response::ResponseClass;
 
 /// What a look-up came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

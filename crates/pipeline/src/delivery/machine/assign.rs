@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use records::{CallNote, Offset, Partition};
 
-use super::event::{Action, Assignment, HaltReason, LoadedNotes};
-use super::held::{OwnedPartition, Phase};
-use super::machine::Delivery;
-use super::progress::Progress;
+use crate::delivery::event::{Action, Assignment, HaltReason, LoadedNotes};
+use crate::delivery::machine::Delivery;
+use crate::delivery::partition::Progress;
+use crate::delivery::partition::{OwnedPartition, Phase};
 
 impl<P> Delivery<P> {
     pub(super) fn assigned(&mut self, partitions: Vec<Partition>) {
