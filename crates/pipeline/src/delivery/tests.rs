@@ -646,10 +646,10 @@ fn under_park_an_ambiguous_call_is_parked_and_stays_noted_until_that_is_acknowle
 #[test]
 fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_leave() {
     let mut story = noted(Policy::Park, &[7]);
-    story.pending(7, "a").check(&["wait 7 Settled"]);
+    story.pending(7, "a").check(&["wait 7 Quiescence"]);
     let call = story.id(7);
     story.pass(LIMITS.ownership_lease - MS);
-    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Settled"]);
+    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Quiescence"]);
     story.pass(MS);
     story.tell(Event::WaitElapsed(call)).check(&["publish 7"]);
     story.acknowledge(7).check(&["commit 8"]);
@@ -659,10 +659,10 @@ fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_lea
 fn under_verify_the_api_is_asked_once_everything_has_settled() {
     let settle = verify().api_processing_max;
     let mut story = noted(Policy::Verify, &[7]);
-    story.pending(7, "a").check(&["wait 7 Settled"]);
+    story.pending(7, "a").check(&["wait 7 Quiescence"]);
     let call = story.id(7);
     story.now += LIMITS.ownership_lease + settle - MS;
-    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Settled"]);
+    story.tell(Event::WaitElapsed(call)).check(&["wait 7 Quiescence"]);
     story.now += MS;
     story.tell(Event::WaitElapsed(call)).check(&["look up 7"]);
     story.answer_look_up(7, 503).check(&["wait 7 LookUp"]);
@@ -678,7 +678,7 @@ fn under_verify_the_api_is_asked_once_everything_has_settled() {
             call,
             report: Response::Lost(Lost::TimedOut),
         })
-        .check(&["wait 7 Settled"]);
+        .check(&["wait 7 Quiescence"]);
     story.now += settle;
     story
         .tell(Event::WaitElapsed(call))

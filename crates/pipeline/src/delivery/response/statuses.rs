@@ -209,7 +209,7 @@ mod tests {
                     ("4xx", StatusClass::Accepted),
                     ("4xx", StatusClass::RetryIfRetryAfter),
                 ],
-                "the status 400 is in accepted by \"4xx\", and in retry_if_told by \"4xx\"",
+                "the status 400 is in accepted by \"4xx\", and in retry_if_retry_after by \"4xx\"",
             ),
         ] {
             let refused = table(&lists).expect_err(names).to_string();
