@@ -32,12 +32,12 @@
 mod call;
 mod event;
 mod flow;
+mod gauges;
 mod limits;
 mod machine;
 mod partition;
 mod response;
-#[cfg(test)]
-mod tests;
+mod schedule;
 
 pub use call::{
     Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResult, Policy, Verify,
@@ -47,8 +47,9 @@ pub use event::{
     Rejoin, WaitReason,
 };
 pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, RateSettings};
+pub use gauges::Gauges;
 pub use limits::{DeferralLimits, Limits};
-pub use machine::{Delivery, Gauges};
+pub use machine::Delivery;
 pub use response::{
     Field, FieldRule, HttpResponse, InvalidRule, InvalidStatusClasses, Lost, NotSent, Otherwise, Response,
     ResponseClass, ResponseClassifier, StatusClass, Statuses,

@@ -1,146 +1,146 @@
-//! One pending call's life: from the outbox to its outcome.
+//! Life of one pending call: from the outbox to its final state.
 //!
 //! ```text
-//! Behind ─▶ Ready ─▶ Beginning ─▶ Begun ─▶ Calling ─▶ Publishing ─▶ final (and forgotten)
-//!             ▲ └───── retry ──────────────▶ │  │        ▲ ▲  │
-//!             ├────────── Waiting ◀──────────┘  │        │ └ Unpublished
-//!             │                                 ▼        │
-//!             └─────────── LookingUp ◀────── Settling ───┘ park, found, given up
+//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final (and forgotten)
+//!                   ▲ └───────── policy retry ──────────────────────▲ │  │      ▲ ▲  │
+//!                   ├───────────────────── BackingOff ◀───────────────┘  │      │ └ Unpublished
+//!                   │                                                    ▼      │
+//!                   └────────── LookingUp ◀─────────────── AwaitingQuiescence ──┘ parked, found, abandoned
 //! ```
 //!
-//! `Beginning` and `Begun` are passed under `park` and `verify` only. From `Waiting`, and from `LookingUp`, a
-//! call that goes on failing is deferred: `DeferralLimits` ─▶ `Deferring` ─▶ final here, and continued by its copy.
+//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff` and
+//! `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here, and continued
+//! by its copy at the outbox's tail.
 
 mod deferral_context;
 mod lookup;
 mod policy;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::{IdempotencyKey, Offset};
 
-use crate::delivery::response::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
+use super::event::Pending;
+use super::response::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
 
 pub use deferral_context::DeferralContext;
 pub use lookup::LookupResult;
 pub use policy::{Policy, Verify};
 
-/// A pending call. `P` is what the program needs to make it, and is not looked at here.
+/// A pending call. `P` is what the program needs to make it; the pipeline does not look inside.
 #[derive(Debug)]
 pub struct Call<P> {
-    /// What makes two orders the same order; `None` if the record is no pending call.
-    pub(super) key: Option<IdempotencyKey>,
-    /// The record.
-    pub(super) payload: Arc<P>,
-    /// How much memory it is counted with, in bytes.
-    pub(super) bytes: usize,
-    /// What is done when nobody can know whether it was processed.
-    pub(super) policy: Policy,
-    /// Where in its life it is.
-    pub(super) state: CallState,
-    /// What was tried so far.
-    pub(super) history: History,
-    /// Why nobody can know whether the order was processed already.
-    pub(super) ambiguity: Option<Ambiguity>,
-    /// The last report that told nobody whether it was processed.
-    pub(super) unclear: Option<Response>,
-    /// Look-ups in a row that told nothing, and when the first of them was made.
-    pub(super) lookups: u32,
-    pub(super) looked_up_first_at: Option<Instant>,
-    /// Its first place in this partition: another one than where it is, if it was deferred.
-    pub(super) origin: Offset,
-    /// Until then a request that was made in its earlier place may leave, or be at work.
-    pub(super) inherited_until: Option<Instant>,
-    /// When it was read, and how long before that it was first seen.
-    pub(super) taken_at: Instant,
-    pub(super) seen_before: Duration,
-    /// When its last attempt or look-up failed.
-    pub(super) failed_at: Option<Instant>,
-    /// How often its end was handed to Kafka in vain.
-    pub(super) publications_failed: u32,
-    /// Since when it is in this stage.
-    pub(super) since: Instant,
+    /// Idempotency key; `None` if the record is no pending call.
+    key: Option<IdempotencyKey>,
+    payload: Arc<P>,
+    /// Memory that it is counted with.
+    bytes: usize,
+    policy: Policy,
+    state: CallState,
+    /// Time at which it entered its state.
+    since: Instant,
+    history: History,
+    /// Reason why its outcome is unknown, if it is.
+    ambiguity: Option<Ambiguity>,
+    /// Last response that left its outcome unknown.
+    inconclusive: Option<Response>,
+    /// Inconclusive look-ups in a row.
+    lookups: u32,
+    /// Time of the first of these look-ups.
+    looked_up_first_at: Option<Instant>,
+    /// Offset where it stood first in this partition; differs from its own offset after a deferral.
+    origin: Offset,
+    /// Time until which a request from before a deferral may be sent, or be processed.
+    inherited_until: Option<Instant>,
+    /// Time at which it was read here.
+    taken_at: Instant,
+    /// Time for which it was known before that, at earlier offsets.
+    seen_before: Duration,
+    /// Time at which its last attempt or look-up failed.
+    failed_at: Option<Instant>,
+    /// Number of times its final state could not be written to Kafka.
+    publications_failed: u32,
 }
 
-/// Where in its life a call is.
+/// State of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallState {
-    /// WaitReason for an earlier call of the same key.
+    /// Waits for an earlier call of the same key.
     BlockedByKey,
-    /// May be sent, or may have its beginning noted.
+    /// May be sent, or may have its intent recorded.
     Ready,
-    /// Its beginning goes with the commit that is in flight, or with the next one.
+    /// Its intent goes with the commit in flight, or with the next one.
     RecordingIntent,
-    /// Its beginning is committed; it waits for its turn to be sent.
+    /// Its intent is committed, and it waits for a slot.
     IntentCommitted,
-    /// Its request is under way.
+    /// Its request is sent, and there is no response yet.
     InFlight,
-    /// WaitReason for its next attempt.
+    /// Waits for its next attempt.
     BackingOff,
-    /// It is to be deferred: its copy goes with the next transaction.
+    /// Its copy goes with the next deferral transaction.
     AwaitingDeferral,
-    /// Its copy, and the note that it is final here, are on their way to Kafka.
+    /// The transaction with its copy is in flight.
     Deferring,
-    /// Until then an earlier request of it may leave, or be at work; or the next look-up waits.
+    /// Waits until this time: before, an earlier request may be sent or processed, or the next look-up is not due.
     AwaitingQuiescence(Instant),
-    /// The API is to be asked for it, or is being asked.
+    /// Its look-up is due or in flight.
     LookingUp,
-    /// Its end is known, and waits to be handed to Kafka once more.
+    /// Its final state could not be written to Kafka, and waits for the next try.
     Unpublished(Arc<FinalState>),
-    /// Its end is on its way to Kafka.
+    /// Its final state is being written to Kafka.
     Publishing(Arc<FinalState>),
 }
 
-/// How a call ends.
+/// Final state of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalState {
-    /// The API accepted it: its outcome is to be published.
+    /// The API accepted it: an outcome.
     Accepted(HttpResponse),
-    /// The API said, when it was asked for the order, that it has processed it.
+    /// A look-up found that the API has processed it: an outcome.
     Found(HttpResponse),
-    /// The API rejected it: it is a dead letter.
+    /// The API rejected it: a dead letter.
     Rejected(HttpResponse),
-    /// It was tried for longer than the settings allow, and surely not processed: it is a dead letter. With the
-    /// last report, if there is one.
+    /// Retried past the limit, and surely not processed: a dead letter, with the last response if there was one.
     Abandoned(Option<Response>),
-    /// Nobody can know whether it was processed: it waits for a person.
+    /// Its outcome is unknown: operator action required.
     Parked(Evidence),
-    /// The record is no pending call: it is a dead letter, and nothing was called.
+    /// The record is no pending call: a dead letter, and nothing was called.
     NotACall,
 }
 
-/// What is known of a call that is parked.
+/// Evidence of a parked call, for the operator who settles it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Why nobody can know.
+    /// Reason why its outcome is unknown.
     pub ambiguity: Ambiguity,
-    /// The last report that told nothing, if this process had one.
+    /// Last response that left the outcome unknown, if this process received one.
     pub last: Option<Response>,
-    /// Look-ups that told nothing.
+    /// Number of inconclusive look-ups.
     pub lookups: u32,
 }
 
-/// What was tried so far.
+/// Attempts made so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// How many requests were made.
+    /// Number of requests sent.
     pub attempts: u32,
-    /// How many of them may have been processed although no answer said so.
+    /// Number of requests with an ambiguous response.
     pub attempts_ambiguous: u32,
-    /// When the first was made.
+    /// Time of the first request.
     pub first_attempt_at: Option<Instant>,
-    /// When the last answer came.
+    /// Time of the last response.
     pub answered_at: Option<Instant>,
 }
 
-/// Why nobody can know whether an order was processed already. A request that is made all the same is a
-/// repeated call.
+/// Reason why the outcome of a call is unknown. A request that is sent all the same is a repeated call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ambiguity {
-    /// The answer to an earlier request was ambiguous.
+    /// The response to an earlier request was ambiguous.
     AmbiguousResponse,
-    /// An earlier owner of the partition noted that it had begun, and did not note its end.
+    /// An earlier owner of the partition recorded the intent to send it, and no final state.
     Redelivered,
 }
 
@@ -148,7 +148,7 @@ impl Ambiguity {
     /// All reasons, so that each has its metric from the start.
     pub const ALL: [Self; 2] = [Self::AmbiguousResponse, Self::Redelivered];
 
-    /// The reason as it stands in metrics and logs.
+    /// Name of the reason in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -159,60 +159,180 @@ impl Ambiguity {
 }
 
 impl CallState {
-    /// The stage as a person reads it.
+    /// Name of the state in the list of open calls.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::BlockedByKey => "behind an earlier call of its key",
+            Self::BlockedByKey => "blocked by an earlier call of its key",
             Self::Ready => "ready",
-            Self::RecordingIntent => "its beginning is being noted",
-            Self::IntentCommitted => "its beginning is noted",
-            Self::InFlight => "calling",
-            Self::BackingOff => "waiting for its next attempt",
-            Self::AwaitingDeferral => "to be deferred",
+            Self::RecordingIntent => "recording its intent",
+            Self::IntentCommitted => "intent committed",
+            Self::InFlight => "in flight",
+            Self::BackingOff => "backing off",
+            Self::AwaitingDeferral => "awaiting deferral",
             Self::Deferring => "being deferred",
-            Self::AwaitingQuiescence(_) => "waiting until an earlier request has settled",
-            Self::LookingUp => "looking it up",
-            Self::Unpublished(_) => "waiting to publish its end again",
-            Self::Publishing(_) => "publishing its end",
+            Self::AwaitingQuiescence(_) => "awaiting quiescence",
+            Self::LookingUp => "looking up",
+            Self::Unpublished(_) => "waiting to publish its final state again",
+            Self::Publishing(_) => "publishing its final state",
         }
     }
 }
 
-/// What an answer leads to.
+/// Step that follows a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The call has ended; its end must be acknowledged by Kafka before it is final.
+    /// Publish the final state. The call is final once Kafka has acknowledged it.
     Publish(Arc<FinalState>),
-    /// Another attempt, after a backoff of at least this long.
+    /// Try again after a backoff of at least this long.
     Wait(Duration),
-    /// Another attempt, as soon as it may be sent: this one was none.
+    /// Try again as soon as a slot is free, because this was no attempt.
     Ready,
-    /// The API is asked for it, when its last request must have settled.
-    Settle,
+    /// Look the order up once its last request cannot be processed any more.
+    AwaitQuiescence,
 }
 
 impl<P> Call<P> {
-    /// What makes two orders the same order.
+    /// A call that was just read. After a deferral its earlier request may be sent for as long as `lease`.
+    pub(super) fn new(
+        pending: Pending<P>,
+        is_blocked: bool,
+        maybe_called: bool,
+        lease: Duration,
+        now: Instant,
+    ) -> Self {
+        let continued = pending.continued;
+        let ambiguity_before = continued.and_then(|context| context.ambiguity);
+        let state = match (&pending.key, is_blocked) {
+            (None, _) => CallState::Publishing(Arc::new(FinalState::NotACall)),
+            (Some(_), true) => CallState::BlockedByKey,
+            (Some(_), false) => CallState::Ready,
+        };
+        Self {
+            key: pending.key,
+            payload: Arc::new(pending.payload),
+            bytes: pending.bytes,
+            policy: pending.policy,
+            state,
+            since: now,
+            history: continued.map(|context| context.history()).unwrap_or_default(),
+            // The last owner's note is the younger evidence.
+            ambiguity: maybe_called
+                .then_some(Ambiguity::Redelivered)
+                .or(ambiguity_before),
+            inconclusive: None,
+            lookups: continued.map_or(0, |context| context.lookups),
+            looked_up_first_at: None,
+            origin: continued.map_or(pending.offset, |context| context.origin),
+            inherited_until: ambiguity_before.map(|_| now + lease),
+            taken_at: now,
+            seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
+            failed_at: None,
+            publications_failed: 0,
+        }
+    }
+
+    /// Idempotency key; `None` if the record is no pending call.
     #[must_use]
     pub fn key(&self) -> Option<&IdempotencyKey> {
         self.key.as_ref()
     }
 
-    /// Where in its life it is, and since when.
+    pub(super) fn into_key(self) -> Option<IdempotencyKey> {
+        self.key
+    }
+
+    /// State, and the time at which the call entered it.
     #[must_use]
     pub fn state(&self) -> (&CallState, Instant) {
         (&self.state, self.since)
     }
 
-    /// What was tried so far.
+    pub(super) fn is(&self, state: &CallState) -> bool {
+        self.state == *state
+    }
+
+    pub(super) fn enter(&mut self, state: CallState, now: Instant) {
+        self.state = state;
+        self.since = now;
+    }
+
+    /// Attempts made so far.
     #[must_use]
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// The next request begins.
-    pub(super) fn begin(&mut self, now: Instant) {
+    pub(super) fn payload(&self) -> Arc<P> {
+        Arc::clone(&self.payload)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub(super) fn ambiguity(&self) -> Option<Ambiguity> {
+        self.ambiguity
+    }
+
+    pub(super) fn lookups(&self) -> u32 {
+        self.lookups
+    }
+
+    pub(super) fn origin(&self) -> Offset {
+        self.origin
+    }
+
+    pub(super) fn inherited_until(&self) -> Option<Instant> {
+        self.inherited_until
+    }
+
+    /// Time for which it was tried, since it was read here.
+    pub(super) fn tried_for(&self, now: Instant) -> Duration {
+        let since = self.history.first_attempt_at.or(self.looked_up_first_at);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Age: the time since it was first read, at any offset.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.seen_before + now.saturating_duration_since(self.taken_at)
+    }
+
+    /// Records a failed attempt or look-up. Returns the time of the failure before.
+    pub(super) fn record_failure(&mut self, now: Instant) -> Option<Instant> {
+        self.failed_at.replace(now)
+    }
+
+    /// Records that the final state could not be written to Kafka. Returns the number of such failures.
+    pub(super) fn record_failed_publication(&mut self) -> u32 {
+        self.publications_failed += 1;
+        self.publications_failed
+    }
+
+    /// Returns `true` if it may be tried, and never was.
+    pub(super) fn is_untried(&self) -> bool {
+        match self.state {
+            CallState::Ready | CallState::RecordingIntent | CallState::IntentCommitted => {
+                self.history.attempts == 0
+            }
+            CallState::BlockedByKey
+            | CallState::InFlight
+            | CallState::BackingOff
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp
+            | CallState::AwaitingDeferral
+            | CallState::Deferring
+            | CallState::Unpublished(_)
+            | CallState::Publishing(_) => false,
+        }
+    }
+
+    /// Starts the next attempt.
+    pub(super) fn start_attempt(&mut self, now: Instant) {
         debug_assert!(
             matches!(self.state, CallState::Ready | CallState::IntentCommitted),
             "{:?}",
@@ -223,39 +343,40 @@ impl<P> Call<P> {
         self.enter(CallState::InFlight, now);
     }
 
-    /// An earlier assignment has tried this already.
+    /// Takes over the attempts of an earlier assignment.
     pub(super) fn resume(&mut self, before: History) {
         if before.attempts > 0 {
             self.history = before;
         }
     }
 
-    /// The request that was under way has come to something. `settle` is how long it may still be at work.
-    pub(super) fn answered(
+    /// Takes in the response to its request. The API may process that request for `api_processing_max` from now.
+    pub(super) fn responded(
         &mut self,
-        report: Response,
-        classes: &ResponseClassifier,
-        settle: Duration,
+        response: Response,
+        classifier: &ResponseClassifier,
+        api_processing_max: Duration,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::InFlight);
-        let answer = classes.answer(&report);
+        let class = classifier.answer(&response);
         self.history.answered_at = Some(now);
-        if answer == ResponseClass::Ambiguous {
+        if class == ResponseClass::Ambiguous {
             self.history.attempts_ambiguous += 1;
             self.ambiguity = Some(Ambiguity::AmbiguousResponse);
         }
         let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
-        let next = match (answer, report) {
-            (ResponseClass::Accepted, Response::Status(reply)) => {
-                Next::Publish(Arc::new(FinalState::Accepted(reply)))
+        let next = match (class, response) {
+            (ResponseClass::Accepted, Response::Status(http)) => {
+                Next::Publish(Arc::new(FinalState::Accepted(http)))
             }
-            // What this request came to says nothing of another that may be at work: only the policy that
-            // makes calls again anyway goes by it.
-            (ResponseClass::Rejected, Response::Status(reply)) if is_clear => {
-                Next::Publish(Arc::new(FinalState::Rejected(reply)))
+            // The response to this request says nothing of an earlier one that may be processed, so only the policy
+            // that repeats calls anyway may follow it.
+            (ResponseClass::Rejected, Response::Status(http)) if is_clear => {
+                Next::Publish(Arc::new(FinalState::Rejected(http)))
             }
             (ResponseClass::Retryable, Response::NotSent(NotSent::Withheld)) if is_clear => {
+                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's retries.
                 self.void_attempt();
                 Next::Ready
             }
@@ -264,110 +385,108 @@ impl<P> Call<P> {
                 | ResponseClass::Ambiguous
                 | ResponseClass::Accepted
                 | ResponseClass::Rejected,
-                report,
+                response,
             ) => {
-                let wait = report.retry_after().unwrap_or_default();
+                let wait = response.retry_after().unwrap_or_default();
                 if !is_clear {
-                    self.unclear = Some(report);
+                    self.inconclusive = Some(response);
                 }
                 match self.policy {
-                    Policy::Verify if !is_clear => Next::Settle,
+                    Policy::Verify if !is_clear => Next::AwaitQuiescence,
                     Policy::Park if !is_clear => Next::Publish(self.parked()),
                     Policy::Retry | Policy::Park | Policy::Verify => Next::Wait(wait),
                 }
             }
         };
         let state = match &next {
-            Next::Publish(ending) => CallState::Publishing(Arc::clone(ending)),
+            Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
             Next::Wait(_) => CallState::BackingOff,
             Next::Ready => CallState::Ready,
-            Next::Settle => CallState::AwaitingQuiescence(now + settle),
+            Next::AwaitQuiescence => CallState::AwaitingQuiescence(now + api_processing_max),
         };
         self.enter(state, now);
         next
     }
 
-    /// A look-up has come to something. One that failed while the API `is_ill` tells nothing of the order and
-    /// nothing of the API that is not known, so it does not bring the call nearer to being given up: an outage of
-    /// hours parks nothing that a look-up can settle.
+    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be unhealthy.
     pub(super) fn looked_up(
         &mut self,
-        report: Response,
-        classes: &ResponseClassifier,
+        response: Response,
+        classifier: &ResponseClassifier,
         verify: &Verify,
-        is_ill: bool,
+        is_outage: bool,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::LookingUp);
         let first_at = *self.looked_up_first_at.get_or_insert(now);
-        let next = match (LookupResult::from(verify.answers.answer(&report)), report) {
-            (LookupResult::Found, Response::Status(reply)) => {
+        let next = match (LookupResult::from(verify.answers.answer(&response)), response) {
+            (LookupResult::Found, Response::Status(http)) => {
                 self.history.answered_at = Some(now);
-                Next::Publish(Arc::new(FinalState::Found(reply)))
+                Next::Publish(Arc::new(FinalState::Found(http)))
             }
             (LookupResult::NotFound, _) => {
+                // Quiescence has passed, so the order is surely not processed, and never will be by these requests.
                 (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
-                match self.unclear.take() {
-                    // It was the answer to our request, and no other was processed.
-                    Some(unclear) if classes.answer(&unclear) == ResponseClass::Rejected => match unclear {
-                        Response::Status(reply) => Next::Publish(Arc::new(FinalState::Rejected(reply))),
-                        Response::NotSent(_) | Response::Lost(_) => Next::Ready,
-                    },
+                match self.inconclusive.take() {
+                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after all.
+                    Some(response) if classifier.answer(&response) == ResponseClass::Rejected => {
+                        match response {
+                            Response::Status(http) => Next::Publish(Arc::new(FinalState::Rejected(http))),
+                            Response::NotSent(_) | Response::Lost(_) => Next::Ready,
+                        }
+                    }
                     Some(_) | None => Next::Ready,
                 }
             }
-            (LookupResult::Found | LookupResult::Unknown, report) => {
-                let wait = report.retry_after().unwrap_or_default();
+            (LookupResult::Found | LookupResult::Unknown, response) => {
+                let wait = response.retry_after().unwrap_or_default();
                 let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
-                if is_ill {
+                if is_outage {
+                    // A look-up that fails in an outage says nothing of the order. It does not count, or an outage
+                    // of hours would park calls that a look-up can resolve.
                     self.looked_up_first_at = None;
                 } else {
                     self.lookups += 1;
                 }
-                let is_given_up = !is_ill && (is_late || self.lookups >= verify.lookups_max);
-                match is_given_up {
+                let is_abandoned = !is_outage && (is_late || self.lookups >= verify.lookups_max);
+                match is_abandoned {
                     true => Next::Publish(self.parked()),
                     false => Next::Wait(wait),
                 }
             }
         };
         let state = match &next {
-            Next::Publish(ending) => CallState::Publishing(Arc::clone(ending)),
-            Next::Wait(_) | Next::Settle => CallState::AwaitingQuiescence(now),
+            Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
+            Next::Wait(_) | Next::AwaitQuiescence => CallState::AwaitingQuiescence(now),
             Next::Ready => CallState::Ready,
         };
         self.enter(state, now);
         next
     }
 
-    /// The call as a person will find it.
+    /// Final state for an operator to settle.
     pub(super) fn parked(&self) -> Arc<FinalState> {
         Arc::new(FinalState::Parked(Evidence {
             ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),
-            last: self.unclear.clone(),
+            last: self.inconclusive.clone(),
             lookups: self.lookups,
         }))
     }
 
-    /// The call as it is given up after its last report, if there is one: what was surely not processed is a
-    /// dead letter.
-    pub(super) fn given_up(&mut self, last: Option<Response>) -> Arc<FinalState> {
+    /// Final state of a call past its retry limit, with its last response if there is one.
+    pub(super) fn abandoned(&mut self, last: Option<Response>) -> Arc<FinalState> {
         if self.ambiguity.is_none() {
             return Arc::new(FinalState::Abandoned(last));
         }
-        self.unclear = last.or(self.unclear.take());
+        // A dead letter would claim that it was not processed, which is not known.
+        self.inconclusive = last.or(self.inconclusive.take());
         self.parked()
     }
 
-    pub(super) fn enter(&mut self, state: CallState, now: Instant) {
-        self.state = state;
-        self.since = now;
-    }
-
-    /// Whether the next owner has to know that the call may have been processed. While a beginning is being
-    /// noted it is not so yet, but it must stand in the note before it is.
+    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is processed.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self.state {
+            // The note must name it before it is sent, so already while the intent is recorded.
             CallState::RecordingIntent
             | CallState::IntentCommitted
             | CallState::InFlight
@@ -378,24 +497,23 @@ impl<P> Call<P> {
             | CallState::BackingOff
             | CallState::AwaitingDeferral
             | CallState::Deferring => self.ambiguity.is_some(),
-            // Its answer is known. Yet the next owner has to call again if the end does not reach Kafka.
+            // Its response is known here only: the next owner starts over if the final state does not reach Kafka.
             CallState::Unpublished(_) | CallState::Publishing(_) => {
                 self.history.attempts > 0 || self.ambiguity.is_some()
             }
         }
     }
 
-    /// The call is let go before its request was asked for: a beginning that was noted was none.
-    /// Returns whether there was one.
+    /// Takes back the intent of a call that was not sent. Returns `true` if there was one.
     pub(super) fn void_intent(&mut self) -> bool {
-        let was_beginning = matches!(
+        let had_intent = matches!(
             self.state,
             CallState::RecordingIntent | CallState::IntentCommitted
         );
-        if was_beginning {
+        if had_intent {
             self.state = CallState::Ready;
         }
-        was_beginning
+        had_intent
     }
 
     fn void_attempt(&mut self) {
@@ -404,210 +522,5 @@ impl<P> Call<P> {
         if self.history.attempts == 0 {
             self.history.first_attempt_at = None;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::response::{Lost, StatusClass, Statuses};
-
-    fn classes() -> ResponseClassifier {
-        ResponseClassifier::new([
-            (Statuses::Hundred(2), StatusClass::Accepted),
-            (Statuses::Hundred(4), StatusClass::Rejected),
-            (Statuses::Exactly(429), StatusClass::Retry),
-        ])
-        .expect("a table")
-    }
-
-    fn status(status: u16) -> Response {
-        let retry_after = (status == 429).then_some(Duration::from_secs(7));
-        Response::Status(HttpResponse {
-            status,
-            retry_after,
-            ..HttpResponse::default()
-        })
-    }
-
-    fn call(policy: Policy, now: Instant) -> Call<()> {
-        Call {
-            key: None,
-            payload: Arc::new(()),
-            bytes: 0,
-            policy,
-            state: CallState::Ready,
-            history: History::default(),
-            ambiguity: None,
-            unclear: None,
-            lookups: 0,
-            looked_up_first_at: None,
-            origin: Offset(0),
-            inherited_until: None,
-            taken_at: now,
-            seen_before: Duration::ZERO,
-            failed_at: None,
-            publications_failed: 0,
-            since: now,
-        }
-    }
-
-    /// Plays reports one after the other; returns what the last one leads to, and the call.
-    fn play(policy: Policy, reports: &[Response]) -> (Next, Call<()>) {
-        let now = Instant::now();
-        let mut call = call(policy, now);
-        let mut last = Next::Ready;
-        for report in reports {
-            call.enter(CallState::Ready, now);
-            call.begin(now);
-            last = call.answered(report.clone(), &classes(), SETTLE, now);
-        }
-        (last, call)
-    }
-
-    fn check(reports: &[Response]) -> (Next, Call<()>) {
-        play(Policy::Retry, reports)
-    }
-
-    const SETTLE: Duration = Duration::from_secs(9);
-
-    #[test]
-    fn attempts_are_counted_and_told_apart() {
-        let (next, call) = check(&[
-            Response::NotSent(NotSent::NoConnection),
-            Response::Lost(Lost::TimedOut),
-            status(500),
-            status(429),
-            status(201),
-        ]);
-        assert!(
-            matches!(next, Next::Publish(ending) if matches!(&*ending, FinalState::Accepted(reply) if reply.status == 201))
-        );
-        assert_eq!((call.history.attempts, call.history.attempts_ambiguous), (5, 2));
-        assert_eq!(call.ambiguity, Some(Ambiguity::AmbiguousResponse));
-    }
-
-    #[test]
-    fn a_surely_unprocessed_call_raises_no_doubt() {
-        let (next, call) = check(&[Response::NotSent(NotSent::NotWritten), status(429)]);
-        assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-        assert!(!call.is_ambiguous());
-    }
-
-    #[test]
-    fn an_ambiguous_answer_leaves_a_doubt_that_stays() {
-        let (next, call) = check(&[Response::Lost(Lost::Closed), status(429)]);
-        assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-        assert!(call.is_ambiguous());
-    }
-
-    #[test]
-    fn a_withheld_request_is_no_attempt() {
-        let (next, call) = check(&[Response::NotSent(NotSent::Withheld)]);
-        assert_eq!(next, Next::Ready);
-        assert_eq!(call.history, History::default());
-        assert!(!call.is_ambiguous());
-    }
-
-    #[test]
-    fn a_rejected_call_is_a_dead_letter() {
-        let (next, _) = check(&[status(422)]);
-        assert!(matches!(next, Next::Publish(ending) if matches!(*ending, FinalState::Rejected(_))));
-    }
-
-    #[test]
-    fn under_park_what_nobody_can_know_waits_for_a_person() {
-        for report in [Response::Lost(Lost::Closed), status(500)] {
-            let (next, call) = play(Policy::Park, &[status(429), report.clone()]);
-            let Next::Publish(ending) = next else {
-                panic!("{next:?}");
-            };
-            let expected = Evidence {
-                ambiguity: Ambiguity::AmbiguousResponse,
-                last: Some(report),
-                lookups: 0,
-            };
-            assert_eq!(*ending, FinalState::Parked(expected));
-            assert!(call.is_ambiguous(), "until the parked record is acknowledged");
-        }
-    }
-
-    #[test]
-    fn under_park_and_verify_only_what_was_surely_not_processed_is_sent_again() {
-        for policy in [Policy::Park, Policy::Verify] {
-            let (next, call) = play(policy, &[Response::NotSent(NotSent::NoConnection), status(429)]);
-            assert_eq!(next, Next::Wait(Duration::from_secs(7)));
-            assert!(!call.is_ambiguous(), "the next owner may call it");
-        }
-    }
-
-    /// Story: an earlier owner had begun the call, too, and nobody knows what came of that.
-    #[test]
-    fn with_another_request_about_only_an_acceptance_is_an_answer() {
-        let now = Instant::now();
-        let answered = |policy, report| {
-            let mut call = call(policy, now);
-            call.ambiguity = Some(Ambiguity::Redelivered);
-            call.begin(now);
-            call.answered(report, &classes(), SETTLE, now)
-        };
-        for report in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
-            let parked = answered(Policy::Park, report.clone());
-            assert!(matches!(parked, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
-            assert_eq!(answered(Policy::Verify, report), Next::Settle);
-        }
-        let accepted = answered(Policy::Park, status(201));
-        assert!(matches!(accepted, Next::Publish(ending) if matches!(*ending, FinalState::Accepted(_))));
-    }
-
-    #[test]
-    fn a_look_up_settles_it_or_is_given_up() {
-        let now = Instant::now();
-        let verify = Verify {
-            api_processing_max: SETTLE,
-            lookups_max: 3,
-            abandon_after: Duration::from_secs(60),
-            answers: ResponseClassifier::new([
-                (Statuses::Exactly(200), StatusClass::Accepted),
-                (Statuses::Exactly(404), StatusClass::Rejected),
-            ])
-            .expect("a table"),
-        };
-        let doubtful = || {
-            let (next, mut call) = play(Policy::Verify, &[Response::Lost(Lost::TimedOut)]);
-            assert_eq!(next, Next::Settle);
-            call.enter(CallState::LookingUp, now);
-            call
-        };
-        let found = doubtful().looked_up(status(200), &classes(), &verify, false, now);
-        assert!(matches!(found, Next::Publish(ending) if matches!(*ending, FinalState::Found(_))));
-        let mut call = doubtful();
-        assert_eq!(
-            call.looked_up(status(404), &classes(), &verify, false, now),
-            Next::Ready
-        );
-        assert!(!call.is_ambiguous());
-        let mut call = doubtful();
-        for _ in 0..2 {
-            let next = call.looked_up(status(500), &classes(), &verify, false, now);
-            assert_eq!(next, Next::Wait(Duration::ZERO));
-            assert!(call.is_ambiguous());
-            call.enter(CallState::LookingUp, now);
-        }
-        let given_up = call.looked_up(status(500), &classes(), &verify, false, now);
-        assert!(
-            matches!(&given_up, Next::Publish(ending) if matches!(&**ending, FinalState::Parked(evidence) if evidence.lookups == 3))
-        );
-        let mut call = doubtful();
-        call.looked_up(status(500), &classes(), &verify, false, now);
-        call.enter(CallState::LookingUp, now);
-        let late = call.looked_up(
-            status(500),
-            &classes(),
-            &verify,
-            false,
-            now + verify.abandon_after,
-        );
-        assert!(matches!(late, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
     }
 }

@@ -1,107 +1,116 @@
-//! The adaptive limit: how many calls in flight the API bears, found out by trying.
+//! Adaptive concurrency: finds the number of calls in flight that the API can take.
 //!
-//! As in TCP, and in Vector's adaptive request concurrency: one more after each window of answers that were as quick
-//! as ever, if all places were taken; six tenths after one that was slow, and at once when the API says that it is
-//! too much (429, 503, 504) or does not answer in time.
+//! As in TCP, and in Vector's adaptive request concurrency: the limit grows by one after each window of responses that
+//! were as quick as usual, if all slots were taken. It falls to six tenths after a slow window, and at once when the
+//! API asks for less (429, 503, 504) or does not respond in time.
 //!
-//! *Slow* is half as long again as the quickest window of the last minute. Only requests that began in a window count
-//! for it, so one congestion is answered once. The cut goes below what the API bears, where it is quick again: each
-//! cut measures the calm time anew, and an API that has become slower for good is the norm after a minute.
+//! A window is *slow* if it takes half as long again as the quickest one of the last minute. Only requests sent in a
+//! window count for it, so one congestion is answered once. The cut goes below what the API can take, where it is
+//! quick again: each cut measures the baseline again, and an API that has become slower for good is the new baseline
+//! after a minute.
 //!
-//! It is our own because the library looked at (congestion-limiter 0.1) reads its own clock and is asynchronous.
+//! The library looked at (congestion-limiter 0.1) reads its own clock and is asynchronous.
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::flow::ApiHealth;
+use super::ApiHealth;
 
-/// A window has as many answers as there may be calls in flight, and at least so many.
+/// Minimum number of responses in a window; otherwise a window has as many as there may be calls in flight.
+// Fewer would let one slow response decide.
 const WINDOW_MIN: usize = 10;
-/// Answers are slow if they take longer than the calm time by this, beside a half of it: quicker APIs are never slow.
+/// Slack beside the half of the baseline: an API that responds within it is never slow.
+// Below it the measured times are scheduling noise.
 const SLACK: Duration = Duration::from_millis(5);
-/// The calm time is the quickest window of this time and the one before it.
-const CALM_FOR: Duration = Duration::from_secs(30);
+/// Length of a baseline period. The baseline is the quickest window of the current period and the one before.
+const BASELINE_PERIOD: Duration = Duration::from_secs(30);
 
-/// The adaptive limit of calls in flight.
+/// Adaptive limit of the calls in flight.
 #[derive(Debug)]
-pub(super) struct Adaptive {
+pub(super) struct AdaptiveConcurrency {
     min: usize,
     max: usize,
     limit: usize,
     window: Window,
-    calm: Calm,
+    baseline: Baseline,
 }
 
-/// The answers to requests that began since a change of the limit.
+/// Responses to requests sent since the limit changed.
 #[derive(Debug, Default)]
 struct Window {
-    began: Option<Instant>,
-    answers: u32,
-    took: Duration,
-    /// All places were taken at some time.
-    is_full: bool,
-}
-
-/// The quickest window of late.
-#[derive(Debug, Default)]
-struct Calm {
     since: Option<Instant>,
-    now: Option<Duration>,
-    before: Option<Duration>,
+    responses: u32,
+    /// Sum of the response times.
+    took: Duration,
+    /// All slots were taken at some time.
+    was_at_limit: bool,
 }
 
-impl Adaptive {
-    /// A limit from `min` to `max`. It begins with the smallest: what an API bears is not found out by felling it.
+/// Response time of the quickest recent window.
+#[derive(Debug, Default)]
+struct Baseline {
+    period_start: Option<Instant>,
+    current: Option<Duration>,
+    previous: Option<Duration>,
+}
+
+impl AdaptiveConcurrency {
+    /// A limit between `min` and `max`.
     pub(super) fn new(min: usize, max: usize) -> Self {
         Self {
             min,
             max,
+            // From below: an API must not be overrun to find out what it can take.
             limit: min,
             window: Window::default(),
-            calm: Calm::default(),
+            baseline: Baseline::default(),
         }
     }
 
+    /// Maximum number of calls in flight now.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// All places are taken.
-    pub(super) fn full(&mut self) {
-        self.window.is_full = true;
+    /// Notes that all slots are taken.
+    pub(super) fn at_limit(&mut self) {
+        self.window.was_at_limit = true;
     }
 
-    /// A request that began at `began` has come to something.
-    pub(super) fn reported(&mut self, began: Instant, sign: ApiHealth, now: Instant) {
-        if self.window.began.is_some_and(|window| began < window) {
+    /// Takes in a response.
+    pub(super) fn responded(&mut self, sent_at: Instant, health: ApiHealth, now: Instant) {
+        // A request from before a cut shows the congestion that the cut has answered already.
+        if self.window.since.is_some_and(|since| sent_at < since) {
             return;
         }
-        match sign {
+        match health {
             ApiHealth::Busy | ApiHealth::Overloaded => self.cut(now),
-            ApiHealth::Unhealthy | ApiHealth::Nothing => {}
+            // An API that is down says nothing about how much it can take; that is the breaker's.
+            ApiHealth::Unhealthy | ApiHealth::Unknown => {}
             ApiHealth::Healthy => {
-                self.window.answers += 1;
-                self.window.took += now.saturating_duration_since(began);
-                if usize::try_from(self.window.answers).is_ok_and(|n| n >= self.limit.max(WINDOW_MIN)) {
-                    self.judge(now);
+                self.window.responses += 1;
+                self.window.took += now.saturating_duration_since(sent_at);
+                let responses = usize::try_from(self.window.responses);
+                if responses.is_ok_and(|responses| responses >= self.limit.max(WINDOW_MIN)) {
+                    self.end_window(now);
                 }
             }
         }
     }
 
-    /// The window is over.
-    fn judge(&mut self, now: Instant) {
-        let took = self.window.took / self.window.answers.max(1);
-        let calm = self.calm.with(took, now);
-        if took > calm * 3 / 2 + SLACK {
+    fn end_window(&mut self, now: Instant) {
+        let took = self.window.took / self.window.responses.max(1);
+        let baseline = self.baseline.update(took, now);
+        if took > baseline * 3 / 2 + SLACK {
             self.cut(now);
             return;
         }
-        if self.window.is_full {
+        // With free slots a quick window does not show that the API can take more.
+        if self.window.was_at_limit {
             self.limit = (self.limit + 1).min(self.max);
         }
-        // Requests under way are as quick as those to come: they count for the next window too.
+        // The start stays: requests in flight are as quick as those to come, and count for the next window too.
         self.window = Window {
-            began: self.window.began,
+            since: self.window.since,
             ..Window::default()
         };
     }
@@ -109,21 +118,22 @@ impl Adaptive {
     fn cut(&mut self, now: Instant) {
         self.limit = (self.limit * 6 / 10).max(self.min);
         self.window = Window {
-            began: Some(now),
+            since: Some(now),
             ..Window::default()
         };
     }
 }
 
-impl Calm {
-    /// Takes in a window, and returns the calm time.
-    fn with(&mut self, took: Duration, now: Instant) -> Duration {
-        if self.since.is_none_or(|since| now >= since + CALM_FOR) {
-            (self.since, self.before, self.now) = (Some(now), self.now, None);
+impl Baseline {
+    /// Takes in a window. Returns the baseline.
+    fn update(&mut self, took: Duration, now: Instant) -> Duration {
+        if (self.period_start).is_none_or(|start| now >= start + BASELINE_PERIOD) {
+            // What the period before last measured is forgotten, so a slower API becomes the baseline in time.
+            (self.period_start, self.previous, self.current) = (Some(now), self.current, None);
         }
-        let quickest = self.now.map_or(took, |quickest| quickest.min(took));
-        self.now = Some(quickest);
-        self.before.map_or(quickest, |before| before.min(quickest))
+        let quickest = self.current.map_or(took, |quickest| quickest.min(took));
+        self.current = Some(quickest);
+        self.previous.map_or(quickest, |previous| previous.min(quickest))
     }
 }
 
@@ -136,22 +146,22 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const MAX: usize = 64;
 
-    /// An API that works on so many requests at once, each for so long; the others queue. Its client always has more.
+    /// An API with a number of workers and a fixed processing time; other requests queue. Its client always has more.
     struct Api {
-        limit: Adaptive,
+        limit: AdaptiveConcurrency,
         workers: usize,
         works_for: Duration,
         now: Instant,
-        /// When each worker's request is done, and when that request began.
+        /// End of the request that each worker processes, and the time it was sent.
         at_work: BTreeSet<(Instant, u32, Instant)>,
         queue: VecDeque<Instant>,
-        begun: u32,
+        sent: u32,
     }
 
-    /// What a while of it came to.
+    /// Measurements of one run.
     #[derive(Debug)]
     struct Seen {
-        answers: u32,
+        responses: u32,
         took: Duration,
         limit_max: usize,
         limit_min: usize,
@@ -160,20 +170,20 @@ mod tests {
     impl Api {
         fn new(workers: usize, works_for: Duration) -> Self {
             Self {
-                limit: Adaptive::new(1, MAX),
+                limit: AdaptiveConcurrency::new(1, MAX),
                 workers,
                 works_for,
                 now: Instant::now(),
                 at_work: BTreeSet::new(),
                 queue: VecDeque::new(),
-                begun: 0,
+                sent: 0,
             }
         }
 
         fn run(&mut self, time: Duration) -> Seen {
             let until = self.now + time;
             let mut seen = Seen {
-                answers: 0,
+                responses: 0,
                 took: Duration::ZERO,
                 limit_max: 0,
                 limit_min: MAX,
@@ -182,20 +192,20 @@ mod tests {
                 while self.at_work.len() + self.queue.len() < self.limit.limit() {
                     self.queue.push_back(self.now);
                 }
-                self.limit.full();
+                self.limit.at_limit();
                 while self.at_work.len() < self.workers
-                    && let Some(began) = self.queue.pop_front()
+                    && let Some(sent_at) = self.queue.pop_front()
                 {
-                    self.begun += 1;
+                    self.sent += 1;
                     // Some take a little longer than others.
-                    let works_for = self.works_for * (90 + self.begun * 7 % 21) / 100;
-                    self.at_work.insert((self.now + works_for, self.begun, began));
+                    let works_for = self.works_for * (90 + self.sent * 7 % 21) / 100;
+                    self.at_work.insert((self.now + works_for, self.sent, sent_at));
                 }
-                let (done, _, began) = self.at_work.pop_first().expect("somebody works");
+                let (done, _, sent_at) = self.at_work.pop_first().expect("a worker is busy");
                 self.now = done;
-                self.limit.reported(began, ApiHealth::Healthy, done);
-                seen.answers += 1;
-                seen.took += done - began;
+                self.limit.responded(sent_at, ApiHealth::Healthy, done);
+                seen.responses += 1;
+                seen.took += done - sent_at;
                 seen.limit_max = seen.limit_max.max(self.limit.limit());
                 seen.limit_min = seen.limit_min.min(self.limit.limit());
             }
@@ -204,19 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_what_an_api_bears_and_stays_there() {
+    fn limit_settles_at_what_the_api_can_take() {
         let mut api = Api::new(16, 50 * MS);
         api.run(Duration::from_secs(20));
         let seen = api.run(Duration::from_secs(600));
         println!("{seen:?}");
         // 16 workers answer 320 requests in a second, 192,000 in all.
-        assert!(seen.answers > 192_000 * 90 / 100, "{seen:?}");
-        assert!(seen.took / seen.answers < 50 * MS * 3 / 2, "{seen:?}");
+        assert!(seen.responses > 192_000 * 90 / 100, "{seen:?}");
+        assert!(seen.took / seen.responses < 50 * MS * 3 / 2, "{seen:?}");
         assert!(seen.limit_max <= 30 && seen.limit_min >= 10, "{seen:?}");
     }
 
     #[test]
-    fn it_follows_an_api_that_bears_less_or_more() {
+    fn limit_follows_an_api_with_fewer_or_more_workers() {
         let mut api = Api::new(32, 50 * MS);
         api.run(Duration::from_secs(60));
         api.workers = 4;
@@ -229,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_is_slower_for_good_is_the_norm_after_a_minute() {
+    fn slower_api_is_the_baseline_after_a_minute() {
         let mut api = Api::new(MAX, 20 * MS);
         api.run(Duration::from_secs(60));
         assert_eq!(api.limit.limit(), MAX);
@@ -241,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn one_congestion_is_answered_once_and_only_what_is_too_much_cuts() {
-        let mut limit = Adaptive::new(2, 40);
+    fn one_congestion_cuts_once_and_only_overload_cuts() {
+        let mut limit = AdaptiveConcurrency::new(2, 40);
         let mut now = Instant::now();
-        let mut round = |limit: &mut Adaptive, sign| {
-            let began = now;
-            limit.full();
+        let mut round = |limit: &mut AdaptiveConcurrency, sign| {
+            let sent_at = now;
+            limit.at_limit();
             now += 10 * MS;
-            (0..limit.limit().max(WINDOW_MIN)).for_each(|_| limit.reported(began, sign, now));
+            (0..limit.limit().max(WINDOW_MIN)).for_each(|_| limit.responded(sent_at, sign, now));
             now += 10 * MS;
         };
         (0..100).for_each(|_| round(&mut limit, ApiHealth::Healthy));
@@ -258,17 +268,17 @@ mod tests {
         round(&mut limit, ApiHealth::Overloaded);
         assert_eq!(limit.limit(), 14);
         round(&mut limit, ApiHealth::Unhealthy);
-        round(&mut limit, ApiHealth::Nothing);
+        round(&mut limit, ApiHealth::Unknown);
         assert_eq!(limit.limit(), 14);
         (0..20).for_each(|_| round(&mut limit, ApiHealth::Busy));
         assert_eq!(limit.limit(), 2, "no less than the smallest");
     }
 
     #[test]
-    fn it_does_not_grow_while_there_are_free_places() {
-        let mut limit = Adaptive::new(3, 40);
+    fn limit_does_not_grow_with_free_slots() {
+        let mut limit = AdaptiveConcurrency::new(3, 40);
         let now = Instant::now();
-        (0..1_000).for_each(|_| limit.reported(now, ApiHealth::Healthy, now + MS));
+        (0..1_000).for_each(|_| limit.responded(now, ApiHealth::Healthy, now + MS));
         assert_eq!(limit.limit(), 3);
     }
 }

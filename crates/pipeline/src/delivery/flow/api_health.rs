@@ -1,47 +1,45 @@
-//! What a report says of the API itself, whatever it means for its call.
+//! Health of the API, as a response shows it, whatever the response means for its call.
 //!
-//! | what happened | sign |
+//! | response | health |
 //! | --- | --- |
-//! | a status that settles the call: accepted or rejected, also a 500 that the settings call rejected | *well* |
-//! | 429 | *busy*: it answers, and wants fewer requests |
-//! | 503, 504; no answer in time | *overloaded*: ill, and too busy |
-//! | any other 5xx; no connection, a connection closed or reset, no HTTP; no credentials for it | *ill* |
-//! | any other status | *well* |
-//! | the request was held back | *nothing* |
-//!
-//! A rejected order is the order's fault, and 429 is a question of pace: neither is an illness, or one bad feed of
-//! orders would cut everybody off.
+//! | a status that decides the call: accepted or rejected, also a 500 that the settings call rejected | *healthy* |
+//! | 429 | *busy*: it responds, and asks for fewer requests |
+//! | 503, 504; no response in time | *overloaded*: unhealthy under too much load |
+//! | any other 5xx; no connection, a connection closed or reset, no HTTP; no credentials for it | *unhealthy* |
+//! | any other status | *healthy* |
+//! | the request was withheld | *unknown* |
 
 use crate::delivery::response::{Lost, NotSent, Response, ResponseClass};
 
-/// What a report says of the API.
+/// Health of the API, as one response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApiHealth {
-    /// It answers.
+    /// It responds.
     Healthy,
-    /// It answers, and wants fewer requests.
+    /// It responds, and asks for fewer requests.
     Busy,
-    /// It is ill because there is too much for it.
+    /// It is unhealthy because of too much load.
     Overloaded,
-    /// It is ill.
+    /// It does not work.
     Unhealthy,
-    /// Nothing was asked.
-    Nothing,
+    /// Nothing was sent to it.
+    Unknown,
 }
 
 impl ApiHealth {
-    /// The sign in a report that means `answer`.
-    pub(crate) fn of(report: &Response, answer: ResponseClass) -> Self {
-        match (report, answer) {
-            (Response::NotSent(NotSent::Withheld), _) => Self::Nothing,
+    /// Returns the health that a response of this class shows.
+    pub(crate) fn of(response: &Response, class: ResponseClass) -> Self {
+        match (response, class) {
+            (Response::NotSent(NotSent::Withheld), _) => Self::Unknown,
             (Response::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
                 Self::Unhealthy
             }
             (Response::Lost(Lost::TimedOut), _) => Self::Overloaded,
             (Response::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Unhealthy,
+            // A rejected order is the order's fault. Were it a failure, one bad batch of orders would cut off all.
             (Response::Status(_), ResponseClass::Accepted | ResponseClass::Rejected) => Self::Healthy,
-            (Response::Status(reply), ResponseClass::Retryable | ResponseClass::Ambiguous) => {
-                match reply.status {
+            (Response::Status(http), ResponseClass::Retryable | ResponseClass::Ambiguous) => {
+                match http.status {
                     429 => Self::Busy,
                     503 | 504 => Self::Overloaded,
                     500..600 => Self::Unhealthy,
@@ -51,11 +49,11 @@ impl ApiHealth {
         }
     }
 
-    /// Whether the API is ill.
-    pub(crate) const fn is_ill(self) -> bool {
+    /// Returns `true` if it counts as a failure of the API.
+    pub(crate) const fn is_unhealthy(self) -> bool {
         match self {
             Self::Overloaded | Self::Unhealthy => true,
-            Self::Healthy | Self::Busy | Self::Nothing => false,
+            Self::Healthy | Self::Busy | Self::Unknown => false,
         }
     }
 }
@@ -65,12 +63,16 @@ mod tests {
     use super::*;
     use crate::delivery::response::HttpResponse;
 
-    fn check(report: Response, answer: ResponseClass, expected: ApiHealth) {
-        assert_eq!(ApiHealth::of(&report, answer), expected, "{report:?} {answer:?}");
+    fn check(response: Response, class: ResponseClass, expected: ApiHealth) {
+        assert_eq!(
+            ApiHealth::of(&response, class),
+            expected,
+            "{response:?} {class:?}"
+        );
     }
 
     #[test]
-    fn a_status_is_a_sign_of_illness_only_if_it_settles_nothing_and_is_the_servers() {
+    fn only_undecided_server_errors_are_unhealthy() {
         let status = |status| {
             Response::Status(HttpResponse {
                 status,
@@ -99,13 +101,13 @@ mod tests {
                 ApiHealth::Overloaded,
             );
         }
-        for ill in [500, 502, 520, 599] {
-            check(status(ill), ResponseClass::Ambiguous, ApiHealth::Unhealthy);
+        for unhealthy in [500, 502, 520, 599] {
+            check(status(unhealthy), ResponseClass::Ambiguous, ApiHealth::Unhealthy);
         }
     }
 
     #[test]
-    fn without_a_status_the_api_is_ill_unless_nothing_was_asked() {
+    fn no_status_is_unhealthy_unless_withheld() {
         for why in [NotSent::NoConnection, NotSent::NotWritten, NotSent::NoCredentials] {
             check(
                 Response::NotSent(why),
@@ -116,7 +118,7 @@ mod tests {
         check(
             Response::NotSent(NotSent::Withheld),
             ResponseClass::Retryable,
-            ApiHealth::Nothing,
+            ApiHealth::Unknown,
         );
         check(
             Response::Lost(Lost::TimedOut),

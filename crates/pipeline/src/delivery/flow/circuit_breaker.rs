@@ -1,56 +1,56 @@
-//! The circuit breaker: while the API is ill calls wait, and now and then one of them probes whether it is back.
+//! Circuit breaker: while the API is unhealthy calls wait, and one of them probes now and then whether it is back.
 //!
 //! ```text
-//!           so many ill reports in a row, and not a good one between
-//!   Closed ──────────────────────────────────────────────────────────▶ Open
-//!     ▲ calls as its ramp allows                    one probe each interval │
-//!     └────────────────────── the first probe that is answered ◀────────────┘
+//!        failure_threshold unhealthy responses in a row
+//!   Closed ───────────────────────────────────────────▶ Open
+//!     ▲ calls as the ramp allows               one probe per interval │
+//!     └────────────── first healthy response to a probe ◀─────────────┘
 //! ```
 //!
-//! * A probe is an ordinary call. One goes per interval, whether or not the last one is back: an API that hangs until
-//!   the time-out and then recovers is found out within one interval all the same.
-//! * A report counts only for the time in which its request began. What hangs since before an outage, and times out
-//!   after it, says nothing of now.
-//! * After an outage calls come back like those of a fresh connection: one more may be under way for each that was
-//!   answered. An API that comes back weak is not felled by all at once, and if it fails again, few calls are in ambiguity.
+//! * A probe is an ordinary call. One is sent per interval, even if the last one has no response yet: an API that
+//!   hangs until the timeout and then recovers is found within one interval all the same.
+//! * A response counts only for the period in which its request was sent. A request that hangs since before an outage
+//!   and times out after it says nothing about now.
+//! * After an outage the number of calls in flight ramps up as on a fresh connection: one more for each healthy
+//!   response. An API that comes back weak is not overrun, and if it fails again, few calls are ambiguous.
 //!
-//! It is our own because the libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, say yes or no
-//! and not *when* the next probe is due, and cannot tell a late report from a new one. Here time comes in with events.
+//! The libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, do not say *when* the next probe is
+//! due, and cannot tell a late response from a new one. Here time comes in with events.
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::flow::ApiHealth;
+use super::ApiHealth;
 use crate::delivery::response::Response;
 
-/// When the breaker opens, and how often it probes.
+/// Settings of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
-    /// So many requests in a row must have failed for reasons that are the API's; 0: it never opens.
+    /// Failures in a row after which it opens; 0: never.
     pub failure_threshold: u32,
-    /// The time from one probe to the next.
+    /// Interval between two probes.
     pub probe_interval: Duration,
 }
 
-/// The API is ill: what is known of it.
+/// An outage of the API, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
-    /// When the first of the requests failed that opened the breaker.
+    /// Time of the first failure of those that opened the breaker.
     pub since: Instant,
-    /// Requests that have failed since, probes among them.
+    /// Number of failures since then, with those of probes.
     pub failures: u32,
-    /// The probes among them.
+    /// Number of failed probes.
     pub probes_failed: u32,
-    /// How the last one failed, as [`Response::kind`] says it.
+    /// Kind of the last failure, as in [`Response::kind`].
     pub kind: &'static str,
-    /// Its status, if there was one.
+    /// HTTP status of the last failure, if there was one.
     pub status: Option<u16>,
-    /// When it failed.
+    /// Time of the last failure.
     pub failed_at: Instant,
-    /// When the next probe may go.
+    /// Time of the next probe.
     pub probe_at: Instant,
 }
 
-/// What the breaker does with calls.
+/// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
     /// Calls are made.
@@ -58,7 +58,7 @@ pub enum BreakerState {
     Closed,
     /// Calls wait.
     Open,
-    /// Calls wait, and a probe is under way.
+    /// Calls wait, and a probe is in flight.
     Probing,
 }
 
@@ -66,7 +66,7 @@ impl BreakerState {
     /// All states, so that each has its metric from the start.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::Probing];
 
-    /// The state as it stands in metrics.
+    /// Name of the state in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -77,39 +77,42 @@ impl BreakerState {
     }
 }
 
-/// How a report turned the breaker.
+/// Change that a response makes to the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Not at all.
+pub(crate) enum BreakerChange {
+    /// No change.
     None,
-    /// It opened, or a probe has failed.
-    Ill(Outage),
-    /// It closed.
-    Well,
+    /// The breaker opened, or a probe failed.
+    Failed(Outage),
+    /// The breaker closed.
+    Closed,
 }
 
-/// The circuit breaker.
+/// Circuit breaker of the API.
 #[derive(Debug)]
-pub(crate) struct Breaker {
+pub(super) struct CircuitBreaker {
     settings: BreakerSettings,
-    /// Since when it is open or closed; reports of requests that began before do not count.
+    /// Time of the last opening or closing. Responses to requests sent before it do not count.
     since: Option<Instant>,
-    /// Requests that began since then, and are under way.
-    under_way: usize,
-    /// So many may be under way while it is closed.
+    /// Requests sent since then that have no response yet.
+    in_flight: usize,
+    /// Maximum number of requests in flight while it is closed.
     ramp: usize,
-    /// Failures in a row, and when the first of them was reported.
+    /// Failures in a row.
     failures: u32,
+    /// Time of the first of these failures.
     failing_since: Option<Instant>,
+    /// Present while it is open.
     outage: Option<Outage>,
 }
 
-impl Breaker {
-    pub(crate) fn new(settings: BreakerSettings) -> Self {
+impl CircuitBreaker {
+    pub(super) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
             since: None,
-            under_way: 0,
+            in_flight: 0,
+            // Nothing has failed yet, so the first start needs no ramp.
             ramp: usize::MAX,
             failures: 0,
             failing_since: None,
@@ -117,125 +120,128 @@ impl Breaker {
         }
     }
 
-    /// How many more requests may begin now.
-    pub(crate) fn room(&self, now: Instant) -> usize {
+    /// Number of requests that may be sent now.
+    pub(super) fn room(&self, now: Instant) -> usize {
         match &self.outage {
             Some(outage) => usize::from(now >= outage.probe_at),
-            None => self.ramp.saturating_sub(self.under_way),
+            None => self.ramp.saturating_sub(self.in_flight),
         }
     }
 
-    /// When there is room again, if time alone brings it.
-    pub(crate) fn room_at(&self) -> Option<Instant> {
+    /// Time at which there is room again, if time alone brings it.
+    pub(super) fn room_at(&self) -> Option<Instant> {
         self.outage.map(|outage| outage.probe_at)
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.outage.is_some()
     }
 
-    pub(crate) fn state(&self) -> BreakerState {
-        match (self.outage, self.under_way) {
+    pub(super) fn state(&self) -> BreakerState {
+        match (self.outage, self.in_flight) {
             (None, _) => BreakerState::Closed,
             (Some(_), 0) => BreakerState::Open,
             (Some(_), _) => BreakerState::Probing,
         }
     }
 
-    /// A call's request begins, or a look-up that is the probe.
-    pub(crate) fn begun(&mut self, now: Instant) {
-        self.under_way += 1;
+    /// Counts the request of a call that is sent, or a look-up that is the probe.
+    pub(super) fn request_sent(&mut self, now: Instant) {
+        self.in_flight += 1;
         if let Some(outage) = &mut self.outage {
             outage.probe_at = now + self.settings.probe_interval;
         }
     }
 
-    /// A call's request that began at `began` has come to something.
-    pub(crate) fn reported(
+    /// Takes in the response to a call.
+    pub(super) fn responded(
         &mut self,
-        began: Instant,
-        report: &Response,
-        sign: ApiHealth,
+        sent_at: Instant,
+        response: &Response,
+        health: ApiHealth,
         now: Instant,
-    ) -> Turn {
-        if self.is_late(began) {
-            return Turn::None;
+    ) -> BreakerChange {
+        if self.is_late(sent_at) {
+            return BreakerChange::None;
         }
-        self.under_way = self.under_way.saturating_sub(1);
-        self.judge(report, sign, now)
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.judge(response, health, now)
     }
 
-    /// A look-up that began at `began` has come to something. Look-ups may be served while payments are not: so one
-    /// that is answered proves nothing unless it was the probe, for want of calls. One that fails is a sign like others.
-    pub(crate) fn look_up_reported(
+    /// Takes in the response to a look-up.
+    pub(super) fn look_up_responded(
         &mut self,
-        began: Instant,
-        report: &Response,
-        sign: ApiHealth,
+        sent_at: Instant,
+        response: &Response,
+        health: ApiHealth,
         now: Instant,
-    ) -> Turn {
+    ) -> BreakerChange {
         match self.is_open() {
-            true => self.reported(began, report, sign, now),
-            false if sign.is_ill() && !self.is_late(began) => self.judge(report, sign, now),
-            false => Turn::None,
+            // It was the probe, for want of a call.
+            true => self.responded(sent_at, response, health, now),
+            false if health.is_unhealthy() && !self.is_late(sent_at) => self.judge(response, health, now),
+            // Look-ups may be served while payments are not: a healthy one must not reset the failures in a row.
+            false => BreakerChange::None,
         }
     }
 
-    fn is_late(&self, began: Instant) -> bool {
-        self.since.is_some_and(|since| began < since)
+    fn is_late(&self, sent_at: Instant) -> bool {
+        self.since.is_some_and(|since| sent_at < since)
     }
 
-    fn judge(&mut self, report: &Response, sign: ApiHealth, now: Instant) -> Turn {
-        match (&mut self.outage, sign) {
+    fn judge(&mut self, response: &Response, health: ApiHealth, now: Instant) -> BreakerChange {
+        match (&mut self.outage, health) {
             (None, ApiHealth::Healthy | ApiHealth::Busy) => {
                 (self.failures, self.failing_since) = (0, None);
                 self.ramp = self.ramp.saturating_add(1);
-                Turn::None
+                BreakerChange::None
             }
             (None, ApiHealth::Overloaded | ApiHealth::Unhealthy) => {
                 self.failures = self.failures.saturating_add(1);
                 let since = *self.failing_since.get_or_insert(now);
-                if self.settings.failure_threshold == 0 || self.failures < self.settings.failure_threshold {
-                    return Turn::None;
+                let threshold = self.settings.failure_threshold;
+                if threshold == 0 || self.failures < threshold {
+                    return BreakerChange::None;
                 }
                 let outage = Outage {
                     since,
                     failures: self.failures,
                     probes_failed: 0,
-                    kind: report.kind(),
-                    status: report.status(),
+                    kind: response.kind(),
+                    status: response.status(),
                     failed_at: now,
                     probe_at: now + self.settings.probe_interval,
                 };
                 self.turn(Some(outage), now);
-                Turn::Ill(outage)
+                BreakerChange::Failed(outage)
             }
             (Some(_), ApiHealth::Healthy | ApiHealth::Busy) => {
                 self.turn(None, now);
-                // The probe's own place, and one more.
+                // The probe's own slot, and one more for its healthy response.
                 self.ramp = 2;
-                Turn::Well
+                BreakerChange::Closed
             }
             (Some(outage), ApiHealth::Overloaded | ApiHealth::Unhealthy) => {
                 outage.failures = outage.failures.saturating_add(1);
                 outage.probes_failed = outage.probes_failed.saturating_add(1);
-                (outage.kind, outage.status) = (report.kind(), report.status());
+                (outage.kind, outage.status) = (response.kind(), response.status());
                 outage.failed_at = now;
-                Turn::Ill(*outage)
+                BreakerChange::Failed(*outage)
             }
-            // It was no probe, so another may go at once.
-            (Some(outage), ApiHealth::Nothing) => {
+            (Some(outage), ApiHealth::Unknown) => {
+                // The probe was never sent, so another one may go at once.
                 outage.probe_at = now;
-                Turn::None
+                BreakerChange::None
             }
-            (None, ApiHealth::Nothing) => Turn::None,
+            (None, ApiHealth::Unknown) => BreakerChange::None,
         }
     }
 
     fn turn(&mut self, outage: Option<Outage>, now: Instant) {
         self.outage = outage;
         self.since = Some(now);
-        self.under_way = 0;
+        // Requests of the period before are late from now on, and take no slot.
+        self.in_flight = 0;
         (self.failures, self.failing_since) = (0, None);
     }
 }

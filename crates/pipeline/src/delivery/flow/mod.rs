@@ -1,7 +1,7 @@
-//! How fast the API is called: not at all while it is ill, no faster than it is to be, no more at once than it bears.
+//! Flow control: whether the API is called at all, how fast, and how many calls are in flight.
 //!
-//! `breaker.rs`, `rate.rs` and `adaptive.rs` each know one of these, and `sign.rs` what a report says of the API. Here
-//! they are asked together; `pacing.rs` has what follows for calls.
+//! `circuit_breaker`, `rate_limit` and `adaptive_concurrency` each answer one of these questions, and `api_health` says
+//! what a response means for them. Here they are asked together; `machine/backpressure.rs` applies the answer to calls.
 
 mod adaptive_concurrency;
 mod api_health;
@@ -10,135 +10,148 @@ mod rate_limit;
 
 use std::time::{Duration, Instant};
 
-use crate::delivery::response::Response;
+use super::response::Response;
 
 pub use circuit_breaker::{BreakerSettings, BreakerState, Outage};
 pub use rate_limit::RateSettings;
 
 pub(super) use api_health::ApiHealth;
-pub(super) use circuit_breaker::Turn;
+pub(super) use circuit_breaker::BreakerChange;
 
-use adaptive_concurrency::Adaptive;
-use circuit_breaker::Breaker;
-use rate_limit::Rate;
+use adaptive_concurrency::AdaptiveConcurrency;
+use circuit_breaker::CircuitBreaker;
+use rate_limit::RateLimit;
 
-/// How fast the API may be called.
+/// Settings of the flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowControlSettings {
-    /// What is done while the API is ill.
+    /// Circuit breaker.
     pub breaker: BreakerSettings,
-    /// How many requests may begin in what time; `None`: as many as there are.
+    /// Rate limit; `None`: unlimited.
     pub rate: Option<RateSettings>,
-    /// The least calls in flight if their limit is found out by trying; `None`: the limit is fixed.
+    /// Minimum number of calls in flight under the adaptive limit; `None`: the limit is fixed.
     pub calls_in_flight_min: Option<usize>,
 }
 
-/// Beginnings are noted for requests that may leave within this time: more would be in ambiguity for nothing if the
-/// process were killed, and fewer would hold up the rate while a commit is under way.
-const BEGIN_AHEAD: Duration = Duration::from_millis(100);
+/// Time ahead for which intents are recorded.
+// Intents of requests that leave later than this would be ambiguous for nothing if the process were killed; with
+// fewer, the rate would not be reached while a commit is in flight.
+const INTENTS_AHEAD: Duration = Duration::from_millis(100);
 
-/// How fast the API is called.
+/// Flow control of the requests to the API.
 #[derive(Debug)]
 pub(super) struct FlowControl {
     calls_in_flight_max: usize,
-    pub(super) breaker: Breaker,
-    rate: Option<Rate>,
-    adaptive: Option<Adaptive>,
+    breaker: CircuitBreaker,
+    rate: Option<RateLimit>,
+    adaptive: Option<AdaptiveConcurrency>,
 }
 
 impl FlowControl {
-    /// As fast as the API answers, with this many calls in flight.
+    /// Flow control with a fixed number of calls in flight, and nothing else.
     pub(super) fn unlimited(calls_in_flight_max: usize) -> Self {
-        let breaker = BreakerSettings {
+        let never_opens = BreakerSettings {
             failure_threshold: 0,
             probe_interval: Duration::ZERO,
         };
         Self {
             calls_in_flight_max,
-            breaker: Breaker::new(breaker),
+            breaker: CircuitBreaker::new(never_opens),
             rate: None,
             adaptive: None,
         }
     }
 
     pub(super) fn new(settings: FlowControlSettings, calls_in_flight_max: usize) -> Self {
-        let adaptive = |min: usize| Adaptive::new(min.clamp(1, calls_in_flight_max), calls_in_flight_max);
+        let adaptive =
+            |min: usize| AdaptiveConcurrency::new(min.clamp(1, calls_in_flight_max), calls_in_flight_max);
         Self {
             calls_in_flight_max,
-            breaker: Breaker::new(settings.breaker),
-            rate: settings.rate.map(Rate::new),
+            breaker: CircuitBreaker::new(settings.breaker),
+            rate: settings.rate.map(RateLimit::new),
             adaptive: settings.calls_in_flight_min.map(adaptive),
         }
     }
 
-    /// How many requests may be under way.
-    pub(super) fn calls_in_flight_max(&self) -> usize {
-        self.adaptive
-            .as_ref()
-            .map_or(self.calls_in_flight_max, Adaptive::limit)
+    /// Maximum number of requests in flight.
+    pub(super) fn limit(&self) -> usize {
+        let adaptive = self.adaptive.as_ref().map(AdaptiveConcurrency::limit);
+        adaptive.unwrap_or(self.calls_in_flight_max)
     }
 
     pub(super) fn breaker_state(&self) -> BreakerState {
         self.breaker.state()
     }
 
-    /// Whether the API is taken to be ill, and calls wait.
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn is_breaker_open(&self) -> bool {
         self.breaker.is_open()
     }
 
-    /// Whether one more request may begin.
+    /// Returns `true` if one more request may be sent now.
     pub(super) fn has_room(&self, now: Instant) -> bool {
         self.breaker.room(now) > 0 && self.rate.as_ref().is_none_or(|rate| rate.room(now) > 0)
     }
 
-    /// For how many requests beginnings may be noted.
+    /// Number of requests that may be sent soon, and whose intents may therefore be recorded now.
     pub(super) fn room_ahead(&self, now: Instant) -> usize {
-        let rate = self.rate.as_ref().map(|rate| rate.room(now + BEGIN_AHEAD));
+        let rate = self.rate.as_ref().map(|rate| rate.room(now + INTENTS_AHEAD));
         self.breaker.room(now).min(rate.unwrap_or(usize::MAX))
     }
 
-    /// When time alone brings room; `None` if that is not what is waited for.
+    /// Time at which there is room again; `None` if time alone does not bring it.
     pub(super) fn room_at(&self) -> Option<Instant> {
-        let rate = self.rate.as_ref().and_then(Rate::room_at);
+        let rate = self.rate.as_ref().and_then(RateLimit::room_at);
         self.breaker.room_at().max(rate)
     }
 
-    /// A call's request begins.
-    pub(super) fn begun(&mut self, now: Instant) {
-        self.breaker.begun(now);
+    /// Counts the request of a call that is sent.
+    pub(super) fn request_sent(&mut self, now: Instant) {
+        self.breaker.request_sent(now);
         if let Some(rate) = &mut self.rate {
-            rate.begun(now);
+            rate.request_sent(now);
         }
     }
 
-    /// A look-up begins: a request like others, and perhaps the probe.
-    pub(super) fn look_up_begun(&mut self, now: Instant) {
+    /// Counts a look-up that is sent.
+    pub(super) fn look_up_sent(&mut self, now: Instant) {
+        // While the breaker is closed look-ups take no slot of its ramp, because their responses do not widen it.
         if self.breaker.is_open() {
-            self.breaker.begun(now);
+            self.breaker.request_sent(now);
         }
         if let Some(rate) = &mut self.rate {
-            rate.begun(now);
+            rate.request_sent(now);
         }
     }
 
-    /// All places are taken.
-    pub(super) fn full(&mut self) {
+    /// Notes that all slots are taken.
+    pub(super) fn at_limit(&mut self) {
         if let Some(adaptive) = &mut self.adaptive {
-            adaptive.full();
+            adaptive.at_limit();
         }
     }
 
-    pub(super) fn reported(
+    /// Takes in the response to a call.
+    pub(super) fn responded(
         &mut self,
-        began: Instant,
-        report: &Response,
-        sign: ApiHealth,
+        sent_at: Instant,
+        response: &Response,
+        health: ApiHealth,
         now: Instant,
-    ) -> Turn {
+    ) -> BreakerChange {
         if let Some(adaptive) = &mut self.adaptive {
-            adaptive.reported(began, sign, now);
+            adaptive.responded(sent_at, health, now);
         }
-        self.breaker.reported(began, report, sign, now)
+        self.breaker.responded(sent_at, response, health, now)
+    }
+
+    /// Takes in the response to a look-up. It does not count for the adaptive limit, which measures calls.
+    pub(super) fn look_up_responded(
+        &mut self,
+        sent_at: Instant,
+        response: &Response,
+        health: ApiHealth,
+        now: Instant,
+    ) -> BreakerChange {
+        self.breaker.look_up_responded(sent_at, response, health, now)
     }
 }

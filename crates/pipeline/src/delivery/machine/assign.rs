@@ -1,24 +1,17 @@
-//! Partitions come: their notes are loaded, and say where they begin, or that a person must look.
+//! Assignment: reads the committed notes of a partition, and decides where it starts, or halts it.
 
 use std::time::Instant;
 
 use records::{CallNote, Offset, Partition};
 
+use super::Delivery;
 use crate::delivery::event::{Action, Assignment, HaltReason, LoadedNotes};
-use crate::delivery::machine::Delivery;
-use crate::delivery::partition::Progress;
-use crate::delivery::partition::{OwnedPartition, Phase};
+use crate::delivery::partition::{Phase, Progress};
 
 impl<P> Delivery<P> {
     pub(super) fn assigned(&mut self, partitions: Vec<Partition>) {
-        // Each generation of the group brings an assignment, often with nothing new.
-        self.assignments += 1;
-        let assignment = Assignment(self.assignments);
-        for partition in &partitions {
-            let before = self.held.insert(*partition, OwnedPartition::new(assignment));
-            debug_assert!(before.is_none(), "partition {partition} is assigned twice");
-            self.bytes_open -= before.map_or(0, |mut before| before.let_all_go());
-        }
+        let assignment = self.partitions.assign(&partitions);
+        // Each generation of the group brings an assignment, often an empty one. The consumer must accept that, too.
         self.actions.push(Action::Load {
             assignment,
             partitions,
@@ -29,26 +22,26 @@ impl<P> Delivery<P> {
         &mut self,
         assignment: Assignment,
         partition: Partition,
-        loaded: LoadedNotes,
+        loaded: &LoadedNotes,
         now: Instant,
     ) {
-        let Some(held) = self.held.get_mut(&partition) else {
-            return;
-        };
-        if held.assignment != assignment || held.phase != Phase::Loading || self.stop.is_some() {
+        // A shutdown drains what was active when it began, and starts nothing.
+        if !self.wants_notes(assignment, partition) || self.drains.is_shutting_down() {
             return;
         }
-        match begin_at(&loaded) {
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        match start_position(loaded) {
             Ok((offset, note)) => {
                 let is_first = loaded.committed.is_none();
                 let is_final = |at: Offset| at < offset || note.finals.contains(at);
                 self.requests.forget_finals(partition, is_final);
                 let progress = Progress::new(offset, note);
-                // The consumer begins at what is committed. Finals behind it are skipped one by one.
-                // An earlier owner's commits that came after these notes were read are refused, so no proof
-                // of its ownership lasts longer.
+                // Commits that an earlier owner sends after these notes were read are fenced, so its lease ends by
+                // then. Until then its requests may still be sent.
                 let inherited_until = now + self.limits.ownership_lease;
-                held.activate(progress, is_first, inherited_until);
+                owned.activate(progress, is_first, inherited_until);
                 self.actions.push(Action::Start {
                     partition,
                     offset,
@@ -56,27 +49,27 @@ impl<P> Delivery<P> {
                 });
             }
             Err(why) => {
-                held.phase = Phase::Refused;
+                owned.halt();
                 self.actions.push(Action::Halt { partition, why });
             }
         }
     }
 
-    /// Whether the notes of a partition are still wanted.
+    /// Returns `true` while the notes of a partition are still to be loaded.
     #[must_use]
     pub fn wants_notes(&self, assignment: Assignment, partition: Partition) -> bool {
-        self.held
-            .get(&partition)
-            .is_some_and(|held| held.assignment == assignment && held.phase == Phase::Loading)
+        let owned = self.partitions.get(partition);
+        owned.is_some_and(|owned| owned.assignment() == assignment && owned.phase() == Phase::Loading)
     }
 }
 
-/// Where a partition begins, and what is final behind.
-fn begin_at(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason> {
+/// Returns the offset to start at, and the note that goes with it.
+fn start_position(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason> {
     let (log_start, log_end) = (loaded.log_start, loaded.log_end);
     match loaded.committed {
-        // Nothing was ever deleted, so beginning at the beginning leaves nothing out.
+        // Nothing was ever deleted, so no call is left out.
         None if log_start == Offset(0) => Ok((log_start, CallNote::default())),
+        // Calls may be missing, and those that are there may have been made by a group whose offsets expired.
         None => Err(HaltReason::NoOffset { log_start }),
         Some(committed) if committed < log_start => Err(HaltReason::Deleted { committed, log_start }),
         Some(committed) if committed > log_end => Err(HaltReason::Ahead { committed, log_end }),

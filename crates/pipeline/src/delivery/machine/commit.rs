@@ -1,61 +1,60 @@
-//! Commits are made, one at a time: they tell the group what is final, and prove that the partitions are ours.
+//! Commits, one in flight at a time: they record what is final, and extend the ownership lease.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use records::Partition;
 
+use super::Delivery;
 use crate::delivery::event::{Action, Commit, CommitResult, HaltReason, Rejoin};
-use crate::delivery::machine::{CommitInFlight, Delivery};
-use crate::delivery::partition::{OwnedPartition, Phase};
-
-/// How long a commit that was surely not taken waits to be made again: the group is in a rebalance.
-const COMMIT_AGAIN: Duration = Duration::from_millis(100);
+use crate::delivery::partition::Phase;
+use crate::delivery::schedule::{CommitInFlight, CommitSchedule};
 
 impl<P> Delivery<P> {
-    /// When the next commit is due; `None` if there is nothing to tell and no proof wanted.
-    pub(super) fn commit_at(&self, now: Instant) -> Option<Instant> {
-        let again = self.commit_again.unwrap_or(now);
-        let after = self.commit_after.unwrap_or(now).max(again);
-        // The group waits for the last commit of a partition that goes, and calls for their beginnings.
-        let is_last = |held: &OwnedPartition<P>| held.phase == Phase::Draining && held.calls_open() == 0;
-        let is_begun = !self.beginning.is_empty() || self.may_begin(now) > 0;
-        let is_hurried = is_begun || self.with_news().any(|partition| is_last(&self.held[&partition]));
-        let has_news = is_begun || self.with_news().next().is_some();
-        let news = has_news.then_some(if is_hurried { again } else { after });
-        let wants_proof = self.requests.count() > 0 || self.has_ready();
-        let is_active = |held: &OwnedPartition<P>| held.phase == Phase::Active;
-        let proof = (wants_proof && self.held.values().any(is_active))
-            .then(|| self.ownership.renew_at().unwrap_or(now).max(after));
-        news.into_iter().chain(proof).min()
+    /// Time of the next commit; `None` if nothing changed and no lease is needed.
+    pub(super) fn commit_due_at(&self, now: Instant) -> Option<Instant> {
+        let (urgent_at, routine_at) = (self.commits.urgent_at(now), self.commits.routine_at(now));
+        let has_intents = self.has_intents(now);
+        // Calls wait for their intents, and the group waits for the last commit of a draining partition.
+        let is_last_commit = || {
+            let mut dirty = self.partitions.dirty();
+            dirty.any(|(_, owned)| owned.phase() == Phase::Draining && owned.calls_open() == 0)
+        };
+        let is_urgent = has_intents || is_last_commit();
+        let is_wanted = has_intents || self.partitions.dirty().next().is_some();
+        let changes = is_wanted.then_some(if is_urgent { urgent_at } else { routine_at });
+        // The lease matters while a request is in flight, or waits to be sent.
+        let needs_lease = (self.requests.in_flight() > 0 || self.has_ready()) && self.has_active_partition();
+        let renewal = needs_lease.then(|| self.lease.renew_at().unwrap_or(now).max(routine_at));
+        changes.into_iter().chain(renewal).min()
     }
 
     pub(super) fn commit_if_due(&mut self, now: Instant) {
-        if self.in_flight.is_some() || self.commit_at(now).is_none_or(|at| now < at) {
+        if !self.commits.is_idle() || self.commit_due_at(now).is_none_or(|at| now < at) {
             return;
         }
-        self.begin_ready(now);
-        let mut content: Vec<Partition> = self.with_news().collect();
+        self.record_intents(now);
+        let mut content: Vec<Partition> = self.partitions.dirty().map(|(partition, _)| partition).collect();
         if content.is_empty() {
-            // Proof is all that is wanted: the same offset once more.
-            let active = self.held.iter().find(|(_, held)| held.phase == Phase::Active);
-            content.extend(active.map(|(partition, _)| *partition));
+            // Only the lease is wanted. The same offset and note again extend it.
+            let active = self.partitions.iter().find(|(_, owned)| owned.is_active());
+            content.extend(active.map(|(partition, _)| partition));
         }
         let mut commits = Vec::new();
         let mut in_flight = CommitInFlight {
             sent_at: now,
             content: Vec::new(),
-            proves: true,
+            proves_ownership: true,
             deferred: Vec::new(),
         };
         for partition in content {
-            let Some(held) = self.held.get_mut(&partition) else {
+            let Some(owned) = self.partitions.get(partition) else {
                 continue;
             };
-            match held.to_commit() {
+            match owned.to_commit(&[]) {
                 Some((offset, Ok(note))) => {
                     in_flight
                         .content
-                        .push((partition, held.assignment, held.changes()));
+                        .push((partition, owned.assignment(), owned.changes()));
                     commits.push(Commit {
                         partition,
                         offset,
@@ -63,9 +62,9 @@ impl<P> Delivery<P> {
                     });
                 }
                 Some((_, Err(too_long))) => {
-                    debug_assert!(false, "has_room() lets no note grow too long: {too_long}");
-                    self.bytes_open -= held.let_all_go();
-                    held.phase = Phase::Refused;
+                    // Without its note the next owner would call again what is final, so nothing is committed.
+                    debug_assert!(false, "intake lets no note grow too long: {too_long}");
+                    self.partitions.halt(partition);
                     let why = HaltReason::NoteTooLong(too_long);
                     self.actions.push(Action::Withhold(vec![partition]));
                     self.actions.push(Action::Halt { partition, why });
@@ -74,62 +73,56 @@ impl<P> Delivery<P> {
             }
         }
         if !commits.is_empty() {
-            self.ended_since_commit = 0;
-            self.in_flight = Some(in_flight);
+            self.intents.commit_sent();
+            self.commits.sent(in_flight);
             self.actions.push(Action::Commit(commits));
         }
     }
 
-    fn with_news(&self) -> impl Iterator<Item = Partition> + '_ {
-        self.held
-            .iter()
-            .filter(|(_, held)| match held.phase {
-                Phase::Active | Phase::Draining => held.is_dirty(),
-                Phase::Loading | Phase::Refused => false,
-            })
-            .map(|(partition, _)| *partition)
-    }
-
+    /// Takes in the result of the commit in flight. Each result has exactly one next step.
     pub(super) fn committed(&mut self, result: CommitResult, now: Instant) {
-        let Some(commit) = self.in_flight.take() else {
+        let Some(commit) = self.commits.take() else {
             return;
         };
         match result {
-            CommitResult::Committed => {
-                for (partition, assignment, changes) in commit.content {
-                    if let Some(held) = self.held.get_mut(&partition)
-                        && held.assignment == assignment
-                    {
-                        held.committed(changes);
-                    }
-                }
-                if !commit.deferred.is_empty() {
-                    return self.deferred(commit.deferred, now);
-                }
-                self.commit_after = Some(commit.sent_at + self.limits.commit_interval);
-                self.freed_by_commit = self.ended_since_commit;
-                self.begun(now);
-                if commit.proves {
-                    self.ownership.prove(commit.sent_at);
-                    self.actions
-                        .extend(self.ownership.until().map(Action::ExtendLease));
-                }
-            }
+            CommitResult::Committed => self.commit_acknowledged(commit, now),
             CommitResult::Rejected if !commit.deferred.is_empty() => {
-                self.defer_next = Some(now + COMMIT_AGAIN);
+                self.deferrals.rejected(CommitSchedule::rejected_until(now));
                 self.not_deferred(commit.deferred, now);
             }
-            CommitResult::Rejected => self.commit_again = Some(now + COMMIT_AGAIN),
-            // What was lost is known to be over.
-            CommitResult::Fenced if self.held.is_empty() => self.beginning.clear(),
+            CommitResult::Rejected => self.commits.rejected(now),
+            // The partitions were lost before: the membership is known to be over, and librdkafka joins again.
+            CommitResult::Fenced if self.partitions.is_empty() => self.intents.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),
             CommitResult::Unknown => self.rejoin(Rejoin::CommitUnknown),
         }
     }
 
-    pub(super) fn end_late_commit(&mut self, now: Instant) {
-        let is_late = |commit: &CommitInFlight| now >= commit.sent_at + self.limits.commit_max;
-        if self.in_flight.as_ref().is_some_and(is_late) {
+    fn commit_acknowledged(&mut self, commit: CommitInFlight, now: Instant) {
+        for (partition, assignment, changes) in commit.content {
+            if let Some(owned) = self.partitions.get_mut(partition)
+                && owned.assignment() == assignment
+            {
+                owned.committed(changes);
+            }
+        }
+        if !commit.deferred.is_empty() {
+            return self.deferred(commit.deferred, now);
+        }
+        self.commits
+            .acknowledged(commit.sent_at, self.limits.commit_interval);
+        self.intents.commit_acknowledged();
+        self.intents_committed(now);
+        if commit.proves_ownership {
+            self.lease.extend(commit.sent_at);
+            self.actions.extend(self.lease.until().map(Action::ExtendLease));
+        }
+    }
+
+    /// Treats a commit without a result in time as unknown.
+    pub(super) fn expire_commit(&mut self, now: Instant) {
+        let times_out_at = self.commits.times_out_at(self.limits.commit_max);
+        if times_out_at.is_some_and(|at| now >= at) {
             self.rejoin(Rejoin::CommitLate);
         }
     }

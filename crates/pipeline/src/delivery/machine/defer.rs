@@ -1,54 +1,43 @@
-//! Calls are deferred: their copies, and the note that they are final at their old places, go to Kafka in one
-//! transaction.
+//! Deferral transactions: the copies of calls, and the note that they are final at their old offsets, go to Kafka in
+//! one transaction.
 //!
-//! That transaction takes the place of a commit: it is the one in flight. A commit beside it would overwrite
-//! its note, or be overwritten by it, and a call that is final and open at once is called twice. What it came
-//! to is told as of a commit, too: if nobody can know, the group is joined anew, and the notes are read once
-//! the transaction has ended one way or the other.
+//! The transaction takes the slot of a commit. A commit beside it would overwrite its note, or be overwritten by it,
+//! and a call that is final and open at once is called twice. An unknown result is treated as for a commit: leave the
+//! group, join again, and read the notes once the transaction has ended one way or the other.
 //!
-//! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before
-//! the copy goes after it, untried (`CopiesInTransit`); only when the partition changes hands in
-//! between is it made before the copy, since the next owner cannot know what lies further up in the outbox.
+//! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before the copy
+//! is deferred after it, untried. Only if the partition changes hands in between it is made before the copy: the next
+//! owner cannot know what lies ahead in the outbox.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::{Offset, Partition};
 
-use crate::delivery::call::CallState;
-use crate::delivery::call::Policy;
+use super::Delivery;
+use crate::delivery::call::{CallState, Policy};
 use crate::delivery::event::{Action, CallId, Commit, DeferredCopy, WaitReason};
-use crate::delivery::machine::{CommitInFlight, Delivery};
-use crate::delivery::partition::{Phase, owned_in};
+use crate::delivery::partition::Phase;
+use crate::delivery::schedule::CommitInFlight;
 
-/// The shortest time from one of these transactions to the next: what turns out deferral meanwhile goes
-/// together, and commits go between.
-const DEFER_INTERVAL: Duration = Duration::from_millis(100);
-
-/// So many copies go into one transaction, so that it is a short one; one more key's may come on top.
+/// Maximum number of copies in one transaction, beside the last key's followers.
+// Nothing is committed while it is open, so it must be short.
 const COPIES_MAX: usize = 500;
 
 impl<P> Delivery<P> {
-    /// When the next deferral is due.
-    pub(super) fn defer_at(&self, now: Instant) -> Option<Instant> {
-        let is_waiting = self.in_flight.is_none() && !self.deferral.is_empty();
-        let again = self.commit_again.unwrap_or(now);
-        is_waiting.then(|| self.defer_next.unwrap_or(now).max(again))
-    }
-
     pub(super) fn defer_if_due(&mut self, now: Instant) {
-        if self.defer_at(now).is_none_or(|at| now < at) {
+        let due_at = self.deferrals.due_at(&self.commits, now);
+        if due_at.is_none_or(|at| now < at) {
             return;
         }
-        // By turns, so that beginnings and proofs do not wait behind many deferrals.
-        if std::mem::take(&mut self.has_deferred_last) && self.commit_at(now).is_some_and(|at| at <= now) {
+        // By turns, so that intents and the lease do not wait behind many deferrals.
+        if self.deferrals.take_commits_turn() && self.commit_due_at(now).is_some_and(|at| at <= now) {
             return;
         }
         let mut chosen: BTreeMap<Partition, Vec<CallId>> = BTreeMap::new();
         let mut count = 0;
         while count < COPIES_MAX
-            && let Some(first) = self.deferral.pop_front()
+            && let Some(first) = self.deferrals.pop()
         {
             let calls = self.with_followers(first);
             count += calls.len();
@@ -58,23 +47,25 @@ impl<P> Delivery<P> {
         let mut in_flight = CommitInFlight {
             sent_at: now,
             content: Vec::new(),
-            proves: false,
+            // A transaction's result may come long after the coordinator saw it.
+            proves_ownership: false,
             deferred: Vec::new(),
         };
         for (partition, calls) in chosen {
-            let copied: Vec<DeferredCopy<P>> = calls.iter().filter_map(|id| self.copied(*id, now)).collect();
+            let copied: Vec<DeferredCopy<P>> = calls.iter().filter_map(|id| self.copy(*id, now)).collect();
             let offsets: Vec<Offset> = copied.iter().map(|copy| copy.call.offset).collect();
-            let Some(held) = self.held.get_mut(&partition).filter(|_| !copied.is_empty()) else {
+            let Some(owned) = self.partitions.get(partition).filter(|_| !copied.is_empty()) else {
                 continue;
             };
-            let (assignment, changes) = (held.assignment, held.changes());
-            // With fewer open calls it is no longer than the note that has_room() allows for.
-            let Some((offset, Ok(note))) = held.to_commit_without(&offsets) else {
+            // With fewer open calls the note is no longer than the one that intake allowed for.
+            let Some((offset, Ok(note))) = owned.to_commit(&offsets) else {
                 debug_assert!(false, "a note without {offsets:?} is too long");
                 self.not_deferred(calls, now);
                 continue;
             };
-            in_flight.content.push((partition, assignment, changes));
+            in_flight
+                .content
+                .push((partition, owned.assignment(), owned.changes()));
             in_flight.deferred.extend(calls);
             commits.push(Commit {
                 partition,
@@ -84,28 +75,25 @@ impl<P> Delivery<P> {
             copies.extend(copied);
         }
         if !copies.is_empty() {
-            self.has_deferred_last = true;
-            self.defer_next = Some(now + DEFER_INTERVAL);
-            self.in_flight = Some(in_flight);
+            self.deferrals.sent(now);
+            self.commits.sent(in_flight);
             self.actions.push(Action::Defer { copies, commits });
         }
     }
 
-    /// A deferral call, and those behind it that can go with it.
+    /// A call to be deferred, and those of its key that go with it.
     fn with_followers(&mut self, first: CallId) -> Vec<CallId> {
-        let Some(held) = owned_in(&mut self.held, first).filter(|held| held.phase == Phase::Active) else {
+        let Some(owned) = self.partitions.active(first) else {
             return Vec::new();
         };
-        if held
-            .call(first.offset)
-            .is_none_or(|call| call.state != CallState::AwaitingDeferral)
-        {
+        let call = owned.call(first.offset);
+        if call.is_none_or(|call| !call.is(&CallState::AwaitingDeferral)) {
             return Vec::new();
         }
-        let behind = held.behind(first.offset);
         let mut calls = vec![first];
-        for offset in behind {
+        for offset in owned.followers(first.offset) {
             let id = CallId { offset, ..first };
+            // Those behind it cannot go either, or the order of the key would break.
             if !self.may_defer(id) {
                 break;
             }
@@ -114,24 +102,29 @@ impl<P> Delivery<P> {
         calls
     }
 
-    fn copied(&mut self, id: CallId, now: Instant) -> Option<DeferredCopy<P>> {
-        let call = owned_in(&mut self.held, id)?.call(id.offset)?;
-        debug_assert!(call.ambiguity.is_none() || call.policy != Policy::Park, "{id:?}");
+    fn copy(&mut self, id: CallId, now: Instant) -> Option<DeferredCopy<P>> {
+        let call = self.partitions.call(id)?;
+        debug_assert!(
+            call.ambiguity().is_none() || call.policy() != Policy::Park,
+            "{id:?}"
+        );
         call.enter(CallState::Deferring, now);
         Some(DeferredCopy {
             call: id,
-            history: call.history,
-            lookups: call.lookups,
-            ambiguity: call.ambiguity,
-            payload: Arc::clone(&call.payload),
+            history: *call.history(),
+            lookups: call.lookups(),
+            ambiguity: call.ambiguity(),
+            payload: call.payload(),
         })
     }
 
-    /// The transaction is committed: the calls are final at their places.
+    /// Makes calls final whose deferral is committed.
     pub(super) fn deferred(&mut self, calls: Vec<CallId>, now: Instant) {
+        // All copies are recorded before the first call is finished: that unblocks calls of the same key, which must
+        // follow the copies.
         for id in &calls {
-            if let Some(held) = owned_in(&mut self.held, *id) {
-                held.copied(id.offset);
+            if let Some(owned) = self.partitions.of(*id) {
+                owned.copy_sent(id.offset);
             }
         }
         for id in calls {
@@ -139,41 +132,34 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// The transaction was aborted: the calls go on here, and may be deferred when they have failed again.
+    /// Retries calls here whose deferral was aborted. They are deferred once they have failed again.
     pub(super) fn not_deferred(&mut self, calls: Vec<CallId>, now: Instant) {
         for id in calls {
-            let Some(held) = owned_in(&mut self.held, id) else {
+            let Some(owned) = self.partitions.of(id) else {
                 continue;
             };
-            if held.phase == Phase::Draining {
-                self.bytes_open -= held.release(id.offset);
+            if owned.phase() == Phase::Draining {
+                self.partitions.release(id);
                 continue;
             }
-            let is_first = held.is_first(id.offset);
-            let Some(call) = held
-                .call(id.offset)
-                .filter(|call| call.state == CallState::Deferring)
-            else {
+            let is_first = owned.is_first_of_key(id.offset);
+            let call = owned.call(id.offset);
+            let Some(call) = call.filter(|call| call.is(&CallState::Deferring)) else {
                 continue;
             };
             if !is_first {
                 call.enter(CallState::BlockedByKey, now);
                 continue;
             }
-            let (stage, what) = match (call.policy, call.ambiguity) {
+            let (state, what) = match (call.policy(), call.ambiguity()) {
                 (Policy::Verify, Some(_)) => (CallState::AwaitingQuiescence(now), WaitReason::LookUp),
                 (Policy::Retry | Policy::Park | Policy::Verify, _) => {
                     (CallState::BackingOff, WaitReason::Attempt)
                 }
             };
-            let tries = call.history.attempts.max(call.lookups).max(1);
-            call.enter(stage, now);
-            self.actions.push(Action::Wait {
-                call: id,
-                what,
-                tries,
-                at_least: Duration::ZERO,
-            });
+            let tries = call.history().attempts.max(call.lookups()).max(1);
+            call.enter(state, now);
+            self.wait(id, what, tries, Duration::ZERO);
         }
     }
 }

@@ -1,108 +1,98 @@
-//! What nobody can know is settled: once no earlier request can be at work any more, the call is parked, or
-//! the API is asked for the order.
+//! Ambiguous calls under `park` and `verify`: once no earlier request can be sent or processed, the call is parked, or
+//! looked up.
 //!
-//! Requests of an earlier owner may leave as long as the last commit that it made before we read its notes
-//! proves its ownership; requests of our own have left when their report is here. From then on the API may
-//! be at work for its longest processing time. A look-up before that could miss the order.
+//! An earlier owner may send requests until the lease ends that its last commit gave it. Our own requests have left
+//! when their response is here. From then on the API may process them for its longest processing time. A look-up
+//! before that could miss the order, and the call would be made twice.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use crate::delivery::call::Policy;
-use crate::delivery::call::{CallState, Next};
+use super::Delivery;
+use crate::delivery::call::{CallState, Next, Policy};
 use crate::delivery::event::{Action, CallId, WaitReason};
-use crate::delivery::machine::Delivery;
-use crate::delivery::partition::{Phase, owned_in};
 use crate::delivery::response::Response;
+use crate::delivery::schedule::End;
 
 impl<P> Delivery<P> {
-    /// A call waits until no earlier request of it can be at work.
-    pub(super) fn settle_until(&mut self, id: CallId, until: Instant, now: Instant) {
-        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+    /// Has a call wait until no earlier request of it can be sent or processed.
+    pub(super) fn await_quiescence(&mut self, id: CallId, until: Instant, now: Instant) {
+        let Some(call) = self.partitions.call(id) else {
             return;
         };
         call.enter(CallState::AwaitingQuiescence(until), now);
-        self.actions.push(Action::Wait {
-            call: id,
-            what: WaitReason::Quiescence,
-            tries: call.lookups,
-            at_least: until.saturating_duration_since(now),
-        });
+        let tries = call.lookups();
+        self.wait(
+            id,
+            WaitReason::Quiescence,
+            tries,
+            until.saturating_duration_since(now),
+        );
     }
 
-    /// No earlier request of a call can be at work.
-    pub(super) fn settled(&mut self, id: CallId, now: Instant) {
-        let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset)) else {
+    /// Decides on a call of which no earlier request can be sent or processed.
+    pub(super) fn quiescent(&mut self, id: CallId, now: Instant) {
+        let Some(call) = self.partitions.call(id) else {
             return;
         };
-        match call.policy {
+        match call.policy() {
             Policy::Verify => {
                 call.enter(CallState::LookingUp, now);
-                self.lookups.push_back(id);
+                self.look_ups.push(id);
             }
             Policy::Park => {
-                let ending = call.parked();
-                call.enter(CallState::Publishing(ending), now);
+                let final_state = call.parked();
+                call.enter(CallState::Publishing(final_state), now);
                 self.publish(id);
             }
-            Policy::Retry => {
+            policy @ Policy::Retry => {
                 call.enter(CallState::Ready, now);
-                self.ready.push_back(id);
+                self.queues.push(id, policy, End::Back);
             }
         }
     }
 
-    /// Look-ups have as many places as requests, and take none from them.
+    /// Sends look-ups while there are slots and flow control allows it. They need no lease: a look-up changes nothing.
     pub(super) fn look_up_ready(&mut self, now: Instant) {
-        while self.lookups_under_way.len() < self.limits.calls_in_flight_max && self.may_look_up(now) {
-            let Some(id) = self.lookups.pop_front() else {
+        while self.look_ups.has_free_slot(self.limits.calls_in_flight_max) && self.may_look_up(now) {
+            let Some(id) = self.look_ups.pop() else {
                 return;
             };
-            let held = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active);
-            let Some(call) = held.and_then(|held| held.call(id.offset)) else {
+            let owned = self.partitions.active(id);
+            let Some(call) = owned.and_then(|owned| owned.call(id.offset)) else {
                 continue;
             };
-            if call.state == CallState::LookingUp {
-                self.lookups_under_way.insert(id, now);
-                self.pace.look_up_begun(now);
-                self.actions.push(Action::LookUp {
-                    call: id,
-                    payload: Arc::clone(&call.payload),
-                });
+            if call.is(&CallState::LookingUp) {
+                let payload = call.payload();
+                self.look_ups.sent(id, now);
+                self.flow.look_up_sent(now);
+                self.actions.push(Action::LookUp { call: id, payload });
             }
         }
     }
 
-    pub(super) fn looked_up(&mut self, id: CallId, report: Response, now: Instant) {
-        let Some(began) = self.lookups_under_way.remove(&id) else {
+    pub(super) fn looked_up(&mut self, id: CallId, response: Response, now: Instant) {
+        let Some(sent_at) = self.look_ups.end(id) else {
             return;
         };
-        let is_ill = self.hear_of_look_up(began, &report, now);
-        let Some(held) = owned_in(&mut self.held, id) else {
+        let is_outage = self.observe_look_up(sent_at, &response, now);
+        let Some(owned) = self.partitions.of(id) else {
             return;
         };
-        let Some(call) = held
-            .call(id.offset)
-            .filter(|call| call.state == CallState::LookingUp)
-        else {
+        let call = owned.call(id.offset);
+        let Some(call) = call.filter(|call| call.is(&CallState::LookingUp)) else {
             return;
         };
-        let next = call.looked_up(report, &self.classes, &self.verify, is_ill, now);
-        let (tries, policy) = (call.lookups, call.policy);
+        let next = call.looked_up(response, &self.classifier, &self.verify, is_outage, now);
+        let (tries, policy) = (call.lookups(), call.policy());
         if !call.is_ambiguous() {
-            held.changed();
+            owned.note_changed();
         }
         match next {
             Next::Publish(_) => self.publish(id),
-            Next::Ready | Next::Wait(_) if self.set_aside(id, None, now) => {}
-            Next::Ready => self.ready_again(id, policy),
-            Next::Wait(at_least) => self.actions.push(Action::Wait {
-                call: id,
-                what: WaitReason::LookUp,
-                tries,
-                at_least,
-            }),
-            Next::Settle => self.settle_until(id, now, now),
+            Next::Ready | Next::Wait(_) if self.apply_retry_limits(id, None, now) => {}
+            Next::Ready => self.retry(id, policy),
+            Next::Wait(at_least) => self.wait(id, WaitReason::LookUp, tries, at_least),
+            Next::AwaitQuiescence => self.await_quiescence(id, now, now),
         }
     }
 }

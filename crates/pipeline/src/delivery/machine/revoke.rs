@@ -1,233 +1,176 @@
-//! Partitions go: those that are wanted elsewhere drain first, those that are lost do not.
+//! Partitions that leave: revoked ones drain first, lost ones do not.
 
 use std::time::Instant;
 
 use records::Partition;
 
-use super::in_flight::{Known, What};
+use super::Delivery;
 use crate::delivery::call::{CallState, FinalState};
 use crate::delivery::event::{Action, CallId, Rejoin};
-use crate::delivery::machine::{Delivery, Leaving, Stopping};
 use crate::delivery::partition::Phase;
 use crate::delivery::response::Response;
+use crate::delivery::schedule::{Known, Outcome};
 
 impl<P> Delivery<P> {
     pub(super) fn revoked(&mut self, partitions: Vec<Partition>, now: Instant) {
         self.drain(&partitions);
-        self.leaving.push(Leaving {
-            partitions,
-            until: now + self.limits.drain_timeout,
-            is_drained: false,
-        });
+        self.drains.revoke(partitions, now + self.limits.drain_timeout);
     }
 
     pub(super) fn lost(&mut self, partitions: Vec<Partition>, now: Instant) {
+        // First of all: another caller may own them already.
         self.actions.push(Action::Withhold(partitions.clone()));
-        self.ownership.forget();
-        if let Some(commit) = &mut self.in_flight {
-            commit.proves = false;
-        }
+        self.lease.end();
+        // The commit in flight was sent by the membership that is over, so it proves nothing of the next one.
+        self.commits.void_proof();
         for partition in &partitions {
-            self.drop_held(*partition);
+            self.forget_partition(*partition);
         }
-        for leaving in &mut self.leaving {
-            leaving
-                .partitions
-                .retain(|partition| !partitions.contains(partition));
-        }
-        self.leaving.retain(|leaving| !leaving.partitions.is_empty());
-        self.leaving.push(Leaving {
-            partitions,
-            until: now,
-            is_drained: false,
-        });
+        self.drains.lose(partitions, now);
     }
 
-    pub(super) fn stop(&mut self, now: Instant) {
-        if self.stop.is_some() {
+    pub(super) fn shut_down(&mut self, now: Instant) {
+        if self.drains.is_shutting_down() {
             return;
         }
-        let partitions: Vec<Partition> = self.held.keys().copied().collect();
+        let partitions: Vec<Partition> = self.partitions.numbers().collect();
         self.drain(&partitions);
-        self.stop = Some(Stopping {
-            until: now + self.limits.drain_timeout,
-            is_drained: false,
-            is_finished: false,
-        });
+        self.drains.shut_down(now + self.limits.drain_timeout);
     }
 
-    /// Takes no more calls of these partitions, and lets go what is not in flight.
+    /// Stops intake, and releases what is not in flight.
     fn drain(&mut self, partitions: &[Partition]) {
         let mut to_pause = Vec::new();
         for partition in partitions {
-            let Some(held) = self.held.get_mut(partition) else {
+            let Some(owned) = self.partitions.get_mut(*partition) else {
                 continue;
             };
-            match held.phase {
+            match owned.phase() {
                 Phase::Active => {
-                    self.bytes_open -= held.drain();
-                    if !held.is_paused {
-                        held.is_paused = true;
+                    if owned.stop_intake() {
                         to_pause.push(*partition);
                     }
+                    self.partitions.drain(*partition);
                 }
-                Phase::Loading | Phase::Refused => {
-                    self.held.remove(partition);
-                }
+                // Nothing was started.
+                Phase::Loading | Phase::Halted => self.partitions.remove(*partition),
                 Phase::Draining => {}
             }
         }
         if !to_pause.is_empty() {
             self.actions.push(Action::Pause(to_pause));
         }
-        self.forget_gone();
+        self.forget_released();
     }
 
-    /// Calls that were let go wait for nothing any more. Left where they waited, they would take the places of others.
-    pub(super) fn forget_gone(&mut self) {
-        let held = &self.held;
-        let is_active = |id: &CallId| {
-            held.get(&id.partition)
-                .is_some_and(|held| held.assignment == id.assignment && held.phase == Phase::Active)
-        };
-        self.ready.retain(is_active);
-        self.awaiting_intent.retain(is_active);
-        self.lookups.retain(is_active);
+    /// Removes released calls from the queues.
+    fn forget_released(&mut self) {
+        // Left there they would take the slots of others: the number of intents ahead counts the calls that are ready.
+        let partitions = &self.partitions;
+        self.queues.retain(|id| partitions.is_active(id));
+        self.look_ups.retain_waiting(|id| partitions.is_active(id));
     }
 
-    pub(super) fn deadline(&self, until: Instant, is_drained: bool) -> Instant {
-        match is_drained {
-            false => until,
-            true => until + self.limits.commit_max,
-        }
-    }
-
-    /// Calls that have not finished in time are let go; what they came to is the next owner's question.
-    pub(super) fn end_late_drains(&mut self, now: Instant) {
-        let mut late = Vec::new();
-        for leaving in &mut self.leaving {
-            if now >= leaving.until && !leaving.is_drained {
-                leaving.is_drained = true;
-                late.extend(leaving.partitions.iter().copied());
-            }
-        }
-        if let Some(stop) = &mut self.stop
-            && now >= stop.until
-            && !stop.is_drained
-        {
-            stop.is_drained = true;
-            late.extend(self.held.keys().copied());
-        }
-        late.retain(|partition| self.held.contains_key(partition));
-        if late.is_empty() {
+    /// Releases calls that have not finished in time; the next owner decides on them by its policy.
+    pub(super) fn expire_drains(&mut self, now: Instant) {
+        let mut overdue = self.drains.take_overdue(now, self.partitions.numbers());
+        overdue.retain(|partition| self.partitions.get(*partition).is_some());
+        if overdue.is_empty() {
             return;
         }
-        for partition in &late {
-            self.keep_known(*partition);
-            if let Some(held) = self.held.get_mut(partition) {
-                self.bytes_open -= held.let_go_late();
-            }
+        for partition in &overdue {
+            self.remember_results(*partition);
+            self.partitions.release_overdue(*partition);
         }
-        self.actions.push(Action::Withhold(late));
+        self.actions.push(Action::Withhold(overdue));
     }
 
-    pub(super) fn give_up_drained(&mut self, now: Instant) {
-        // A commit that is sent once more by librdkafka would carry the next generation, in which the
+    /// Releases revoked partitions that are drained, or whose time is over.
+    pub(super) fn release_drained(&mut self, now: Instant) {
+        // Never while a commit is in flight: librdkafka may send it again under the next generation, in which the
         // partition is another caller's.
-        while self.in_flight.is_none() {
-            let is_drained = |leaving: &Leaving| {
-                let is_late = now >= leaving.until + self.limits.commit_max;
-                leaving
-                    .partitions
-                    .iter()
-                    .all(|partition| match self.held.get(partition) {
-                        Some(held) => is_late || (held.calls_open() == 0 && !held.is_dirty()),
-                        None => true,
-                    })
+        while self.commits.is_idle() {
+            let partitions = &self.partitions;
+            let is_drained = |partition, is_over| {
+                let owned = partitions.get(partition);
+                owned.is_none_or(|owned| is_over || owned.is_drained())
             };
-            let Some(at) = self.leaving.iter().position(is_drained) else {
+            let drained = self.drains.take_drained(self.limits.commit_max, now, is_drained);
+            let Some(released) = drained else {
                 return;
             };
-            let partitions = self.leaving.remove(at).partitions;
-            partitions.iter().for_each(|partition| self.drop_held(*partition));
-            let abandoned = self.requests.of(&partitions);
+            for partition in &released {
+                self.forget_partition(*partition);
+            }
+            let abandoned = self.requests.in_flight_of(&released);
             self.actions.push(Action::Release {
-                partitions,
+                partitions: released,
                 abandoned,
             });
         }
     }
 
     pub(super) fn finish_if_drained(&mut self, now: Instant) {
-        let Some(stop) = &mut self.stop else {
+        if !self.drains.is_shutting_down() {
             return;
-        };
-        let is_late = now >= stop.until + self.limits.commit_max;
-        let is_drained = self.in_flight.is_none()
-            && self.leaving.is_empty()
-            && self
-                .held
-                .values()
-                .all(|held| held.calls_open() == 0 && !held.is_dirty());
-        if (is_drained || is_late) && !stop.is_finished {
-            stop.is_finished = true;
+        }
+        let is_drained = self.commits.is_idle()
+            && !self.drains.has_revocations()
+            && self.partitions.iter().all(|(_, owned)| owned.is_drained());
+        if self.drains.finish(self.limits.commit_max, now, is_drained) {
             self.actions.push(Action::Finish);
         }
     }
 
-    /// The membership is over, by the group's decision or by ours.
+    /// Ends the membership, and joins the group again unless this is a shutdown.
     pub(super) fn rejoin(&mut self, why: Rejoin) {
-        let partitions: Vec<Partition> = self.held.keys().copied().collect();
-        partitions.iter().for_each(|partition| self.drop_held(*partition));
+        let partitions: Vec<Partition> = self.partitions.numbers().collect();
+        for partition in &partitions {
+            self.forget_partition(*partition);
+        }
         self.actions.push(Action::Withhold(partitions));
-        self.ready.clear();
-        self.awaiting_intent.clear();
-        self.beginning.clear();
-        self.lookups.clear();
-        self.deferral.clear();
-        self.leaving.clear();
-        self.in_flight = None;
-        self.commit_after = None;
-        self.commit_again = None;
-        self.ownership.forget();
-        // Who ends does not come back.
-        if self.stop.is_none() {
+        self.queues.clear();
+        self.intents.clear();
+        self.look_ups.clear_waiting();
+        self.deferrals.clear();
+        self.drains.clear_revocations();
+        self.commits.reset();
+        self.lease.end();
+        if !self.drains.is_shutting_down() {
             self.actions.push(Action::Rejoin(why));
         }
     }
 
-    /// A partition is not ours any longer.
-    fn drop_held(&mut self, partition: Partition) {
-        self.keep_known(partition);
-        if let Some(mut held) = self.held.remove(&partition) {
-            self.bytes_open -= held.let_all_go();
-        }
-        self.forget_gone();
+    /// Drops a partition that is not ours any longer.
+    fn forget_partition(&mut self, partition: Partition) {
+        self.remember_results(partition);
+        self.partitions.remove(partition);
+        self.forget_released();
     }
 
-    /// What is known of calls that are let go is kept for the partition's return.
-    fn keep_known(&mut self, partition: Partition) {
-        let Some(held) = self.held.get_mut(&partition) else {
+    /// Remembers the results of a partition's calls that are not committed, should it come back to this process.
+    fn remember_results(&mut self, partition: Partition) {
+        let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
-        let assignment = held.assignment;
+        let assignment = owned.assignment();
         let id = |offset| CallId {
             assignment,
             partition,
             offset,
         };
-        for (offset, call) in held.calls() {
-            if let CallState::Publishing(ending) | CallState::Unpublished(ending) = &call.state
-                && let FinalState::Accepted(reply) | FinalState::Rejected(reply) = &**ending
+        for (offset, call) in owned.calls() {
+            if let CallState::Publishing(final_state) | CallState::Unpublished(final_state) = call.state().0
+                && let FinalState::Accepted(http) | FinalState::Rejected(http) = &**final_state
             {
-                let what = What::Reported(Response::Status(reply.clone()), call.history);
-                let key = call.key.clone();
-                self.requests.keep(id(offset), Known { key, what });
+                let outcome = Outcome::Response(Response::Status(http.clone()), *call.history());
+                let key = call.key().cloned();
+                self.requests.remember(id(offset), Known { key, outcome });
             }
         }
-        for (offset, key) in held.take_ended() {
-            let what = What::Ended;
-            self.requests.keep(id(offset), Known { key, what });
+        for (offset, key) in owned.take_uncommitted_finals() {
+            let outcome = Outcome::Final;
+            self.requests.remember(id(offset), Known { key, outcome });
         }
     }
 }

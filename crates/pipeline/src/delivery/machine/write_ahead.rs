@@ -1,78 +1,78 @@
-//! Beginnings are noted: under `park` and `verify` a request leaves only once the next owner would know of it.
-//!
-//! Calls wait for a commit, and one commit takes many of them. While it is in flight others are sent that
-//! were begun ahead, and those that it notes are sent during the next one: so as many are begun ahead as places
-//! come free in the time of two commits, and no more, because each one that is begun and not sent when this
-//! process is killed is parked, or looked up, for nothing.
+//! Write-ahead: under `park` and `verify` a request is sent only once its intent is committed, so that the next owner
+//! knows of it.
 
 use std::time::Instant;
 
+use super::Delivery;
 use crate::delivery::call::CallState;
-use crate::delivery::machine::Delivery;
-use crate::delivery::partition::{Phase, owned_in};
+use crate::delivery::schedule::Slots;
 
 impl<P> Delivery<P> {
-    /// How many calls may have their beginning noted now.
-    pub(super) fn may_begin(&self, now: Instant) -> usize {
-        if self.awaiting_intent.is_empty() {
+    /// Number of calls whose intent may be recorded now.
+    fn intent_room(&self, now: Instant) -> usize {
+        let awaiting = self.queues.awaiting_intent();
+        if awaiting == 0 {
             return 0;
         }
-        let free = (self.pace.calls_in_flight_max()).saturating_sub(self.requests.count());
-        let ahead = (self.freed_by_commit * 2).min(self.limits.intents_ahead_max);
-        let may = (free + ahead).min(self.pace.room_ahead(now));
-        let may = may.saturating_sub(self.ready.len() + self.beginning.len());
-        may.min(self.awaiting_intent.len())
+        let room = self.intents.room(Slots {
+            free: self.flow.limit().saturating_sub(self.requests.in_flight()),
+            ahead_max: self.limits.intents_ahead_max,
+            flow: self.flow.room_ahead(now),
+            ready: self.queues.ready().len(),
+        });
+        room.min(awaiting)
     }
 
-    /// A commit is about to be made: it takes as many beginnings as there may be.
-    pub(super) fn begin_ready(&mut self, now: Instant) {
-        let mut beginning = std::mem::take(&mut self.beginning);
-        // Those that a commit did not note are noted by this one, if they are still ours.
-        beginning.retain(|id| {
-            let call = owned_in(&mut self.held, *id).and_then(|held| held.call(id.offset));
-            call.is_some_and(|call| call.state == CallState::RecordingIntent)
-        });
-        self.beginning = beginning;
-        for _ in 0..self.may_begin(now) {
-            let Some(id) = self.awaiting_intent.pop_front() else {
+    /// Returns `true` if a commit would record an intent that a call waits for.
+    pub(super) fn has_intents(&self, now: Instant) -> bool {
+        self.intents.is_recording() || self.intent_room(now) > 0
+    }
+
+    /// Adds intents to the commit that is about to be sent.
+    pub(super) fn record_intents(&mut self, now: Instant) {
+        // A commit that was rejected recorded nothing: its intents go with this one, if the calls are still ours.
+        for id in self.intents.take() {
+            let call = self.partitions.call(id);
+            if call.is_some_and(|call| call.is(&CallState::RecordingIntent)) {
+                self.intents.push(id);
+            }
+        }
+        for _ in 0..self.intent_room(now) {
+            let Some(id) = self.queues.pop_awaiting_intent() else {
                 return;
             };
-            let Some(held) = owned_in(&mut self.held, id).filter(|held| held.phase == Phase::Active) else {
-                continue;
-            };
-            if held
-                .call(id.offset)
-                .is_none_or(|call| call.state != CallState::Ready)
-            {
+            let call = self.partitions.active(id).and_then(|owned| owned.call(id.offset));
+            if call.is_none_or(|call| !call.is(&CallState::Ready)) {
                 continue;
             }
-            // An earlier assignment may have asked already.
+            // An earlier assignment may have sent it already.
             if self.resume(id, now) {
                 continue;
             }
-            let Some(held) = owned_in(&mut self.held, id) else {
+            let Some(owned) = self.partitions.of(id) else {
                 continue;
             };
-            if let Some(call) = held.call(id.offset) {
+            if let Some(call) = owned.call(id.offset) {
                 call.enter(CallState::RecordingIntent, now);
             }
-            held.changed();
-            self.beginning.push(id);
+            owned.note_changed();
+            self.intents.push(id);
         }
     }
 
-    /// The commit with the beginnings was acknowledged: the next owner would know.
-    pub(super) fn begun(&mut self, now: Instant) {
-        for id in std::mem::take(&mut self.beginning) {
-            if let Some(call) = owned_in(&mut self.held, id).and_then(|held| held.call(id.offset))
-                && call.state == CallState::RecordingIntent
+    /// Releases the calls whose intents were in a commit that is acknowledged.
+    pub(super) fn intents_committed(&mut self, now: Instant) {
+        for id in self.intents.take() {
+            if let Some(call) = self.partitions.call(id)
+                && call.is(&CallState::RecordingIntent)
             {
                 call.enter(CallState::IntentCommitted, now);
-                self.ready.push_back(id);
+                self.queues.push_ready(id);
             }
         }
-        if self.pace.is_open() {
-            self.take_back_begun(now);
+        if self.flow.is_breaker_open() {
+            // The breaker opened while the commit was in flight.
+            self.take_back_intents(now);
         }
     }
 }

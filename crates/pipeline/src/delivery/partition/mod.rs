@@ -1,197 +1,202 @@
-//! One partition in our hands: loading, active, or draining.
+//! One owned partition: its open calls, their order, and what is committed of it.
 //!
 //! ```text
-//! Loading ─▶ Active ─▶ Draining ─▶ gone
-//!    └─▶ Refused ────────────────────┘
+//! Loading ─▶ Active ─▶ Draining ─▶ released
+//!    └─▶ Halted ─────────────────────┘
 //! ```
 
 mod copies_in_transit;
+mod intake_gate;
+mod key_queues;
+mod owned_partitions;
 mod ownership_lease;
 mod progress;
+mod uncommitted;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use records::call_note::NoteTooLong;
-use records::{IdempotencyKey, Offset, OffsetSet, Partition};
+use records::{IdempotencyKey, Offset, OffsetSet};
 
-use crate::delivery::call::{Ambiguity, Call, CallState, FinalState};
-use crate::delivery::event::{Assignment, CallId, Pending};
+use crate::delivery::call::{Call, CallState};
+use crate::delivery::event::{Assignment, Pending};
+use crate::delivery::limits::Limits;
 
-pub(super) use ownership_lease::Ownership;
+pub(super) use intake_gate::{FillLevel, IntakeChange};
+pub(super) use owned_partitions::OwnedPartitions;
+pub(super) use ownership_lease::OwnershipLease;
 pub(super) use progress::Progress;
 
 use copies_in_transit::CopiesInTransit;
+use intake_gate::IntakeGate;
+use key_queues::KeyQueues;
 use progress::Arrival;
+use uncommitted::Uncommitted;
 
-/// A partition in our hands.
+/// A partition of the outbox that this process owns.
 #[derive(Debug)]
 pub(super) struct OwnedPartition<P> {
-    pub(super) assignment: Assignment,
-    pub(super) phase: Phase,
-    pub(super) is_paused: bool,
-    /// There are as many calls, or the consumer is as far ahead of the watermark, as may be.
-    pub(super) is_full: bool,
-    /// Deferred calls of which the consumer has not read the copies yet.
-    pub(super) away: CopiesInTransit,
-    /// Whether there ever was a deferred call here: most partitions have none, and need not look for any.
+    assignment: Assignment,
+    phase: Phase,
+    intake: IntakeGate,
+    /// Copies of deferred calls that the consumer has not read yet.
+    copies: CopiesInTransit,
+    /// A call was deferred here, or a copy arrived. Most partitions have none, and skip the search for earlier calls.
     has_copies: bool,
-    /// Until then requests of an earlier owner may leave.
-    pub(super) inherited_until: Option<Instant>,
+    /// Time until which requests of an earlier owner may be sent.
+    inherited_until: Option<Instant>,
     progress: Option<Progress>,
     calls: BTreeMap<Offset, Call<P>>,
-    /// The calls of each key in their order; only the first may be sent.
-    key_queues: HashMap<IdempotencyKey, VecDeque<Offset>>,
-    /// Calls that were let go although nobody can know whether they were processed.
-    doubts: OffsetSet,
-    /// Calls that ended since, with the change that their end is, until that is committed.
-    ended: VecDeque<(u64, Offset, Option<IdempotencyKey>)>,
-    /// Counts what a commit would tell anew, and how much of it was committed.
-    changes: u64,
-    changes_committed: u64,
+    key_queues: KeyQueues,
+    /// Calls that were released although their outcome is unknown.
+    released_ambiguous: OffsetSet,
+    uncommitted: Uncommitted,
 }
 
-/// Where in its time with us a partition is.
+/// Phase of an owned partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Its offset and note are being read.
+    /// Its committed offset and call note are being read.
     Loading,
-    /// A person must look; nothing is done with it.
-    Refused,
+    /// Nothing is done with it: operator action required.
+    Halted,
     /// Its calls are made.
     Active,
     /// It takes no more calls, and those in flight finish.
     Draining,
 }
 
-/// What became of a record that was handed in.
+/// Result of taking in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It can be sent.
-    Ready,
-    /// It waits for an earlier call of its key.
-    Behind,
-    /// It is no call, and its end is to be published.
-    Publish,
-    /// There is nothing to do for it.
-    Nothing,
+    /// The call is the first of its key.
+    First,
+    /// The call waits for an earlier one of its key.
+    BlockedByKey,
+    /// The record is no call: its dead letter is to be published.
+    NotACall,
 }
 
-/// So many ends are remembered until they are committed; while commits come through there are a few.
-const ENDED_MAX: usize = 10_000;
-
 impl<P> OwnedPartition<P> {
-    pub(super) fn new(assignment: Assignment) -> Self {
+    /// A partition that was just assigned.
+    fn new(assignment: Assignment) -> Self {
         Self {
             assignment,
             phase: Phase::Loading,
-            is_paused: false,
-            is_full: false,
-            away: CopiesInTransit::default(),
+            intake: IntakeGate::default(),
+            copies: CopiesInTransit::default(),
             has_copies: false,
             inherited_until: None,
             progress: None,
             calls: BTreeMap::new(),
-            key_queues: HashMap::new(),
-            doubts: OffsetSet::new(),
-            ended: VecDeque::new(),
-            changes: 0,
-            changes_committed: 0,
+            key_queues: KeyQueues::default(),
+            released_ambiguous: OffsetSet::new(),
+            uncommitted: Uncommitted::default(),
         }
     }
 
-    /// Its notes are read. What was never committed is committed at once, so that the group's position
-    /// does not hang on the log's beginning any longer.
+    pub(super) fn assignment(&self) -> Assignment {
+        self.assignment
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.phase == Phase::Active
+    }
+
+    pub(super) fn inherited_until(&self) -> Option<Instant> {
+        self.inherited_until
+    }
+
+    /// Starts the calls, once the committed notes are read.
     pub(super) fn activate(&mut self, progress: Progress, is_first: bool, inherited_until: Instant) {
         self.phase = Phase::Active;
         self.inherited_until = Some(inherited_until);
         self.progress = Some(progress);
-        self.changes += u64::from(is_first);
+        if is_first {
+            // Committed at once: without an offset of its own the group would depend on the start of the log, which
+            // retention moves.
+            self.uncommitted.changed();
+        }
     }
 
-    /// Takes a record in. Requests of an earlier owner may leave for `ownership_lease` after it has lost its
-    /// ownership.
-    pub(super) fn take(&mut self, pending: Pending<P>, ownership_lease: Duration, now: Instant) -> Taken {
+    /// Stops everything until an operator acts.
+    pub(super) fn halt(&mut self) {
+        self.phase = Phase::Halted;
+    }
+
+    /// Takes a record in. Returns `None` if there is nothing to do for it.
+    fn take(&mut self, pending: Pending<P>, lease: Duration, now: Instant) -> Option<Taken> {
         let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
-            return Taken::Nothing;
+            return None;
         };
-        let watermark = progress.watermark();
+        let commit_position = progress.commit_position();
         let arrival = progress.arrived(pending.offset);
-        self.changes += u64::from(progress.watermark() != watermark);
+        if progress.commit_position() != commit_position {
+            self.uncommitted.changed();
+        }
         let Arrival::New { maybe_called } = arrival else {
-            return Taken::Nothing;
+            return None;
         };
+        let offset = pending.offset;
         let taken = match &pending.key {
-            None => Taken::Publish,
+            None => Taken::NotACall,
             Some(key) => {
                 if let Some(continued) = &pending.continued {
                     self.has_copies = true;
-                    self.away.arrived(key, continued.origin);
+                    self.copies.arrived(key, continued.origin);
                 }
-                let queue = self.key_queues.entry(key.clone()).or_default();
-                queue.push_back(pending.offset);
-                if queue.len() == 1 {
-                    Taken::Ready
-                } else {
-                    Taken::Behind
+                match self.key_queues.push(key, offset) {
+                    true => Taken::First,
+                    false => Taken::BlockedByKey,
                 }
             }
         };
-        let continued = pending.continued;
-        let doubt_before = continued.and_then(|c| c.ambiguity);
-        let call = Call {
-            key: pending.key,
-            payload: Arc::new(pending.payload),
-            bytes: pending.bytes,
-            policy: pending.policy,
-            state: match taken {
-                Taken::Ready | Taken::Nothing => CallState::Ready,
-                Taken::Behind => CallState::BlockedByKey,
-                Taken::Publish => CallState::Publishing(Arc::new(FinalState::NotACall)),
-            },
-            history: continued.map(|c| c.history()).unwrap_or_default(),
-            ambiguity: maybe_called.then_some(Ambiguity::Redelivered).or(doubt_before),
-            unclear: None,
-            lookups: continued.map_or(0, |c| c.lookups),
-            looked_up_first_at: None,
-            origin: continued.map_or(pending.offset, |c| c.origin),
-            inherited_until: doubt_before.map(|_| now + ownership_lease),
-            taken_at: now,
-            seen_before: continued.map_or(Duration::ZERO, |c| c.seen_before),
-            failed_at: None,
-            publications_failed: 0,
-            since: now,
-        };
-        self.calls.insert(pending.offset, call);
-        taken
+        let call = Call::new(pending, taken == Taken::BlockedByKey, maybe_called, lease, now);
+        self.calls.insert(offset, call);
+        Some(taken)
     }
 
-    /// A call's end is acknowledged by Kafka. Returns its size in bytes, and the call of its key that may
-    /// now be sent.
-    pub(super) fn finish(&mut self, offset: Offset, now: Instant) -> Option<(usize, Option<Offset>)> {
+    /// Removes a call whose final state Kafka has acknowledged. Returns its size in bytes, and the call of its key
+    /// that may be sent now.
+    fn finish(&mut self, offset: Offset, now: Instant) -> Option<(usize, Option<Offset>)> {
         let call = self.calls.remove(&offset)?;
         if let Some(progress) = &mut self.progress {
             progress.finish(offset);
         }
-        self.changes += 1;
-        let next = call.key.as_ref().and_then(|key| self.next_of(key, offset, now));
-        if self.ended.len() < ENDED_MAX {
-            self.ended.push_back((self.changes, offset, call.key));
+        let bytes = call.bytes();
+        let key = call.into_key();
+        let next = key.as_ref().and_then(|key| self.unblock_next(key, offset, now));
+        self.uncommitted.finished(offset, key);
+        Some((bytes, next))
+    }
+
+    fn unblock_next(&mut self, key: &IdempotencyKey, finished: Offset, now: Instant) -> Option<Offset> {
+        let next = self.key_queues.pop(key, finished)?;
+        let call = self.calls.get_mut(&next)?;
+        if *call.state().0 == CallState::Deferring {
+            // It is in the same transaction as the finished one, and becomes final with it.
+            return None;
         }
-        Some((call.bytes, next))
+        call.enter(CallState::Ready, now);
+        Some(next)
     }
 
     pub(super) fn call(&mut self, offset: Offset) -> Option<&mut Call<P>> {
         self.calls.get_mut(&offset)
     }
 
-    /// Whether a call waits for the report of its request.
-    pub(super) fn is_calling(&self, offset: Offset) -> bool {
+    /// Returns `true` if a call waits for the response to its request.
+    pub(super) fn is_in_flight(&self, offset: Offset) -> bool {
         let call = self.calls.get(&offset);
-        call.is_some_and(|call| call.state == CallState::InFlight)
+        call.is_some_and(|call| *call.state().0 == CallState::InFlight)
     }
 
+    /// Open calls, in the order of the outbox.
     pub(super) fn calls(&self) -> impl Iterator<Item = (Offset, &Call<P>)> {
         self.calls.iter().map(|(offset, call)| (*offset, call))
     }
@@ -200,32 +205,64 @@ impl<P> OwnedPartition<P> {
         self.calls.len()
     }
 
-    /// Whether there is a call that may be tried and never was.
-    pub(super) fn has_untried(&self) -> bool {
-        let is_untried = |call: &Call<P>| match call.state {
-            CallState::Ready | CallState::RecordingIntent | CallState::IntentCommitted => {
-                call.history.attempts == 0
-            }
-            CallState::BlockedByKey
-            | CallState::InFlight
-            | CallState::BackingOff
-            | CallState::AwaitingQuiescence(_)
-            | CallState::LookingUp
-            | CallState::AwaitingDeferral
-            | CallState::Deferring
-            | CallState::Unpublished(_)
-            | CallState::Publishing(_) => false,
-        };
-        // The newest are the likeliest.
-        self.calls.values().rev().any(is_untried)
+    /// Returns `true` if everything is final and committed.
+    pub(super) fn is_drained(&self) -> bool {
+        self.calls.is_empty() && !self.is_dirty()
     }
 
-    /// Keeps only what is on its way to an end: requests under way, and ends to be published. Returns how
-    /// many bytes are let go.
-    pub(super) fn drain(&mut self) -> usize {
+    /// Returns `true` if a call may be tried and never was.
+    fn has_untried(&self) -> bool {
+        // From the end: the newest calls are the likeliest.
+        self.calls.values().rev().any(Call::is_untried)
+    }
+
+    /// Fill level by the limits of one partition.
+    fn fill_level(&self, limits: &Limits) -> FillLevel {
+        let (open, span) = (
+            self.calls_open(),
+            self.progress.as_ref().map_or(0, Progress::span),
+        );
+        // A note that could grow too long would halt the partition, so intake stops before.
+        let has_room = self.progress.as_ref().is_none_or(Progress::has_room);
+        let window_max = limits.deferral.window_max;
+        if open >= limits.calls_open_max || span >= window_max || !has_room {
+            FillLevel::Full
+        } else if open <= limits.calls_open_max / 2 && span <= window_max / 2 {
+            FillLevel::HalfEmpty
+        } else {
+            FillLevel::Between
+        }
+    }
+
+    /// Updates the intake. `bytes` is the level of the whole process.
+    pub(super) fn update_intake(
+        &mut self,
+        limits: &Limits,
+        bytes: FillLevel,
+        is_breaker_open: bool,
+    ) -> Option<IntakeChange> {
+        let level = self.fill_level(limits).max(bytes);
+        // While the breaker is open only the next probe's call is taken in. It must be one that was never tried: if
+        // all open calls fail by their own fault, only another one shows that the API is healthy.
+        let has_probe = is_breaker_open && self.has_untried();
+        self.intake.update(level, has_probe)
+    }
+
+    /// Stops intake for good. Returns `true` if it was running.
+    pub(super) fn stop_intake(&mut self) -> bool {
+        self.intake.close()
+    }
+
+    /// Returns `true` while a limit of the partition, or of the process, holds up its intake.
+    pub(super) fn is_full(&self) -> bool {
+        self.intake.is_full()
+    }
+
+    /// Starts to drain: keeps only calls on their way to a final state. Returns the bytes released.
+    fn drain(&mut self) -> usize {
         self.phase = Phase::Draining;
         self.key_queues.clear();
-        self.release_unless(|stage| match stage {
+        self.release_unless(|state| match state {
             CallState::InFlight
             | CallState::Deferring
             | CallState::Publishing(_)
@@ -241,174 +278,145 @@ impl<P> OwnedPartition<P> {
         })
     }
 
-    /// Lets one call go without an end; it will be called by the next owner. Returns its bytes.
-    pub(super) fn release(&mut self, offset: Offset) -> usize {
+    /// Releases a call that is not final; the next owner makes it. Returns its bytes.
+    fn release(&mut self, offset: Offset) -> usize {
         let Some(mut call) = self.calls.remove(&offset) else {
             return 0;
         };
-        // The note may tell of a beginning that was none.
-        let was_beginning = call.void_intent();
+        // A recorded intent of a call that was never sent is void, and must leave the note, or the next owner would
+        // park the call or look it up.
+        let had_intent = call.void_intent();
         if call.is_ambiguous() {
-            self.doubts.insert(offset);
+            self.released_ambiguous.insert(offset);
         }
-        self.changes += u64::from(was_beginning || call.is_ambiguous());
-        call.bytes
+        if had_intent || call.is_ambiguous() {
+            self.uncommitted.changed();
+        }
+        call.bytes()
     }
 
-    /// Lets all calls go without an end, but those whose end is in the transaction in flight: should it be
-    /// committed, no later note may say otherwise.
-    pub(super) fn let_go_late(&mut self) -> usize {
-        self.release_unless(|stage| *stage == CallState::Deferring)
+    /// Releases what has not finished in time.
+    fn release_overdue(&mut self) -> usize {
+        // A call whose deferral is in flight stays: if that transaction commits, no later note may call it open.
+        self.release_unless(|state| *state == CallState::Deferring)
     }
 
-    /// Lets all calls go without an end.
-    pub(super) fn let_all_go(&mut self) -> usize {
+    fn release_all(&mut self) -> usize {
         self.release_unless(|_| false)
     }
 
-    /// What a commit would tell has changed, as by a call's beginning.
-    pub(super) fn changed(&mut self) {
-        self.changes += 1;
+    fn release_unless(&mut self, keep: impl Fn(&CallState) -> bool) -> usize {
+        let released: Vec<Offset> = (self.calls())
+            .filter(|(_, call)| !keep(call.state().0))
+            .map(|(offset, _)| offset)
+            .collect();
+        released.into_iter().map(|offset| self.release(offset)).sum()
     }
 
-    /// Whether a commit would tell something new.
+    /// Counts a change of the note, such as a recorded intent.
+    pub(super) fn note_changed(&mut self) {
+        self.uncommitted.changed();
+    }
+
+    /// Returns `true` if a commit would change anything.
     pub(super) fn is_dirty(&self) -> bool {
-        self.changes != self.changes_committed
+        self.uncommitted.is_dirty()
     }
 
+    /// Number of changes that a commit sent now contains.
     pub(super) fn changes(&self) -> u64 {
-        self.changes
+        self.uncommitted.changes()
     }
 
+    /// Takes in the acknowledgement of a commit that contained this many changes.
     pub(super) fn committed(&mut self, changes: u64) {
-        self.changes_committed = self.changes_committed.max(changes);
-        while self.ended.front().is_some_and(|(change, ..)| *change <= changes) {
-            self.ended.pop_front();
-        }
+        self.uncommitted.committed(changes);
     }
 
-    /// The calls that ended and whose end is not known to be committed.
-    pub(super) fn take_ended(&mut self) -> impl Iterator<Item = (Offset, Option<IdempotencyKey>)> {
-        std::mem::take(&mut self.ended)
-            .into_iter()
-            .map(|(_, offset, key)| (offset, key))
+    /// Takes the final calls that are not known to be committed.
+    pub(super) fn take_uncommitted_finals(
+        &mut self,
+    ) -> impl Iterator<Item = (Offset, Option<IdempotencyKey>)> {
+        self.uncommitted.take_finals()
     }
 
-    /// The offset and note to commit.
-    pub(super) fn to_commit(&self) -> Option<(Offset, Result<String, NoteTooLong>)> {
-        let progress = self.progress.as_ref()?;
-        let mut begun = self.doubts.clone();
-        self.calls()
-            .filter(|(_, call)| call.is_ambiguous())
-            .for_each(|(offset, _)| begun.insert(offset));
-        Some((progress.watermark(), progress.note(begun)))
-    }
-
-    /// The offset and note to commit once these calls are final.
-    pub(super) fn to_commit_without(
-        &self,
-        deferred: &[Offset],
-    ) -> Option<(Offset, Result<String, NoteTooLong>)> {
-        let mut progress = self.progress.clone()?;
-        deferred.iter().for_each(|offset| progress.finish(*offset));
-        let mut begun = self.doubts.clone();
+    /// Offset and call note to commit, as if `deferred` were final already; `None` before the notes are read.
+    ///
+    /// # Errors
+    /// The note is too long.
+    pub(super) fn to_commit(&self, deferred: &[Offset]) -> Option<(Offset, Result<String, NoteTooLong>)> {
+        let mut with_deferred;
+        let progress = match deferred {
+            [] => self.progress.as_ref()?,
+            [..] => {
+                with_deferred = self.progress.clone()?;
+                deferred.iter().for_each(|offset| with_deferred.finish(*offset));
+                &with_deferred
+            }
+        };
+        let mut intents = self.released_ambiguous.clone();
         self.calls()
             .filter(|(offset, call)| call.is_ambiguous() && !deferred.contains(offset))
-            .for_each(|(offset, _)| begun.insert(offset));
-        Some((progress.watermark(), progress.note(begun)))
+            .for_each(|(offset, _)| intents.insert(offset));
+        Some((progress.commit_position(), progress.note(intents)))
     }
 
-    /// The calls of the same key behind a call, in their order, up to one that lay before it: that one stays, or the
-    /// two would go round for ever.
-    pub(super) fn behind(&self, first: Offset) -> Vec<Offset> {
-        let key = self.calls.get(&first).and_then(|call| call.key.as_ref());
-        let queue = key.and_then(|key| self.key_queues.get(key));
-        debug_assert!(queue.is_none_or(|queue| queue.front() == Some(&first)));
-        let goes_with_it = |offset: &Offset| self.origin_of(*offset) > self.origin_of(first);
-        let behind = queue.into_iter().flat_map(|queue| queue.iter().skip(1).copied());
-        behind.take_while(goes_with_it).collect()
+    /// Calls of the same key that are deferred along with `first`, in their order.
+    pub(super) fn followers(&self, first: Offset) -> Vec<Offset> {
+        let Some(key) = self.calls.get(&first).and_then(Call::key) else {
+            return Vec::new();
+        };
+        debug_assert!(
+            self.key_queues
+                .of(key)
+                .next()
+                .is_none_or(|offset| offset == first)
+        );
+        let behind = self.key_queues.of(key).skip(1);
+        // Up to one that stood before it: that one stays, or the two would defer each other for ever.
+        behind
+            .take_while(|offset| self.origin_of(*offset) > self.origin_of(first))
+            .collect()
     }
 
-    /// Whether a call is the first of its key.
-    pub(super) fn is_first(&self, offset: Offset) -> bool {
-        let key = self.calls.get(&offset).and_then(|call| call.key.as_ref());
-        let queue = key.and_then(|key| self.key_queues.get(key));
-        queue.is_some_and(|queue| queue.front() == Some(&offset))
+    pub(super) fn is_first_of_key(&self, offset: Offset) -> bool {
+        let key = self.calls.get(&offset).and_then(Call::key);
+        key.is_some_and(|key| self.key_queues.is_first(key, offset))
     }
 
-    /// A call is deferred: its copy is on its way, unless it has arrived already.
-    pub(super) fn copied(&mut self, offset: Offset) {
-        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key.as_ref()?))) else {
+    /// Records that a call's copy is written.
+    pub(super) fn copy_sent(&mut self, offset: Offset) {
+        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key()?))) else {
             return;
         };
-        let is_copy = |at: &Offset| *at != offset && self.origin_of(*at) == Some(call.origin);
-        let queue = self.key_queues.get(key);
-        if !queue.is_some_and(|queue| queue.iter().any(is_copy)) {
-            self.away.left(key, call.origin);
+        let origin = call.origin();
+        // The copy may be read before its transaction's result is known: then it is not in transit any more.
+        let has_arrived =
+            (self.key_queues.of(key)).any(|at| at != offset && self.origin_of(at) == Some(origin));
+        if !has_arrived {
+            self.copies.sent(key, origin);
             self.has_copies = true;
         }
     }
 
-    /// Whether a deferred call of the same key that lay before this one is away, or has arrived behind it.
-    pub(super) fn must_follow(&self, offset: Offset) -> bool {
+    /// Returns `true` if one more copy may be in transit.
+    pub(super) fn has_copy_room(&self) -> bool {
+        self.copies.has_room()
+    }
+
+    /// Returns `true` if an earlier call of the same key was deferred: its copy is in transit, or stands behind.
+    pub(super) fn must_follow_deferred(&self, offset: Offset) -> bool {
         if !self.has_copies {
             return false;
         }
-        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key.as_ref()?))) else {
+        let Some((call, key)) = self.calls.get(&offset).and_then(|c| Some((c, c.key()?))) else {
             return false;
         };
-        let is_earlier = |at: &Offset| self.origin_of(*at).is_some_and(|at| at < call.origin);
-        let queue = self.key_queues.get(key);
-        self.away.has_before(key, call.origin) || queue.is_some_and(|queue| queue.iter().any(is_earlier))
+        let is_earlier = |at: Offset| self.origin_of(at).is_some_and(|at| at < call.origin());
+        self.copies.has_before(key, call.origin()) || self.key_queues.of(key).any(is_earlier)
     }
 
     fn origin_of(&self, offset: Offset) -> Option<Offset> {
-        self.calls.get(&offset).map(|call| call.origin)
+        self.calls.get(&offset).map(Call::origin)
     }
-
-    /// How far the consumer is ahead of the watermark, in offsets.
-    pub(super) fn span(&self) -> u64 {
-        self.progress.as_ref().map_or(0, Progress::span)
-    }
-
-    /// Whether one more call would leave the note short enough.
-    pub(super) fn has_room(&self) -> bool {
-        self.progress.as_ref().is_none_or(Progress::has_room)
-    }
-
-    fn next_of(&mut self, key: &IdempotencyKey, finished: Offset, now: Instant) -> Option<Offset> {
-        let queue = self.key_queues.get_mut(key)?;
-        debug_assert_eq!(
-            queue.front(),
-            Some(&finished),
-            "a later call of a key ended first"
-        );
-        queue.pop_front();
-        let Some(next) = queue.front().copied() else {
-            self.key_queues.remove(key);
-            return None;
-        };
-        let call = self.calls.get_mut(&next)?;
-        if call.state == CallState::Deferring {
-            // It goes with the one that has ended.
-            return None;
-        }
-        call.enter(CallState::Ready, now);
-        Some(next)
-    }
-
-    fn release_unless(&mut self, keep: impl Fn(&CallState) -> bool) -> usize {
-        let goes = |(offset, call): (&Offset, &Call<P>)| (!keep(&call.state)).then_some(*offset);
-        let gone: Vec<Offset> = self.calls.iter().filter_map(goes).collect();
-        gone.into_iter().map(|offset| self.release(offset)).sum()
-    }
-}
-
-/// The partition of a call, if it is still in the same assignment.
-pub(super) fn owned_in<P>(
-    held: &mut BTreeMap<Partition, OwnedPartition<P>>,
-    id: CallId,
-) -> Option<&mut OwnedPartition<P>> {
-    held.get_mut(&id.partition)
-        .filter(|held| held.assignment == id.assignment)
 }

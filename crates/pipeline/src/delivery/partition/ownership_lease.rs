@@ -1,53 +1,53 @@
-//! Until when calls may be sent: proof of ownership, and its deadline.
+//! Ownership lease: the time for which an acknowledged commit proves that the partitions are still ours.
 //!
-//! A partition may go to another caller once the group has not heard of this one for the session time-out,
-//! and a process that was paused does not know that it was. The proof is a commit that the group's
-//! coordinator acknowledged: it is fenced by the generation, and it restarts the session. As nobody knows
-//! when it arrived there, it counts from the moment it was sent.
+//! A partition may move to another caller once the group has not heard from this one for the session timeout, and
+//! a process that was suspended does not notice. The proof is a commit that the group coordinator acknowledged:
+//! it is fenced by the generation, and it restarts the session.
 
 use std::time::{Duration, Instant};
 
-/// What this process knows of its own membership.
+/// Lease on all partitions of this member.
 #[derive(Clone, Debug)]
-pub(crate) struct Ownership {
-    max: Duration,
+pub(crate) struct OwnershipLease {
+    length: Duration,
     proved_at: Option<Instant>,
 }
 
-impl Ownership {
-    /// Without proof. A proof lasts `max`, which lies well inside the session time-out.
-    #[must_use]
-    pub(crate) const fn new(max: Duration) -> Self {
-        Self { max, proved_at: None }
+impl OwnershipLease {
+    /// A lease without proof. Once proved it lasts for `length`, which lies well inside the session timeout.
+    pub(crate) const fn new(length: Duration) -> Self {
+        Self {
+            length,
+            proved_at: None,
+        }
     }
 
-    /// A commit that was sent at `sent_at` was acknowledged.
-    pub(crate) fn prove(&mut self, sent_at: Instant) {
+    /// Extends the lease by a commit that was sent at `sent_at` and is acknowledged.
+    pub(crate) fn extend(&mut self, sent_at: Instant) {
+        // Counts from the sending: the moment at which the coordinator restarted the session is not known, and
+        // cannot be earlier. An older commit never shortens the lease.
         self.proved_at = self.proved_at.max(Some(sent_at));
     }
 
-    /// The membership is over.
-    pub(crate) fn forget(&mut self) {
+    /// Ends the lease, because the membership is over.
+    pub(crate) fn end(&mut self) {
         self.proved_at = None;
     }
 
-    /// Whether a call may be sent now.
-    #[must_use]
+    /// Returns `true` if a request may be sent now.
     pub(crate) fn may_send(&self, now: Instant) -> bool {
         self.until().is_some_and(|until| now < until)
     }
 
-    /// When calls may no longer be sent; `None` without proof.
-    #[must_use]
+    /// End of the lease; `None` without proof.
     pub(crate) fn until(&self) -> Option<Instant> {
-        self.proved_at.map(|at| at + self.max)
+        self.proved_at.map(|at| at + self.length)
     }
 
-    /// When a new proof is wanted, if there is anything to send: at half of the old one's time, so that a
-    /// commit that takes long does not hold up the calls. `None`: at once.
-    #[must_use]
+    /// Time at which a new commit is due if there is anything to send; `None`: at once.
     pub(crate) fn renew_at(&self) -> Option<Instant> {
-        self.proved_at.map(|at| at + self.max / 2)
+        // Half of the lease is left for the commit, so that a slow one does not hold up the calls.
+        self.proved_at.map(|at| at + self.length / 2)
     }
 }
 
@@ -56,23 +56,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_sent_without_proof_or_past_its_deadline() {
+    fn nothing_is_sent_without_a_lease_or_past_its_end() {
         let second = Duration::from_secs(1);
         let start = Instant::now();
-        let mut ownership = Ownership::new(10 * second);
-        assert!(!ownership.may_send(start));
-        assert_eq!(ownership.renew_at(), None);
-        ownership.prove(start);
-        assert!(ownership.may_send(start + 9 * second));
-        assert!(!ownership.may_send(start + 10 * second));
-        assert_eq!(ownership.renew_at(), Some(start + 5 * second));
-        ownership.prove(start + 5 * second);
-        ownership.prove(start);
+        let mut lease = OwnershipLease::new(10 * second);
+        assert!(!lease.may_send(start));
+        assert_eq!(lease.renew_at(), None);
+        lease.extend(start);
+        assert!(lease.may_send(start + 9 * second));
+        assert!(!lease.may_send(start + 10 * second));
+        assert_eq!(lease.renew_at(), Some(start + 5 * second));
+        lease.extend(start + 5 * second);
+        lease.extend(start);
         assert!(
-            ownership.may_send(start + 14 * second),
+            lease.may_send(start + 14 * second),
             "an older proof shortened a newer one"
         );
-        ownership.forget();
-        assert!(!ownership.may_send(start + 6 * second));
+        lease.end();
+        assert!(!lease.may_send(start + 6 * second));
     }
 }

@@ -1,4 +1,4 @@
-//! When the breaker opens, whom it lets through meanwhile, and how calls come back.
+//! Circuit breaker: when it opens, what it lets through, and how calls ramp up again.
 
 use super::*;
 use crate::delivery::response::{HttpResponse, Lost, NotSent};
@@ -7,52 +7,55 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const MS: Duration = Duration::from_millis(1);
 
 /// A breaker that opens at the third failure, and its clock.
-struct Story {
-    breaker: Breaker,
+struct Scenario {
+    breaker: CircuitBreaker,
     now: Instant,
 }
 
-impl Story {
+impl Scenario {
     fn new() -> Self {
         let settings = BreakerSettings {
             failure_threshold: 3,
             probe_interval: INTERVAL,
         };
         Self {
-            breaker: Breaker::new(settings),
+            breaker: CircuitBreaker::new(settings),
             now: Instant::now(),
         }
     }
 
-    fn begin(&mut self) -> Instant {
+    fn send(&mut self) -> Instant {
         self.now += MS;
-        self.breaker.begun(self.now);
+        self.breaker.request_sent(self.now);
         self.now
     }
 
-    fn report(&mut self, began: Instant, sign: ApiHealth) -> Turn {
+    fn respond(&mut self, sent_at: Instant, health: ApiHealth) -> BreakerChange {
         self.now += MS;
-        let report = match sign {
+        let response = match health {
             ApiHealth::Healthy => Response::Status(HttpResponse::default()),
             ApiHealth::Busy => status(429),
             ApiHealth::Overloaded => status(503),
             ApiHealth::Unhealthy => Response::Lost(Lost::Closed),
-            ApiHealth::Nothing => Response::NotSent(NotSent::Withheld),
+            ApiHealth::Unknown => Response::NotSent(NotSent::Withheld),
         };
-        self.breaker.reported(began, &report, sign, self.now)
+        self.breaker.responded(sent_at, &response, health, self.now)
     }
 
-    fn request(&mut self, sign: ApiHealth) -> Turn {
-        let began = self.begin();
-        self.report(began, sign)
+    fn request(&mut self, health: ApiHealth) -> BreakerChange {
+        let sent_at = self.send();
+        self.respond(sent_at, health)
     }
 
     fn opened() -> Self {
-        let mut story = Self::new();
-        story.request(ApiHealth::Unhealthy);
-        story.request(ApiHealth::Unhealthy);
-        assert!(matches!(story.request(ApiHealth::Overloaded), Turn::Ill(_)));
-        story
+        let mut scenario = Self::new();
+        scenario.request(ApiHealth::Unhealthy);
+        scenario.request(ApiHealth::Unhealthy);
+        assert!(matches!(
+            scenario.request(ApiHealth::Overloaded),
+            BreakerChange::Failed(_)
+        ));
+        scenario
     }
 
     fn room(&self) -> usize {
@@ -68,134 +71,148 @@ fn status(status: u16) -> Response {
 }
 
 #[test]
-fn it_opens_only_when_nothing_gets_through_between_the_failures() {
-    let mut story = Story::new();
-    for sign in [ApiHealth::Healthy, ApiHealth::Busy] {
+fn opens_only_on_failures_in_a_row() {
+    let mut scenario = Scenario::new();
+    for health in [ApiHealth::Healthy, ApiHealth::Busy] {
         for _ in 0..20 {
-            story.request(ApiHealth::Unhealthy);
-            story.request(ApiHealth::Overloaded);
-            assert_eq!(story.request(sign), Turn::None);
+            scenario.request(ApiHealth::Unhealthy);
+            scenario.request(ApiHealth::Overloaded);
+            assert_eq!(scenario.request(health), BreakerChange::None);
         }
     }
-    assert_eq!(story.breaker.state(), BreakerState::Closed);
-    // What is held back says neither yes nor no.
-    let began = story.now;
-    story.request(ApiHealth::Unhealthy);
-    story.request(ApiHealth::Nothing);
-    story.request(ApiHealth::Unhealthy);
-    let Turn::Ill(outage) = story.request(ApiHealth::Overloaded) else {
+    assert_eq!(scenario.breaker.state(), BreakerState::Closed);
+    // A withheld request is neither a success nor a failure.
+    let sent_at = scenario.now;
+    scenario.request(ApiHealth::Unhealthy);
+    scenario.request(ApiHealth::Unknown);
+    scenario.request(ApiHealth::Unhealthy);
+    let BreakerChange::Failed(outage) = scenario.request(ApiHealth::Overloaded) else {
         panic!("it did not open");
     };
     assert_eq!((outage.failures, outage.status), (3, Some(503)));
-    assert_eq!(outage.since, began + 2 * MS);
-    assert_eq!(story.breaker.state(), BreakerState::Open);
-    assert_eq!(story.room(), 0);
+    assert_eq!(outage.since, sent_at + 2 * MS);
+    assert_eq!(scenario.breaker.state(), BreakerState::Open);
+    assert_eq!(scenario.room(), 0);
 }
 
 #[test]
-fn one_probe_goes_per_interval_whether_or_not_the_last_one_is_back() {
-    let mut story = Story::opened();
+fn one_probe_per_interval_whatever_the_last_one_does() {
+    let mut scenario = Scenario::opened();
     let mut probes = Vec::new();
     for _ in 0..10 {
-        let due = story.breaker.room_at().expect("a time");
-        assert_eq!(story.breaker.room(due - MS), 0);
-        assert_eq!(story.breaker.room(due), 1);
-        story.now = due;
-        probes.push(story.begin());
-        assert_eq!(story.breaker.state(), BreakerState::Probing);
-        assert_eq!(story.room(), 0, "one at a time");
+        let due = scenario.breaker.room_at().expect("a time");
+        assert_eq!(scenario.breaker.room(due - MS), 0);
+        assert_eq!(scenario.breaker.room(due), 1);
+        scenario.now = due;
+        probes.push(scenario.send());
+        assert_eq!(scenario.breaker.state(), BreakerState::Probing);
+        assert_eq!(scenario.room(), 0, "one at a time");
     }
     for (count, probe) in (1..).zip(probes) {
         assert!(
-            matches!(story.report(probe, ApiHealth::Overloaded), Turn::Ill(o) if o.probes_failed == count)
+            matches!(scenario.respond(probe, ApiHealth::Overloaded), BreakerChange::Failed(o) if o.probes_failed == count)
         );
     }
-    assert_eq!(story.breaker.state(), BreakerState::Open);
+    assert_eq!(scenario.breaker.state(), BreakerState::Open);
 }
 
 #[test]
-fn the_first_answer_closes_it_and_calls_come_back_one_by_one() {
-    let mut story = Story::opened();
-    story.now += INTERVAL;
-    assert_eq!(story.request(ApiHealth::Busy), Turn::Well);
-    assert_eq!(story.room(), 2);
-    let (first, second) = (story.begin(), story.begin());
-    assert_eq!(story.room(), 0);
-    story.report(first, ApiHealth::Healthy);
-    assert_eq!(story.room(), 2);
-    story.report(second, ApiHealth::Unhealthy);
-    assert_eq!(story.room(), 3, "a failure frees its place and brings none");
+fn healthy_probe_closes_it_and_calls_ramp_up() {
+    let mut scenario = Scenario::opened();
+    scenario.now += INTERVAL;
+    assert_eq!(scenario.request(ApiHealth::Busy), BreakerChange::Closed);
+    assert_eq!(scenario.room(), 2);
+    let (first, second) = (scenario.send(), scenario.send());
+    assert_eq!(scenario.room(), 0);
+    scenario.respond(first, ApiHealth::Healthy);
+    assert_eq!(scenario.room(), 2);
+    scenario.respond(second, ApiHealth::Unhealthy);
+    assert_eq!(scenario.room(), 3, "a failure frees its place and brings none");
     for _ in 0..100 {
-        story.request(ApiHealth::Healthy);
+        scenario.request(ApiHealth::Healthy);
     }
-    assert_eq!(story.room(), 103);
+    assert_eq!(scenario.room(), 103);
 }
 
 #[test]
-fn what_began_before_says_nothing_of_now() {
-    let mut story = Story::new();
-    let hanging: Vec<Instant> = (0..20).map(|_| story.begin()).collect();
+fn late_responses_change_nothing() {
+    let mut scenario = Scenario::new();
+    let hanging: Vec<Instant> = (0..20).map(|_| scenario.send()).collect();
     for _ in 0..3 {
-        story.request(ApiHealth::Unhealthy);
+        scenario.request(ApiHealth::Unhealthy);
     }
-    assert!(story.breaker.is_open());
-    // Neither an answer nor a failure of the time before changes anything.
-    assert_eq!(story.report(hanging[0], ApiHealth::Healthy), Turn::None);
-    assert_eq!(story.report(hanging[1], ApiHealth::Unhealthy), Turn::None);
-    story.now += INTERVAL;
-    assert_eq!(story.request(ApiHealth::Healthy), Turn::Well);
-    for began in &hanging[2..] {
-        assert_eq!(story.report(*began, ApiHealth::Overloaded), Turn::None);
+    assert!(scenario.breaker.is_open());
+    // Neither success nor failure of a request from before changes anything.
+    assert_eq!(
+        scenario.respond(hanging[0], ApiHealth::Healthy),
+        BreakerChange::None
+    );
+    assert_eq!(
+        scenario.respond(hanging[1], ApiHealth::Unhealthy),
+        BreakerChange::None
+    );
+    scenario.now += INTERVAL;
+    assert_eq!(scenario.request(ApiHealth::Healthy), BreakerChange::Closed);
+    for sent_at in &hanging[2..] {
+        assert_eq!(
+            scenario.respond(*sent_at, ApiHealth::Overloaded),
+            BreakerChange::None
+        );
     }
-    assert_eq!(story.breaker.state(), BreakerState::Closed);
-    assert_eq!(story.room(), 2, "what hangs since before takes no place");
+    assert_eq!(scenario.breaker.state(), BreakerState::Closed);
+    assert_eq!(scenario.room(), 2, "what hangs since before takes no place");
 }
 
 #[test]
-fn a_look_up_that_is_answered_proves_nothing_unless_it_was_the_probe() {
-    let mut story = Story::new();
-    let look_up = |story: &mut Story, sign| {
-        let (began, report) = (story.now, Response::Lost(Lost::Closed));
-        story.now += MS;
-        story.breaker.look_up_reported(began, &report, sign, story.now)
+fn healthy_look_up_counts_only_as_the_probe() {
+    let mut scenario = Scenario::new();
+    let look_up = |scenario: &mut Scenario, health| {
+        let (sent_at, response) = (scenario.now, Response::Lost(Lost::Closed));
+        scenario.now += MS;
+        scenario
+            .breaker
+            .look_up_responded(sent_at, &response, health, scenario.now)
     };
-    story.request(ApiHealth::Unhealthy);
-    assert_eq!(look_up(&mut story, ApiHealth::Healthy), Turn::None);
-    story.request(ApiHealth::Unhealthy);
-    assert!(matches!(look_up(&mut story, ApiHealth::Unhealthy), Turn::Ill(_)));
-    // It began before the breaker opened.
-    let (began, report) = (story.now - MS, Response::Status(HttpResponse::default()));
+    scenario.request(ApiHealth::Unhealthy);
+    assert_eq!(look_up(&mut scenario, ApiHealth::Healthy), BreakerChange::None);
+    scenario.request(ApiHealth::Unhealthy);
+    assert!(matches!(
+        look_up(&mut scenario, ApiHealth::Unhealthy),
+        BreakerChange::Failed(_)
+    ));
+    // It was sent before the breaker opened.
+    let (sent_at, response) = (scenario.now - MS, Response::Status(HttpResponse::default()));
     assert_eq!(
-        story
+        scenario
             .breaker
-            .look_up_reported(began, &report, ApiHealth::Healthy, story.now),
-        Turn::None
+            .look_up_responded(sent_at, &response, ApiHealth::Healthy, scenario.now),
+        BreakerChange::None
     );
-    story.now += INTERVAL;
-    let began = story.begin();
+    scenario.now += INTERVAL;
+    let sent_at = scenario.send();
     assert_eq!(
-        story
+        scenario
             .breaker
-            .look_up_reported(began, &report, ApiHealth::Healthy, story.now),
-        Turn::Well
+            .look_up_responded(sent_at, &response, ApiHealth::Healthy, scenario.now),
+        BreakerChange::Closed
     );
 }
 
 #[test]
-fn a_probe_that_was_held_back_is_none() {
-    let mut story = Story::opened();
-    story.now += INTERVAL;
-    assert_eq!(story.request(ApiHealth::Nothing), Turn::None);
-    assert_eq!(story.breaker.state(), BreakerState::Open);
-    assert_eq!(story.room(), 1, "another goes at once");
+fn withheld_probe_is_replaced_at_once() {
+    let mut scenario = Scenario::opened();
+    scenario.now += INTERVAL;
+    assert_eq!(scenario.request(ApiHealth::Unknown), BreakerChange::None);
+    assert_eq!(scenario.breaker.state(), BreakerState::Open);
+    assert_eq!(scenario.room(), 1, "another goes at once");
 }
 
 #[test]
-fn it_can_be_switched_off() {
-    let mut story = Story::new();
-    story.breaker.settings.failure_threshold = 0;
+fn threshold_of_zero_never_opens() {
+    let mut scenario = Scenario::new();
+    scenario.breaker.settings.failure_threshold = 0;
     for _ in 0..100 {
-        story.request(ApiHealth::Unhealthy);
+        scenario.request(ApiHealth::Unhealthy);
     }
-    assert_eq!(story.breaker.state(), BreakerState::Closed);
+    assert_eq!(scenario.breaker.state(), BreakerState::Closed);
 }
