@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kafka::{ClientError, Consumer};
 use pipeline::delivery::{
-    Action, Ambiguity, Assignment, CallId, Event, HaltReason, Rejoin, Response, WaitReason,
+    Action, Ambiguity, Assignment, CallId, Event, HaltReason, Rejoin, Response, ResponseSummary, WaitReason,
 };
 use records::{Offset, Partition};
 use service::failpoint::kill_at;
@@ -54,14 +54,15 @@ impl Shell {
                 what,
                 tries,
                 at_least,
-            } => self.wait(call, what, tries, at_least),
+                response,
+            } => self.wait(call, what, tries, at_least, response),
             Action::Publish {
                 call,
-                ending,
+                final_state,
                 history,
                 payload,
             } => {
-                return Ok(self.publish(call, &ending, &history, &payload));
+                return Ok(self.publish(call, &final_state, &history, &payload));
             }
             Action::Commit(commits) => self.commit(&commits),
             Action::Defer { copies, commits } => self.defer(copies, &commits),
@@ -216,7 +217,14 @@ impl Shell {
         });
     }
 
-    fn wait(&mut self, call: CallId, what: WaitReason, tries: u32, at_least: Duration) {
+    fn wait(
+        &mut self,
+        call: CallId,
+        what: WaitReason,
+        tries: u32,
+        at_least: Duration,
+        response: Option<ResponseSummary>,
+    ) {
         let wait = match what {
             WaitReason::Quiescence => at_least,
             WaitReason::Attempt | WaitReason::Publication | WaitReason::LookUp => {
@@ -224,10 +232,10 @@ impl Shell {
             }
         };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        match (what, self.told) {
-            (WaitReason::Attempt, Some(told)) => tracing::warn!(
-                position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
-                kind = told.kind, status = told.status, "call will be made again"
+        match (what, response) {
+            (WaitReason::Attempt, Some(response)) => tracing::warn!(
+                position = %self.position(call), attempt = tries, wait_ms, answer = response.class.as_str(),
+                kind = response.kind, status = response.status, "call will be made again"
             ),
             (WaitReason::Quiescence, _) => tracing::warn!(
                 position = %self.position(call), wait_ms,
@@ -236,7 +244,7 @@ impl Shell {
             (WaitReason::Attempt, None) | (WaitReason::Publication | WaitReason::LookUp, _) => {
                 tracing::debug!(
                     position = %self.position(call), tries, wait_ms, ?what, "waits"
-                )
+                );
             }
         }
         self.waits_begun += 1;

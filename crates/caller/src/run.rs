@@ -11,7 +11,7 @@ use kafka::error::ErrorClass;
 use kafka::group_watch::MemberId;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
-use pipeline::delivery::{Delivery, Event, LookupResult, NotSent, Response};
+use pipeline::delivery::{Delivery, Event, NotSent, Response};
 use service::failpoint::kill_at;
 use service::{GroupHealth, Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::group;
 use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::shell::{GroupStatus, Shell, join, numbers};
+use crate::shell::{Shell, join, numbers};
 
 /// A sound loop turns at least this often, also while the brokers do not answer.
 pub(crate) const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -296,35 +296,29 @@ impl Loop {
                 took,
             } => {
                 kill_at!("after-answer");
-                let answer = self.delivery.classes().answer(&report);
-                self.shell.metrics.answered(&report, answer, took);
+                let response = self.delivery.classify(report);
+                let (report, summary) = (response.response(), response.summary());
+                self.shell.metrics.answered(report, summary.class, took);
                 match repeats {
                     Some(ambiguity) if !matches!(report, Response::NotSent(_)) => {
                         self.shell.metrics.repeated(ambiguity);
                     }
                     Some(_) | None => {}
                 }
-                let told = GroupStatus {
-                    answer,
-                    kind: report.kind(),
-                    status: report.status(),
-                };
-                if !self.delivery.awaits(call) && report != Response::NotSent(NotSent::Withheld) {
+                if !self.delivery.awaits(call) && *report != Response::NotSent(NotSent::Withheld) {
                     tracing::warn!(
-                        position = %self.shell.position(call), answer = answer.as_str(),
-                        kind = told.kind, status = told.status,
+                        position = %self.shell.position(call), answer = summary.class.as_str(),
+                        kind = summary.kind, status = summary.status,
                         "an answer came after the partition went; it counts only if the partition comes back"
                     );
                 }
-                self.shell.told = Some(told);
-                let applied = self.apply(Event::ResponseReceived { call, report });
-                self.shell.told = None;
-                applied
+                self.apply(Event::ResponseReceived { call, response })
             }
             Arrived::LookedUp { call, report, took } => {
-                let verdict = LookupResult::from(self.delivery.verify().answers.answer(&report));
-                self.shell.looked_up(call, &report, verdict, took);
-                self.apply(Event::LookedUp { call, report })
+                let response = self.delivery.classify_look_up(report);
+                self.shell
+                    .looked_up(call, response.response(), response.result(), took);
+                self.apply(Event::LookedUp { call, response })
             }
             Arrived::Committed { number, result, took } => {
                 match self.shell.committed(number, result, took)? {

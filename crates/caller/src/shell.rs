@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use kafka::producer::Producer;
 use kafka::{ClientError, Consumer};
-use pipeline::delivery::{CallId, ResponseClass};
+use pipeline::delivery::CallId;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::call_dead_letter::Reason;
 use records::parked;
@@ -51,8 +51,6 @@ pub(crate) struct Shell {
     /// The membership as of the generation that the loop has heard of last, for deferrals.
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
     pub(crate) refused: BTreeMap<Partition, String>,
-    /// What the report that is being taken in says, for the log line of what follows from it.
-    pub(crate) told: Option<GroupStatus>,
     /// Another member has taken our instance id, and it is not known yet whose it is.
     pub(crate) is_fenced: bool,
     pub(crate) is_finished: bool,
@@ -72,14 +70,6 @@ pub(crate) enum ToldEnd {
     Outcome,
     DeadLetter(Reason),
     Parked(parked::Reason),
-}
-
-/// A report, as a log line tells it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct GroupStatus {
-    pub(crate) answer: ResponseClass,
-    pub(crate) kind: &'static str,
-    pub(crate) status: Option<u16>,
 }
 
 impl Shell {
@@ -114,7 +104,6 @@ impl Shell {
             deferrals: Deferrals::new(config, Calendar::new(now)),
             group_metadata: None,
             refused: BTreeMap::new(),
-            told: None,
             is_fenced: false,
             is_finished: false,
         })

@@ -45,7 +45,7 @@ async fn call(api: &Api, permit: ExtendLease) -> Response {
 /// Makes one call; returns what it is reported as and what that means by the default settings.
 async fn answered(api: &Api) -> (Response, ResponseClass) {
     let report = call(api, permitted()).await;
-    let answer = api.reading.classes.answer(&report);
+    let answer = api.reading.classes.class_of(&report);
     (report, answer)
 }
 

@@ -40,7 +40,8 @@ mod response;
 mod schedule;
 
 pub use call::{
-    Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResult, Policy, Verify,
+    Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResponse, LookupResult,
+    Policy, Verify,
 };
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Pending,
@@ -51,6 +52,6 @@ pub use gauges::Gauges;
 pub use limits::{DeferralLimits, Limits};
 pub use machine::Delivery;
 pub use response::{
-    Field, FieldRule, HttpResponse, InvalidRule, InvalidStatusClasses, Lost, NotSent, Otherwise, Response,
-    ResponseClass, ResponseClassifier, StatusClass, Statuses,
+    ClassifiedResponse, Field, FieldRule, HttpResponse, InvalidRule, InvalidStatusClasses, Lost, NotSent,
+    Otherwise, Response, ResponseClass, ResponseClassifier, ResponseSummary, StatusClass, Statuses,
 };

@@ -117,7 +117,7 @@ impl Caller {
             api_processing_max,
             lookups_max: LOOKUPS_MAX,
             abandon_after: Duration::from_secs(60),
-            answers: ResponseClassifier::new([
+            classifier: ResponseClassifier::new([
                 (Statuses::Exactly(200), StatusClass::Accepted),
                 (Statuses::Exactly(404), StatusClass::Rejected),
             ])
@@ -344,8 +344,9 @@ impl World {
                 }
                 self.note(|| format!("{process} hears of {:?}: {report:?}", place(call)));
                 self.hears(at, &report);
-                let report = outage::mutated(report, &self.setup);
-                self.tell(at, Event::ResponseReceived { call, report });
+                let response = outage::mutated(report, &self.setup);
+                let response = self.callers[at].delivery.classify(response);
+                self.tell(at, Event::ResponseReceived { call, response });
             }
             Due::LookUp(call) => {
                 let report = match self.is_down() || self.faults && self.random.random_ratio(1, 4) {
@@ -360,7 +361,8 @@ impl World {
             Due::LookedUp(call, report) => {
                 self.note(|| format!("looked up {:?}: {report:?}", place(call)));
                 self.hears_of_look_up(at, &report);
-                self.tell(at, Event::LookedUp { call, report });
+                let response = self.callers[at].delivery.classify_look_up(report);
+                self.tell(at, Event::LookedUp { call, response });
             }
             Due::WaitOver(call) => self.tell(at, Event::WaitElapsed(call)),
             Due::Publish(call, ending, is_written, told) => {
@@ -403,7 +405,8 @@ impl World {
             self.count("withheld");
             let report = Response::NotSent(NotSent::Withheld);
             self.hears(at, &report);
-            self.tell(at, Event::ResponseReceived { call, report });
+            let response = self.callers[at].delivery.classify(report);
+            self.tell(at, Event::ResponseReceived { call, response });
             return;
         }
         self.note(|| format!("a request for {place:?} leaves {process}"));
@@ -569,7 +572,9 @@ impl World {
                     .due
                     .push((now + at_least + jitter, Due::WaitOver(call)));
             }
-            Action::Publish { call, ending, .. } => self.publish(at, call, ending),
+            Action::Publish {
+                call, final_state, ..
+            } => self.publish(at, call, final_state),
             Action::Commit(commits) => {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
                 self.commit(at, content.collect());

@@ -24,9 +24,9 @@ async fn check(does: Does, expected: LookupResult) -> Server {
     let call = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
     let request = api.look_up_request(&facts, &call.expect("a request"));
     let report = api.look_up(request.expect("a look-up")).await;
-    let answers = verify.verify().expect("a table").answers;
+    let answers = verify.verify().expect("a table").classifier;
     assert_eq!(
-        LookupResult::from(answers.answer(&report)),
+        LookupResult::from(answers.class_of(&report)),
         expected,
         "{does:?}: {report:?}"
     );

@@ -24,10 +24,10 @@ use std::time::{Duration, Instant};
 use records::{IdempotencyKey, Offset};
 
 use super::event::Pending;
-use super::response::{HttpResponse, NotSent, Response, ResponseClass, ResponseClassifier};
+use super::response::{ClassifiedResponse, HttpResponse, NotSent, Response, ResponseClass};
 
 pub use deferral_context::DeferralContext;
-pub use lookup::LookupResult;
+pub use lookup::{LookupResponse, LookupResult};
 pub use policy::{Policy, Verify};
 
 /// A pending call. `P` is what the program needs to make it; the pipeline does not look inside.
@@ -46,7 +46,7 @@ pub struct Call<P> {
     /// Reason why its outcome is unknown, if it is.
     ambiguity: Option<Ambiguity>,
     /// Last response that left its outcome unknown.
-    inconclusive: Option<Response>,
+    inconclusive: Option<ClassifiedResponse>,
     /// Inconclusive look-ups in a row.
     lookups: u32,
     /// Time of the first of these look-ups.
@@ -353,13 +353,12 @@ impl<P> Call<P> {
     /// Takes in the response to its request. The API may process that request for `api_processing_max` from now.
     pub(super) fn responded(
         &mut self,
-        response: Response,
-        classifier: &ResponseClassifier,
+        response: ClassifiedResponse,
         api_processing_max: Duration,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::InFlight);
-        let class = classifier.answer(&response);
+        let (class, response) = response.into_parts();
         self.history.answered_at = Some(now);
         if class == ResponseClass::Ambiguous {
             self.history.attempts_ambiguous += 1;
@@ -389,7 +388,7 @@ impl<P> Call<P> {
             ) => {
                 let wait = response.retry_after().unwrap_or_default();
                 if !is_clear {
-                    self.inconclusive = Some(response);
+                    self.inconclusive = Some(ClassifiedResponse::from_parts(class, response));
                 }
                 match self.policy {
                     Policy::Verify if !is_clear => Next::AwaitQuiescence,
@@ -411,15 +410,14 @@ impl<P> Call<P> {
     /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be unhealthy.
     pub(super) fn looked_up(
         &mut self,
-        response: Response,
-        classifier: &ResponseClassifier,
+        response: LookupResponse,
         verify: &Verify,
         is_outage: bool,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::LookingUp);
         let first_at = *self.looked_up_first_at.get_or_insert(now);
-        let next = match (LookupResult::from(verify.answers.answer(&response)), response) {
+        let next = match response.into_parts() {
             (LookupResult::Found, Response::Status(http)) => {
                 self.history.answered_at = Some(now);
                 Next::Publish(Arc::new(FinalState::Found(http)))
@@ -427,13 +425,10 @@ impl<P> Call<P> {
             (LookupResult::NotFound, _) => {
                 // Quiescence has passed, so the order is surely not processed, and never will be by these requests.
                 (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
-                match self.inconclusive.take() {
+                match self.inconclusive.take().map(ClassifiedResponse::into_parts) {
                     // A rejection that was not trusted, because an earlier request was ambiguous, holds after all.
-                    Some(response) if classifier.answer(&response) == ResponseClass::Rejected => {
-                        match response {
-                            Response::Status(http) => Next::Publish(Arc::new(FinalState::Rejected(http))),
-                            Response::NotSent(_) | Response::Lost(_) => Next::Ready,
-                        }
+                    Some((ResponseClass::Rejected, Response::Status(http))) => {
+                        Next::Publish(Arc::new(FinalState::Rejected(http)))
                     }
                     Some(_) | None => Next::Ready,
                 }
@@ -468,14 +463,15 @@ impl<P> Call<P> {
     pub(super) fn parked(&self) -> Arc<FinalState> {
         Arc::new(FinalState::Parked(Evidence {
             ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),
-            last: self.inconclusive.clone(),
+            last: (self.inconclusive.clone()).map(ClassifiedResponse::into_response),
             lookups: self.lookups,
         }))
     }
 
     /// Final state of a call past its retry limit, with its last response if there is one.
-    pub(super) fn abandoned(&mut self, last: Option<Response>) -> Arc<FinalState> {
+    pub(super) fn abandoned(&mut self, last: Option<ClassifiedResponse>) -> Arc<FinalState> {
         if self.ambiguity.is_none() {
+            let last = last.map(ClassifiedResponse::into_response);
             return Arc::new(FinalState::Abandoned(last));
         }
         // A dead letter would claim that it was not processed, which is not known.

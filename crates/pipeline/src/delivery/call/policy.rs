@@ -64,5 +64,5 @@ pub struct Verify {
     /// So long after the first look-up without a result, the call is parked.
     pub abandon_after: Duration,
     /// What the answer to a look-up means; see [`LookupResult`](super::LookupResult).
-    pub answers: ResponseClassifier,
+    pub classifier: ResponseClassifier,
 }

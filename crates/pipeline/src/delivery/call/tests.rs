@@ -1,5 +1,5 @@
 use super::*;
-use crate::delivery::response::{Lost, StatusClass, Statuses};
+use crate::delivery::response::{Lost, ResponseClassifier, StatusClass, Statuses};
 
 fn classes() -> ResponseClassifier {
     ResponseClassifier::new([
@@ -49,7 +49,7 @@ fn play(policy: Policy, reports: &[Response]) -> (Next, Call<()>) {
     for report in reports {
         call.enter(CallState::Ready, now);
         call.start_attempt(now);
-        last = call.responded(report.clone(), &classes(), SETTLE, now);
+        last = call.responded(classes().classify(report.clone()), SETTLE, now);
     }
     (last, call)
 }
@@ -138,7 +138,7 @@ fn with_another_request_about_only_an_acceptance_is_an_answer() {
         let mut call = call(policy, now);
         call.ambiguity = Some(Ambiguity::Redelivered);
         call.start_attempt(now);
-        call.responded(report, &classes(), SETTLE, now)
+        call.responded(classes().classify(report), SETTLE, now)
     };
     for report in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
         let parked = answered(Policy::Park, report.clone());
@@ -156,7 +156,7 @@ fn a_look_up_settles_it_or_is_given_up() {
         api_processing_max: SETTLE,
         lookups_max: 3,
         abandon_after: Duration::from_secs(60),
-        answers: ResponseClassifier::new([
+        classifier: ResponseClassifier::new([
             (Statuses::Exactly(200), StatusClass::Accepted),
             (Statuses::Exactly(404), StatusClass::Rejected),
         ])
@@ -168,31 +168,30 @@ fn a_look_up_settles_it_or_is_given_up() {
         call.enter(CallState::LookingUp, now);
         call
     };
-    let found = doubtful().looked_up(status(200), &classes(), &verify, false, now);
+    let found = doubtful().looked_up(verify.classify(status(200)), &verify, false, now);
     assert!(matches!(found, Next::Publish(ending) if matches!(*ending, FinalState::Found(_))));
     let mut call = doubtful();
     assert_eq!(
-        call.looked_up(status(404), &classes(), &verify, false, now),
+        call.looked_up(verify.classify(status(404)), &verify, false, now),
         Next::Ready
     );
     assert!(!call.is_ambiguous());
     let mut call = doubtful();
     for _ in 0..2 {
-        let next = call.looked_up(status(500), &classes(), &verify, false, now);
+        let next = call.looked_up(verify.classify(status(500)), &verify, false, now);
         assert_eq!(next, Next::Wait(Duration::ZERO));
         assert!(call.is_ambiguous());
         call.enter(CallState::LookingUp, now);
     }
-    let given_up = call.looked_up(status(500), &classes(), &verify, false, now);
+    let given_up = call.looked_up(verify.classify(status(500)), &verify, false, now);
     assert!(
         matches!(&given_up, Next::Publish(ending) if matches!(&**ending, FinalState::Parked(evidence) if evidence.lookups == 3))
     );
     let mut call = doubtful();
-    call.looked_up(status(500), &classes(), &verify, false, now);
+    call.looked_up(verify.classify(status(500)), &verify, false, now);
     call.enter(CallState::LookingUp, now);
     let late = call.looked_up(
-        status(500),
-        &classes(),
+        verify.classify(status(500)),
         &verify,
         false,
         now + verify.abandon_after,

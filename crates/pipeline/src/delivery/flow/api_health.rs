@@ -9,7 +9,7 @@
 //! | any other status | *healthy* |
 //! | the request was withheld | *unknown* |
 
-use crate::delivery::response::{Lost, NotSent, Response, ResponseClass};
+use crate::delivery::response::{Lost, NotSent, Response};
 
 /// Health of the API, as one response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(crate) enum ApiHealth {
 }
 
 impl ApiHealth {
-    /// Returns the health that a response of this class shows.
-    pub(crate) fn of(response: &Response, class: ResponseClass) -> Self {
-        match (response, class) {
+    /// Returns the health that a response shows. A definite one decides its call.
+    pub(crate) fn of(response: &Response, is_definite: bool) -> Self {
+        match (response, is_definite) {
             (Response::NotSent(NotSent::Withheld), _) => Self::Unknown,
             (Response::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
                 Self::Unhealthy
@@ -37,15 +37,13 @@ impl ApiHealth {
             (Response::Lost(Lost::TimedOut), _) => Self::Overloaded,
             (Response::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Unhealthy,
             // A rejected order is the order's fault. Were it a failure, one bad batch of orders would cut off all.
-            (Response::Status(_), ResponseClass::Accepted | ResponseClass::Rejected) => Self::Healthy,
-            (Response::Status(http), ResponseClass::Retryable | ResponseClass::Ambiguous) => {
-                match http.status {
-                    429 => Self::Busy,
-                    503 | 504 => Self::Overloaded,
-                    500..600 => Self::Unhealthy,
-                    _ => Self::Healthy,
-                }
-            }
+            (Response::Status(_), true) => Self::Healthy,
+            (Response::Status(http), false) => match http.status {
+                429 => Self::Busy,
+                503 | 504 => Self::Overloaded,
+                500..600 => Self::Unhealthy,
+                _ => Self::Healthy,
+            },
         }
     }
 
@@ -61,11 +59,11 @@ impl ApiHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::response::HttpResponse;
+    use crate::delivery::response::{HttpResponse, ResponseClass};
 
     fn check(response: Response, class: ResponseClass, expected: ApiHealth) {
         assert_eq!(
-            ApiHealth::of(&response, class),
+            ApiHealth::of(&response, class.is_definite()),
             expected,
             "{response:?} {class:?}"
         );

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use super::Delivery;
-use crate::delivery::call::CallState;
+use crate::delivery::call::{CallState, LookupResponse};
 use crate::delivery::event::Action;
 use crate::delivery::flow::{ApiHealth, BreakerChange, FlowControl, FlowControlSettings};
-use crate::delivery::response::Response;
+use crate::delivery::response::ClassifiedResponse;
 use crate::delivery::schedule::Recall;
 
 impl<P> Delivery<P> {
@@ -19,16 +19,23 @@ impl<P> Delivery<P> {
     }
 
     /// Takes in what the response to a call says of the API's health.
-    pub(super) fn observe_response(&mut self, sent_at: Instant, response: &Response, now: Instant) {
-        let health = ApiHealth::of(response, self.classifier.answer(response));
-        let change = self.flow.responded(sent_at, response, health, now);
+    pub(super) fn observe_response(&mut self, sent_at: Instant, response: &ClassifiedResponse, now: Instant) {
+        let health = ApiHealth::of(response.response(), response.class().is_definite());
+        let change = self.flow.responded(sent_at, response.response(), health, now);
         self.breaker_changed(change, now);
     }
 
     /// Takes in what the response to a look-up says of the API's health. Returns `true` if it failed in an outage.
-    pub(super) fn observe_look_up(&mut self, sent_at: Instant, response: &Response, now: Instant) -> bool {
-        let health = ApiHealth::of(response, self.verify.answers.answer(response));
-        let change = self.flow.look_up_responded(sent_at, response, health, now);
+    pub(super) fn observe_look_up(
+        &mut self,
+        sent_at: Instant,
+        response: &LookupResponse,
+        now: Instant,
+    ) -> bool {
+        let health = ApiHealth::of(response.response(), response.result().is_definite());
+        let change = self
+            .flow
+            .look_up_responded(sent_at, response.response(), health, now);
         self.breaker_changed(change, now);
         self.flow.is_breaker_open() && health.is_unhealthy()
     }

@@ -16,13 +16,13 @@ mod write_ahead;
 
 use std::time::Instant;
 
-use super::call::{Call, CallState, Verify};
+use super::call::{Call, CallState, LookupResponse, Verify};
 use super::event::{Action, CallId, Event, Rejoin};
 use super::flow::FlowControl;
 use super::gauges::Gauges;
 use super::limits::Limits;
 use super::partition::{OwnedPartitions, OwnershipLease, Phase};
-use super::response::ResponseClassifier;
+use super::response::{ClassifiedResponse, Response, ResponseClassifier};
 use super::schedule::{CommitSchedule, DeferralQueue, Drains, IntentWindow, LookUps, Requests, SendQueues};
 
 /// Stage two's decisions about all partitions that this process owns. `P` is what the program needs to make a call.
@@ -77,8 +77,8 @@ impl<P> Delivery<P> {
                 loaded,
             } => self.notes_loaded(assignment, partition, &loaded, now),
             Event::Pending(pending) => self.pending(pending, now),
-            Event::ResponseReceived { call, report } => self.response_received(call, report, now),
-            Event::LookedUp { call, report } => self.looked_up(call, report, now),
+            Event::ResponseReceived { call, response } => self.response_received(call, response, now),
+            Event::LookedUp { call, response } => self.looked_up(call, response, now),
             Event::WaitElapsed(call) => self.wait_elapsed(call, now),
             Event::Published { call, acknowledged } => self.published(call, acknowledged, now),
             Event::Committed(result) => self.committed(result, now),
@@ -159,16 +159,16 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// Classifier of look-up responses, and their limits.
+    /// Classifies the response to a call, for [`Event::ResponseReceived`].
     #[must_use]
-    pub fn verify(&self) -> &Verify {
-        &self.verify
+    pub fn classify(&self, response: Response) -> ClassifiedResponse {
+        self.classifier.classify(response)
     }
 
-    /// Classifier of responses to calls.
+    /// Classifies the response to a look-up, for [`Event::LookedUp`].
     #[must_use]
-    pub fn classes(&self) -> &ResponseClassifier {
-        &self.classifier
+    pub fn classify_look_up(&self, response: Response) -> LookupResponse {
+        self.verify.classify(response)
     }
 
     fn has_active_partition(&self) -> bool {

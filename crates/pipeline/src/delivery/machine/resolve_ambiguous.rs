@@ -8,9 +8,8 @@
 use std::time::Instant;
 
 use super::Delivery;
-use crate::delivery::call::{CallState, Next, Policy};
+use crate::delivery::call::{CallState, LookupResponse, Next, Policy};
 use crate::delivery::event::{Action, CallId, WaitReason};
-use crate::delivery::response::Response;
 use crate::delivery::schedule::End;
 
 impl<P> Delivery<P> {
@@ -70,7 +69,7 @@ impl<P> Delivery<P> {
         }
     }
 
-    pub(super) fn looked_up(&mut self, id: CallId, response: Response, now: Instant) {
+    pub(super) fn looked_up(&mut self, id: CallId, response: LookupResponse, now: Instant) {
         let Some(sent_at) = self.look_ups.end(id) else {
             return;
         };
@@ -82,7 +81,7 @@ impl<P> Delivery<P> {
         let Some(call) = call.filter(|call| call.is(&CallState::LookingUp)) else {
             return;
         };
-        let next = call.looked_up(response, &self.classifier, &self.verify, is_outage, now);
+        let next = call.looked_up(response, &self.verify, is_outage, now);
         let (tries, policy) = (call.lookups(), call.policy());
         if !call.is_ambiguous() {
             owned.note_changed();

@@ -7,11 +7,11 @@ use super::Delivery;
 use crate::delivery::call::{CallState, FinalState, History, Next, Policy};
 use crate::delivery::event::{Action, CallId, WaitReason};
 use crate::delivery::partition::Phase;
-use crate::delivery::response::Response;
+use crate::delivery::response::ClassifiedResponse;
 use crate::delivery::schedule::{End, Known, Outcome};
 
 impl<P> Delivery<P> {
-    pub(super) fn response_received(&mut self, id: CallId, response: Response, now: Instant) {
+    pub(super) fn response_received(&mut self, id: CallId, response: ClassifiedResponse, now: Instant) {
         let Some((key, sent_at)) = self.requests.end(id) else {
             return;
         };
@@ -31,7 +31,7 @@ impl<P> Delivery<P> {
     }
 
     /// Takes in the response of a call that is ours and waits for it.
-    pub(super) fn take_response(&mut self, id: CallId, response: Response, now: Instant) {
+    pub(super) fn take_response(&mut self, id: CallId, response: ClassifiedResponse, now: Instant) {
         let abandon_after = self.limits.deferral.abandon_after;
         let Some(owned) = self.partitions.of(id) else {
             return;
@@ -44,7 +44,8 @@ impl<P> Delivery<P> {
         let last = abandon_after
             .is_some_and(|max| call.age(now) >= max)
             .then(|| response.clone());
-        let next = call.responded(response, &self.classifier, self.verify.api_processing_max, now);
+        let summary = response.summary();
+        let next = call.responded(response, self.verify.api_processing_max, now);
         // While the breaker is open it is what calls wait for. Their own backoff would only delay the recovery.
         let tries = match self.flow.is_breaker_open() {
             true => 1,
@@ -70,17 +71,25 @@ impl<P> Delivery<P> {
                 self.await_quiescence(id, now + self.verify.api_processing_max, now);
             }
             Next::Wait(_) if self.apply_retry_limits(id, last, now) => {}
-            Next::Wait(at_least) => self.wait(id, WaitReason::Attempt, tries, at_least),
+            Next::Wait(at_least) => self.actions.push(Action::Wait {
+                call: id,
+                what: WaitReason::Attempt,
+                tries,
+                at_least,
+                response: Some(summary),
+            }),
             Next::Ready => self.retry(id, policy),
         }
     }
 
+    /// Asks for a wait that no response to a request has led to.
     pub(super) fn wait(&mut self, call: CallId, what: WaitReason, tries: u32, at_least: Duration) {
         self.actions.push(Action::Wait {
             call,
             what,
             tries,
             at_least,
+            response: None,
         });
     }
 
@@ -137,7 +146,7 @@ impl<P> Delivery<P> {
         if let CallState::Publishing(final_state) = call.state().0 {
             self.actions.push(Action::Publish {
                 call: id,
-                ending: Arc::clone(final_state),
+                final_state: Arc::clone(final_state),
                 history: *call.history(),
                 payload: call.payload(),
             });

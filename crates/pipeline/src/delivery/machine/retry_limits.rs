@@ -19,12 +19,17 @@ use super::Delivery;
 use crate::delivery::call::{CallState, Policy};
 use crate::delivery::event::CallId;
 use crate::delivery::limits::DeferralLimits;
-use crate::delivery::response::Response;
+use crate::delivery::response::ClassifiedResponse;
 
 impl<P> Delivery<P> {
     /// Applies the limits to a call whose attempt or look-up has failed. Returns `true` if it is not retried here,
     /// because it is deferred or abandoned.
-    pub(super) fn apply_retry_limits(&mut self, id: CallId, last: Option<Response>, now: Instant) -> bool {
+    pub(super) fn apply_retry_limits(
+        &mut self,
+        id: CallId,
+        last: Option<ClassifiedResponse>,
+        now: Instant,
+    ) -> bool {
         let Some(owned) = self.partitions.of(id) else {
             return false;
         };

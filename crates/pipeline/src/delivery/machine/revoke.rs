@@ -8,7 +8,7 @@ use super::Delivery;
 use crate::delivery::call::{CallState, FinalState};
 use crate::delivery::event::{Action, CallId, Rejoin};
 use crate::delivery::partition::Phase;
-use crate::delivery::response::Response;
+use crate::delivery::response::{ClassifiedResponse, Response, ResponseClass};
 use crate::delivery::schedule::{Known, Outcome};
 
 impl<P> Delivery<P> {
@@ -160,13 +160,23 @@ impl<P> Delivery<P> {
             offset,
         };
         for (offset, call) in owned.calls() {
-            if let CallState::Publishing(final_state) | CallState::Unpublished(final_state) = call.state().0
-                && let FinalState::Accepted(http) | FinalState::Rejected(http) = &**final_state
-            {
-                let outcome = Outcome::Response(Response::Status(http.clone()), *call.history());
-                let key = call.key().cloned();
-                self.requests.remember(id(offset), Known { key, outcome });
-            }
+            let (CallState::Publishing(final_state) | CallState::Unpublished(final_state)) = call.state().0
+            else {
+                continue;
+            };
+            let (class, http) = match &**final_state {
+                FinalState::Accepted(http) => (ResponseClass::Accepted, http),
+                FinalState::Rejected(http) => (ResponseClass::Rejected, http),
+                // Nothing that a request of ours has found out: the next assignment decides again.
+                FinalState::Found(_)
+                | FinalState::Abandoned(_)
+                | FinalState::Parked(_)
+                | FinalState::NotACall => continue,
+            };
+            let response = ClassifiedResponse::from_parts(class, Response::Status(http.clone()));
+            let outcome = Outcome::Response(response, *call.history());
+            let key = call.key().cloned();
+            self.requests.remember(id(offset), Known { key, outcome });
         }
         for (offset, key) in owned.take_uncommitted_finals() {
             let outcome = Outcome::Final;

@@ -28,7 +28,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn verify() -> Verify {
-    let answers = ResponseClassifier::new([
+    let classifier = ResponseClassifier::new([
         (Statuses::Exactly(200), StatusClass::Accepted),
         (Statuses::Exactly(404), StatusClass::Rejected),
     ]);
@@ -36,7 +36,7 @@ fn verify() -> Verify {
         api_processing_max: Duration::from_secs(60),
         lookups_max: 30,
         abandon_after: Duration::from_secs(3_600),
-        answers: answers.expect("a table"),
+        classifier: classifier.expect("a table"),
     }
 }
 
@@ -123,21 +123,18 @@ impl Scenario {
 
     fn respond(&mut self, offset: i64, status: u16) -> &mut Self {
         let call = self.id(offset);
-        let report = Response::Status(HttpResponse {
-            status,
-            retry_after: None,
-            ..HttpResponse::default()
-        });
-        self.on(Event::ResponseReceived { call, report })
+        self.respond_with(call, status_of(status))
+    }
+
+    fn respond_with(&mut self, call: CallId, response: Response) -> &mut Self {
+        let response = self.delivery.classify(response);
+        self.on(Event::ResponseReceived { call, response })
     }
 
     fn respond_to_look_up(&mut self, offset: i64, status: u16) -> &mut Self {
         let call = self.id(offset);
-        let report = Response::Status(HttpResponse {
-            status,
-            ..HttpResponse::default()
-        });
-        self.on(Event::LookedUp { call, report })
+        let response = self.delivery.classify_look_up(status_of(status));
+        self.on(Event::LookedUp { call, response })
     }
 
     fn has_commit_in_flight(&self) -> bool {
@@ -186,6 +183,13 @@ impl Scenario {
         assert_eq!(actions, expected, "{:?}", self.actions);
         self
     }
+}
+
+fn status_of(status: u16) -> Response {
+    Response::Status(HttpResponse {
+        status,
+        ..HttpResponse::default()
+    })
 }
 
 fn short(action: &Action<()>) -> String {
@@ -426,16 +430,8 @@ fn a_partition_that_comes_back_is_not_actions_for_twice() {
     scenario
         .on(Event::Committed(CommitResult::Committed))
         .check(&["permit", "send 9"]);
-    let report = Response::Status(HttpResponse {
-        status: 201,
-        retry_after: None,
-        ..HttpResponse::default()
-    });
     scenario
-        .on(Event::ResponseReceived {
-            call: under_way,
-            report,
-        })
+        .respond_with(under_way, status_of(201))
         .check(&["publish 8"]);
     scenario.acknowledge(8);
     scenario.advance(10 * MS).check(&["commit 9"]);
@@ -693,12 +689,9 @@ fn under_verify_the_api_is_actions_once_everything_has_settled() {
         .check(&["commit 7"])
         .check_intents(&[7]);
     scenario.committed().check(&["permit", "send 7"]);
-    // Its own answer is lost: from its report on, the API may be at work for as long as it takes.
+    // Its own answer is lost: from its response on, the API may be at work for as long as it takes.
     scenario
-        .on(Event::ResponseReceived {
-            call,
-            report: Response::Lost(Lost::TimedOut),
-        })
+        .respond_with(call, Response::Lost(Lost::TimedOut))
         .check(&["wait 7 Quiescence"]);
     scenario.now += settle;
     scenario

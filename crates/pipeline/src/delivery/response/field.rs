@@ -193,7 +193,7 @@ mod tests {
             ..HttpResponse::default()
         };
         assert_eq!(
-            classes.answer(&Response::Status(reply)),
+            classes.class_of(&Response::Status(reply)),
             expected,
             "{status} {body:?}"
         );

@@ -24,9 +24,11 @@
 
 use std::time::Duration;
 
+mod classified;
 mod field;
 mod statuses;
 
+pub use classified::{ClassifiedResponse, ResponseSummary};
 pub use field::{Field, FieldRule, InvalidRule, Otherwise};
 pub use statuses::{InvalidStatusClasses, Statuses};
 
@@ -105,6 +107,14 @@ impl ResponseClass {
     /// All answers, so that each has its metric from the start.
     pub const ALL: [Self; 4] = [Self::Accepted, Self::Rejected, Self::Retryable, Self::Ambiguous];
 
+    /// Returns `true` if the response decides the call.
+    pub(crate) const fn is_definite(self) -> bool {
+        match self {
+            Self::Accepted | Self::Rejected => true,
+            Self::Retryable | Self::Ambiguous => false,
+        }
+    }
+
     /// The answer as it stands in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -181,7 +191,7 @@ impl ResponseClassifier {
 
     /// What a report means.
     #[must_use]
-    pub fn answer(&self, report: &Response) -> ResponseClass {
+    pub fn class_of(&self, report: &Response) -> ResponseClass {
         let reply = match report {
             Response::NotSent(_) => return ResponseClass::Retryable,
             Response::Lost(_) => return ResponseClass::Ambiguous,
@@ -271,7 +281,7 @@ mod tests {
             retry_after: retry_after.map(Duration::from_secs),
             ..HttpResponse::default()
         });
-        assert_eq!(classes.answer(&report), expected, "{status} {retry_after:?}");
+        assert_eq!(classes.class_of(&report), expected, "{status} {retry_after:?}");
     }
 
     #[test]
@@ -304,7 +314,10 @@ mod tests {
             status: 200,
             ..HttpResponse::default()
         };
-        assert_eq!(nothing.answer(&Response::Status(reply)), ResponseClass::Ambiguous);
+        assert_eq!(
+            nothing.class_of(&Response::Status(reply)),
+            ResponseClass::Ambiguous
+        );
     }
 
     #[test]
@@ -316,10 +329,13 @@ mod tests {
             NotSent::NoCredentials,
             NotSent::Withheld,
         ] {
-            assert_eq!(nothing.answer(&Response::NotSent(kind)), ResponseClass::Retryable);
+            assert_eq!(
+                nothing.class_of(&Response::NotSent(kind)),
+                ResponseClass::Retryable
+            );
         }
         for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
-            assert_eq!(nothing.answer(&Response::Lost(kind)), ResponseClass::Ambiguous);
+            assert_eq!(nothing.class_of(&Response::Lost(kind)), ResponseClass::Ambiguous);
         }
     }
 }

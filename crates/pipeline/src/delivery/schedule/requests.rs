@@ -11,7 +11,7 @@ use records::{IdempotencyKey, Offset, Partition};
 
 use crate::delivery::call::History;
 use crate::delivery::event::CallId;
-use crate::delivery::response::Response;
+use crate::delivery::response::ClassifiedResponse;
 
 /// Maximum number of calls that are remembered for partitions that are not ours.
 // Beyond it the newest are forgotten, and may be sent again, as any other owner would send them.
@@ -38,7 +38,7 @@ pub(crate) struct Known {
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     /// Response to its last request, and the attempts before.
-    Response(Response, History),
+    Response(ClassifiedResponse, History),
     /// Its final state is acknowledged by Kafka.
     Final,
 }

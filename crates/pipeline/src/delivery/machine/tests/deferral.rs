@@ -428,7 +428,7 @@ fn a_call_is_given_up_by_the_time_since_it_was_first_seen() {
         drive(&mut scenario, 7);
         scenario.respond(7, status);
         let ending = scenario.actions.iter().find_map(|action| match action {
-            Action::Publish { ending, .. } => Some(ending.clone()),
+            Action::Publish { final_state, .. } => Some(final_state.clone()),
             _ => None,
         });
         (*ending.expect("an end")).clone()

@@ -30,9 +30,8 @@ impl Scenario {
 
     fn refuse(&mut self, offset: i64) -> &mut Self {
         let call = self.id(offset);
-        let report = Response::NotSent(NotSent::NoConnection);
         self.now += MS;
-        self.on(Event::ResponseReceived { call, report })
+        self.respond_with(call, Response::NotSent(NotSent::NoConnection))
     }
 
     /// The waits of these calls are over.
