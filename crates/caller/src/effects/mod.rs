@@ -18,7 +18,7 @@ use std::time::Instant;
 use kafka::producer::Producer;
 use kafka::{ClientError, Consumer};
 use membership::GroupMember;
-use pipeline::delivery::{CallId, ResponseClass};
+use pipeline::delivery::CallId;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::{Offset, Partition, Position};
 use service::Health;
@@ -68,19 +68,9 @@ pub(crate) struct Shell {
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// Reasons of halted partitions, for readiness.
     pub(crate) halted: BTreeMap<Partition, String>,
-    /// Summary of the response that is being handled, for the log lines that follow from it.
-    pub(crate) told: Option<GroupStatus>,
     /// Another member has taken the instance id, and its owner is not known yet.
     pub(crate) is_fenced: bool,
     pub(crate) is_finished: bool,
-}
-
-/// Summary of a response, for log lines.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct GroupStatus {
-    pub(crate) answer: ResponseClass,
-    pub(crate) kind: &'static str,
-    pub(crate) status: Option<u16>,
 }
 
 impl Shell {
@@ -118,7 +108,6 @@ impl Shell {
             deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
             group_metadata: None,
             halted: BTreeMap::new(),
-            told: None,
             is_fenced: false,
             is_finished: false,
         })

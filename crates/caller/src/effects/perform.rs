@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::{ClientError, Consumer};
-use pipeline::delivery::{Action, Assignment, CallId, Event, HaltReason, Rejoin, WaitReason};
+use pipeline::delivery::{
+    Action, Assignment, CallId, Event, HaltReason, Rejoin, ResponseSummary, WaitReason,
+};
 use records::{Offset, Partition};
 use service::failpoint::kill_at;
 
@@ -51,14 +53,15 @@ impl Shell {
                 what,
                 tries,
                 at_least,
-            } => self.wait(call, what, tries, at_least),
+                response,
+            } => self.wait(call, what, tries, at_least, response),
             Action::Publish {
                 call,
-                ending,
+                final_state,
                 history,
                 payload,
             } => {
-                return Ok(self.publish(call, &ending, &history, &payload));
+                return Ok(self.publish(call, &final_state, &history, &payload));
             }
             Action::Commit(commits) => self.commit(&commits),
             Action::Defer { copies, commits } => self.defer(copies, &commits),
@@ -167,7 +170,14 @@ impl Shell {
         }
     }
 
-    fn wait(&mut self, call: CallId, what: WaitReason, tries: u32, at_least: Duration) {
+    fn wait(
+        &mut self,
+        call: CallId,
+        what: WaitReason,
+        tries: u32,
+        at_least: Duration,
+        response: Option<ResponseSummary>,
+    ) {
         let wait = match what {
             // Exact: a shorter wait could overlap an earlier request, and a longer one only delays the order.
             WaitReason::Quiescence => at_least,
@@ -176,10 +186,10 @@ impl Shell {
             }
         };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        match (what, self.told) {
-            (WaitReason::Attempt, Some(told)) => tracing::warn!(
-                position = %self.position(call), attempt = tries, wait_ms, answer = told.answer.as_str(),
-                kind = told.kind, status = told.status, "call will be retried"
+        match (what, response) {
+            (WaitReason::Attempt, Some(response)) => tracing::warn!(
+                position = %self.position(call), attempt = tries, wait_ms, class = response.class.as_str(),
+                kind = response.kind, status = response.status, "call will be retried"
             ),
             (WaitReason::Quiescence, _) => tracing::warn!(
                 position = %self.position(call), wait_ms,

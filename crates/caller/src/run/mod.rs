@@ -12,7 +12,7 @@ use kafka::admin::Admin;
 use kafka::producer::Producer;
 use kafka::topics::{Required, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
-use pipeline::delivery::{Delivery, Event, LookupResult, NotSent, Response};
+use pipeline::delivery::{Delivery, Event, NotSent, Response};
 use service::failpoint::kill_at;
 use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::calls_endpoint;
 use crate::config::Config;
 use crate::effects::completion::{Completion, Completions};
-use crate::effects::{GroupStatus, Shell, join};
+use crate::effects::{Shell, join};
 use crate::metrics::Metrics;
 use crate::outbox::pending_call::PendingCall;
 
@@ -224,45 +224,38 @@ impl Loop {
         match completion {
             Completion::Response {
                 call,
-                response: report,
+                response,
                 repeats,
                 took,
             } => {
                 kill_at!("after-answer");
-                let answer = self.delivery.classes().answer(&report);
-                self.shell.metrics.answered(&report, answer, took);
+                let classified = self.delivery.classify(response);
+                let (response, summary) = (classified.response(), classified.summary());
+                self.shell.metrics.answered(response, summary.class, took);
                 match repeats {
                     // A repetition that did not leave has repeated nothing.
-                    Some(ambiguity) if !matches!(report, Response::NotSent(_)) => {
+                    Some(ambiguity) if !matches!(response, Response::NotSent(_)) => {
                         self.shell.metrics.repeated(ambiguity);
                     }
                     Some(_) | None => {}
                 }
-                let told = GroupStatus {
-                    answer,
-                    kind: report.kind(),
-                    status: report.status(),
-                };
-                if !self.delivery.awaits(call) && report != Response::NotSent(NotSent::Withheld) {
+                if !self.delivery.awaits(call) && *response != Response::NotSent(NotSent::Withheld) {
                     tracing::warn!(
-                        position = %self.shell.position(call), answer = answer.as_str(),
-                        kind = told.kind, status = told.status,
+                        position = %self.shell.position(call), class = summary.class.as_str(),
+                        kind = summary.kind, status = summary.status,
                         "response after the partition was released, counts only if the partition comes back"
                     );
                 }
-                // Actions that follow log the response; the delivery does not hand it through.
-                self.shell.told = Some(told);
-                let applied = self.apply(Event::ResponseReceived { call, report });
-                self.shell.told = None;
-                applied
+                self.apply(Event::ResponseReceived {
+                    call,
+                    response: classified,
+                })
             }
             Completion::LookUp { call, response, took } => {
-                let result = LookupResult::from(self.delivery.verify().answers.answer(&response));
-                self.shell.looked_up(call, &response, result, took);
-                self.apply(Event::LookedUp {
-                    call,
-                    report: response,
-                })
+                let response = self.delivery.classify_look_up(response);
+                self.shell
+                    .looked_up(call, response.response(), response.result(), took);
+                self.apply(Event::LookedUp { call, response })
             }
             Completion::Committed { number, result, took } => {
                 match self.shell.committed(number, result, took)? {

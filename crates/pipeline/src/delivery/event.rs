@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Response;
-use super::breaker::Outage;
-use super::call::{Ambiguity, FinalState, History};
-use super::continued::DeferralContext;
-use super::policy::Policy;
+use super::call::{Ambiguity, FinalState, History, LookupResponse};
+use super::response::{ClassifiedResponse, ResponseSummary};
+use crate::delivery::call::DeferralContext;
+use crate::delivery::call::Policy;
+use crate::delivery::flow::Outage;
 
 /// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,15 +47,15 @@ pub enum Event<P> {
     ResponseReceived {
         /// The call.
         call: CallId,
-        /// What its request came to.
-        report: Response,
+        /// The response, with its class.
+        response: ClassifiedResponse,
     },
     /// A look-up has come to something. Comes exactly once for each [`Action::LookUp`].
     LookedUp {
         /// The call.
         call: CallId,
-        /// What the look-up came to.
-        report: Response,
+        /// The response, with its result.
+        response: LookupResponse,
     },
     /// The wait that [`Action::Wait`] asked for is over.
     WaitElapsed(CallId),
@@ -185,15 +185,17 @@ pub enum Action<P> {
         what: WaitReason,
         /// How often it was tried, from 1.
         tries: u32,
-        /// The shortest wait.
+        /// Minimum time to wait.
         at_least: Duration,
+        /// The response to a request of the call that has led to the wait, for the log.
+        response: Option<ResponseSummary>,
     },
     /// Write the call's end to Kafka.
     Publish {
         /// The call.
         call: CallId,
-        /// How it ended.
-        ending: Arc<FinalState>,
+        /// The final state.
+        final_state: Arc<FinalState>,
         /// What was tried.
         history: History,
         /// The record.
@@ -281,7 +283,7 @@ pub enum HaltReason {
         /// What is wrong with the note.
         source: InvalidNote,
     },
-    /// The call note would not fit, which [`has_room`](super::progress::Progress::has_room) is there to
+    /// The call note would not fit, which `Progress::has_room` is there to
     /// prevent.
     #[error(
         "what is known of its calls does not fit into the metadata of an offset: {0}. Nothing of the partition \
