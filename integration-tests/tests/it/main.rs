@@ -2,29 +2,13 @@
 //!
 //! One module per guarantee or pair of them. Tests take turns: each loads the machine.
 
-mod api_outage;
-mod asking;
-mod at_most_once;
-mod callers;
-mod coordinator;
-mod end_txn;
-mod handing_over;
-mod high_watermark;
-mod notes;
-mod one_by_one;
-mod outages;
-mod poison;
-mod refusals;
-mod replaced;
-mod restores;
-mod secrets;
-mod settings;
-mod shutdown;
-mod stage_one;
-mod stage_two;
-mod stubborn;
-mod unknown_end;
-mod unowned;
+mod assertions;
+mod g1_g2_exactly_once;
+mod g3_restore;
+mod g4_g7_calls;
+mod g8_fail_closed;
+mod operations;
+mod single_order_transactions;
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

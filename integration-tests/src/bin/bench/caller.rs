@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use comfy_table::Table;
 use harness::api::Api;
-use harness::feed::{Feed, Plan};
+use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::Pipeline;
-use harness::tail::Tail;
+use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 
-use crate::machine::Used;
-use crate::{bare, machine};
+use crate::resource_usage::Used;
+use crate::{bare_client, resource_usage};
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", machine::describe());
+    println!("{}", resource_usage::describe());
     println!(
         "one caller, {} pending calls on {} partitions, seed {}, a stand-in API without faults",
         arguments.calls, arguments.partitions, arguments.seed
@@ -111,7 +111,7 @@ impl Measured {
 
 fn run_bare(pipeline: &Pipeline, arguments: &Arguments, latency_ms: u64, in_flight: u64) -> Result<Measured> {
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
-    let used = bare::measure(&bare::Arguments {
+    let used = bare_client::measure(&bare_client::Arguments {
         url: api.url.clone(),
         calls: arguments.calls,
         in_flight,
@@ -172,7 +172,7 @@ fn run(
             ControlFlow::Continue(format!("{charged} of {calls}"))
         })
     })?;
-    let used = machine::used(id)?;
+    let used = resource_usage::used(id)?;
     caller.process.terminate(Duration::from_secs(60))?;
     Measured::by(&api, calls, used)
 }

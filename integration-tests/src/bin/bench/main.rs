@@ -1,10 +1,10 @@
 //! Measurements: how fast, at what cost, and in how much memory, with the machine and the settings beside
 //! each figure.
 
-mod bare;
+mod bare_client;
 mod caller;
-mod killed;
-mod machine;
+mod caller_kill;
+mod resource_usage;
 mod restart;
 mod validator;
 
@@ -27,21 +27,21 @@ enum Program {
     /// Calls per second, processor time per call and peak memory of one caller.
     Caller(caller::Arguments),
     /// Calls made again after `kill -9` of a caller, and how long until the next call.
-    Killed(killed::Arguments),
+    Killed(caller_kill::Arguments),
     /// How long a restart of a validator keeps orders waiting, with many keys in its store.
     Restart(restart::Arguments),
     /// The loop that the caller is compared with.
     #[command(hide = true)]
-    Bare(bare::Arguments),
+    Bare(bare_client::Arguments),
 }
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
-        Program::Killed(arguments) => killed::measure(&arguments),
+        Program::Killed(arguments) => caller_kill::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
-        Program::Bare(arguments) => bare::run(&arguments),
+        Program::Bare(arguments) => bare_client::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use harness::cluster;
-use harness::feed::{Feed, Plan};
-use harness::lane::await_ready;
+use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::{Pipeline, Service};
-use harness::read::high_watermarks;
+use harness::process::instance_lifecycle::await_ready;
+use harness::read_back::topics::high_watermarks;
 use harness::wait::{await_until, pause};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::machine;
+use crate::resource_usage;
 
 const LIMIT: Duration = Duration::from_secs(900);
 /// How long it works between two restarts: long enough that its store was made durable in between.
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", machine::describe());
+    println!("{}", resource_usage::describe());
     println!(
         "{} keys on {} partitions, {} orders per second, {} restarts of each kind, seed {}",
         arguments.keys, arguments.partitions, arguments.per_second, arguments.runs, arguments.seed

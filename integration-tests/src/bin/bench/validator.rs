@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
-use harness::feed::{Feed, Plan};
+use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::Pipeline;
-use harness::tail::Tail;
+use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 
-use crate::machine;
+use crate::resource_usage;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 
 /// Measures and prints.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", machine::describe());
+    println!("{}", resource_usage::describe());
     println!(
         "one validator, {} orders of about 264 bytes on {} partitions, seed {}",
         arguments.orders, arguments.partitions, arguments.seed
@@ -95,7 +95,7 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
             lag => ControlFlow::Continue(format!("{lag} orders are not")),
         })
     })?;
-    let used = machine::used(id)?;
+    let used = resource_usage::used(id)?;
     validator.process.terminate(Duration::from_secs(60))?;
     let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
     let started_ms = records::Timestamp::now().0 - i64::try_from(started.elapsed().as_millis())?;

@@ -2,7 +2,7 @@
 //! checker that believes nobody.
 //!
 //! `plan` draws what happens from the seed, `validators` and `brokers` do it, `load` sends orders meanwhile, some
-//! of them in transactions that are aborted, `observer` looks on, `story` brings them together, and `report` is
+//! of them in transactions that are aborted, `observer` looks on, `scenario` brings them together, and `report` is
 //! the table at the end.
 
 mod brokers;
@@ -10,17 +10,18 @@ mod load;
 mod observer;
 mod plan;
 mod report;
-mod story;
+mod scenario;
 mod tally;
 mod validators;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use harness::{signals, wait};
+use harness::process::signals;
+use harness::wait;
 
 /// Kills, freezes and restarts validators and brokers at random, loses disks, and checks at the end that each
-/// order is in the outbox exactly once. The exit status is 0 only if no promise was broken.
+/// order is in the outbox exactly once. The exit status is 0 only if no guarantee was broken.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Arguments {
@@ -28,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
     /// The seed of the orders and of what happens; a fresh one is drawn and printed by default. The same seed
-    /// draws the same mishaps, though not the same instants.
+    /// draws the same faults, though not the same instants.
     #[arg(long)]
     seed: Option<u64>,
     /// How many validators share the work.
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
         arguments.minutes, arguments.validators, arguments.partitions, arguments.orders_per_second
     );
     println!("seed {seed}; to see this story again: {again}");
-    match signals::end_waits().and_then(|()| story::tell(&arguments, seed)) {
+    match signals::interrupt_waits().and_then(|()| scenario::tell(&arguments, seed)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(_) if wait::interrupted() => {

@@ -8,32 +8,32 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use harness::check::aborted::{Seen, fingerprint};
-use harness::check::moments::Moment;
+use harness::check::aborted::{ObservedRecords, fingerprint};
+use harness::check::atomicity::Snapshot;
 use harness::cluster;
 use harness::pipeline::Pipeline;
-use harness::read::{high_watermarks, last_stable_offsets};
+use harness::read_back::topics::{high_watermarks, last_stable_offsets};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use records::{Offset, Partition};
 
-/// How long between two moments.
+/// How long between two snapshots.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// The observers; they end when this is dropped.
 pub(crate) struct Observers {
     stop: Arc<AtomicBool>,
-    reading: Option<JoinHandle<Vec<Seen>>>,
-    noting: Option<JoinHandle<Vec<Moment>>>,
+    reading: Option<JoinHandle<Vec<ObservedRecords>>>,
+    noting: Option<JoinHandle<Vec<Snapshot>>>,
 }
 
 /// What they have seen.
 pub(crate) struct Observed {
     /// Of the outbox and of the changelog.
-    pub(crate) seen: Vec<Seen>,
-    pub(crate) moments: Vec<Moment>,
+    pub(crate) seen: Vec<ObservedRecords>,
+    pub(crate) snapshots: Vec<Snapshot>,
 }
 
 impl Observers {
@@ -63,7 +63,7 @@ impl Observers {
         let noting = self.noting.take().context("ended before")?;
         Ok(Observed {
             seen: reading.join().map_err(panicked)?,
-            moments: noting.join().map_err(panicked)?,
+            snapshots: noting.join().map_err(panicked)?,
         })
     }
 }
@@ -95,15 +95,15 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
 }
 
 /// An error (a broker is gone) is no end; what is not seen is not compared.
-fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<Seen> {
-    let mut seen: HashMap<String, Seen> = HashMap::new();
+fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<ObservedRecords> {
+    let mut seen: HashMap<String, ObservedRecords> = HashMap::new();
     while !stop.load(Ordering::Relaxed) {
         let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else {
             continue;
         };
         let topic = record.topic();
         if !seen.contains_key(topic) {
-            let new = Seen {
+            let new = ObservedRecords {
                 topic: topic.to_owned(),
                 records: HashMap::new(),
             };
@@ -117,7 +117,7 @@ fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<Seen> {
     seen.into_values().collect()
 }
 
-/// One who notes moments.
+/// One who notes snapshots.
 struct Noter {
     kafka: String,
     group: String,
@@ -140,22 +140,22 @@ impl Noter {
         }
     }
 
-    fn note(&self, stop: &AtomicBool) -> Vec<Moment> {
-        let mut moments = Vec::new();
+    fn note(&self, stop: &AtomicBool) -> Vec<Snapshot> {
+        let mut snapshots = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             // A moment at which a broker does not answer tells nothing.
-            moments.extend(self.moment().ok());
+            snapshots.extend(self.moment().ok());
             std::thread::sleep(EVERY);
         }
-        moments
+        snapshots
     }
 
     /// In this order; see the checker.
-    fn moment(&self) -> Result<Moment> {
+    fn moment(&self) -> Result<Snapshot> {
         let readable = self.of_each(|topic| last_stable_offsets(&self.kafka, topic))?;
         let committed = cluster::committed(&self.kafka, &self.group, &self.orders)?;
         let ends = self.of_each(|topic| high_watermarks(&self.kafka, topic))?;
-        Ok(Moment {
+        Ok(Snapshot {
             readable,
             committed,
             ends,

@@ -14,7 +14,7 @@ const ZOMBIE_MS: std::ops::Range<u64> = 9_500..12_000;
 
 /// What happens to one validator, which is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mishap {
+pub(crate) enum ProcessFault {
     /// `kill -9` after this time.
     Killed(Duration),
     /// `kill -9`, and again so long after its next start, ready or not.
@@ -48,7 +48,7 @@ pub(crate) enum Damage {
 
 /// What happens to one of the brokers while the others live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BrokerMishap {
+pub(crate) struct BrokerFault {
     /// Which.
     pub(crate) broker: usize,
     /// In which way.
@@ -77,33 +77,33 @@ pub(crate) fn row(seed: u64, number: u32) -> ChaCha8Rng {
     random
 }
 
-/// The next mishap of a validator.
-pub(crate) fn mishap(random: &mut ChaCha8Rng) -> Mishap {
+/// The next fault of a validator.
+pub(crate) fn fault(random: &mut ChaCha8Rng) -> ProcessFault {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(1);
     let drawn = random.random_range(0..100);
     let mut ms = |range| Duration::from_millis(random.random_range::<u64, _>(range));
     match drawn {
-        0..46 => Mishap::Killed(ms(0..1_200)),
-        46..64 => Mishap::KilledStarting(ms(0..1_000)),
-        64..67 => Mishap::Gone(longer_than_session + ms(0..2_000)),
-        67..77 => Mishap::Zombie(ms(ZOMBIE_MS)),
-        77..81 => Mishap::Hiccup(ms(100..4_000)),
-        81..85 => Mishap::DiskLost,
-        85..89 => Mishap::StoreLost(random.random()),
+        0..46 => ProcessFault::Killed(ms(0..1_200)),
+        46..64 => ProcessFault::KilledStarting(ms(0..1_000)),
+        64..67 => ProcessFault::Gone(longer_than_session + ms(0..2_000)),
+        67..77 => ProcessFault::Zombie(ms(ZOMBIE_MS)),
+        77..81 => ProcessFault::Hiccup(ms(100..4_000)),
+        81..85 => ProcessFault::DiskLost,
+        85..89 => ProcessFault::StoreLost(random.random()),
         89..95 => {
             let damage = match random.random_range(0..3) {
                 0 => Damage::Cut,
                 1 => Damage::Zeroed,
                 _ => Damage::Garbled,
             };
-            Mishap::StoreDamaged(random.random(), damage)
+            ProcessFault::StoreDamaged(random.random(), damage)
         }
-        _ => Mishap::Bounced,
+        _ => ProcessFault::Bounced,
     }
 }
 
-/// The next mishap of the brokers.
-pub(crate) fn broker_mishap(random: &mut ChaCha8Rng, brokers: usize) -> BrokerMishap {
+/// The next fault of the brokers.
+pub(crate) fn broker_fault(random: &mut ChaCha8Rng, brokers: usize) -> BrokerFault {
     let how = match random.random_range(0..10) {
         0..5 => BrokerHow::Killed,
         5..9 => BrokerHow::Bounced,
@@ -113,7 +113,7 @@ pub(crate) fn broker_mishap(random: &mut ChaCha8Rng, brokers: usize) -> BrokerMi
         BrokerHow::Killed | BrokerHow::Bounced => random.random_range(0..4_000),
         BrokerHow::Frozen => random.random_range(1_000..10_000),
     };
-    BrokerMishap {
+    BrokerFault {
         broker: random.random_range(0..brokers),
         how,
         away: Duration::from_millis(away_ms),
@@ -129,7 +129,7 @@ mod tests {
     fn one_seed_draws_one_row_and_another_number_another() {
         let rows = |seed, number| {
             let mut random = row(seed, number);
-            (0..50).map(|_| mishap(&mut random)).collect::<Vec<_>>()
+            (0..50).map(|_| fault(&mut random)).collect::<Vec<_>>()
         };
         assert_eq!(rows(7, 1), rows(7, 1));
         assert_ne!(rows(7, 1), rows(7, 2));
@@ -140,11 +140,11 @@ mod tests {
     fn every_mishap_is_drawn() {
         let mut random = row(1, 1);
         let drawn: std::collections::HashSet<_> = (0..500)
-            .map(|_| std::mem::discriminant(&mishap(&mut random)))
+            .map(|_| std::mem::discriminant(&fault(&mut random)))
             .collect();
         assert_eq!(drawn.len(), 9);
         let hows: std::collections::HashSet<_> = (0..100)
-            .map(|_| std::mem::discriminant(&broker_mishap(&mut random, 3).how))
+            .map(|_| std::mem::discriminant(&broker_fault(&mut random, 3).how))
             .collect();
         assert_eq!(hows.len(), 3);
     }

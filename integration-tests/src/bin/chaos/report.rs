@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
+use harness::check::findings::StageOneFindings;
 use harness::check::{Anomaly, Violation, listed};
-use harness::findings::StageOneFindings;
 
 use crate::tally::{ClientError, Tally};
 
@@ -15,8 +15,8 @@ pub(crate) struct Report<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) found: &'a StageOneFindings,
     pub(crate) violations: Vec<Violation>,
-    /// At how many moments outbox, changelog and offsets were compared.
-    pub(crate) moments: usize,
+    /// At how many snapshots outbox, changelog and offsets were compared.
+    pub(crate) snapshots: usize,
     /// Orders whose own transaction was aborted.
     pub(crate) aborted_orders: usize,
     /// Each order had its verdict within the time that it may take.
@@ -26,7 +26,7 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Whether every promise was held.
+    /// Whether every guarantee was held.
     pub(crate) fn held(&self) -> bool {
         self.settled && self.violations.is_empty()
     }
@@ -59,7 +59,7 @@ impl Report<'_> {
             "orders aborted by their producer",
             self.aborted_orders as u64,
         );
-        add(&mut table, "moments compared", self.moments as u64);
+        add(&mut table, "snapshots compared", self.snapshots as u64);
         table
     }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "Not each order had its verdict in time.")?;
         }
         let verdict = if self.held() {
-            "No promise was broken"
+            "No guarantee was broken"
         } else {
             "PROMISES WERE BROKEN"
         };

@@ -1,4 +1,4 @@
-//! One validator's lives, from one mishap to the next.
+//! One validator's lives, from one fault to the next.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,7 +12,7 @@ use harness::pipeline::{Pipeline, Service};
 use harness::wait::{await_until, pause};
 use rand_chacha::ChaCha8Rng;
 
-use crate::plan::{self, Damage, Mishap, TRANSACTION_TIMEOUT};
+use crate::plan::{self, Damage, ProcessFault, TRANSACTION_TIMEOUT};
 use crate::tally::{ClientError, Tally};
 
 /// How long a validator may take until all its partitions run: others may stand still with an open transaction, and
@@ -25,15 +25,15 @@ const ENDED_MAX: u32 = 20;
 const BEGUN_AGAIN: &str = "instance id is vacant again";
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A validator and its row of mishaps.
-pub(crate) struct Lane {
+/// A validator and its row of faults.
+pub(crate) struct InstanceLifecycle {
     service: Service,
     state: PathBuf,
     random: ChaCha8Rng,
     http: Http,
 }
 
-impl Lane {
+impl InstanceLifecycle {
     /// The validator with this number; it does not run yet.
     pub(crate) fn new(pipeline: &Pipeline, number: u32, seed: u64) -> Result<Self> {
         let settings = pipeline
@@ -48,14 +48,14 @@ impl Lane {
         })
     }
 
-    /// Suffers one mishap after the other until then, and is at work afterwards.
+    /// Suffers one fault after the other until then, and is at work afterwards.
     pub(crate) fn suffer_until(&mut self, until: Instant, tally: &Tally) -> Result<()> {
         self.work(tally)?;
         while Instant::now() < until {
-            let mishap = plan::mishap(&mut self.random);
-            self.suffer(mishap, tally)
+            let fault = plan::fault(&mut self.random);
+            self.suffer(fault, tally)
                 .and_then(|()| self.work(tally))
-                .with_context(|| format!("{}: {mishap:?}", self.service.process.name()))?;
+                .with_context(|| format!("{}: {fault:?}", self.service.process.name()))?;
         }
         Ok(())
     }
@@ -94,7 +94,7 @@ impl Lane {
     /// SIGTERM.
     pub(crate) fn terminate(&mut self, tally: &Tally) -> Result<()> {
         if !self.look(tally)? && self.service.process.id().is_some() {
-            let status = self.service.process.ask_to_end(DRAIN_MAX)?;
+            let status = self.service.process.request_shutdown(DRAIN_MAX)?;
             if !status.success() {
                 tally.ended_by_itself(format!(
                     "{}, told to end, ended with {status}: {}",
@@ -106,43 +106,43 @@ impl Lane {
         Ok(())
     }
 
-    fn suffer(&mut self, mishap: Mishap, tally: &Tally) -> Result<()> {
-        match mishap {
-            Mishap::Killed(after) => {
+    fn suffer(&mut self, fault: ProcessFault, tally: &Tally) -> Result<()> {
+        match fault {
+            ProcessFault::Killed(after) => {
                 pause(after)?;
                 self.kill(ClientError::Killed, tally)
             }
-            Mishap::KilledStarting(after) => {
+            ProcessFault::KilledStarting(after) => {
                 self.kill(ClientError::Killed, tally)?;
                 self.service.process.start()?;
                 pause(after)?;
                 self.kill(ClientError::KilledStarting, tally)
             }
-            Mishap::Gone(time) => {
+            ProcessFault::Gone(time) => {
                 self.kill(ClientError::Gone, tally)?;
                 pause(time)
             }
-            Mishap::Zombie(time) => self.stand_still(time, ClientError::Zombie, tally),
-            Mishap::Hiccup(time) => self.stand_still(time, ClientError::Hiccup, tally),
-            Mishap::DiskLost => {
+            ProcessFault::Zombie(time) => self.stand_still(time, ClientError::Zombie, tally),
+            ProcessFault::Hiccup(time) => self.stand_still(time, ClientError::Hiccup, tally),
+            ProcessFault::DiskLost => {
                 self.kill(ClientError::DiskLost, tally)?;
                 fs::remove_dir_all(&self.state).context("losing the state directory")
             }
-            Mishap::StoreLost(which) => {
+            ProcessFault::StoreLost(which) => {
                 self.kill(ClientError::StoreLost, tally)?;
                 match self.store(which)? {
                     Some(store) => fs::remove_file(store).context("losing a store"),
                     None => Ok(()),
                 }
             }
-            Mishap::StoreDamaged(which, damage) => {
+            ProcessFault::StoreDamaged(which, damage) => {
                 self.kill(ClientError::StoreDamaged, tally)?;
                 match self.store(which)? {
                     Some(store) => spoil(&store, damage),
                     None => Ok(()),
                 }
             }
-            Mishap::Bounced => {
+            ProcessFault::Bounced => {
                 self.terminate(tally)?;
                 tally.count(ClientError::Bounced);
                 Ok(())
@@ -181,7 +181,7 @@ impl Lane {
 
     /// Whether it has ended though nobody killed it.
     fn look(&mut self, tally: &Tally) -> Result<bool> {
-        let Some(status) = self.service.process.look()? else {
+        let Some(status) = self.service.process.try_wait()? else {
             return Ok(false);
         };
         let said = self.last_line()?;
@@ -190,7 +190,7 @@ impl Lane {
     }
 
     fn last_line(&self) -> Result<String> {
-        let life = self.service.process.last_life()?;
+        let life = self.service.process.log_since_start()?;
         Ok(life.lines().last().unwrap_or("nothing").to_owned())
     }
 

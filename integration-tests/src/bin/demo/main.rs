@@ -1,12 +1,12 @@
 //! The demo: the whole pipeline on a real Kafka, with kills and faults, and a table that says whether each
-//! promise was held.
+//! guarantee was held.
 //!
-//! `story` is what happens, `screen` what is seen of it meanwhile, `report` the table at the end.
+//! `scenario` is what happens, `screen` what is seen of it meanwhile, `report` the table at the end.
 
 mod report;
+mod scenario;
 mod screen;
-mod stage;
-mod story;
+mod setup;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +14,10 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use harness::orders::{Mix, Orders};
-use harness::{signals, wait};
+use harness::process::signals;
+use harness::wait;
 
-/// Sends orders through the pipeline, kills its programs on the way, and checks every promise at the end.
+/// Sends orders through the pipeline, kills its programs on the way, and checks every guarantee at the end.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 pub(crate) struct Arguments {
@@ -39,9 +40,9 @@ pub(crate) struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let told = signals::end_waits().and_then(|()| {
+    let told = signals::interrupt_waits().and_then(|()| {
         let (orders, count) = orders(&arguments)?;
-        story::tell(&arguments, orders, count)
+        scenario::tell(&arguments, orders, count)
     });
     match told {
         Ok(true) => ExitCode::SUCCESS,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
-use harness::check::{Promise, Violation, listed};
+use harness::check::findings::{StageOneFindings, StageTwoFindings};
+use harness::check::{Guarantee, Violation, listed};
 use harness::cluster;
-use harness::findings::{StageOneFindings, StageTwoFindings};
 
 use crate::Arguments;
-use crate::stage::Stage;
+use crate::setup::Stage;
 
 /// All that was found.
 pub(crate) struct Report {
@@ -22,7 +22,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Whether every promise was held.
+    /// Whether every guarantee was held.
     pub(crate) fn held(&self) -> bool {
         self.settled && self.violations().next().is_none()
     }
@@ -81,15 +81,22 @@ impl Report {
         table
     }
 
-    fn promises(&self) -> Table {
-        let mut table = table(&["", "promise", "verdict"]);
-        for promise in Promise::ALL {
-            let count = self.violations().filter(|found| found.promise == promise).count();
+    fn guarantees(&self) -> Table {
+        let mut table = table(&["", "guarantee", "verdict"]);
+        for guarantee in Guarantee::ALL {
+            let count = self
+                .violations()
+                .filter(|found| found.guarantee == guarantee)
+                .count();
             let verdict = match count {
                 0 => Cell::new("✔ held"),
                 count => Cell::new(format!("✘ VIOLATED {} times", grouped(count as u64))),
             };
-            table.add_row(vec![Cell::new(promise), Cell::new(promise.sentence()), verdict]);
+            table.add_row(vec![
+                Cell::new(guarantee),
+                Cell::new(guarantee.sentence()),
+                verdict,
+            ]);
         }
         table
     }
@@ -97,7 +104,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}", self.numbers(), self.promises())?;
+        writeln!(f, "{}\n{}", self.numbers(), self.guarantees())?;
         let violations: Vec<Violation> = self.violations().cloned().collect();
         if !violations.is_empty() {
             writeln!(f, "{}", listed(&violations))?;
@@ -116,9 +123,9 @@ impl fmt::Display for Report {
             f,
             "{} after {:.0} s.",
             if self.held() {
-                "Every promise was held,"
+                "Every guarantee was held,"
             } else {
-                "NOT every promise was held,"
+                "NOT every guarantee was held,"
             },
             self.took.as_secs_f64()
         )

@@ -1,7 +1,7 @@
-//! Each rule is broken once, and must be found broken.
+//! Breaks each rule once and expects its violation.
 
 use super::*;
-use crate::expected::expected;
+use crate::check::expected::expected;
 use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
 use records::continuation::{CONTINUES, Continuation};
 use records::{Fingerprint, Timestamp, entry::Status};
@@ -10,10 +10,10 @@ const TOPIC: &str = "orders";
 const COUNT: u64 = 400;
 const PARTITIONS: i32 = 3;
 
-/// The words of a finding, and the change that must lead to it.
+/// Words of the expected finding, and the change that causes it.
 type Change<T> = (&'static str, fn(&mut T));
 
-/// What a faultless pipeline leaves behind.
+/// Topics after a faultless run.
 struct World {
     orders: Orders,
     input: Vec<Record>,
@@ -83,15 +83,15 @@ impl World {
         .check()
     }
 
-    /// The violation is found, of this promise and kind and with these words.
-    fn check_finds(&self, promise: Promise, anomaly: Anomaly, words: &str) {
+    /// Expects a violation of this guarantee and kind with these words.
+    fn check_finds(&self, guarantee: Guarantee, anomaly: Anomaly, words: &str) {
         let (_, violations) = self.check();
         let is_it = |found: &Violation| {
-            (found.promise, found.anomaly) == (promise, anomaly) && found.finding.contains(words)
+            (found.guarantee, found.anomaly) == (guarantee, anomaly) && found.finding.contains(words)
         };
         assert!(
             violations.iter().any(is_it),
-            "no {anomaly:?} of {promise} with {words:?} among {violations:?}"
+            "no {anomaly:?} of {guarantee} with {words:?} among {violations:?}"
         );
     }
 }
@@ -142,7 +142,7 @@ fn source(order: &Record) -> String {
 }
 
 #[test]
-fn a_faultless_run_has_no_violation() {
+fn faultless_run_has_no_violation() {
     let world = World::faultless();
     let (counts, violations) = world.check();
     assert_eq!(violations, []);
@@ -151,13 +151,13 @@ fn a_faultless_run_has_no_violation() {
 }
 
 #[test]
-fn an_order_twice_in_the_outbox_is_found() {
+fn order_twice_in_the_outbox_is_found() {
     let mut world = World::faultless();
     world.pending.push(world.pending[0].clone());
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
-/// A copy of the first pending call behind all others, as a caller writes it that defers the call.
+/// Returns a deferred copy of the first pending call, at the tail of the outbox.
 fn deferred(world: &World) -> Record {
     let first = &world.pending[0];
     let call = format!("pending/{}@{}", first.partition, first.offset);
@@ -170,7 +170,7 @@ fn deferred(world: &World) -> Record {
 }
 
 #[test]
-fn what_continues_a_call_is_no_other_one() {
+fn deferred_copy_is_no_second_call() {
     let mut world = World::faultless();
     world.pending.push(deferred(&world));
     let (counts, violations) = world.check();
@@ -179,62 +179,62 @@ fn what_continues_a_call_is_no_other_one() {
 }
 
 #[test]
-fn a_copy_that_does_not_say_what_it_continues_is_found() {
+fn copy_without_its_header_is_found() {
     let mut world = World::faultless();
     let mut copy = deferred(&world);
     copy.headers.pop();
     world.pending.push(copy);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 #[test]
-fn two_copies_of_one_call_are_found() {
+fn two_equal_copies_are_found() {
     let mut world = World::faultless();
     let copy = deferred(&world);
     world.pending.extend([copy.clone(), copy]);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is number 2 behind");
+    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is copy 2 of");
 }
 
 #[test]
-fn a_copy_without_its_call_is_found() {
+fn copy_without_its_call_is_found() {
     let mut world = World::faultless();
     let copy = deferred(&world);
     world.pending[0] = copy;
-    world.check_finds(Promise::G1, Anomaly::Wrong, "where no call begins");
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+    world.check_finds(Guarantee::G1, Anomaly::Wrong, "which starts no call");
+    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
-fn an_order_lost_is_found() {
+fn lost_order_is_found() {
     let mut world = World::faultless();
     world.pending.pop();
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
-fn a_pending_call_that_nobody_ordered_is_found() {
+fn pending_call_without_order_is_found() {
     let mut world = World::faultless();
     world.pending[0].key = Some(b"stranger".to_vec());
-    world.check_finds(Promise::G1, Anomaly::Wrong, "no valid order has");
+    world.check_finds(Guarantee::G1, Anomaly::Wrong, "no valid order has");
 }
 
 #[test]
-fn a_changed_pending_call_is_found() {
+fn changed_pending_call_is_found() {
     let changes: [Change<Record>; 7] = [
-        ("has not the bytes", |call| {
+        ("has another value", |call| {
             call.fingerprint = Some(Fingerprint::of(b"other"));
         }),
         ("partition", |call| call.partition = Partition(9)),
         ("headers of its order", |call| {
             call.headers.remove(0);
         }),
-        ("says it comes from", |call| {
+        ("has source", |call| {
             call.headers[1].1 = Some(b"orders/0@999999".to_vec());
         }),
-        ("says it comes from None", |call| {
+        ("has source None", |call| {
             call.headers.remove(1);
         }),
-        ("when it was admitted", |call| {
+        ("no valid admission time", |call| {
             call.headers.remove(2);
         }),
         ("trace context", |call| {
@@ -244,7 +244,7 @@ fn a_changed_pending_call_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.pending[0]);
-        world.check_finds(Promise::G1, Anomaly::Wrong, words);
+        world.check_finds(Guarantee::G1, Anomaly::Wrong, words);
     }
 }
 
@@ -264,19 +264,19 @@ fn wrong_dead_letters_are_found() {
         ),
         (
             Wrong,
-            ("its dead letter says", |letters| {
+            ("its dead letter has reason", |letters| {
                 letters[0].headers[1].1 = Some(b"too-large".to_vec());
             }),
         ),
         (
             Wrong,
-            ("key, bytes and headers", |letters| {
+            ("differs from it in key", |letters| {
                 letters[0].key = Some(b"other".to_vec());
             }),
         ),
         (
             Wrong,
-            ("no faulty order", |letters| {
+            ("must not be refused", |letters| {
                 letters[0].headers[2].1 = Some(b"orders/0@999999".to_vec());
             }),
         ),
@@ -284,12 +284,12 @@ fn wrong_dead_letters_are_found() {
     for (anomaly, (words, change)) in changes {
         let mut world = World::faultless();
         change(&mut world.dead_letters);
-        world.check_finds(Promise::G2, anomaly, words);
+        world.check_finds(Guarantee::G2, anomaly, words);
     }
 }
 
 #[test]
-fn a_changelog_unlike_the_outbox_is_found() {
+fn changelog_that_differs_is_found() {
     let changes: [Change<Vec<Record>>; 6] = [
         ("0 times in the changelog", |entries| {
             entries.pop();
@@ -297,10 +297,10 @@ fn a_changelog_unlike_the_outbox_is_found() {
         ("2 times in the changelog", |entries| {
             entries.push(entries[0].clone());
         }),
-        ("which the outbox has not", |entries| {
+        ("which is not in the outbox", |entries| {
             entries[0].key = Some(b"other".to_vec());
         }),
-        ("cannot be read", |entries| entries[0].value = None),
+        ("cannot be decoded", |entries| entries[0].value = None),
         ("another payload", |entries| {
             entries[0].value.as_mut().expect("a value")[5] ^= 1;
         }),
@@ -311,21 +311,21 @@ fn a_changelog_unlike_the_outbox_is_found() {
     for (words, change) in changes {
         let mut world = World::faultless();
         change(&mut world.changelog);
-        world.check_finds(Promise::G3, Anomaly::Torn, words);
+        world.check_finds(Guarantee::G3, Anomaly::Torn, words);
     }
 }
 
 #[test]
-fn a_committed_offset_off_the_end_is_found() {
+fn committed_offset_not_at_the_end_is_found() {
     let mut world = World::faultless();
     world.committed.insert(Partition(1), Offset(1));
-    world.check_finds(Promise::G2, Anomaly::Torn, "1 is committed");
+    world.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 1");
     world.committed.clear();
-    world.check_finds(Promise::G2, Anomaly::Torn, "0 is committed");
+    world.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 0");
 }
 
 #[test]
-fn an_order_that_kafka_lost_is_no_finding_but_a_void_run() {
+fn order_missing_from_the_input_voids_the_run() {
     let mut world = World::faultless();
     world.input.remove(5);
     assert!(expected(&world.input, &world.orders, COUNT).is_err());

@@ -1,9 +1,9 @@
-//! Each rule is broken once, and must be found broken.
+//! Breaks each rule once and expects its violation.
 
 use super::*;
 use records::{Fingerprint, Offset, Partition};
 
-/// What a faultless pipeline leaves behind: ten calls, the last of them rejected.
+/// Topics and requests after a faultless run of ten calls, the last of them rejected.
 struct World {
     pending: Vec<Record>,
     processed: Vec<Record>,
@@ -48,13 +48,13 @@ impl World {
         .check()
     }
 
-    fn check_finds(&self, promise: Promise, words: &str) {
+    fn check_finds(&self, guarantee: Guarantee, words: &str) {
         let (_, violations) = self.check();
         assert!(
             violations
                 .iter()
-                .any(|found| found.promise == promise && found.finding.contains(words)),
-            "no {promise} with {words:?} among {violations:?}"
+                .any(|found| found.guarantee == guarantee && found.finding.contains(words)),
+            "no {guarantee} with {words:?} among {violations:?}"
         );
     }
 }
@@ -90,34 +90,34 @@ fn request(number: u32, status: u16, decision: Decision) -> RequestLine {
 }
 
 #[test]
-fn a_faultless_run_has_no_violation() {
+fn faultless_run_has_no_violation() {
     let (counts, violations) = World::faultless().check();
     assert_eq!(violations, []);
     assert_eq!((counts.accepted, counts.rejected, counts.requests), (9, 1, 10));
 }
 
 #[test]
-fn a_skipped_call_is_found() {
+fn skipped_call_is_found() {
     let mut world = World::faultless();
     world.processed.pop();
-    world.check_finds(Promise::G4, "was skipped");
+    world.check_finds(Guarantee::G4, "was skipped");
 }
 
 #[test]
 fn two_final_states_are_found() {
     let mut world = World::faultless();
     world.processed.push(record(9));
-    world.check_finds(Promise::G4, "ended");
+    world.check_finds(Guarantee::G4, "two final states");
 }
 
 #[test]
-fn an_outcome_told_again_is_found_unless_a_caller_was_interrupted() {
+fn repeated_outcome_needs_an_interruption() {
     let mut world = World::faultless();
     world.processed.push(Record {
         timestamp_ms: 15_000,
         ..record(0)
     });
-    world.check_finds(Promise::G4, "outcome twice");
+    world.check_finds(Guarantee::G4, "outcome twice");
     world.interruptions.push(Interruption {
         from: Timestamp(11_000),
         until: Timestamp(11_010),
@@ -128,56 +128,56 @@ fn an_outcome_told_again_is_found_unless_a_caller_was_interrupted() {
 }
 
 #[test]
-fn an_outcome_that_the_api_did_not_give_is_found() {
+fn outcome_without_the_apis_decision_is_found() {
     let mut world = World::faultless();
     world.requests[0].decision = None;
-    world.check_finds(Promise::G4, "never charged");
+    world.check_finds(Guarantee::G4, "never charged");
     let mut world = World::faultless();
     world.requests[9].decision = Some(Decision::Charged);
-    world.check_finds(Promise::G4, "never rejected");
+    world.check_finds(Guarantee::G4, "never rejected");
 }
 
 #[test]
-fn a_strangers_outcome_and_a_strangers_call_are_found() {
+fn outcome_and_request_without_call_are_found() {
     let mut world = World::faultless();
     world.processed.push(record(77));
     world.requests.push(request(77, 200, Decision::Charged));
-    world.check_finds(Promise::G4, "is not in the outbox");
-    world.check_finds(Promise::G5, "is not in the outbox");
+    world.check_finds(Guarantee::G4, "is not in the outbox");
+    world.check_finds(Guarantee::G5, "is not in the outbox");
 }
 
 #[test]
-fn a_changed_dead_letter_is_found() {
+fn changed_dead_letter_is_found() {
     let mut world = World::faultless();
     world.dead_letters[0].fingerprint = None;
-    world.check_finds(Promise::G4, "has not its bytes");
+    world.check_finds(Guarantee::G4, "has another value");
     world.dead_letters[0].headers.clear();
-    world.check_finds(Promise::G4, "not pending/0@9");
+    world.check_finds(Guarantee::G4, "instead of pending/0@9");
 }
 
 #[test]
-fn a_call_that_was_never_made_is_found() {
+fn call_never_sent_is_found() {
     let mut world = World::faultless();
     world.requests.remove(0);
-    world.check_finds(Promise::G5, "never called");
+    world.check_finds(Guarantee::G5, "never called");
 }
 
 #[test]
-fn a_request_without_its_key_is_found() {
+fn request_without_its_key_is_found() {
     let mut world = World::faultless();
     world.requests[0].idempotency_key = None;
-    world.check_finds(Promise::G5, "idempotency key");
+    world.check_finds(Guarantee::G5, "idempotency key");
 }
 
 #[test]
-fn a_call_repeated_without_need_is_found_and_an_explained_one_is_counted() {
+fn repeated_request_needs_an_explanation() {
     let mut world = World::faultless();
     world.requests.push(RequestLine {
         nth: 2,
         arrived_at: 12_000,
         ..request(0, 200, Decision::Charged)
     });
-    world.check_finds(Promise::G5, "without need");
+    world.check_finds(Guarantee::G5, "without a reason");
     world.requests[0].answered = Some(502);
     let (counts, violations) = world.check();
     assert_eq!(violations, []);
