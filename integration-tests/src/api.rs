@@ -12,7 +12,7 @@ use crate::pipeline::Pipeline;
 use crate::process::{Process, free_port};
 use crate::wait::await_until;
 
-/// A running stand-in.
+/// A running stand-in for the API; dropping it kills the process.
 pub struct Api {
     /// Process of the stand-in.
     pub process: Process,

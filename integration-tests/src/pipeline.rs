@@ -23,7 +23,7 @@ pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 /// A pipeline. Dropped without [`Pipeline::passed`], it prints the ends of all logs and keeps topics and
 /// folder.
 pub struct Pipeline {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     /// Topic names, unique to this pipeline.
     pub topics: Topics,

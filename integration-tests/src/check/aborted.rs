@@ -38,7 +38,7 @@ pub struct ObservedRecords {
 }
 
 impl AbortedReadCheck<'_> {
-    /// Returns all violations.
+    /// Returns a violation for each record and entry from an aborted record.
     #[must_use]
     pub fn check(&self) -> Vec<Violation> {
         let mut violations = Vec::new();

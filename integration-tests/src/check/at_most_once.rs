@@ -10,7 +10,7 @@ use crate::read_back::topics::Record;
 pub enum Policy {
     /// Send the request again.
     Retry,
-    /// Park the call.
+    /// Park the call for an operator.
     Park,
     /// Ask the API's look-up endpoint.
     Verify,

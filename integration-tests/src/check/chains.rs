@@ -96,7 +96,7 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
             wrong(
                 Anomaly::Wrong,
                 copy,
-                format!("differs in key, value, headers or partition from {call}, or is not behind it"),
+                format!("differs in key, value, headers or partition from {call}, or does not follow it"),
             );
         }
         // Two callers that defer one call write the same number: the sign of a call that runs twice.

@@ -19,7 +19,7 @@ pub struct Expected<'a> {
     pub admitted: HashMap<&'a [u8], &'a Record>,
     /// Records that must be dead letters, with the reason.
     pub refused: HashMap<(Partition, Offset), (&'a Record, Reason)>,
-    /// Number of duplicates.
+    /// Number of duplicates to be dropped.
     pub duplicates: u64,
 }
 

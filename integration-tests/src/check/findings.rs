@@ -30,7 +30,7 @@ pub struct StageOneFindings {
     pub refused: BTreeMap<Reason, u64>,
     /// Counts of the checker.
     pub counts: stage_one::Counts,
-    /// All violations found.
+    /// All violations that the checker found.
     pub violations: Vec<Violation>,
 }
 
@@ -39,7 +39,7 @@ pub struct StageOneFindings {
 pub struct StageTwoFindings {
     /// Counts of the checker.
     pub counts: stage_two::Counts,
-    /// All violations found.
+    /// All violations that the checker found.
     pub violations: Vec<Violation>,
 }
 

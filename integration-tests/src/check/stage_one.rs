@@ -15,7 +15,7 @@ use crate::read_back::topics::{Header, Record};
 pub struct StageOne<'a> {
     /// Name of the orders topic, as in the headers.
     pub orders_topic: &'a str,
-    /// Expected verdicts.
+    /// Expected verdicts on the orders.
     pub expected: &'a Expected<'a>,
     /// End offsets of the orders topic.
     pub ends: &'a [(Partition, Offset)],
@@ -68,7 +68,7 @@ impl StageOne<'_> {
                     Anomaly::Wrong,
                     format!(
                         "pending call {} has key {:?}, which no valid order has",
-                        place(record),
+                        partition_offset(record),
                         record.key_text()
                     ),
                 )),
@@ -90,7 +90,7 @@ impl StageOne<'_> {
                     format!(
                         "{:?} (order {}) is not in the outbox",
                         order.key_text(),
-                        place(order)
+                        partition_offset(order)
                     ),
                 )),
             }
@@ -99,11 +99,15 @@ impl StageOne<'_> {
     }
 
     fn check_call(&self, order: &Record, call: &Record, violations: &mut Vec<Violation>) {
-        let mut wrong = |what: String| {
+        let mut wrong = |difference: String| {
             violations.push(violation(
                 Guarantee::G1,
                 Anomaly::Wrong,
-                format!("pending call {} of {:?} {what}", place(call), order.key_text()),
+                format!(
+                    "pending call {} of {:?} {difference}",
+                    partition_offset(call),
+                    order.key_text()
+                ),
             ));
         };
         // The value byte for byte: the API must get what the producer sent.
@@ -291,7 +295,7 @@ fn count_headers(headers: &[Header], name: &str) -> usize {
     headers.iter().filter(|(header, _)| header == name).count()
 }
 
-fn place(record: &Record) -> String {
+fn partition_offset(record: &Record) -> String {
     format!("{}@{}", record.partition, record.offset)
 }
 

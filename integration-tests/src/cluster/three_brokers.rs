@@ -23,7 +23,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running cluster; dropping it kills the brokers.
 pub struct ThreeBrokers {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     brokers: Vec<Broker>,
     folder: PathBuf,
@@ -31,7 +31,7 @@ pub struct ThreeBrokers {
 }
 
 impl ThreeBrokers {
-    /// Number of brokers.
+    /// Number of brokers in the cluster.
     pub const COUNT: usize = 3;
 
     /// Starts the brokers, each with a heap of this size in MiB.

@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running cluster; dropping it kills the brokers.
 pub struct TwoBrokers {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     /// Proxy for requests from broker 1 to broker 2.
     pub proxy: Proxy,

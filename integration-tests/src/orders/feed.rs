@@ -20,7 +20,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Orders to send, their destination and their rate.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Bootstrap servers.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
     /// Name of the orders topic.
     pub topic: String,
@@ -65,7 +65,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 }
 
 impl Feed {
-    /// Starts to send.
+    /// Starts to send from a thread of its own.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
         let counts = Arc::new(Counts::default());

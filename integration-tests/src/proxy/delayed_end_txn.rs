@@ -34,7 +34,7 @@ struct State {
 /// Progress of the delay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
-    /// All requests pass.
+    /// No delay: all requests pass.
     #[default]
     Passing,
     /// The next `EndTxn` will be withheld.
@@ -47,7 +47,7 @@ pub enum Step {
     HalfForwarded,
 }
 
-/// The delayed request.
+/// The delayed request and its response.
 struct Delayed {
     connection: u64,
     /// Error code of its response.

@@ -18,7 +18,7 @@ pub(super) struct Shared<S> {
     closed: bool,
 }
 
-/// The locked state.
+/// Access to the state while it is locked.
 pub(super) type Locked<'a, S> = MutexGuard<'a, Shared<S>>;
 
 impl<S> Gate<S> {

@@ -28,7 +28,7 @@ struct State {
 /// Part of the `EndTxn` exchange that is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Loss {
-    /// Neither part.
+    /// Neither request nor response.
     #[default]
     Nothing,
     /// The request; the transaction stays open.

@@ -60,7 +60,7 @@ fn partition_of(group: &str, count: i32) -> i32 {
     java_hash(group).checked_abs().unwrap_or(0) % count
 }
 
-/// Returns Java's `String.hashCode`.
+/// Returns what Java's `String.hashCode` returns.
 fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0_i32, |hash, unit| {
         hash.wrapping_mul(31).wrapping_add(i32::from(unit))

@@ -43,9 +43,9 @@ pub type Header = (String, Option<Vec<u8>>);
 /// Part of the values that is kept in memory; the values of a million orders would not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Fingerprints only.
+    /// Fingerprints without the values.
     Fingerprints,
-    /// Fingerprints and bytes.
+    /// Fingerprints and the values themselves.
     Values,
 }
 

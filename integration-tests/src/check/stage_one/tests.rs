@@ -14,7 +14,7 @@ const PARTITIONS: i32 = 3;
 type Change<T> = (&'static str, fn(&mut T));
 
 /// Topics after a faultless run.
-struct World {
+struct Fixture {
     orders: Orders,
     input: Vec<Record>,
     pending: Vec<Record>,
@@ -23,10 +23,10 @@ struct World {
     committed: HashMap<Partition, Offset>,
 }
 
-impl World {
+impl Fixture {
     fn faultless() -> Self {
         let orders = Orders::Generated(Mix::with_seed(3));
-        let mut world = Self {
+        let mut fixture = Self {
             input: input(&orders),
             orders,
             pending: Vec::new(),
@@ -34,9 +34,9 @@ impl World {
             dead_letters: Vec::new(),
             committed: HashMap::new(),
         };
-        let expected = expected(&world.input, &world.orders, COUNT).expect("what was sent");
+        let expected = expected(&fixture.input, &fixture.orders, COUNT).expect("what was sent");
         for order in expected.admitted.values() {
-            world.pending.push(with_headers(
+            fixture.pending.push(with_headers(
                 order,
                 &[
                     (pending::SOURCE, &source(order)),
@@ -50,14 +50,14 @@ impl World {
                 admitted_at: Timestamp(1_790_000_000_000),
                 source: order.offset,
             };
-            world.changelog.push(Record {
+            fixture.changelog.push(Record {
                 value: Some(entry.encode().to_vec()),
                 headers: Vec::new(),
                 ..(*order).clone()
             });
         }
         for (order, reason) in expected.refused.values() {
-            world.dead_letters.push(with_headers(
+            fixture.dead_letters.push(with_headers(
                 order,
                 &[
                     (dead_letter::REASON, reason.as_str()),
@@ -65,8 +65,8 @@ impl World {
                 ],
             ));
         }
-        world.committed = ends(&world.input).into_iter().collect();
-        world
+        fixture.committed = ends(&fixture.input).into_iter().collect();
+        fixture
     }
 
     fn check(&self) -> (Counts, Vec<Violation>) {
@@ -143,23 +143,23 @@ fn source(order: &Record) -> String {
 
 #[test]
 fn faultless_run_has_no_violation() {
-    let world = World::faultless();
-    let (counts, violations) = world.check();
+    let fixture = Fixture::faultless();
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
-    assert_eq!(counts.exactly_once, world.pending.len() as u64);
+    assert_eq!(counts.exactly_once, fixture.pending.len() as u64);
     assert!(counts.dead_letters[&Reason::Conflict] > 0);
 }
 
 #[test]
 fn order_twice_in_the_outbox_is_found() {
-    let mut world = World::faultless();
-    world.pending.push(world.pending[0].clone());
-    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    let mut fixture = Fixture::faultless();
+    fixture.pending.push(fixture.pending[0].clone());
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 /// Returns a deferred copy of the first pending call, at the tail of the outbox.
-fn deferred(world: &World) -> Record {
-    let first = &world.pending[0];
+fn deferred(fixture: &Fixture) -> Record {
+    let first = &fixture.pending[0];
     let call = format!("pending/{}@{}", first.partition, first.offset);
     let continuation = Continuation::new(call.parse().expect("a position"), Timestamp(1));
     let mut copy = first.clone();
@@ -171,51 +171,51 @@ fn deferred(world: &World) -> Record {
 
 #[test]
 fn deferred_copy_is_no_second_call() {
-    let mut world = World::faultless();
-    world.pending.push(deferred(&world));
-    let (counts, violations) = world.check();
+    let mut fixture = Fixture::faultless();
+    fixture.pending.push(deferred(&fixture));
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
-    assert_eq!(counts.exactly_once + 1, world.pending.len() as u64);
+    assert_eq!(counts.exactly_once + 1, fixture.pending.len() as u64);
 }
 
 #[test]
 fn copy_without_its_header_is_found() {
-    let mut world = World::faultless();
-    let mut copy = deferred(&world);
+    let mut fixture = Fixture::faultless();
+    let mut copy = deferred(&fixture);
     copy.headers.pop();
-    world.pending.push(copy);
-    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    fixture.pending.push(copy);
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 #[test]
 fn two_equal_copies_are_found() {
-    let mut world = World::faultless();
-    let copy = deferred(&world);
-    world.pending.extend([copy.clone(), copy]);
-    world.check_finds(Guarantee::G1, Anomaly::Duplicated, "is copy 2 of");
+    let mut fixture = Fixture::faultless();
+    let copy = deferred(&fixture);
+    fixture.pending.extend([copy.clone(), copy]);
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is copy 2 of");
 }
 
 #[test]
 fn copy_without_its_call_is_found() {
-    let mut world = World::faultless();
-    let copy = deferred(&world);
-    world.pending[0] = copy;
-    world.check_finds(Guarantee::G1, Anomaly::Wrong, "which starts no call");
-    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
+    let mut fixture = Fixture::faultless();
+    let copy = deferred(&fixture);
+    fixture.pending[0] = copy;
+    fixture.check_finds(Guarantee::G1, Anomaly::Wrong, "which starts no call");
+    fixture.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
 fn lost_order_is_found() {
-    let mut world = World::faultless();
-    world.pending.pop();
-    world.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
+    let mut fixture = Fixture::faultless();
+    fixture.pending.pop();
+    fixture.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
 fn pending_call_without_order_is_found() {
-    let mut world = World::faultless();
-    world.pending[0].key = Some(b"stranger".to_vec());
-    world.check_finds(Guarantee::G1, Anomaly::Wrong, "no valid order has");
+    let mut fixture = Fixture::faultless();
+    fixture.pending[0].key = Some(b"stranger".to_vec());
+    fixture.check_finds(Guarantee::G1, Anomaly::Wrong, "no valid order has");
 }
 
 #[test]
@@ -242,9 +242,9 @@ fn changed_pending_call_is_found() {
         }),
     ];
     for (words, change) in changes {
-        let mut world = World::faultless();
-        change(&mut world.pending[0]);
-        world.check_finds(Guarantee::G1, Anomaly::Wrong, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.pending[0]);
+        fixture.check_finds(Guarantee::G1, Anomaly::Wrong, words);
     }
 }
 
@@ -282,9 +282,9 @@ fn wrong_dead_letters_are_found() {
         ),
     ];
     for (anomaly, (words, change)) in changes {
-        let mut world = World::faultless();
-        change(&mut world.dead_letters);
-        world.check_finds(Guarantee::G2, anomaly, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.dead_letters);
+        fixture.check_finds(Guarantee::G2, anomaly, words);
     }
 }
 
@@ -309,24 +309,24 @@ fn changelog_that_differs_is_found() {
         }),
     ];
     for (words, change) in changes {
-        let mut world = World::faultless();
-        change(&mut world.changelog);
-        world.check_finds(Guarantee::G3, Anomaly::Torn, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.changelog);
+        fixture.check_finds(Guarantee::G3, Anomaly::Torn, words);
     }
 }
 
 #[test]
 fn committed_offset_not_at_the_end_is_found() {
-    let mut world = World::faultless();
-    world.committed.insert(Partition(1), Offset(1));
-    world.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 1");
-    world.committed.clear();
-    world.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 0");
+    let mut fixture = Fixture::faultless();
+    fixture.committed.insert(Partition(1), Offset(1));
+    fixture.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 1");
+    fixture.committed.clear();
+    fixture.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 0");
 }
 
 #[test]
 fn order_missing_from_the_input_voids_the_run() {
-    let mut world = World::faultless();
-    world.input.remove(5);
-    assert!(expected(&world.input, &world.orders, COUNT).is_err());
+    let mut fixture = Fixture::faultless();
+    fixture.input.remove(5);
+    assert!(expected(&fixture.input, &fixture.orders, COUNT).is_err());
 }

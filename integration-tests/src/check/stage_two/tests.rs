@@ -4,7 +4,7 @@ use super::*;
 use records::{Fingerprint, Offset, Partition};
 
 /// Topics and requests after a faultless run of ten calls, the last of them rejected.
-struct World {
+struct Fixture {
     pending: Vec<Record>,
     processed: Vec<Record>,
     dead_letters: Vec<Record>,
@@ -12,7 +12,7 @@ struct World {
     interruptions: Vec<Interruption>,
 }
 
-impl World {
+impl Fixture {
     fn faultless() -> Self {
         let pending: Vec<Record> = (0..10).map(record).collect();
         let mut rejected = record(9);
@@ -91,95 +91,95 @@ fn request(number: u32, status: u16, decision: Decision) -> RequestLine {
 
 #[test]
 fn faultless_run_has_no_violation() {
-    let (counts, violations) = World::faultless().check();
+    let (counts, violations) = Fixture::faultless().check();
     assert_eq!(violations, []);
     assert_eq!((counts.accepted, counts.rejected, counts.requests), (9, 1, 10));
 }
 
 #[test]
 fn skipped_call_is_found() {
-    let mut world = World::faultless();
-    world.processed.pop();
-    world.check_finds(Guarantee::G4, "was skipped");
+    let mut fixture = Fixture::faultless();
+    fixture.processed.pop();
+    fixture.check_finds(Guarantee::G4, "was skipped");
 }
 
 #[test]
 fn two_final_states_are_found() {
-    let mut world = World::faultless();
-    world.processed.push(record(9));
-    world.check_finds(Guarantee::G4, "two final states");
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(record(9));
+    fixture.check_finds(Guarantee::G4, "two final states");
 }
 
 #[test]
 fn repeated_outcome_needs_an_interruption() {
-    let mut world = World::faultless();
-    world.processed.push(Record {
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(Record {
         timestamp_ms: 15_000,
         ..record(0)
     });
-    world.check_finds(Guarantee::G4, "outcome twice");
-    world.interruptions.push(Interruption {
+    fixture.check_finds(Guarantee::G4, "outcome twice");
+    fixture.interruptions.push(Interruption {
         from: Timestamp(11_000),
         until: Timestamp(11_010),
     });
-    let (counts, violations) = world.check();
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
     assert_eq!(counts.outcomes_repeated, 1);
 }
 
 #[test]
 fn outcome_without_the_apis_decision_is_found() {
-    let mut world = World::faultless();
-    world.requests[0].decision = None;
-    world.check_finds(Guarantee::G4, "never charged");
-    let mut world = World::faultless();
-    world.requests[9].decision = Some(Decision::Charged);
-    world.check_finds(Guarantee::G4, "never rejected");
+    let mut fixture = Fixture::faultless();
+    fixture.requests[0].decision = None;
+    fixture.check_finds(Guarantee::G4, "never charged");
+    let mut fixture = Fixture::faultless();
+    fixture.requests[9].decision = Some(Decision::Charged);
+    fixture.check_finds(Guarantee::G4, "never rejected");
 }
 
 #[test]
 fn outcome_and_request_without_call_are_found() {
-    let mut world = World::faultless();
-    world.processed.push(record(77));
-    world.requests.push(request(77, 200, Decision::Charged));
-    world.check_finds(Guarantee::G4, "is not in the outbox");
-    world.check_finds(Guarantee::G5, "is not in the outbox");
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(record(77));
+    fixture.requests.push(request(77, 200, Decision::Charged));
+    fixture.check_finds(Guarantee::G4, "is not in the outbox");
+    fixture.check_finds(Guarantee::G5, "is not in the outbox");
 }
 
 #[test]
 fn changed_dead_letter_is_found() {
-    let mut world = World::faultless();
-    world.dead_letters[0].fingerprint = None;
-    world.check_finds(Guarantee::G4, "has another value");
-    world.dead_letters[0].headers.clear();
-    world.check_finds(Guarantee::G4, "instead of pending/0@9");
+    let mut fixture = Fixture::faultless();
+    fixture.dead_letters[0].fingerprint = None;
+    fixture.check_finds(Guarantee::G4, "has another value");
+    fixture.dead_letters[0].headers.clear();
+    fixture.check_finds(Guarantee::G4, "instead of pending/0@9");
 }
 
 #[test]
 fn call_never_sent_is_found() {
-    let mut world = World::faultless();
-    world.requests.remove(0);
-    world.check_finds(Guarantee::G5, "never called");
+    let mut fixture = Fixture::faultless();
+    fixture.requests.remove(0);
+    fixture.check_finds(Guarantee::G5, "never called");
 }
 
 #[test]
 fn request_without_its_key_is_found() {
-    let mut world = World::faultless();
-    world.requests[0].idempotency_key = None;
-    world.check_finds(Guarantee::G5, "idempotency key");
+    let mut fixture = Fixture::faultless();
+    fixture.requests[0].idempotency_key = None;
+    fixture.check_finds(Guarantee::G5, "idempotency key");
 }
 
 #[test]
 fn repeated_request_needs_an_explanation() {
-    let mut world = World::faultless();
-    world.requests.push(RequestLine {
+    let mut fixture = Fixture::faultless();
+    fixture.requests.push(RequestLine {
         nth: 2,
         arrived_at: 12_000,
         ..request(0, 200, Decision::Charged)
     });
-    world.check_finds(Guarantee::G5, "without a reason");
-    world.requests[0].answered = Some(502);
-    let (counts, violations) = world.check();
+    fixture.check_finds(Guarantee::G5, "without a reason");
+    fixture.requests[0].answered = Some(502);
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
     assert_eq!(counts.repeats, [(Explanation::Ambiguous(502), 1)].into());
     assert_eq!(counts.charged_again, 1);
