@@ -1,35 +1,35 @@
-//! A call that goes on at another place of the outbox, and what it brings along.
+//! Context of a deferred call, which its copy carries to the outbox's tail.
 
 use std::time::Duration;
 
 use records::Offset;
 
-use crate::delivery::call::{Ambiguity, History};
+use super::{Ambiguity, History};
 
-/// What a deferred call brings along from its earlier places.
+/// Context of a deferred call from its earlier offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeferralContext {
-    /// Its first place in this partition.
+    /// Offset where it stood first in this partition.
     pub origin: Offset,
-    /// How many requests were made.
+    /// Number of requests sent.
     pub attempts: u32,
-    /// How many of them may have been processed although no answer said so.
+    /// Number of requests with an ambiguous response.
     pub attempts_ambiguous: u32,
-    /// Look-ups in a row that told nothing.
+    /// Inconclusive look-ups in a row.
     pub lookups: u32,
-    /// Why nobody can know whether it was processed already.
+    /// Reason why its outcome is unknown, if it is.
     pub ambiguity: Option<Ambiguity>,
-    /// How long ago it was first seen. By the wall clock, since it outlives processes; nothing but giving up
-    /// depends on it.
+    /// Time since it was first read, by the wall clock, since it outlives processes. Only abandoning depends on it.
     pub seen_before: Duration,
 }
 
 impl DeferralContext {
-    /// What was tried. The times are those of other processes, so they are not told here.
+    /// Returns the attempts made so far.
     pub(crate) fn history(&self) -> History {
         History {
             attempts: self.attempts,
             attempts_ambiguous: self.attempts_ambiguous,
+            // The times are those of other processes, whose monotonic clocks mean nothing here.
             ..History::default()
         }
     }

@@ -1,23 +1,23 @@
-//! What is done when nobody can know whether the API has processed an order.
+//! Policy for calls whose outcome is unknown.
 //!
-//! | | an ambiguous answer, or begun and not final at assignment | a request begins |
+//! | policy | ambiguous response, or recorded intent without a final state at assignment | a request is sent |
 //! | --- | --- | --- |
 //! | `retry` | the call is made again | at once |
-//! | `park` | the call waits for a person | once its beginning is committed |
-//! | `verify` | the API is asked for the order, and the call made again only if it never saw it | once its beginning is committed |
+//! | `park` | the call waits for an operator | once its intent is committed |
+//! | `verify` | the order is looked up, and the call made again only if the API never saw it | once its intent is committed |
 
 use std::time::Duration;
 
 use crate::delivery::response::ResponseClassifier;
 
-/// What is done when nobody can know whether the API has processed an order.
+/// Policy for a call whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Policy {
-    /// The call is made again: at least once.
+    /// Make the call again: at least once.
     Retry,
-    /// The call waits for a person: at most once.
+    /// Leave the call to an operator: at most once.
     Park,
-    /// The API is asked for the order before the call is made again.
+    /// Look the order up before the call is made again.
     Verify,
 }
 
@@ -25,7 +25,7 @@ impl Policy {
     /// All policies, so that each has its metric from the start.
     pub const ALL: [Self; 3] = [Self::Retry, Self::Park, Self::Verify];
 
-    /// The policy as it stands in settings, headers, metrics and logs.
+    /// Name of the policy in settings, headers, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Policy {
         }
     }
 
-    /// The policy of this name.
+    /// Returns the policy of this name.
     #[must_use]
     pub fn of(name: &[u8]) -> Option<Self> {
         Self::ALL
@@ -43,26 +43,27 @@ impl Policy {
             .find(|policy| policy.as_str().as_bytes() == name)
     }
 
-    /// Whether the next owner must know of a request before it leaves.
+    /// Returns `true` if the intent must be committed before a request is sent.
     #[must_use]
     pub const fn requires_intent(self) -> bool {
         match self {
+            // The call is repeated anyway, so waiting for a commit would only cost time.
             Self::Retry => false,
             Self::Park | Self::Verify => true,
         }
     }
 }
 
-/// How the API is asked for an order of which nobody knows.
+/// Settings of look-ups.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// The API's longest processing time: so long after the last moment at which a request may have left,
-    /// nothing of it can be at work any more. A look-up before that proves nothing.
+    /// Longest processing time of the API. A look-up earlier than this after a request may have been sent proves
+    /// nothing: the API could still be processing that request.
     pub api_processing_max: Duration,
-    /// So many look-ups that tell nothing, and the call is parked.
+    /// Number of inconclusive look-ups after which the call is parked.
     pub lookups_max: u32,
-    /// So long after the first look-up without a result, the call is parked.
+    /// Time after the first inconclusive look-up at which the call is parked.
     pub abandon_after: Duration,
-    /// What the answer to a look-up means; see [`LookupResult`](super::LookupResult).
+    /// Classifier of look-up responses; see [`LookupResult`](super::LookupResult).
     pub classifier: ResponseClassifier,
 }

@@ -1,60 +1,60 @@
-//! How far a partition has come: the commit_position, and which calls from there on are final.
+//! Progress of one partition: the commit position, and which calls from there on are final.
 
 use records::call_note::{self, CallNote, NoteTooLong};
 use records::{Offset, OffsetSet};
 
-/// The progress of one partition.
+/// Progress of one partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
-    /// Every call below is final.
+    /// Offset below which every call is final.
     commit_position: Offset,
-    /// The offset that the consumer hands out next, or a later one.
+    /// Offset that the consumer reads next, or a later one.
     next: Offset,
-    /// The final ones from the commit_position on. Offsets that hold no call, because a transaction's marker or
-    /// an aborted record lies there, count as final: so the runs stay long and the note short.
+    /// Final offsets from the commit position on.
     finals: OffsetSet,
-    /// The calls that the note of the last owner names as begun.
-    begun_before: OffsetSet,
-    /// The end of what the last owner's note tells.
-    seen_before: Offset,
+    /// Recorded intents in the note of the last owner.
+    inherited_intents: OffsetSet,
+    /// End of the offsets that the note of the last owner covers.
+    noted_until: Offset,
 }
 
-/// What a record is to its partition.
+/// Meaning of a record that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// A call to be made.
     New {
-        /// The last owner noted that it had begun, and may have made it.
+        /// The last owner recorded the intent to send it, and may have done so.
         maybe_called: bool,
     },
-    /// A call that is final already: the last owner noted it.
+    /// A call that the last owner noted as final.
     Final,
     /// A record that has arrived before.
-    Again,
+    Repeated,
 }
 
 impl Progress {
-    /// The progress that the committed offset and its note tell.
-    #[must_use]
+    /// Restores the progress from the committed offset and its note.
     pub(crate) fn new(commit_position: Offset, note: CallNote) -> Self {
-        let seen_before = note.finals.end().max(note.begun.end()).unwrap_or(commit_position);
+        let noted_until = note.finals.end().max(note.begun.end());
         let mut progress = Self {
             commit_position,
             next: commit_position,
             finals: note.finals,
-            begun_before: note.begun,
-            seen_before,
+            inherited_intents: note.begun,
+            noted_until: noted_until.unwrap_or(commit_position),
         };
         progress.advance();
         progress
     }
 
-    /// Takes note of a record from the consumer, which hands them out in their order.
+    /// Takes in a record. They arrive in the order of their offsets.
     pub(crate) fn arrived(&mut self, offset: Offset) -> Arrival {
+        // After a rejoin the consumer may read a record twice.
         if offset < self.next {
-            return Arrival::Again;
+            return Arrival::Repeated;
         }
-        // Below the commit_position there is nothing to keep.
+        // A gap holds no call: a transaction marker or an aborted record lies there. As final offsets gaps join the runs
+        // beside them, which keeps the note short. Below the commit position nothing is kept.
         self.finals
             .insert_run(self.next.max(self.commit_position), offset);
         self.next = offset.next();
@@ -62,14 +62,14 @@ impl Progress {
             Arrival::Final
         } else {
             Arrival::New {
-                maybe_called: self.begun_before.contains(offset),
+                maybe_called: self.inherited_intents.contains(offset),
             }
         };
         self.advance();
         arrival
     }
 
-    /// Takes note that a call is final.
+    /// Records that a call is final.
     pub(crate) fn finish(&mut self, offset: Offset) {
         debug_assert!(offset < self.next, "a call that never arrived is final: {offset}");
         debug_assert!(offset >= self.commit_position, "a call ended twice: {offset}");
@@ -77,23 +77,21 @@ impl Progress {
         self.advance();
     }
 
-    /// The offset that may be committed: every call below is final.
-    #[must_use]
+    /// Offset that may be committed: every call below is final.
     pub(crate) const fn commit_position(&self) -> Offset {
         self.commit_position
     }
 
-    /// How far the consumer is ahead of the commit_position, in offsets; 0 while it has yet to read what is final.
-    #[must_use]
+    /// Number of offsets that the consumer is ahead of the commit position.
     pub(crate) fn span(&self) -> u64 {
+        // Negative while the consumer has yet to read what is already final.
         u64::try_from(self.next.0 - self.commit_position.0).unwrap_or_default()
     }
 
-    /// Whether the note fits, however the calls end, if one more is taken.
-    #[must_use]
+    /// Returns `true` if the note fits, however the calls end, after one more is taken in.
     pub(crate) fn has_room(&self) -> bool {
-        // What the last owner had open is in the note anyway, so taking it costs nothing.
-        if self.next < self.seen_before {
+        // Open calls of the last owner are in the note already, so taking them in costs nothing.
+        if self.next < self.noted_until {
             return true;
         }
         let span = self.next.0.abs_diff(self.commit_position.0);
@@ -101,19 +99,19 @@ impl Progress {
         call_note::fits_always(open + 1, span + 1)
     }
 
-    /// The note to commit with the commit_position. `begun` are the calls of which nobody can know yet whether
-    /// they were processed.
+    /// Returns the note to commit with the commit position. `intents` are the calls whose outcome is unknown.
     ///
     /// # Errors
-    /// It does not fit. [`has_room`](Self::has_room) lets no note grow so long.
-    pub(crate) fn note(&self, mut begun: OffsetSet) -> Result<String, NoteTooLong> {
-        // What the last owner noted holds until its record has arrived here.
-        for (from, until) in self.begun_before.runs() {
-            begun.insert_run(from.max(self.next).max(self.commit_position), until);
+    /// The note is too long. [`has_room`](Self::has_room) prevents that.
+    pub(crate) fn note(&self, mut intents: OffsetSet) -> Result<String, NoteTooLong> {
+        // Intents of the last owner stay in the note until their records arrive here: a crash before that must not
+        // forget them.
+        for (from, until) in self.inherited_intents.runs() {
+            intents.insert_run(from.max(self.next).max(self.commit_position), until);
         }
         let note = CallNote {
             finals: self.finals.clone(),
-            begun,
+            begun: intents,
         };
         note.encode(self.commit_position)
     }
@@ -144,7 +142,7 @@ mod tests {
     const NEW: Arrival = Arrival::New { maybe_called: false };
 
     #[test]
-    fn the_commit_position_never_passes_an_open_call() {
+    fn commit_position_never_passes_an_open_call() {
         let mut progress = started_at(10, &[]);
         for offset in 10..14 {
             assert_eq!(progress.arrived(Offset(offset)), NEW);
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_a_marker_left_is_final_once_the_next_record_shows_it() {
+    fn gap_is_final_once_the_next_record_arrives() {
         let mut progress = started_at(10, &[]);
         assert_eq!(progress.arrived(Offset(12)), NEW);
         assert_eq!(progress.commit_position(), Offset(12), "10 and 11 hold no call");
@@ -167,13 +165,13 @@ mod tests {
         assert_eq!(
             progress.commit_position(),
             Offset(16),
-            "what lies behind is not known yet"
+            "the gap behind is not known yet"
         );
         assert_eq!(progress.note(OffsetSet::new()).as_deref(), Ok(""));
     }
 
     #[test]
-    fn what_the_last_owner_noted_is_final() {
+    fn noted_finals_are_not_called_again() {
         let mut progress = started_at(10, &[11, 12, 14]);
         for (offset, expected) in [
             (10, NEW),
@@ -185,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(progress.arrived(Offset(offset)), expected, "{offset}");
         }
-        assert_eq!(progress.arrived(Offset(15)), Arrival::Again);
+        assert_eq!(progress.arrived(Offset(15)), Arrival::Repeated);
         progress.finish(Offset(10));
         assert_eq!(progress.commit_position(), Offset(13));
         progress.finish(Offset(13));
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commit_position_may_pass_what_was_not_read_again_yet() {
+    fn commit_position_may_pass_unread_finals() {
         let mut progress = started_at(10, &[11, 12, 13]);
         progress.arrived(Offset(10));
         progress.finish(Offset(10));
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_owner_reads_what_was_noted() {
+    fn next_owner_restores_the_note() {
         let mut progress = started_at(100, &[]);
         (100..110).for_each(|offset| assert_eq!(progress.arrived(Offset(offset)), NEW));
         [101, 103, 104]
@@ -220,7 +218,7 @@ mod tests {
         let again = next_owner.note(offsets(&[100])).expect("it fits");
         assert_eq!(
             again, text,
-            "what was begun and has not arrived yet stays in the note"
+            "an intent whose record has not arrived stays in the note"
         );
         let arrivals: Vec<_> = (101..108)
             .map(|offset| next_owner.arrived(Offset(offset)))
@@ -240,23 +238,23 @@ mod tests {
     }
 
     #[test]
-    fn intake_stops_before_a_note_could_grow_too_long() {
+    fn intake_stops_before_the_note_is_too_long() {
         let mut progress = started_at(0, &[]);
-        let mut begun = OffsetSet::new();
+        let mut intents = OffsetSet::new();
         let mut offset = 0;
         while progress.has_room() {
             progress.arrived(Offset(offset));
-            // The worst case: every second call ends, the first one never does, and all that are open have
-            // begun.
+            // The worst case: every second call ends, the first one never does, and all open ones have their
+            // intents recorded.
             if offset % 2 == 1 {
                 progress.finish(Offset(offset));
             } else {
-                begun.insert(Offset(offset));
+                intents.insert(Offset(offset));
             }
             offset += 1;
         }
         assert!(offset > 12_000, "{offset}");
-        assert!(progress.note(begun).is_ok_and(|note| !note.is_empty()));
+        assert!(progress.note(intents).is_ok_and(|note| !note.is_empty()));
         progress.finish(Offset(0));
         progress.finish(Offset(2));
         assert!(progress.has_room());

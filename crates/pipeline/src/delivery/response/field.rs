@@ -1,91 +1,96 @@
-//! Answers whose status does not tell: legacy APIs love `200 {"result":"ERROR"}`. A rule names the field of
-//! the body that has the last word, and what each of its values means.
+//! Rules for responses whose status does not tell: legacy APIs love `200 {"result":"ERROR"}`. A rule names the field of
+//! the body that decides, and the class of each of its values.
 
 use serde_json::Value;
 
 use super::{StatusClass, Statuses};
 
-/// How the bodies of answers with some statuses are read.
+/// Rule that reads the bodies of responses with some statuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldRule {
-    /// The statuses whose bodies are read.
+    /// Statuses whose bodies are read.
     pub statuses: Vec<Statuses>,
-    /// Where the field stands, as a JSON pointer.
+    /// JSON pointer to the field.
     pub pointer: String,
-    /// What its values mean. Numbers, booleans and null are compared as they are written.
+    /// Classes of its values. Numbers, booleans and null are compared as they are written.
     pub values: Vec<(String, StatusClass)>,
-    /// What it means that the field is missing, or has another value.
+    /// Class if the field is missing, or has another value.
     pub otherwise: Otherwise,
 }
 
-/// What a field means that is missing or says something unknown.
+/// Class of a response whose field is missing or has an unknown value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
-    /// Nobody can know whether the order was processed.
+    /// The response is ambiguous.
     Ambiguous,
-    /// The status decides, as if nobody had looked.
+    /// The status decides, as without the rule.
     Status,
 }
 
-/// What the field of an answer's body says.
+/// Field of a response's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Field {
-    /// No rule reads answers of this status.
+    /// No rule reads responses of this status.
     #[default]
     NotAsked,
-    /// This value: text, or a number, a boolean or null as it is written.
+    /// Value of the field: text, or a number, a boolean or null as it is written.
     Value(String),
-    /// The body is there as a whole and has no such field, or an object or a list in its place.
+    /// The body is complete and has no such field, or an object or a list in its place.
     Missing,
-    /// The body is no JSON, broke off, or was too long to be read: nobody knows what the field says.
+    /// The body is no JSON, broke off, or was too long to be read.
     Unreadable,
 }
 
-/// A rule that could never do what it is for.
+/// Error in a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRule {
-    /// The pointer is none.
+    /// The pointer is no JSON pointer.
     #[error("{0:?} is no JSON pointer to a field: expected one such as \"/result\"")]
     Pointer(String),
-    /// It reads no status.
-    #[error("the rule for the field {0} names no statuses")]
-    NoStatuses(String),
-    /// No answer could ever be accepted, nor left to its status.
+    /// The rule reads no status.
     #[error(
-        "the rule for the field {0} names no value at all, so that each answer would be ambiguous; name the \
+        "the rule for the field {0} names no statuses, so it would never be used; name some, or remove it"
+    )]
+    NoStatuses(String),
+    /// The rule names no value, so no response could be accepted.
+    #[error(
+        "the rule for the field {0} names no value at all, so that each response would be ambiguous; name the \
          values that mean accepted"
     )]
     NoValues(String),
-    /// The same value in two classes.
-    #[error("in the rule for the field {pointer} the value {value:?} is in two classes")]
+    /// One value is in two classes.
+    #[error(
+        "in the rule for the field {pointer} the value {value:?} is in two classes; take it out of one of them"
+    )]
     Twice {
-        /// The rule's field.
+        /// Field of the rule.
         pointer: String,
-        /// The value.
+        /// Value in two classes.
         value: String,
     },
-    /// Two rules for one status.
+    /// Two rules read one status.
     #[error(
-        "the body of an answer with status {status} is read by two rules: for the field {one}, and for {other}"
+        "the body of a response with status {status} is read by two rules: for the field {one}, and for {other}; \
+         take the status out of one of them"
     )]
     Overlap {
-        /// The status.
+        /// Status that both read.
         status: u16,
-        /// A rule's field.
+        /// Field of one rule.
         one: String,
-        /// The other's.
+        /// Field of the other rule.
         other: String,
     },
 }
 
 impl FieldRule {
-    /// Whether answers of this status are read.
+    /// Returns `true` if the bodies of responses with this status are read.
     #[must_use]
     pub fn reads(&self, status: u16) -> bool {
         self.statuses.iter().any(|statuses| statuses.contain(status))
     }
 
-    /// What the field says in an answer's body; `None` if the body was not read to its end, or is no JSON.
+    /// Returns the field of a body; `None` stands for a body that was not read to its end, or is no JSON.
     #[must_use]
     pub fn field(&self, body: Option<&Value>) -> Field {
         match body.map(|body| body.pointer(&self.pointer)) {
@@ -96,12 +101,12 @@ impl FieldRule {
         }
     }
 
-    /// What the field means; `None` if the status decides.
+    /// Returns the class of a field; `None` if the status decides.
     pub(super) fn class(&self, field: &Field) -> Option<StatusClass> {
         let named = match field {
             Field::Value(text) => self.values.iter().find(|(value, _)| value == text),
             Field::Missing => None,
-            // The field had the last word, and nobody has heard it.
+            // The field would decide and was not read. The status must not stand in for it: it may say 200 for an error.
             Field::Unreadable | Field::NotAsked => return Some(StatusClass::Ambiguous),
         };
         match (named, self.otherwise) {
@@ -113,6 +118,7 @@ impl FieldRule {
 
     fn check(&self) -> Result<(), InvalidRule> {
         let pointer = || self.pointer.clone();
+        // The empty pointer is valid JSON pointer syntax, but names the whole body and not a field.
         if !self.pointer.starts_with('/') {
             return Err(InvalidRule::Pointer(pointer()));
         }
@@ -123,9 +129,10 @@ impl FieldRule {
             return Err(InvalidRule::NoValues(pointer()));
         }
         for (at, (value, class)) in self.values.iter().enumerate() {
-            let is_same =
+            // The same value twice in one class is only redundant.
+            let contradicts =
                 |(other, other_class): &&(String, StatusClass)| other == value && other_class != class;
-            if self.values[at + 1..].iter().any(|other| is_same(&other)) {
+            if self.values[at + 1..].iter().any(|other| contradicts(&other)) {
                 return Err(InvalidRule::Twice {
                     pointer: pointer(),
                     value: value.clone(),
@@ -136,7 +143,7 @@ impl FieldRule {
     }
 }
 
-/// Whether each rule can do what it is for, and none stands in another's way.
+/// Checks that each rule can match, and that no status is read by two.
 pub(super) fn check(rules: &[FieldRule]) -> Result<(), InvalidRule> {
     for (at, one) in rules.iter().enumerate() {
         one.check()?;
@@ -179,39 +186,39 @@ mod tests {
     }
 
     fn check(rule: &FieldRule, status: u16, body: &str, expected: ResponseClass) {
-        let classes = ResponseClassifier::new([(Statuses::Hundred(2), StatusClass::Accepted)])
+        let classifier = ResponseClassifier::new([(Statuses::Hundred(2), StatusClass::Accepted)])
             .expect("a table")
             .with_fields(vec![rule.clone()])
             .expect("a rule");
         let body: Option<Value> = serde_json::from_str(body).ok();
-        let field = classes
+        let field = classifier
             .rule(status)
             .map_or(Field::NotAsked, |rule| rule.field(body.as_ref()));
-        let reply = HttpResponse {
+        let http = HttpResponse {
             status,
             field,
             ..HttpResponse::default()
         };
         assert_eq!(
-            classes.class_of(&Response::Status(reply)),
+            classifier.class_of(&Response::Status(http)),
             expected,
             "{status} {body:?}"
         );
     }
 
     #[test]
-    fn the_field_has_the_last_word() {
+    fn field_decides_before_the_status() {
         let rule = rule();
         for (body, expected) in [
             (r#"{"result":{"code":"OK"}}"#, ResponseClass::Accepted),
             (r#"{"result":{"code":0}}"#, ResponseClass::Accepted),
             (r#"{"result":{"code":"ERROR"}}"#, ResponseClass::Rejected),
             (r#"{"result":{"code":"BUSY"}}"#, ResponseClass::Retryable),
-            // Nobody has said what these mean.
+            // Values without a class.
             (r#"{"result":{"code":"ok"}}"#, ResponseClass::Ambiguous),
             (r#"{"result":{"code":["OK"]}}"#, ResponseClass::Ambiguous),
             (r#"{"result":"OK"}"#, ResponseClass::Ambiguous),
-            // Nobody has heard it.
+            // The field cannot be read.
             (r#"{"result":{"code":"O"#, ResponseClass::Ambiguous),
             ("<p>OK</p>", ResponseClass::Ambiguous),
             ("", ResponseClass::Ambiguous),
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_field_says_nothing_the_status_may_decide() {
+    fn status_decides_if_the_field_is_unknown() {
         let rule = FieldRule {
             otherwise: Otherwise::Status,
             ..rule()
@@ -242,12 +249,12 @@ mod tests {
             r#"{"result":{"code":"ERROR"}}"#,
             ResponseClass::Rejected,
         );
-        // But not where nobody knows whether it says something.
+        // Not if the body cannot be read: the field may be there.
         check(&rule, 200, "<p>", ResponseClass::Ambiguous);
     }
 
     #[test]
-    fn rules_that_cannot_do_what_they_are_for_are_refused() {
+    fn rules_that_can_never_match_are_refused() {
         let check = |change: fn(&mut FieldRule), names: &str| {
             let mut changed = rule();
             change(&mut changed);

@@ -1,32 +1,31 @@
-//! What came back from a request, and what it means: the one table that decides between paying twice and
-//! not paying at all.
+//! Responses of the API, and their classification: the one table that decides between paying twice and not paying at
+//! all.
 //!
-//! | what happened | reported | answer |
+//! | event | response | class |
 //! | --- | --- | --- |
-//! | unknown host, connection refused, TLS handshake failed, time-out while connecting | [`NotSent::NoConnection`] | *retry* |
-//! | a connection of the pool was found closed before a byte was written | [`NotSent::NotWritten`] | *retry* |
-//! | no credentials for the request: the token's server did not hand one out | [`NotSent::NoCredentials`] | *retry* |
-//! | the partition was no longer surely ours | [`NotSent::Withheld`] | *retry*, and no attempt |
-//! | the first byte may have left: silence until the time-out | [`Lost::TimedOut`] | *ambiguous* |
-//! | … closed or reset before there was a status, also a connection that was used before | [`Lost::Closed`] | *ambiguous* |
+//! | unknown host, connection refused, TLS handshake failed, timeout while connecting | [`NotSent::NoConnection`] | *retryable* |
+//! | a pooled connection was found closed before a byte was written | [`NotSent::NotWritten`] | *retryable* |
+//! | no credentials for the request: the token server did not issue a token | [`NotSent::NoCredentials`] | *retryable* |
+//! | the ownership lease was over | [`NotSent::Withheld`] | *retryable*, and no attempt |
+//! | the first byte may have been sent: no response until the timeout | [`Lost::TimedOut`] | *ambiguous* |
+//! | … closed or reset before there was a status, also on a reused connection | [`Lost::Closed`] | *ambiguous* |
 //! | … something came back that is no HTTP | [`Lost::NotHttp`] | *ambiguous* |
 //! | … anything else | [`Lost::Other`] | *ambiguous* |
-//! | a status, whatever becomes of the body behind it | [`Response::Status`] | by its class |
-//! | a status whose body has the last word, by the settings | [`Response::Status`] | by the field's value |
+//! | a status, whatever becomes of the body behind it | [`Response::Status`] | by the status |
+//! | a status for which a field of the body decides | [`Response::Status`] | by the field's value |
 //!
-//! ResponseClassifier of statuses are settings ([`ResponseClassifier`]); by default 2xx is *accepted*; 401, 407, 425, 429, and 503
-//! with `Retry-After`, are *retry*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx are *rejected*. A status
-//! that stands nowhere is ambiguous.
+//! The classes of statuses are settings ([`ResponseClassifier`]). By default 2xx is *accepted*; 401, 407, 425, 429, and
+//! 503 with `Retry-After`, are *retryable*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx are *rejected*. A status
+//! without a class is ambiguous.
 //!
-//! A status counts as soon as it is read: an answer whose body breaks off has said what it had to say. Unless
-//! the settings say that for this status a field of the body decides ([`FieldRule`]): then a body that cannot
-//! be read leaves the question open, and the answer is ambiguous.
-
-use std::time::Duration;
+//! A status counts as soon as it is read, even if the body breaks off. Where a field of the body decides
+//! ([`FieldRule`]), a body that cannot be read leaves the response ambiguous.
 
 mod classified;
 mod field;
 mod statuses;
+
+use std::time::Duration;
 
 pub use classified::{ClassifiedResponse, ResponseSummary};
 pub use field::{Field, FieldRule, InvalidRule, Otherwise};
@@ -34,77 +33,76 @@ pub use statuses::{InvalidStatusClasses, Statuses};
 
 use statuses::StatusTable;
 
-/// What an attempt's request came to, as the HTTP client saw it.
+/// Response to a request, or the reason why there is none, as the HTTP client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// The API answered.
+    /// The API responded with a status.
     Status(HttpResponse),
     /// Not a byte of the request's body left this process, and none will.
     NotSent(NotSent),
-    /// The request left, or may have; no status came back.
+    /// The request was sent, or may have been, and no status came back.
     Lost(Lost),
 }
 
-/// The API's answer.
+/// Response of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// The HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// What its `Retry-After` header asks for.
+    /// Delay that the `Retry-After` header asks for.
     pub retry_after: Option<Duration>,
-    /// The body, capped.
+    /// Body, up to the limit.
     pub body: Vec<u8>,
-    /// Whether the body was longer than the cap, or broke off.
+    /// `true` if the body was longer than the limit, or broke off.
     pub body_cut: bool,
-    /// What the body's field says, if one is asked for this status.
+    /// Field of the body, if one decides for this status.
     pub field: Field,
-    /// The API's own id of the transaction, if the settings say where it stands.
+    /// Transaction id of the API, if the settings say where it stands.
     pub transaction_id: Option<String>,
 }
 
-/// Why a request surely never left.
+/// Reason why a request was surely not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotSent {
-    /// No connection: refused, unknown host, TLS failure, time-out while connecting.
+    /// No connection: refused, unknown host, TLS failure, timeout while connecting.
     NoConnection,
-    /// The connection was there, or was to be, but nothing was written to it.
+    /// Nothing was written to the connection.
     NotWritten,
-    /// The request needs credentials, and they could not be had.
+    /// The request needs credentials, and there were none.
     NoCredentials,
-    /// The ownership deadline passed, or the partition went, before the request could leave. It is no
-    /// attempt.
+    /// The ownership lease ended, or the partition left, before the request could be sent. This is no attempt.
     Withheld,
 }
 
-/// How the answer to a request was lost.
+/// Reason why the response to a request is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lost {
-    /// No answer within the time-out.
+    /// No response within the timeout.
     TimedOut,
-    /// The connection ended, closed or reset, before there was an answer.
+    /// The connection was closed or reset before there was a response.
     Closed,
     /// What came back is no HTTP.
     NotHttp,
-    /// Anything else. Unknown errors are ambiguous, because that is the side on which nobody pays twice
-    /// unnoticed.
+    /// Any other error.
+    // Unknown errors count as lost, and so as ambiguous: a wrong *retryable* would pay twice without a trace.
     Other,
 }
 
-/// What a report means for the call.
+/// Class of a response: its meaning for the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResponseClass {
     /// The API has processed the order.
     Accepted,
-    /// The API says, definitely, that it does not.
+    /// The API has rejected the order for good.
     Rejected,
     /// The order was surely not processed: the call may be made again.
     Retryable,
-    /// The order may have been processed, and nobody can know.
+    /// The outcome is unknown: the order may have been processed.
     Ambiguous,
 }
 
 impl ResponseClass {
-    /// All answers, so that each has its metric from the start.
+    /// All classes, so that each has its metric from the start.
     pub const ALL: [Self; 4] = [Self::Accepted, Self::Rejected, Self::Retryable, Self::Ambiguous];
 
     /// Returns `true` if the response decides the call.
@@ -115,7 +113,7 @@ impl ResponseClass {
         }
     }
 
-    /// The answer as it stands in metrics and logs.
+    /// Name of the class in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -127,31 +125,31 @@ impl ResponseClass {
     }
 }
 
-/// What each status means, and where a field of the body has the last word.
+/// Classifier of responses: the class of each status, and the statuses for which a field of the body decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseClassifier {
     statuses: StatusTable,
     rules: Vec<FieldRule>,
 }
 
-/// What a status may mean.
+/// Class of a status in the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusClass {
     /// The order is processed.
     Accepted,
-    /// The order is not, and will not be.
+    /// The order is not processed, and will not be.
     Rejected,
     /// The order is surely not processed.
     Retry,
-    /// With a `Retry-After` header the order is surely not processed, as that is the word of a server
-    /// that turned the request away; without, nobody can know.
+    /// As `Retry` with a `Retry-After` header, which only a server sends that turned the request away; as `Ambiguous`
+    /// without.
     RetryIfRetryAfter,
-    /// Nobody can know.
+    /// The order may be processed.
     Ambiguous,
 }
 
 impl StatusClass {
-    /// The class as the settings name it.
+    /// Name of the class in the settings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -165,11 +163,10 @@ impl StatusClass {
 }
 
 impl ResponseClassifier {
-    /// The table for these settings. One status goes before a range, and a range before a hundred; a status
-    /// that stands nowhere is ambiguous.
+    /// A classifier by status. A single status goes before a range, and a range before a hundred.
     ///
     /// # Errors
-    /// A status is in two classes in the same way.
+    /// A status is in two classes by entries of the same kind.
     pub fn new(
         settings: impl IntoIterator<Item = (Statuses, StatusClass)>,
     ) -> Result<Self, InvalidStatusClasses> {
@@ -179,30 +176,30 @@ impl ResponseClassifier {
         })
     }
 
-    /// The same table, where fields of answers' bodies have the last word.
+    /// The same classifier, with rules for the fields of bodies.
     ///
     /// # Errors
-    /// A rule could never do what it is for, or two rules read the same status.
+    /// A rule can never match, or two rules read the same status.
     pub fn with_fields(mut self, rules: Vec<FieldRule>) -> Result<Self, InvalidRule> {
         field::check(&rules)?;
         self.rules = rules;
         Ok(self)
     }
 
-    /// What a report means.
+    /// Returns the class of a response.
     #[must_use]
-    pub fn class_of(&self, report: &Response) -> ResponseClass {
-        let reply = match report {
+    pub fn class_of(&self, response: &Response) -> ResponseClass {
+        let http = match response {
             Response::NotSent(_) => return ResponseClass::Retryable,
             Response::Lost(_) => return ResponseClass::Ambiguous,
-            Response::Status(reply) => reply,
+            Response::Status(http) => http,
         };
-        let by_status = self.statuses.class(reply.status);
-        let class = match self.rule(reply.status) {
-            Some(rule) => rule.class(&reply.field).unwrap_or(by_status),
+        let by_status = self.statuses.class(http.status);
+        let class = match self.rule(http.status) {
+            Some(rule) => rule.class(&http.field).unwrap_or(by_status),
             None => by_status,
         };
-        match (class, reply.retry_after) {
+        match (class, http.retry_after) {
             (StatusClass::Accepted, _) => ResponseClass::Accepted,
             (StatusClass::Rejected, _) => ResponseClass::Rejected,
             (StatusClass::Retry, _) | (StatusClass::RetryIfRetryAfter, Some(_)) => ResponseClass::Retryable,
@@ -210,7 +207,7 @@ impl ResponseClassifier {
         }
     }
 
-    /// The rule that reads the bodies of answers with this status.
+    /// Returns the rule that reads the bodies of responses with this status.
     #[must_use]
     pub fn rule(&self, status: u16) -> Option<&FieldRule> {
         self.rules.iter().find(|rule| rule.reads(status))
@@ -218,7 +215,7 @@ impl ResponseClassifier {
 }
 
 impl Response {
-    /// The report in a word, for metrics and logs: the status, or what happened instead.
+    /// Kind of the response in metrics and logs: a status, or the reason why there is none.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -234,20 +231,20 @@ impl Response {
         }
     }
 
-    /// The HTTP status, if there is one.
+    /// HTTP status, if there is one.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         match self {
-            Self::Status(reply) => Some(reply.status),
+            Self::Status(http) => Some(http.status),
             Self::NotSent(_) | Self::Lost(_) => None,
         }
     }
 
-    /// How long the API asks to wait.
+    /// Delay that the API asks for.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status(reply) => reply.retry_after,
+            Self::Status(http) => http.retry_after,
             Self::NotSent(_) | Self::Lost(_) => None,
         }
     }
@@ -257,7 +254,7 @@ impl Response {
 mod tests {
     use super::*;
 
-    fn classes(lists: &[(&[&str], StatusClass)]) -> Result<ResponseClassifier, InvalidStatusClasses> {
+    fn classifier(lists: &[(&[&str], StatusClass)]) -> Result<ResponseClassifier, InvalidStatusClasses> {
         let mut settings = Vec::new();
         for (list, class) in lists {
             for statuses in *list {
@@ -268,7 +265,7 @@ mod tests {
     }
 
     fn check(status: u16, retry_after: Option<u64>, expected: ResponseClass) {
-        let classes = classes(&[
+        let classifier = classifier(&[
             (&["2xx"], StatusClass::Accepted),
             (&["3xx", "4xx"], StatusClass::Rejected),
             (&["401", "407", "425", "429"], StatusClass::Retry),
@@ -276,16 +273,20 @@ mod tests {
             (&["408", "409", "5xx"], StatusClass::Ambiguous),
         ])
         .expect("a table");
-        let report = Response::Status(HttpResponse {
+        let response = Response::Status(HttpResponse {
             status,
             retry_after: retry_after.map(Duration::from_secs),
             ..HttpResponse::default()
         });
-        assert_eq!(classes.class_of(&report), expected, "{status} {retry_after:?}");
+        assert_eq!(
+            classifier.class_of(&response),
+            expected,
+            "{status} {retry_after:?}"
+        );
     }
 
     #[test]
-    fn a_status_decides_by_its_class() {
+    fn status_decides_by_its_class() {
         for accepted in [200, 201, 202, 204, 299] {
             check(accepted, None, ResponseClass::Accepted);
         }
@@ -306,23 +307,23 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_stands_nowhere_is_ambiguous() {
+    fn status_without_a_class_is_ambiguous() {
         check(100, None, ResponseClass::Ambiguous);
         check(600, None, ResponseClass::Ambiguous);
-        let nothing = classes(&[]).expect("a table");
-        let reply = HttpResponse {
+        let nothing = classifier(&[]).expect("a table");
+        let http = HttpResponse {
             status: 200,
             ..HttpResponse::default()
         };
         assert_eq!(
-            nothing.class_of(&Response::Status(reply)),
+            nothing.class_of(&Response::Status(http)),
             ResponseClass::Ambiguous
         );
     }
 
     #[test]
-    fn without_a_status_only_proof_that_nothing_left_is_safe() {
-        let nothing = classes(&[]).expect("a table");
+    fn no_status_is_retryable_only_if_nothing_was_sent() {
+        let nothing = classifier(&[]).expect("a table");
         for kind in [
             NotSent::NoConnection,
             NotSent::NotWritten,

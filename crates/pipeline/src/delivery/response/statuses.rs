@@ -1,53 +1,54 @@
-//! Lists of statuses, as the settings have them, and the table that they make.
+//! Statuses and their classes, as the settings list them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::StatusClass;
 
-/// Statuses of one kind in the settings. The narrower kind goes before the wider.
+/// Entry for one or more statuses in the settings. A narrower entry goes before a wider one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statuses {
-    /// One status, as `503`.
+    /// One status, such as `503`.
     Exactly(u16),
-    /// All from one to another, both included, as `520-527`.
+    /// Range of statuses, both ends included, such as `520-527`.
     Range(u16, u16),
-    /// All that begin with this digit, as `5xx`.
+    /// Hundred of statuses with this first digit, such as `5xx`.
     Hundred(u16),
 }
 
-/// Settings that make no table.
+/// Error in the classes of statuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStatusClasses {
-    /// No statuses at all.
+    /// The entry is no status, range or hundred.
     #[error(
         "{0:?} is no HTTP status: expected one such as \"503\", a range such as \"520-527\", or a hundred such \
          as \"5xx\""
     )]
     NotAStatus(String),
-    /// The same statuses in two classes.
+    /// Two entries of the same width put one status into two classes.
     #[error(
         "the status {status} is in {} by {one}, and in {} by {other}; take it out of one of them",
         one_class.as_str(), other_class.as_str()
     )]
     Twice {
-        /// The first status that is in both.
+        /// First status that is in both.
         status: u16,
-        /// What put it into one class.
+        /// Entry of one class.
         one: Statuses,
-        /// That class.
+        /// Class of that entry.
         one_class: StatusClass,
-        /// What put it into the other.
+        /// Entry of the other class.
         other: Statuses,
-        /// That class.
+        /// Class of the other entry.
         other_class: StatusClass,
     },
 }
 
+// RFC 9110, section 15: status codes are three digits, and the first one is 1 to 5.
 const FIRST: u16 = 100;
 const LAST: u16 = 599;
 
-/// The class of each status.
+/// Class of each status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusTable {
     settings: Vec<(Statuses, StatusClass)>,
@@ -58,10 +59,11 @@ impl StatusTable {
         settings: impl IntoIterator<Item = (Statuses, StatusClass)>,
     ) -> Result<Self, InvalidStatusClasses> {
         let mut settings: Vec<(Statuses, StatusClass)> = settings.into_iter().collect();
-        // The first that contains a status decides.
+        // Narrow ones first: the first entry that contains a status decides.
         settings.sort_by_key(|(statuses, _)| statuses.width());
         for (at, &(one, one_class)) in settings.iter().enumerate() {
             for &(other, other_class) in &settings[at + 1..] {
+                // A narrower entry overrides a wider one on purpose; two of the same width contradict each other.
                 let same_width = one.width() == other.width();
                 if let Some(status) = one.first_in_both(other)
                     && same_width
@@ -85,19 +87,20 @@ impl StatusTable {
             .settings
             .iter()
             .find(|(statuses, _)| statuses.contain(status));
+        // Without a class, ambiguous is the one side on which no call is repeated or dropped unnoticed.
         found.map_or(StatusClass::Ambiguous, |&(_, class)| class)
     }
 }
 
 impl Statuses {
-    /// Whether a status is one of these.
+    /// Returns `true` if a status is one of these.
     #[must_use]
     pub fn contain(self, status: u16) -> bool {
         let (first, last) = self.bounds();
         (first..=last).contains(&status)
     }
 
-    /// The first status that is in both.
+    /// Returns the first status that is in both.
     #[must_use]
     pub fn first_in_both(self, other: Self) -> Option<u16> {
         let ((first, last), (other_first, other_last)) = (self.bounds(), other.bounds());
@@ -140,8 +143,9 @@ impl FromStr for Statuses {
     }
 }
 
-/// A number within bounds, written in digits only.
+/// Parses a number within bounds.
 fn digits(text: &str, within: std::ops::RangeInclusive<u16>) -> Option<u16> {
+    // Digits only: `parse` would also accept a leading plus sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -171,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrower_goes_before_the_wider() {
+    fn narrower_entry_goes_before_a_wider_one() {
         let table = table(&[
             ("5xx", StatusClass::Ambiguous),
             ("520-527", StatusClass::Retry),
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_in_two_classes_is_refused_and_both_are_named() {
+    fn contradicting_classes_are_refused_by_name() {
         for (lists, names) in [
             (
                 [("503", StatusClass::Ambiguous), ("503", StatusClass::Retry)],
@@ -226,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_status_is_refused() {
+    fn malformed_statuses_are_refused() {
         for wrong in [
             "", "xx", "6xx", "0xx", "2XX", "99", "600", "+200", "2xxx", "20", "-1", "500-", "-500",
             "504-500", "500-600", "5xx-6xx", " 200",
         ] {
             assert!(
                 wrong.parse::<Statuses>().is_err(),
-                "{wrong:?} was taken for a status"
+                "{wrong:?} was parsed as a status"
             );
         }
     }
