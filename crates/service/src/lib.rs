@@ -7,12 +7,12 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod failpoint;
-pub mod group_health;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+pub mod program;
 pub mod shutdown;
 
-pub use group_health::GroupHealth;
 pub use health::Health;
+pub use program::Program;
 pub use shutdown::Shutdown;

@@ -58,7 +58,7 @@ impl VerifySettings {
             api_processing_max: self.api_processing_max,
             lookups_max: self.lookups_max,
             abandon_after: self.park_after,
-            answers: self.classifier()?,
+            classifier: self.classifier()?,
         })
     }
 

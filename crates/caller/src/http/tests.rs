@@ -45,7 +45,7 @@ async fn call(api: &Api, permit: SendPermit) -> Response {
 /// Makes one call; returns its response, and the class of it by the default settings.
 async fn call_class(api: &Api) -> (Response, ResponseClass) {
     let response = call(api, valid_permit()).await;
-    let class = api.reader.classifier.answer(&response);
+    let class = api.reader.classifier.class_of(&response);
     (response, class)
 }
 

@@ -1,4 +1,4 @@
-//! What can happen to the delivery, and what it may ask for. Both lists are closed.
+//! Events that the delivery takes in, and actions that it asks for. Both lists are closed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,337 +6,336 @@ use std::time::{Duration, Instant};
 use records::call_note::{InvalidNote, NoteTooLong};
 use records::{IdempotencyKey, Offset, Partition};
 
-use super::answer::Response;
-use super::breaker::Outage;
-use super::call::{Ambiguity, FinalState, History};
-use super::continued::DeferralContext;
-use super::policy::Policy;
+use super::call::{Ambiguity, DeferralContext, FinalState, History, LookupResponse, Policy};
+use super::flow::Outage;
+use super::response::{ClassifiedResponse, ResponseSummary};
 
-/// One assignment of a partition to this process. Events of an earlier one are late and do nothing.
+/// Number of an assignment to this process. Events of an earlier one are late and do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Assignment(pub(super) u64);
 
 /// A pending call of one assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId {
-    /// The assignment that it was read in.
+    /// Assignment in which the call was read.
     pub assignment: Assignment,
-    /// Its partition of the outbox.
+    /// Partition of the outbox.
     pub partition: Partition,
-    /// Its offset there.
+    /// Offset in the partition.
     pub offset: Offset,
 }
 
-/// What happened.
+/// An event that the delivery takes in.
 #[derive(Debug)]
 pub enum Event<P> {
-    /// The group gave partitions to this process.
+    /// The group assigned partitions to this process.
     Assigned(Vec<Partition>),
-    /// What the group has committed for a partition is read.
+    /// The committed offset and call note of a partition are read.
     NotesLoaded {
-        /// The assignment that asked for it.
+        /// Assignment that asked for them.
         assignment: Assignment,
-        /// The partition.
+        /// Partition of the outbox.
         partition: Partition,
-        /// What is committed.
+        /// Committed offset, call note, and bounds of the log.
         loaded: LoadedNotes,
     },
-    /// A record of the outbox.
+    /// The consumer read a record of the outbox.
     Pending(Pending<P>),
-    /// An attempt's request has come to something. Comes exactly once for each [`Action::Send`].
+    /// A request ended, with a response or without. Comes exactly once for each [`Action::Send`].
     ResponseReceived {
-        /// The call.
+        /// Call of the request.
         call: CallId,
-        /// What its request came to.
-        report: Response,
+        /// Response from [`Delivery::classify`](super::Delivery::classify).
+        response: ClassifiedResponse,
     },
-    /// A look-up has come to something. Comes exactly once for each [`Action::LookUp`].
+    /// A look-up ended, with a response or without. Comes exactly once for each [`Action::LookUp`].
     LookedUp {
-        /// The call.
+        /// Call that was looked up.
         call: CallId,
-        /// What the look-up came to.
-        report: Response,
+        /// Response from [`Delivery::classify_look_up`](super::Delivery::classify_look_up).
+        response: LookupResponse,
     },
-    /// The wait that [`Action::Wait`] asked for is over.
+    /// A wait that [`Action::Wait`] asked for is over.
     WaitElapsed(CallId),
-    /// A record that [`Action::Publish`] asked for was acknowledged by Kafka, or surely or perhaps not.
+    /// Writing the record that [`Action::Publish`] asked for has ended.
     Published {
-        /// The call.
+        /// Call of the record.
         call: CallId,
-        /// Whether Kafka acknowledged it.
+        /// `true` if Kafka acknowledged the record. If not, it may be written all the same.
         acknowledged: bool,
     },
-    /// The commit, or the deferral, that was in flight has come to something.
+    /// The commit, or the deferral transaction, in flight has ended.
     Committed(CommitResult),
-    /// Partitions are wanted by another caller; they are ours until they are given up.
+    /// The group revokes partitions; they stay ours until [`Action::Release`].
     Revoked(Vec<Partition>),
-    /// Partitions may already be another caller's.
+    /// Partitions are lost: another caller may own them already.
     Lost(Vec<Partition>),
-    /// The client can no longer take part in the group.
+    /// The Kafka client can no longer take part in the group.
     ClientLost,
-    /// The program is asked to end.
+    /// The program is asked to shut down.
     Stop,
-    /// The time that [`Delivery::wake_at`](super::Delivery::wake_at) named has come.
+    /// The time from [`Delivery::wake_at`](super::Delivery::wake_at) has come.
     Tick,
 }
 
 /// A record of the outbox.
 #[derive(Debug)]
 pub struct Pending<P> {
-    /// Its partition.
+    /// Partition of the outbox.
     pub partition: Partition,
-    /// Its offset.
+    /// Offset in the partition.
     pub offset: Offset,
-    /// What makes two orders the same order; `None` if the record is no pending call.
+    /// Idempotency key; `None` if the record is no pending call.
     pub key: Option<IdempotencyKey>,
-    /// How much memory it takes, in bytes.
+    /// Memory that it takes, in bytes.
     pub bytes: usize,
-    /// What is done when nobody can know whether it was processed.
+    /// Policy for an unknown outcome.
     pub policy: Policy,
-    /// What it brings along, if it was deferred.
+    /// Context from earlier offsets, if the call was deferred.
     pub continued: Option<DeferralContext>,
-    /// What the program needs to make the call.
+    /// Data that the program needs to make the call.
     pub payload: P,
 }
 
-/// What is known of a partition when it is assigned.
+/// Committed state of a partition, and the bounds of its log, at assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedNotes {
-    /// The group's committed offset; `None` if there is none.
+    /// Committed offset of the group; `None` if there is none.
     pub committed: Option<Offset>,
-    /// The metadata that was committed with it.
+    /// Metadata that was committed with the offset.
     pub metadata: String,
-    /// The first offset that the log still has.
+    /// First offset that the log still has.
     pub log_start: Offset,
-    /// The offset behind the last that can be read.
+    /// Offset behind the last record that can be read.
     pub log_end: Offset,
 }
 
-/// What a commit came to. Each has exactly one next step.
+/// Result of a commit. Each has exactly one next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitResult {
-    /// The group took it: it is proof of ownership.
+    /// The group accepted it, which extends the ownership lease.
     Committed,
-    /// The group surely did not take it, and the membership stands: it is made again.
+    /// The group surely did not accept it, and the membership goes on: commit again.
     Rejected,
-    /// This membership is over: the group is joined anew.
+    /// The membership is over: leave the group and join again.
     Fenced,
-    /// Nobody can know. Another commit might be overtaken by this one, so the group is joined anew.
+    /// Unknown. A later commit might be overtaken by this one, so leave the group and join again.
     Unknown,
 }
 
-/// What the program is asked to do.
+/// An action that the program is asked to do.
 #[derive(Debug)]
 pub enum Action<P> {
-    /// Accept the partitions and read what the group has committed for each.
+    /// Accept the partitions, and read the committed offset and call note of each.
     Load {
-        /// Goes into the answers.
+        /// Assignment that goes into [`Event::NotesLoaded`].
         assignment: Assignment,
-        /// The partitions.
+        /// Partitions of the outbox; may be empty.
         partitions: Vec<Partition>,
     },
-    /// Hand out the records of a partition, from an offset on.
+    /// Start to read a partition.
     Start {
-        /// The partition.
+        /// Partition of the outbox.
         partition: Partition,
-        /// The watermark.
+        /// Offset to read from: the commit position.
         offset: Offset,
-        /// Nothing was ever committed for it.
+        /// `true` if nothing was ever committed for it.
         is_first: bool,
     },
-    /// Leave a partition alone: a person must look. The program is not ready.
+    /// Leave a partition alone, and report the program as not ready: operator action required.
     Halt {
-        /// The partition.
+        /// Partition of the outbox.
         partition: Partition,
-        /// Why.
+        /// Reason, with what to do about it.
         why: HaltReason,
     },
-    /// Hand out no more records of these partitions for now.
+    /// Pause the intake of these partitions.
     Pause(Vec<Partition>),
-    /// Hand out their records again.
+    /// Resume the intake of these partitions.
     Resume(Vec<Partition>),
-    /// Requests may leave until then.
+    /// Allow requests to be sent until this time.
     ExtendLease(Instant),
-    /// No request of these partitions may leave any more, not even one that is asked for already.
+    /// Send no more requests of these partitions, not even those that were asked for already.
     Withhold(Vec<Partition>),
-    /// Make one request.
+    /// Send one request to the API.
     Send {
-        /// The call.
+        /// Call to make.
         call: CallId,
-        /// The number of the request, from 1.
+        /// Number of the request, from 1.
         attempt: u32,
-        /// Why it is a repeated call, if it may be one.
+        /// Reason why it may repeat an earlier request, if it may.
         repeats: Option<Ambiguity>,
-        /// The record.
+        /// Data from the call's record.
         payload: Arc<P>,
     },
-    /// Ask the API whether it has the order.
+    /// Ask the API whether it has processed the order.
     LookUp {
-        /// The call.
+        /// Call to look up.
         call: CallId,
-        /// The record.
+        /// Data from the call's record.
         payload: Arc<P>,
     },
-    /// Wait, and say when it is over.
+    /// Wait, then send [`Event::WaitElapsed`].
     Wait {
-        /// The call.
+        /// Call that waits.
         call: CallId,
-        /// What for.
+        /// Reason, which decides on backoff.
         what: WaitReason,
-        /// How often it was tried, from 1.
+        /// Number of tries so far, for the backoff.
         tries: u32,
-        /// The shortest wait.
+        /// Minimum time to wait.
         at_least: Duration,
+        /// Response that has led to the wait, for the log.
+        response: Option<ResponseSummary>,
     },
-    /// Write the call's end to Kafka.
+    /// Write the call's final state to Kafka.
     Publish {
-        /// The call.
+        /// Call that has ended.
         call: CallId,
-        /// How it ended.
-        ending: Arc<FinalState>,
-        /// What was tried.
+        /// Final state, which decides on topic and headers.
+        final_state: Arc<FinalState>,
+        /// Attempts that were made.
         history: History,
-        /// The record.
+        /// Data from the call's record.
         payload: Arc<P>,
     },
     /// Commit these offsets with their notes. There is no other commit in flight.
     Commit(Vec<Commit>),
-    /// Write these copies to the outbox's tail and commit these offsets with their notes, in one transaction.
-    /// There is no commit in flight, and none will be until [`Event::Committed`] tells what it came to.
+    /// Write these copies to the outbox's tail, and commit these offsets with their notes, in one transaction. There is
+    /// no commit in flight, and none will be until [`Event::Committed`] reports the result.
     Defer {
-        /// The copies, in their order.
+        /// Copies, in the order to write them.
         copies: Vec<DeferredCopy<P>>,
-        /// The notes that tell that the calls are final at their old places.
+        /// Notes that make the calls final at their old offsets.
         commits: Vec<Commit>,
     },
-    /// Let the partitions go.
+    /// Release the partitions to the group.
     Release {
-        /// The partitions.
+        /// Partitions of the outbox.
         partitions: Vec<Partition>,
-        /// Calls whose requests are still under way, and whose answers will come too late.
+        /// Calls whose requests are still in flight, and whose responses will come too late.
         abandoned: Vec<(Partition, Offset)>,
     },
-    /// Tell that the API is ill and calls wait, or that a probe of it has failed too.
+    /// Report that the circuit breaker opened, or that a probe failed.
     Outage(Outage),
-    /// Tell that the API answers again.
+    /// Report that the circuit breaker closed.
     OutageOver,
-    /// Leave the group and join it anew; everything that is known of partitions is dropped.
+    /// Leave the group and join again. Everything that is known of partitions is dropped.
     Rejoin(Rejoin),
-    /// Everything is drained: leave the group and end.
+    /// Leave the group and exit: everything is drained.
     Finish,
 }
 
-/// What is waited for.
+/// Reason of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitReason {
-    /// The next attempt; with backoff and jitter.
+    /// Next attempt, with backoff and jitter.
     Attempt,
-    /// Publishing the end again; with backoff and jitter.
+    /// Next try to write the final state, with backoff and jitter.
     Publication,
-    /// The next look-up; with backoff and jitter.
+    /// Next look-up, with backoff and jitter.
     LookUp,
-    /// The time after which no earlier request can be at work; as long as it says.
+    /// Time until no earlier request can be processed any more; without backoff.
     Quiescence,
 }
 
-/// An offset and its note, to be committed.
+/// An offset to commit, with its note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// The partition.
+    /// Partition of the outbox.
     pub partition: Partition,
-    /// The watermark.
+    /// Commit position: the offset below which every call is final.
     pub offset: Offset,
-    /// The call note.
+    /// Encoded call note for the metadata.
     pub note: String,
 }
 
-/// A call that is to be continued at the outbox's tail.
+/// Copy of a call that is continued at the outbox's tail.
 #[derive(Debug)]
 pub struct DeferredCopy<P> {
-    /// The call at its old place.
+    /// Call at its old offset.
     pub call: CallId,
-    /// What was tried, in all its places.
+    /// Attempts at all its offsets.
     pub history: History,
-    /// Look-ups in a row that told nothing.
+    /// Inconclusive look-ups in a row.
     pub lookups: u32,
-    /// Why nobody can know whether it was processed already.
+    /// Reason why its outcome is unknown, if it is.
     pub ambiguity: Option<Ambiguity>,
-    /// The record.
+    /// Data from the call's record.
     pub payload: Arc<P>,
 }
 
-/// Why a partition is left alone.
+/// Reason why a partition is halted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
-    /// The note cannot be read.
+    /// The committed call note cannot be decoded.
     #[error(
         "the call note at offset {committed} cannot be read: {source}. Which calls are final is not known, \
-         so none is made. Run the caller that wrote it; or, if each call from {committed} on may be made \
-         (again), commit that offset anew without metadata: kafka-consumer-groups --reset-offsets --to-offset \
+         so none is made. Run the caller version that wrote it; or, if each call from {committed} on may be made \
+         (again), commit that offset again without metadata: kafka-consumer-groups --reset-offsets --to-offset \
          {committed}"
     )]
     Note {
-        /// The committed offset.
+        /// Committed offset of the group.
         committed: Offset,
-        /// What is wrong with the note.
+        /// Error of the decoder.
         source: InvalidNote,
     },
-    /// The call note would not fit, which [`has_room`](super::progress::Progress::has_room) is there to
-    /// prevent.
+    /// The call note is too long to commit, which `Progress::has_room` is there to prevent.
     #[error(
-        "what is known of its calls does not fit into the metadata of an offset: {0}. Nothing of the partition \
-         is sent or committed any more; start the caller again with a smaller caller.calls_open_max"
+        "the call note does not fit into the metadata of an offset: {0}. Nothing of the partition is sent or \
+         committed any more; restart the caller with a smaller caller.calls_open_max"
     )]
     NoteTooLong(NoteTooLong),
-    /// Nothing is committed, and the log's beginning is gone.
+    /// No offset is committed, and the start of the log is gone.
     #[error(
-        "the group has no committed offset, and the log begins at {log_start}, not at 0: calls below may \
+        "the group has no committed offset, and the log starts at {log_start}, not at 0: calls below may \
          never have been made, and those from there on may have been made already. Find out from the \
-         outcomes, then commit the offset to begin at: kafka-consumer-groups --reset-offsets --to-offset N"
+         outcomes, then commit the offset to start at: kafka-consumer-groups --reset-offsets --to-offset N"
     )]
     NoOffset {
-        /// The first offset that the log still has.
+        /// First offset that the log still has.
         log_start: Offset,
     },
-    /// The log begins behind the watermark.
+    /// The log starts behind the committed offset.
     #[error(
-        "the group has committed offset {committed}, and the log begins at {log_start}: retention has deleted \
+        "the group has committed offset {committed}, and the log starts at {log_start}: retention has deleted \
          calls that were not final. Find the orders in the input topic and replay them, then commit the offset \
-         to go on at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
+         to continue at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
     )]
     Deleted {
-        /// The committed offset.
+        /// Committed offset of the group.
         committed: Offset,
-        /// The first offset that the log still has.
+        /// First offset that the log still has.
         log_start: Offset,
     },
-    /// The log ends before the watermark.
+    /// The log ends before the committed offset.
     #[error(
         "the group has committed offset {committed}, and the log ends at {log_end}: the topic was recreated, or \
          the cluster has lost records. Find out from the outcomes which calls were made, then commit the offset \
-         to go on at: kafka-consumer-groups --reset-offsets --to-offset N"
+         to continue at: kafka-consumer-groups --reset-offsets --to-offset N"
     )]
     Ahead {
-        /// The committed offset.
+        /// Committed offset of the group.
         committed: Offset,
-        /// The offset behind the last that can be read.
+        /// Offset behind the last record that can be read.
         log_end: Offset,
     },
 }
 
-/// Why the group is joined anew.
+/// Reason why the process leaves the group and joins again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejoin {
     /// The group has ended the membership.
-    #[error("a commit was refused, because this membership of the group is over")]
+    #[error("a commit was fenced: this membership of the group is over")]
     Fenced,
-    /// A commit failed in a way that does not tell whether it was taken.
-    #[error("nobody can know whether the last commit was taken")]
+    /// A commit failed with an unknown result.
+    #[error("the last commit failed with an unknown result")]
     CommitUnknown,
-    /// The client can no longer take part in the group.
+    /// The Kafka client can no longer take part in the group.
     #[error("the Kafka client can no longer take part in the group")]
     ClientLost,
-    /// A commit was not answered in time.
-    #[error("the last commit was not answered in time, so nobody can know whether it was taken")]
+    /// A commit was not acknowledged in time.
+    #[error("the last commit was not acknowledged in time, so its result is unknown")]
     CommitLate,
 }

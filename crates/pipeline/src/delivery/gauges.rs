@@ -1,61 +1,28 @@
-//! How much is held, for the metrics.
+//! Gauges of the delivery, for the metrics.
 
-use super::breaker::BreakerState;
-use super::call::CallState;
-use super::held::{OwnedPartition, Phase};
-use super::machine::Delivery;
+use super::flow::BreakerState;
 
-/// How much is held, for the metrics.
+/// Gauges of the delivery at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// Partitions whose calls are made.
+    /// Number of partitions whose calls are made.
     pub partitions: usize,
-    /// Partitions that are being loaded.
+    /// Number of partitions whose notes are being read.
     pub partitions_loading: usize,
-    /// Partitions that a person must look at.
+    /// Number of partitions that need an operator.
     pub partitions_halted: usize,
-    /// Partitions that are on their way out.
+    /// Number of partitions that finish what is in flight before they leave.
     pub partitions_draining: usize,
-    /// Calls that are not final.
+    /// Number of calls that are not final.
     pub calls_open: usize,
-    /// Requests under way.
+    /// Number of requests without a response yet.
     pub calls_in_flight: usize,
-    /// How many requests may be under way: the setting, or what the adaptive limit has found out.
+    /// Maximum number of requests in flight: the setting, or the adaptive limit.
     pub calls_in_flight_limit: usize,
-    /// What the circuit breaker does with calls.
+    /// State of the circuit breaker.
     pub breaker: BreakerState,
-    /// Calls that wait until an earlier request has settled, or are looked up.
+    /// Number of ambiguous calls that await quiescence or are looked up.
     pub calls_awaiting_quiescence: usize,
     /// Bytes of the calls that are not final.
     pub bytes_open: usize,
-}
-
-impl<P> Delivery<P> {
-    /// How much is held.
-    #[must_use]
-    pub fn gauges(&self) -> Gauges {
-        let in_phase = |phase| self.held.values().filter(|held| held.phase == phase).count();
-        Gauges {
-            partitions: in_phase(Phase::Active),
-            partitions_loading: in_phase(Phase::Loading),
-            partitions_halted: in_phase(Phase::Refused),
-            partitions_draining: in_phase(Phase::Draining),
-            calls_open: self.held.values().map(OwnedPartition::calls_open).sum(),
-            calls_in_flight: self.requests.count(),
-            calls_in_flight_limit: self.pace.calls_in_flight_max(),
-            breaker: self.pace.breaker_state(),
-            calls_awaiting_quiescence: self
-                .held
-                .values()
-                .flat_map(OwnedPartition::calls)
-                .filter(|(_, call)| {
-                    matches!(
-                        call.state,
-                        CallState::AwaitingQuiescence(_) | CallState::LookingUp
-                    )
-                })
-                .count(),
-            bytes_open: self.bytes_open,
-        }
-    }
 }

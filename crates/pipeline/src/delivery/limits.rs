@@ -1,46 +1,45 @@
-//! How much the delivery may hold and do at once.
+//! Limits of the delivery: memory, concurrency and time.
 
 use std::time::Duration;
 
-/// How much the delivery may hold and do at once, and how long it may take.
+/// Limits on what the delivery holds open, does at once, and waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Requests under way at once. A call that waits for its next attempt does not count.
+    /// Maximum number of requests in flight. A call that waits for its next attempt does not count.
     pub calls_in_flight_max: usize,
-    /// Calls whose beginning is noted although there is no place in flight for them yet.
+    /// Maximum number of intents that are recorded ahead of free slots.
     pub intents_ahead_max: usize,
-    /// Calls of one partition that are not final; at most [`Limits::CALLS_OPEN_MAX`].
+    /// Maximum number of open calls per partition, up to [`Limits::CALLS_OPEN_MAX`].
     pub calls_open_max: usize,
-    /// Bytes of all calls that are not final. One call is taken however long it is.
+    /// Maximum size of all open calls, in bytes. One call is taken in however long it is.
     pub bytes_open_max: usize,
-    /// How long an acknowledged commit proves that the partitions are ours.
+    /// Time for which an acknowledged commit proves that the partitions are ours.
     pub ownership_lease: Duration,
-    /// The shortest time from one commit to the next.
+    /// Minimum interval between two commits that nothing waits for.
     pub commit_interval: Duration,
-    /// How long a commit may take until nobody can know its result.
+    /// Time after which the result of a commit counts as unknown.
     pub commit_max: Duration,
-    /// How long calls in flight may take to finish when their partition goes.
+    /// Time that calls in flight have to finish when their partition leaves.
     pub drain_timeout: Duration,
-    /// How long a call that is tried in vain may hold up its partition, or be tried at all.
+    /// Limits on calls that keep failing.
     pub deferral: DeferralLimits,
 }
 
 impl Limits {
-    /// With this many calls of a partition open, the note fits however they end, and however many finished
-    /// calls lie between them: see [`records::call_note::fits_always`].
+    /// Largest number of open calls per partition for which the note always fits, however the calls end and however
+    /// many final calls lie between them: see [`records::call_note::fits_always`].
     pub const CALLS_OPEN_MAX: usize = 600;
 }
 
-/// How long a call that is tried in vain may hold up its partition, or be tried at all.
+/// Limits on calls that keep failing.
 #[derive(Clone, Copy, Debug)]
 pub struct DeferralLimits {
-    /// So many offsets a partition may be read ahead of its watermark. It bounds what is read again, and
+    /// Maximum number of offsets that a partition is read ahead of its commit position. They are read again, and
     /// skipped, after a restart.
     pub window_max: u64,
-    /// A call that was tried in vain for so long is deferred; `None`: none ever is.
+    /// Time after which a call that keeps failing is deferred; `None`: never.
     pub defer_after: Option<Duration>,
-    /// A call that fails so long after it was first seen is given up: a dead letter if it was surely not
-    /// processed, parked otherwise; under `verify` what nobody can know is looked up within the limits of look-ups.
-    /// `None`: none ever is.
+    /// Age at which a call that still fails is abandoned; `None`: never. It becomes a dead letter if it was surely not
+    /// processed, and is parked otherwise. Under `verify` an ambiguous call has the limits of look-ups instead.
     pub abandon_after: Option<Duration>,
 }

@@ -1,84 +1,74 @@
-//! CallState two: from the outbox to one outcome per call.
+//! Stage two: each pending call goes from the outbox to exactly one final state.
 //!
-//! The program tells what happened ([`Event`]) and what time it is; [`Delivery`] answers with what is to be
-//! done ([`Action`]). It reads no clock, draws no random number and knows neither Kafka nor HTTP.
+//! The program reports what happened ([`Event`]) and the time; [`Delivery`] returns what to do ([`Action`]). It reads
+//! no clock, draws no random number, and knows neither Kafka nor HTTP.
 //!
 //! ```text
-//! Assigned ─▶ Load ─▶ NotesLoaded ─▶ Start ─▶ Pending ─▶ Send ─▶ Answered ─▶ Publish ─▶ Published
-//!                                               ▲ Wait ◀─────────────┘                     │
-//!          GiveUp ◀── nothing in flight ◀── Revoked, Stop              Commit ◀── watermark, note
+//! Assigned ─▶ Load ─▶ NotesLoaded ─▶ Start ─▶ Pending ─▶ Send ─▶ ResponseReceived ─▶ Publish ─▶ Published
+//!                                                ▲ Wait ◀───────────┘                              │
+//!          Release ◀── nothing in flight ◀── Revoked, Stop           Commit ◀── commit position, call note
 //! ```
 //!
-//! What always holds:
-//! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the outbox's
-//!   tail, which continues it.
-//! * One commit is in flight at most. A partition is given up only when none is.
-//! * A partition that is lost commits nothing more.
-//! * A call is sent only while there is fresh proof that the partition is ours ([`ownership`]).
-//! * Calls of one idempotency key are made one after the other, in the order of the outbox; what `deferring.rs`
-//!   says of deferred ones is the exception.
-//! * Events of an assignment that is over do nothing.
-//! * Under the policies `park` and `verify` ([`policy`]) a call is sent only once its beginning is committed,
-//!   and sent again only if it was surely not processed: its own answer says so, or a look-up at a time when
-//!   no earlier request can be at work any more.
+//! The memory of stage two is the group's committed offset and its metadata, the *call note*. The committed offset is
+//! the *commit position*: every call below is final. The note says which calls from there on are final too, and for
+//! which ones the *intent* to send them is recorded. The next owner of a partition reads both. An intent without a final
+//! state is an *ambiguous* call: its request may have been sent, and the policy decides ([`Policy`]).
 //!
-//! Under `retry` the beginnings in a note are hints: they go with the commit that comes next, and no call
-//! waits for them. They let the next owner say which calls it repeats.
+//! # Invariants
 //!
-//! Where it stands: `machine.rs` holds the state and says what follows from what. What follows is told in
-//! `loading.rs` (partitions come), `intake.rs` (calls are taken in), `beginning.rs` (what is noted before a
-//! call is sent), `calling.rs` (from sending to the acknowledged end), `settling.rs` (what nobody can know),
-//! `deferral.rs` and `deferring.rs` (a call that fails again and again moves to the outbox's tail),
-//! `committing.rs`, `leaving.rs` (partitions go) and `pacing.rs` (how fast the API is called, and what happens while
-//! it is ill).
+//! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the outbox's tail,
+//!   which continues it.
+//! * At most one commit is in flight. A partition is released only when none is.
+//! * A lost partition commits nothing.
+//! * A request is sent only while the *ownership lease* lasts: the time for which the last acknowledged commit proves
+//!   that the partition is ours.
+//! * Calls of one idempotency key are made one after the other, in the order of the outbox; `machine/defer.rs` has the
+//!   exception for deferred calls.
+//! * Events of an earlier assignment do nothing.
+//! * Under the policies `park` and `verify` a request is sent only after its intent is committed, and sent again only
+//!   if the order was surely not processed: its response says so, or a look-up after *quiescence*, when no earlier
+//!   request can be processed any more.
+//!
+//! Under `retry` intents are hints: they go with the next commit, and no call waits for them. They tell the next owner
+//! which calls it repeats.
+//!
+//! # Where to find what
+//!
+//! | folder | holds |
+//! | --- | --- |
+//! | `response` | responses of the API, and their classification |
+//! | `call` | the life of one call, and the policies |
+//! | `partition` | owned partitions: open calls, commit position, ownership lease |
+//! | `flow` | circuit breaker, rate limit, concurrency limit |
+//! | `schedule` | what waits, what is in flight, and what is due |
+//! | `machine` | [`Delivery`], which brings them together; one file per step |
+//!
+//! The steps, in the order of a call's life: `assign`, `intake`, `write_ahead`, `dispatch`, `respond`,
+//! `resolve_ambiguous`, `retry_limits` and `defer`, `commit`, `revoke`; `backpressure` holds calls back.
 
-mod adaptive;
-pub mod answer;
-mod away;
-mod beginning;
-mod breaker;
-pub mod call;
-mod calling;
-mod committing;
-mod continued;
-mod deferral;
-mod deferring;
-pub mod event;
+mod call;
+mod event;
+mod flow;
 mod gauges;
-mod held;
-mod intake;
-mod leaving;
 mod limits;
-mod loading;
-pub mod lookup;
 mod machine;
-pub mod ownership;
-mod pace;
-mod pacing;
-pub mod policy;
-pub mod progress;
-mod rate;
-mod requests;
-mod settling;
-mod sign;
-#[cfg(test)]
-mod tests;
+mod partition;
+mod response;
+mod schedule;
 
-pub use answer::{
-    Field, FieldRule, HttpResponse, Lost, NotSent, Otherwise, Response, ResponseClass, ResponseClassifier,
-    StatusClass, Statuses,
+pub use call::{
+    Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResponse, LookupResult,
+    Policy, Verify,
 };
-pub use breaker::{BreakerSettings, BreakerState, Outage};
-pub use call::{Ambiguity, Call, CallState, Evidence, FinalState, History};
-pub use continued::DeferralContext;
 pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Pending,
     Rejoin, WaitReason,
 };
+pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, RateSettings};
 pub use gauges::Gauges;
 pub use limits::{DeferralLimits, Limits};
-pub use lookup::LookupResult;
 pub use machine::Delivery;
-pub use pace::FlowControlSettings;
-pub use policy::{Policy, Verify};
-pub use rate::RateSettings;
+pub use response::{
+    ClassifiedResponse, Field, FieldRule, HttpResponse, InvalidRule, InvalidStatusClasses, Lost, NotSent,
+    Otherwise, Response, ResponseClass, ResponseClassifier, ResponseSummary, StatusClass, Statuses,
+};

@@ -24,7 +24,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 // It may exit by design, and an orchestrator restarts it; one that never gets ready is a defect.
 const EXITS_MAX: u32 = 20;
 /// Text that a validator logs when it rejoins after a stale static member has fenced it.
-const REJOINS: &str = "the member that had taken the instance id is gone";
+const REJOINS: &str = "instance id is vacant again";
 /// Pause before a validator that exited by itself is restarted.
 const RESTART_DELAY: Duration = Duration::from_millis(500);
 

@@ -163,7 +163,7 @@ fn expect_rebuilt(validator: &Service) -> Result<()> {
         validator
             .process
             .log_since_start()?
-            .contains("the store is not trusted and is rebuilt"),
+            .contains("store not trusted, rebuilding it"),
         "the validator does not log that it rebuilds the store"
     );
     Ok(())
@@ -185,7 +185,7 @@ fn store_ahead_of_changelog_halts_its_partition() {
         validator.process.start()?;
         await_unready(
             &mut validator,
-            &["partition 0 is refused", &ahead.0.to_string(), "it ends at"],
+            &["partition 0 is halted", &ahead.0.to_string(), "it ends at"],
         )?;
         validator.process.terminate(DRAIN_MAX)?;
         let kept = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?;

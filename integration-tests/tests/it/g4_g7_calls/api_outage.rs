@@ -97,14 +97,14 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     let memory_before = memory(&caller)?;
     let reason = await_unready(
         &mut caller,
-        &["\"api\"", &api.url, "is ill since", "no-connection"],
+        &["\"api\"", &api.url, "has been unhealthy since", "no-connection"],
     )?;
     println!("{reason}");
     let rest = rest.finish()?;
     await_verdicts(&pipeline)?;
     // The outage lasts its full time, however long the backlog took.
     pause(time.saturating_sub(went_down.elapsed()))?;
-    let still = await_unready(&mut caller, &["\"api\"", "is ill since"])?;
+    let still = await_unready(&mut caller, &["\"api\"", "has been unhealthy since"])?;
     ensure!(
         still != reason,
         "the reason did not change, so no probe was made: {still}"

@@ -60,7 +60,7 @@ fn recreated_topic_is_refused() {
         recreate(&pipeline, &topics.orders, &[])?;
         send(&pipeline.kafka, &topics.orders, &orders(0, "other", 40))?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             "was deleted and created again",
             &topics.orders,
         ];
@@ -84,7 +84,7 @@ fn recreated_topic_is_refused() {
         fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
         validator.process.start()?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             &topics.changelog,
             "is empty, and the outbox",
         ];
@@ -109,7 +109,7 @@ fn topic_recreated_during_a_freeze_is_refused() {
         recreate(&pipeline, &topic, &[])?;
         send(&pipeline.kafka, &topic, &orders(0, "other", 40))?;
         validator.process.thaw()?;
-        let words = ["partition 0 is refused", "was deleted and created again", &topic];
+        let words = ["partition 0 is halted", "was deleted and created again", &topic];
         await_unready(&mut validator, &words)?;
         validator.process.terminate(DRAIN_MAX)?;
         expect_outbox(&pipeline, &[&sent])?;
@@ -127,7 +127,7 @@ fn recreated_changelog_halts_the_partition() {
         let topics = pipeline.topics.clone();
         recreate(&pipeline, &topics.changelog, &COMPACTED)?;
         let words = [
-            "partition 0 is refused",
+            "partition 0 is halted",
             "was deleted and created again",
             &topics.changelog,
         ];
@@ -196,7 +196,7 @@ fn truncated_changelog_is_refused_without_a_store() {
         fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
         // Without the store nothing holds them any more.
         validator.process.start()?;
-        let words = ["partition 0 is refused", "begins at 10", "would be paid twice"];
+        let words = ["partition 0 is halted", "begins at 10", "would be paid twice"];
         await_unready(&mut validator, &words)?;
         send(&pipeline.kafka, &topics.orders, &sent)?;
         validator.process.terminate(DRAIN_MAX)?;
@@ -227,14 +227,14 @@ fn deleted_orders_halt_only_their_partition() {
         let reason = await_unready(
             &mut validator,
             &[
-                "partition 0 is refused",
+                "partition 0 is halted",
                 "the 5 offsets from 10 to 15",
                 "kafka-consumer-groups.sh",
                 "--reset-offsets --to-offset 15",
             ],
         )?;
         ensure!(
-            reason.contains("admitted before is of 20") && reason.contains("there is now of 20"),
+            reason.contains("admitted before is of 20") && reason.contains("now is of 20"),
             "the reason does not give the times of the gap: {reason}"
         );
         // The other partition, whose restore may have taken longer, is processed.
@@ -263,7 +263,7 @@ fn deleted_orders_halt_only_their_partition() {
         send(&pipeline.kafka, &topic, &third)?;
         await_unready(
             &mut validator,
-            &["partition 0 is refused", "the 5 offsets from 18 to 23"],
+            &["partition 0 is halted", "the 5 offsets from 18 to 23"],
         )?;
         await_outbox(&pipeline, 34)?;
         expect_outbox(&pipeline, &[&first, &second, &third[1..]])?;
@@ -312,7 +312,7 @@ fn missing_committed_offset_fails_closed() {
             let settings = pipeline.validator_settings(1).with("kafka.group_id", &group);
             let mut validator = pipeline.service("validator", 1, settings)?;
             validator.process.start()?;
-            await_unready(&mut validator, &[&["partition 0 is refused"], words].concat())?;
+            await_unready(&mut validator, &[&["partition 0 is halted"], words].concat())?;
             validator.process.terminate(DRAIN_MAX)
         };
         // Some orders were admitted, and the deleted ones may never have been.

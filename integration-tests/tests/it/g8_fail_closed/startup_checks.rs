@@ -154,7 +154,7 @@ fn unknown_or_unsafe_setting_is_refused() {
             .with_property("isolation.level", "read_uncommitted");
         expect_refused(
             pipeline.service("validator", 2, unsafe_property)?,
-            &["isolation.level", "a guarantee of this program rests on"],
+            &["isolation.level", "because a guarantee depends on its value"],
         )?;
         let unknown = pipeline.caller_settings(1, NO_API).with("retry.backof_max", "1s");
         expect_refused(pipeline.service("caller", 1, unknown)?, &["backof_max"])?;

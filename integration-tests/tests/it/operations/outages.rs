@@ -132,7 +132,7 @@ fn broker_outage_pauses_the_validator() {
 
         // While it processes the orders.
         broker.kill()?;
-        await_unready(&mut validator, &["no broker has answered"])?;
+        await_unready(&mut validator, &["no broker has responded"])?;
         pause(AWAY)?;
         validator.expect_running()?;
         broker.start()?;
@@ -143,7 +143,7 @@ fn broker_outage_pauses_the_validator() {
         send(&pipeline.kafka, &topic, &more)?;
         all.extend(more);
         broker.freeze()?;
-        await_unready(&mut validator, &["no broker has answered"])?;
+        await_unready(&mut validator, &["no broker has responded"])?;
         pause(AWAY)?;
         validator.expect_running()?;
         broker.thaw()?;

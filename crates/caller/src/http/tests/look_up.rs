@@ -24,9 +24,9 @@ async fn check(behaviour: Behaviour, expected: LookupResult) -> Server {
     let call = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
     let request = api.look_up_request(&facts, &call.expect("a request"));
     let response = api.look_up(request.expect("a look-up")).await;
-    let classifier = verify.verify().expect("valid settings").answers;
+    let classifier = verify.verify().expect("valid settings").classifier;
     assert_eq!(
-        LookupResult::from(classifier.answer(&response)),
+        LookupResult::from(classifier.class_of(&response)),
         expected,
         "{behaviour:?}: {response:?}"
     );

@@ -117,7 +117,7 @@ impl Caller {
             api_processing_max,
             lookups_max: LOOKUPS_MAX,
             abandon_after: Duration::from_secs(60),
-            answers: ResponseClassifier::new([
+            classifier: ResponseClassifier::new([
                 (Statuses::Exactly(200), StatusClass::Accepted),
                 (Statuses::Exactly(404), StatusClass::Rejected),
             ])
@@ -351,13 +351,8 @@ impl Simulation {
                 });
                 self.count_response(at, &response);
                 let response = outage::mutated(response, &self.setup);
-                self.handle(
-                    at,
-                    Event::ResponseReceived {
-                        call,
-                        report: response,
-                    },
-                );
+                let response = self.callers[at].delivery.classify(response);
+                self.handle(at, Event::ResponseReceived { call, response });
             }
             Step::LookUp(call) => {
                 let response = match self.is_api_down() || self.faults && self.random.random_ratio(1, 4) {
@@ -372,13 +367,8 @@ impl Simulation {
             Step::ReceiveLookup(call, response) => {
                 self.trace(|| format!("looked up {:?}: {response:?}", position(call)));
                 self.count_lookup(at, &response);
-                self.handle(
-                    at,
-                    Event::LookedUp {
-                        call,
-                        report: response,
-                    },
-                );
+                let response = self.callers[at].delivery.classify_look_up(response);
+                self.handle(at, Event::LookedUp { call, response });
             }
             Step::WaitElapsed(call) => self.handle(at, Event::WaitElapsed(call)),
             Step::Publish(call, state, is_written, acknowledged) => {
@@ -421,13 +411,8 @@ impl Simulation {
             self.count("requests withheld");
             let response = Response::NotSent(NotSent::Withheld);
             self.count_response(at, &response);
-            self.handle(
-                at,
-                Event::ResponseReceived {
-                    call,
-                    report: response,
-                },
-            );
+            let response = self.callers[at].delivery.classify(response);
+            self.handle(at, Event::ResponseReceived { call, response });
             return;
         }
         self.trace(|| format!("{process} sends a request for {position:?}"));
@@ -597,7 +582,9 @@ impl Simulation {
                     .push((now + at_least + jitter, Step::WaitElapsed(call)));
             }
             Action::Publish {
-                call, ending: state, ..
+                call,
+                final_state: state,
+                ..
             } => self.publish(at, call, state),
             Action::Commit(commits) => {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));

@@ -1,0 +1,522 @@
+//! Life of one pending call: from the outbox to its final state.
+//!
+//! ```text
+//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final (and forgotten)
+//!                   ▲ └───────── policy retry ──────────────────────▲ │  │      ▲ ▲  │
+//!                   ├───────────────────── BackingOff ◀───────────────┘  │      │ └ Unpublished
+//!                   │                                                    ▼      │
+//!                   └────────── LookingUp ◀─────────────── AwaitingQuiescence ──┘ parked, found, abandoned
+//! ```
+//!
+//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff` and
+//! `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here, and continued
+//! by its copy at the outbox's tail.
+
+mod deferral_context;
+mod lookup;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use records::{IdempotencyKey, Offset};
+
+use super::event::Pending;
+use super::response::{ClassifiedResponse, HttpResponse, NotSent, Response, ResponseClass};
+
+pub use deferral_context::DeferralContext;
+pub use lookup::{LookupResponse, LookupResult};
+pub use policy::{Policy, Verify};
+
+/// A pending call. `P` is what the program needs to make it; the pipeline does not look inside.
+#[derive(Debug)]
+pub struct Call<P> {
+    /// Idempotency key; `None` if the record is no pending call.
+    key: Option<IdempotencyKey>,
+    payload: Arc<P>,
+    /// Memory that it is counted with.
+    bytes: usize,
+    policy: Policy,
+    state: CallState,
+    /// Time at which it entered its state.
+    since: Instant,
+    history: History,
+    /// Reason why its outcome is unknown, if it is.
+    ambiguity: Option<Ambiguity>,
+    /// Last response that left its outcome unknown.
+    inconclusive: Option<ClassifiedResponse>,
+    /// Inconclusive look-ups in a row.
+    lookups: u32,
+    /// Time of the first of these look-ups.
+    looked_up_first_at: Option<Instant>,
+    /// Offset where it stood first in this partition; differs from its own offset after a deferral.
+    origin: Offset,
+    /// Time until which a request from before a deferral may be sent, or be processed.
+    inherited_until: Option<Instant>,
+    /// Time at which it was read here.
+    taken_at: Instant,
+    /// Time for which it was known before that, at earlier offsets.
+    seen_before: Duration,
+    /// Time at which its last attempt or look-up failed.
+    failed_at: Option<Instant>,
+    /// Number of times its final state could not be written to Kafka.
+    publications_failed: u32,
+}
+
+/// State of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallState {
+    /// Waits for an earlier call of the same key.
+    BlockedByKey,
+    /// May be sent, or may have its intent recorded.
+    Ready,
+    /// Its intent goes with the commit in flight, or with the next one.
+    RecordingIntent,
+    /// Its intent is committed, and it waits for a slot.
+    IntentCommitted,
+    /// Its request is sent, and there is no response yet.
+    InFlight,
+    /// Waits for its next attempt.
+    BackingOff,
+    /// Its copy goes with the next deferral transaction.
+    AwaitingDeferral,
+    /// The transaction with its copy is in flight.
+    Deferring,
+    /// Waits until this time: before, an earlier request may be sent or processed, or the next look-up is not due.
+    AwaitingQuiescence(Instant),
+    /// Its look-up is due or in flight.
+    LookingUp,
+    /// Its final state could not be written to Kafka, and waits for the next try.
+    Unpublished(Arc<FinalState>),
+    /// Its final state is being written to Kafka.
+    Publishing(Arc<FinalState>),
+}
+
+/// Final state of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinalState {
+    /// The API accepted it: an outcome.
+    Accepted(HttpResponse),
+    /// A look-up found that the API has processed it: an outcome.
+    Found(HttpResponse),
+    /// The API rejected it: a dead letter.
+    Rejected(HttpResponse),
+    /// Retried past the limit, and surely not processed: a dead letter, with the last response if there was one.
+    Abandoned(Option<Response>),
+    /// Its outcome is unknown: operator action required.
+    Parked(Evidence),
+    /// The record is no pending call: a dead letter, and nothing was called.
+    NotACall,
+}
+
+/// Evidence of a parked call, for the operator who settles it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Reason why its outcome is unknown.
+    pub ambiguity: Ambiguity,
+    /// Last response that left the outcome unknown, if this process received one.
+    pub last: Option<Response>,
+    /// Number of inconclusive look-ups.
+    pub lookups: u32,
+}
+
+/// Attempts made so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Number of requests sent.
+    pub attempts: u32,
+    /// Number of requests with an ambiguous response.
+    pub attempts_ambiguous: u32,
+    /// Time of the first request.
+    pub first_attempt_at: Option<Instant>,
+    /// Time of the last response.
+    pub answered_at: Option<Instant>,
+}
+
+/// Reason why the outcome of a call is unknown. A request that is sent all the same is a repeated call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ambiguity {
+    /// The response to an earlier request was ambiguous.
+    AmbiguousResponse,
+    /// An earlier owner of the partition recorded the intent to send it, and no final state.
+    Redelivered,
+}
+
+impl Ambiguity {
+    /// All reasons, so that each has its metric from the start.
+    pub const ALL: [Self; 2] = [Self::AmbiguousResponse, Self::Redelivered];
+
+    /// Name of the reason in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AmbiguousResponse => "ambiguous",
+            Self::Redelivered => "redelivered",
+        }
+    }
+}
+
+impl CallState {
+    /// Name of the state in the list of open calls.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::BlockedByKey => "blocked by an earlier call of its key",
+            Self::Ready => "ready",
+            Self::RecordingIntent => "recording its intent",
+            Self::IntentCommitted => "intent committed",
+            Self::InFlight => "in flight",
+            Self::BackingOff => "backing off",
+            Self::AwaitingDeferral => "awaiting deferral",
+            Self::Deferring => "being deferred",
+            Self::AwaitingQuiescence(_) => "awaiting quiescence",
+            Self::LookingUp => "looking up",
+            Self::Unpublished(_) => "waiting to publish its final state again",
+            Self::Publishing(_) => "publishing its final state",
+        }
+    }
+}
+
+/// Step that follows a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Publish the final state. The call is final once Kafka has acknowledged it.
+    Publish(Arc<FinalState>),
+    /// Try again after a backoff of at least this long.
+    Wait(Duration),
+    /// Try again as soon as a slot is free, because this was no attempt.
+    Ready,
+    /// Look the order up once its last request cannot be processed any more.
+    AwaitQuiescence,
+}
+
+impl<P> Call<P> {
+    /// A call that was just read. After a deferral its earlier request may be sent for as long as `lease`.
+    pub(super) fn new(
+        pending: Pending<P>,
+        is_blocked: bool,
+        maybe_called: bool,
+        lease: Duration,
+        now: Instant,
+    ) -> Self {
+        let continued = pending.continued;
+        let ambiguity_before = continued.and_then(|context| context.ambiguity);
+        let state = match (&pending.key, is_blocked) {
+            (None, _) => CallState::Publishing(Arc::new(FinalState::NotACall)),
+            (Some(_), true) => CallState::BlockedByKey,
+            (Some(_), false) => CallState::Ready,
+        };
+        Self {
+            key: pending.key,
+            payload: Arc::new(pending.payload),
+            bytes: pending.bytes,
+            policy: pending.policy,
+            state,
+            since: now,
+            history: continued.map(|context| context.history()).unwrap_or_default(),
+            // The last owner's note is the younger evidence.
+            ambiguity: maybe_called
+                .then_some(Ambiguity::Redelivered)
+                .or(ambiguity_before),
+            inconclusive: None,
+            lookups: continued.map_or(0, |context| context.lookups),
+            looked_up_first_at: None,
+            origin: continued.map_or(pending.offset, |context| context.origin),
+            inherited_until: ambiguity_before.map(|_| now + lease),
+            taken_at: now,
+            seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
+            failed_at: None,
+            publications_failed: 0,
+        }
+    }
+
+    /// Idempotency key; `None` if the record is no pending call.
+    #[must_use]
+    pub fn key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
+    pub(super) fn into_key(self) -> Option<IdempotencyKey> {
+        self.key
+    }
+
+    /// State, and the time at which the call entered it.
+    #[must_use]
+    pub fn state(&self) -> (&CallState, Instant) {
+        (&self.state, self.since)
+    }
+
+    pub(super) fn is(&self, state: &CallState) -> bool {
+        self.state == *state
+    }
+
+    pub(super) fn enter(&mut self, state: CallState, now: Instant) {
+        self.state = state;
+        self.since = now;
+    }
+
+    /// Attempts made so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(super) fn payload(&self) -> Arc<P> {
+        Arc::clone(&self.payload)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub(super) fn ambiguity(&self) -> Option<Ambiguity> {
+        self.ambiguity
+    }
+
+    pub(super) fn lookups(&self) -> u32 {
+        self.lookups
+    }
+
+    pub(super) fn origin(&self) -> Offset {
+        self.origin
+    }
+
+    pub(super) fn inherited_until(&self) -> Option<Instant> {
+        self.inherited_until
+    }
+
+    /// Time for which it was tried, since it was read here.
+    pub(super) fn tried_for(&self, now: Instant) -> Duration {
+        let since = self.history.first_attempt_at.or(self.looked_up_first_at);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Age: the time since it was first read, at any offset.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.seen_before + now.saturating_duration_since(self.taken_at)
+    }
+
+    /// Records a failed attempt or look-up. Returns the time of the failure before.
+    pub(super) fn record_failure(&mut self, now: Instant) -> Option<Instant> {
+        self.failed_at.replace(now)
+    }
+
+    /// Records that the final state could not be written to Kafka. Returns the number of such failures.
+    pub(super) fn record_failed_publication(&mut self) -> u32 {
+        self.publications_failed += 1;
+        self.publications_failed
+    }
+
+    /// Returns `true` if it may be tried, and never was.
+    pub(super) fn is_untried(&self) -> bool {
+        match self.state {
+            CallState::Ready | CallState::RecordingIntent | CallState::IntentCommitted => {
+                self.history.attempts == 0
+            }
+            CallState::BlockedByKey
+            | CallState::InFlight
+            | CallState::BackingOff
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp
+            | CallState::AwaitingDeferral
+            | CallState::Deferring
+            | CallState::Unpublished(_)
+            | CallState::Publishing(_) => false,
+        }
+    }
+
+    /// Starts the next attempt.
+    pub(super) fn start_attempt(&mut self, now: Instant) {
+        debug_assert!(
+            matches!(self.state, CallState::Ready | CallState::IntentCommitted),
+            "{:?}",
+            self.state
+        );
+        self.history.attempts += 1;
+        self.history.first_attempt_at.get_or_insert(now);
+        self.enter(CallState::InFlight, now);
+    }
+
+    /// Takes over the attempts of an earlier assignment.
+    pub(super) fn resume(&mut self, before: History) {
+        if before.attempts > 0 {
+            self.history = before;
+        }
+    }
+
+    /// Takes in the response to its request. The API may process that request for `api_processing_max` from now.
+    pub(super) fn responded(
+        &mut self,
+        response: ClassifiedResponse,
+        api_processing_max: Duration,
+        now: Instant,
+    ) -> Next {
+        debug_assert_eq!(self.state, CallState::InFlight);
+        let (class, response) = response.into_parts();
+        self.history.answered_at = Some(now);
+        if class == ResponseClass::Ambiguous {
+            self.history.attempts_ambiguous += 1;
+            self.ambiguity = Some(Ambiguity::AmbiguousResponse);
+        }
+        let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
+        let next = match (class, response) {
+            (ResponseClass::Accepted, Response::Status(http)) => {
+                Next::Publish(Arc::new(FinalState::Accepted(http)))
+            }
+            // The response to this request says nothing of an earlier one that may be processed, so only the policy
+            // that repeats calls anyway may follow it.
+            (ResponseClass::Rejected, Response::Status(http)) if is_clear => {
+                Next::Publish(Arc::new(FinalState::Rejected(http)))
+            }
+            (ResponseClass::Retryable, Response::NotSent(NotSent::Withheld)) if is_clear => {
+                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's retries.
+                self.void_attempt();
+                Next::Ready
+            }
+            (
+                ResponseClass::Retryable
+                | ResponseClass::Ambiguous
+                | ResponseClass::Accepted
+                | ResponseClass::Rejected,
+                response,
+            ) => {
+                let wait = response.retry_after().unwrap_or_default();
+                if !is_clear {
+                    self.inconclusive = Some(ClassifiedResponse::from_parts(class, response));
+                }
+                match self.policy {
+                    Policy::Verify if !is_clear => Next::AwaitQuiescence,
+                    Policy::Park if !is_clear => Next::Publish(self.parked()),
+                    Policy::Retry | Policy::Park | Policy::Verify => Next::Wait(wait),
+                }
+            }
+        };
+        let state = match &next {
+            Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
+            Next::Wait(_) => CallState::BackingOff,
+            Next::Ready => CallState::Ready,
+            Next::AwaitQuiescence => CallState::AwaitingQuiescence(now + api_processing_max),
+        };
+        self.enter(state, now);
+        next
+    }
+
+    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be unhealthy.
+    pub(super) fn looked_up(
+        &mut self,
+        response: LookupResponse,
+        verify: &Verify,
+        is_outage: bool,
+        now: Instant,
+    ) -> Next {
+        debug_assert_eq!(self.state, CallState::LookingUp);
+        let first_at = *self.looked_up_first_at.get_or_insert(now);
+        let next = match response.into_parts() {
+            (LookupResult::Found, Response::Status(http)) => {
+                self.history.answered_at = Some(now);
+                Next::Publish(Arc::new(FinalState::Found(http)))
+            }
+            (LookupResult::NotFound, _) => {
+                // Quiescence has passed, so the order is surely not processed, and never will be by these requests.
+                (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
+                match self.inconclusive.take().map(ClassifiedResponse::into_parts) {
+                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after all.
+                    Some((ResponseClass::Rejected, Response::Status(http))) => {
+                        Next::Publish(Arc::new(FinalState::Rejected(http)))
+                    }
+                    Some(_) | None => Next::Ready,
+                }
+            }
+            (LookupResult::Found | LookupResult::Unknown, response) => {
+                let wait = response.retry_after().unwrap_or_default();
+                let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
+                if is_outage {
+                    // A look-up that fails in an outage says nothing of the order. It does not count, or an outage
+                    // of hours would park calls that a look-up can resolve.
+                    self.looked_up_first_at = None;
+                } else {
+                    self.lookups += 1;
+                }
+                let is_abandoned = !is_outage && (is_late || self.lookups >= verify.lookups_max);
+                match is_abandoned {
+                    true => Next::Publish(self.parked()),
+                    false => Next::Wait(wait),
+                }
+            }
+        };
+        let state = match &next {
+            Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
+            Next::Wait(_) | Next::AwaitQuiescence => CallState::AwaitingQuiescence(now),
+            Next::Ready => CallState::Ready,
+        };
+        self.enter(state, now);
+        next
+    }
+
+    /// Final state for an operator to settle.
+    pub(super) fn parked(&self) -> Arc<FinalState> {
+        Arc::new(FinalState::Parked(Evidence {
+            ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),
+            last: (self.inconclusive.clone()).map(ClassifiedResponse::into_response),
+            lookups: self.lookups,
+        }))
+    }
+
+    /// Final state of a call past its retry limit, with its last response if there is one.
+    pub(super) fn abandoned(&mut self, last: Option<ClassifiedResponse>) -> Arc<FinalState> {
+        if self.ambiguity.is_none() {
+            let last = last.map(ClassifiedResponse::into_response);
+            return Arc::new(FinalState::Abandoned(last));
+        }
+        // A dead letter would claim that it was not processed, which is not known.
+        self.inconclusive = last.or(self.inconclusive.take());
+        self.parked()
+    }
+
+    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is processed.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self.state {
+            // The note must name it before it is sent, so already while the intent is recorded.
+            CallState::RecordingIntent
+            | CallState::IntentCommitted
+            | CallState::InFlight
+            | CallState::AwaitingQuiescence(_)
+            | CallState::LookingUp => true,
+            CallState::BlockedByKey
+            | CallState::Ready
+            | CallState::BackingOff
+            | CallState::AwaitingDeferral
+            | CallState::Deferring => self.ambiguity.is_some(),
+            // Its response is known here only: the next owner starts over if the final state does not reach Kafka.
+            CallState::Unpublished(_) | CallState::Publishing(_) => {
+                self.history.attempts > 0 || self.ambiguity.is_some()
+            }
+        }
+    }
+
+    /// Takes back the intent of a call that was not sent. Returns `true` if there was one.
+    pub(super) fn void_intent(&mut self) -> bool {
+        let had_intent = matches!(
+            self.state,
+            CallState::RecordingIntent | CallState::IntentCommitted
+        );
+        if had_intent {
+            self.state = CallState::Ready;
+        }
+        had_intent
+    }
+
+    fn void_attempt(&mut self) {
+        self.history.attempts -= 1;
+        self.history.answered_at = None;
+        if self.history.attempts == 0 {
+            self.history.first_attempt_at = None;
+        }
+    }
+}

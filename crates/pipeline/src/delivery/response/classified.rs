@@ -1,0 +1,68 @@
+//! Responses with their class, which they get once and keep.
+
+use super::{Response, ResponseClass, ResponseClassifier};
+
+/// A response and its class. Made by [`ResponseClassifier::classify`] as soon as the response is there, so that metrics,
+/// logs and decisions agree on what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassifiedResponse {
+    response: Response,
+    class: ResponseClass,
+}
+
+/// Summary of a response for logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseSummary {
+    /// Class of the response.
+    pub class: ResponseClass,
+    /// Kind of the response, as in [`Response::kind`].
+    pub kind: &'static str,
+    /// HTTP status, if there is one.
+    pub status: Option<u16>,
+}
+
+impl ResponseClassifier {
+    /// Classifies a response.
+    #[must_use]
+    pub fn classify(&self, response: Response) -> ClassifiedResponse {
+        let class = self.class_of(&response);
+        ClassifiedResponse { response, class }
+    }
+}
+
+impl ClassifiedResponse {
+    /// Restores a response from its parts. Its class must be the one that the classifier gave it.
+    pub(crate) fn from_parts(class: ResponseClass, response: Response) -> Self {
+        Self { response, class }
+    }
+
+    /// The response.
+    #[must_use]
+    pub fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// Class of the response.
+    #[must_use]
+    pub fn class(&self) -> ResponseClass {
+        self.class
+    }
+
+    /// Summary for logs.
+    #[must_use]
+    pub fn summary(&self) -> ResponseSummary {
+        ResponseSummary {
+            class: self.class,
+            kind: self.response.kind(),
+            status: self.response.status(),
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (ResponseClass, Response) {
+        (self.class, self.response)
+    }
+
+    pub(crate) fn into_response(self) -> Response {
+        self.response
+    }
+}
