@@ -45,14 +45,14 @@ pub enum Event<P> {
     ResponseReceived {
         /// Call of the request.
         call: CallId,
-        /// Response from [`Delivery::classify`](super::Delivery::classify).
+        /// Response, with its class, from [`Delivery::classify`](super::Delivery::classify).
         response: ClassifiedResponse,
     },
     /// A look-up ended, with a response or without. Comes exactly once for each [`Action::LookUp`].
     LookedUp {
         /// Call that was looked up.
         call: CallId,
-        /// Response from [`Delivery::classify_look_up`](super::Delivery::classify_look_up).
+        /// Response, with its result, from [`Delivery::classify_look_up`](super::Delivery::classify_look_up).
         response: LookupResponse,
     },
     /// A wait that [`Action::Wait`] asked for is over.
@@ -159,7 +159,7 @@ pub enum Action<P> {
     Withhold(Vec<Partition>),
     /// Send one request to the API.
     Send {
-        /// Call to make.
+        /// Call whose request to send.
         call: CallId,
         /// Number of the request, from 1.
         attempt: u32,
@@ -177,7 +177,7 @@ pub enum Action<P> {
     },
     /// Wait, then send [`Event::WaitElapsed`].
     Wait {
-        /// Call that waits.
+        /// Call that has to wait.
         call: CallId,
         /// Reason, which decides on backoff.
         what: WaitReason,

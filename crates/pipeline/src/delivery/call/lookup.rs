@@ -35,7 +35,7 @@ impl Verify {
 }
 
 impl LookupResponse {
-    /// The response.
+    /// Response as it was received.
     #[must_use]
     pub fn response(&self) -> &Response {
         &self.response

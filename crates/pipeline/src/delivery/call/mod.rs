@@ -111,7 +111,7 @@ pub enum FinalState {
     NotACall,
 }
 
-/// Evidence of a parked call, for the operator who settles it.
+/// Evidence of a parked call, for the operator who decides on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// Reason why its outcome is unknown.
@@ -459,7 +459,7 @@ impl<P> Call<P> {
         next
     }
 
-    /// Final state for an operator to settle.
+    /// Final state of an ambiguous call, for an operator to decide on.
     pub(super) fn parked(&self) -> Arc<FinalState> {
         Arc::new(FinalState::Parked(Evidence {
             ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),

@@ -14,15 +14,15 @@ use crate::delivery::response::{Lost, NotSent, Response};
 /// Health of the API, as one response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApiHealth {
-    /// It responds.
+    /// The API responds.
     Healthy,
-    /// It responds, and asks for fewer requests.
+    /// The API responds, and asks for fewer requests.
     Busy,
-    /// It is unhealthy because of too much load.
+    /// The API is unhealthy because of too much load.
     Overloaded,
-    /// It does not work.
+    /// The API does not work.
     Unhealthy,
-    /// Nothing was sent to it.
+    /// Nothing was sent to the API.
     Unknown,
 }
 

@@ -53,10 +53,10 @@ pub struct Outage {
 /// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls are made.
+    /// Calls are sent as usual.
     #[default]
     Closed,
-    /// Calls wait.
+    /// Calls wait for a probe.
     Open,
     /// Calls wait, and a probe is in flight.
     Probing,
@@ -80,11 +80,11 @@ impl BreakerState {
 /// Change that a response makes to the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerChange {
-    /// No change.
+    /// The breaker stays as it is.
     None,
     /// The breaker opened, or a probe failed.
     Failed(Outage),
-    /// The breaker closed.
+    /// A probe succeeded, and the breaker closed.
     Closed,
 }
 

@@ -1,7 +1,7 @@
 //! Flow control: whether the API is called at all, how fast, and how many calls are in flight.
 //!
-//! `circuit_breaker`, `rate_limit` and `adaptive_concurrency` each answer one of these questions, and `api_health` says
-//! what a response means for them. Here they are asked together; `machine/backpressure.rs` applies the answer to calls.
+//! `circuit_breaker`, `rate_limit` and `adaptive_concurrency` each decide one of these, and `api_health` says
+//! what a response means for them. Here they decide together; `machine/backpressure.rs` applies it to calls.
 
 mod adaptive_concurrency;
 mod api_health;
@@ -25,7 +25,7 @@ use rate_limit::RateLimit;
 /// Settings of the flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowControlSettings {
-    /// Circuit breaker.
+    /// Settings of the circuit breaker.
     pub breaker: BreakerSettings,
     /// Rate limit; `None`: unlimited.
     pub rate: Option<RateSettings>,

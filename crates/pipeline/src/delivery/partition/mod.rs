@@ -59,11 +59,11 @@ pub(super) struct OwnedPartition<P> {
 pub(super) enum Phase {
     /// Its committed offset and call note are being read.
     Loading,
-    /// Nothing is done with it: operator action required.
+    /// Nothing is done: operator action required.
     Halted,
     /// Its calls are made.
     Active,
-    /// It takes no more calls, and those in flight finish.
+    /// Calls in flight finish, and no more are taken in.
     Draining,
 }
 

@@ -22,7 +22,7 @@ pub struct ResponseSummary {
 }
 
 impl ResponseClassifier {
-    /// Classifies a response.
+    /// Classifies a response, once and for all.
     #[must_use]
     pub fn classify(&self, response: Response) -> ClassifiedResponse {
         let class = self.class_of(&response);
@@ -36,7 +36,7 @@ impl ClassifiedResponse {
         Self { response, class }
     }
 
-    /// The response.
+    /// Response as it was received.
     #[must_use]
     pub fn response(&self) -> &Response {
         &self.response
@@ -48,7 +48,7 @@ impl ClassifiedResponse {
         self.class
     }
 
-    /// Summary for logs.
+    /// Returns a summary for logs.
     #[must_use]
     pub fn summary(&self) -> ResponseSummary {
         ResponseSummary {

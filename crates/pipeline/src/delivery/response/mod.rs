@@ -47,7 +47,7 @@ pub enum Response {
 /// Response of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// HTTP status code.
+    /// Status code of the response.
     pub status: u16,
     /// Delay that the `Retry-After` header asks for.
     pub retry_after: Option<Duration>,
@@ -81,9 +81,9 @@ pub enum Lost {
     TimedOut,
     /// The connection was closed or reset before there was a response.
     Closed,
-    /// What came back is no HTTP.
+    /// The peer does not speak HTTP.
     NotHttp,
-    /// Any other error.
+    /// An error of any other kind.
     // Unknown errors count as lost, and so as ambiguous: a wrong *retryable* would pay twice without a trace.
     Other,
 }

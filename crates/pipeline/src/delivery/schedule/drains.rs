@@ -58,7 +58,6 @@ impl Deadline {
 }
 
 impl Drains {
-    /// Adds revoked partitions.
     pub(crate) fn revoke(&mut self, partitions: Vec<Partition>, deadline: Instant) {
         self.revocations.push(Revocation {
             partitions,
@@ -66,7 +65,7 @@ impl Drains {
         });
     }
 
-    /// Adds lost partitions, which do not drain, in place of earlier revocations of them.
+    /// Adds lost partitions, which do not drain; they replace earlier revocations of them.
     pub(crate) fn lose(&mut self, partitions: Vec<Partition>, now: Instant) {
         for revocation in &mut self.revocations {
             revocation
@@ -78,7 +77,6 @@ impl Drains {
         self.revoke(partitions, now);
     }
 
-    /// Starts the shutdown.
     pub(crate) fn shut_down(&mut self, deadline: Instant) {
         self.shutdown = Some(Shutdown {
             deadline: Deadline::new(deadline),
@@ -127,7 +125,7 @@ impl Drains {
         overdue
     }
 
-    /// Takes the first revocation whose partitions are all drained. `is_drained` also hears that their time is over.
+    /// Takes the first revocation whose partitions are all drained. `is_drained` gets a flag that their time is over.
     pub(crate) fn take_drained(
         &mut self,
         commit_max: Duration,
@@ -173,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn drained_partitions_are_released_before_their_deadline() {
+    fn drained_partitions_are_released_early() {
         let start = Instant::now();
         let mut drains = Drains::default();
         drains.revoke(vec![Partition(1), Partition(2)], start + MS);

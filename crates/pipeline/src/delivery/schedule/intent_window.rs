@@ -54,7 +54,7 @@ impl IntentWindow {
         self.ended_since_commit += 1;
     }
 
-    /// Starts to count anew, because a commit is sent.
+    /// Restarts the count, because a commit is sent.
     pub(crate) fn commit_sent(&mut self) {
         self.ended_since_commit = 0;
     }
