@@ -58,10 +58,11 @@ pub enum Event<P> {
     /// A wait that [`Action::Wait`] asked for is over.
     WaitElapsed(CallId),
     /// Writing the record that [`Action::Publish`] asked for has ended.
+    // A record without an acknowledgement may be written all the same.
     Published {
         /// Call of the record.
         call: CallId,
-        /// `true` if Kafka acknowledged the record. If not, it may be written all the same.
+        /// `true` if Kafka acknowledged the record.
         acknowledged: bool,
     },
     /// The commit, or the deferral transaction, in flight has ended.
@@ -119,7 +120,9 @@ pub enum CommitResult {
     Rejected,
     /// The membership is over: leave the group and join again.
     Fenced,
-    /// Unknown. A later commit might be overtaken by this one, so leave the group and join again.
+    /// Unknown: leave the group and join again.
+    // librdkafka sends a commit again, unseen, when the connection to the coordinator is lost. So this commit may land
+    // after a later one of the same membership. A new membership fences it.
     Unknown,
 }
 
@@ -134,6 +137,7 @@ pub enum Action<P> {
         partitions: Vec<Partition>,
     },
     /// Start to read a partition.
+    // At the commit position. Final calls behind it are read again and skipped, as the note says.
     Start {
         /// Partition of the outbox.
         partition: Partition,
@@ -156,6 +160,7 @@ pub enum Action<P> {
     /// Allow requests to be sent until this time.
     ExtendLease(Instant),
     /// Send no more requests of these partitions, not even those that were asked for already.
+    // A request may still wait for its connection while its partition leaves.
     Withhold(Vec<Partition>),
     /// Send one request to the API.
     Send {
@@ -176,6 +181,7 @@ pub enum Action<P> {
         payload: Arc<P>,
     },
     /// Wait, then send [`Event::WaitElapsed`].
+    // The program adds backoff and jitter: the delivery draws no random numbers.
     Wait {
         /// Call that has to wait.
         call: CallId,
@@ -266,6 +272,7 @@ pub struct DeferredCopy<P> {
 }
 
 /// Reason why a partition is halted.
+// Each text ends with what the operator does. Nothing resets by itself: a wrong offset pays twice, or never.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
     /// The committed call note cannot be decoded.

@@ -6,6 +6,7 @@ use super::{Response, ResponseClass, ResponseClassifier};
 /// logs and decisions agree on what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassifiedResponse {
+    // Private, so that only the classifier pairs a response with a class.
     response: Response,
     class: ResponseClass,
 }

@@ -181,6 +181,7 @@ impl ResponseClassifier {
     /// # Errors
     /// A rule can never match, or two rules read the same status.
     pub fn with_fields(mut self, rules: Vec<FieldRule>) -> Result<Self, InvalidRule> {
+        // Refused at start: a rule that never matches would be found out by the first wrong payment.
         field::check(&rules)?;
         self.rules = rules;
         Ok(self)
@@ -190,7 +191,9 @@ impl ResponseClassifier {
     #[must_use]
     pub fn class_of(&self, response: &Response) -> ResponseClass {
         let http = match response {
+            // Not a byte of the body was sent, so the API cannot have processed it.
             Response::NotSent(_) => return ResponseClass::Retryable,
+            // The API may have processed it before the response was lost.
             Response::Lost(_) => return ResponseClass::Ambiguous,
             Response::Status(http) => http,
         };
@@ -202,6 +205,7 @@ impl ResponseClassifier {
         match (class, http.retry_after) {
             (StatusClass::Accepted, _) => ResponseClass::Accepted,
             (StatusClass::Rejected, _) => ResponseClass::Rejected,
+            // A bare 503 may come from a proxy whose upstream has processed the order.
             (StatusClass::Retry, _) | (StatusClass::RetryIfRetryAfter, Some(_)) => ResponseClass::Retryable,
             (StatusClass::Ambiguous, _) | (StatusClass::RetryIfRetryAfter, None) => ResponseClass::Ambiguous,
         }

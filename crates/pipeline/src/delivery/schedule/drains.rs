@@ -53,6 +53,7 @@ impl Deadline {
 
     /// Returns `true` when even the commit has not come through in time.
     fn is_over(&self, commit_max: Duration, now: Instant) -> bool {
+        // The last commit has as long as any other. After that the group has waited enough.
         now >= self.at + commit_max
     }
 }
@@ -67,6 +68,7 @@ impl Drains {
 
     /// Adds lost partitions, which do not drain; they replace earlier revocations of them.
     pub(crate) fn lose(&mut self, partitions: Vec<Partition>, now: Instant) {
+        // Each partition is released exactly once.
         for revocation in &mut self.revocations {
             revocation
                 .partitions
@@ -74,6 +76,7 @@ impl Drains {
         }
         self.revocations
             .retain(|revocation| !revocation.partitions.is_empty());
+        // Due at once: nothing of a lost partition may finish.
         self.revoke(partitions, now);
     }
 
@@ -100,6 +103,7 @@ impl Drains {
     /// Time of the next deadline.
     pub(crate) fn wake_at(&self, commit_max: Duration) -> Option<Instant> {
         let revocations = self.revocations.iter().map(|revocation| &revocation.deadline);
+        // A finished shutdown must not wake the loop any more.
         let shutdown = self.shutdown.iter().filter(|shutdown| !shutdown.is_finished);
         let deadlines = revocations.chain(shutdown.map(|shutdown| &shutdown.deadline));
         deadlines.map(|deadline| deadline.wake_at(commit_max)).min()
@@ -145,7 +149,9 @@ impl Drains {
         let Some(shutdown) = &mut self.shutdown else {
             return false;
         };
+        // Past its time the process exits, whatever is still open: the notes say what the next owner must know.
         let may_finish = is_drained || shutdown.deadline.is_over(commit_max, now);
+        // Once: the program is leaving already.
         may_finish && !std::mem::replace(&mut shutdown.is_finished, true)
     }
 }
