@@ -45,23 +45,24 @@ pub enum Event<P> {
     ResponseReceived {
         /// Call of the request.
         call: CallId,
-        /// Response from [`Delivery::classify`](super::Delivery::classify).
+        /// Response, with its class, from [`Delivery::classify`](super::Delivery::classify).
         response: ClassifiedResponse,
     },
     /// A look-up ended, with a response or without. Comes exactly once for each [`Action::LookUp`].
     LookedUp {
         /// Call that was looked up.
         call: CallId,
-        /// Response from [`Delivery::classify_look_up`](super::Delivery::classify_look_up).
+        /// Response, with its result, from [`Delivery::classify_look_up`](super::Delivery::classify_look_up).
         response: LookupResponse,
     },
     /// A wait that [`Action::Wait`] asked for is over.
     WaitElapsed(CallId),
     /// Writing the record that [`Action::Publish`] asked for has ended.
+    // A record without an acknowledgement may be written all the same.
     Published {
         /// Call of the record.
         call: CallId,
-        /// `true` if Kafka acknowledged the record. If not, it may be written all the same.
+        /// `true` if Kafka acknowledged the record.
         acknowledged: bool,
     },
     /// The commit, or the deferral transaction, in flight has ended.
@@ -119,7 +120,9 @@ pub enum CommitResult {
     Rejected,
     /// The membership is over: leave the group and join again.
     Fenced,
-    /// Unknown. A later commit might be overtaken by this one, so leave the group and join again.
+    /// Unknown: leave the group and join again.
+    // librdkafka sends a commit again, unseen, when the connection to the coordinator is lost. So this commit may land
+    // after a later one of the same membership. A new membership fences it.
     Unknown,
 }
 
@@ -134,6 +137,7 @@ pub enum Action<P> {
         partitions: Vec<Partition>,
     },
     /// Start to read a partition.
+    // At the commit position. Final calls behind it are read again and skipped, as the note says.
     Start {
         /// Partition of the outbox.
         partition: Partition,
@@ -156,10 +160,11 @@ pub enum Action<P> {
     /// Allow requests to be sent until this time.
     ExtendLease(Instant),
     /// Send no more requests of these partitions, not even those that were asked for already.
+    // A request may still wait for its connection while its partition leaves.
     Withhold(Vec<Partition>),
     /// Send one request to the API.
     Send {
-        /// Call to make.
+        /// Call whose request to send.
         call: CallId,
         /// Number of the request, from 1.
         attempt: u32,
@@ -176,8 +181,9 @@ pub enum Action<P> {
         payload: Arc<P>,
     },
     /// Wait, then send [`Event::WaitElapsed`].
+    // The program adds backoff and jitter: the delivery draws no random numbers.
     Wait {
-        /// Call that waits.
+        /// Call that has to wait.
         call: CallId,
         /// Reason, which decides on backoff.
         what: WaitReason,
@@ -266,6 +272,7 @@ pub struct DeferredCopy<P> {
 }
 
 /// Reason why a partition is halted.
+// Each text ends with what the operator does. Nothing resets by itself: a wrong offset pays twice, or never.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
     /// The committed call note cannot be decoded.

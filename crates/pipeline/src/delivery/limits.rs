@@ -11,9 +11,11 @@ pub struct Limits {
     pub intents_ahead_max: usize,
     /// Maximum number of open calls per partition, up to [`Limits::CALLS_OPEN_MAX`].
     pub calls_open_max: usize,
-    /// Maximum size of all open calls, in bytes. One call is taken in however long it is.
+    /// Maximum size of all open calls, in bytes.
+    // Intake stops only once the limit is reached, so a call that is larger than the limit does not block its partition.
     pub bytes_open_max: usize,
     /// Time for which an acknowledged commit proves that the partitions are ours.
+    // Well inside the session timeout, or a partition could move to another caller while the lease lasts.
     pub ownership_lease: Duration,
     /// Minimum interval between two commits that nothing waits for.
     pub commit_interval: Duration,
@@ -28,6 +30,7 @@ pub struct Limits {
 impl Limits {
     /// Largest number of open calls per partition for which the note always fits, however the calls end and however
     /// many final calls lie between them: see [`records::call_note::fits_always`].
+    // Brokers refuse metadata over 4096 bytes by default (`offset.metadata.max.bytes`).
     pub const CALLS_OPEN_MAX: usize = 600;
 }
 

@@ -35,7 +35,7 @@ impl Verify {
 }
 
 impl LookupResponse {
-    /// The response.
+    /// Response as it was received.
     #[must_use]
     pub fn response(&self) -> &Response {
         &self.response
@@ -80,6 +80,7 @@ impl From<ResponseClass> for LookupResult {
         match class {
             ResponseClass::Accepted => Self::Found,
             ResponseClass::Rejected => Self::NotFound,
+            // Only a definite "no" may send a request again.
             ResponseClass::Retryable | ResponseClass::Ambiguous => Self::Unknown,
         }
     }

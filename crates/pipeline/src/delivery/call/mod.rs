@@ -111,7 +111,7 @@ pub enum FinalState {
     NotACall,
 }
 
-/// Evidence of a parked call, for the operator who settles it.
+/// Evidence of a parked call, for the operator who decides on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// Reason why its outcome is unknown.
@@ -223,7 +223,9 @@ impl<P> Call<P> {
             inconclusive: None,
             lookups: continued.map_or(0, |context| context.lookups),
             looked_up_first_at: None,
+            // A call that is deferred again keeps its first offset, which decides the order of its key.
             origin: continued.map_or(pending.offset, |context| context.origin),
+            // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends by then.
             inherited_until: ambiguity_before.map(|_| now + lease),
             taken_at: now,
             seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
@@ -345,6 +347,7 @@ impl<P> Call<P> {
 
     /// Takes over the attempts of an earlier assignment.
     pub(super) fn resume(&mut self, before: History) {
+        // A response that came while the partition was not ours is remembered without a history.
         if before.attempts > 0 {
             self.history = before;
         }
@@ -364,8 +367,10 @@ impl<P> Call<P> {
             self.history.attempts_ambiguous += 1;
             self.ambiguity = Some(Ambiguity::AmbiguousResponse);
         }
+        // Under `retry` the call is repeated either way, so ambiguity changes nothing.
         let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
         let next = match (class, response) {
+            // Acceptance decides even beside an ambiguous request: one of them has processed the order.
             (ResponseClass::Accepted, Response::Status(http)) => {
                 Next::Publish(Arc::new(FinalState::Accepted(http)))
             }
@@ -390,6 +395,7 @@ impl<P> Call<P> {
                 if !is_clear {
                     self.inconclusive = Some(ClassifiedResponse::from_parts(class, response));
                 }
+                // `park` and `verify` promise that an ambiguous call is not sent again.
                 match self.policy {
                     Policy::Verify if !is_clear => Next::AwaitQuiescence,
                     Policy::Park if !is_clear => Next::Publish(self.parked()),
@@ -433,6 +439,7 @@ impl<P> Call<P> {
                     Some(_) | None => Next::Ready,
                 }
             }
+            // `Found` needs a status. Without one the look-up is inconclusive.
             (LookupResult::Found | LookupResult::Unknown, response) => {
                 let wait = response.retry_after().unwrap_or_default();
                 let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
@@ -459,9 +466,10 @@ impl<P> Call<P> {
         next
     }
 
-    /// Final state for an operator to settle.
+    /// Final state of an ambiguous call, for an operator to decide on.
     pub(super) fn parked(&self) -> Arc<FinalState> {
         Arc::new(FinalState::Parked(Evidence {
+            // Only ambiguous calls are parked. The fallback still makes a record that an operator can settle.
             ambiguity: self.ambiguity.unwrap_or(Ambiguity::Redelivered),
             last: (self.inconclusive.clone()).map(ClassifiedResponse::into_response),
             lookups: self.lookups,
@@ -506,6 +514,7 @@ impl<P> Call<P> {
             self.state,
             CallState::RecordingIntent | CallState::IntentCommitted
         );
+        // Not `enter`: the call is about to be released, and its time in the state does not matter.
         if had_intent {
             self.state = CallState::Ready;
         }
@@ -513,6 +522,7 @@ impl<P> Call<P> {
     }
 
     fn void_attempt(&mut self) {
+        // Neither the outcome nor the backoff may count a request that was never sent.
         self.history.attempts -= 1;
         self.history.answered_at = None;
         if self.history.attempts == 0 {

@@ -54,7 +54,7 @@ impl Policy {
     }
 }
 
-/// Settings of look-ups.
+/// Settings of look-ups under the policy `verify`.
 #[derive(Clone, Debug)]
 pub struct Verify {
     /// Longest processing time of the API. A look-up earlier than this after a request may have been sent proves

@@ -1,7 +1,7 @@
 use super::*;
 use crate::delivery::response::{Lost, ResponseClassifier, StatusClass, Statuses};
 
-fn classes() -> ResponseClassifier {
+fn classifier() -> ResponseClassifier {
     ResponseClassifier::new([
         (Statuses::Hundred(2), StatusClass::Accepted),
         (Statuses::Hundred(4), StatusClass::Rejected),
@@ -41,27 +41,27 @@ fn call(policy: Policy, now: Instant) -> Call<()> {
     }
 }
 
-/// Plays reports one after the other; returns what the last one leads to, and the call.
-fn play(policy: Policy, reports: &[Response]) -> (Next, Call<()>) {
+/// Takes in responses one after the other. Returns the step that follows the last one, and the call.
+fn respond_all(policy: Policy, responses: &[Response]) -> (Next, Call<()>) {
     let now = Instant::now();
     let mut call = call(policy, now);
     let mut last = Next::Ready;
-    for report in reports {
+    for response in responses {
         call.enter(CallState::Ready, now);
         call.start_attempt(now);
-        last = call.responded(classes().classify(report.clone()), SETTLE, now);
+        last = call.responded(classifier().classify(response.clone()), PROCESSING_MAX, now);
     }
     (last, call)
 }
 
-fn check(reports: &[Response]) -> (Next, Call<()>) {
-    play(Policy::Retry, reports)
+fn check(responses: &[Response]) -> (Next, Call<()>) {
+    respond_all(Policy::Retry, responses)
 }
 
-const SETTLE: Duration = Duration::from_secs(9);
+const PROCESSING_MAX: Duration = Duration::from_secs(9);
 
 #[test]
-fn attempts_are_counted_and_told_apart() {
+fn attempts_are_counted_by_class() {
     let (next, call) = check(&[
         Response::NotSent(NotSent::NoConnection),
         Response::Lost(Lost::TimedOut),
@@ -70,28 +70,28 @@ fn attempts_are_counted_and_told_apart() {
         status(201),
     ]);
     assert!(
-        matches!(next, Next::Publish(ending) if matches!(&*ending, FinalState::Accepted(reply) if reply.status == 201))
+        matches!(next, Next::Publish(final_state) if matches!(&*final_state, FinalState::Accepted(http) if http.status == 201))
     );
     assert_eq!((call.history.attempts, call.history.attempts_ambiguous), (5, 2));
     assert_eq!(call.ambiguity, Some(Ambiguity::AmbiguousResponse));
 }
 
 #[test]
-fn a_surely_unprocessed_call_raises_no_doubt() {
+fn retryable_response_is_not_ambiguous() {
     let (next, call) = check(&[Response::NotSent(NotSent::NotWritten), status(429)]);
     assert_eq!(next, Next::Wait(Duration::from_secs(7)));
     assert!(!call.is_ambiguous());
 }
 
 #[test]
-fn an_ambiguous_answer_leaves_a_doubt_that_stays() {
+fn ambiguity_outlasts_a_later_retryable_response() {
     let (next, call) = check(&[Response::Lost(Lost::Closed), status(429)]);
     assert_eq!(next, Next::Wait(Duration::from_secs(7)));
     assert!(call.is_ambiguous());
 }
 
 #[test]
-fn a_withheld_request_is_no_attempt() {
+fn withheld_request_is_no_attempt() {
     let (next, call) = check(&[Response::NotSent(NotSent::Withheld)]);
     assert_eq!(next, Next::Ready);
     assert_eq!(call.history, History::default());
@@ -99,61 +99,65 @@ fn a_withheld_request_is_no_attempt() {
 }
 
 #[test]
-fn a_rejected_call_is_a_dead_letter() {
+fn rejected_call_is_a_dead_letter() {
     let (next, _) = check(&[status(422)]);
-    assert!(matches!(next, Next::Publish(ending) if matches!(*ending, FinalState::Rejected(_))));
+    assert!(matches!(next, Next::Publish(final_state) if matches!(*final_state, FinalState::Rejected(_))));
 }
 
 #[test]
-fn under_park_what_nobody_can_know_waits_for_a_person() {
-    for report in [Response::Lost(Lost::Closed), status(500)] {
-        let (next, call) = play(Policy::Park, &[status(429), report.clone()]);
-        let Next::Publish(ending) = next else {
+fn ambiguous_call_is_parked_under_park() {
+    for response in [Response::Lost(Lost::Closed), status(500)] {
+        let (next, call) = respond_all(Policy::Park, &[status(429), response.clone()]);
+        let Next::Publish(final_state) = next else {
             panic!("{next:?}");
         };
         let expected = Evidence {
             ambiguity: Ambiguity::AmbiguousResponse,
-            last: Some(report),
+            last: Some(response),
             lookups: 0,
         };
-        assert_eq!(*ending, FinalState::Parked(expected));
+        assert_eq!(*final_state, FinalState::Parked(expected));
         assert!(call.is_ambiguous(), "until the parked record is acknowledged");
     }
 }
 
 #[test]
-fn under_park_and_verify_only_what_was_surely_not_processed_is_sent_again() {
+fn retryable_call_is_sent_again_under_each_policy() {
     for policy in [Policy::Park, Policy::Verify] {
-        let (next, call) = play(policy, &[Response::NotSent(NotSent::NoConnection), status(429)]);
+        let (next, call) = respond_all(policy, &[Response::NotSent(NotSent::NoConnection), status(429)]);
         assert_eq!(next, Next::Wait(Duration::from_secs(7)));
         assert!(!call.is_ambiguous(), "the next owner may call it");
     }
 }
 
-/// Story: an earlier owner had begun the call, too, and nobody knows what came of that.
+/// Scenario: an earlier owner recorded an intent for the call, and the outcome of its request is unknown.
 #[test]
-fn with_another_request_about_only_an_acceptance_is_an_answer() {
+fn only_acceptance_decides_beside_another_request() {
     let now = Instant::now();
-    let answered = |policy, report| {
+    let respond = |policy, response| {
         let mut call = call(policy, now);
         call.ambiguity = Some(Ambiguity::Redelivered);
         call.start_attempt(now);
-        call.responded(classes().classify(report), SETTLE, now)
+        call.responded(classifier().classify(response), PROCESSING_MAX, now)
     };
-    for report in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
-        let parked = answered(Policy::Park, report.clone());
-        assert!(matches!(parked, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
-        assert_eq!(answered(Policy::Verify, report), Next::AwaitQuiescence);
+    for response in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
+        let parked = respond(Policy::Park, response.clone());
+        assert!(
+            matches!(parked, Next::Publish(final_state) if matches!(*final_state, FinalState::Parked(_)))
+        );
+        assert_eq!(respond(Policy::Verify, response), Next::AwaitQuiescence);
     }
-    let accepted = answered(Policy::Park, status(201));
-    assert!(matches!(accepted, Next::Publish(ending) if matches!(*ending, FinalState::Accepted(_))));
+    let accepted = respond(Policy::Park, status(201));
+    assert!(
+        matches!(accepted, Next::Publish(final_state) if matches!(*final_state, FinalState::Accepted(_)))
+    );
 }
 
 #[test]
-fn a_look_up_settles_it_or_is_given_up() {
+fn look_up_decides_the_call_or_parks_it() {
     let now = Instant::now();
     let verify = Verify {
-        api_processing_max: SETTLE,
+        api_processing_max: PROCESSING_MAX,
         lookups_max: 3,
         abandon_after: Duration::from_secs(60),
         classifier: ResponseClassifier::new([
@@ -162,32 +166,32 @@ fn a_look_up_settles_it_or_is_given_up() {
         ])
         .expect("a table"),
     };
-    let doubtful = || {
-        let (next, mut call) = play(Policy::Verify, &[Response::Lost(Lost::TimedOut)]);
+    let ambiguous = || {
+        let (next, mut call) = respond_all(Policy::Verify, &[Response::Lost(Lost::TimedOut)]);
         assert_eq!(next, Next::AwaitQuiescence);
         call.enter(CallState::LookingUp, now);
         call
     };
-    let found = doubtful().looked_up(verify.classify(status(200)), &verify, false, now);
-    assert!(matches!(found, Next::Publish(ending) if matches!(*ending, FinalState::Found(_))));
-    let mut call = doubtful();
+    let found = ambiguous().looked_up(verify.classify(status(200)), &verify, false, now);
+    assert!(matches!(found, Next::Publish(final_state) if matches!(*final_state, FinalState::Found(_))));
+    let mut call = ambiguous();
     assert_eq!(
         call.looked_up(verify.classify(status(404)), &verify, false, now),
         Next::Ready
     );
     assert!(!call.is_ambiguous());
-    let mut call = doubtful();
+    let mut call = ambiguous();
     for _ in 0..2 {
         let next = call.looked_up(verify.classify(status(500)), &verify, false, now);
         assert_eq!(next, Next::Wait(Duration::ZERO));
         assert!(call.is_ambiguous());
         call.enter(CallState::LookingUp, now);
     }
-    let given_up = call.looked_up(verify.classify(status(500)), &verify, false, now);
+    let abandoned = call.looked_up(verify.classify(status(500)), &verify, false, now);
     assert!(
-        matches!(&given_up, Next::Publish(ending) if matches!(&**ending, FinalState::Parked(evidence) if evidence.lookups == 3))
+        matches!(&abandoned, Next::Publish(final_state) if matches!(&**final_state, FinalState::Parked(evidence) if evidence.lookups == 3))
     );
-    let mut call = doubtful();
+    let mut call = ambiguous();
     call.looked_up(verify.classify(status(500)), &verify, false, now);
     call.enter(CallState::LookingUp, now);
     let late = call.looked_up(
@@ -196,5 +200,5 @@ fn a_look_up_settles_it_or_is_given_up() {
         false,
         now + verify.abandon_after,
     );
-    assert!(matches!(late, Next::Publish(ending) if matches!(*ending, FinalState::Parked(_))));
+    assert!(matches!(late, Next::Publish(final_state) if matches!(*final_state, FinalState::Parked(_))));
 }

@@ -5,7 +5,7 @@
 //! API asks for less (429, 503, 504) or does not respond in time.
 //!
 //! A window is *slow* if it takes half as long again as the quickest one of the last minute. Only requests sent in a
-//! window count for it, so one congestion is answered once. The cut goes below what the API can take, where it is
+//! window count for it, so one congestion causes one cut. The cut goes below what the API can take, where it is
 //! quick again: each cut measures the baseline again, and an API that has become slower for good is the new baseline
 //! after a minute.
 //!
@@ -78,7 +78,7 @@ impl AdaptiveConcurrency {
 
     /// Takes in a response.
     pub(super) fn responded(&mut self, sent_at: Instant, health: ApiHealth, now: Instant) {
-        // A request from before a cut shows the congestion that the cut has answered already.
+        // A request from before a cut shows the congestion that caused the cut.
         if self.window.since.is_some_and(|since| sent_at < since) {
             return;
         }
@@ -219,7 +219,7 @@ mod tests {
         api.run(Duration::from_secs(20));
         let seen = api.run(Duration::from_secs(600));
         println!("{seen:?}");
-        // 16 workers answer 320 requests in a second, 192,000 in all.
+        // 16 workers respond to 320 requests per second, 192,000 in all.
         assert!(seen.responses > 192_000 * 90 / 100, "{seen:?}");
         assert!(seen.took / seen.responses < 50 * MS * 3 / 2, "{seen:?}");
         assert!(seen.limit_max <= 30 && seen.limit_min >= 10, "{seen:?}");
@@ -254,11 +254,11 @@ mod tests {
     fn one_congestion_cuts_once_and_only_overload_cuts() {
         let mut limit = AdaptiveConcurrency::new(2, 40);
         let mut now = Instant::now();
-        let mut round = |limit: &mut AdaptiveConcurrency, sign| {
+        let mut round = |limit: &mut AdaptiveConcurrency, health| {
             let sent_at = now;
             limit.at_limit();
             now += 10 * MS;
-            (0..limit.limit().max(WINDOW_MIN)).for_each(|_| limit.responded(sent_at, sign, now));
+            (0..limit.limit().max(WINDOW_MIN)).for_each(|_| limit.responded(sent_at, health, now));
             now += 10 * MS;
         };
         (0..100).for_each(|_| round(&mut limit, ApiHealth::Healthy));

@@ -14,15 +14,15 @@ use crate::delivery::response::{Lost, NotSent, Response};
 /// Health of the API, as one response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApiHealth {
-    /// It responds.
+    /// The API responds.
     Healthy,
-    /// It responds, and asks for fewer requests.
+    /// The API responds, and asks for fewer requests.
     Busy,
-    /// It is unhealthy because of too much load.
+    /// The API is unhealthy because of too much load.
     Overloaded,
-    /// It does not work.
+    /// The API does not work.
     Unhealthy,
-    /// Nothing was sent to it.
+    /// Nothing was sent to the API.
     Unknown,
 }
 
@@ -30,10 +30,13 @@ impl ApiHealth {
     /// Returns the health that a response shows. A definite one decides its call.
     pub(crate) fn of(response: &Response, is_definite: bool) -> Self {
         match (response, is_definite) {
+            // Nothing reached the API.
             (Response::NotSent(NotSent::Withheld), _) => Self::Unknown,
+            // Without a connection or credentials no call can succeed, so calls wait as in an outage.
             (Response::NotSent(NotSent::NoConnection | NotSent::NotWritten | NotSent::NoCredentials), _) => {
                 Self::Unhealthy
             }
+            // Usually a queue that is too long: fewer calls in flight help.
             (Response::Lost(Lost::TimedOut), _) => Self::Overloaded,
             (Response::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Unhealthy,
             // A rejected order is the order's fault. Were it a failure, one bad batch of orders would cut off all.

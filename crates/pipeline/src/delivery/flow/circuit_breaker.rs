@@ -53,10 +53,10 @@ pub struct Outage {
 /// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls are made.
+    /// Calls are sent as usual.
     #[default]
     Closed,
-    /// Calls wait.
+    /// Calls wait for a probe.
     Open,
     /// Calls wait, and a probe is in flight.
     Probing,
@@ -80,11 +80,11 @@ impl BreakerState {
 /// Change that a response makes to the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerChange {
-    /// No change.
+    /// The breaker stays as it is.
     None,
     /// The breaker opened, or a probe failed.
     Failed(Outage),
-    /// The breaker closed.
+    /// A probe succeeded, and the breaker closed.
     Closed,
 }
 
@@ -149,6 +149,7 @@ impl CircuitBreaker {
     pub(super) fn request_sent(&mut self, now: Instant) {
         self.in_flight += 1;
         if let Some(outage) = &mut self.outage {
+            // Counts from the sending: a probe that hangs must not stop the probing.
             outage.probe_at = now + self.settings.probe_interval;
         }
     }
@@ -191,6 +192,7 @@ impl CircuitBreaker {
 
     fn judge(&mut self, response: &Response, health: ApiHealth, now: Instant) -> BreakerChange {
         match (&mut self.outage, health) {
+            // 429 comes from a live API, and slowing down is the rate's and the adaptive limit's task.
             (None, ApiHealth::Healthy | ApiHealth::Busy) => {
                 (self.failures, self.failing_since) = (0, None);
                 self.ramp = self.ramp.saturating_add(1);

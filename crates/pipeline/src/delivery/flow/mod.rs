@@ -1,7 +1,7 @@
 //! Flow control: whether the API is called at all, how fast, and how many calls are in flight.
 //!
-//! `circuit_breaker`, `rate_limit` and `adaptive_concurrency` each answer one of these questions, and `api_health` says
-//! what a response means for them. Here they are asked together; `machine/backpressure.rs` applies the answer to calls.
+//! `circuit_breaker`, `rate_limit` and `adaptive_concurrency` each decide one of these, and `api_health` says
+//! what a response means for them. Here they decide together; `machine/backpressure.rs` applies it to calls.
 
 mod adaptive_concurrency;
 mod api_health;
@@ -25,7 +25,7 @@ use rate_limit::RateLimit;
 /// Settings of the flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowControlSettings {
-    /// Circuit breaker.
+    /// Settings of the circuit breaker.
     pub breaker: BreakerSettings,
     /// Rate limit; `None`: unlimited.
     pub rate: Option<RateSettings>,
@@ -63,6 +63,7 @@ impl FlowControl {
     }
 
     pub(super) fn new(settings: FlowControlSettings, calls_in_flight_max: usize) -> Self {
+        // At least one, or nothing would be sent and nothing measured.
         let adaptive =
             |min: usize| AdaptiveConcurrency::new(min.clamp(1, calls_in_flight_max), calls_in_flight_max);
         Self {
@@ -101,6 +102,7 @@ impl FlowControl {
     /// Time at which there is room again; `None` if time alone does not bring it.
     pub(super) fn room_at(&self) -> Option<Instant> {
         let rate = self.rate.as_ref().and_then(RateLimit::room_at);
+        // Both must have room, so the later time counts.
         self.breaker.room_at().max(rate)
     }
 
@@ -141,6 +143,7 @@ impl FlowControl {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.responded(sent_at, health, now);
         }
+        // The adaptive limit measures each response, also those that are late for the breaker.
         self.breaker.responded(sent_at, response, health, now)
     }
 

@@ -9,12 +9,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Rate of requests.
+/// Settings of the rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateSettings {
     /// Number of requests per period, at least 1.
     pub requests: u32,
-    /// The period.
+    /// Length of the period.
     pub per: Duration,
 }
 

@@ -72,6 +72,7 @@ impl<P> Delivery<P> {
                 None => {}
             }
         }
+        // Without an active partition there is nothing to commit, and no lease to extend.
         if !commits.is_empty() {
             self.intents.commit_sent();
             self.commits.sent(in_flight);
@@ -101,6 +102,7 @@ impl<P> Delivery<P> {
     fn commit_acknowledged(&mut self, commit: CommitInFlight, now: Instant) {
         for (partition, assignment, changes) in commit.content {
             if let Some(owned) = self.partitions.get_mut(partition)
+                // The partition may have come back in a later assignment, with other changes.
                 && owned.assignment() == assignment
             {
                 owned.committed(changes);

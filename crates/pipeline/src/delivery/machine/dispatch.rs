@@ -48,6 +48,7 @@ impl<P> Delivery<P> {
         let Some(call) = self.partitions.call(id) else {
             return true;
         };
+        // This process may have sent it before the partition was lost and came back.
         let known = match self.requests.is_in_flight(id) {
             // The response to that request is the call's, so it is not sent again.
             true => None,

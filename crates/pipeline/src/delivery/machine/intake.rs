@@ -10,6 +10,7 @@ impl<P> Delivery<P> {
     pub(super) fn pending(&mut self, pending: Pending<P>, now: Instant) {
         match self.partitions.take(pending, self.limits.ownership_lease, now) {
             Some((id, Taken::First)) => self.first_of_key(id, now),
+            // It is not skipped: each record below the commit position has its final state.
             Some((id, Taken::NotACall)) => self.publish(id),
             Some((_, Taken::BlockedByKey)) | None => {}
         }
@@ -21,6 +22,7 @@ impl<P> Delivery<P> {
         let is_breaker_open = self.flow.is_breaker_open();
         let (mut to_pause, mut to_resume) = (Vec::new(), Vec::new());
         for (partition, owned) in self.partitions.iter_mut() {
+            // Draining partitions are paused for good, and the others were never started.
             if !owned.is_active() {
                 continue;
             }

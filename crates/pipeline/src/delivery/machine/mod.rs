@@ -86,6 +86,7 @@ impl<P> Delivery<P> {
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::ClientLost => self.rejoin(Rejoin::ClientLost),
             Event::Stop => self.shut_down(now),
+            // Only time has passed. What is due follows below.
             Event::Tick => {}
         }
         self.follow_up(now);
@@ -133,6 +134,7 @@ impl<P> Delivery<P> {
     /// Gauges of the current state.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
+        // Counted and not kept up to date: that takes a pass over the open calls, and cannot go wrong.
         let in_phase = |phase| {
             let owned = self.partitions.iter();
             owned.filter(|(_, owned)| owned.phase() == phase).count()

@@ -43,6 +43,7 @@ impl<P> Delivery<P> {
                 call.enter(CallState::Publishing(final_state), now);
                 self.publish(id);
             }
+            // No call waits for quiescence under `retry`. Should one, it is simply sent.
             policy @ Policy::Retry => {
                 call.enter(CallState::Ready, now);
                 self.queues.push(id, policy, End::Back);
@@ -50,8 +51,9 @@ impl<P> Delivery<P> {
         }
     }
 
-    /// Sends look-ups while there are slots and flow control allows it. They need no lease: a look-up changes nothing.
+    /// Sends look-ups while there are slots and flow control allows it.
     pub(super) fn look_up_ready(&mut self, now: Instant) {
+        // They need no lease: a look-up changes nothing, whoever owns the partition by now.
         while self.look_ups.has_free_slot(self.limits.calls_in_flight_max) && self.may_look_up(now) {
             let Some(id) = self.look_ups.pop() else {
                 return;
@@ -60,6 +62,7 @@ impl<P> Delivery<P> {
             let Some(call) = owned.and_then(|owned| owned.call(id.offset)) else {
                 continue;
             };
+            // A stale entry otherwise: the call has moved on.
             if call.is(&CallState::LookingUp) {
                 let payload = call.payload();
                 self.look_ups.sent(id, now);
@@ -83,6 +86,7 @@ impl<P> Delivery<P> {
         };
         let next = call.looked_up(response, &self.verify, is_outage, now);
         let (tries, policy) = (call.lookups(), call.policy());
+        // The API never saw the order, so the note need not name the call any more.
         if !call.is_ambiguous() {
             owned.note_changed();
         }

@@ -30,6 +30,7 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn shut_down(&mut self, now: Instant) {
+        // A second signal does not extend the deadline.
         if self.drains.is_shutting_down() {
             return;
         }
@@ -78,6 +79,7 @@ impl<P> Delivery<P> {
         if overdue.is_empty() {
             return;
         }
+        // What is known of these calls stays useful: the partition may come back to this process.
         for partition in &overdue {
             self.remember_results(*partition);
             self.partitions.release_overdue(*partition);
@@ -136,6 +138,7 @@ impl<P> Delivery<P> {
         self.drains.clear_revocations();
         self.commits.reset();
         self.lease.end();
+        // A shutdown leaves the group anyway.
         if !self.drains.is_shutting_down() {
             self.actions.push(Action::Rejoin(why));
         }

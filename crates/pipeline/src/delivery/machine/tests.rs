@@ -1,4 +1,4 @@
-//! Single decisions of the delivery, each as a short scenario. What holds of all stories together is played in
+//! Single decisions of the delivery, each as a short scenario. The invariants of all scenarios are checked in
 //! `tests/delivery.rs`.
 
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn verify() -> Verify {
     }
 }
 
-/// A delivery, its clock, and what it actions for last.
+/// A delivery, its clock, and the actions of the last event.
 struct Scenario {
     delivery: Delivery<()>,
     policy: Policy,
@@ -53,7 +53,7 @@ impl Scenario {
         Self::under(Policy::Retry)
     }
 
-    /// All its calls have this policy.
+    /// Without partitions; all calls have this policy.
     fn under(policy: Policy) -> Self {
         Self::with(LIMITS, policy)
     }
@@ -72,7 +72,7 @@ impl Scenario {
         }
     }
 
-    /// A partition with this committed offset and note, and proof that it is ours.
+    /// A partition with this committed offset and note, and an ownership lease.
     fn started(committed: i64, note: &str) -> Self {
         let mut scenario = Self::new();
         scenario.assign(loaded(Some(committed), note));
@@ -117,8 +117,7 @@ impl Scenario {
 
     fn id(&self, offset: i64) -> CallId {
         let mut ids = self.delivery.calls().map(|(id, _)| id);
-        ids.find(|id| id.offset == Offset(offset))
-            .expect("a call that is held")
+        ids.find(|id| id.offset == Offset(offset)).expect("an open call")
     }
 
     fn respond(&mut self, offset: i64, status: u16) -> &mut Self {
@@ -145,7 +144,7 @@ impl Scenario {
         self.on(Event::Committed(CommitResult::Committed))
     }
 
-    /// What the commit that was actions for last says of beginnings.
+    /// Checks the recorded intents in the last commit.
     #[track_caller]
     fn check_intents(&self, expected: &[i64]) -> &Self {
         let commits = self.actions.iter().find_map(|action| match action {
@@ -154,12 +153,12 @@ impl Scenario {
         });
         let commit = &commits.expect("a commit")[0];
         let note = CallNote::decode(commit.offset, &commit.note).expect("a note");
-        let begun: Vec<i64> = note
+        let intents: Vec<i64> = note
             .begun
             .runs()
             .flat_map(|(from, until)| from.0..until.0)
             .collect();
-        assert_eq!(begun, expected);
+        assert_eq!(intents, expected);
         self
     }
 
@@ -176,7 +175,7 @@ impl Scenario {
         self.on(Event::Tick)
     }
 
-    /// What was actions for last, in short.
+    /// Checks the actions of the last event, in short.
     #[track_caller]
     fn check(&self, expected: &[&str]) -> &Self {
         let actions: Vec<String> = self.actions.iter().map(short).collect();
@@ -205,10 +204,10 @@ fn short(action: &Action<()>) -> String {
             is_first: true,
             ..
         } => format!("start for the first time at {offset}"),
-        Action::Halt { .. } => "refuse".into(),
+        Action::Halt { .. } => "halt".into(),
         Action::Pause(_) => "pause".into(),
         Action::Resume(_) => "resume".into(),
-        Action::ExtendLease(_) => "permit".into(),
+        Action::ExtendLease(_) => "extend lease".into(),
         Action::Withhold(_) => "withhold".into(),
         Action::Send {
             call, repeats: None, ..
@@ -226,7 +225,7 @@ fn short(action: &Action<()>) -> String {
             let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
             format!("defer {offsets:?}, commit {}", commits[0].offset)
         }
-        Action::Release { abandoned, .. } => format!("give up, {} abandoned", abandoned.len()),
+        Action::Release { abandoned, .. } => format!("release, {} abandoned", abandoned.len()),
         Action::Outage(outage) => format!("outage, {} failed", outage.failures),
         Action::OutageOver => "outage is over".into(),
         Action::Rejoin(_) => "rejoin".into(),
@@ -246,19 +245,19 @@ fn loaded(committed: Option<i64>, note: &str) -> LoadedNotes {
 const MS: Duration = Duration::from_millis(1);
 
 #[test]
-fn a_call_goes_from_the_outbox_to_the_committed_offset() {
+fn call_goes_from_the_outbox_to_the_commit_position() {
     let mut scenario = Scenario::new();
     scenario.assign(loaded(Some(7), "")).check(&["start at 7"]);
     scenario.pending(7, "a").check(&["commit 7"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "send 7"]);
+        .check(&["extend lease", "send 7"]);
     scenario.respond(7, 201).check(&["publish 7"]);
     scenario.acknowledge(7).check(&[]);
     scenario.advance(10 * MS).check(&["commit 8"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit"]);
+        .check(&["extend lease"]);
     assert_eq!(
         scenario.delivery.wake_at(scenario.now),
         None,
@@ -267,7 +266,7 @@ fn a_call_goes_from_the_outbox_to_the_committed_offset() {
 }
 
 #[test]
-fn an_end_that_kafka_did_not_take_is_published_again_and_not_final() {
+fn unacknowledged_final_state_is_published_again() {
     let mut scenario = Scenario::started(7, "");
     scenario.respond(7, 422).check(&["publish 7"]);
     let call = scenario.id(7);
@@ -285,7 +284,7 @@ fn an_end_that_kafka_did_not_take_is_published_again_and_not_final() {
 }
 
 #[test]
-fn calls_of_one_key_are_made_one_after_the_other_and_others_meanwhile() {
+fn calls_of_one_key_are_made_in_order() {
     let mut scenario = Scenario::started(7, "");
     scenario.pending(8, "first").check(&[]);
     scenario.pending(9, "other").check(&["send 9"]);
@@ -294,7 +293,7 @@ fn calls_of_one_key_are_made_one_after_the_other_and_others_meanwhile() {
 }
 
 #[test]
-fn an_ambiguous_call_is_made_again_and_said_to_be_a_repeated_one() {
+fn ambiguous_call_is_repeated_under_retry() {
     let mut scenario = Scenario::started(7, "");
     scenario.respond(7, 500).check(&["wait 7 Attempt"]);
     let call = scenario.id(7);
@@ -305,11 +304,11 @@ fn an_ambiguous_call_is_made_again_and_said_to_be_a_repeated_one() {
 }
 
 #[test]
-fn what_the_last_owner_had_begun_is_said_to_be_a_repeated_call() {
-    let mut begun = CallNote::default();
-    begun.begun.insert(Offset(8));
-    begun.finals.insert(Offset(9));
-    let mut scenario = Scenario::started(7, &begun.encode(Offset(7)).expect("a note"));
+fn inherited_intent_makes_a_repeated_call() {
+    let mut note = CallNote::default();
+    note.begun.insert(Offset(8));
+    note.finals.insert(Offset(9));
+    let mut scenario = Scenario::started(7, &note.encode(Offset(7)).expect("a note"));
     scenario.pending(8, "b").check(&["send 8 again: redelivered"]);
     scenario.pending(9, "c").check(&[]);
     scenario.respond(7, 201);
@@ -318,7 +317,7 @@ fn what_the_last_owner_had_begun_is_said_to_be_a_repeated_call() {
 }
 
 #[test]
-fn past_the_ownership_deadline_nothing_is_sent_before_new_proof() {
+fn nothing_is_sent_past_the_ownership_lease() {
     let mut scenario = Scenario::started(7, "");
     scenario.respond(7, 201);
     scenario.acknowledge(7);
@@ -326,19 +325,19 @@ fn past_the_ownership_deadline_nothing_is_sent_before_new_proof() {
     scenario.on(Event::Committed(CommitResult::Committed));
     scenario.now += Duration::from_secs(5);
     scenario.pending(8, "b").check(&["commit 8"]);
-    // The proof counts from when the commit was sent: one that took too long proves nothing.
+    // The lease counts from when the commit was sent: one that took too long extends nothing.
     scenario.now += Duration::from_secs(5);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "commit 8"]);
+        .check(&["extend lease", "commit 8"]);
     scenario.now += Duration::from_secs(4);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "send 8", "commit 8"]);
+        .check(&["extend lease", "send 8", "commit 8"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit"]);
-    // While a request is under way the proof is renewed at half its time.
+        .check(&["extend lease"]);
+    // While a request is in flight the lease is renewed at half its length.
     assert_eq!(
         scenario.delivery.wake_at(scenario.now),
         Some(scenario.now + Duration::from_millis(2_500))
@@ -349,7 +348,7 @@ fn past_the_ownership_deadline_nothing_is_sent_before_new_proof() {
 }
 
 #[test]
-fn a_revoked_partition_finishes_what_is_in_flight_and_commits_before_it_goes() {
+fn revoked_partition_drains_before_its_release() {
     let mut scenario = Scenario::started(7, "");
     scenario.pending(8, "b").check(&["send 8"]);
     scenario.pending(9, "c").check(&[]);
@@ -360,14 +359,14 @@ fn a_revoked_partition_finishes_what_is_in_flight_and_commits_before_it_goes() {
     scenario.acknowledge(7).check(&[]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "commit 8"]);
+        .check(&["extend lease", "commit 8"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "give up, 0 abandoned"]);
+        .check(&["extend lease", "release, 0 abandoned"]);
 }
 
 #[test]
-fn a_drain_has_an_end_and_the_note_says_what_nobody_knows() {
+fn drain_times_out_and_notes_what_is_ambiguous() {
     let mut scenario = Scenario::started(7, "");
     scenario
         .advance(10 * MS)
@@ -387,11 +386,11 @@ fn a_drain_has_an_end_and_the_note_says_what_nobody_knows() {
     assert!(note.begun.contains(Offset(7)));
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "finish"]);
+        .check(&["extend lease", "finish"]);
 }
 
 #[test]
-fn a_lost_partition_commits_nothing_and_is_given_up_once_no_commit_is_in_flight() {
+fn lost_partition_commits_nothing() {
     let mut scenario = Scenario::started(7, "");
     scenario.respond(7, 201);
     scenario.acknowledge(7);
@@ -399,7 +398,7 @@ fn a_lost_partition_commits_nothing_and_is_given_up_once_no_commit_is_in_flight(
     scenario.on(Event::Lost(vec![P])).check(&["withhold"]);
     scenario
         .on(Event::Committed(CommitResult::Fenced))
-        .check(&["give up, 0 abandoned"]);
+        .check(&["release, 0 abandoned"]);
     assert!(!scenario.delivery.lease.may_send(scenario.now));
     let nothing = Gauges {
         calls_in_flight_limit: 2,
@@ -409,19 +408,19 @@ fn a_lost_partition_commits_nothing_and_is_given_up_once_no_commit_is_in_flight(
 }
 
 #[test]
-fn a_partition_that_comes_back_is_not_actions_for_twice() {
+fn returning_partition_is_not_called_again() {
     let mut scenario = Scenario::started(7, "");
     scenario.pending(8, "b").check(&["send 8"]);
-    let (ended, under_way) = (scenario.id(7), scenario.id(8));
+    let (ended, in_flight) = (scenario.id(7), scenario.id(8));
     scenario.respond(7, 201);
     scenario.on(Event::Published {
         call: ended,
         acknowledged: true,
     });
-    // The end of 7 is not committed, the request of 8 is under way.
+    // 7 is final and not committed, the request of 8 is in flight.
     scenario
         .on(Event::Lost(vec![P]))
-        .check(&["withhold", "give up, 1 abandoned"]);
+        .check(&["withhold", "release, 1 abandoned"]);
     scenario.assign(loaded(Some(7), "")).check(&["start at 7"]);
     scenario.pending(7, "first").check(&[]);
     scenario.pending(8, "b").check(&[]);
@@ -429,16 +428,16 @@ fn a_partition_that_comes_back_is_not_actions_for_twice() {
     scenario.advance(10 * MS).check(&["commit 7"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "send 9"]);
+        .check(&["extend lease", "send 9"]);
     scenario
-        .respond_with(under_way, status_of(201))
+        .respond_with(in_flight, status_of(201))
         .check(&["publish 8"]);
     scenario.acknowledge(8);
     scenario.advance(10 * MS).check(&["commit 9"]);
 }
 
 #[test]
-fn another_record_at_the_same_position_is_another_call() {
+fn another_key_at_the_same_position_is_another_call() {
     let mut scenario = Scenario::started(7, "");
     scenario.respond(7, 201);
     scenario.acknowledge(7);
@@ -448,11 +447,11 @@ fn another_record_at_the_same_position_is_another_call() {
     scenario.advance(10 * MS).check(&["commit 7"]);
     scenario
         .on(Event::Committed(CommitResult::Committed))
-        .check(&["permit", "send 7"]);
+        .check(&["extend lease", "send 7"]);
 }
 
 #[test]
-fn after_a_commit_that_nobody_knows_of_the_group_is_joined_anew() {
+fn unknown_commit_result_leads_to_a_rejoin() {
     for result in [CommitResult::Unknown, CommitResult::Fenced] {
         let mut scenario = Scenario::started(7, "");
         scenario.advance(10 * MS).check(&["commit 7"]);
@@ -466,7 +465,7 @@ fn after_a_commit_that_nobody_knows_of_the_group_is_joined_anew() {
 }
 
 #[test]
-fn a_commit_that_was_surely_not_taken_is_made_again_and_proves_nothing() {
+fn rejected_commit_is_made_again_and_proves_nothing() {
     let mut scenario = Scenario::new();
     scenario.assign(loaded(Some(7), ""));
     scenario.pending(7, "a").check(&["commit 7"]);
@@ -476,7 +475,7 @@ fn a_commit_that_was_surely_not_taken_is_made_again_and_proves_nothing() {
 }
 
 #[test]
-fn intake_stops_at_a_limit_and_goes_on_at_half_of_it() {
+fn intake_pauses_at_a_limit_and_resumes_at_half() {
     let mut scenario = Scenario::started(7, "");
     scenario.pending(8, "b").pending(9, "c").check(&[]);
     scenario.pending(10, "d").check(&["pause"]);
@@ -487,14 +486,14 @@ fn intake_stops_at_a_limit_and_goes_on_at_half_of_it() {
 }
 
 #[test]
-fn a_record_that_is_no_call_is_a_dead_letter_without_being_called() {
+fn record_that_is_no_call_becomes_a_dead_letter() {
     let mut scenario = Scenario::started(7, "");
     scenario.pending(8, "").check(&["publish 8"]);
     scenario.acknowledge(8);
 }
 
 #[test]
-fn nothing_resets_silently() {
+fn offsets_never_reset_silently() {
     let check = |loaded: LoadedNotes, expected: &str| {
         let mut scenario = Scenario::new();
         scenario.assign(loaded).check(&[expected]);
@@ -505,20 +504,20 @@ fn nothing_resets_silently() {
         ..loaded(committed, "")
     };
     check(with_log(Some(7), 7, 7), "start at 7");
-    check(with_log(Some(6), 7, 9), "refuse");
-    check(with_log(Some(10), 7, 9), "refuse");
-    check(with_log(None, 7, 9), "refuse");
-    check(loaded(Some(7), "2:rAQE:"), "refuse");
-    check(loaded(Some(7), "\u{fffd}"), "refuse");
+    check(with_log(Some(6), 7, 9), "halt");
+    check(with_log(Some(10), 7, 9), "halt");
+    check(with_log(None, 7, 9), "halt");
+    check(loaded(Some(7), "2:rAQE:"), "halt");
+    check(loaded(Some(7), "\u{fffd}"), "halt");
     let mut scenario = Scenario::new();
-    // What was never committed is committed at once.
+    // A first offset is committed at once.
     scenario
         .assign(with_log(None, 0, 9))
         .check(&["start for the first time at 0", "commit 0"]);
 }
 
 #[test]
-fn late_events_of_an_earlier_assignment_do_nothing() {
+fn events_of_an_earlier_assignment_do_nothing() {
     let mut scenario = Scenario::started(7, "");
     let old = scenario.id(7);
     scenario.on(Event::Lost(vec![P]));
@@ -540,41 +539,43 @@ fn late_events_of_an_earlier_assignment_do_nothing() {
         .check(&[]);
 }
 
-/// A partition that was loaded with a note, under a policy that notes beginnings.
-fn noted(policy: Policy, begun: &[i64]) -> Scenario {
+/// A partition whose note has these intents.
+fn with_intents(policy: Policy, intents: &[i64]) -> Scenario {
     let mut note = CallNote::default();
-    begun.iter().for_each(|offset| note.begun.insert(Offset(*offset)));
+    intents
+        .iter()
+        .for_each(|offset| note.begun.insert(Offset(*offset)));
     let mut scenario = Scenario::under(policy);
     scenario.assign(loaded(Some(7), &note.encode(Offset(7)).expect("a note")));
     scenario
 }
 
 #[test]
-fn under_park_and_verify_a_call_is_sent_only_once_its_beginning_is_committed() {
+fn call_is_sent_only_after_its_intent_is_committed() {
     for policy in [Policy::Park, Policy::Verify] {
-        let mut scenario = noted(policy, &[]);
+        let mut scenario = with_intents(policy, &[]);
         scenario.pending(7, "a").check(&["commit 7"]).check_intents(&[7]);
-        // The next ones wait for the next commit: there is one in flight.
+        // The next intents wait for the next commit: there is one in flight.
         scenario.pending(8, "b").check(&[]);
         scenario
             .committed()
-            .check(&["permit", "send 7", "commit 7"])
+            .check(&["extend lease", "send 7", "commit 7"])
             .check_intents(&[7, 8]);
         scenario.respond(7, 201).check(&["publish 7"]);
         scenario.pending(9, "c").pending(10, "d").check(&["pause"]);
-        // One place is free; one more is begun ahead, because one came free while a commit was in flight.
+        // One slot is free; one more intent goes ahead, because a slot came free while a commit was in flight.
         scenario
             .committed()
-            .check(&["permit", "send 8", "commit 7"])
+            .check(&["extend lease", "send 8", "commit 7"])
             .check_intents(&[7, 8, 9, 10]);
-        scenario.committed().check(&["permit", "send 9"]);
+        scenario.committed().check(&["extend lease", "send 9"]);
         scenario.respond(8, 201).check(&["publish 8", "send 10"]);
     }
 }
 
-/// Whether each place that comes free is taken at once, and not with the next commit's acknowledgement, when all calls
-/// under way end while a commit is in flight.
-fn places_are_taken_at_once(intents_ahead_max: usize) -> bool {
+/// Returns `true` if each slot that comes free is filled at once, and not with the next commit's acknowledgement, when
+/// all calls end while a commit is in flight.
+fn slots_are_filled_at_once(intents_ahead_max: usize) -> bool {
     let limits = Limits {
         intents_ahead_max,
         calls_open_max: 100,
@@ -585,35 +586,35 @@ fn places_are_taken_at_once(intents_ahead_max: usize) -> bool {
     for offset in 0..40 {
         scenario.pending(offset, &offset.to_string());
     }
-    let mut are_taken = true;
+    let mut are_filled = true;
     for commit in 0..12 {
         scenario.committed();
-        let is_under_way = |(_, call): &(CallId, &Call<()>)| *call.state().0 == CallState::InFlight;
-        let under_way = scenario.delivery.calls().filter(is_under_way);
-        let under_way: Vec<Offset> = under_way.map(|(id, _)| id.offset).collect();
-        for Offset(offset) in under_way {
+        let is_in_flight = |(_, call): &(CallId, &Call<()>)| *call.state().0 == CallState::InFlight;
+        let in_flight = scenario.delivery.calls().filter(is_in_flight);
+        let in_flight: Vec<Offset> = in_flight.map(|(id, _)| id.offset).collect();
+        for Offset(offset) in in_flight {
             scenario.respond(offset, 201);
-            let is_taken = (scenario.actions.iter()).any(|action| matches!(action, Action::Send { .. }));
+            let is_filled = (scenario.actions.iter()).any(|action| matches!(action, Action::Send { .. }));
             scenario.acknowledge(offset);
-            // The first commits cannot know how many places come free.
-            are_taken &= is_taken || commit < 4;
+            // The first commits cannot know how many slots come free.
+            are_filled &= is_filled || commit < 4;
         }
     }
-    are_taken
+    are_filled
 }
 
 #[test]
-fn no_place_waits_for_a_commit_once_as_many_are_begun_ahead_as_end_in_two() {
+fn intents_ahead_fill_slots_without_waiting() {
     // Two calls end in the time of one commit.
     assert_eq!(
-        [0, 2, 3, 4].map(places_are_taken_at_once),
+        [0, 2, 3, 4].map(slots_are_filled_at_once),
         [false, false, false, true]
     );
 }
 
 #[test]
-fn what_a_commit_did_not_note_is_not_sent() {
-    let mut scenario = noted(Policy::Park, &[]);
+fn rejected_intent_is_not_sent() {
+    let mut scenario = with_intents(Policy::Park, &[]);
     scenario.pending(7, "a").check(&["commit 7"]);
     scenario.on(Event::Committed(CommitResult::Rejected)).check(&[]);
     scenario
@@ -626,39 +627,45 @@ fn what_a_commit_did_not_note_is_not_sent() {
 }
 
 #[test]
-fn a_beginning_is_taken_back_when_the_call_was_surely_not_processed() {
-    let mut scenario = noted(Policy::Park, &[]);
-    scenario.pending(7, "a").committed().check(&["permit", "send 7"]);
+fn intent_is_void_after_a_retryable_response() {
+    let mut scenario = with_intents(Policy::Park, &[]);
+    scenario
+        .pending(7, "a")
+        .committed()
+        .check(&["extend lease", "send 7"]);
     scenario.respond(7, 429).check(&["wait 7 Attempt"]);
     let call = scenario.id(7);
     scenario.advance(10 * MS).check(&["commit 7"]).check_intents(&[]);
     scenario.on(Event::WaitElapsed(call)).check(&[]);
-    // It is noted once more before it is sent once more.
+    // Its intent is recorded again before it is sent again.
     scenario
         .committed()
-        .check(&["permit", "commit 7"])
+        .check(&["extend lease", "commit 7"])
         .check_intents(&[7]);
-    scenario.committed().check(&["permit", "send 7"]);
+    scenario.committed().check(&["extend lease", "send 7"]);
 }
 
 #[test]
-fn under_park_an_ambiguous_call_is_parked_and_stays_noted_until_that_is_acknowledged() {
-    let mut scenario = noted(Policy::Park, &[]);
-    scenario.pending(7, "a").committed().check(&["permit", "send 7"]);
+fn parked_call_stays_noted_until_acknowledged() {
+    let mut scenario = with_intents(Policy::Park, &[]);
+    scenario
+        .pending(7, "a")
+        .committed()
+        .check(&["extend lease", "send 7"]);
     scenario.respond(7, 500).check(&["publish 7"]);
     scenario
         .pending(8, "b")
         .check(&["commit 7"])
         .check_intents(&[7, 8]);
     scenario.acknowledge(7);
-    scenario.committed().check(&["permit", "send 8"]);
+    scenario.committed().check(&["extend lease", "send 8"]);
     scenario.advance(10 * MS).check(&["commit 8"]).check_intents(&[8]);
 }
 
-/// Scenario: the last owner had begun 7 and died. It may still be sending, as long as its proof lasts.
+/// Scenario: the last owner recorded the intent for 7 and died. It may still be sending, as long as its lease lasts.
 #[test]
-fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_leave() {
-    let mut scenario = noted(Policy::Park, &[7]);
+fn inherited_intent_is_parked_after_the_lease() {
+    let mut scenario = with_intents(Policy::Park, &[7]);
     scenario.pending(7, "a").check(&["wait 7 Quiescence"]);
     let call = scenario.id(7);
     scenario.advance(LIMITS.ownership_lease - MS);
@@ -671,12 +678,12 @@ fn under_park_what_the_last_owner_had_begun_is_parked_when_nothing_of_it_can_lea
 }
 
 #[test]
-fn under_verify_the_api_is_actions_once_everything_has_settled() {
-    let settle = verify().api_processing_max;
-    let mut scenario = noted(Policy::Verify, &[7]);
+fn look_up_waits_for_quiescence() {
+    let processing = verify().api_processing_max;
+    let mut scenario = with_intents(Policy::Verify, &[7]);
     scenario.pending(7, "a").check(&["wait 7 Quiescence"]);
     let call = scenario.id(7);
-    scenario.now += LIMITS.ownership_lease + settle - MS;
+    scenario.now += LIMITS.ownership_lease + processing - MS;
     scenario
         .on(Event::WaitElapsed(call))
         .check(&["wait 7 Quiescence"]);
@@ -688,12 +695,12 @@ fn under_verify_the_api_is_actions_once_everything_has_settled() {
         .respond_to_look_up(7, 404)
         .check(&["commit 7"])
         .check_intents(&[7]);
-    scenario.committed().check(&["permit", "send 7"]);
-    // Its own answer is lost: from its response on, the API may be at work for as long as it takes.
+    scenario.committed().check(&["extend lease", "send 7"]);
+    // Its response is lost: the API may process the request for its longest processing time from then on.
     scenario
         .respond_with(call, Response::Lost(Lost::TimedOut))
         .check(&["wait 7 Quiescence"]);
-    scenario.now += settle;
+    scenario.now += processing;
     scenario
         .on(Event::WaitElapsed(call))
         .check(&["look up 7", "commit 7"]);
@@ -701,16 +708,21 @@ fn under_verify_the_api_is_actions_once_everything_has_settled() {
 }
 
 #[test]
-fn a_drain_takes_back_beginnings_and_makes_nothing_ambiguous() {
-    let mut scenario = noted(Policy::Park, &[]);
-    scenario.pending(7, "a").committed().check(&["permit", "send 7"]);
+fn drain_voids_intents_that_were_not_sent() {
+    let mut scenario = with_intents(Policy::Park, &[]);
+    scenario
+        .pending(7, "a")
+        .committed()
+        .check(&["extend lease", "send 7"]);
     scenario
         .pending(8, "b")
         .check(&["commit 7"])
         .check_intents(&[7, 8]);
     scenario.on(Event::Revoked(vec![P])).check(&["pause"]);
-    scenario.committed().check(&["permit"]);
+    scenario.committed().check(&["extend lease"]);
     scenario.respond(7, 201).check(&["publish 7"]);
     scenario.acknowledge(7).check(&["commit 8"]).check_intents(&[]);
-    scenario.committed().check(&["permit", "give up, 0 abandoned"]);
+    scenario
+        .committed()
+        .check(&["extend lease", "release, 0 abandoned"]);
 }

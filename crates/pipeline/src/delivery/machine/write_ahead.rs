@@ -11,6 +11,7 @@ impl<P> Delivery<P> {
     /// Number of calls whose intent may be recorded now.
     fn intent_room(&self, now: Instant) -> usize {
         let awaiting = self.queues.awaiting_intent();
+        // The usual case under `retry`; it is asked on each event, so it comes first.
         if awaiting == 0 {
             return 0;
         }

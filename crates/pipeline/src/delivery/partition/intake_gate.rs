@@ -1,6 +1,6 @@
 //! Backpressure of one partition: intake stops at a limit and resumes at half of it.
 
-/// How full a partition, or the whole process, is. Ordered, so that the fuller of two decides.
+/// Fill level of a partition, or of the whole process. Ordered, so that the fuller of two decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FillLevel {
     /// At most half of each limit is used.

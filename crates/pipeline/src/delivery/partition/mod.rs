@@ -59,11 +59,11 @@ pub(super) struct OwnedPartition<P> {
 pub(super) enum Phase {
     /// Its committed offset and call note are being read.
     Loading,
-    /// Nothing is done with it: operator action required.
+    /// Nothing is done: operator action required.
     Halted,
     /// Its calls are made.
     Active,
-    /// It takes no more calls, and those in flight finish.
+    /// Calls in flight finish, and no more are taken in.
     Draining,
 }
 
@@ -131,6 +131,7 @@ impl<P> OwnedPartition<P> {
 
     /// Takes a record in. Returns `None` if there is nothing to do for it.
     fn take(&mut self, pending: Pending<P>, lease: Duration, now: Instant) -> Option<Taken> {
+        // What was fetched before a drain began is the next owner's.
         let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
             return None;
         };
@@ -261,6 +262,7 @@ impl<P> OwnedPartition<P> {
     /// Starts to drain: keeps only calls on their way to a final state. Returns the bytes released.
     fn drain(&mut self) -> usize {
         self.phase = Phase::Draining;
+        // No call is unblocked any more: the next owner makes those that wait.
         self.key_queues.clear();
         self.release_unless(|state| match state {
             CallState::InFlight
@@ -345,6 +347,7 @@ impl<P> OwnedPartition<P> {
     /// # Errors
     /// The note is too long.
     pub(super) fn to_commit(&self, deferred: &[Offset]) -> Option<(Offset, Result<String, NoteTooLong>)> {
+        // They become final with the very transaction that commits this note.
         let mut with_deferred;
         let progress = match deferred {
             [] => self.progress.as_ref()?,
@@ -354,6 +357,7 @@ impl<P> OwnedPartition<P> {
                 &with_deferred
             }
         };
+        // Released calls stay in the note until this owner leaves: their outcome is still unknown.
         let mut intents = self.released_ambiguous.clone();
         self.calls()
             .filter(|(offset, call)| call.is_ambiguous() && !deferred.contains(offset))
@@ -406,6 +410,7 @@ impl<P> OwnedPartition<P> {
 
     /// Returns `true` if an earlier call of the same key was deferred: its copy is in transit, or stands behind.
     pub(super) fn must_follow_deferred(&self, offset: Offset) -> bool {
+        // Asked for each call, and almost never needed.
         if !self.has_copies {
             return false;
         }

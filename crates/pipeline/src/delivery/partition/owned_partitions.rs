@@ -14,6 +14,7 @@ use crate::delivery::limits::Limits;
 /// that `bytes_open` is always the sum over the open calls.
 #[derive(Debug)]
 pub(crate) struct OwnedPartitions<P> {
+    // Sorted, so that actions come in the same order in each run, and a seed replays.
     by_number: BTreeMap<Partition, OwnedPartition<P>>,
     /// Number of the last assignment.
     assignments: u64,
@@ -38,6 +39,7 @@ impl<P> OwnedPartitions<P> {
                 !self.by_number.contains_key(partition),
                 "partition {partition} is assigned twice"
             );
+            // The later assignment wins, and the bytes of the earlier one are given back.
             self.remove(*partition);
             self.by_number.insert(*partition, OwnedPartition::new(assignment));
         }
@@ -64,6 +66,7 @@ impl<P> OwnedPartitions<P> {
     pub(crate) fn dirty(&self) -> impl Iterator<Item = (Partition, &OwnedPartition<P>)> {
         self.iter().filter(|(_, owned)| match owned.phase() {
             Phase::Active | Phase::Draining => owned.is_dirty(),
+            // Before the notes are read there is nothing to commit, and a halted partition must not be committed.
             Phase::Loading | Phase::Halted => false,
         })
     }
@@ -122,6 +125,7 @@ impl<P> OwnedPartitions<P> {
         now: Instant,
     ) -> Option<(CallId, Taken)> {
         let (partition, offset, bytes) = (pending.partition, pending.offset, pending.bytes);
+        // Records that were fetched before the partition left are dropped.
         let owned = self.by_number.get_mut(&partition)?;
         let id = CallId {
             assignment: owned.assignment(),

@@ -1,4 +1,4 @@
-//! What the next commit of a partition would add to the committed one.
+//! Changes of a partition that are not committed yet.
 
 use std::collections::VecDeque;
 

@@ -6,6 +6,7 @@ use super::{Response, ResponseClass, ResponseClassifier};
 /// logs and decisions agree on what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassifiedResponse {
+    // Private, so that only the classifier pairs a response with a class.
     response: Response,
     class: ResponseClass,
 }
@@ -22,7 +23,7 @@ pub struct ResponseSummary {
 }
 
 impl ResponseClassifier {
-    /// Classifies a response.
+    /// Classifies a response, once and for all.
     #[must_use]
     pub fn classify(&self, response: Response) -> ClassifiedResponse {
         let class = self.class_of(&response);
@@ -36,7 +37,7 @@ impl ClassifiedResponse {
         Self { response, class }
     }
 
-    /// The response.
+    /// Response as it was received.
     #[must_use]
     pub fn response(&self) -> &Response {
         &self.response
@@ -48,7 +49,7 @@ impl ClassifiedResponse {
         self.class
     }
 
-    /// Summary for logs.
+    /// Returns a summary for logs.
     #[must_use]
     pub fn summary(&self) -> ResponseSummary {
         ResponseSummary {

@@ -94,6 +94,7 @@ impl FieldRule {
     #[must_use]
     pub fn field(&self, body: Option<&Value>) -> Field {
         match body.map(|body| body.pointer(&self.pointer)) {
+            // A body that broke off may have had the field.
             None => Field::Unreadable,
             Some(None | Some(Value::Object(_) | Value::Array(_))) => Field::Missing,
             Some(Some(Value::String(text))) => Field::Value(text.clone()),

@@ -47,7 +47,7 @@ pub enum Response {
 /// Response of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// HTTP status code.
+    /// Status code of the response.
     pub status: u16,
     /// Delay that the `Retry-After` header asks for.
     pub retry_after: Option<Duration>,
@@ -81,9 +81,9 @@ pub enum Lost {
     TimedOut,
     /// The connection was closed or reset before there was a response.
     Closed,
-    /// What came back is no HTTP.
+    /// The peer does not speak HTTP.
     NotHttp,
-    /// Any other error.
+    /// An error of any other kind.
     // Unknown errors count as lost, and so as ambiguous: a wrong *retryable* would pay twice without a trace.
     Other,
 }
@@ -181,6 +181,7 @@ impl ResponseClassifier {
     /// # Errors
     /// A rule can never match, or two rules read the same status.
     pub fn with_fields(mut self, rules: Vec<FieldRule>) -> Result<Self, InvalidRule> {
+        // Refused at start: a rule that never matches would be found out by the first wrong payment.
         field::check(&rules)?;
         self.rules = rules;
         Ok(self)
@@ -190,7 +191,9 @@ impl ResponseClassifier {
     #[must_use]
     pub fn class_of(&self, response: &Response) -> ResponseClass {
         let http = match response {
+            // Not a byte of the body was sent, so the API cannot have processed it.
             Response::NotSent(_) => return ResponseClass::Retryable,
+            // The API may have processed it before the response was lost.
             Response::Lost(_) => return ResponseClass::Ambiguous,
             Response::Status(http) => http,
         };
@@ -202,6 +205,7 @@ impl ResponseClassifier {
         match (class, http.retry_after) {
             (StatusClass::Accepted, _) => ResponseClass::Accepted,
             (StatusClass::Rejected, _) => ResponseClass::Rejected,
+            // A bare 503 may come from a proxy whose upstream has processed the order.
             (StatusClass::Retry, _) | (StatusClass::RetryIfRetryAfter, Some(_)) => ResponseClass::Retryable,
             (StatusClass::Ambiguous, _) | (StatusClass::RetryIfRetryAfter, None) => ResponseClass::Ambiguous,
         }

@@ -58,6 +58,7 @@ impl CommitSchedule {
 
     /// Starts the interval to the next commit.
     pub(crate) fn acknowledged(&mut self, sent_at: Instant, interval: Duration) {
+        // From the sending on, so that a slow acknowledgement does not stretch the interval.
         self.interval_ends_at = Some(sent_at + interval);
     }
 
@@ -68,6 +69,7 @@ impl CommitSchedule {
 
     /// Earliest time for a commit that something waits for.
     pub(crate) fn urgent_at(&self, now: Instant) -> Instant {
+        // After a rejection even these wait: the group is rebalancing.
         self.retry_at.unwrap_or(now)
     }
 
@@ -78,11 +80,13 @@ impl CommitSchedule {
 
     /// Time at which the result of the commit in flight counts as unknown.
     pub(crate) fn times_out_at(&self, commit_max: Duration) -> Option<Instant> {
+        // Without a timeout one lost acknowledgement would stop all commits for good.
         self.in_flight.as_ref().map(|commit| commit.sent_at + commit_max)
     }
 
     /// Forgets everything, because the membership is over.
     pub(crate) fn reset(&mut self) {
+        // The result of a commit in flight belongs to the old membership, and is ignored when it comes.
         *self = Self::default();
     }
 

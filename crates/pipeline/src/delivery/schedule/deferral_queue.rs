@@ -31,11 +31,13 @@ impl DeferralQueue {
     }
 
     pub(crate) fn clear(&mut self) {
+        // The interval stays: rejoins must not make deferrals more frequent.
         self.waiting.clear();
     }
 
     /// Time of the next deferral; `None` if there is none to make, or a commit is in flight.
     pub(crate) fn due_at(&self, commits: &CommitSchedule, now: Instant) -> Option<Instant> {
+        // One commit or transaction at a time, or they would overwrite each other's notes.
         let is_waiting = commits.is_idle() && !self.waiting.is_empty();
         is_waiting.then(|| self.next_at.unwrap_or(now).max(commits.urgent_at(now)))
     }
@@ -63,6 +65,7 @@ impl DeferralQueue {
 
     /// Returns `true` if the API gave a definite response after `at`.
     pub(crate) fn has_success_since(&self, at: Instant) -> bool {
+        // Strictly later: a success at the same instant may have come before the failure.
         self.last_success_at > Some(at)
     }
 }

@@ -53,12 +53,12 @@ impl Deadline {
 
     /// Returns `true` when even the commit has not come through in time.
     fn is_over(&self, commit_max: Duration, now: Instant) -> bool {
+        // The last commit has as long as any other. After that the group has waited enough.
         now >= self.at + commit_max
     }
 }
 
 impl Drains {
-    /// Adds revoked partitions.
     pub(crate) fn revoke(&mut self, partitions: Vec<Partition>, deadline: Instant) {
         self.revocations.push(Revocation {
             partitions,
@@ -66,8 +66,9 @@ impl Drains {
         });
     }
 
-    /// Adds lost partitions, which do not drain, in place of earlier revocations of them.
+    /// Adds lost partitions, which do not drain; they replace earlier revocations of them.
     pub(crate) fn lose(&mut self, partitions: Vec<Partition>, now: Instant) {
+        // Each partition is released exactly once.
         for revocation in &mut self.revocations {
             revocation
                 .partitions
@@ -75,10 +76,10 @@ impl Drains {
         }
         self.revocations
             .retain(|revocation| !revocation.partitions.is_empty());
+        // Due at once: nothing of a lost partition may finish.
         self.revoke(partitions, now);
     }
 
-    /// Starts the shutdown.
     pub(crate) fn shut_down(&mut self, deadline: Instant) {
         self.shutdown = Some(Shutdown {
             deadline: Deadline::new(deadline),
@@ -102,6 +103,7 @@ impl Drains {
     /// Time of the next deadline.
     pub(crate) fn wake_at(&self, commit_max: Duration) -> Option<Instant> {
         let revocations = self.revocations.iter().map(|revocation| &revocation.deadline);
+        // A finished shutdown must not wake the loop any more.
         let shutdown = self.shutdown.iter().filter(|shutdown| !shutdown.is_finished);
         let deadlines = revocations.chain(shutdown.map(|shutdown| &shutdown.deadline));
         deadlines.map(|deadline| deadline.wake_at(commit_max)).min()
@@ -127,7 +129,7 @@ impl Drains {
         overdue
     }
 
-    /// Takes the first revocation whose partitions are all drained. `is_drained` also hears that their time is over.
+    /// Takes the first revocation whose partitions are all drained. `is_drained` gets a flag that their time is over.
     pub(crate) fn take_drained(
         &mut self,
         commit_max: Duration,
@@ -147,7 +149,9 @@ impl Drains {
         let Some(shutdown) = &mut self.shutdown else {
             return false;
         };
+        // Past its time the process exits, whatever is still open: the notes say what the next owner must know.
         let may_finish = is_drained || shutdown.deadline.is_over(commit_max, now);
+        // Once: the program is leaving already.
         may_finish && !std::mem::replace(&mut shutdown.is_finished, true)
     }
 }
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn drained_partitions_are_released_before_their_deadline() {
+    fn drained_partitions_are_released_early() {
         let start = Instant::now();
         let mut drains = Drains::default();
         drains.revoke(vec![Partition(1), Partition(2)], start + MS);

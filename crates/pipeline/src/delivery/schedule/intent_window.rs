@@ -54,8 +54,9 @@ impl IntentWindow {
         self.ended_since_commit += 1;
     }
 
-    /// Starts to count anew, because a commit is sent.
+    /// Restarts the count, because a commit is sent.
     pub(crate) fn commit_sent(&mut self) {
+        // Only what ends while the commit is in flight measures how long calls wait for it.
         self.ended_since_commit = 0;
     }
 
@@ -66,8 +67,11 @@ impl IntentWindow {
 
     /// Number of further intents that may be recorded now.
     pub(crate) fn room(&self, slots: Slots) -> usize {
+        // Two commits: what is recorded during one of them is sent during the next. At the start nothing is measured yet, and
+        // nothing goes ahead.
         let ahead = (self.ended_during_commit * 2).min(slots.ahead_max);
         let room = (slots.free + ahead).min(slots.flow);
+        // Calls that wait for a slot already, and those being recorded, will take theirs first.
         room.saturating_sub(slots.ready + self.recording.len())
     }
 }

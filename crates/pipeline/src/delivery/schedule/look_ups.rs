@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::delivery::event::CallId;
 
-/// Look-ups of ambiguous calls. They have as many slots as requests have, and take none from them.
+/// Look-ups of ambiguous calls.
 #[derive(Debug, Default)]
 pub(crate) struct LookUps {
     /// Calls to be looked up. Entries may be stale: whoever takes one checks its state.
@@ -28,6 +28,7 @@ impl LookUps {
     }
 
     pub(crate) fn has_free_slot(&self, in_flight_max: usize) -> bool {
+        // As many slots as requests have, but apart from them: look-ups that hang hold up no calls.
         self.in_flight.len() < in_flight_max
     }
 
@@ -45,8 +46,9 @@ impl LookUps {
         self.waiting.retain(|id| keep(*id));
     }
 
-    /// Forgets what waits. Look-ups in flight keep their slots until they end.
+    /// Forgets what waits.
     pub(crate) fn clear_waiting(&mut self) {
+        // Look-ups in flight keep their slots until they end: the API still works on them.
         self.waiting.clear();
     }
 }

@@ -72,6 +72,7 @@ impl Requests {
     pub(crate) fn in_flight_of(&self, partitions: &[Partition]) -> Vec<(Partition, Offset)> {
         let is_theirs = |(partition, _): &&(Partition, Offset)| partitions.contains(partition);
         let mut positions: Vec<_> = self.in_flight.keys().filter(is_theirs).copied().collect();
+        // Sorted, because actions must not depend on the order of a hash map.
         positions.sort_unstable();
         positions
     }
@@ -85,12 +86,14 @@ impl Requests {
 
     /// Takes the remembered result of a call, if its key is the same.
     pub(crate) fn take_known(&mut self, id: CallId, key: Option<&IdempotencyKey>) -> Option<Outcome> {
+        // Removed in any case: with another key the position holds another record now.
         let known = self.known.remove(&position(id))?;
         (known.key.as_ref() == key).then_some(known.outcome)
     }
 
     /// Forgets results of a partition's calls that are committed as final.
     pub(crate) fn forget_finals(&mut self, of: Partition, is_final: impl Fn(Offset) -> bool) {
+        // They are never read as open calls again, and would only fill the map.
         self.known
             .retain(|(partition, offset), _| *partition != of || !is_final(*offset));
     }

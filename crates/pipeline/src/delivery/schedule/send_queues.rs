@@ -66,11 +66,14 @@ impl SendQueues {
                 false
             }
         });
+        // From the last one on, so that the first one ends up in front.
         for id in taken_back.into_iter().rev() {
             self.awaiting_intent.push_front(id);
         }
     }
 
+    // Entries of partitions that left are removed at once, because `ready` counts against the room for intents. Other
+    // stale entries are few, and are skipped when they are next in line.
     pub(crate) fn retain(&mut self, keep: impl Fn(CallId) -> bool) {
         self.ready.retain(|id| keep(*id));
         self.awaiting_intent.retain(|id| keep(*id));

@@ -127,7 +127,7 @@ fn healthy_probe_closes_it_and_calls_ramp_up() {
     scenario.respond(first, ApiHealth::Healthy);
     assert_eq!(scenario.room(), 2);
     scenario.respond(second, ApiHealth::Unhealthy);
-    assert_eq!(scenario.room(), 3, "a failure frees its place and brings none");
+    assert_eq!(scenario.room(), 3, "a failure frees its slot and adds none");
     for _ in 0..100 {
         scenario.request(ApiHealth::Healthy);
     }
@@ -160,7 +160,7 @@ fn late_responses_change_nothing() {
         );
     }
     assert_eq!(scenario.breaker.state(), BreakerState::Closed);
-    assert_eq!(scenario.room(), 2, "what hangs since before takes no place");
+    assert_eq!(scenario.room(), 2, "requests from before take no slot");
 }
 
 #[test]

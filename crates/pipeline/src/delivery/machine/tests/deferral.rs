@@ -1,10 +1,10 @@
-//! DeferralLimits calls: when they are deferred or given up, and what follows.
+//! Calls that keep failing: deferral, and abandoning.
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Fails each request for a call, until the scenario goes on with something else.
+/// Fails the request of a call, and ends its backoff.
 fn fail(scenario: &mut Scenario, offset: i64) {
     let call = scenario.id(offset);
     scenario.respond(offset, 429);
@@ -33,7 +33,7 @@ fn deferral(policy: Policy) -> Scenario {
 }
 
 impl Scenario {
-    /// No commit is in flight, and much later calls may be sent again.
+    /// Lets time pass, with commits acknowledged before and after.
     fn later(&mut self, time: Duration) {
         for _ in 0..20 {
             self.prove();
@@ -42,7 +42,7 @@ impl Scenario {
         self.prove();
     }
 
-    /// A commit is acknowledged, so that calls may be sent.
+    /// Acknowledges the commit in flight, which extends the lease.
     fn prove(&mut self) {
         self.on(Event::Tick);
         if self.has_commit_in_flight() {
@@ -51,7 +51,7 @@ impl Scenario {
     }
 }
 
-/// Lets commits come through until a call is under way.
+/// Acknowledges commits until a call is in flight.
 fn drive(scenario: &mut Scenario, offset: i64) {
     for _ in 0..20 {
         let is_calling = |(id, call): (CallId, &Call<()>)| {
@@ -69,7 +69,7 @@ fn drive(scenario: &mut Scenario, offset: i64) {
     );
 }
 
-/// Lets the commit in flight end, if there is one, and time pass, until a deferral is actions for.
+/// Acknowledges commits and lets time pass until a deferral is sent.
 fn until_deferred(scenario: &mut Scenario) -> (Vec<DeferredCopy<()>>, Vec<Commit>) {
     for _ in 0..20 {
         let found = scenario
@@ -113,7 +113,7 @@ fn continued(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
 }
 
 #[test]
-fn a_call_that_fails_while_others_succeed_is_deferred() {
+fn call_that_fails_while_others_succeed_is_deferred() {
     for policy in Policy::ALL {
         let mut scenario = deferral(policy);
         scenario.respond(7, 429);
@@ -121,7 +121,7 @@ fn a_call_that_fails_while_others_succeed_is_deferred() {
         let (copies, commits) = until_deferred(&mut scenario);
         assert_eq!((copies.len(), copies[0].call.offset), (1, Offset(7)));
         assert_eq!((copies[0].history.attempts, copies[0].ambiguity), (2, None));
-        // Both are final with it, and nothing has begun.
+        // Both are final with it, and no intent is recorded.
         assert_eq!((commits[0].offset, commits[0].note.as_str()), (Offset(9), ""));
         scenario.advance(MINUTE / 60).check(&[]);
         scenario.committed();
@@ -131,7 +131,7 @@ fn a_call_that_fails_while_others_succeed_is_deferred() {
 }
 
 #[test]
-fn in_an_outage_nothing_is_deferred_while_there_is_room() {
+fn outage_defers_nothing_while_there_is_room() {
     let mut scenario = Scenario::with(LIMITS, Policy::Retry);
     scenario.assign(loaded(Some(7), ""));
     scenario.pending(7, "a").pending(8, "b");
@@ -143,7 +143,7 @@ fn in_an_outage_nothing_is_deferred_while_there_is_room() {
             scenario.later(MINUTE);
         }
     }
-    // Four take all places, and then those that have failed for long make room.
+    // Four fill the partition, and then those that have failed for long make room.
     scenario.pending(9, "c").pending(10, "d");
     drive(&mut scenario, 7);
     scenario.respond(7, 429);
@@ -151,7 +151,7 @@ fn in_an_outage_nothing_is_deferred_while_there_is_room() {
 }
 
 #[test]
-fn without_the_setting_nothing_is_deferred() {
+fn nothing_is_deferred_without_the_setting() {
     let mut limits = LIMITS;
     limits.deferral.defer_after = None;
     limits.calls_in_flight_max = 4;
@@ -171,7 +171,7 @@ fn without_the_setting_nothing_is_deferred() {
 }
 
 #[test]
-fn the_window_stops_intake_until_the_stubborn_call_is_gone() {
+fn full_window_defers_the_failing_call() {
     let mut limits = LIMITS;
     limits.deferral.window_max = 20;
     let mut scenario = Scenario::with(limits, Policy::Retry);
@@ -208,7 +208,7 @@ fn the_window_stops_intake_until_the_stubborn_call_is_gone() {
 }
 
 #[test]
-fn no_commit_is_made_beside_a_deferral_and_none_that_forgets_it() {
+fn no_commit_is_made_beside_a_deferral() {
     let mut scenario = deferral(Policy::Retry);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
@@ -224,7 +224,7 @@ fn no_commit_is_made_beside_a_deferral_and_none_that_forgets_it() {
 }
 
 #[test]
-fn calls_of_its_key_go_with_it_or_after_it() {
+fn calls_of_the_same_key_follow_the_deferred_one() {
     let mut scenario = deferral(Policy::Retry);
     scenario.pending(9, "a").pending(10, "c");
     drive(&mut scenario, 10);
@@ -232,12 +232,12 @@ fn calls_of_its_key_go_with_it_or_after_it() {
     let (copies, _) = until_deferred(&mut scenario);
     let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
     assert_eq!((offsets, copies[1].history.attempts), (vec![7, 9], 0));
-    // One comes while the copies are on their way.
+    // One arrives while the copies are in transit.
     scenario.pending(11, "a").committed();
     assert!(is_deferred(&scenario, 11));
     until_deferred(&mut scenario);
     scenario.committed();
-    // The copies come, and are called in their order.
+    // The copies arrive, and are called in their order.
     let untried = DeferralContext {
         attempts: 0,
         ..continued(9, None)
@@ -255,13 +255,13 @@ fn calls_of_its_key_go_with_it_or_after_it() {
     );
 }
 
-/// Scenario: an earlier owner has left the copies of two calls the wrong way round.
+/// Scenario: an earlier owner has left the copies of two calls out of order.
 #[test]
-fn copies_the_wrong_way_round_do_not_go_round_for_ever() {
+fn copies_out_of_order_do_not_defer_each_other() {
     let mut scenario = deferral(Policy::Retry);
     scenario.pending_as(20, "a", Some(continued(9, None)));
     scenario.pending_as(21, "a", Some(continued(5, None)));
-    // 7 is deferred, and takes 20 along, which lay behind it, but not 21.
+    // 7 is deferred with 20, which stood behind it, but without 21.
     scenario.respond(7, 429);
     let (copies, _) = until_deferred(&mut scenario);
     let offsets: Vec<i64> = copies.iter().map(|copy| copy.call.offset.0).collect();
@@ -271,7 +271,7 @@ fn copies_the_wrong_way_round_do_not_go_round_for_ever() {
 }
 
 #[test]
-fn a_copy_that_arrives_before_its_transaction_is_told_waits_for_that() {
+fn copy_waits_for_the_result_of_its_transaction() {
     let mut scenario = deferral(Policy::Retry);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
@@ -285,7 +285,7 @@ fn a_copy_that_arrives_before_its_transaction_is_told_waits_for_that() {
 }
 
 #[test]
-fn a_call_that_was_not_deferred_goes_on_where_it_is() {
+fn aborted_deferral_is_retried_in_place() {
     let mut scenario = deferral(Policy::Park);
     scenario.pending(9, "a");
     scenario.respond(7, 429);
@@ -302,14 +302,14 @@ fn a_call_that_was_not_deferred_goes_on_where_it_is() {
 }
 
 #[test]
-fn after_a_deferral_that_nobody_knows_of_the_group_is_joined_anew() {
+fn unknown_deferral_result_leads_to_a_rejoin() {
     let mut scenario = deferral(Policy::Park);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
     scenario.on(Event::Committed(CommitResult::Unknown));
     scenario.check(&["withhold", "rejoin"]);
     assert_eq!(scenario.delivery.calls().count(), 0);
-    // One that is not answered at all is unknown, too.
+    // A deferral without a result in time is unknown, too.
     let mut scenario = deferral(Policy::Park);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
@@ -317,7 +317,7 @@ fn after_a_deferral_that_nobody_knows_of_the_group_is_joined_anew() {
 }
 
 #[test]
-fn a_partition_that_goes_waits_for_its_deferral() {
+fn revoked_partition_waits_for_its_deferral() {
     let mut scenario = deferral(Policy::Retry);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
@@ -335,12 +335,14 @@ fn a_partition_that_goes_waits_for_its_deferral() {
         _ => None,
     });
     assert_eq!(last, Some(Offset(9)), "{:?}", scenario.actions);
-    scenario.committed().check(&["permit", "give up, 0 abandoned"]);
+    scenario
+        .committed()
+        .check(&["extend lease", "release, 0 abandoned"]);
 }
 
 #[test]
-fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
-    // Under retry the copy says it, and the next request is a repeated one.
+fn copy_carries_the_ambiguity() {
+    // Under retry the copy carries it, and the next request is a repeated one.
     let mut scenario = deferral(Policy::Retry);
     scenario.respond(7, 500);
     let (copies, _) = until_deferred(&mut scenario);
@@ -349,25 +351,25 @@ fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
         (Some(Ambiguity::AmbiguousResponse), 1)
     );
     scenario.committed();
-    let doubtful = Some(continued(7, Some(Ambiguity::AmbiguousResponse)));
+    let ambiguous = Some(continued(7, Some(Ambiguity::AmbiguousResponse)));
     scenario
-        .pending_as(20, "a", doubtful)
+        .pending_as(20, "a", ambiguous)
         .check(&["send 20 again: ambiguous"]);
 
     // Under park such a call is parked where it is.
     let mut scenario = deferral(Policy::Park);
     scenario.respond(7, 500).check(&["publish 7"]);
 
-    // Should its policy be another one by then, it is parked, or looked up after all that it may take.
-    let settle = LIMITS.ownership_lease + verify().api_processing_max;
+    // If its policy is another one by then, it is parked, or looked up after quiescence.
+    let quiescence = LIMITS.ownership_lease + verify().api_processing_max;
     for (policy, wait, then) in [
         (Policy::Park, LIMITS.ownership_lease, "publish 20"),
-        (Policy::Verify, settle, "look up 20"),
+        (Policy::Verify, quiescence, "look up 20"),
     ] {
         let mut scenario = Scenario::with(LIMITS, policy);
         scenario.assign(loaded(Some(20), ""));
         scenario.later(MINUTE);
-        scenario.pending_as(20, "a", doubtful);
+        scenario.pending_as(20, "a", ambiguous);
         let waits = scenario.actions.iter().find_map(|action| match action {
             Action::Wait { at_least, .. } => Some(*at_least),
             _ => None,
@@ -385,7 +387,7 @@ fn what_nobody_can_know_goes_with_the_copy_and_is_never_forgotten() {
 }
 
 #[test]
-fn under_verify_a_call_that_cannot_be_looked_up_is_deferred_with_its_doubt() {
+fn failing_look_up_is_deferred_with_its_ambiguity() {
     let mut scenario = deferral(Policy::Verify);
     scenario.respond(7, 500);
     let call = scenario.id(7);
@@ -411,10 +413,10 @@ fn under_verify_a_call_that_cannot_be_looked_up_is_deferred_with_its_doubt() {
 }
 
 #[test]
-fn a_call_is_given_up_by_the_time_since_it_was_first_seen() {
+fn call_is_abandoned_by_its_age() {
     let mut limits = LIMITS;
     limits.deferral.abandon_after = Some(10 * MINUTE);
-    let given_up = |ambiguity, policy: Policy, status| {
+    let abandoned = |ambiguity, policy: Policy, status| {
         let mut scenario = Scenario::with(limits, policy);
         let before = DeferralContext {
             seen_before: 9 * MINUTE,
@@ -434,15 +436,15 @@ fn a_call_is_given_up_by_the_time_since_it_was_first_seen() {
         (*ending.expect("an end")).clone()
     };
     for policy in Policy::ALL {
-        let ending = given_up(None, policy, 429);
+        let ending = abandoned(None, policy, 429);
         assert!(
-            matches!(&ending, FinalState::Abandoned(Some(Response::Status(reply))) if reply.status == 429),
+            matches!(&ending, FinalState::Abandoned(Some(Response::Status(http))) if http.status == 429),
             "{ending:?}"
         );
     }
-    // Also under retry nobody is told that it was surely not processed when it may have been.
+    // Also under retry an ambiguous call is not reported as surely not processed.
     for (ambiguity, status) in [(Some(Ambiguity::AmbiguousResponse), 429), (None, 500)] {
-        let ending = given_up(ambiguity, Policy::Retry, status);
+        let ending = abandoned(ambiguity, Policy::Retry, status);
         assert!(
             matches!(&ending, FinalState::Parked(evidence) if evidence.last.is_some()),
             "{ending:?}"

@@ -1,10 +1,10 @@
-//! How fast the API is called, and what happens while it is ill.
+//! Flow control: the rate of calls, and the circuit breaker.
 
 use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-fn pace() -> FlowControlSettings {
+fn settings() -> FlowControlSettings {
     FlowControlSettings {
         breaker: BreakerSettings {
             failure_threshold: 2,
@@ -16,10 +16,10 @@ fn pace() -> FlowControlSettings {
 }
 
 impl Scenario {
-    /// A partition with calls from 0 on, and proof that it is ours, called at this pace.
-    fn with_flow_control(policy: Policy, pace: FlowControlSettings, calls: i64) -> Self {
+    /// A partition with calls from 0 on, an ownership lease, and this flow control.
+    fn with_flow_control(policy: Policy, settings: FlowControlSettings, calls: i64) -> Self {
         let mut scenario = Self::under(policy);
-        scenario.delivery = scenario.delivery.with_flow_control(pace);
+        scenario.delivery = scenario.delivery.with_flow_control(settings);
         scenario.assign(loaded(Some(0), ""));
         for offset in 0..calls {
             scenario.pending(offset, &format!("key-{offset}"));
@@ -34,7 +34,7 @@ impl Scenario {
         self.respond_with(call, Response::NotSent(NotSent::NoConnection))
     }
 
-    /// The waits of these calls are over.
+    /// Ends the waits of these calls.
     fn waited(&mut self, offsets: &[i64]) {
         for offset in offsets {
             let call = self.id(*offset);
@@ -42,27 +42,27 @@ impl Scenario {
         }
     }
 
-    /// Time passes, one probe interval or more; commits are acknowledged at once.
+    /// Lets one probe interval or more pass; commits are acknowledged at once.
     fn pass_to_probe(&mut self, time: Duration) -> &mut Self {
         self.committed();
         self.advance(time);
-        let mut told = std::mem::take(&mut self.actions);
-        while told.iter().any(|action| matches!(action, Action::Commit(_))) {
-            told.retain(|action| !matches!(action, Action::Commit(_)));
+        let mut actions = std::mem::take(&mut self.actions);
+        while actions.iter().any(|action| matches!(action, Action::Commit(_))) {
+            actions.retain(|action| !matches!(action, Action::Commit(_)));
             self.committed();
-            told.append(&mut self.actions);
+            actions.append(&mut self.actions);
         }
-        self.actions = told;
+        self.actions = actions;
         self
     }
 
-    /// How many calls are in a stage.
-    fn count(&self, stage: &CallState) -> usize {
+    /// Counts the calls in a state.
+    fn count(&self, state: &CallState) -> usize {
         let calls = self.delivery.calls();
-        calls.filter(|(_, call)| call.state().0 == stage).count()
+        calls.filter(|(_, call)| call.state().0 == state).count()
     }
 
-    /// What was actions for last of calls, intake and outages.
+    /// Checks the actions of the last event that concern calls, intake and outages.
     #[track_caller]
     fn check_calls(&self, expected: &[&str]) -> &Self {
         let is_of_group = |action: &&Action<()>| matches!(action, Action::Commit(_) | Action::ExtendLease(_));
@@ -73,19 +73,19 @@ impl Scenario {
 }
 
 #[test]
-fn while_the_api_is_ill_nothing_is_read_or_sent_but_one_probe_in_each_interval() {
-    let mut scenario = Scenario::with_flow_control(Policy::Retry, pace(), 3);
+fn open_breaker_sends_one_probe_per_interval() {
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 3);
     scenario.refuse(0).check_calls(&["wait 0 Attempt", "send 2"]);
     scenario
         .refuse(1)
         .check_calls(&["outage, 2 failed", "wait 1 Attempt"]);
-    // Of before the outage: nothing is heard of it any more.
+    // A request from before the outage: its response changes nothing.
     scenario.refuse(2).check_calls(&["wait 2 Attempt"]);
     scenario.pending(3, "key-3").check_calls(&["pause"]);
     scenario.waited(&[0, 1, 2]);
     scenario.check_calls(&[]);
     assert_eq!(scenario.delivery.gauges().breaker, BreakerState::Open);
-    // The next is one that was not tried, and the partition gives another such.
+    // The probe is a call that was never tried, and the partition has one.
     scenario.pass_to_probe(INTERVAL).check_calls(&["send 3"]);
     assert_eq!(scenario.delivery.gauges().breaker, BreakerState::Probing);
     scenario
@@ -100,11 +100,11 @@ fn while_the_api_is_ill_nothing_is_read_or_sent_but_one_probe_in_each_interval()
     assert_eq!(scenario.delivery.gauges().breaker, BreakerState::Closed);
 }
 
-/// Scenario: one order makes the API answer 500 each time, and there is no other call. Once it is taken for an outage,
-/// another order must be read, for it would show that the API is well.
+/// Scenario: one order makes the API respond 500 each time, and there is no other call. Once the breaker is open,
+/// another order must be read, for it would show that the API is healthy.
 #[test]
-fn while_there_is_no_untried_call_the_partition_is_read_on() {
-    let mut scenario = Scenario::with_flow_control(Policy::Retry, pace(), 1);
+fn open_breaker_reads_on_until_an_untried_call() {
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 1);
     scenario.respond(0, 500).check_calls(&["wait 0 Attempt"]);
     scenario.waited(&[0]);
     scenario.check_calls(&["send 0 again: ambiguous"]);
@@ -120,14 +120,14 @@ fn while_there_is_no_untried_call_the_partition_is_read_on() {
     scenario
         .respond(0, 500)
         .check_calls(&["outage, 3 failed", "wait 0 Attempt"]);
-    // It waits for the breaker, not for a backoff of its own.
+    // It waits for the breaker, not for its own backoff.
     let tries = scenario.actions.iter().find_map(|action| match action {
         Action::Wait { tries, .. } => Some(*tries),
         _ => None,
     });
     assert_eq!(tries, Some(1));
     scenario.waited(&[0]);
-    // It is the other one's turn.
+    // The next probe is the other call.
     scenario
         .pass_to_probe(INTERVAL)
         .check_calls(&["send 1", "resume"]);
@@ -137,35 +137,35 @@ fn while_there_is_no_untried_call_the_partition_is_read_on() {
         .check_calls(&["outage is over", "publish 1", "send 0 again: ambiguous"]);
 }
 
-/// Scenario: the outage begins while calls whose beginning is noted wait for a place, or while their commit is under way.
+/// Scenario: the breaker opens while calls with a recorded intent wait for a slot, or while their commit is in flight.
 #[test]
-fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun() {
-    for is_noted in [true, false] {
+fn opening_breaker_takes_back_recorded_intents() {
+    for is_committed in [true, false] {
         let three = BreakerSettings {
             failure_threshold: 3,
-            ..pace().breaker
+            ..settings().breaker
         };
-        let pace = FlowControlSettings {
+        let settings = FlowControlSettings {
             breaker: three,
-            ..pace()
+            ..settings()
         };
-        let mut scenario = Scenario::with_flow_control(Policy::Park, pace, 9);
+        let mut scenario = Scenario::with_flow_control(Policy::Park, settings, 9);
         // 0 went with the first commit, and 1 goes with this one.
         scenario.committed().check_calls(&["send 1"]);
         scenario.refuse(0);
         scenario.refuse(1);
-        // The next one takes one beginning more than there are free places.
+        // The next one records one intent more than there are free slots.
         scenario
             .committed()
             .check_calls(&["send 2"])
             .check_intents(&[2, 3, 4]);
-        if is_noted {
+        if is_committed {
             scenario.committed().check_calls(&["send 3"]);
             assert_eq!(scenario.count(&CallState::IntentCommitted), 1);
         }
         scenario.refuse(2);
         assert_eq!(scenario.delivery.gauges().breaker, BreakerState::Open);
-        if is_noted {
+        if is_committed {
             scenario.advance(10 * MS).check_intents(&[3]);
         } else {
             scenario.committed().advance(10 * MS).check_intents(&[]);
@@ -175,20 +175,20 @@ fn a_call_whose_beginning_is_noted_when_the_outage_begins_is_noted_as_not_begun(
             scenario.count(&CallState::IntentCommitted) + scenario.count(&CallState::RecordingIntent),
             0
         );
-        // The probe's beginning is noted before it is sent.
+        // The probe's intent is recorded before it is sent.
         scenario.advance(INTERVAL);
         assert_eq!(scenario.count(&CallState::RecordingIntent), 1);
         scenario.check_calls(&[]);
-        let under_way = scenario.count(&CallState::InFlight);
+        let in_flight = scenario.count(&CallState::InFlight);
         scenario.committed();
-        assert_eq!(scenario.count(&CallState::InFlight), under_way + 1);
+        assert_eq!(scenario.count(&CallState::InFlight), in_flight + 1);
     }
 }
 
-/// Scenario: with nothing but an order of which nobody knows, the look-up is the probe; it is not given up for an outage.
+/// Scenario: the only call is ambiguous, so its look-up is the probe. An outage does not use up its look-ups.
 #[test]
-fn a_look_up_probes_when_there_is_no_call_for_it_and_is_not_given_up_meanwhile() {
-    let mut scenario = Scenario::with_flow_control(Policy::Verify, pace(), 1);
+fn look_up_probes_without_calls_and_is_not_abandoned() {
+    let mut scenario = Scenario::with_flow_control(Policy::Verify, settings(), 1);
     scenario.committed();
     scenario.respond(0, 500);
     scenario.now += verify().api_processing_max;
@@ -216,7 +216,7 @@ fn a_look_up_probes_when_there_is_no_call_for_it_and_is_not_given_up_meanwhile()
 }
 
 #[test]
-fn requests_begin_at_their_rate_and_the_time_of_the_next_is_told() {
+fn requests_keep_the_rate_and_wake_on_time() {
     let rate = RateSettings {
         requests: 4,
         per: Duration::from_secs(1),
@@ -225,7 +225,7 @@ fn requests_begin_at_their_rate_and_the_time_of_the_next_is_told() {
         Policy::Retry,
         FlowControlSettings {
             rate: Some(rate),
-            ..pace()
+            ..settings()
         },
         4,
     );
@@ -244,7 +244,7 @@ fn requests_begin_at_their_rate_and_the_time_of_the_next_is_told() {
         scenario.respond(offset, 201);
         scenario.committed();
         if offset < 3 {
-            // Nothing else is waited for: commits are answered at once here.
+            // Nothing else is awaited: commits are acknowledged at once here.
             let mut at = scenario.delivery.wake_at(scenario.now).expect("a time");
             while at < began + 250 * MS * u32::try_from(offset + 1).expect("small") {
                 scenario.now = at.max(scenario.now);
@@ -258,7 +258,7 @@ fn requests_begin_at_their_rate_and_the_time_of_the_next_is_told() {
 }
 
 #[test]
-fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
+fn intents_are_recorded_only_as_the_rate_allows() {
     let rate = RateSettings {
         requests: 1,
         per: Duration::from_secs(1),
@@ -267,18 +267,18 @@ fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
         Policy::Park,
         FlowControlSettings {
             rate: Some(rate),
-            ..pace()
+            ..settings()
         },
         4,
     );
     for _ in 0..5 {
         scenario.committed();
     }
-    let stages = scenario.delivery.calls().map(|(_, call)| call.state().0.clone());
-    let begun =
-        stages.filter(|stage| matches!(stage, CallState::RecordingIntent | CallState::IntentCommitted));
+    let states = scenario.delivery.calls().map(|(_, call)| call.state().0.clone());
+    let with_intent =
+        states.filter(|state| matches!(state, CallState::RecordingIntent | CallState::IntentCommitted));
     assert_eq!(
-        begun.count(),
+        with_intent.count(),
         0,
         "one is sent, and the next is not due for a second"
     );
@@ -286,10 +286,10 @@ fn under_park_only_what_the_rate_lets_go_soon_is_begun() {
 }
 
 #[test]
-fn the_limit_of_calls_in_flight_is_found_out_by_trying() {
+fn adaptive_limit_grows_with_healthy_responses() {
     let adaptive = FlowControlSettings {
         calls_in_flight_min: Some(1),
-        ..pace()
+        ..settings()
     };
     let mut scenario = Scenario::with_flow_control(Policy::Retry, adaptive, 1);
     assert_eq!(scenario.delivery.gauges().calls_in_flight_limit, 1);
@@ -300,14 +300,14 @@ fn the_limit_of_calls_in_flight_is_found_out_by_trying() {
     assert_eq!(scenario.delivery.gauges().calls_in_flight_limit, 2);
 }
 
-/// Scenario: calls wait for proof of ownership when their partition goes. Left in the queue they would take the only place,
-/// and no call of the other partition could have its beginning noted.
+/// Scenario: calls wait for the lease when their partition is lost. Left in the queue they would take the only slot, and
+/// no call of the next assignment could have its intent recorded.
 #[test]
-fn calls_that_are_gone_take_no_places() {
+fn released_calls_take_no_slots() {
     let mut scenario = Scenario::under(Policy::Retry);
     let one = FlowControlSettings {
         calls_in_flight_min: Some(1),
-        ..pace()
+        ..settings()
     };
     scenario.delivery = scenario.delivery.with_flow_control(one);
     scenario.assign(loaded(Some(0), ""));
@@ -318,5 +318,5 @@ fn calls_that_are_gone_take_no_places() {
     assert_eq!(scenario.delivery.gauges().partitions, 0);
     scenario.assign(loaded(Some(0), ""));
     scenario.pending(0, "a").check(&["commit 0"]).check_intents(&[0]);
-    scenario.committed().check(&["permit", "send 0"]);
+    scenario.committed().check(&["extend lease", "send 0"]);
 }
