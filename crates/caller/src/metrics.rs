@@ -219,7 +219,7 @@ impl Metrics {
     }
 
     /// Counts a request that has ended, by the class of its response.
-    pub(crate) fn answered(&self, response: &Response, class: ResponseClass, took: Duration) {
+    pub(crate) fn request_finished(&self, response: &Response, class: ResponseClass, took: Duration) {
         // Nothing was sent, so it is neither a request nor a time that the API took.
         if *response == Response::NotSent(NotSent::Withheld) {
             self.requests_withheld.inc();
@@ -235,7 +235,7 @@ impl Metrics {
     }
 
     /// Counts a request sent although an earlier one may have been processed.
-    pub(crate) fn repeated(&self, ambiguity: Ambiguity) {
+    pub(crate) fn request_repeated(&self, ambiguity: Ambiguity) {
         self.repeated.with(ambiguity.as_str()).inc();
     }
 
@@ -250,19 +250,19 @@ impl Metrics {
     }
 
     /// Counts a look-up that has ended.
-    pub(crate) fn looked_up(&self, result: LookupResult, took: Duration) {
+    pub(crate) fn lookup_finished(&self, result: LookupResult, took: Duration) {
         self.lookups.with(result.as_str()).inc();
         self.lookup_seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a commit that has ended; `result` is one of [`COMMIT_RESULTS`].
-    pub(crate) fn committed(&self, result: &'static str, took: Duration) {
+    pub(crate) fn commit_finished(&self, result: &'static str, took: Duration) {
         self.commits.with(result).inc();
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a deferral transaction that has ended; `result` is one of [`COMMIT_RESULTS`].
-    pub(crate) fn deferred(&self, result: &'static str, calls: usize, took: Duration) {
+    pub(crate) fn deferral_finished(&self, result: &'static str, calls: usize, took: Duration) {
         self.deferrals.with(result).inc();
         // Only a committed transaction has deferred its calls. The time of a failed one is a timeout of ours
         // and would hide how fast Kafka is.
@@ -273,7 +273,7 @@ impl Metrics {
     }
 
     /// Sets the gauges.
-    pub(crate) fn set(&self, gauges: &Gauges) {
+    pub(crate) fn set_gauges(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_in_flight));
         self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
@@ -315,7 +315,7 @@ mod tests {
     fn metric_names_are_pinned() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.set(&Gauges::default());
+        metrics.set_gauges(&Gauges::default());
         assert_eq!(
             service::metrics::names(&registry),
             [
@@ -353,7 +353,7 @@ mod tests {
     fn withheld_request_is_no_request() {
         let metrics = Metrics::register(&mut Registry::default());
         let withheld = Response::NotSent(NotSent::Withheld);
-        metrics.answered(&withheld, ResponseClass::Retryable, Duration::ZERO);
+        metrics.request_finished(&withheld, ResponseClass::Retryable, Duration::ZERO);
         assert_eq!(metrics.requests_withheld.get(), 1);
         assert_eq!(metrics.requests.with("retryable").get(), 0);
     }

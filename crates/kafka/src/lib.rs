@@ -15,5 +15,4 @@ pub use client::config::KafkaSettings;
 pub use client::error::{self, ClientError};
 pub use consumer::{Consumer, ConsumerEvent, Headers, Membership, changelog, offsets};
 pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
-pub use producer::transactional as transaction;
 pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

@@ -3,14 +3,14 @@
 use crate::admin::Admin;
 use crate::client::config::KafkaSettings;
 use crate::client::error::{ClientError, ErrorClass};
-use crate::topics::{self, Existing, Finding, Required, Severity};
+use crate::topics::{self, ExistingTopics, Finding, Requirements, Severity};
 
 /// Reason why a program must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// The cluster cannot be reached, or does not describe the topics.
     #[error(transparent)]
-    ClientError(#[from] ClientError),
+    Client(#[from] ClientError),
     /// A guarantee would not hold with these topics.
     #[error(
         "the topics do not fulfil the requirements; `outbox topics verify` reports all findings:{}",
@@ -27,8 +27,8 @@ pub enum PreflightError {
 pub fn check(
     settings: &KafkaSettings,
     client_id: &str,
-    required: &Required<'_>,
-) -> Result<Existing, PreflightError> {
+    required: &Requirements<'_>,
+) -> Result<ExistingTopics, PreflightError> {
     let existing = describe(&Admin::connect(settings, client_id)?, required)?;
     let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
         .into_iter()
@@ -50,7 +50,7 @@ pub fn check(
     }
 }
 
-fn describe(admin: &Admin, required: &Required<'_>) -> Result<Existing, ClientError> {
+fn describe(admin: &Admin, required: &Requirements<'_>) -> Result<ExistingTopics, ClientError> {
     let names = required.role.names(required.topics);
     let mut attempts_left = DESCRIBE_ATTEMPTS_MAX;
     loop {

@@ -45,7 +45,7 @@ impl GroupHealth {
     }
 
     /// Marks the group as unready: `count` partitions are assigned to no member.
-    pub fn unowned(&self, count: usize, reason: String) {
+    pub fn set_unassigned(&self, count: usize, reason: String) {
         // Unready although this instance works: orders on those partitions wait, and no other signal would
         // show it.
         self.partitions_unassigned
@@ -54,7 +54,7 @@ impl GroupHealth {
     }
 
     /// Marks the group as ready: all partitions are assigned, or a rebalance is in progress.
-    pub fn at_rest(&self) {
+    pub fn set_assigned(&self) {
         // A rebalance in progress counts as ready: otherwise each deployment would make all instances unready
         // at once.
         self.partitions_unassigned.set(0);
@@ -62,19 +62,19 @@ impl GroupHealth {
     }
 
     /// Counts a rebalance that this program triggered.
-    pub fn rebalanced(&self) {
+    pub fn count_rebalance(&self) {
         self.rebalances_triggered.inc();
     }
 
     /// Marks the instance id as unready: another member of the group has it, so this program cannot join.
-    pub fn fenced(&self, reason: impl Into<String>) {
+    pub fn set_fenced(&self, reason: impl Into<String>) {
         // Alive, but unready: a restart would meet the same member again, so the supervisor must not kill for
         // it.
         self.health.set_unready(INSTANCE_ID, reason);
     }
 
     /// Marks the instance id as ready and counts the rejoin.
-    pub fn rejoined(&self) {
+    pub fn set_rejoined(&self) {
         self.rejoins_after_fencing.inc();
         self.health.set_ready(INSTANCE_ID);
     }
@@ -119,12 +119,12 @@ mod tests {
             ];
             (unready, group.partitions_unassigned.get(), counts)
         };
-        group.unowned(2, "partitions [3, 4] are unassigned".into());
-        group.fenced("a stale member has the instance id");
+        group.set_unassigned(2, "partitions [3, 4] are unassigned".into());
+        group.set_fenced("a stale member has the instance id");
         assert_eq!(state(), (vec!["group", "instance-id"], 2, [0, 0]));
-        group.rebalanced();
-        group.at_rest();
-        group.rejoined();
+        group.count_rebalance();
+        group.set_assigned();
+        group.set_rejoined();
         assert_eq!(state(), (vec![], 0, [1, 1]));
     }
 }

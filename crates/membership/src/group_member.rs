@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kafka::admin::Admin;
-use kafka::group_watch::{self, GroupStatus, MemberId, Watched};
+use kafka::group_watch::{self, GroupStatus, MemberId, WatchedGroup};
 use kafka::instance_id_conflict::Owner;
 use kafka::instance_id_watch::FencedMember;
 use kafka::{ClientError, KafkaSettings};
@@ -70,10 +70,10 @@ impl GroupMember {
             health,
         };
         // A test removes the watch, to show that partitions stay unassigned without it.
-        if guard_removed!("guard-unowned") {
+        if guard_removed!("guard-unassigned") {
             return Ok(member);
         }
-        let watched = Watched {
+        let watched = WatchedGroup {
             admin,
             settings: settings.kafka,
             client_id: settings.instance_id,
@@ -85,9 +85,9 @@ impl GroupMember {
         // Only the group member with the fewest partitions acts, so every program of the group may watch.
         let health = member.health.clone();
         group_watch::watch(watched, &member.id, move |status| match status {
-            GroupStatus::UnassignedPartitions(count, reason) => health.unowned(count, reason),
-            GroupStatus::AtRest => health.at_rest(),
-            GroupStatus::Rebalanced => health.rebalanced(),
+            GroupStatus::UnassignedPartitions(count, reason) => health.set_unassigned(count, reason),
+            GroupStatus::AllAssigned => health.set_assigned(),
+            GroupStatus::RebalanceTriggered => health.count_rebalance(),
         })
         .context("the thread that watches the consumer group cannot be started")?;
         Ok(member)
@@ -95,7 +95,7 @@ impl GroupMember {
 
     /// Records the member id that the group gave with its latest assignment or revocation.
     pub fn set_id(&self, member_id: &str) {
-        self.id.is(member_id);
+        self.id.set(member_id);
     }
 
     /// Logs that another member has taken the instance id, and reports this program as not ready.
@@ -106,7 +106,7 @@ impl GroupMember {
              released, nothing is sent or committed, waiting until its owner is known",
             program = self.program,
         );
-        self.health.fenced(FENCED);
+        self.health.set_fenced(FENCED);
     }
 
     /// Waits until the instance id is vacant. Blocks. Returns `false` if `keep_waiting`, which is called
@@ -116,8 +116,8 @@ impl GroupMember {
     /// A live process owns the instance id: two programs are configured with the same one.
     pub fn await_instance_id(&self, mut keep_waiting: impl FnMut() -> bool) -> anyhow::Result<bool> {
         // Readiness shows each look, so that an operator sees who owns the id while the program waits.
-        let owner = self.instance.settle(|owner| {
-            self.health.fenced(owner.to_string());
+        let owner = self.instance.await_owner(|owner| {
+            self.health.set_fenced(owner.to_string());
             keep_waiting()
         });
         let (program, group, instance_id) =
@@ -143,6 +143,6 @@ impl GroupMember {
 
     /// Reports that the group was joined again after fencing.
     pub fn report_rejoined(&self) {
-        self.health.rejoined();
+        self.health.set_rejoined();
     }
 }

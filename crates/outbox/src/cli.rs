@@ -51,7 +51,7 @@ pub(crate) struct Notes {
 /// Commands on the topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
-    /// Creates missing topics with the settings that the guarantees require. Existing topics are verified and
+    /// Creates missing topics with the settings that the guarantees require. ExistingTopics topics are verified and
     /// never changed; for each problem it prints the command that repairs it.
     Create(CreateTopics),
     /// Lists problems of the topics, why each matters, and how to repair it.

@@ -64,7 +64,7 @@ pub enum DirectoryError {
          directories",
         path.display()
     )]
-    Recreated {
+    TopicRecreated {
         /// Path of the directory.
         path: PathBuf,
         /// Name of the topic.
@@ -131,7 +131,7 @@ impl StateDirectory {
         for (topic, id) in ids {
             let was = *known.entry(topic).or_insert(id);
             if was != id {
-                return Err(DirectoryError::Recreated {
+                return Err(DirectoryError::TopicRecreated {
                     path: self.path.clone(),
                     topic: topic.clone(),
                     was: was.to_owned(),
@@ -219,7 +219,7 @@ mod tests {
             .expect("another new one");
         locked.claim_ids(&ids("a1")).expect("the same");
         match locked.claim_ids(&ids("a2")) {
-            Err(DirectoryError::Recreated { topic, was, is, .. }) => {
+            Err(DirectoryError::TopicRecreated { topic, was, is, .. }) => {
                 assert_eq!((&*topic, &*was, &*is), ("orders", "a1", "a2"));
             }
             other => panic!("{other:?}"),

@@ -28,7 +28,7 @@ pub struct Opened {
     /// The store, ready for use.
     pub store: Store,
     /// Reason why the existing file was replaced, if there was one and it was.
-    pub rebuilt_because: Option<String>,
+    pub rebuild_reason: Option<String>,
 }
 
 /// A store, or the identity that its file has instead of the expected one.
@@ -42,11 +42,11 @@ impl Store {
     /// Neither the existing file nor a new one can be opened.
     pub fn open(path: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
         let existed = path.exists();
-        let rebuilt_because = match Self::open_file(path, identity, options) {
+        let rebuild_reason = match Self::open_file(path, identity, options) {
             Ok(Ok(store)) => {
                 return Ok(Opened {
                     store,
-                    rebuilt_because: None,
+                    rebuild_reason: None,
                 });
             }
             Ok(Err(other)) => format!("it is a store of {other}, and {} is wanted", identity.text()),
@@ -66,7 +66,7 @@ impl Store {
         match Self::open_file(path, identity, options)? {
             Ok(store) => Ok(Opened {
                 store,
-                rebuilt_because: Some(rebuilt_because),
+                rebuild_reason: Some(rebuild_reason),
             }),
             Err(other) => unreachable!("a new store has the identity {other}"),
         }

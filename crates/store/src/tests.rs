@@ -63,9 +63,9 @@ fn persisted_updates_survive_reopening() {
 
     let Opened {
         store,
-        rebuilt_because,
+        rebuild_reason,
     } = open(&path, 0);
-    assert_eq!(rebuilt_because, None);
+    assert_eq!(rebuild_reason, None);
     assert_eq!(store.checkpoint(), Some(Offset(7)));
     assert_eq!(store.get(&key("a")).expect("read"), Some(entry(2)));
     assert_eq!(
@@ -121,7 +121,7 @@ fn foreign_or_damaged_store_is_rebuilt() {
     let other = open(&path, 1);
     assert!(
         other
-            .rebuilt_because
+            .rebuild_reason
             .is_some_and(|why| why.contains("changelog/0 of 4"))
     );
     assert_eq!(
@@ -132,7 +132,7 @@ fn foreign_or_damaged_store_is_rebuilt() {
 
     fs::write(&path, vec![0x5a; 100_000]).expect("garbled");
     let rebuilt = open(&path, 1);
-    assert!(rebuilt.rebuilt_because.is_some());
+    assert!(rebuilt.rebuild_reason.is_some());
     assert_eq!(rebuilt.store.checkpoint(), None);
 }
 

@@ -112,7 +112,7 @@ fn durable_updates_survive_kill() {
         let opened = open(&path);
         // Killed before its header was written, a new file is no database yet, and has nothing to lose.
         if was_opened {
-            assert_eq!(opened.rebuilt_because, None, "round {round}");
+            assert_eq!(opened.rebuild_reason, None, "round {round}");
         }
         let store = opened.store;
         let checkpoint = store.checkpoint().unwrap_or(Offset(0)).0;

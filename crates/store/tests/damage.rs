@@ -113,7 +113,7 @@ fn inspect(path: &Path, verify: bool) -> Found {
         Ok(opened) => opened,
         Err(error) => return Found::Wrong(error.to_string()),
     };
-    if opened.rebuilt_because.is_some() {
+    if opened.rebuild_reason.is_some() {
         assert_eq!(opened.store.checkpoint(), None, "a rebuilt store is empty");
         return Found::Rebuilt;
     }

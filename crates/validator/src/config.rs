@@ -214,8 +214,8 @@ impl Config {
     }
 
     /// Returns the timeouts of a transaction and its commit.
-    pub(crate) fn transaction_limits(&self) -> kafka::transaction::Limits {
-        kafka::transaction::Limits {
+    pub(crate) fn transaction_limits(&self) -> kafka::producer::transactional::Limits {
+        kafka::producer::transactional::Limits {
             transaction_timeout: self.validator.transaction_timeout,
             commit_timeout: self.validator.commit_timeout,
         }

@@ -130,7 +130,7 @@ impl Metrics {
     }
 
     /// Counts an input record by its verdict.
-    pub(crate) fn count(&self, verdict: &Verdict) {
+    pub(crate) fn count_verdict(&self, verdict: &Verdict) {
         match verdict {
             Verdict::Admit { .. } => {
                 self.admitted.inc();
@@ -153,12 +153,12 @@ impl Metrics {
     }
 
     /// Counts a transaction by its result.
-    pub(crate) fn ended(&self, end: End) {
+    pub(crate) fn transaction_ended(&self, end: End) {
         self.transactions.with(end.as_str()).inc();
     }
 
     /// Counts the assigned partitions by their state.
-    pub(crate) fn stages<'a>(&self, states: impl Iterator<Item = &'a PartitionState>) {
+    pub(crate) fn set_partition_states<'a>(&self, states: impl Iterator<Item = &'a PartitionState>) {
         let labels = ["awaits-producer", "restoring", "running", "halted"];
         let mut counts = [0; 4];
         for state in states {
@@ -186,7 +186,7 @@ mod tests {
     fn metric_names_are_pinned() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.stages([].into_iter());
+        metrics.set_partition_states([].into_iter());
         assert_eq!(
             service::metrics::names(&registry),
             [

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use kafka::topics::{Required, Role};
+use kafka::topics::{Requirements, Role};
 
 use crate::config::Config;
 
@@ -22,7 +22,7 @@ pub(crate) struct Topics {
 /// # Errors
 /// A topic would break a guarantee, or the brokers cannot be reached.
 pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
-    let required = Required {
+    let required = Requirements {
         topics: &config.topics,
         role: Role::Validator,
         // The state directory remembers the count, and compares it once the topics agree with each other.

@@ -80,7 +80,7 @@ fn read_store(
         partitions: usize::try_from(pipeline.partitions)?,
     };
     let opened = Store::open(&copy, &identity, OPTIONS).with_context(|| format!("opening {name}"))?;
-    if let Some(why) = opened.rebuilt_because {
+    if let Some(why) = opened.rebuild_reason {
         return Ok(Err(format!("{name} is damaged after a clean shutdown: {why}")));
     }
     let mut entries = HashMap::new();

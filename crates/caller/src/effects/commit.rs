@@ -22,7 +22,7 @@ impl Shell {
         self.commits_sent += 1;
         let number = self.commits_sent;
         let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
-        if guard_removed!("guard-note-awaited") {
+        if guard_removed!("guard-await-commit") {
             // The test's fault: calls are sent before the commit of their intents.
             completions.send(Completion::Committed {
                 number,
@@ -80,7 +80,7 @@ impl Shell {
                 (result, label_of(result))
             }
         };
-        self.metrics.committed(label, took);
+        self.metrics.commit_finished(label, took);
         Ok(Some(result))
     }
 }
@@ -96,7 +96,7 @@ pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
 
 fn metadata_of(commit: &Commit) -> String {
     // The test's fault: the note has no intents, so that a crash leaves calls that nobody knows of.
-    if guard_removed!("guard-beginnings")
+    if guard_removed!("guard-intents")
         && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
     {
         note.begun = OffsetSet::new();

@@ -107,7 +107,7 @@ impl Shell {
                 (CommitResult::Unknown, "unknown")
             }
         };
-        self.metrics.deferred(label, calls, took);
+        self.metrics.deferral_finished(label, calls, took);
         Some(result)
     }
 }

@@ -36,7 +36,7 @@ impl Shell {
 
     /// Logs and counts the result of a look-up.
     pub(crate) fn looked_up(&self, call: CallId, response: &Response, result: LookupResult, took: Duration) {
-        self.metrics.looked_up(result, took);
+        self.metrics.lookup_finished(result, took);
         let (position, kind, status) = (self.position(call), response.kind(), response.status());
         match result {
             LookupResult::Found => {

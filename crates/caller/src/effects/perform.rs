@@ -221,9 +221,9 @@ impl Shell {
         for partition in partitions {
             self.clear_halt(*partition);
         }
-        kill_at!("before-give-up");
+        kill_at!("before-revoke");
         // After the last commit: the consumer refuses commits of partitions that it has released.
-        match self.consumer.give_up(partitions) {
+        match self.consumer.release(partitions) {
             Ok(()) => {
                 tracing::info!(partitions = ?numbers(partitions), "partitions released");
                 None

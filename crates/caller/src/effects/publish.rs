@@ -78,7 +78,7 @@ impl Shell {
                     SendError::QueueFull => {
                         tracing::warn!(%position, "producer queue full, terminal record will be sent again");
                     }
-                    SendError::ClientError(error) => {
+                    SendError::Client(error) => {
                         tracing::error!(%position, %error, "terminal record not sent, retrying");
                     }
                 }

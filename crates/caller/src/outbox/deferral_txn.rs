@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
-use kafka::transaction::{Limits, TransactionEnd};
+use kafka::producer::transactional::{Limits, TransactionEnd};
 use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::delivery::{Ambiguity, DeferredCopy};
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -140,7 +140,7 @@ impl DeferralProducer {
                 })
             })
         });
-        if guard_removed!("guard-deferral-together") {
+        if guard_removed!("guard-deferral-atomic") {
             // The test's fault: the copies are committed alone, so a crash now leaves the calls to be made
             // twice.
             let copies_alone = producer.end_with(topic, &[], metadata, || ());

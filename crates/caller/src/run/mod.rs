@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use kafka::admin::Admin;
 use kafka::producer::Producer;
-use kafka::topics::{Required, Role};
+use kafka::topics::{Requirements, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
 use service::failpoint::kill_at;
@@ -45,7 +45,7 @@ const LOAD_RETRY: Duration = Duration::from_secs(1);
 /// # Errors
 /// A topic would break a guarantee, or the cluster cannot be reached.
 pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
-    let required = Required {
+    let required = Requirements {
         topics: &config.topics,
         role: Role::Caller,
         // The caller is stateless: it has no earlier partition count to compare with.
@@ -180,7 +180,7 @@ impl Loop {
         // Counting walks all open calls, so it would dominate short turns.
         if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_INTERVAL) {
             self.gauges_set_at = Some(now);
-            self.shell.metrics.set(&self.delivery.gauges());
+            self.shell.metrics.set_gauges(&self.delivery.gauges());
         }
     }
 
@@ -228,14 +228,14 @@ impl Loop {
                 repeats,
                 took,
             } => {
-                kill_at!("after-answer");
+                kill_at!("after-response");
                 let classified = self.delivery.classify(response);
                 let (response, summary) = (classified.response(), classified.summary());
-                self.shell.metrics.answered(response, summary.class, took);
+                self.shell.metrics.request_finished(response, summary.class, took);
                 match repeats {
                     // A repetition that did not leave has repeated nothing.
                     Some(ambiguity) if !matches!(response, Response::NotSent(_)) => {
-                        self.shell.metrics.repeated(ambiguity);
+                        self.shell.metrics.request_repeated(ambiguity);
                     }
                     Some(_) | None => {}
                 }

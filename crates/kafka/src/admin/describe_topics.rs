@@ -9,13 +9,13 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::{Admin, REQUEST_TIMEOUT, options, wait};
 use crate::client::error::ClientError;
-use crate::topics::{Described, Existing};
+use crate::topics::{ExistingTopics, TopicDescription};
 
 /// Describes those of the topics that exist.
 ///
 /// # Errors
 /// The cluster did not respond, or this user may not describe a topic.
-pub(super) fn describe(admin: &Admin, names: &[&str]) -> Result<Existing, ClientError> {
+pub(super) fn describe(admin: &Admin, names: &[&str]) -> Result<ExistingTopics, ClientError> {
     let mut found = layouts(admin, names)?;
     if found.is_empty() {
         return Ok(found);
@@ -33,20 +33,20 @@ pub(super) fn describe(admin: &Admin, names: &[&str]) -> Result<Existing, Client
         .into_iter()
         .filter_map(|(name, topic)| {
             let configs = configs.remove(&name)?;
-            Some((name, Described { configs, ..topic }))
+            Some((name, TopicDescription { configs, ..topic }))
         })
         .collect())
 }
 
 /// Returns partition counts and replication factors.
-fn layouts(admin: &Admin, names: &[&str]) -> Result<Existing, ClientError> {
+fn layouts(admin: &Admin, names: &[&str]) -> Result<ExistingTopics, ClientError> {
     // For all topics: a broker may create a missing topic when it is asked for it by name.
     let metadata = admin
         .cluster
         .client()
         .fetch_metadata(None, REQUEST_TIMEOUT)
         .map_err(|error| failed(admin, "the topics", error))?;
-    let mut found = Existing::new();
+    let mut found = ExistingTopics::new();
     for topic in metadata
         .topics()
         .iter()
@@ -65,7 +65,7 @@ fn layouts(admin: &Admin, names: &[&str]) -> Result<Existing, ClientError> {
             .partitions()
             .iter()
             .map(|partition| partition.replicas().len());
-        let described = Described {
+        let described = TopicDescription {
             id: None,
             partitions: topic.partitions().len(),
             // The weakest partition decides what a broker's loss takes away.

@@ -21,7 +21,7 @@ use self::describe_group::Group;
 use self::topic_ids::TopicIdentity;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
-use crate::topics::Existing;
+use crate::topics::ExistingTopics;
 use crate::topics::creation::NewTopic;
 
 /// Timeout of the first request, which includes name resolution and TLS. An unreachable cluster is reported
@@ -94,7 +94,7 @@ impl Admin {
     ///
     /// # Errors
     /// The cluster did not respond, or this user may not describe a topic.
-    pub fn describe(&self, names: &[&str]) -> Result<Existing, ClientError> {
+    pub fn describe(&self, names: &[&str]) -> Result<ExistingTopics, ClientError> {
         describe_topics::describe(self, names)
     }
 

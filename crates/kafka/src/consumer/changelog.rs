@@ -42,7 +42,7 @@ pub enum ReadError<E> {
     Cancelled,
     /// Kafka refused the read, or the position did not move.
     #[error(transparent)]
-    ClientError(#[from] ClientError),
+    Client(#[from] ClientError),
     /// The sink refused a record.
     #[error(transparent)]
     Sink(E),
@@ -183,7 +183,7 @@ impl ChangelogReader {
         match self.visit(topic, partition, bounds, |_| Err(Found)) {
             Ok(()) => Ok(false),
             Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(true),
-            Err(ReadError::ClientError(error)) => Err(error),
+            Err(ReadError::Client(error)) => Err(error),
         }
     }
 
@@ -192,7 +192,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// Kafka refused, or the position did not move for some seconds.
-    pub fn first_at(
+    pub fn first_timestamp(
         &self,
         topic: &str,
         partition: Partition,
@@ -207,7 +207,7 @@ impl ChangelogReader {
         });
         match result {
             Ok(()) | Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(at),
-            Err(ReadError::ClientError(error)) => Err(error),
+            Err(ReadError::Client(error)) => Err(error),
         }
     }
 
@@ -215,7 +215,7 @@ impl ChangelogReader {
     ///
     /// # Errors
     /// Kafka refused, or the position did not move for some seconds.
-    pub fn last_at(
+    pub fn last_timestamp(
         &self,
         topic: &str,
         partition: Partition,
@@ -229,7 +229,7 @@ impl ChangelogReader {
         match result {
             Ok(()) | Err(ReadError::Cancelled) => Ok(at),
             Err(ReadError::Sink(never)) => match never {},
-            Err(ReadError::ClientError(error)) => Err(error),
+            Err(ReadError::Client(error)) => Err(error),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Rebalances are not handled inside librdkafka's callback, but queued and returned by [`Consumer::poll`]
 //! like records. The group waits until the owner completes them with [`Consumer::accept`] or
-//! [`Consumer::give_up`]. Until then the membership is valid and offsets can still be committed, so that a
+//! [`Consumer::release`]. Until then the membership is valid and offsets can still be committed, so that a
 //! transaction can end, and calls in flight can finish, before a partition is released.
 
 pub mod changelog;
@@ -118,7 +118,7 @@ impl Consumer {
     ///
     /// # Errors
     /// librdkafka refused, and the membership is lost.
-    pub fn give_up(&self, partitions: &[Partition]) -> Result<(), ClientError> {
+    pub fn release(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.uncompleted().take();
         // First, so that a commit that comes later is refused.
         self.next().retain(|partition, _| !partitions.contains(partition));

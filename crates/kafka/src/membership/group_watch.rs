@@ -13,7 +13,7 @@ use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
 /// Group to watch, and the means to do so.
-pub struct Watched {
+pub struct WatchedGroup {
     /// Client that describes the group.
     pub admin: Arc<Admin>,
     /// Connection settings, with the group's id.
@@ -36,9 +36,9 @@ pub enum GroupStatus {
     /// Number of unassigned partitions, and the reason for readiness and logs.
     UnassignedPartitions(usize, String),
     /// No partition is unassigned (any longer), or a rebalance is in progress.
-    AtRest,
+    AllAssigned,
     /// This member has triggered a rebalance.
-    Rebalanced,
+    RebalanceTriggered,
 }
 
 /// Id of this program's current membership, shared with the watch.
@@ -47,7 +47,7 @@ pub struct MemberId(Arc<Mutex<String>>);
 
 impl MemberId {
     /// Sets the member id of the last assignment. Only a member of the group triggers rebalances.
-    pub fn is(&self, member_id: &str) {
+    pub fn set(&self, member_id: &str) {
         member_id.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -61,7 +61,7 @@ impl MemberId {
 /// # Errors
 /// No thread could be started.
 pub fn watch(
-    watched: Watched,
+    watched: WatchedGroup,
     member_id: &MemberId,
     notify: impl FnMut(GroupStatus) + Send + 'static,
 ) -> std::io::Result<()> {
@@ -81,7 +81,7 @@ pub fn watch(
 }
 
 struct Watch<F> {
-    watched: Watched,
+    watched: WatchedGroup,
     rule: UnassignedRule,
     member_id: MemberId,
     notify: F,
@@ -109,7 +109,7 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
     }
 
     fn observe(&mut self) -> Result<Option<UnassignedPartitions>, ClientError> {
-        let Watched {
+        let WatchedGroup {
             admin,
             settings,
             topic,
@@ -142,7 +142,7 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
                     "all partitions are assigned, or a rebalance is in progress"
                 );
                 self.has_reported = false;
-                (self.notify)(GroupStatus::AtRest);
+                (self.notify)(GroupStatus::AllAssigned);
             }
             return;
         };
@@ -175,7 +175,7 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
     }
 
     fn trigger_rebalance(&mut self, partitions: &[i32]) {
-        let Watched {
+        let WatchedGroup {
             settings,
             client_id,
             unused_topic,
@@ -192,7 +192,7 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
         ) {
             Ok(()) => {
                 tracing::warn!(group, ?partitions, "rebalance triggered to assign the partitions");
-                (self.notify)(GroupStatus::Rebalanced);
+                (self.notify)(GroupStatus::RebalanceTriggered);
             }
             // The rule asks for a rebalance again, of this member or another one.
             Err(error) => {

@@ -26,7 +26,7 @@ impl FencedMember {
     /// Observes the group until the owner of the instance id is known: [`Owner::Vacant`] or
     /// [`Owner::LiveProcess`]. Blocks while the brokers are unreachable. `go_on` is called with each
     /// observation; if it returns `false`, the result is `None`.
-    pub fn settle(&self, mut go_on: impl FnMut(&Owner) -> bool) -> Option<Owner> {
+    pub fn await_owner(&self, mut go_on: impl FnMut(&Owner) -> bool) -> Option<Owner> {
         let mut rule = OwnerRule::new(&self.instance_id, self.session_timeout);
         let mut has_failed = false;
         loop {

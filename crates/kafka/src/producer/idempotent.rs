@@ -28,7 +28,7 @@ pub enum SendError {
     QueueFull,
     /// The record cannot be sent, or the producer no longer works.
     #[error(transparent)]
-    ClientError(#[from] ClientError),
+    Client(#[from] ClientError),
 }
 
 /// Token of a record, and the offset at which it was written or the reason why it was not.

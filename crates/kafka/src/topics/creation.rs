@@ -6,7 +6,7 @@ use records::Topics;
 use serde::Serialize;
 
 use super::rules::creatable_in_sync_min;
-use super::{Existing, HEADERS_BYTES, Purpose};
+use super::{ExistingTopics, HEADERS_BYTES, Purpose};
 
 /// Maximum size of an order while there is no orders topic to follow: Kafka's own default, in bytes.
 const ORDER_BYTES_MAX: u64 = 1_048_588;
@@ -27,12 +27,12 @@ pub struct NewTopic {
     pub configs: BTreeMap<&'static str, String>,
 }
 
-/// Returns the topics that are missing, in the order in which an order passes them. Existing topics are left
+/// Returns the topics that are missing, in the order in which an order passes them. ExistingTopics topics are left
 /// unchanged.
 #[must_use]
 pub fn missing(
     topics: &Topics,
-    existing: &Existing,
+    existing: &ExistingTopics,
     partitions: usize,
     replication_factor: usize,
 ) -> Vec<NewTopic> {
@@ -115,7 +115,7 @@ struct BytesMax {
 }
 
 impl BytesMax {
-    fn new(topics: &Topics, existing: &Existing) -> Self {
+    fn new(topics: &Topics, existing: &ExistingTopics) -> Self {
         let of = |purpose: Purpose| {
             let bytes = existing.get(purpose.name(topics))?.number("max.message.bytes")?;
             u64::try_from(bytes).ok()

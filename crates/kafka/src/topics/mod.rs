@@ -49,7 +49,7 @@ pub enum Role {
 
 /// Description of an existing topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Described {
+pub struct TopicDescription {
     /// Id that Kafka gave the topic when it was created; `None` if the brokers do not support ids.
     pub id: Option<String>,
     /// Number of partitions of the topic.
@@ -60,12 +60,12 @@ pub struct Described {
     pub configs: BTreeMap<String, String>,
 }
 
-/// Existing topics by name.
-pub type Existing = BTreeMap<String, Described>;
+/// ExistingTopics topics by name.
+pub type ExistingTopics = BTreeMap<String, TopicDescription>;
 
 /// Requirements that the topics are verified against.
 #[derive(Clone, Copy, Debug)]
-pub struct Required<'a> {
+pub struct Requirements<'a> {
     /// Configured names of the topics.
     pub topics: &'a Topics,
     /// Role whose topics are verified.
@@ -104,7 +104,7 @@ pub struct Finding {
 
 /// Verifies the existing topics, and returns the findings, most severe first.
 #[must_use]
-pub fn verify(required: &Required<'_>, existing: &Existing) -> Vec<Finding> {
+pub fn verify(required: &Requirements<'_>, existing: &ExistingTopics) -> Vec<Finding> {
     let mut findings = rules::Rules::new(required, existing).findings();
     findings.sort_by_key(|finding| finding.severity);
     findings

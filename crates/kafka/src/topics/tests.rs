@@ -4,8 +4,8 @@
 use super::creation::missing;
 use super::*;
 
-fn required(topics: &Topics, role: Role) -> Required<'_> {
-    Required {
+fn required(topics: &Topics, role: Role) -> Requirements<'_> {
+    Requirements {
         topics,
         role,
         partitions_remembered: None,
@@ -14,10 +14,10 @@ fn required(topics: &Topics, role: Role) -> Required<'_> {
 }
 
 /// Describes all topics as they are created.
-fn created(partitions: usize, replication_factor: usize) -> Existing {
+fn created(partitions: usize, replication_factor: usize) -> ExistingTopics {
     missing(
         &Topics::default(),
-        &Existing::new(),
+        &ExistingTopics::new(),
         partitions,
         replication_factor,
     )
@@ -28,7 +28,7 @@ fn created(partitions: usize, replication_factor: usize) -> Existing {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        let described = Described {
+        let described = TopicDescription {
             id: None,
             partitions: new.partitions,
             replication_factor: new.replication_factor,
@@ -41,7 +41,13 @@ fn created(partitions: usize, replication_factor: usize) -> Existing {
 
 /// Changes one setting of one topic, and expects one finding, for the operator and for `role`.
 #[track_caller]
-fn check(role: Role, purpose: Purpose, change: impl Fn(&mut Described), severity: Severity, words: &[&str]) {
+fn check(
+    role: Role,
+    purpose: Purpose,
+    change: impl Fn(&mut TopicDescription),
+    severity: Severity,
+    words: &[&str],
+) {
     let topics = Topics::default();
     let mut existing = created(10, 3);
     change(existing.get_mut(purpose.name(&topics)).expect("it exists"));
@@ -61,7 +67,7 @@ fn check(role: Role, purpose: Purpose, change: impl Fn(&mut Described), severity
     }
 }
 
-fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Described) {
+fn set(name: &'static str, value: &'static str) -> impl Fn(&mut TopicDescription) {
     move |described| {
         described.configs.insert(name.to_owned(), value.to_owned());
     }
@@ -91,7 +97,7 @@ fn created_topics_have_no_findings() {
 #[test]
 fn each_role_verifies_its_own_topics() {
     let topics = Topics::default();
-    let of = |role| verify(&required(&topics, role), &Existing::new());
+    let of = |role| verify(&required(&topics, role), &ExistingTopics::new());
     assert_eq!(
         (of(Validator).len(), of(Caller).len(), of(Operator).len()),
         (4, 4, 7)
@@ -110,14 +116,14 @@ fn each_role_verifies_its_own_topics() {
 
 #[test]
 fn different_partition_counts_are_refused() {
-    let eleven = |described: &mut Described| described.partitions = 11;
+    let eleven = |described: &mut TopicDescription| described.partitions = 11;
     let words = [
         "has 11 partitions",
         "payment-orders has 10",
         "cannot remove partitions",
     ];
     check(Validator, Changelog, eleven, Refuse, &words);
-    let six = |described: &mut Described| described.partitions = 6;
+    let six = |described: &mut TopicDescription| described.partitions = 6;
     check(
         Validator,
         Pending,
@@ -127,7 +133,7 @@ fn different_partition_counts_are_refused() {
     );
 
     let topics = Topics::default();
-    let remembered = |partitions| Required {
+    let remembered = |partitions| Requirements {
         partitions_remembered: Some(partitions),
         ..required(&topics, Validator)
     };
@@ -287,7 +293,7 @@ fn weak_replication_is_found() {
 #[test]
 fn two_replicas_are_a_warning_either_way() {
     for (in_sync_min, words) in [("1", "one broker alone"), ("2", "one broker is down")] {
-        let change = |described: &mut Described| {
+        let change = |described: &mut TopicDescription| {
             described.replication_factor = 2;
             set("min.insync.replicas", in_sync_min)(described);
         };
@@ -342,13 +348,13 @@ fn one_topic_for_two_purposes_is_refused() {
 fn created_topics_follow_existing_orders_topic() {
     let topics = Topics::default();
     let configs = [("max.message.bytes".to_owned(), "5000000".to_owned())].into();
-    let orders = Described {
+    let orders = TopicDescription {
         id: None,
         partitions: 10,
         replication_factor: 3,
         configs,
     };
-    let existing = Existing::from([(topics.orders.clone(), orders)]);
+    let existing = ExistingTopics::from([(topics.orders.clone(), orders)]);
     let new = missing(&topics, &existing, 10, 3);
     assert_eq!(new.len(), 6);
     assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use kafka::admin::Admin;
 use kafka::topics::creation::{self, NewTopic};
-use kafka::topics::{self, Existing, Finding, Purpose, Required, Role};
+use kafka::topics::{self, ExistingTopics, Finding, Purpose, Requirements, Role};
 use records::Topics;
 
 use crate::cli::{CreateTopics, TopicsCommand};
@@ -105,7 +105,7 @@ fn await_known(
     admin: &Admin,
     new: &[NewTopic],
     failed: &[(String, String)],
-) -> anyhow::Result<Existing> {
+) -> anyhow::Result<ExistingTopics> {
     let deadline = Instant::now() + KNOWN_TIMEOUT;
     loop {
         let existing = describe(config, admin)?;
@@ -131,14 +131,14 @@ fn await_known(
     }
 }
 
-fn describe(config: &Config, admin: &Admin) -> anyhow::Result<Existing> {
+fn describe(config: &Config, admin: &Admin) -> anyhow::Result<ExistingTopics> {
     admin
         .describe(&Role::Operator.names(&config.topics))
         .context("describing the topics")
 }
 
-fn findings(config: &Config, existing: &Existing) -> Vec<Finding> {
-    let required = Required {
+fn findings(config: &Config, existing: &ExistingTopics) -> Vec<Finding> {
+    let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
         // Only the programs remember a partition count, in their state and commit metadata.
@@ -158,7 +158,7 @@ fn status(findings: &[Finding]) -> Status {
 
 /// Returns the partition count of new topics: that of an existing topic which must have the same, else the
 /// requested one, else the default.
-fn partitions(requested: Option<usize>, topics: &Topics, existing: &Existing) -> anyhow::Result<usize> {
+fn partitions(requested: Option<usize>, topics: &Topics, existing: &ExistingTopics) -> anyhow::Result<usize> {
     // Orders and changelog must match, since a key is looked up in the partition of its order.
     let existing_topic = [Purpose::Orders, Purpose::Pending, Purpose::Changelog]
         .into_iter()
@@ -188,7 +188,7 @@ fn replication_factor(requested: Option<usize>, brokers: usize) -> anyhow::Resul
 
 #[cfg(test)]
 mod tests {
-    use kafka::topics::Described;
+    use kafka::topics::TopicDescription;
 
     use super::*;
 
@@ -196,17 +196,17 @@ mod tests {
     fn new_topics_match_existing_partition_counts() {
         let topics = Topics::default();
         let with = |name: &str, partitions| {
-            Existing::from([(
+            ExistingTopics::from([(
                 name.to_owned(),
-                Described {
+                TopicDescription {
                     partitions,
-                    ..Described::default()
+                    ..TopicDescription::default()
                 },
             )])
         };
-        let of = |requested, existing: &Existing| partitions(requested, &topics, existing).ok();
-        assert_eq!(of(None, &Existing::new()), Some(PARTITIONS));
-        assert_eq!(of(Some(10), &Existing::new()), Some(10));
+        let of = |requested, existing: &ExistingTopics| partitions(requested, &topics, existing).ok();
+        assert_eq!(of(None, &ExistingTopics::new()), Some(PARTITIONS));
+        assert_eq!(of(Some(10), &ExistingTopics::new()), Some(10));
         assert_eq!(of(None, &with("payment-orders", 7)), Some(7));
         assert_eq!(of(Some(7), &with("pending-api-calls", 7)), Some(7));
         assert_eq!(of(Some(8), &with("pending-api-calls", 7)), None);

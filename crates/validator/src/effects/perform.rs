@@ -47,8 +47,8 @@ impl Shell {
             Action::Close(partition) => self.close_store(partition),
             Action::Discard(partition) => self.discard_store(partition),
             Action::GiveUp(partitions) => {
-                kill_at!("before-give-up");
-                consumer.give_up(&partitions)?;
+                kill_at!("before-revoke");
+                consumer.release(&partitions)?;
             }
             Action::Leave => self.has_left = true,
         }

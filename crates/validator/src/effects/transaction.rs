@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use kafka::TransactionalProducer;
 use kafka::error::{ClientError, ErrorClass};
-use kafka::transaction::TransactionEnd;
+use kafka::producer::transactional::TransactionEnd;
 use pipeline::admission::{Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -33,7 +33,7 @@ impl Shell {
         verdict: &Verdict,
         begins: bool,
     ) -> Result<(), ClientError> {
-        self.metrics.count(verdict);
+        self.metrics.count_verdict(verdict);
         self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
         let Some(producer) = &self.producer else {
             // Unreachable: nothing is admitted without a producer. Should it happen, the transaction fails
@@ -109,12 +109,12 @@ impl Shell {
         match ended {
             TransactionEnd::Committed { tracked } => {
                 kill_at!("after-end");
-                self.metrics.ended(End::Committed);
+                self.metrics.transaction_ended(End::Committed);
                 Ok(Event::Committed(tracked))
             }
             TransactionEnd::CommittedRetireProducer { tracked, why } => {
-                self.metrics.ended(End::Committed);
-                if guard_removed!("guard-end-on-its-way") {
+                self.metrics.transaction_ended(End::Committed);
+                if guard_removed!("guard-end-txn-in-flight") {
                     return Ok(Event::Committed(tracked));
                 }
                 // That request could commit the producer's next transaction halfway.
@@ -125,11 +125,11 @@ impl Shell {
                 Ok(Event::CommittedRetireProducer(tracked))
             }
             TransactionEnd::Aborted(error) => {
-                self.metrics.ended(End::Aborted);
+                self.metrics.transaction_ended(End::Aborted);
                 failed(error, "transaction aborted, reading its orders again")
             }
             TransactionEnd::Unknown(error) => {
-                self.metrics.ended(End::Unknown);
+                self.metrics.transaction_ended(End::Unknown);
                 failed(
                     error,
                     "transaction outcome unknown, reading the committed offsets again",

@@ -82,7 +82,7 @@ impl Worker {
         }
         let found = self.admin.topic_ids(&names, REQUEST_TIMEOUT)?;
         match self.directory.claim_ids(&found) {
-            Err(error @ DirectoryError::Recreated { .. }) => Err(halted(error.to_string())),
+            Err(error @ DirectoryError::TopicRecreated { .. }) => Err(halted(error.to_string())),
             other => Ok(other?),
         }
     }
@@ -165,7 +165,7 @@ impl Worker {
             verify: self.config.store.verify,
         };
         let opened = Store::open(&path, &identity, options)?;
-        if let Some(why) = opened.rebuilt_because {
+        if let Some(why) = opened.rebuild_reason {
             self.metrics.stores_rebuilt.inc();
             tracing::warn!(
                 %partition, path = %path.display(), why,
@@ -211,9 +211,9 @@ fn gap(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
         .bounds(*partition, REQUEST_TIMEOUT)
         .and_then(|Bounds { start, end }| {
             let start = start.max(Offset(end.0 - LOOK_BACK));
-            reader.last_at(&topics.changelog, *partition, Bounds { start, end })
+            reader.last_timestamp(&topics.changelog, *partition, Bounds { start, end })
         });
-    let after = reader.first_at(&topics.orders, *partition, orders);
+    let after = reader.first_timestamp(&topics.orders, *partition, orders);
     // Failures become part of the text: the partition halts in any case, and that must not depend on them.
     let text = |at: Result<Option<Timestamp>, ClientError>| match at {
         Ok(Some(Timestamp(ms))) => {

@@ -55,13 +55,13 @@ impl Worker {
         match outcome {
             Ok(()) => {}
             Err(ReadError::Cancelled) => return Ok(false),
-            Err(ReadError::ClientError(error)) if error.class == ErrorClass::Permanent => {
+            Err(ReadError::Client(error)) if error.class == ErrorClass::Permanent => {
                 // What was deleted may have held keys, so the store cannot be trusted to know all of them.
                 return Err(halted(format!(
                     "{error}; the changelog was truncated while it was read"
                 )));
             }
-            Err(ReadError::ClientError(error)) => return Err(error.into()),
+            Err(ReadError::Client(error)) => return Err(error.into()),
             Err(ReadError::Sink(error)) => return Err(error),
         }
         // Not persisted here: orders wait, and a crash only means that the changelog's tail is read again.

@@ -21,7 +21,7 @@ impl Loop<'_> {
             return;
         }
         let states = self.admission.partitions();
-        self.shell.metrics.stages(states.values());
+        self.shell.metrics.set_partition_states(states.values());
         let waiting: Vec<String> = states
             .iter()
             .filter_map(|(partition, state)| match state {

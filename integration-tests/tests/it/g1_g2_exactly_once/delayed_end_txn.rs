@@ -6,7 +6,7 @@
 //! Kafka would commit that half. Then the validator is killed and started again.
 //!
 //! Must hold: Kafka rejects the late request, because the validator took a new producer, and each order is in
-//! the outbox exactly once. The same scenario runs without the guard `guard-end-on-its-way`, which replaces
+//! the outbox exactly once. The same scenario runs without the guard `guard-end-txn-in-flight`, which replaces
 //! the producer; there the checker must report violations.
 
 use std::ops::ControlFlow;
@@ -34,7 +34,7 @@ fn delayed_end_txn_ends_no_later_transaction() {
         let (mut broker, proxy) = broker::start_behind_proxy(DelayedEndTxn::default())?;
         let guarded = delay_end_txn(&proxy, "end-txn-guarded", "", INVALID_PRODUCER_EPOCH)?;
         findings::expect_no_violations(&guarded)?;
-        let unguarded = delay_end_txn(&proxy, "end-txn-unguarded", "guard-end-on-its-way=return", 0)?;
+        let unguarded = delay_end_txn(&proxy, "end-txn-unguarded", "guard-end-txn-in-flight=return", 0)?;
         ensure!(
             !unguarded.is_empty(),
             "without its guard the scenario must produce a half-committed transaction, and none was found"

@@ -190,7 +190,7 @@ fn store_ahead_of_changelog_halts_its_partition() {
         validator.process.terminate(DRAIN_MAX)?;
         let kept = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?;
         ensure!(
-            kept.rebuilt_because.is_none()
+            kept.rebuild_reason.is_none()
                 && kept.store.checkpoint() == Some(ahead)
                 && kept.store.len()? == 50,
             "the validator changed a store that is ahead of its changelog"

@@ -8,8 +8,8 @@
 //!
 //! Must hold: the API's own record has each order at most once. Under `park` some calls are parked; under
 //! `verify` none is, because the look-up resolves each ambiguous call. The guards are the recorded intents
-//! (`guard-beginnings`), the wait for their commit (`guard-note-awaited`) and the ownership lease
-//! (`guard-ownership-deadline`); `OUTBOX_TEST_GUARDS="guard-beginnings=return"` removes one from all
+//! (`guard-intents`), the wait for their commit (`guard-await-commit`) and the ownership lease
+//! (`guard-ownership-lease`); `OUTBOX_TEST_GUARDS="guard-intents=return"` removes one from all
 //! programs, and the scenarios fail.
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ const CRASH_POINTS: [(&str, u32); 6] = [
     ("after-commit", 50),
     ("before-send", 200),
     ("after-send", 20),
-    ("after-answer", 200),
+    ("after-response", 200),
     ("after-outcome-ack", 200),
 ];
 

@@ -5,7 +5,7 @@
 //! killed, and no other caller starts.
 //!
 //! Must hold: the command lists an intent for each of the eight requests, as JSON and in its table. Without
-//! `guard-beginnings` it lists none, and the scenario fails.
+//! `guard-intents` it lists none, and the scenario fails.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

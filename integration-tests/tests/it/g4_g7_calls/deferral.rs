@@ -8,7 +8,7 @@
 //! Must hold: the other calls are accepted while some fail; a call that fails for too long becomes a dead
 //! letter; no call is lost, and under `park` the API processes each order at most once.
 //! `OUTBOX_TEST_DEFER_AFTER=0s` turns deferrals off, and
-//! `OUTBOX_TEST_GUARDS="guard-deferral-together=return"` writes the copies and the call notes in two
+//! `OUTBOX_TEST_GUARDS="guard-deferral-atomic=return"` writes the copies and the call notes in two
 //! transactions; either makes a scenario fail.
 
 use std::time::{Duration, Instant};

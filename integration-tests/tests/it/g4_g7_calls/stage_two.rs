@@ -27,7 +27,7 @@ use crate::{run, seed};
 /// Failpoints at which a caller is killed, and the maximum number of passes before.
 const CRASH_POINTS: [(&str, u32); 5] = [
     ("before-send", 200),
-    ("after-answer", 200),
+    ("after-response", 200),
     ("after-outcome-ack", 200),
     // One commit carries many calls, so there are fewer passes.
     ("before-commit", 20),

@@ -7,7 +7,7 @@
 //! other half.
 //!
 //! Must hold: the second member reports the unassigned partitions and triggers exactly one rebalance, and all
-//! work is done. Without `guard-unowned` half of the orders have no verdict after 90 s.
+//! work is done. Without `guard-unassigned` half of the orders have no verdict after 90 s.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn pair(pipeline: &Pipeline, program: &str, settings: impl Fn(u32) -> Settings) 
 /// The first is killed when it has to revoke those, and started again at once.
 fn kill_between_the_rounds([first, second]: &mut [Service; 2]) -> Result<()> {
     // The failpoint lies in the revocation: the first round is over, the second has not begun.
-    first.process.start_with_crash_at("before-give-up", 0)?;
+    first.process.start_with_crash_at("before-revoke", 0)?;
     await_ready(first, START_MAX)?;
     second.process.start()?;
     first.process.wait_killed(START_MAX)?;

@@ -64,7 +64,7 @@ impl Latch {
         // the partition would send the same call. The failpoint removes the guard, so that a test can show it
         // matters.
         self.gate
-            .claim(self.permit.is_valid(now) || guard_removed!("guard-ownership-deadline"))
+            .claim(self.permit.is_valid(now) || guard_removed!("guard-ownership-lease"))
     }
 }
 

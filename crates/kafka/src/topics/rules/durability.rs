@@ -1,7 +1,7 @@
 //! Rules for replicas: the failures of brokers that lose no record.
 
 use super::Rules;
-use crate::topics::{Described, Purpose};
+use crate::topics::{Purpose, TopicDescription};
 
 /// Repair that survives one broker that is down and another one that loses its disk.
 const THREE_REPLICAS: &str = "on a cluster of three brokers or more: kafka-reassign-partitions.sh to three \
@@ -9,7 +9,7 @@ const THREE_REPLICAS: &str = "on a cluster of three brokers or more: kafka-reass
 
 impl Rules<'_> {
     /// Warns of settings that lose acknowledged records or block writes; refuses unclean elections.
-    pub(super) fn replication(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn replication(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let replicas = topic.replication_factor;
         if replicas <= 1 {
             self.warn(

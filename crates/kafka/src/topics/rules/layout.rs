@@ -1,7 +1,7 @@
 //! Rules for the existence of topics and their partition counts.
 
 use super::Rules;
-use crate::topics::{Described, Purpose};
+use crate::topics::{Purpose, TopicDescription};
 
 impl Rules<'_> {
     /// Refuses a topic that is configured for two purposes.
@@ -34,7 +34,7 @@ impl Rules<'_> {
     }
 
     /// Refuses partition counts that move keys to other partitions.
-    pub(super) fn partitions(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn partitions(&mut self, purpose: Purpose, topic: &TopicDescription) {
         if purpose == Purpose::Orders
             && let Some(remembered) = self.required.partitions_remembered
             && remembered != topic.partitions

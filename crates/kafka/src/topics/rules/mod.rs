@@ -6,17 +6,17 @@ mod retention;
 mod sizes;
 
 pub(super) use self::durability::creatable_in_sync_min;
-use super::{Described, Existing, Finding, Purpose, Required, Severity};
+use super::{ExistingTopics, Finding, Purpose, Requirements, Severity, TopicDescription};
 
 /// The rules, and their findings so far.
 pub(super) struct Rules<'a> {
-    required: &'a Required<'a>,
-    existing: &'a Existing,
+    required: &'a Requirements<'a>,
+    existing: &'a ExistingTopics,
     findings: Vec<Finding>,
 }
 
 impl<'a> Rules<'a> {
-    pub(super) fn new(required: &'a Required<'a>, existing: &'a Existing) -> Self {
+    pub(super) fn new(required: &'a Requirements<'a>, existing: &'a ExistingTopics) -> Self {
         Self {
             required,
             existing,
@@ -43,7 +43,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Returns a topic as it is, if the role uses it and it exists.
-    fn described(&self, purpose: Purpose) -> Option<&'a Described> {
+    fn described(&self, purpose: Purpose) -> Option<&'a TopicDescription> {
         // The caller asks nothing of the topics before the outbox, and may have no permission to describe
         // them.
         let is_used = self.required.role.purposes().contains(&purpose);
@@ -80,7 +80,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-impl Described {
+impl TopicDescription {
     /// Returns the value of a setting.
     fn config(&self, name: &str) -> Option<&str> {
         self.configs.get(name).map(String::as_str)

@@ -1,13 +1,13 @@
 //! Rules for the deletion of records: compaction and expiry.
 
 use super::Rules;
-use crate::topics::{Described, Purpose};
+use crate::topics::{Purpose, TopicDescription};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl Rules<'_> {
     /// Refuses cleanup policies that delete records which a guarantee depends on.
-    pub(super) fn cleanup(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn cleanup(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let policy = topic.config("cleanup.policy").unwrap_or("delete");
         let has = |name| policy.split(',').any(|part| part.trim() == name);
         let (compact, delete) = (has("compact"), has("delete"));
@@ -66,7 +66,7 @@ impl Rules<'_> {
     }
 
     /// Warns of records that expire before they are processed or dealt with.
-    pub(super) fn retention(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn retention(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let (days_min, why) = match purpose {
             Purpose::Orders => (1, "an order that no validator reads in time is lost"),
             Purpose::Pending => (
@@ -112,7 +112,7 @@ impl Rules<'_> {
     }
 
     /// Warns of expiry by the clock of the writer.
-    pub(super) fn timestamps(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn timestamps(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let by_writer = topic.config("message.timestamp.type") == Some("CreateTime");
         let expires = topic.number("retention.ms").is_some_and(|ms| ms >= 0);
         if purpose == Purpose::Pending && by_writer && expires {

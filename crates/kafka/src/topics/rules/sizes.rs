@@ -1,15 +1,15 @@
 //! The rule that a record fits where it is copied to.
 
 use super::Rules;
-use crate::topics::{Described, HEADERS_BYTES, Purpose};
+use crate::topics::{HEADERS_BYTES, Purpose, TopicDescription};
 
 impl Rules<'_> {
     /// Checks that copies, which have additional headers, fit into this topic.
-    pub(super) fn sizes(&mut self, purpose: Purpose, topic: &Described) {
+    pub(super) fn sizes(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let Some(source) = purpose.copied_from() else {
             return;
         };
-        let size = |topic: &Described| {
+        let size = |topic: &TopicDescription| {
             topic
                 .number("max.message.bytes")
                 .and_then(|n| u64::try_from(n).ok())

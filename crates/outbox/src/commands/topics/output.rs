@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, Table};
 use kafka::topics::creation::NewTopic;
-use kafka::topics::{Described, Existing, Finding, Purpose, Severity, is_refused};
+use kafka::topics::{ExistingTopics, Finding, Purpose, Severity, TopicDescription, is_refused};
 use records::Topics;
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 pub(super) struct Verified<'a> {
     sound: bool,
     findings: &'a [Finding],
-    topics: &'a Existing,
+    topics: &'a ExistingTopics,
 }
 
 /// JSON output of `topics create`.
@@ -32,7 +32,7 @@ struct Failed<'a> {
 }
 
 impl<'a> Verified<'a> {
-    pub(super) fn new(topics: &'a Existing, findings: &'a [Finding]) -> Self {
+    pub(super) fn new(topics: &'a ExistingTopics, findings: &'a [Finding]) -> Self {
         Self {
             // Warnings do not count: the programs start with them.
             sound: !is_refused(findings),
@@ -46,7 +46,7 @@ impl<'a> Created<'a> {
     pub(super) fn new(
         new: &'a [NewTopic],
         failed: &'a [(String, String)],
-        topics: &'a Existing,
+        topics: &'a ExistingTopics,
         findings: &'a [Finding],
     ) -> Self {
         let has_failed = |topic: &NewTopic| failed.iter().any(|(name, _)| *name == topic.name);
@@ -62,7 +62,7 @@ impl<'a> Created<'a> {
 }
 
 /// Returns a table of the existing topics, with the settings that matter.
-pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding]) -> Table {
+pub(super) fn existing(topics: &Topics, existing: &ExistingTopics, findings: &[Finding]) -> Table {
     let mut table = table(&[
         "topic",
         "partitions",
@@ -75,7 +75,8 @@ pub(super) fn existing(topics: &Topics, existing: &Existing, findings: &[Finding
     for purpose in Purpose::ALL {
         let name = purpose.name(topics);
         let described = existing.get(name);
-        let count = |of: fn(&Described) -> usize| described.map_or("-".into(), |topic| of(topic).to_string());
+        let count =
+            |of: fn(&TopicDescription) -> usize| described.map_or("-".into(), |topic| of(topic).to_string());
         let config = |key: &str| {
             described
                 .and_then(|topic| topic.configs.get(key))
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn all_settings_of_a_new_topic_are_shown() {
-        let new = missing(&Topics::default(), &Existing::new(), 10, 3);
+        let new = missing(&Topics::default(), &ExistingTopics::new(), 10, 3);
         let shown = planned(&new).to_string();
         for topic in &new {
             assert!(shown.contains(&topic.name), "{shown}");
@@ -242,7 +243,7 @@ mod tests {
                 );
             }
         }
-        let shown = existing(&Topics::default(), &Existing::new(), &[]).to_string();
+        let shown = existing(&Topics::default(), &ExistingTopics::new(), &[]).to_string();
         assert!(
             shown.contains("payment-orders") && shown.contains(" - "),
             "{shown}"
@@ -251,10 +252,11 @@ mod tests {
 
     #[test]
     fn json_field_names_are_stable() {
-        let new = missing(&Topics::default(), &Existing::new(), 10, 3);
+        let new = missing(&Topics::default(), &ExistingTopics::new(), 10, 3);
         let failed = [("payment-orders".to_owned(), "no".to_owned())];
         let found = [finding(Severity::Refuse)];
-        let json = serde_json::to_value(Created::new(&new, &failed, &Existing::new(), &found)).expect("JSON");
+        let json =
+            serde_json::to_value(Created::new(&new, &failed, &ExistingTopics::new(), &found)).expect("JSON");
         assert_eq!(json["sound"], false);
         assert_eq!(json["created"].as_array().map(Vec::len), Some(6));
         assert_eq!(json["failed"][0]["topic"], "payment-orders");
