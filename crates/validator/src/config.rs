@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::KafkaSettings;
-use pipeline::admission::{KeySource, Limits, Partitioner, RecordKey, Rules};
+use pipeline::admission::{KeySource, Partitioner, RecordKey, Rules, TransactionLimits};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
@@ -205,8 +205,8 @@ impl Config {
     }
 
     /// Returns the limits at which a transaction ends.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
+    pub(crate) fn limits(&self) -> TransactionLimits {
+        TransactionLimits {
             commit_interval: self.validator.commit_interval,
             orders_max: self.validator.batch_orders_max,
             bytes_max: usize::try_from(self.validator.batch_bytes_max.as_u64()).unwrap_or(usize::MAX),
@@ -214,8 +214,8 @@ impl Config {
     }
 
     /// Returns the timeouts of a transaction and its commit.
-    pub(crate) fn transaction_limits(&self) -> kafka::producer::transactional::Limits {
-        kafka::producer::transactional::Limits {
+    pub(crate) fn transaction_timeouts(&self) -> kafka::producer::transactional::TransactionTimeouts {
+        kafka::producer::transactional::TransactionTimeouts {
             transaction_timeout: self.validator.transaction_timeout,
             commit_timeout: self.validator.commit_timeout,
         }

@@ -166,7 +166,7 @@ impl Metrics {
                 PartitionState::AwaitsProducer => 0,
                 PartitionState::Restoring(_) => 1,
                 PartitionState::Running { .. } => 2,
-                PartitionState::Refused(_) => 3,
+                PartitionState::Halted(_) => 3,
             };
             counts[index] += 1;
         }

@@ -99,7 +99,7 @@ fn metadata_of(commit: &Commit) -> String {
     if guard_removed!("guard-intents")
         && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
     {
-        note.begun = OffsetSet::new();
+        note.intents = OffsetSet::new();
         return note.encode(commit.offset).unwrap_or_default();
     }
     commit.note.clone()

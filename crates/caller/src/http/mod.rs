@@ -65,7 +65,7 @@ impl Api {
             credentials: Credentials::new(&settings.auth, move || for_tokens.get())?,
             signature: Signature::new(&settings.signature)?,
             reader: ResponseReader {
-                classifier: settings.responses.classes()?,
+                classifier: settings.responses.classifier()?,
                 kept_max: usize::try_from(settings.response_bytes_max.as_u64()).unwrap_or(usize::MAX),
                 transaction_id: settings.transaction_id.clone(),
             },

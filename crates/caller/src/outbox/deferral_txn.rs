@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
-use kafka::producer::transactional::{Limits, TransactionEnd};
+use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
 use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::delivery::{Ambiguity, DeferredCopy};
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -65,12 +65,12 @@ impl DeferralProducer {
         let commit_timeout = self.config.caller.commit_timeout;
         // Halved: a deferral is the one commit in flight, so sending and ending it must fit into the time
         // after which the delivery treats a commit as late.
-        let limits = Limits {
+        let timeouts = TransactionTimeouts {
             transaction_timeout: commit_timeout,
             commit_timeout: commit_timeout / 2,
         };
         let id = self.transactional_id();
-        let producer = TransactionalProducer::open(&self.config.kafka, &id, limits, commit_timeout / 2)?;
+        let producer = TransactionalProducer::open(&self.config.kafka, &id, timeouts, commit_timeout / 2)?;
         tracing::info!(transactional_id = id, "deferral producer opened");
         Ok(producer)
     }

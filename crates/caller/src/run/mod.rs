@@ -96,7 +96,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
     health.set_ready(Health::STARTED);
     let delivery = Delivery::new(
         config.limits(),
-        config.api.responses.classes()?,
+        config.api.responses.classifier()?,
         config.verify.verify()?,
     )
     .with_flow_control(config.flow_control());

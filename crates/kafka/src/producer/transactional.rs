@@ -37,12 +37,12 @@ use crate::consumer::CommitOffset;
 /// A producer with a transactional id, and at most one open transaction.
 pub struct TransactionalProducer {
     sender: Arc<Sender<DeliveryReports>>,
-    limits: Limits,
+    limits: TransactionTimeouts,
 }
 
 /// Timeouts of a transaction and its steps.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TransactionTimeouts {
     /// Time after which the broker aborts the transaction by itself (`transaction.timeout.ms`). It bounds how
     /// long a dead producer blocks readers of its topics.
     pub transaction_timeout: Duration,
@@ -82,7 +82,7 @@ impl TransactionalProducer {
     pub fn open(
         settings: &KafkaSettings,
         transactional_id: &str,
-        limits: Limits,
+        limits: TransactionTimeouts,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let failed = |error| {

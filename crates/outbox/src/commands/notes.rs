@@ -112,7 +112,7 @@ fn noted(committed: Committed, bounds: Bounds) -> Noted {
         committed: committed.offset,
         end: bounds.end,
         finals: runs(&note.finals),
-        intents: runs(&note.begun),
+        intents: runs(&note.intents),
         unreadable,
     }
 }
@@ -186,7 +186,7 @@ mod tests {
     fn notes_are_decoded_or_reported_unreadable() {
         let note = CallNote {
             finals: [101, 102, 107].into_iter().map(Offset).collect(),
-            begun: [100, 105].into_iter().map(Offset).collect(),
+            intents: [100, 105].into_iter().map(Offset).collect(),
         };
         let metadata = note.encode(Offset(100)).expect("short");
         let bounds = Bounds {

@@ -16,9 +16,9 @@ mod transaction;
 mod verdict;
 
 pub use input::Input;
-pub use machine::{Action, Admission, Event, PartitionState, Taken, Token};
+pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId};
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
-pub use transaction::{Admitted, Limits, Offsets, Transaction};
+pub use transaction::{Admitted, Offsets, Transaction, TransactionLimits};
 pub use verdict::{Verdict, decide};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-/// Limits at which a transaction is ended; the first one reached counts.
+/// TransactionLimits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TransactionLimits {
     /// Maximum age of a transaction, and so the longest time that an order waits for its commit.
     pub commit_interval: Duration,
     /// Maximum number of input records.
@@ -89,7 +89,7 @@ impl Transaction {
 
     /// Returns the time at which to end the transaction; not after the present if it is full.
     #[must_use]
-    pub fn due(&self, limits: &Limits) -> Instant {
+    pub fn due(&self, limits: &TransactionLimits) -> Instant {
         if self.orders >= limits.orders_max || self.bytes >= limits.bytes_max {
             // No clock here: the start of the transaction is surely not in the future.
             self.began_at

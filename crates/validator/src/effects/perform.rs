@@ -29,15 +29,17 @@ impl Shell {
                     // librdkafka has stopped the partition meanwhile, as it does while its topic is being
                     // deleted. Restoring it again finds out why.
                     tracing::warn!(%partition, %error, "partition not started, restoring it again");
-                    return Ok(Some(Event::Failed));
+                    return Ok(Some(Event::TransactionFailed));
                 }
             }
             Action::Pause(partitions) => consumer.pause(&partitions)?,
-            Action::End(offsets, fence) => return self.end_transaction(&offsets, &fence).map(Some),
+            Action::EndTransaction(offsets, fence) => {
+                return self.end_transaction(&offsets, &fence).map(Some);
+            }
             Action::Apply(partition, admitted, checkpoint) => {
                 return Ok(self.apply_to_store(partition, admitted, checkpoint));
             }
-            Action::Abandon => {
+            Action::DropProducer => {
                 // Its transactional id is used again, so the next producer ends what the abort leaves open.
                 if let Some(producer) = self.producer.take() {
                     producer.abandon();
@@ -46,7 +48,7 @@ impl Shell {
             Action::OpenProducer => return self.open_producer().map(Some),
             Action::Close(partition) => self.close_store(partition),
             Action::Discard(partition) => self.discard_store(partition),
-            Action::GiveUp(partitions) => {
+            Action::Release(partitions) => {
                 kill_at!("before-revoke");
                 consumer.release(&partitions)?;
             }

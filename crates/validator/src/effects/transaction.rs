@@ -85,7 +85,7 @@ impl Shell {
     ) -> anyhow::Result<Event<Fence>> {
         let Some(producer) = &self.producer else {
             // Unreachable, as in `send`.
-            return Ok(Event::Failed);
+            return Ok(Event::TransactionFailed);
         };
         self.metrics
             .transaction_orders
@@ -144,7 +144,7 @@ impl Shell {
     /// Kafka refuses the transactional id.
     pub(super) fn open_producer(&mut self) -> anyhow::Result<Event<Fence>> {
         let id = self.config.transactional_id();
-        let limits = self.config.transaction_limits();
+        let limits = self.config.transaction_timeouts();
         match TransactionalProducer::open(&self.config.kafka, &id, limits, OPEN_TIMEOUT) {
             Ok(producer) => {
                 self.producer = Some(producer);
@@ -179,5 +179,5 @@ fn failed(error: ClientError, consequence: &str) -> anyhow::Result<Event<Fence>>
         ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Fatal => {}
     }
     tracing::warn!(%error, "{consequence}");
-    Ok(Event::Failed)
+    Ok(Event::TransactionFailed)
 }

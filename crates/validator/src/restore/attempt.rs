@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use anyhow::Context;
 use kafka::ClientError;
 use kafka::changelog::ChangelogReader;
-use pipeline::admission::restore::{Answer, Names, Question, Restore, Step};
+use pipeline::admission::restore::{Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep};
 use records::{Bounds, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{DirectoryError, Identity, Options, Store, StoreError};
@@ -32,10 +32,10 @@ impl Worker {
         // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids()?;
         let names = self.names(partition);
-        let mut restore = Restore::of(&names);
+        let mut restore = Restore::new(&names);
         // The committed offset first. It is not returned while a transaction of the last owner is pending, so
         // everything read after it includes that transaction.
-        let mut question = Question::Committed;
+        let mut question = RestoreRequest::CommittedOffset;
         let mut is_new_group = false;
         let mut orders = None;
         loop {
@@ -44,13 +44,13 @@ impl Worker {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?question, ?answer, ms = asked_at.elapsed().as_millis(), "restoring");
-            is_new_group |= answer == Answer::Committed(None);
-            if let Answer::OrdersBounds(bounds) = answer {
+            is_new_group |= answer == RestoreResponse::CommittedOffset(None);
+            if let RestoreResponse::OrdersBounds(bounds) = answer {
                 orders = Some(bounds);
             }
             match restore.on(answer) {
-                Step::Ask(next) => question = next,
-                Step::Ready(start) => {
+                RestoreStep::Request(next) => question = next,
+                RestoreStep::Ready(start) => {
                     if is_new_group && start > Offset(0) {
                         // Not a loss that this group has caused, but an operator may expect those orders.
                         tracing::warn!(
@@ -61,13 +61,15 @@ impl Worker {
                     }
                     return Ok(Some(start));
                 }
-                Step::Refused(reason) => {
+                RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
                     // period.
-                    return Err(match orders.filter(|_| question == Question::OrdersBounds) {
-                        Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
-                        None => halted(reason),
-                    });
+                    return Err(
+                        match orders.filter(|_| question == RestoreRequest::OrdersBounds) {
+                            Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
+                            None => halted(reason),
+                        },
+                    );
                 }
             }
         }
@@ -87,8 +89,8 @@ impl Worker {
         }
     }
 
-    fn names(&self, partition: Partition) -> Names {
-        Names {
+    fn names(&self, partition: Partition) -> RestoreContext {
+        RestoreContext {
             topics: self.config.topics.clone(),
             group_id: self.config.kafka.group_id.clone(),
             partition,
@@ -100,40 +102,42 @@ impl Worker {
     fn ask(
         &self,
         reader: &ChangelogReader,
-        names: &Names,
-        question: Question,
+        names: &RestoreContext,
+        question: RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
-    ) -> anyhow::Result<Option<Answer>> {
+    ) -> anyhow::Result<Option<RestoreResponse>> {
         let (topics, partition) = (&names.topics, names.partition);
         Ok(Some(match question {
-            Question::Committed => {
+            RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
-                Answer::Committed(committed.offset)
+                RestoreResponse::CommittedOffset(committed.offset)
             }
-            Question::ChangelogBounds => Answer::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?),
-            Question::OrdersBounds => {
-                Answer::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+            RestoreRequest::ChangelogBounds => {
+                RestoreResponse::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?)
             }
-            Question::Checkpoint => {
+            RestoreRequest::OrdersBounds => {
+                RestoreResponse::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+            }
+            RestoreRequest::Checkpoint => {
                 let store = match store {
                     Some(store) => store,
                     None => store.insert(Box::new(self.open_store(partition)?)),
                 };
-                Answer::Checkpoint(store.checkpoint())
+                RestoreResponse::Checkpoint(store.checkpoint())
             }
-            Question::OutboxIsEmpty => {
+            RestoreRequest::OutboxIsEmpty => {
                 // Without committed records: bounds alone count markers and aborted records.
                 let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
-                Answer::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
+                RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
-            Question::Read(from, to) => {
+            RestoreRequest::ApplyChangelog(from, to) => {
                 let to = read_target(reader, partition, to)?;
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
                 match self.read_changelog(reader, names, opened, (from, to), cancelled) {
-                    Ok(true) => Answer::Read,
+                    Ok(true) => RestoreResponse::ChangelogApplied,
                     Ok(false) => return Ok(None),
                     Err(error) => {
                         // A store that failed while it was written is not trusted. The next attempt builds a
@@ -203,8 +207,8 @@ fn read_target(
 }
 
 /// Describes the period of which orders may be missing, as far as the topics show it.
-fn gap(reader: &ChangelogReader, names: &Names, orders: Bounds) -> String {
-    let Names {
+fn gap(reader: &ChangelogReader, names: &RestoreContext, orders: Bounds) -> String {
+    let RestoreContext {
         topics, partition, ..
     } = names;
     let before = reader

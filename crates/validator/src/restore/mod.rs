@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use kafka::admin::Admin;
-use pipeline::admission::Token;
+use pipeline::admission::RestoreId;
 use records::{Offset, Partition};
 use store::{StateDirectory, Store};
 
@@ -37,8 +37,8 @@ pub(crate) struct Restorers {
 /// Result of a restore.
 pub(crate) struct Restored {
     pub(crate) partition: Partition,
-    /// Token of the restore, which tells it from others of the same partition.
-    pub(crate) token: Token,
+    /// RestoreId of the restore, which tells it from others of the same partition.
+    pub(crate) token: RestoreId,
     pub(crate) outcome: Outcome,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Outcome {
 
 struct Request {
     partition: Partition,
-    token: Token,
+    token: RestoreId,
     store: Option<Box<Store>>,
     cancelled: Arc<AtomicBool>,
 }
@@ -97,7 +97,12 @@ impl Restorers {
 
     /// Starts a restore, with the partition's store if it is open. It cancels an earlier one of the
     /// partition.
-    pub(crate) fn start_restore(&mut self, partition: Partition, token: Token, store: Option<Box<Store>>) {
+    pub(crate) fn start_restore(
+        &mut self,
+        partition: Partition,
+        token: RestoreId,
+        store: Option<Box<Store>>,
+    ) {
         let cancelled = Arc::new(AtomicBool::new(false));
         if let Some(earlier) = self.cancel_flags.insert(partition, Arc::clone(&cancelled)) {
             earlier.store(true, Ordering::Release);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::error::ErrorClass;
-use pipeline::admission::restore::{Chunk, Names, Tail};
+use pipeline::admission::restore::{Chunk, RestoreContext, Tail};
 use records::entry::InvalidEntry;
 use records::{Entry, Offset};
 use service::failpoint::kill_at;
@@ -21,7 +21,7 @@ impl Worker {
     pub(super) fn read_changelog(
         &self,
         reader: &ChangelogReader,
-        names: &Names,
+        names: &RestoreContext,
         store: &mut Store,
         (from, to): (Offset, Offset),
         cancelled: &AtomicBool,

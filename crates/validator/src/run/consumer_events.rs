@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::{Consumer, ConsumerEvent, Headers};
-use pipeline::admission::{Event, Input, Membership, Taken};
+use pipeline::admission::{AdmitResult, Event, Input, Membership};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
@@ -55,7 +55,7 @@ impl Loop<'_> {
                 // librdkafka does not say of which partition. So all are restored: each restore compares its
                 // offset with the log, and only a partition that has lost orders halts.
                 tracing::error!(%error, "offset out of range, orders may be lost; verifying all partitions");
-                Event::Failed
+                Event::TransactionFailed
             }
             Err(error) => return poll_failed(error).map(|()| false),
         };
@@ -89,8 +89,8 @@ impl Loop<'_> {
         });
         let event = match taken {
             // Read ahead of a pause. It comes again once the partition runs.
-            Ok(Taken::NotRunning) => return Ok(()),
-            Ok(Taken::Decided { verdict, begins }) => {
+            Ok(AdmitResult::NotRunning) => return Ok(()),
+            Ok(AdmitResult::Decided { verdict, begins }) => {
                 match self.shell.send(record, &headers.readable, &verdict, begins) {
                     Ok(()) => return Ok(()),
                     Err(error) => {
@@ -98,7 +98,7 @@ impl Loop<'_> {
                             %error,
                             "record not sent, transaction aborted, reading its orders again"
                         );
-                        Event::Failed
+                        Event::TransactionFailed
                     }
                 }
             }

@@ -31,7 +31,7 @@ impl Loop<'_> {
     pub(super) fn release_all(&mut self, consumer: Consumer, error: &ClientError) -> anyhow::Result<()> {
         self.member.report_fenced(error);
         // Aborts the open transaction. Kafka would refuse its commit, since the other member has the epoch.
-        self.apply(&consumer, Event::Expelled)?;
+        self.apply(&consumer, Event::Fenced)?;
         self.set_unassigned();
         consumer.leave();
         Ok(())

@@ -215,7 +215,7 @@ impl Loop<'_> {
             }
             Outcome::Halted(reason) if is_wanted => {
                 tracing::error!(%partition, reason, "partition halted, operator action required");
-                Event::RestoreRefused(partition, token, reason)
+                Event::RestoreHalted(partition, token, reason)
             }
             Outcome::Ready(..) | Outcome::Halted(_) | Outcome::Cancelled => return Ok(()),
         };

@@ -35,7 +35,7 @@ impl Loop<'_> {
                         format!("partition {partition} is being restored; the last attempt failed: {error}")
                     }
                 }),
-                PartitionState::Refused(reason) => Some(format!("partition {partition} is halted: {reason}")),
+                PartitionState::Halted(reason) => Some(format!("partition {partition} is halted: {reason}")),
             })
             .collect();
         if waiting.is_empty() {

@@ -18,7 +18,7 @@ impl Loop<'_> {
         if self.topic_changes.recreated.swap(false, Ordering::AcqRel) {
             tracing::error!("topic recreated, pausing until revalidated");
             // Each partition is restored again, and its restore compares the topic ids.
-            self.apply(consumer, Event::Failed)?;
+            self.apply(consumer, Event::TransactionFailed)?;
         }
         match self.topic_changes.grown_to.load(Ordering::Acquire) {
             0 => Ok(()),

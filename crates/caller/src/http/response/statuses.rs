@@ -68,7 +68,7 @@ impl ResponseSettings {
     ///
     /// # Errors
     /// An entry is not a status, a status is in two classes, or a rule could never match.
-    pub(crate) fn classes(&self) -> anyhow::Result<ResponseClassifier> {
+    pub(crate) fn classifier(&self) -> anyhow::Result<ResponseClassifier> {
         let lists = [
             (&self.accepted, StatusClass::Accepted),
             (&self.rejected, StatusClass::Rejected),

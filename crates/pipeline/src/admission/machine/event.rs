@@ -14,19 +14,19 @@ pub enum PartitionState {
     /// Waiting for a new producer, which ends the transaction that the last one left open.
     AwaitsProducer,
     /// Bringing its store to the end of the changelog.
-    Restoring(Token),
+    Restoring(RestoreId),
     /// Processing its orders.
     Running {
         /// Input offset that this member committed last, or started at.
         committed: Offset,
     },
     /// Halted for this reason, operator action required.
-    Refused(String),
+    Halted(String),
 }
 
 /// Identifies one restore of a partition, so that the result of an earlier one is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Token(pub u64);
+pub struct RestoreId(pub u64);
 
 /// Event of stage one, other than an input record, which [`Admission::admit`](super::Admission::admit) takes.
 #[derive(Debug)]
@@ -39,17 +39,17 @@ pub enum Event<M> {
     Lost(Vec<Partition>),
     /// The membership was fenced, and all partitions are lost with it. No further event of this membership
     /// follows; the program joins again with a new consumer.
-    Expelled,
+    Fenced,
     /// A store equals its changelog; processing may start at this input offset.
-    Restored(Partition, Token, Offset),
+    Restored(Partition, RestoreId, Offset),
     /// A restore found a loss that only an operator can repair, for this reason.
-    RestoreRefused(Partition, Token, String),
+    RestoreHalted(Partition, RestoreId, String),
     /// The transaction was committed. For each partition with entries: the changelog offset after the last.
     Committed(HashMap<Partition, Offset>),
     /// As `Committed`, but a duplicate EndTxn may still arrive: this producer must not commit again.
     CommittedRetireProducer(HashMap<Partition, Offset>),
     /// The transaction failed in any step, or its outcome is unknown.
-    Failed,
+    TransactionFailed,
     /// A store cannot be read or written.
     StoreFailed(Partition),
     /// The new producer is open.
@@ -67,8 +67,8 @@ pub enum Event<M> {
 pub enum Action<M> {
     /// Acknowledge the assignment of these partitions to the group; they stay paused.
     Accept(Vec<Partition>),
-    /// Bring the partition's store to the end of its changelog. Result: `Restored` or `RestoreRefused`.
-    Restore(Partition, Token),
+    /// Bring the partition's store to the end of its changelog. Result: `Restored` or `RestoreHalted`.
+    Restore(Partition, RestoreId),
     /// Cancel the restore of this partition.
     CancelRestore(Partition),
     /// Read the partition's records from this offset on.
@@ -76,12 +76,12 @@ pub enum Action<M> {
     /// Stop reading records of these partitions.
     Pause(Vec<Partition>),
     /// Commit the transaction with these offsets and this membership. Result: `Committed`,
-    /// `CommittedRetireProducer` or `Failed`.
-    End(Offsets, M),
+    /// `CommittedRetireProducer` or `TransactionFailed`.
+    EndTransaction(Offsets, M),
     /// Write committed entries to the partition's store, with the changelog offset that it then equals.
     Apply(Partition, Admitted, Offset),
     /// Abort the open transaction and drop the producer.
-    Abandon,
+    DropProducer,
     /// Open a new producer. Result: `ProducerOpened` or `ProducerFailed`.
     OpenProducer,
     /// Make the partition's store durable and close it.
@@ -89,14 +89,14 @@ pub enum Action<M> {
     /// Delete the partition's store.
     Discard(Partition),
     /// Release these partitions to the group.
-    GiveUp(Vec<Partition>),
+    Release(Vec<Partition>),
     /// Leave the group; the last action.
     Leave,
 }
 
 /// Result of [`Admission::admit`](super::Admission::admit).
 #[derive(Debug)]
-pub enum Taken {
+pub enum AdmitResult {
     /// The partition is not running. The record is read again once it is.
     NotRunning,
     /// The record is part of the open transaction.

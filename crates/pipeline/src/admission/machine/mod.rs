@@ -18,10 +18,10 @@ use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
 use crate::admission::rules::Rules;
-use crate::admission::transaction::{Limits, Transaction};
+use crate::admission::transaction::{Transaction, TransactionLimits};
 use crate::admission::verdict::{Verdict, decide};
 
-pub use self::event::{Action, Event, PartitionState, Taken, Token};
+pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId};
 
 /// Interval between attempts to open a producer, after an attempt that failed.
 const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -35,7 +35,7 @@ const IMMEDIATE_RECOVERIES_MAX: u32 = 3;
 #[derive(Debug)]
 pub struct Admission<M> {
     rules: Rules,
-    limits: Limits,
+    limits: TransactionLimits,
     partitions: BTreeMap<Partition, PartitionState>,
     transaction: Option<Transaction>,
     /// Membership as of the last assignment or revocation; `None` before the first one.
@@ -43,7 +43,7 @@ pub struct Admission<M> {
     producer: Producer,
     /// Recoveries since the last commit.
     consecutive_failures: u32,
-    last_token: Token,
+    last_token: RestoreId,
     stopping: bool,
 }
 
@@ -57,7 +57,7 @@ enum Producer {
 impl<M: Clone> Admission<M> {
     /// Creates a state machine without partitions and without a producer, which the first tick opens.
     #[must_use]
-    pub fn new(rules: Rules, limits: Limits, now: Instant) -> Self {
+    pub fn new(rules: Rules, limits: TransactionLimits, now: Instant) -> Self {
         Self {
             rules,
             limits,
@@ -66,7 +66,7 @@ impl<M: Clone> Admission<M> {
             membership: None,
             producer: Producer::OpenAt(now),
             consecutive_failures: 0,
-            last_token: Token::default(),
+            last_token: RestoreId::default(),
             stopping: false,
         }
     }
@@ -82,7 +82,7 @@ impl<M: Clone> Admission<M> {
         wall: Timestamp,
         now: Instant,
         known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
-    ) -> Result<Taken, E> {
+    ) -> Result<AdmitResult, E> {
         let is_running = matches!(
             self.partitions.get(&input.partition),
             Some(PartitionState::Running { .. })
@@ -90,7 +90,7 @@ impl<M: Clone> Admission<M> {
         // Such a record may be in the consumer's queue still. Dropping it is safe: the partition starts again
         // at its committed offset.
         if !is_running || self.stopping {
-            return Ok(Taken::NotRunning);
+            return Ok(AdmitResult::NotRunning);
         }
         let transaction = self.transaction.as_ref();
         let verdict = decide(&self.rules, input, wall, |key| {
@@ -110,7 +110,7 @@ impl<M: Clone> Admission<M> {
         self.transaction
             .get_or_insert_with(|| Transaction::begin(now))
             .take(input.partition, input.offset, bytes, admitted);
-        Ok(Taken::Decided { verdict, begins })
+        Ok(AdmitResult::Decided { verdict, begins })
     }
 
     /// Returns the actions to perform for an event, in their order.
@@ -119,12 +119,12 @@ impl<M: Clone> Admission<M> {
             Event::Assigned(partitions, membership) => self.assigned(partitions, membership, now),
             Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
-            Event::Expelled => self.fenced(now),
+            Event::Fenced => self.fenced(now),
             Event::Restored(partition, token, next) => self.restored(partition, token, next),
-            Event::RestoreRefused(partition, token, reason) => {
+            Event::RestoreHalted(partition, token, reason) => {
                 // Compared by token: an earlier restore may have seen a state that is gone.
                 if self.partitions.get(&partition) == Some(&PartitionState::Restoring(token)) {
-                    self.partitions.insert(partition, PartitionState::Refused(reason));
+                    self.partitions.insert(partition, PartitionState::Halted(reason));
                 }
                 Vec::new()
             }
@@ -135,7 +135,7 @@ impl<M: Clone> Admission<M> {
                 actions.extend(self.recover(None, now));
                 actions
             }
-            Event::Failed => self.recover(None, now),
+            Event::TransactionFailed => self.recover(None, now),
             // The changelog has all that the store had, so a store that failed is deleted and rebuilt.
             Event::StoreFailed(partition) => self.recover(Some(partition), now),
             Event::ProducerOpened => self.producer_opened(),
@@ -212,7 +212,7 @@ impl<M: Clone> Admission<M> {
         // the old member would pass Kafka's check under the new membership. So everything starts again.
         for state in self.partitions.values_mut() {
             // Halted partitions, too: another member may have changed the state that they were halted for.
-            if matches!(state, PartitionState::Refused(_)) {
+            if matches!(state, PartitionState::Halted(_)) {
                 *state = PartitionState::AwaitsProducer;
             }
         }
@@ -236,7 +236,7 @@ impl<M: Clone> Admission<M> {
         // The process that took over the membership has the same transactional id, so it has fenced this
         // producer, too.
         self.producer = Producer::OpenAt(now);
-        let mut actions = vec![Action::Abandon];
+        let mut actions = vec![Action::DropProducer];
         // No `Pause` and no release: the consumer was fenced and takes no further calls.
         for (partition, state) in std::mem::take(&mut self.partitions) {
             if matches!(state, PartitionState::Restoring(_)) {
@@ -256,11 +256,11 @@ impl<M: Clone> Admission<M> {
             actions.push(Action::Close(*partition));
         }
         // Last: after it the next owner may start.
-        actions.push(Action::GiveUp(partitions));
+        actions.push(Action::Release(partitions));
         actions
     }
 
-    fn restored(&mut self, partition: Partition, token: Token, next: Offset) -> Vec<Action<M>> {
+    fn restored(&mut self, partition: Partition, token: RestoreId, next: Offset) -> Vec<Action<M>> {
         // An earlier restore read its offsets before something else happened to the partition.
         if self.partitions.get(&partition) != Some(&PartitionState::Restoring(token)) {
             return Vec::new();
@@ -299,7 +299,10 @@ impl<M: Clone> Admission<M> {
     fn end(&mut self, now: Instant) -> Vec<Action<M>> {
         match (&self.transaction, &self.membership) {
             (Some(transaction), Some(membership)) => {
-                vec![Action::End(transaction.offsets(), membership.metadata.clone())]
+                vec![Action::EndTransaction(
+                    transaction.offsets(),
+                    membership.metadata.clone(),
+                )]
             }
             // Kafka cannot fence offsets that come without a membership, so they are never sent.
             (Some(_), None) => self.recover(None, now),
@@ -320,7 +323,7 @@ impl<M: Clone> Admission<M> {
                 PartitionState::Restoring(_) => actions.push(Action::CancelRestore(*partition)),
                 PartitionState::AwaitsProducer => continue,
                 // A new producer repairs no lost records.
-                PartitionState::Refused(_) => continue,
+                PartitionState::Halted(_) => continue,
             }
             *state = PartitionState::AwaitsProducer;
         }
@@ -328,7 +331,7 @@ impl<M: Clone> Admission<M> {
             // First, so that no further record arrives for a transaction that is over.
             actions.insert(0, Action::Pause(running));
         }
-        actions.push(Action::Abandon);
+        actions.push(Action::DropProducer);
         actions.extend(failed_store.map(Action::Discard));
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         // On the next tick, not here: opening a producer may take seconds, and a revocation that waits for
@@ -350,7 +353,7 @@ impl<M: Clone> Admission<M> {
         for (partition, state) in &mut self.partitions {
             if *state == PartitionState::AwaitsProducer {
                 // Never reused, also after the partition was revoked: a late result must match no later restore.
-                self.last_token = Token(self.last_token.0 + 1);
+                self.last_token = RestoreId(self.last_token.0 + 1);
                 *state = PartitionState::Restoring(self.last_token);
                 actions.push(Action::Restore(*partition, self.last_token));
             }

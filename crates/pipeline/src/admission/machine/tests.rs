@@ -19,7 +19,7 @@ impl Fixture {
             partitions: 2,
             record_bytes_max: 1 << 20,
         };
-        let limits = Limits {
+        let limits = TransactionLimits {
             commit_interval: Duration::from_millis(20),
             orders_max: 3,
             bytes_max: 1 << 20,
@@ -48,15 +48,15 @@ impl Fixture {
     }
 
     fn restored(&mut self, partition: i32, token: u64) {
-        let actions = self.on(Event::Restored(Partition(partition), Token(token), Offset(0)));
+        let actions = self.on(Event::Restored(Partition(partition), RestoreId(token), Offset(0)));
         assert_eq!(names(&actions), ["Start"]);
     }
 
-    fn order(&mut self, partition: i32, offset: i64, id: &str) -> Taken {
+    fn order(&mut self, partition: i32, offset: i64, id: &str) -> AdmitResult {
         self.order_at(Timestamp(1), partition, offset, id)
     }
 
-    fn order_at(&mut self, wall: Timestamp, partition: i32, offset: i64, id: &str) -> Taken {
+    fn order_at(&mut self, wall: Timestamp, partition: i32, offset: i64, id: &str) -> AdmitResult {
         let value = format!(r#"{{"order_id":"{id}","amount":1,"currency":"EUR","customer_id":"c"}}"#);
         let input = Input {
             partition: Partition(partition),
@@ -88,10 +88,10 @@ fn membership(member_id: &str, metadata: &'static str) -> Membership<&'static st
     }
 }
 
-fn is_duplicate(taken: &Taken) -> bool {
+fn is_duplicate(taken: &AdmitResult) -> bool {
     matches!(
         taken,
-        Taken::Decided {
+        AdmitResult::Decided {
             verdict: Verdict::Duplicate { .. },
             ..
         }
@@ -107,7 +107,7 @@ fn wall_clock_jumps_change_no_verdict() {
         let mut order = |fixture: &mut Fixture, offset, id| {
             let wall = walls.next().expect("one time for each order");
             let taken = fixture.order_at(wall, 0, offset, id);
-            if let Taken::Decided {
+            if let AdmitResult::Decided {
                 verdict: Verdict::Admit { entry, .. },
                 ..
             } = &taken
@@ -137,8 +137,8 @@ fn resent_commit_is_applied_and_retires_the_producer() {
     fixture.order(0, 0, "a");
     let reached = HashMap::from([(Partition(0), Offset(1))]);
     let actions = fixture.on(Event::CommittedRetireProducer(reached));
-    assert_eq!(names(&actions), ["Apply", "Pause", "Abandon"]);
-    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
+    assert_eq!(names(&actions), ["Apply", "Pause", "DropProducer"]);
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
     assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
     assert_eq!(
         names(&fixture.on(Event::ProducerOpened)),
@@ -152,7 +152,7 @@ fn transaction_ends_when_due_then_updates_the_store() {
     let mut fixture = Fixture::running();
     assert!(matches!(
         fixture.order(0, 0, "a"),
-        Taken::Decided { begins: true, .. }
+        AdmitResult::Decided { begins: true, .. }
     ));
     assert!(
         is_duplicate(&fixture.order(0, 1, "a")),
@@ -162,7 +162,7 @@ fn transaction_ends_when_due_then_updates_the_store() {
     let later = fixture.start + Duration::from_millis(20);
     let end = fixture.admission.on(Event::Tick, later);
     assert!(
-        matches!(&end[..], [Action::End(offsets, "generation 1")] if offsets[..] == [(Partition(0), Offset(2))]),
+        matches!(&end[..], [Action::EndTransaction(offsets, "generation 1")] if offsets[..] == [(Partition(0), Offset(2))]),
         "{end:?}"
     );
     let applied = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
@@ -172,7 +172,7 @@ fn transaction_ends_when_due_then_updates_the_store() {
     );
     assert!(matches!(
         fixture.order(1, 0, "b"),
-        Taken::Decided { begins: true, .. }
+        AdmitResult::Decided { begins: true, .. }
     ));
 }
 
@@ -182,7 +182,7 @@ fn full_transaction_is_due_immediately() {
     for (offset, id) in ["a", "b", "c"].into_iter().enumerate() {
         fixture.order(0, i64::try_from(offset).expect("small"), id);
     }
-    assert_eq!(names(&fixture.on(Event::Tick)), ["End"]);
+    assert_eq!(names(&fixture.on(Event::Tick)), ["EndTransaction"]);
 }
 
 #[test]
@@ -193,16 +193,16 @@ fn revocation_commits_before_the_release() {
         vec![Partition(0)],
         membership("member 1", "generation 2"),
     ));
-    assert_eq!(names(&actions), ["End", "Close", "GiveUp"]);
+    assert_eq!(names(&actions), ["EndTransaction", "Close", "Release"]);
     assert!(
-        matches!(&actions[0], Action::End(_, "generation 2")),
+        matches!(&actions[0], Action::EndTransaction(_, "generation 2")),
         "{actions:?}"
     );
     assert_eq!(
         names(&fixture.on(Event::Committed([(Partition(0), Offset(2))].into()))),
         ["Apply"]
     );
-    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn unreported_rejoin_restores_all_partitions() {
         Vec::new(),
         membership("member 2", "generation 4"),
     ));
-    assert_eq!(names(&other), ["Pause", "Abandon", "Accept"]);
+    assert_eq!(names(&other), ["Pause", "DropProducer", "Accept"]);
     assert_eq!(
         fixture.on(Event::ProducerOpened).len(),
         2,
@@ -236,7 +236,7 @@ fn revocation_after_unreported_rejoin_commits_nothing() {
         vec![Partition(0)],
         membership("member 2", "generation 4"),
     ));
-    assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "GiveUp"]);
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Close", "Release"]);
     assert_eq!(
         fixture.on(Event::ProducerOpened).len(),
         1,
@@ -258,8 +258,11 @@ fn restore_of_a_former_membership_is_ignored() {
         Vec::new(),
         membership("member 2", "generation 4"),
     ));
-    assert_eq!(names(&again), ["Pause", "CancelRestore", "Abandon", "Accept"]);
-    let late = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    assert_eq!(
+        names(&again),
+        ["Pause", "CancelRestore", "DropProducer", "Accept"]
+    );
+    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
     assert!(late.is_empty(), "{late:?}");
 }
 
@@ -268,7 +271,10 @@ fn lost_partition_commits_nothing() {
     let mut fixture = Fixture::running();
     fixture.order(0, 0, "a");
     let actions = fixture.on(Event::Lost(vec![Partition(0), Partition(1)]));
-    assert_eq!(names(&actions), ["Pause", "Abandon", "Close", "Close", "GiveUp"]);
+    assert_eq!(
+        names(&actions),
+        ["Pause", "DropProducer", "Close", "Close", "Release"]
+    );
     assert!(fixture.on(Event::ProducerOpened).is_empty());
 }
 
@@ -281,15 +287,15 @@ fn fenced_member_drops_all_and_starts_again() {
     ));
     assert_eq!(names(&third), ["Accept", "Restore"]);
     fixture.order(0, 0, "a");
-    let actions = fixture.on(Event::Expelled);
+    let actions = fixture.on(Event::Fenced);
     assert_eq!(
         names(&actions),
-        ["Abandon", "Close", "Close", "CancelRestore", "Close"],
+        ["DropProducer", "Close", "Close", "CancelRestore", "Close"],
         "no action on the fenced consumer"
     );
     assert!(fixture.admission.partitions().is_empty());
-    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
-    let late = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
     assert!(late.is_empty(), "{late:?}");
 
     assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
@@ -299,7 +305,7 @@ fn fenced_member_drops_all_and_starts_again() {
         membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&assigned), ["Accept", "Restore"]);
-    let former = fixture.on(Event::Restored(Partition(2), Token(3), Offset(0)));
+    let former = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
     assert!(former.is_empty(), "restore of the former membership: {former:?}");
     fixture.restored(2, 4);
 }
@@ -308,8 +314,11 @@ fn fenced_member_drops_all_and_starts_again() {
 fn recovery_opens_a_new_producer_and_restores() {
     let mut fixture = Fixture::running();
     fixture.order(0, 0, "a");
-    assert_eq!(names(&fixture.on(Event::Failed)), ["Pause", "Abandon"]);
-    assert!(matches!(fixture.order(0, 0, "a"), Taken::NotRunning));
+    assert_eq!(
+        names(&fixture.on(Event::TransactionFailed)),
+        ["Pause", "DropProducer"]
+    );
+    assert!(matches!(fixture.order(0, 0, "a"), AdmitResult::NotRunning));
     assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
     let retry_at = fixture.start + PRODUCER_RETRY_INTERVAL;
     assert!(fixture.on(Event::ProducerFailed).is_empty());
@@ -322,7 +331,7 @@ fn recovery_opens_a_new_producer_and_restores() {
     assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
     assert!(
         fixture
-            .on(Event::Restored(Partition(0), Token(1), Offset(0)))
+            .on(Event::Restored(Partition(0), RestoreId(1), Offset(0)))
             .is_empty(),
         "result of an earlier restore"
     );
@@ -330,7 +339,7 @@ fn recovery_opens_a_new_producer_and_restores() {
     assert!(
         matches!(
             fixture.order(0, 0, "a"),
-            Taken::Decided {
+            AdmitResult::Decided {
                 verdict: Verdict::Admit { .. },
                 begins: true
             }
@@ -343,23 +352,23 @@ fn recovery_opens_a_new_producer_and_restores() {
 fn repeated_failures_wait_until_the_next_commit() {
     let mut fixture = Fixture::running();
     for _ in 0..IMMEDIATE_RECOVERIES_MAX {
-        fixture.on(Event::Failed);
+        fixture.on(Event::TransactionFailed);
         assert_eq!(fixture.admission.due(), Some(fixture.start), "no wait");
         fixture.on(Event::ProducerOpened);
     }
-    fixture.on(Event::Failed);
+    fixture.on(Event::TransactionFailed);
     assert_eq!(
         fixture.admission.due(),
         Some(fixture.start + PRODUCER_RETRY_INTERVAL)
     );
     let restores = fixture.on(Event::ProducerOpened);
-    let [Action::Restore(_, Token(token)), _] = restores[..] else {
+    let [Action::Restore(_, RestoreId(token)), _] = restores[..] else {
         panic!("{restores:?}");
     };
     fixture.restored(0, token);
     fixture.order(0, 0, "a");
     fixture.on(Event::Committed([(Partition(0), Offset(2))].into()));
-    fixture.on(Event::Failed);
+    fixture.on(Event::TransactionFailed);
     assert_eq!(
         fixture.admission.due(),
         Some(fixture.start),
@@ -371,7 +380,7 @@ fn repeated_failures_wait_until_the_next_commit() {
 fn failed_store_is_discarded_and_restored() {
     let mut fixture = Fixture::running();
     let actions = fixture.on(Event::StoreFailed(Partition(1)));
-    assert_eq!(names(&actions), ["Pause", "Abandon", "Discard"]);
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Discard"]);
 }
 
 #[test]
@@ -386,12 +395,15 @@ fn halted_partition_does_not_stop_the_others() {
     );
     assert!(
         fixture
-            .on(Event::RestoreRefused(Partition(2), Token(3), "a gap".into()))
+            .on(Event::RestoreHalted(Partition(2), RestoreId(3), "a gap".into()))
             .is_empty()
     );
-    assert!(matches!(fixture.order(2, 0, "x"), Taken::NotRunning));
-    assert!(matches!(fixture.order(0, 0, "a"), Taken::Decided { .. }));
-    assert_eq!(names(&fixture.on(Event::Failed)), ["Pause", "Abandon"]);
+    assert!(matches!(fixture.order(2, 0, "x"), AdmitResult::NotRunning));
+    assert!(matches!(fixture.order(0, 0, "a"), AdmitResult::Decided { .. }));
+    assert_eq!(
+        names(&fixture.on(Event::TransactionFailed)),
+        ["Pause", "DropProducer"]
+    );
     assert_eq!(
         fixture.on(Event::ProducerOpened).len(),
         2,
@@ -416,7 +428,7 @@ fn stop_commits_and_leaves() {
     fixture.order(0, 0, "a");
     assert_eq!(
         names(&fixture.on(Event::Stop)),
-        ["End", "Close", "Close", "Leave"]
+        ["EndTransaction", "Close", "Close", "Leave"]
     );
-    assert!(matches!(fixture.order(0, 1, "b"), Taken::NotRunning));
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
 }

@@ -17,12 +17,12 @@ mod tail;
 
 use records::{Bounds, Offset, Partition, Topics};
 
-pub use self::tail::{Change, Chunk, Tail};
+pub use self::tail::{Chunk, RestoredEntry, Tail};
 
 /// Attempt to restore a partition's store.
 #[derive(Debug)]
 pub struct Restore<'a> {
-    names: &'a Names,
+    names: &'a RestoreContext,
     /// `None` until known; `Some(None)` if the group has no committed offset.
     committed: Option<Option<Offset>>,
     changelog: Option<Bounds>,
@@ -32,9 +32,9 @@ pub struct Restore<'a> {
     is_read: bool,
 }
 
-/// Names of the objects that a restore is about, for its messages.
+/// RestoreContext of the objects that a restore is about, for its messages.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct RestoreContext {
     /// Topics of the pipeline.
     pub topics: Topics,
     /// Consumer group of the validators.
@@ -47,9 +47,9 @@ pub struct Names {
 
 /// Request of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum RestoreRequest {
     /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
-    Committed,
+    CommittedOffset,
     /// Bounds of the changelog, as a read_uncommitted client sees them.
     // With the last stable offset as end, a restore would miss a transaction that is committed while its
     // markers are still being written.
@@ -62,14 +62,14 @@ pub enum Question {
     OutboxIsEmpty,
     /// Application of all committed changes from the first offset on to the store, until the reader's position
     /// has reached the second offset; see [`Tail`].
-    Read(Offset, Offset),
+    ApplyChangelog(Offset, Offset),
 }
 
-/// Response to the [`Question`] of the same name.
+/// Response to the [`RestoreRequest`] of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum RestoreResponse {
     /// Committed offset; `None` if the group never committed one, or it has expired.
-    Committed(Option<Offset>),
+    CommittedOffset(Option<Offset>),
     /// Bounds of the changelog.
     ChangelogBounds(Bounds),
     /// Bounds of the orders.
@@ -79,24 +79,24 @@ pub enum Answer {
     /// `true` if the outbox partition has no committed record.
     OutboxIsEmpty(bool),
     /// All changes are applied.
-    Read,
+    ChangelogApplied,
 }
 
 /// Next step of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum RestoreStep {
     /// Send this request.
-    Ask(Question),
+    Request(RestoreRequest),
     /// Done: the store equals the changelog, and processing may start at this input offset.
     Ready(Offset),
     /// Halt the partition for this reason: another attempt cannot succeed before an operator has acted.
-    Refused(String),
+    Halted(String),
 }
 
 impl<'a> Restore<'a> {
-    /// Creates an attempt, which starts with [`Question::Committed`].
+    /// Creates an attempt, which starts with [`RestoreRequest::CommittedOffset`].
     #[must_use]
-    pub fn of(names: &'a Names) -> Self {
+    pub fn new(names: &'a RestoreContext) -> Self {
         Self {
             names,
             committed: None,
@@ -109,22 +109,22 @@ impl<'a> Restore<'a> {
     }
 
     /// Takes the response to the last request, and returns the next step.
-    pub fn on(&mut self, response: Answer) -> Step {
+    pub fn on(&mut self, response: RestoreResponse) -> RestoreStep {
         let checked = match response {
-            Answer::Committed(offset) => {
+            RestoreResponse::CommittedOffset(offset) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
-                *self = Self::of(self.names);
+                *self = Self::new(self.names);
                 self.committed = Some(offset);
                 Ok(())
             }
-            Answer::ChangelogBounds(bounds) => {
+            RestoreResponse::ChangelogBounds(bounds) => {
                 // Read before the committed offset, the end may be too low: ignored.
                 self.changelog = self.committed.and(Some(bounds));
                 self.check_changelog_against_outbox(bounds)
             }
-            Answer::OrdersBounds(bounds) => self.choose_next(bounds),
-            Answer::Checkpoint(checkpoint) => self.check_checkpoint(checkpoint),
-            Answer::OutboxIsEmpty(is_empty) => {
+            RestoreResponse::OrdersBounds(bounds) => self.choose_next(bounds),
+            RestoreResponse::Checkpoint(checkpoint) => self.check_checkpoint(checkpoint),
+            RestoreResponse::OutboxIsEmpty(is_empty) => {
                 self.outbox_is_empty = Some(is_empty);
                 if !is_empty {
                     // The current owner may have filled both topics between the two requests, so the
@@ -133,38 +133,38 @@ impl<'a> Restore<'a> {
                 }
                 Ok(())
             }
-            Answer::Read => {
+            RestoreResponse::ChangelogApplied => {
                 // Without a checkpoint the response belongs to no request of this attempt.
                 self.is_read = self.checkpoint.is_some();
                 Ok(())
             }
         };
-        checked.map_or_else(Step::Refused, |()| self.next())
+        checked.map_or_else(RestoreStep::Halted, |()| self.next())
     }
 
     /// Returns the request for the first fact that is missing.
-    fn next(&self) -> Step {
+    fn next(&self) -> RestoreStep {
         if self.committed.is_none() {
-            return Step::Ask(Question::Committed);
+            return RestoreStep::Request(RestoreRequest::CommittedOffset);
         }
         let Some(changelog) = self.changelog else {
-            return Step::Ask(Question::ChangelogBounds);
+            return RestoreStep::Request(RestoreRequest::ChangelogBounds);
         };
         let Some(next) = self.next else {
-            return Step::Ask(Question::OrdersBounds);
+            return RestoreStep::Request(RestoreRequest::OrdersBounds);
         };
         let Some(checkpoint) = self.checkpoint else {
-            return Step::Ask(Question::Checkpoint);
+            return RestoreStep::Request(RestoreRequest::Checkpoint);
         };
         // One transaction writes an order to the outbox and its key to the changelog, so an empty changelog
         // beside an outbox with records has lost its keys.
         if changelog.end == Offset(0) && self.outbox_is_empty.is_none() {
-            return Step::Ask(Question::OutboxIsEmpty);
+            return RestoreStep::Request(RestoreRequest::OutboxIsEmpty);
         }
         if !self.is_read {
-            return Step::Ask(Question::Read(checkpoint, changelog.end));
+            return RestoreStep::Request(RestoreRequest::ApplyChangelog(checkpoint, changelog.end));
         }
-        Step::Ready(next)
+        RestoreStep::Ready(next)
     }
 
     /// Chooses the input offset to start at.
@@ -261,7 +261,7 @@ impl<'a> Restore<'a> {
         }
         if changelog.end > Offset(0) {
             // Filled since the first request: the committed offset is older than it, so start again.
-            *self = Self::of(self.names);
+            *self = Self::new(self.names);
             return Ok(());
         }
         let (topics, partition) = (&self.names.topics, self.names.partition);

@@ -9,17 +9,17 @@ pub struct Tail {
     from: Offset,
     to: Offset,
     chunk_max: usize,
-    changes: Vec<Change>,
+    changes: Vec<RestoredEntry>,
 }
 
 /// Key and encoded entry; `None` removes the key.
-pub type Change = (Vec<u8>, Option<Vec<u8>>);
+pub type RestoredEntry = (Vec<u8>, Option<Vec<u8>>);
 
 /// Changes to write to the store, in one transaction with the checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// Changes in changelog order.
-    pub changes: Vec<Change>,
+    pub changes: Vec<RestoredEntry>,
     /// Changelog offset up to which the store equals the changelog after these changes.
     pub checkpoint: Offset,
 }

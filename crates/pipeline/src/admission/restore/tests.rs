@@ -1,7 +1,7 @@
 use super::*;
 
-fn names() -> Names {
-    Names {
+fn names() -> RestoreContext {
+    RestoreContext {
         topics: Topics::default(),
         group_id: "order-validator".into(),
         partition: Partition(3),
@@ -38,35 +38,39 @@ impl Facts {
     }
 
     /// Runs a restore, and returns its requests in their order and its result.
-    fn run(&self) -> (Vec<Question>, Step) {
+    fn run(&self) -> (Vec<RestoreRequest>, RestoreStep) {
         let names = names();
-        let mut restore = Restore::of(&names);
+        let mut restore = Restore::new(&names);
         let mut requests = Vec::new();
-        let mut step = Step::Ask(Question::Committed);
+        let mut step = RestoreStep::Request(RestoreRequest::CommittedOffset);
         loop {
-            let Step::Ask(request) = step else {
+            let RestoreStep::Request(request) = step else {
                 return (requests, step);
             };
             requests.push(request);
             step = restore.on(match request {
-                Question::Committed => Answer::Committed(self.committed.map(Offset)),
-                Question::ChangelogBounds => Answer::ChangelogBounds(self.changelog),
-                Question::OrdersBounds => Answer::OrdersBounds(self.orders),
-                Question::Checkpoint => Answer::Checkpoint(self.checkpoint.map(Offset)),
-                Question::OutboxIsEmpty => Answer::OutboxIsEmpty(self.outbox_is_empty),
-                Question::Read(..) => Answer::Read,
+                RestoreRequest::CommittedOffset => {
+                    RestoreResponse::CommittedOffset(self.committed.map(Offset))
+                }
+                RestoreRequest::ChangelogBounds => RestoreResponse::ChangelogBounds(self.changelog),
+                RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
+                RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
+                RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
+                RestoreRequest::ApplyChangelog(..) => RestoreResponse::ChangelogApplied,
             });
         }
     }
 
     fn assert_ready(&self, next: i64) {
-        assert_eq!(self.run().1, Step::Ready(Offset(next)));
+        assert_eq!(self.run().1, RestoreStep::Ready(Offset(next)));
     }
 
     fn assert_halted(&self, because: &str) {
         match self.run().1 {
-            Step::Refused(reason) => assert!(reason.contains(because), "{reason}"),
-            other @ (Step::Ask(_) | Step::Ready(_)) => panic!("{other:?} instead of {because:?}"),
+            RestoreStep::Halted(reason) => assert!(reason.contains(because), "{reason}"),
+            other @ (RestoreStep::Request(_) | RestoreStep::Ready(_)) => {
+                panic!("{other:?} instead of {because:?}")
+            }
         }
     }
 }
@@ -77,29 +81,29 @@ fn committed_offset_then_high_watermark_then_tail() {
     assert_eq!(
         requests,
         [
-            Question::Committed,
-            Question::ChangelogBounds,
-            Question::OrdersBounds,
-            Question::Checkpoint,
-            Question::Read(Offset(30), Offset(90)),
+            RestoreRequest::CommittedOffset,
+            RestoreRequest::ChangelogBounds,
+            RestoreRequest::OrdersBounds,
+            RestoreRequest::Checkpoint,
+            RestoreRequest::ApplyChangelog(Offset(30), Offset(90)),
         ]
     );
-    assert_eq!(step, Step::Ready(Offset(40)));
+    assert_eq!(step, RestoreStep::Ready(Offset(40)));
 }
 
 #[test]
 fn changelog_end_read_too_early_is_ignored() {
     let names = names();
-    let mut restore = Restore::of(&names);
-    let step = restore.on(Answer::ChangelogBounds(bounds(0, 5)));
-    assert_eq!(step, Step::Ask(Question::Committed));
-    let step = restore.on(Answer::Committed(Some(Offset(9))));
-    assert_eq!(step, Step::Ask(Question::ChangelogBounds));
-    restore.on(Answer::ChangelogBounds(bounds(0, 5)));
-    let again = restore.on(Answer::Committed(Some(Offset(9))));
+    let mut restore = Restore::new(&names);
+    let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::CommittedOffset));
+    let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::ChangelogBounds));
+    restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
+    let again = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
     assert_eq!(
         again,
-        Step::Ask(Question::ChangelogBounds),
+        RestoreStep::Request(RestoreRequest::ChangelogBounds),
         "the attempt starts again"
     );
 }
@@ -111,7 +115,10 @@ fn new_store_reads_the_whole_changelog() {
         ..Facts::sound()
     };
     let (requests, _) = facts.run();
-    assert_eq!(requests.last(), Some(&Question::Read(Offset(0), Offset(90))));
+    assert_eq!(
+        requests.last(),
+        Some(&RestoreRequest::ApplyChangelog(Offset(0), Offset(90)))
+    );
 }
 
 #[test]
@@ -186,14 +193,22 @@ fn changelog_that_lost_keys_halts() {
 #[test]
 fn changelog_filled_meanwhile_does_not_halt() {
     let names = names();
-    let mut restore = Restore::of(&names);
-    restore.on(Answer::Committed(None));
-    restore.on(Answer::ChangelogBounds(bounds(0, 0)));
-    restore.on(Answer::OrdersBounds(bounds(0, 50)));
-    let step = restore.on(Answer::Checkpoint(None));
-    assert_eq!(step, Step::Ask(Question::OutboxIsEmpty));
-    let step = restore.on(Answer::OutboxIsEmpty(false));
-    assert_eq!(step, Step::Ask(Question::ChangelogBounds), "read once more");
-    let step = restore.on(Answer::ChangelogBounds(bounds(0, 3)));
-    assert_eq!(step, Step::Ask(Question::Committed), "the attempt starts again");
+    let mut restore = Restore::new(&names);
+    restore.on(RestoreResponse::CommittedOffset(None));
+    restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
+    restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));
+    let step = restore.on(RestoreResponse::Checkpoint(None));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::OutboxIsEmpty));
+    let step = restore.on(RestoreResponse::OutboxIsEmpty(false));
+    assert_eq!(
+        step,
+        RestoreStep::Request(RestoreRequest::ChangelogBounds),
+        "read once more"
+    );
+    let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 3)));
+    assert_eq!(
+        step,
+        RestoreStep::Request(RestoreRequest::CommittedOffset),
+        "the attempt starts again"
+    );
 }

@@ -154,7 +154,7 @@ impl Scenario {
         let commit = &commits.expect("a commit")[0];
         let note = CallNote::decode(commit.offset, &commit.note).expect("a note");
         let intents: Vec<i64> = note
-            .begun
+            .intents
             .runs()
             .flat_map(|(from, until)| from.0..until.0)
             .collect();
@@ -306,7 +306,7 @@ fn ambiguous_call_is_repeated_under_retry() {
 #[test]
 fn inherited_intent_makes_a_repeated_call() {
     let mut note = CallNote::default();
-    note.begun.insert(Offset(8));
+    note.intents.insert(Offset(8));
     note.finals.insert(Offset(9));
     let mut scenario = Scenario::started(7, &note.encode(Offset(7)).expect("a note"));
     scenario.pending(8, "b").check(&["send 8 again: redelivered"]);
@@ -383,7 +383,7 @@ fn drain_times_out_and_notes_what_is_ambiguous() {
         panic!("{:?}", scenario.actions);
     };
     let note = CallNote::decode(Offset(7), &commits[0].note).expect("a note");
-    assert!(note.begun.contains(Offset(7)));
+    assert!(note.intents.contains(Offset(7)));
     scenario
         .on(Event::Committed(CommitResult::Committed))
         .check(&["extend lease", "finish"]);
@@ -544,7 +544,7 @@ fn with_intents(policy: Policy, intents: &[i64]) -> Scenario {
     let mut note = CallNote::default();
     intents
         .iter()
-        .for_each(|offset| note.begun.insert(Offset(*offset)));
+        .for_each(|offset| note.intents.insert(Offset(*offset)));
     let mut scenario = Scenario::under(policy);
     scenario.assign(loaded(Some(7), &note.encode(Offset(7)).expect("a note")));
     scenario

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use pipeline::admission::{
-    Action, Admission, Admitted, Event, Input, KeySource, Limits, Membership, PartitionState, Partitioner,
-    RecordKey, Rules, Taken, Token, Verdict,
+    Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, PartitionState,
+    Partitioner, RecordKey, RestoreId, Rules, TransactionLimits, Verdict,
 };
 use records::{Offset, Partition, Timestamp};
 
@@ -62,7 +62,7 @@ impl Process {
             partitions: 2,
             record_bytes_max: 1 << 20,
         };
-        let limits = Limits {
+        let limits = TransactionLimits {
             commit_interval: Duration::from_millis(20),
             orders_max: 1 + env.draw(4),
             bytes_max: 1 << 20,
@@ -240,7 +240,7 @@ impl Process {
         self.actions.clear();
         self.started.clear();
         self.awaits_instance_id = true;
-        self.handle(Event::Expelled, env);
+        self.handle(Event::Fenced, env);
     }
 
     /// Checks the owner of the instance id: vacant, perhaps a stale member, or a live process.
@@ -324,8 +324,8 @@ impl Process {
             Ok::<_, ()>(found.or_else(|| aborted_overlay_kept.then(kept).flatten()))
         });
         match taken {
-            Ok(Taken::NotRunning) => {}
-            Ok(Taken::Decided { verdict, begins }) => {
+            Ok(AdmitResult::NotRunning) => {}
+            Ok(AdmitResult::Decided { verdict, begins }) => {
                 env.trace(|| {
                     format!(
                         "process {} takes {partition}@{}: {verdict:?}",
@@ -343,14 +343,14 @@ impl Process {
 
     fn send(&mut self, partition: Partition, source: Offset, verdict: Verdict, begins: bool, env: &mut Env) {
         let Some(producer) = &mut self.producer else {
-            self.handle(Event::Failed, env);
+            self.handle(Event::TransactionFailed, env);
             return;
         };
         if begins {
             producer.begin();
         }
         if producer.has_failed {
-            self.handle(Event::Failed, env);
+            self.handle(Event::TransactionFailed, env);
             return;
         }
         match verdict {
@@ -398,13 +398,13 @@ impl Process {
                     }
                 }
             }
-            Action::End(offsets, meta) => {
+            Action::EndTransaction(offsets, meta) => {
                 self.operation = Some(Operation::End(TransactionCommit::new(offsets, meta)));
             }
             Action::Apply(partition, admitted, checkpoint) => {
                 self.apply(partition, admitted, checkpoint, env);
             }
-            Action::Abandon => self.abandon(env),
+            Action::DropProducer => self.abandon(env),
             Action::OpenProducer => self.operation = Some(Operation::Open),
             Action::Close(partition) => {
                 if let Some(mut store) = self.stores.remove(&partition) {
@@ -415,7 +415,7 @@ impl Process {
                 self.stores.remove(&partition);
                 env.disks[self.host].stores.remove(&partition);
             }
-            Action::GiveUp(partitions) => {
+            Action::Release(partitions) => {
                 self.started
                     .retain(|partition, _| !partitions.contains(partition));
                 env.group.release(self.id, &partitions);
@@ -428,7 +428,7 @@ impl Process {
         Ok(())
     }
 
-    fn restore(&mut self, partition: Partition, token: Token, env: &mut Env) {
+    fn restore(&mut self, partition: Partition, token: RestoreId, env: &mut Env) {
         let store = self.stores.remove(&partition);
         let restores = self.restores.entry(partition).or_default();
         for restore in restores.iter_mut() {
@@ -544,7 +544,7 @@ impl Process {
 
     fn end_transaction(&mut self, mut commit: TransactionCommit, env: &mut Env) {
         let Some(producer) = &mut self.producer else {
-            self.handle(Event::Failed, env);
+            self.handle(Event::TransactionFailed, env);
             return;
         };
         let reached: HashMap<Partition, Offset> = producer.reached.clone();
@@ -571,11 +571,11 @@ impl Process {
             }
             Some(CommitOutcome::Aborted) => {
                 env.count("transactions aborted");
-                self.handle(Event::Failed, env);
+                self.handle(Event::TransactionFailed, env);
             }
             Some(CommitOutcome::Unknown) => {
                 env.count("unknown outcomes");
-                self.handle(Event::Failed, env);
+                self.handle(Event::TransactionFailed, env);
             }
             Some(CommitOutcome::Replaced) => self.fenced(env),
         }

@@ -2,8 +2,10 @@
 
 use std::sync::LazyLock;
 
-use pipeline::admission::Token;
-use pipeline::admission::restore::{Answer, Chunk, Names, Question, Restore, Step, Tail};
+use pipeline::admission::RestoreId;
+use pipeline::admission::restore::{
+    Chunk, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
+};
 use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
 
 use crate::admission::broker::{LogEntry, Topic};
@@ -14,11 +16,11 @@ use crate::admission::simulation::Env;
 /// Restore of a partition, possibly cancelled.
 pub(crate) struct RestoreJob {
     pub(crate) partition: Partition,
-    pub(crate) token: Token,
+    pub(crate) token: RestoreId,
     store: Option<Store>,
     pub(crate) cancelled: bool,
     restore: Restore<'static>,
-    request: Question,
+    request: RestoreRequest,
     reading: Option<(Offset, Tail)>,
     early_end: Option<Offset>,
 }
@@ -26,7 +28,7 @@ pub(crate) struct RestoreJob {
 /// Result of a restore.
 pub(crate) struct Restored {
     pub(crate) partition: Partition,
-    pub(crate) token: Token,
+    pub(crate) token: RestoreId,
     pub(crate) outcome: Outcome,
 }
 
@@ -36,8 +38,8 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
-static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
-    let names = |number| Names {
+static NAMES: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
+    let names = |number| RestoreContext {
         topics: Topics::default(),
         group_id: "order-validator".into(),
         partition: Partition(number),
@@ -49,14 +51,14 @@ static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
 const CHUNK: usize = 2;
 
 impl RestoreJob {
-    pub(crate) fn new(partition: Partition, token: Token, store: Option<Store>) -> Self {
+    pub(crate) fn new(partition: Partition, token: RestoreId, store: Option<Store>) -> Self {
         Self {
             partition,
             token,
             store,
             cancelled: false,
-            restore: Restore::of(&NAMES[crate::admission::orders::index(partition)]),
-            request: Question::Committed,
+            restore: Restore::new(&NAMES[crate::admission::orders::index(partition)]),
+            request: RestoreRequest::CommittedOffset,
             reading: None,
             early_end: None,
         }
@@ -79,15 +81,15 @@ impl RestoreJob {
             return None;
         };
         match self.restore.on(response) {
-            Step::Ask(request) => {
+            RestoreStep::Request(request) => {
                 self.request = request;
                 None
             }
-            Step::Ready(next) => {
+            RestoreStep::Ready(next) => {
                 let store = self.store.take().expect("an open store");
                 Some(self.over(Outcome::Ready(store, next)))
             }
-            Step::Refused(reason) => Some(self.over(Outcome::Refused(reason))),
+            RestoreStep::Halted(reason) => Some(self.over(Outcome::Refused(reason))),
         }
     }
 
@@ -106,11 +108,11 @@ impl RestoreJob {
         self.cancelled = cancelled;
     }
 
-    fn perform(&mut self, host: usize, env: &mut Env) -> Option<Answer> {
+    fn perform(&mut self, host: usize, env: &mut Env) -> Option<RestoreResponse> {
         let partition = self.partition;
         let changelog = env.broker.log(Topic::Changelog, partition);
         Some(match self.request {
-            Question::Committed => {
+            RestoreRequest::CommittedOffset => {
                 if env.is(Mutation::HighWatermarkFirst) && self.early_end.is_none() {
                     self.early_end = Some(changelog.high_watermark());
                     return None;
@@ -122,40 +124,40 @@ impl RestoreJob {
                 if odds && !env.broker.is_stable(partition) {
                     return None;
                 }
-                Answer::Committed(env.broker.committed(partition))
+                RestoreResponse::CommittedOffset(env.broker.committed(partition))
             }
-            Question::ChangelogBounds => {
+            RestoreRequest::ChangelogBounds => {
                 let end = match self.early_end {
                     Some(end) => end,
                     None if env.is(Mutation::LastStableOffsetAsEnd) => changelog.last_stable_offset(),
                     None => changelog.high_watermark(),
                 };
-                Answer::ChangelogBounds(Bounds {
+                RestoreResponse::ChangelogBounds(Bounds {
                     start: Offset(0),
                     end,
                 })
             }
-            Question::OrdersBounds => Answer::OrdersBounds(Bounds {
+            RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(Bounds {
                 start: Offset(0),
                 end: env.orders.end(partition),
             }),
-            Question::Checkpoint => {
+            RestoreRequest::Checkpoint => {
                 let disk = &mut env.disks[host];
                 let store = self.store.get_or_insert_with(|| Store::open(disk, partition));
-                Answer::Checkpoint(store.content.checkpoint)
+                RestoreResponse::Checkpoint(store.content.checkpoint)
             }
-            Question::OutboxIsEmpty => {
+            RestoreRequest::OutboxIsEmpty => {
                 let outbox = env.broker.log(Topic::Outbox, partition);
                 let committed = outbox.committed().next().is_some();
                 // Off with this mutation, since it would hide the guard that the mutation removes.
-                Answer::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
+                RestoreResponse::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
             }
-            Question::Read(from, to) => return self.read(from, to, host, env),
+            RestoreRequest::ApplyChangelog(from, to) => return self.read(from, to, host, env),
         })
     }
 
     /// Reads up to three records, as a read_committed consumer does: up to the last stable offset.
-    fn read(&mut self, from: Offset, to: Offset, host: usize, env: &mut Env) -> Option<Answer> {
+    fn read(&mut self, from: Offset, to: Offset, host: usize, env: &mut Env) -> Option<RestoreResponse> {
         let (mut position, mut tail) = self
             .reading
             .take()
@@ -203,7 +205,7 @@ impl RestoreJob {
             write(store, chunk);
             store.persist(&mut env.disks[host], self.partition);
         }
-        is_done.then_some(Answer::Read)
+        is_done.then_some(RestoreResponse::ChangelogApplied)
     }
 }
 

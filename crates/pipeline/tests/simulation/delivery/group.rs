@@ -62,7 +62,7 @@ impl Group {
 }
 
 fn without_intents(mut note: CallNote, offset: Offset) -> String {
-    note.begun = OffsetSet::new();
+    note.intents = OffsetSet::new();
     note.encode(offset).expect("a shorter note")
 }
 

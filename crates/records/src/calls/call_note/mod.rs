@@ -27,7 +27,7 @@ pub struct CallNote {
     /// Final calls, and offsets without a call.
     pub finals: OffsetSet,
     /// Calls with an intent and without a completion: sent, or about to be, with unknown outcome.
-    pub begun: OffsetSet,
+    pub intents: OffsetSet,
 }
 
 /// Note that would be longer than [`NOTE_BYTES_MAX`].
@@ -63,11 +63,11 @@ impl CallNote {
     /// The note is too long for the broker.
     pub fn encode(&self, base: Offset) -> Result<String, NoteTooLong> {
         // No metadata, as in commits of Kafka's own tools.
-        if self.finals.is_empty() && self.begun.is_empty() {
+        if self.finals.is_empty() && self.intents.is_empty() {
             return Ok(String::new());
         }
         let finals = encode_set(&self.finals, base);
-        let intents = encode_set(&self.begun, base);
+        let intents = encode_set(&self.intents, base);
         let text = format!("{PREFIX}{finals}:{intents}");
         match text.len() {
             bytes if bytes > NOTE_BYTES_MAX => Err(NoteTooLong { bytes }),
@@ -95,7 +95,7 @@ impl CallNote {
             .ok_or(InvalidNote::Malformed("it has no second part"))?;
         Ok(Self {
             finals: decode_set(finals, base)?,
-            begun: decode_set(intents, base)?,
+            intents: decode_set(intents, base)?,
         })
     }
 }

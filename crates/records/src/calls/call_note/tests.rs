@@ -25,7 +25,7 @@ fn open_call_before_a_million_final_ones_is_small() {
     note.finals
         .insert_run(Offset(BASE.0 + 1), Offset(BASE.0 + 1_000_001));
     check(&note, 10);
-    note.begun.insert(BASE);
+    note.intents.insert(BASE);
     check(&note, 14);
 }
 
@@ -35,7 +35,7 @@ fn alternating_calls_are_written_as_a_bitmap() {
     check(
         &CallNote {
             finals,
-            begun: OffsetSet::new(),
+            intents: OffsetSet::new(),
         },
         4_004,
     );
@@ -46,7 +46,7 @@ fn note_that_exceeds_the_limit_is_refused() {
     let finals = set((1..60_000).step_by(2));
     let error = CallNote {
         finals,
-        begun: OffsetSet::new(),
+        intents: OffsetSet::new(),
     }
     .encode(BASE)
     .expect_err("too long");
@@ -101,7 +101,7 @@ proptest! {
         finals in prop::collection::vec((1_i64..100_000, 1_i64..5_000), 0..100),
         intents in prop::collection::btree_set(0_i64..100_000, 0..64),
     ) {
-        let mut note = CallNote { finals: OffsetSet::new(), begun: set(intents) };
+        let mut note = CallNote { finals: OffsetSet::new(), intents: set(intents) };
         for (from, length) in finals {
             note.finals.insert_run(Offset(BASE.0 + from), Offset(BASE.0 + from + length));
         }
@@ -138,7 +138,7 @@ proptest! {
         // Any of the open ones have an intent, by another bit of the seed.
         let has_intent = |at: &&usize| (ends >> ((**at + 7) % 64)) & 1 == 0;
         let intents = open.iter().filter(has_intent).map(|at| Offset(BASE.0 + *at as i64)).collect();
-        check(&CallNote { finals, begun: intents }, NOTE_BYTES_MAX);
+        check(&CallNote { finals, intents }, NOTE_BYTES_MAX);
     }
 }
 
