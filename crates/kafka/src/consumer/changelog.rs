@@ -8,6 +8,7 @@ use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::offsets::{self, Committed};
 use super::read_to_end::read_to_end;
+pub use super::read_to_end::{ChangelogRecord, ReadError};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
@@ -20,32 +21,6 @@ pub struct ChangelogReader {
     uncommitted: BaseConsumer,
     group_id: String,
     topic: String,
-}
-
-/// A record of the changelog.
-pub struct ChangelogRecord<'a> {
-    /// Bytes of the idempotency key.
-    pub key: &'a [u8],
-    /// Encoded entry; `None` is a tombstone.
-    pub value: Option<&'a [u8]>,
-    /// Offset of the record.
-    pub offset: Offset,
-    /// Timestamp of the record, by its producer or its broker; `None` if it has none.
-    pub at: Option<Timestamp>,
-}
-
-/// Reason why reading stopped before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError<E> {
-    /// The read was cancelled.
-    #[error("the restore was cancelled")]
-    Cancelled,
-    /// Kafka refused the read, or the position did not move.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The sink refused a record.
-    #[error(transparent)]
-    Sink(E),
 }
 
 impl ChangelogReader {

@@ -9,13 +9,38 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
-use super::changelog::{ChangelogRecord, ReadError};
 use crate::client::error::{ClientError, ErrorClass};
 
 /// Wait for the next record before the position is checked.
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 /// Maximum time without progress. Brokers write the markers of a finished transaction within milliseconds.
 const STALLED_MAX: Duration = Duration::from_secs(5);
+
+/// A record of the changelog.
+pub struct ChangelogRecord<'a> {
+    /// Bytes of the idempotency key.
+    pub key: &'a [u8],
+    /// Encoded entry; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Offset of the record.
+    pub offset: Offset,
+    /// Timestamp of the record, by its producer or its broker; `None` if it has none.
+    pub at: Option<Timestamp>,
+}
+
+/// Reason why reading stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// The read was cancelled.
+    #[error("the restore was cancelled")]
+    Cancelled,
+    /// Kafka refused the read, or the position did not move.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The sink refused a record.
+    #[error(transparent)]
+    Sink(E),
+}
 
 /// Passes every committed record within the bounds to `sink`. Returns once the reader's position proves that
 /// there are no more.
