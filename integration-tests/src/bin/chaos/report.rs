@@ -23,7 +23,7 @@ pub(crate) struct Report<'a> {
     /// Orders whose own transaction was aborted.
     pub(crate) aborted_orders: usize,
     /// True if each order had its verdict in time.
-    pub(crate) settled: bool,
+    pub(crate) completed: bool,
     pub(crate) took: Duration,
     pub(crate) seed: u64,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Returns true if every guarantee held.
     pub(crate) fn held(&self) -> bool {
-        self.settled && self.violations.is_empty()
+        self.completed && self.violations.is_empty()
     }
 
     fn incidents(&self) -> Table {
@@ -99,7 +99,7 @@ impl fmt::Display for Report<'_> {
         if !self.violations.is_empty() {
             writeln!(f, "{}", listed(&self.violations))?;
         }
-        if !self.settled {
+        if !self.completed {
             writeln!(f, "Not every order had its verdict within the time limit.")?;
         }
         let verdict = if self.held() {

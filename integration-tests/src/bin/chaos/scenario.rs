@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     for validator in &mut validators {
         validator.start_ready(&tally)?;
     }
-    let settled = settle(&pipeline);
+    let completed = await_completion(&pipeline);
     for validator in &mut validators {
         validator.terminate(&tally)?;
         validator.count_rejoins(&tally)?;
@@ -101,13 +101,13 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         violations: found.violations.iter().cloned().chain(more).collect(),
         snapshots: observed.snapshots.len(),
         aborted_orders,
-        settled: settled.is_ok(),
+        completed: completed.is_ok(),
         took: started.elapsed(),
         seed,
     };
     println!("{report}");
     let held = report.held();
-    if let Err(error) = settled {
+    if let Err(error) = completed {
         eprintln!("error: {error:#}");
     }
     if held {
@@ -203,7 +203,7 @@ fn last_orders(feed: Feed, partitions: i32) -> Result<u64> {
 }
 
 /// Waits until each order has its verdict.
-fn settle(pipeline: &Pipeline) -> Result<()> {
+fn await_completion(pipeline: &Pipeline) -> Result<()> {
     await_until("each order has its verdict", SETTLE_MAX, || {
         let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
         Ok(match cluster::lag(&pipeline.kafka, group, topic) {

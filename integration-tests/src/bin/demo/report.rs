@@ -20,14 +20,14 @@ pub(crate) struct Report {
     pub(crate) stage_one: StageOneFindings,
     pub(crate) stage_two: StageTwoFindings,
     /// True if each order had its verdict and each call its outcome in time.
-    pub(crate) settled: bool,
+    pub(crate) completed: bool,
     pub(crate) took: Duration,
 }
 
 impl Report {
     /// Returns true if every guarantee held.
     pub(crate) fn held(&self) -> bool {
-        self.settled && self.violations().next().is_none()
+        self.completed && self.violations().next().is_none()
     }
 
     fn violations(&self) -> impl Iterator<Item = &Violation> {
@@ -159,7 +159,7 @@ impl fmt::Display for Report {
         if !violations.is_empty() {
             writeln!(f, "{}", listed(&violations))?;
         }
-        if !self.settled {
+        if !self.completed {
             writeln!(
                 f,
                 "Not every order had its verdict, or not every call its outcome, within the time limit."
@@ -341,7 +341,7 @@ mod tests {
                 },
                 violations: Vec::new(),
             },
-            settled: true,
+            completed: true,
             took: Duration::from_secs(48),
         }
     }

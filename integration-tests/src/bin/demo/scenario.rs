@@ -99,9 +99,9 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
         grouped(sent)
     ));
     // An error here is kept: the report says more about it than its text.
-    let settled = settle(&mut setup, &mut screen, sent);
+    let completed = await_completion(&mut setup, &mut screen, sent);
     screen.finish();
-    if let Err(error) = &settled {
+    if let Err(error) = &completed {
         // The demo goes on: the checkers name what is missing.
         eprintln!("error: {error:#}");
     }
@@ -115,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
         // Checked from outside: no program is asked about its own work.
         stage_one: findings::stage_one(&setup.pipeline, &orders, sent)?,
         stage_two: findings::stage_two(&setup.pipeline, &setup.api, &setup.caller_interruptions())?,
-        settled: settled.is_ok(),
+        completed: completed.is_ok(),
         took: started.elapsed(),
     };
     println!("{report}");
@@ -210,7 +210,7 @@ fn kill_and_restart(service: &mut Service, screen: &Screen) -> Result<()> {
 }
 
 /// Waits until each order has its verdict and each pending call its outcome.
-fn settle(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result<()> {
+fn await_completion(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result<()> {
     let limit = Instant::now() + SETTLE_MAX;
     let left = || limit.saturating_duration_since(Instant::now());
     await_until("each order has its verdict", left(), || {
