@@ -1,16 +1,16 @@
 //! Life of one pending call: from the outbox to its final state.
 //!
 //! ```text
-//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final (and forgotten)
-//!                   ▲ └───────── policy retry ──────────────────────▲ │  │      ▲ ▲  │
-//!                   ├───────────────────── BackingOff ◀───────────────┘  │      │ └ Unpublished
-//!                   │                                                    ▼      │
-//!                   └────────── LookingUp ◀─────────────── AwaitingQuiescence ──┘ parked, found, abandoned
+//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final
+//!                  ▲ └──────── policy retry ──────────────────────▲ │  │       ▲ ▲  │
+//!                  ├──────────────────── BackingOff ◀───────────────┘  │       │ └ Unpublished
+//!                  │                                                   ▼       │
+//!                  └────────── LookingUp ◀───────────── AwaitingQuiescence ────┘ parked, found
 //! ```
 //!
-//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff` and
-//! `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here, and continued
-//! by its copy at the outbox's tail.
+//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff`
+//! and `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here,
+//! and continued by its copy at the outbox's tail.
 
 mod deferral_context;
 mod lookup;
@@ -84,7 +84,8 @@ pub enum CallState {
     AwaitingDeferral,
     /// The transaction with its copy is in flight.
     Deferring,
-    /// Waits until this time: before, an earlier request may be sent or processed, or the next look-up is not due.
+    /// Waits until this time: before, an earlier request may be sent or processed, or the next look-up is not
+    /// due.
     AwaitingQuiescence(Instant),
     /// Its look-up is due or in flight.
     LookingUp,
@@ -103,7 +104,8 @@ pub enum FinalState {
     Found(HttpResponse),
     /// The API rejected it: a dead letter.
     Rejected(HttpResponse),
-    /// Retried past the limit, and surely not processed: a dead letter, with the last response if there was one.
+    /// Retried past the limit, and surely not processed: a dead letter, with the last response if there was
+    /// one.
     Abandoned(Option<Response>),
     /// Its outcome is unknown: operator action required.
     Parked(Evidence),
@@ -225,7 +227,8 @@ impl<P> Call<P> {
             looked_up_first_at: None,
             // A call that is deferred again keeps its first offset, which decides the order of its key.
             origin: continued.map_or(pending.offset, |context| context.origin),
-            // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends by then.
+            // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends
+            // by then.
             inherited_until: ambiguity_before.map(|_| now + lease),
             taken_at: now,
             seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
@@ -353,7 +356,8 @@ impl<P> Call<P> {
         }
     }
 
-    /// Takes in the response to its request. The API may process that request for `api_processing_max` from now.
+    /// Takes in the response to its request. The API may process that request for `api_processing_max` from
+    /// now.
     pub(super) fn responded(
         &mut self,
         response: ClassifiedResponse,
@@ -374,13 +378,14 @@ impl<P> Call<P> {
             (ResponseClass::Accepted, Response::Status(http)) => {
                 Next::Publish(Arc::new(FinalState::Accepted(http)))
             }
-            // The response to this request says nothing of an earlier one that may be processed, so only the policy
-            // that repeats calls anyway may follow it.
+            // The response to this request says nothing of an earlier one that may be processed, so only the
+            // policy that repeats calls anyway may follow it.
             (ResponseClass::Rejected, Response::Status(http)) if is_clear => {
                 Next::Publish(Arc::new(FinalState::Rejected(http)))
             }
             (ResponseClass::Retryable, Response::NotSent(NotSent::Withheld)) if is_clear => {
-                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's retries.
+                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's
+                // retries.
                 self.void_attempt();
                 Next::Ready
             }
@@ -413,7 +418,8 @@ impl<P> Call<P> {
         next
     }
 
-    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be unhealthy.
+    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be
+    /// unhealthy.
     pub(super) fn looked_up(
         &mut self,
         response: LookupResponse,
@@ -429,10 +435,12 @@ impl<P> Call<P> {
                 Next::Publish(Arc::new(FinalState::Found(http)))
             }
             (LookupResult::NotFound, _) => {
-                // Quiescence has passed, so the order is surely not processed, and never will be by these requests.
+                // Quiescence has passed, so the order is surely not processed, and never will be by these
+                // requests.
                 (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
                 match self.inconclusive.take().map(ClassifiedResponse::into_parts) {
-                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after all.
+                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after
+                    // all.
                     Some((ResponseClass::Rejected, Response::Status(http))) => {
                         Next::Publish(Arc::new(FinalState::Rejected(http)))
                     }
@@ -444,8 +452,8 @@ impl<P> Call<P> {
                 let wait = response.retry_after().unwrap_or_default();
                 let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
                 if is_outage {
-                    // A look-up that fails in an outage says nothing of the order. It does not count, or an outage
-                    // of hours would park calls that a look-up can resolve.
+                    // A look-up that fails in an outage says nothing of the order. It does not count, or an
+                    // outage of hours would park calls that a look-up can resolve.
                     self.looked_up_first_at = None;
                 } else {
                     self.lookups += 1;
@@ -487,7 +495,8 @@ impl<P> Call<P> {
         self.parked()
     }
 
-    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is processed.
+    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is
+    /// processed.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self.state {
             // The note must name it before it is sent, so already while the intent is recorded.
@@ -501,7 +510,8 @@ impl<P> Call<P> {
             | CallState::BackingOff
             | CallState::AwaitingDeferral
             | CallState::Deferring => self.ambiguity.is_some(),
-            // Its response is known here only: the next owner starts over if the final state does not reach Kafka.
+            // Its response is known here only: the next owner starts over if the final state does not reach
+            // Kafka.
             CallState::Unpublished(_) | CallState::Publishing(_) => {
                 self.history.attempts > 0 || self.ambiguity.is_some()
             }

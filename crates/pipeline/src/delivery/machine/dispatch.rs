@@ -32,8 +32,8 @@ impl<P> Delivery<P> {
                 if self.resume(id, now) {
                     return;
                 }
-                // Parking needs that no request can be sent any more; a look-up also that none is still processed,
-                // or it could miss the order.
+                // Parking needs that no request can be sent any more; a look-up also that none is still
+                // processed, or it could miss the order.
                 let processing = match policy {
                     Policy::Verify => self.verify.api_processing_max,
                     Policy::Retry | Policy::Park => Duration::ZERO,
@@ -112,8 +112,8 @@ impl<P> Delivery<P> {
             payload: call.payload(),
         };
         let key = call.key().cloned();
-        // Under `retry` no intent precedes the request. The next commit names it all the same, so that the next owner
-        // can say which calls it repeats.
+        // Under `retry` no intent precedes the request. The next commit names it all the same, so that the
+        // next owner can say which calls it repeats.
         owned.note_changed();
         self.requests.sent(id, key, now);
         self.flow.request_sent(now);

@@ -8,8 +8,8 @@ use records::{IdempotencyKey, Offset};
 // While commits are acknowledged there are a few; the bound is for a group that accepts none for a long time.
 const FINALS_MAX: usize = 10_000;
 
-/// Changes since the last acknowledged commit. A commit takes the count with it when it is sent, so that changes
-/// made while it is in flight stay uncommitted.
+/// Changes since the last acknowledged commit. A commit takes the count with it when it is sent, so that
+/// changes made while it is in flight stay uncommitted.
 #[derive(Debug, Default)]
 pub(super) struct Uncommitted {
     changes: u64,

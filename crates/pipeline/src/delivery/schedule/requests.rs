@@ -1,8 +1,8 @@
 //! Requests of this process, by the position of their calls. They outlive assignments.
 //!
-//! A lost partition may come back a moment later, and with it calls whose requests are still in flight, or that are
-//! final and could not be committed. This process remembers them and does not send them again. What another owner
-//! has sent meanwhile changes nothing of that.
+//! A lost partition may come back a moment later, and with it calls whose requests are still in flight, or
+//! that are final and could not be committed. This process remembers them and does not send them again. What
+//! another owner has sent meanwhile changes nothing of that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
