@@ -48,7 +48,7 @@ impl<P> Delivery<P> {
         let mut in_flight = CommitInFlight {
             sent_at: now,
             content: Vec::new(),
-            // A transaction's result may come long after the coordinator saw it.
+            // Offsets in a transaction are fenced by the generation, but only a plain commit restarts the session.
             proves_ownership: false,
             deferred: Vec::new(),
         };

@@ -44,7 +44,7 @@ impl Uncommitted {
 
     /// Takes in the acknowledgement of a commit that contained this many changes.
     pub(super) fn committed(&mut self, changes: u64) {
-        // Never backwards: the acknowledgement of a deferral may carry an older count.
+        // Never backwards, in whatever order acknowledgements come.
         self.changes_committed = self.changes_committed.max(changes);
         while self.finals.front().is_some_and(|(change, ..)| *change <= changes) {
             self.finals.pop_front();
