@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Delivery;
 use crate::delivery::call::{CallState, Policy};
 use crate::delivery::event::{Action, CallId};
-use crate::delivery::schedule::{End, Outcome};
+use crate::delivery::schedule::{End, KnownResult};
 
 impl<P> Delivery<P> {
     /// Queues a call that is the first of its key, by its policy and by what is known of it.
@@ -61,11 +61,11 @@ impl<P> Delivery<P> {
         call.start_attempt(now);
         match known {
             None => {}
-            Some(Outcome::Response(response, before)) => {
+            Some(KnownResult::Response(response, before)) => {
                 call.resume(before);
                 self.take_response(id, response, now);
             }
-            Some(Outcome::Final) => self.finish(id, now),
+            Some(KnownResult::Final) => self.finish(id, now),
         }
         true
     }

@@ -8,7 +8,7 @@ use crate::delivery::call::{CallState, FinalState, History, Next, Policy};
 use crate::delivery::event::{Action, CallId, WaitReason};
 use crate::delivery::partition::Phase;
 use crate::delivery::response::ClassifiedResponse;
-use crate::delivery::schedule::{End, Known, Outcome};
+use crate::delivery::schedule::{End, Known, KnownResult};
 
 impl<P> Delivery<P> {
     pub(super) fn response_received(&mut self, id: CallId, response: ClassifiedResponse, now: Instant) {
@@ -25,8 +25,8 @@ impl<P> Delivery<P> {
                 self.take_response(CallId { assignment, ..id }, response, now);
             }
             Some(_) | None => {
-                let outcome = Outcome::Response(response, History::default());
-                self.requests.remember(id, Known { key, outcome });
+                let result = KnownResult::Response(response, History::default());
+                self.requests.remember(id, Known { key, result });
             }
         }
     }

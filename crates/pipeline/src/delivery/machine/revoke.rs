@@ -9,7 +9,7 @@ use crate::delivery::call::{CallState, FinalState};
 use crate::delivery::event::{Action, CallId, Rejoin};
 use crate::delivery::partition::Phase;
 use crate::delivery::response::{ClassifiedResponse, Response, ResponseClass};
-use crate::delivery::schedule::{Known, Outcome};
+use crate::delivery::schedule::{Known, KnownResult};
 
 impl<P> Delivery<P> {
     pub(super) fn revoked(&mut self, partitions: Vec<Partition>, now: Instant) {
@@ -179,13 +179,13 @@ impl<P> Delivery<P> {
                 | FinalState::NotACall => continue,
             };
             let response = ClassifiedResponse::from_parts(class, Response::Status(http.clone()));
-            let outcome = Outcome::Response(response, *call.history());
+            let result = KnownResult::Response(response, *call.history());
             let key = call.key().cloned();
-            self.requests.remember(id(offset), Known { key, outcome });
+            self.requests.remember(id(offset), Known { key, result });
         }
         for (offset, key) in owned.take_uncommitted_finals() {
-            let outcome = Outcome::Final;
-            self.requests.remember(id(offset), Known { key, outcome });
+            let result = KnownResult::Final;
+            self.requests.remember(id(offset), Known { key, result });
         }
     }
 }
