@@ -1,5 +1,5 @@
 use super::*;
-use crate::delivery::response::{Lost, ResponseClassifier, StatusClass, Statuses};
+use crate::delivery::response::{HttpResponse, Lost, ResponseClassifier, StatusClass, Statuses};
 
 fn classifier() -> ResponseClassifier {
     ResponseClassifier::new([
