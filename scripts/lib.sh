@@ -49,6 +49,33 @@ need_rust() {
         fail "cargo is ${found%% *}, and Rust $wanted or later is needed: rustup update stable"
 }
 
+# Tools of the checks alone: shellcheck for the scripts, cargo-deny for licences and advisories. Sets `cargo_deny`.
+setup_checks() {
+    need_shellcheck
+    need_cargo_deny
+}
+
+need_shellcheck() {
+    have shellcheck && return
+    install_packages "shellcheck (it checks the scripts)" "shellcheck" "ShellCheck" "shellcheck"
+    have shellcheck || fail "shellcheck is still not on the PATH."
+}
+
+# The version that is installed where none is on the PATH; `.deny.toml` is written for it.
+cargo_deny_version=0.20.2
+
+# Built from source, once per machine. Optimising it would take longer than all its runs.
+need_cargo_deny() {
+    cargo_deny=$(command -v cargo-deny) && return
+    cargo_deny=$cache/tools/bin/cargo-deny
+    [ "$("$cargo_deny" --version 2>/dev/null)" != "cargo-deny $cargo_deny_version" ] || return 0
+    say "installing cargo-deny $cargo_deny_version (it checks licences and advisories), about a minute"
+    env -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
+        cargo install --quiet --locked --root "$cache/tools" --version "$cargo_deny_version" cargo-deny ||
+        fail "cargo-deny could not be installed: cargo install --locked --version $cargo_deny_version cargo-deny"
+}
+
 # Java 17 or later, which Kafka 4 demands of a broker. Sets `java`.
 need_java() {
     find_java && return

@@ -1,6 +1,7 @@
-//! The stand-in for the legacy API, and what it says that it saw.
+//! The stand-in for the legacy API, with its faults and its record of requests.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,27 +12,29 @@ use crate::pipeline::Pipeline;
 use crate::process::{Process, free_port};
 use crate::wait::await_until;
 
-/// The running stand-in. Its control address goes on answering while the API is down.
+/// A running stand-in for the API; dropping it kills the process.
 pub struct Api {
-    /// The process.
+    /// Process of the stand-in.
     pub process: Process,
-    /// Where payments are taken.
+    /// URL of the payments endpoint.
     pub url: String,
-    /// Where its statistics and records are.
+    /// Base URL of the control endpoint, which answers during an outage too.
     pub control: String,
     http: Http,
 }
 
-/// Faults of every kind, at rates that a pipeline gets over within seconds, at an API that takes so long.
+/// Returns arguments for faults of every kind, at rates from which a pipeline recovers within seconds.
 #[must_use]
 pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
     [
         ("--seed", seed.to_string()),
         ("--latency", format!("{}ms", latency.as_millis())),
+        // Failed before the call was processed.
         ("--before-500", "0.004".into()),
         ("--before-503", "0.004".into()),
         ("--before-reset", "0.004".into()),
         ("--throttle", "0.004".into()),
+        // Processed, and the response is lost.
         ("--lost-silence", "0.002".into()),
         ("--lost-reset", "0.004".into()),
         ("--lost-close", "0.004".into()),
@@ -47,10 +50,11 @@ pub fn faults(seed: u64, latency: Duration) -> Vec<String> {
     .collect()
 }
 
-/// The faults of an API at its worst: one answer of twenty is lost after the call was processed, and one connection of
-/// twenty is reset, before that or after.
+/// Returns arguments for high fault rates: about 5 % of the responses are lost after the call was processed,
+/// and 5 % of the connections are reset before or after it.
 #[must_use]
 pub fn many_faults(seed: u64, latency: Duration) -> Vec<String> {
+    // Not a repeated flag: the stand-in refuses one that is given twice.
     let mut faults = faults(seed, latency);
     let worse = [
         ("--before-reset", "0.025"),
@@ -62,19 +66,21 @@ pub fn many_faults(seed: u64, latency: Duration) -> Vec<String> {
         ("--lost-504", "0.01"),
     ];
     for (flag, share) in worse {
-        if let Some(place) = faults.iter().position(|argument| argument == flag) {
-            share.clone_into(&mut faults[place + 1]);
+        // The value follows its flag.
+        if let Some(index) = faults.iter().position(|argument| argument == flag) {
+            share.clone_into(&mut faults[index + 1]);
         }
     }
     faults
 }
 
 impl Api {
-    /// Starts it and waits until it answers.
+    /// Starts the stand-in and waits until it answers.
     ///
     /// # Errors
-    /// It does not start.
+    /// It exits, or does not answer within 20 s.
     pub fn start(pipeline: &Pipeline, faults: &[String]) -> Result<Self> {
+        // Two listeners: the control endpoint must answer while the payments endpoint is down.
         let (port, control_port) = (free_port()?, free_port()?);
         let mut api = Self {
             process: pipeline
@@ -89,102 +95,107 @@ impl Api {
         api.process.start()?;
         let stats = format!("{}/stats", api.control);
         await_until("the stand-in API answers", Duration::from_secs(20), || {
-            if let Some(status) = api.process.look()? {
-                bail!("the stand-in API ended with {status}");
+            // Fails at once, not at the timeout: a port taken meanwhile ends the process immediately.
+            if let Some(status) = api.process.try_wait()? {
+                bail!("the stand-in API exited with {status}");
             }
             Ok(match api.http.is_ok(&stats) {
-                true => std::ops::ControlFlow::Break(()),
-                false => std::ops::ControlFlow::Continue("no answer".into()),
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue("no response".into()),
             })
         })?;
         Ok(api)
     }
 
-    /// Takes the API down for a while.
+    /// Takes the API down for this long.
     ///
     /// # Errors
-    /// The control address does not answer.
+    /// The control endpoint does not answer.
     pub fn go_down(&self, time: Duration) -> Result<()> {
         let url = format!("{}/control/down?for={}ms", self.control, time.as_millis());
         let (status, body) = self.http.post(&url)?;
-        ensure!(status == 200, "POST {url} was answered {status}: {body}");
+        ensure!(status == 200, "POST {url} returned {status}: {body}");
         Ok(())
     }
 
-    /// Ends the time for which it is down.
+    /// Ends an outage early.
     ///
     /// # Errors
-    /// The control address does not answer.
+    /// The control endpoint does not answer.
     pub fn come_back(&self) -> Result<()> {
+        // A new outage replaces the current one, so one of no length ends it.
         self.go_down(Duration::ZERO)
     }
 
-    /// Changes the faults that the JSON names.
+    /// Changes the faults named in this JSON object.
     ///
     /// # Errors
-    /// The control address does not answer, or refuses them.
+    /// The control endpoint does not answer, or refuses them.
     pub fn change_faults(&self, changes: &str) -> Result<()> {
         let url = format!("{}/control/faults", self.control);
         let (status, body) = self.http.put(&url, changes)?;
-        ensure!(status == 200, "PUT {url} was answered {status}: {body}");
+        ensure!(status == 200, "PUT {url} returned {status}: {body}");
         Ok(())
     }
 
-    /// How many orders it has turned away and never taken.
+    /// Returns the number of orders whose requests were all answered with 429.
     ///
     /// # Errors
-    /// The control address does not answer, or the record is incomplete.
-    pub fn stubborn_orders(&self) -> Result<u64> {
+    /// The control endpoint does not answer, or the record is incomplete.
+    pub fn always_throttled_orders(&self) -> Result<u64> {
         let requests = self.requests()?;
-        let taken: HashSet<&str> = requests
+        let processed: HashSet<&str> = requests
             .iter()
             .filter(|request| request.answered != Some(429))
             .map(|request| request.order_id.as_str())
             .collect();
         let orders: HashSet<&str> = requests.iter().map(|request| request.order_id.as_str()).collect();
-        Ok(orders.difference(&taken).count() as u64)
+        Ok(orders.difference(&processed).count() as u64)
     }
 
-    /// Its counts.
+    /// Returns the counters of the stand-in.
     ///
     /// # Errors
-    /// The control address does not answer.
+    /// The control endpoint does not answer.
     pub fn stats(&self) -> Result<Stats> {
-        let body = self.ask("/stats")?;
-        serde_json::from_str(&body).context("reading the API's statistics")
+        let body = self.fetch("/stats")?;
+        serde_json::from_str(&body).context("parsing the API's statistics")
     }
 
-    /// Every request that it ever had, in order of arrival.
+    /// Returns all requests so far, in order of arrival.
     ///
     /// # Errors
-    /// The control address does not answer, or the record is incomplete.
+    /// The control endpoint does not answer, or the record is incomplete.
     pub fn requests(&self) -> Result<Vec<RequestLine>> {
         let stats = self.stats()?;
+        // A missing request could be the second charge of an order: an incomplete record proves nothing.
         ensure!(
             stats.refused_full == 0,
-            "the API's record is full; {} requests are not on it",
+            "the API's record is full and lacks {} requests",
             stats.refused_full
         );
         let lines: Vec<RequestLine> = self
-            .ask("/requests")?
+            .fetch("/requests")?
             .lines()
             .map(|line| {
-                serde_json::from_str(line).with_context(|| format!("reading the API's record: {line}"))
+                serde_json::from_str(line)
+                    .with_context(|| format!("parsing a line of the API's record: {line}"))
             })
             .collect::<Result<_>>()?;
+        // At least: requests may arrive between the two reads.
         ensure!(
             lines.len() as u64 >= stats.requests,
-            "the API counts {} requests and has {} on record",
+            "the API counted {} requests but recorded {}",
             stats.requests,
             lines.len()
         );
         Ok(lines)
     }
 
-    fn ask(&self, path: &str) -> Result<String> {
+    fn fetch(&self, path: &str) -> Result<String> {
         let url = format!("{}{path}", self.control);
         let (status, body) = self.http.get(&url)?;
-        ensure!(status == 200, "GET {url} was answered {status}: {body}");
+        ensure!(status == 200, "GET {url} returned {status}: {body}");
         Ok(body)
     }
 }

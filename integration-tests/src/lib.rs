@@ -1,44 +1,27 @@
-//! The harness of the demo, the measurements and the integration tests.
+//! Harness of the integration tests, the demo, the measurements and the chaos run.
 //!
-//! It runs the real programs as processes against a real Kafka, ends them at the worst moments, and then
-//! reads the topics as a stranger would. Nothing in here trusts what a program says about itself: what
-//! must come out is computed from the orders topic alone (`expected`), and the checkers (`check`) compare
-//! it with what the topics and the API hold.
+//! Runs the real programs as processes against a real Kafka, kills them at the worst times, and then reads
+//! topics and stores with clients of its own. Nothing that a program reports about itself counts as evidence:
+//! the expected verdicts come from the orders topic alone (`check::expected`), and the checkers compare them
+//! with the topics and the API's record.
 //!
 //! ```text
-//! orders ─▶ feed ─▶ Kafka ◀─▶ programs (process, pipeline, settings)
-//!              │       └────▶ read ─▶ check ─▶ violations, by promise
-//!              └─ expected ─────────────┘
+//! orders ─▶ feed ─▶ Kafka ◀─▶ programs (process, pipeline)
+//!              │       └────▶ read_back ─▶ check ─▶ violations, by guarantee
+//!              └─ check::expected ───────────┘
 //! ```
+//!
+//! `cluster` starts brokers and administers topics; `proxy` delays or loses requests to a broker.
 
 pub mod api;
-pub mod broker;
 pub mod check;
 pub mod cluster;
-pub mod delayed_end;
-pub mod expected;
-pub mod feed;
-pub mod findings;
-pub mod generation;
-#[cfg(test)]
-mod house;
 pub mod http;
-pub mod lane;
-pub mod late_join;
-pub mod memory;
+#[cfg(test)]
+mod layering;
 pub mod orders;
 pub mod pipeline;
 pub mod process;
 pub mod proxy;
-pub mod read;
-pub mod sending;
-pub mod settings;
-pub mod signals;
-pub mod stores;
-pub mod tail;
-pub mod three_brokers;
-pub mod two_brokers;
-pub mod unanswered_end;
+pub mod read_back;
 pub mod wait;
-mod wire;
-pub mod withheld_coordinator;

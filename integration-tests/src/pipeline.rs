@@ -1,4 +1,4 @@
-//! One pipeline under test: topics, groups, a folder and settings of its own, and the programs' processes.
+//! The pipeline under test: its topics, consumer groups, folder, settings and processes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,29 +6,32 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use records::{Timestamp, Topics};
 
+use crate::cluster::broker::{self, Broker};
 use crate::cluster::{self, Administrator};
-use crate::process::{self, Process, free_port};
-use crate::settings::Settings;
+use crate::process::settings::Settings;
+use crate::process::{Process, free_port, last_run, tail_of};
+use crate::proxy::{Proxy, Rule};
 use crate::wait::interrupted;
 
-/// How long a caller waits for an answer here, so that lost answers come to light soon. An API on a machine that stands
-/// still for half of it takes requests up so late that their callers seem to have left before their time.
+/// Timeout of the callers' API requests. Short, so that lost responses are noticed soon; not shorter, because
+/// an API on a stalled machine would seem to be left by its callers too early.
 pub const API_TIMEOUT: Duration = Duration::from_secs(2);
-/// The session time-out here: how soon a frozen process is shut out. 6 s is the broker's minimum.
+/// Session timeout of validators and callers: the time after which a frozen process is fenced. 6 s is the
+/// broker's default minimum.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// What all its programs share. Dropped without [`Pipeline::passed`], it shows the ends of all its logs and
-/// leaves everything where it is.
+/// A pipeline. Dropped without [`Pipeline::passed`], it prints the ends of all logs and keeps topics and
+/// folder.
 pub struct Pipeline {
-    /// Kafka's address.
+    /// Bootstrap servers, `host:port,…`.
     pub kafka: String,
-    /// The names of its topics, unlike those of any other.
+    /// Topic names, unique to this pipeline.
     pub topics: Topics,
-    /// How many partitions the orders topic has.
+    /// Number of partitions of the orders topic.
     pub partitions: i32,
-    /// The validators' consumer group.
+    /// Consumer group of the validators.
     pub validator_group: String,
-    /// The callers' consumer group.
+    /// Consumer group of the callers.
     pub caller_group: String,
     name: String,
     folder: PathBuf,
@@ -42,43 +45,45 @@ enum Outcome {
     Kept,
 }
 
-/// A process that serves the admin HTTP interface.
+/// A process with an admin HTTP endpoint.
 pub struct Service {
-    /// The process.
+    /// Process of the program.
     pub process: Process,
-    /// The base of its admin address, `http://host:port`.
+    /// Base URL of the admin endpoint, `http://host:port`.
     pub admin: String,
 }
 
 impl Pipeline {
-    /// Gives it names and a folder, and has the `outbox` program create its topics.
+    /// Creates a pipeline with its topics.
     ///
     /// # Errors
-    /// There is no Kafka, or the topics cannot be created.
+    /// No Kafka answers, or the topics cannot be created.
     pub fn create(name: &str, partitions: i32) -> Result<Self> {
         let pipeline = Self::without_topics(name, partitions)?;
         pipeline.create_topics()?;
         Ok(pipeline)
     }
 
-    /// Gives it names and a folder only.
+    /// Creates a pipeline without its topics.
     ///
     /// # Errors
-    /// There is no Kafka, or the folder cannot be made.
+    /// No Kafka answers, or the folder cannot be created.
     pub fn without_topics(name: &str, partitions: i32) -> Result<Self> {
         Self::on(cluster::address()?, name, partitions)
     }
 
-    /// Gives it names and a folder only, on a Kafka of the story's own.
+    /// Creates a pipeline without its topics on this Kafka.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn on(kafka: String, name: &str, partitions: i32) -> Result<Self> {
+        // Unique, because runs share a broker, and one that failed leaves its topics behind.
         let name = format!("{name}-{:x}-{:x}", Timestamp::now().0, std::process::id());
         let folder = tempfile::Builder::new()
             .prefix(&format!("outbox-{name}-"))
             .tempdir()
-            .context("making a folder for state and logs")?
+            .context("creating a folder for state and logs")?
+            // Deleted by `drop` only after success: a failed run leaves its evidence.
             .keep();
         let topics = Topics::default();
         Ok(Self {
@@ -101,13 +106,24 @@ impl Pipeline {
         })
     }
 
-    /// Where its state, settings and logs are.
+    /// Starts a broker behind a proxy with this rule, and creates a pipeline with its topics on it.
+    ///
+    /// # Errors
+    /// The broker does not start, or the topics cannot be created.
+    pub fn behind_proxy<R: Rule>(rule: R, name: &str, partitions: i32) -> Result<(Broker, Proxy<R>, Self)> {
+        let (broker, proxy) = broker::start_behind_proxy(rule)?;
+        let pipeline = Self::on(proxy.address(), name, partitions)?;
+        pipeline.create_topics()?;
+        Ok((broker, proxy, pipeline))
+    }
+
+    /// Folder of state, settings and logs.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// All its topics.
+    /// Names of all topics.
     #[must_use]
     pub fn topic_names(&self) -> [&str; 7] {
         let topics = &self.topics;
@@ -122,20 +138,20 @@ impl Pipeline {
         ]
     }
 
-    /// All went well: topics and folder may go when this is dropped.
+    /// Marks the run as passed: topics and folder are deleted on drop.
     pub fn passed(&mut self) {
         self.outcome = Outcome::Passed;
     }
 
-    /// Leaves topics and folder where they are, without a word.
+    /// Keeps topics and folder on drop, and prints nothing.
     pub fn keep(&mut self) {
         self.outcome = Outcome::Kept;
     }
 
-    /// A process of one of the programs, with a log in the folder.
+    /// Describes a process of a program, with its log in the folder.
     ///
     /// # Errors
-    /// The program was not built.
+    /// The program does not exist.
     pub fn process(&self, name: &str, program: &str) -> Result<Process> {
         Process::new(name, program, self.folder.join(format!("{name}.log")))
     }
@@ -143,7 +159,7 @@ impl Pipeline {
     /// Runs `outbox topics create`.
     ///
     /// # Errors
-    /// It ends with another status than 0.
+    /// It exits with a status other than 0, or runs for more than 60 s.
     pub fn create_topics(&self) -> Result<()> {
         let settings = self.settings(&self.validator_group);
         let file = settings.write(&self.folder.join("outbox.toml"))?;
@@ -153,13 +169,14 @@ impl Pipeline {
             .arguments([&file])
             .arguments(["topics", "create", "--yes", "--partitions"])
             .arguments([self.partitions.to_string()]);
+        // By the program under test: its topic settings are part of the guarantees.
         outbox.start()?;
         let status = outbox.wait_exit(Duration::from_secs(60))?;
-        ensure!(status.success(), "`outbox topics create` ended with {status}");
+        ensure!(status.success(), "`outbox topics create` exited with {status}");
         Ok(())
     }
 
-    /// The settings that each program has.
+    /// Returns the settings common to all programs.
     #[must_use]
     pub fn settings(&self, group: &str) -> Settings {
         Settings::default()
@@ -168,11 +185,12 @@ impl Pipeline {
             .with("topics", &self.topics)
     }
 
-    /// The settings of the validator with this number.
+    /// Returns the settings of the validator with this number.
     #[must_use]
     pub fn validator_settings(&self, number: u32) -> Settings {
         self.settings(&self.validator_group)
             .with("validator.instance_id", self.instance("validator", number))
+            // Far below the default, so that a fenced validator is replaced within a scenario.
             .with(
                 "validator.session_timeout",
                 format!("{}s", SESSION_TIMEOUT.as_secs()),
@@ -180,28 +198,23 @@ impl Pipeline {
             .with("store.dir", self.state_folder(number))
     }
 
-    /// Where the stores of the validator with this number are.
+    /// Store folder of the validator with this number.
     #[must_use]
     pub fn state_folder(&self, number: u32) -> PathBuf {
         self.folder.join(format!("state-{number}"))
     }
 
-    /// What the validator with this number has logged since it was started last.
+    /// Returns the log of the last run of the validator with this number.
     ///
     /// # Errors
     /// There is no such log.
-    pub fn last_validator_log(&self, number: u32) -> Result<String> {
+    pub fn validator_log_since_start(&self, number: u32) -> Result<String> {
         let path = self.folder.join(format!("validator-{number}.log"));
         let log = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let log = String::from_utf8_lossy(&log);
-        Ok(log
-            .rsplit(crate::process::STARTED)
-            .next()
-            .unwrap_or_default()
-            .to_owned())
+        Ok(last_run(&String::from_utf8_lossy(&log)).to_owned())
     }
 
-    /// The settings of the caller with this number.
+    /// Returns the settings of the caller with this number.
     #[must_use]
     pub fn caller_settings(&self, number: u32, api_url: &str) -> Settings {
         self.settings(&self.caller_group)
@@ -210,22 +223,25 @@ impl Pipeline {
                 "caller.session_timeout",
                 format!("{}s", SESSION_TIMEOUT.as_secs()),
             )
+            // The lease must end well before the session does.
             .with(
                 "caller.ownership_lease",
                 format!("{}s", SESSION_TIMEOUT.as_secs() / 2),
             )
             .with("api.url", api_url)
             .with("api.timeout", format!("{}ms", API_TIMEOUT.as_millis()))
+            // Shorter than the defaults, so that outages of seconds show recovery.
             .with("retry.backoff_initial", "100ms")
             .with("retry.backoff_max", "2s")
     }
 
-    /// A program with these settings and an admin address of its own; not started.
+    /// Describes a program with these settings and a free admin port, without starting it.
     ///
     /// # Errors
-    /// The program was not built, or the settings cannot be written.
+    /// The program does not exist, or the settings cannot be written.
     pub fn service(&self, program: &str, number: u32, settings: Settings) -> Result<Service> {
         let name = format!("{program}-{number}");
+        // Chosen here, because the program does not report a port chosen by the system.
         let admin = format!("127.0.0.1:{}", free_port()?);
         let file = settings
             .with("admin.listen", &admin)
@@ -239,18 +255,18 @@ impl Pipeline {
         })
     }
 
-    /// A validator, not started.
+    /// Describes a validator without starting it.
     ///
     /// # Errors
-    /// The program was not built, or the settings cannot be written.
+    /// The program does not exist, or the settings cannot be written.
     pub fn validator(&self, number: u32) -> Result<Service> {
         self.service("validator", number, self.validator_settings(number))
     }
 
-    /// A caller, not started.
+    /// Describes a caller without starting it.
     ///
     /// # Errors
-    /// The program was not built, or the settings cannot be written.
+    /// The program does not exist, or the settings cannot be written.
     pub fn caller(&self, number: u32, api_url: &str) -> Result<Service> {
         self.service("caller", number, self.caller_settings(number, api_url))
     }
@@ -265,20 +281,20 @@ impl Pipeline {
         logs
     }
 
-    /// Transactional ids are known to the whole cluster, so instances are named after the pipeline too.
     fn instance(&self, program: &str, number: u32) -> String {
+        // Transactional ids are global to the cluster: those of two pipelines would fence each other.
         format!("{}-{program}-{number}", self.name)
     }
 }
 
 impl Service {
-    /// Fails if the process has ended though nobody killed it.
+    /// Checks that the process has not exited by itself.
     ///
     /// # Errors
-    /// It has ended, and nobody killed it.
+    /// It has.
     pub fn expect_running(&mut self) -> Result<()> {
-        if let Some(status) = self.process.look()? {
-            bail!("{} ended by itself with {status}", self.process.name());
+        if let Some(status) = self.process.try_wait()? {
+            bail!("{} exited by itself with {status}", self.process.name());
         }
         Ok(())
     }
@@ -288,15 +304,15 @@ impl Drop for Pipeline {
     fn drop(&mut self) {
         match self.outcome {
             Outcome::Kept => {}
-            // Who pressed Ctrl-C wants no logs.
+            // After Ctrl-C nothing has failed that logs could explain.
             Outcome::Unknown if !interrupted() => {
                 for log in self.logs() {
-                    eprintln!("{}", process::tail_of(&log));
+                    eprintln!("{}", tail_of(&log));
                 }
-                eprintln!("logs, state and settings are kept in {}", self.folder.display());
+                eprintln!("logs, state and settings kept in {}", self.folder.display());
             }
             Outcome::Unknown | Outcome::Passed => {
-                // The run is over; what cannot be cleaned up is not worth failing for.
+                // Best effort: names are unique, so leftovers disturb no later run.
                 if let Ok(administrator) = Administrator::new(&self.kafka) {
                     let _deleted = administrator.delete_topics(&self.topic_names());
                 }

@@ -1,4 +1,4 @@
-//! Waiting for something to become true, with a limit and a message that says what was missing.
+//! Waits for a condition, with a timeout and an error that says what was missing.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,57 +6,59 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at. It only bounds how late its truth is noticed.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Interval between two checks of a condition. Short, because it is added to every wait.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Asks `look` again and again until it breaks with a value.
+/// Calls `check` repeatedly until it breaks with a value.
 ///
-/// `look` continues with a sentence on what it saw, which stands in the error at the limit.
+/// `check` continues with a description of what it saw, which becomes part of the timeout's error.
 ///
 /// # Errors
-/// The limit passed, or the user pressed Ctrl-C ([`interrupt`]).
+/// `check` failed, the timeout passed, or the user pressed Ctrl-C ([`interrupt`]).
 pub fn await_until<T>(
     what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Result<ControlFlow<T, String>>,
+    timeout: Duration,
+    mut check: impl FnMut() -> Result<ControlFlow<T, String>>,
 ) -> Result<T> {
     let started = Instant::now();
     loop {
-        match look()? {
+        match check()? {
             ControlFlow::Break(value) => return Ok(value),
-            ControlFlow::Continue(seen) if started.elapsed() >= limit => {
-                bail!("waited {limit:?} for: {what}; last seen: {seen}")
+            // After a check and not before: a condition that became true during a long check still counts.
+            ControlFlow::Continue(seen) if started.elapsed() >= timeout => {
+                bail!("timed out after {timeout:?}, waiting for: {what}; last seen: {seen}")
             }
-            ControlFlow::Continue(_) => pause(LOOK_EVERY)?,
+            ControlFlow::Continue(_) => pause(POLL_INTERVAL)?,
         }
     }
 }
 
-/// Lets time pass in a story that is told by the clock (an outage of three seconds); no substitute for
-/// [`await_until`].
+/// Sleeps for a duration that is part of the scenario, such as an outage of three seconds. No substitute
+/// for [`await_until`].
 ///
 /// # Errors
 /// The user pressed Ctrl-C.
 pub fn pause(time: Duration) -> Result<()> {
+    // In short steps, so that Ctrl-C ends it at once.
     let until = Instant::now() + time;
     while !interrupted() {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(());
         }
-        std::thread::sleep(left.min(LOOK_EVERY));
+        std::thread::sleep(left.min(POLL_INTERVAL));
     }
     bail!("interrupted")
 }
 
-/// Makes every wait of this process end with an error, so that all is cleaned up on the way out.
+/// Ends every wait of this process with an error, so that destructors stop the child processes.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Whether [`interrupt`] was called.
+/// Returns true once [`interrupt`] was called.
 #[must_use]
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
@@ -67,11 +69,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_says_what_was_awaited_and_what_was_seen() {
+    fn timeout_error_says_what_was_seen_last() {
         let error = await_until::<()>("ten orders", Duration::from_millis(1), || {
             Ok(ControlFlow::Continue("seven orders".into()))
         })
-        .expect_err("it never comes");
+        .expect_err("the condition never holds");
         let text = error.to_string();
         assert!(
             text.contains("ten orders") && text.contains("seven orders"),

@@ -1,40 +1,20 @@
-//! CallState two of the outbox pipeline: calls the legacy API for each pending call, and publishes what became
-//! of it.
+//! Stage two of the outbox pipeline: calls the legacy API once per pending call and publishes the outcome.
 
-mod actions;
-mod arrived;
-mod backoff;
-mod calls;
-mod committing;
+mod calls_endpoint;
 mod config;
-mod deferral;
-mod deferrals;
-mod deferring;
-mod ends;
-mod flow_control;
-mod group;
+mod effects;
 mod http;
-mod job;
-mod latch;
-mod loading;
-mod looking_up;
 mod metrics;
-mod outage;
-mod policies;
-mod publishing;
-mod replaced;
+mod outbox;
 mod run;
-mod secret;
-mod shell;
-mod watched;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use service::{Health, Shutdown};
+use service::{Program, Shutdown};
 
-use crate::config::Config;
+use crate::config::{Config, RENAMED_SETTINGS};
 
 /// Calls the legacy API for each order in the outbox, and publishes the outcome.
 #[derive(Parser)]
@@ -45,30 +25,27 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    service::cli::finish(start())
+    let CommandLine { flags } = CommandLine::parse();
+    let program = Program {
+        renamed_settings: RENAMED_SETTINGS,
+        check_settings: Config::check,
+        check_topics: run::check_topics,
+        run,
+    };
+    program.main(&flags)
 }
 
-fn start() -> anyhow::Result<()> {
-    let CommandLine { flags } = CommandLine::parse();
-    service::logging::init()?;
-    // First of all: whoever is told to end while it starts, ends in its own way.
-    let shutdown = Shutdown::on_signals()?;
-    let config: Config = service::config::load(flags.config.as_deref())?;
-    config.check()?;
-    run::check_topics(&config)?;
-    if flags.check {
-        println!("the settings and the topics are sound");
-        return Ok(());
-    }
-    let health = Health::new(run::TICK_WAIT_MAX);
-    // One thread for the loop and the requests: neither computes for long, and nothing is handed from thread to
-    // thread. What waits for the brokers has threads of its own.
+fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    run::check_topics(config)?;
+    // One thread for the loop and the requests: neither computes for long, and nothing crosses threads. What
+    // waits for the brokers runs on blocking threads.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("the runtime could not be started")?;
-    let ended = runtime.block_on(run::run(&config, &health, &shutdown));
-    // Requests that are still under way were told of; nobody waits for them.
+        .context("the async runtime cannot be started")?;
+    let outcome = runtime.block_on(run::run(config, shutdown));
+    // Requests still in flight were logged when their partitions were released. Waiting for them here would
+    // only delay the exit: their outcome can no longer be committed.
     runtime.shutdown_background();
-    ended
+    outcome
 }

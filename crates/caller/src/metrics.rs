@@ -1,383 +1,360 @@
-//! The names of all metrics of the caller.
+//! The caller's metrics: name, help and labels of each, and the functions that count.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use pipeline::delivery::{
     Ambiguity, BreakerState, Gauges, LookupResult, Lost, NotSent, Response, ResponseClass,
 };
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::call_dead_letter::Reason;
 use records::parked;
+use service::metrics::{
+    Labelled, LabelledHistogram, counter, counters, gauge, gauges, histogram, histograms,
+};
 
-/// The caller's metrics; clones are the same metrics.
+/// Metrics of a caller. Clones share the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    requests: Family<ByAnswer, Counter>,
-    ambiguous: Family<ByKind, Counter>,
-    repeated: Family<ByReason, Counter>,
-    request_seconds: Family<ByAnswer, Histogram>,
-    dead_letters: Family<ByReason, Counter>,
-    parked: Family<ByReason, Counter>,
-    lookups: Family<ByVerdict, Counter>,
-    lookup_seconds: Histogram,
-    settling: Gauge,
+    requests: Labelled<Counter>,
+    requests_ambiguous: Labelled<Counter>,
+    repeated: Labelled<Counter>,
+    request_seconds: LabelledHistogram,
     pub(crate) outcomes: Counter,
-    /// Ends that Kafka did not acknowledge at the first time.
+    dead_letters: Labelled<Counter>,
+    parked: Labelled<Counter>,
+    lookups: Labelled<Counter>,
+    lookup_seconds: Histogram,
+    awaiting_quiescence: Gauge,
     pub(crate) publications_failed: Counter,
-    commits: Family<ByResult, Counter>,
-    deferrals: Family<ByResult, Counter>,
-    calls_deferred: Counter,
+    commits: Labelled<Counter>,
+    deferrals: Labelled<Counter>,
+    deferred: Counter,
     deferral_seconds: Histogram,
-    pub(crate) commit_seconds: Histogram,
-    /// Requests held back because the proof of ownership was too old.
-    pub(crate) withheld: Counter,
+    commit_seconds: Histogram,
+    requests_withheld: Counter,
     pub(crate) rejoins: Counter,
-    /// Times the circuit breaker opened.
-    pub(crate) outages: Counter,
-    /// Probes that failed while it was open.
-    pub(crate) probes_failed: Counter,
-    breaker: Family<ByState, Gauge>,
     in_flight: Gauge,
     in_flight_limit: Gauge,
-    pending: Gauge,
-    pending_bytes: Gauge,
-    partitions: Family<ByState, Gauge>,
+    pub(crate) outages: Counter,
+    pub(crate) probes_failed: Counter,
+    breaker: Labelled<Gauge>,
+    open: Gauge,
+    open_bytes: Gauge,
+    partitions: Labelled<Gauge>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByAnswer {
-    answer: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByKind {
-    kind: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByVerdict {
-    verdict: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByResult {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByState {
-    state: &'static str,
-}
-
-/// Upper bounds in seconds: OpenTelemetry's for HTTP requests, and two more for slow APIs.
-const SECONDS: [f64; 16] = [
+/// Bucket bounds for requests to the API, in seconds.
+// OpenTelemetry's for `http.client.request.duration`, and 30 and 60 for slow APIs: `api.timeout` is 30 s by
+// default.
+const REQUEST_SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
 ];
 
-/// Commits are quick; these are finer.
-const COMMIT_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+/// Bucket bounds for commits and transactions, in seconds.
+// Finer below 10 ms than those of requests: a commit takes some 7 ms on a healthy cluster. The last one is
+// the default of `caller.commit_timeout`, after which the result is unknown.
+const COMMIT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
+/// Results of commits and deferral transactions.
+const COMMIT_RESULTS: [&str; 4] = ["committed", "rejected", "fenced", "unknown"];
 
 impl Metrics {
-    /// Registers the metrics. Every label that can come is there from the start, so that the first one of a
-    /// kind is an increase.
+    /// Creates the metrics and registers them.
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            requests: Family::default(),
-            ambiguous: Family::default(),
-            repeated: Family::default(),
-            request_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
-            dead_letters: Family::default(),
-            parked: Family::default(),
-            lookups: Family::default(),
-            lookup_seconds: Histogram::new(SECONDS),
-            settling: Gauge::default(),
-            outcomes: Counter::default(),
-            publications_failed: Counter::default(),
-            commits: Family::default(),
-            deferrals: Family::default(),
-            calls_deferred: Counter::default(),
-            deferral_seconds: Histogram::new(COMMIT_SECONDS),
-            commit_seconds: Histogram::new(COMMIT_SECONDS),
-            withheld: Counter::default(),
-            rejoins: Counter::default(),
-            outages: Counter::default(),
-            probes_failed: Counter::default(),
-            breaker: Family::default(),
-            in_flight: Gauge::default(),
-            in_flight_limit: Gauge::default(),
-            pending: Gauge::default(),
-            pending_bytes: Gauge::default(),
-            partitions: Family::default(),
-        };
-        for answer in ResponseClass::ALL.map(ResponseClass::as_str) {
-            drop(metrics.requests.get_or_create(&ByAnswer { answer }));
-            drop(metrics.request_seconds.get_or_create(&ByAnswer { answer }));
+        Self {
+            requests: counters(
+                registry,
+                "outbox_calls_requests",
+                "Requests to the API, by response class",
+                "class",
+                ResponseClass::ALL.map(ResponseClass::as_str),
+            ),
+            requests_ambiguous: counters(
+                registry,
+                "outbox_calls_requests_ambiguous",
+                "Requests whose outcome is unknown, by HTTP status or kind of failure",
+                "kind",
+                // Statuses follow as they come. There are 600 at most, and an API uses a few.
+                [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other]
+                    .map(|lost| Response::Lost(lost).kind()),
+            ),
+            // Upper bound of the payments that an API without idempotency has made twice: alert on it.
+            repeated: counters(
+                registry,
+                "outbox_calls_repeated",
+                "Requests sent although an earlier one may have been processed, by reason",
+                "reason",
+                Ambiguity::ALL.map(Ambiguity::as_str),
+            ),
+            request_seconds: histograms(
+                registry,
+                "outbox_calls_request_seconds",
+                "Time from sending a request to its response, by response class",
+                REQUEST_SECONDS,
+                "class",
+                ResponseClass::ALL.map(ResponseClass::as_str),
+            ),
+            outcomes: counter(registry, "outbox_calls_outcomes", "Outcomes published"),
+            dead_letters: counters(
+                registry,
+                "outbox_calls_dead_letters",
+                "Dead letters published, by reason",
+                "reason",
+                Reason::ALL.map(Reason::as_str),
+            ),
+            parked: counters(
+                registry,
+                "outbox_calls_parked",
+                "Calls parked for an operator, by reason",
+                "reason",
+                parked::Reason::ALL.map(parked::Reason::as_str),
+            ),
+            lookups: counters(
+                registry,
+                "outbox_calls_lookups",
+                "Look-ups of orders whose outcome is unknown, by result",
+                "result",
+                LookupResult::ALL.map(LookupResult::as_str),
+            ),
+            lookup_seconds: histogram(
+                registry,
+                "outbox_calls_lookup_seconds",
+                "Time from sending a look-up to its response",
+                REQUEST_SECONDS,
+            ),
+            awaiting_quiescence: gauge(
+                registry,
+                "outbox_calls_awaiting_quiescence",
+                "Ambiguous calls that wait until no earlier request can be processed any more, or are looked up",
+            ),
+            publications_failed: counter(
+                registry,
+                "outbox_calls_publications_failed",
+                "Outcomes, dead letters and parked calls that Kafka did not acknowledge; they are sent again",
+            ),
+            commits: counters(
+                registry,
+                "outbox_calls_commits",
+                "Commits of call notes, by result",
+                "result",
+                COMMIT_RESULTS,
+            ),
+            deferrals: counters(
+                registry,
+                "outbox_calls_deferrals",
+                "Transactions that defer calls to the tail of the outbox, by result",
+                "result",
+                COMMIT_RESULTS,
+            ),
+            deferred: counter(
+                registry,
+                "outbox_calls_deferred",
+                "Calls deferred to the tail of the outbox, because they fail while others succeed",
+            ),
+            deferral_seconds: histogram(
+                registry,
+                "outbox_calls_deferral_seconds",
+                "Time to commit a deferral transaction",
+                COMMIT_SECONDS,
+            ),
+            commit_seconds: histogram(
+                registry,
+                "outbox_calls_commit_seconds",
+                "Time to commit call notes",
+                COMMIT_SECONDS,
+            ),
+            // A rising count means that commits take longer than the ownership lease, or that the process
+            // stalls.
+            requests_withheld: counter(
+                registry,
+                "outbox_calls_requests_withheld",
+                "Requests not sent because the ownership lease had expired",
+            ),
+            rejoins: counter(
+                registry,
+                "outbox_calls_rejoins",
+                "Times this caller rejoined its consumer group",
+            ),
+            in_flight: gauge(registry, "outbox_calls_in_flight", "Requests in flight"),
+            // A metric of its own, because the adaptive limit is in no settings file.
+            in_flight_limit: gauge(
+                registry,
+                "outbox_calls_in_flight_limit",
+                "Concurrency limit: the setting, or what the adaptive limit has found",
+            ),
+            outages: counter(
+                registry,
+                "outbox_api_outages",
+                "Times the circuit breaker opened because the API was unhealthy",
+            ),
+            probes_failed: counter(
+                registry,
+                "outbox_api_probes_failed",
+                "Probes of the API that failed while the circuit breaker was open",
+            ),
+            breaker: gauges(
+                registry,
+                "outbox_api_breaker",
+                "1 for the state of the circuit breaker: closed (calls are made), open (calls wait), probing",
+                "state",
+            ),
+            // At their limits, `caller.calls_open_max` and `bytes_open_max`, partitions are paused.
+            open: gauge(
+                registry,
+                "outbox_calls_open",
+                "Calls taken from the outbox and not final",
+            ),
+            open_bytes: gauge(registry, "outbox_calls_open_bytes", "Bytes of the open calls"),
+            partitions: gauges(
+                registry,
+                "outbox_calls_partitions",
+                "Assigned partitions, by state",
+                "state",
+            ),
         }
-        for kind in [Lost::TimedOut, Lost::Closed, Lost::NotHttp, Lost::Other] {
-            let kind = kind_of(&Response::Lost(kind));
-            drop(metrics.ambiguous.get_or_create(&ByKind { kind }));
-        }
-        for reason in Ambiguity::ALL.map(Ambiguity::as_str) {
-            drop(metrics.repeated.get_or_create(&ByReason { reason }));
-        }
-        for reason in Reason::ALL.map(Reason::as_str) {
-            drop(metrics.dead_letters.get_or_create(&ByReason { reason }));
-        }
-        for reason in parked::Reason::ALL.map(parked::Reason::as_str) {
-            drop(metrics.parked.get_or_create(&ByReason { reason }));
-        }
-        for verdict in LookupResult::ALL.map(LookupResult::as_str) {
-            drop(metrics.lookups.get_or_create(&ByVerdict { verdict }));
-        }
-        for result in ["committed", "rejected", "fenced", "unknown"] {
-            drop(metrics.commits.get_or_create(&ByResult { result }));
-            drop(metrics.deferrals.get_or_create(&ByResult { result }));
-        }
-        // Registered under names without `_total`, which the text format appends to counters.
-        registry.register(
-            "outbox_calls_requests",
-            "Requests by what their answer means",
-            metrics.requests.clone(),
-        );
-        registry.register(
-            "outbox_calls_requests_ambiguous",
-            "Requests of which nobody can know whether they were processed, by what happened",
-            metrics.ambiguous.clone(),
-        );
-        registry.register(
-            "outbox_calls_repeated",
-            "Requests made although an earlier one may have been processed, by the reason",
-            metrics.repeated.clone(),
-        );
-        registry.register(
-            "outbox_calls_request_seconds",
-            "Time from the beginning of a request to its answer, by what it means",
-            metrics.request_seconds.clone(),
-        );
-        registry.register(
-            "outbox_calls_outcomes",
-            "Outcomes published",
-            metrics.outcomes.clone(),
-        );
-        registry.register(
-            "outbox_calls_dead_letters",
-            "Dead letters published, by reason",
-            metrics.dead_letters.clone(),
-        );
-        registry.register(
-            "outbox_calls_parked",
-            "Calls parked for a person, by reason",
-            metrics.parked.clone(),
-        );
-        registry.register(
-            "outbox_calls_lookups",
-            "Look-ups by what they came to",
-            metrics.lookups.clone(),
-        );
-        registry.register(
-            "outbox_calls_lookup_seconds",
-            "Time from the beginning of a look-up to its answer",
-            metrics.lookup_seconds.clone(),
-        );
-        registry.register(
-            "outbox_calls_awaiting_quiescence",
-            "Calls of which nobody knows, and that wait until an earlier request has settled, or are looked up",
-            metrics.settling.clone(),
-        );
-        registry.register(
-            "outbox_calls_publications_failed",
-            "Outcomes and dead letters that Kafka did not acknowledge, and that are sent again",
-            metrics.publications_failed.clone(),
-        );
-        registry.register(
-            "outbox_calls_commits",
-            "Commits of call notes, by result",
-            metrics.commits.clone(),
-        );
-        registry.register(
-            "outbox_calls_deferrals",
-            "Transactions that defer calls to the end of the outbox, by result",
-            metrics.deferrals.clone(),
-        );
-        registry.register(
-            "outbox_calls_deferred",
-            "Calls deferred to the end of the outbox, because they fail while others succeed",
-            metrics.calls_deferred.clone(),
-        );
-        registry.register(
-            "outbox_calls_deferral_seconds",
-            "Time to defer calls",
-            metrics.deferral_seconds.clone(),
-        );
-        registry.register(
-            "outbox_calls_commit_seconds",
-            "Time to commit call notes",
-            metrics.commit_seconds.clone(),
-        );
-        registry.register(
-            "outbox_calls_requests_withheld",
-            "Requests held back at the last moment, because the proof of ownership was too old",
-            metrics.withheld.clone(),
-        );
-        registry.register(
-            "outbox_calls_rejoins",
-            "Times the group was joined anew",
-            metrics.rejoins.clone(),
-        );
-        registry.register(
-            "outbox_calls_in_flight",
-            "Requests under way",
-            metrics.in_flight.clone(),
-        );
-        registry.register(
-            "outbox_calls_in_flight_limit",
-            "Requests that may be under way: the setting, or what the adaptive limit has found out",
-            metrics.in_flight_limit.clone(),
-        );
-        registry.register(
-            "outbox_api_outages",
-            "Times the API was found to be ill, and calls began to wait",
-            metrics.outages.clone(),
-        );
-        registry.register(
-            "outbox_api_probes_failed",
-            "Calls that went while the API was ill, and failed",
-            metrics.probes_failed.clone(),
-        );
-        registry.register(
-            "outbox_api_breaker",
-            "1 for the state of the circuit breaker: closed (calls are made), open (they wait), probing",
-            metrics.breaker.clone(),
-        );
-        registry.register(
-            "outbox_calls_open",
-            "Calls read from the outbox and not final",
-            metrics.pending.clone(),
-        );
-        registry.register(
-            "outbox_calls_open_bytes",
-            "Bytes of those calls",
-            metrics.pending_bytes.clone(),
-        );
-        registry.register(
-            "outbox_calls_partitions",
-            "Partitions by state",
-            metrics.partitions.clone(),
-        );
-        metrics
     }
 
-    /// A request has come to something.
-    pub(crate) fn answered(&self, report: &Response, answer: ResponseClass, took: Duration) {
-        if *report == Response::NotSent(NotSent::Withheld) {
-            self.withheld.inc();
+    /// Counts a request that has ended, by the class of its response.
+    pub(crate) fn request_finished(&self, response: &Response, class: ResponseClass, took: Duration) {
+        // Nothing was sent, so it is neither a request nor a time that the API took.
+        if *response == Response::NotSent(NotSent::Withheld) {
+            self.requests_withheld.inc();
             return;
         }
-        let label = ByAnswer {
-            answer: answer.as_str(),
-        };
-        self.requests.get_or_create(&label).inc();
+        self.requests.with(class.as_str()).inc();
         self.request_seconds
-            .get_or_create(&label)
+            .with(class.as_str())
             .observe(took.as_secs_f64());
-        if answer == ResponseClass::Ambiguous {
-            self.ambiguous
-                .get_or_create(&ByKind {
-                    kind: kind_of(report),
-                })
-                .inc();
+        if class == ResponseClass::Ambiguous {
+            self.requests_ambiguous.with(kind_of(response)).inc();
         }
     }
 
-    /// A request left although an earlier one may have been processed.
-    pub(crate) fn repeated(&self, ambiguity: Ambiguity) {
-        self.repeated
-            .get_or_create(&ByReason {
-                reason: ambiguity.as_str(),
-            })
-            .inc();
+    /// Counts a request sent although an earlier one may have been processed.
+    pub(crate) fn request_repeated(&self, ambiguity: Ambiguity) {
+        self.repeated.with(ambiguity.as_str()).inc();
     }
 
-    /// A dead letter was acknowledged.
+    /// Counts a dead letter that Kafka acknowledged.
     pub(crate) fn dead_letter(&self, reason: Reason) {
-        self.dead_letters
-            .get_or_create(&ByReason {
-                reason: reason.as_str(),
-            })
-            .inc();
+        self.dead_letters.with(reason.as_str()).inc();
     }
 
-    /// A parked record was acknowledged.
+    /// Counts a parked call that Kafka acknowledged.
     pub(crate) fn parked(&self, reason: parked::Reason) {
-        let reason = reason.as_str();
-        self.parked.get_or_create(&ByReason { reason }).inc();
+        self.parked.with(reason.as_str()).inc();
     }
 
-    /// A look-up has come to something.
-    pub(crate) fn looked_up(&self, verdict: LookupResult, took: Duration) {
-        let verdict = verdict.as_str();
-        self.lookups.get_or_create(&ByVerdict { verdict }).inc();
+    /// Counts a look-up that has ended.
+    pub(crate) fn lookup_finished(&self, result: LookupResult, took: Duration) {
+        self.lookups.with(result.as_str()).inc();
         self.lookup_seconds.observe(took.as_secs_f64());
     }
 
-    /// A commit has come to something.
-    pub(crate) fn committed(&self, result: &'static str, took: Duration) {
-        self.commits.get_or_create(&ByResult { result }).inc();
+    /// Counts a commit that has ended; `result` is one of [`COMMIT_RESULTS`].
+    pub(crate) fn commit_finished(&self, result: &'static str, took: Duration) {
+        self.commits.with(result).inc();
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// A deferral of so many calls has come to something.
-    pub(crate) fn deferred(&self, result: &'static str, calls: usize, took: Duration) {
-        self.deferrals.get_or_create(&ByResult { result }).inc();
+    /// Counts a deferral transaction that has ended; `result` is one of [`COMMIT_RESULTS`].
+    pub(crate) fn deferral_finished(&self, result: &'static str, calls: usize, took: Duration) {
+        self.deferrals.with(result).inc();
+        // Only a committed transaction has deferred its calls. The time of a failed one is a timeout of ours
+        // and would hide how fast Kafka is.
         if result == "committed" {
-            self.calls_deferred
-                .inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
+            self.deferred.inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
             self.deferral_seconds.observe(took.as_secs_f64());
         }
     }
 
-    /// How much is held now.
-    pub(crate) fn set(&self, gauges: &Gauges) {
+    /// Sets the gauges.
+    pub(crate) fn set_gauges(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_in_flight));
         self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
+        // Each state is written each time: a state that is over must fall back to 0.
         for state in BreakerState::ALL {
-            let label = ByState {
-                state: state.as_str(),
-            };
             self.breaker
-                .get_or_create(&label)
+                .with(state.as_str())
                 .set(i64::from(state == gauges.breaker));
         }
-        self.settling.set(number(gauges.calls_awaiting_quiescence));
-        self.pending.set(number(gauges.calls_open));
-        self.pending_bytes.set(number(gauges.bytes_open));
+        self.awaiting_quiescence
+            .set(number(gauges.calls_awaiting_quiescence));
+        self.open.set(number(gauges.calls_open));
+        self.open_bytes.set(number(gauges.bytes_open));
         for (state, count) in [
             ("active", gauges.partitions),
             ("loading", gauges.partitions_loading),
             ("draining", gauges.partitions_draining),
-            ("refused", gauges.partitions_halted),
+            ("halted", gauges.partitions_halted),
         ] {
-            self.partitions
-                .get_or_create(&ByState { state })
-                .set(number(count));
+            self.partitions.with(state).set(number(count));
         }
     }
 }
 
-/// The status, or what happened instead. There are 600 statuses at most.
-fn kind_of(report: &Response) -> String {
-    report
-        .status()
-        .map_or_else(|| report.kind().to_owned(), |status| status.to_string())
+/// Returns the HTTP status, or the kind of failure where there was none.
+fn kind_of(response: &Response) -> Cow<'static, str> {
+    match response.status() {
+        Some(status) => status.to_string().into(),
+        None => response.kind().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dashboards and alerts depend on these names: a change here is a change for the users.
+    #[test]
+    fn metric_names_are_pinned() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.set_gauges(&Gauges::default());
+        assert_eq!(
+            service::metrics::names(&registry),
+            [
+                "outbox_calls_requests counter",
+                "outbox_calls_requests_ambiguous counter",
+                "outbox_calls_repeated counter",
+                "outbox_calls_request_seconds histogram",
+                "outbox_calls_outcomes counter",
+                "outbox_calls_dead_letters counter",
+                "outbox_calls_parked counter",
+                "outbox_calls_lookups counter",
+                "outbox_calls_lookup_seconds histogram",
+                "outbox_calls_awaiting_quiescence gauge",
+                "outbox_calls_publications_failed counter",
+                "outbox_calls_commits counter",
+                "outbox_calls_deferrals counter",
+                "outbox_calls_deferred counter",
+                "outbox_calls_deferral_seconds histogram",
+                "outbox_calls_commit_seconds histogram",
+                "outbox_calls_requests_withheld counter",
+                "outbox_calls_rejoins counter",
+                "outbox_calls_in_flight gauge",
+                "outbox_calls_in_flight_limit gauge",
+                "outbox_api_outages counter",
+                "outbox_api_probes_failed counter",
+                "outbox_api_breaker gauge",
+                "outbox_calls_open gauge",
+                "outbox_calls_open_bytes gauge",
+                "outbox_calls_partitions gauge",
+            ]
+        );
+    }
+
+    #[test]
+    fn withheld_request_is_no_request() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let withheld = Response::NotSent(NotSent::Withheld);
+        metrics.request_finished(&withheld, ResponseClass::Retryable, Duration::ZERO);
+        assert_eq!(metrics.requests_withheld.get(), 1);
+        assert_eq!(metrics.requests.with("retryable").get(), 0);
+    }
 }

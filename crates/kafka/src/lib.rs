@@ -1,35 +1,18 @@
-//! rdkafka made small: what the programs ask of Kafka, with each guarantee's setting stated in one place.
+//! rdkafka reduced to what the programs need, with the setting behind each guarantee stated in one place.
 //!
-//! This crate decides nothing about orders or calls and does not know the store.
+//! This crate decides nothing about orders or calls, and does not know the store.
 
 pub mod admin;
-pub mod changelog;
-mod commit;
+pub mod client;
 pub mod consumer;
-mod end_txn_responses;
-pub mod error;
-pub mod group;
-pub mod group_watch;
-pub mod headers;
-pub mod instance_id_conflict;
-pub mod instance_id_watch;
-mod log_bridge;
-mod native;
-pub mod offsets;
+pub mod membership;
 pub mod preflight;
 pub mod producer;
-pub mod settings;
-pub mod topic_ids;
-mod topic_recreation;
 pub mod topics;
-pub mod transaction;
-mod trigger_rebalance;
-pub mod unassigned_partitions;
-mod with_deadline;
 
-pub use consumer::{Consumer, ConsumerEvent, Membership};
-pub use error::ClientError;
-pub use headers::Headers;
-pub use native::OutgoingHeaders;
-pub use settings::KafkaSettings;
-pub use transaction::TransactionalProducer;
+pub use admin::topic_ids;
+pub use client::config::KafkaSettings;
+pub use client::error::{self, ClientError};
+pub use consumer::{Consumer, ConsumerEvent, Headers, Membership, changelog, offsets};
+pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
+pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

@@ -1,30 +1,34 @@
-//! The check of the topics that each program makes before it does anything else.
+//! Verification of the topics, which each program makes before anything else.
 
 use crate::admin::Admin;
-use crate::error::{ClientError, ErrorClass};
-use crate::settings::KafkaSettings;
-use crate::topics::{self, Existing, Finding, Required, Severity};
+use crate::client::config::KafkaSettings;
+use crate::client::error::{ClientError, ErrorClass};
+use crate::topics::{self, ExistingTopics, Finding, Requirements, Severity};
 
-/// Why a program must not start.
+/// Reason why a program must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
-    /// The cluster cannot be reached.
+    /// The cluster cannot be reached, or does not describe the topics.
     #[error(transparent)]
-    ClientError(#[from] ClientError),
-    /// A guarantee would not hold.
-    #[error("the topics are not as they must be; `outbox topics verify` tells all about them:{}", listed(.0))]
+    Client(#[from] ClientError),
+    /// A guarantee would not hold with these topics.
+    #[error(
+        "the topics do not fulfil the requirements; `outbox topics verify` reports all findings:{}",
+        list(.0)
+    )]
     Refused(Vec<Finding>),
 }
 
-/// Describes the topics that `required` asks for; what may wait is logged, once.
+/// Describes the topics that `required` names, and verifies them. Findings that do not break a guarantee are
+/// logged as warnings.
 ///
 /// # Errors
 /// The cluster cannot be reached, or a guarantee would not hold.
 pub fn check(
     settings: &KafkaSettings,
     client_id: &str,
-    required: &Required<'_>,
-) -> Result<Existing, PreflightError> {
+    required: &Requirements<'_>,
+) -> Result<ExistingTopics, PreflightError> {
     let existing = describe(&Admin::connect(settings, client_id)?, required)?;
     let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
         .into_iter()
@@ -37,7 +41,7 @@ pub fn check(
         ..
     } in warnings
     {
-        tracing::warn!(topic, what, why, repair, "a topic is not as it should be");
+        tracing::warn!(topic, what, why, repair, "topic settings are risky, continuing");
     }
     if refused.is_empty() {
         Ok(existing)
@@ -46,24 +50,25 @@ pub fn check(
     }
 }
 
-/// A broker that has just gone is asked until it is known to be gone; then another one answers.
-fn describe(admin: &Admin, required: &Required<'_>) -> Result<Existing, ClientError> {
+fn describe(admin: &Admin, required: &Requirements<'_>) -> Result<ExistingTopics, ClientError> {
     let names = required.role.names(required.topics);
-    let mut tries_left = DESCRIBE_TRIES_MAX;
+    let mut attempts_left = DESCRIBE_ATTEMPTS_MAX;
     loop {
-        tries_left -= 1;
+        attempts_left -= 1;
         match admin.describe(&names) {
-            Err(fault) if fault.class == ErrorClass::Retriable && tries_left > 0 => {
-                tracing::warn!(error = %fault, "the topics are asked for again");
+            // librdkafka keeps asking a broker that has just gone until it notices; the next attempt goes to
+            // another.
+            Err(error) if error.class == ErrorClass::Retriable && attempts_left > 0 => {
+                tracing::warn!(%error, "topics not described, trying again");
             }
-            described => return described,
+            result => return result,
         }
     }
 }
 
-/// Each takes up to 20 s.
-const DESCRIBE_TRIES_MAX: u32 = 3;
+/// Maximum number of attempts to describe the topics. Each takes up to 20 s.
+const DESCRIBE_ATTEMPTS_MAX: u32 = 3;
 
-fn listed(findings: &[Finding]) -> String {
+fn list(findings: &[Finding]) -> String {
     findings.iter().map(|finding| format!("\n{finding}")).collect()
 }

@@ -1,5 +1,5 @@
-//! A consumer that is dropped leaves its group, also when it has lost its partitions and has not yet let them go:
-//! librdkafka's closing waits for that, and nobody is left to do it.
+//! Scenario: a consumer is dropped after it has lost its partitions and before it has released them. It
+//! leaves its group nevertheless, although closing waits for the release and nobody polls any longer.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use kafka::{Consumer, ConsumerEvent, KafkaSettings, Membership};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
+/// Timeout of each step.
 const LIMIT: Duration = Duration::from_secs(30);
 const TOPIC: &str = "orders";
 
@@ -23,30 +24,34 @@ fn join(brokers: String) -> Consumer {
         heartbeat_interval: Duration::from_millis(100),
         prefetch_kib_max: 1024,
     };
-    Consumer::join(&settings, &membership, TOPIC).expect("sound settings")
+    Consumer::join(&settings, &membership, TOPIC).expect("valid settings")
 }
 
-/// The next rebalance.
+/// Waits for the next rebalance.
 fn rebalance(consumer: &Consumer) -> ConsumerEvent<'_> {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
-        if let Some(happening) = consumer.poll(Duration::from_millis(10)).expect("it answers") {
-            return happening;
+        if let Some(event) = consumer
+            .poll(Duration::from_millis(10))
+            .expect("the broker responds")
+        {
+            return event;
         }
     }
-    panic!("nothing has happened");
+    panic!("no rebalance within {LIMIT:?}");
 }
 
 #[test]
-fn a_consumer_leaves_that_has_not_let_go_what_it_has_lost() {
+fn consumer_leaves_before_releasing_lost_partitions() {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic(TOPIC, 2, 1).expect("a topic");
     let consumer = join(cluster.bootstrap_servers());
     let ConsumerEvent::Assigned { partitions, .. } = rebalance(&consumer) else {
-        panic!("it is assigned nothing");
+        panic!("no partitions were assigned");
     };
     consumer.accept(&partitions).expect("a member");
 
+    // The coordinator no longer knows the member, so that its partitions are lost.
     cluster.request_errors(
         RDKafkaApiKey::Heartbeat,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID],
@@ -58,5 +63,5 @@ fn a_consumer_leaves_that_has_not_let_go_what_it_has_lost() {
         consumer.leave();
         left.send(())
     });
-    leaving.recv_timeout(LIMIT).expect("it has left");
+    leaving.recv_timeout(LIMIT).expect("the consumer has left");
 }

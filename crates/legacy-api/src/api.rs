@@ -1,4 +1,4 @@
-//! What all connections share: the ledger behind its lock, the faults in force, and whether the API is down.
+//! State shared by all connections: the ledger behind its lock, the faults in force, and the outage.
 
 use std::{
     sync::{
@@ -15,16 +15,16 @@ use tokio::{
 
 use crate::{Faults, Settings, ledger::Ledger};
 
-/// Follows whether the API is down, and until when.
-pub(crate) type Down = watch::Receiver<Option<Instant>>;
+/// Receiver of the outage: its end, or `None` while the API is up.
+pub(crate) type Outage = watch::Receiver<Option<Instant>>;
 
-/// One running API.
+/// State of one running API.
 pub(crate) struct Api {
     pub(crate) path: String,
     ledger: Mutex<Ledger>,
     faults: RwLock<Faults>,
     down: watch::Sender<Option<Instant>>,
-    told_full: AtomicBool,
+    full_logged: AtomicBool,
 }
 
 impl Api {
@@ -37,15 +37,14 @@ impl Api {
             )),
             faults: RwLock::new(settings.faults),
             down: watch::Sender::new(None),
-            told_full: AtomicBool::new(false),
+            full_logged: AtomicBool::new(false),
         }
     }
 
-    /// The ledger, for as short as can be: every request needs it.
-    ///
-    /// A panic under the lock is a broken invariant of the ledger. It has been printed; the rest of the record
-    /// is still worth reading.
+    /// Locks the ledger. Every request needs it, so callers hold it briefly.
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // A panic under the lock is a broken invariant and was printed. The rest of the record stays
+        // readable.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,50 +56,51 @@ impl Api {
         *self.faults.write().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    /// Goes down for this long from now, or comes back at once if it is zero. The last call counts.
+    /// Takes the API down for this time from now; zero ends an outage. The latest call replaces earlier ones.
     pub(crate) fn go_down(&self, duration: Duration) {
         self.down
             .send_replace((!duration.is_zero()).then(|| Instant::now() + duration));
     }
 
-    pub(crate) fn watch_down(&self) -> Down {
+    pub(crate) fn watch_outage(&self) -> Outage {
         self.down.subscribe()
     }
 
-    /// Waits for the end of the outage, which may be moved meanwhile.
-    pub(crate) async fn comes_back(&self) {
-        let mut down = self.watch_down();
+    /// Waits for the end of the outage, which may be moved in the meantime.
+    pub(crate) async fn outage_over(&self) {
+        let mut outage = self.watch_outage();
         loop {
-            let Some(until) = *down.borrow_and_update() else {
+            let Some(until) = *outage.borrow_and_update() else {
                 return;
             };
             tokio::select! {
-                // Another outage may begin in this very moment: only one that is over is taken away.
+                // Another outage may start at this moment, so only one that is over is cleared.
                 () = sleep_until(until) => {
                     self.down.send_if_modified(|until| {
                         until.take_if(|until| *until <= Instant::now()).is_some()
                     });
                 }
-                _ = down.changed() => {}
+                _ = outage.changed() => {}
             }
         }
     }
 
-    /// Says once on stderr that there is no more room.
-    pub(crate) fn tell_full(&self, full: &crate::ledger::Full) {
-        if !self.told_full.swap(true, Ordering::Relaxed) {
+    /// Logs once that the ledger is full.
+    pub(crate) fn log_full(&self, full: &crate::ledger::Full) {
+        // Each further payment fails the same way, thousands of times a second.
+        if !self.full_logged.swap(true, Ordering::Relaxed) {
             eprintln!("legacy-api: {full}");
         }
     }
 }
 
-/// Waits for an outage to begin; returns at once in the midst of one.
-pub(crate) async fn goes_down(down: &mut Down) {
-    // It fails only when the `Api` is gone, and then there is nothing left to wait for either.
-    let _ = down.wait_for(Option::is_some).await;
+/// Waits for an outage to start; returns at once during one.
+pub(crate) async fn outage_started(outage: &mut Outage) {
+    // Fails only if the `Api` is dropped, which means that the server is stopping.
+    let _ = outage.wait_for(Option::is_some).await;
 }
 
-/// Milliseconds since 1970.
+/// Returns the current time in milliseconds since 1970-01-01 UTC.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -1,29 +1,32 @@
-//! A stand-in for a legacy payments API, for the demo and the tests.
+//! Stand-in for a legacy payments API, for the demo and the tests.
 //!
-//! It is not idempotent: two requests for an order charge its customer twice, and it counts that. It fails in
-//! the ways that make calling such an API hard: before it processes, or after, so that the client cannot know
-//! which. Faults come from a seed, and every request is on record with what happened to it, so that a checker
-//! can explain each repeated call.
+//! The API is not idempotent: two requests for one order charge the customer twice, and the stand-in counts
+//! that. It fails in the ways that make such an API hard to call: before it processes a request, or after, so
+//! that the client cannot tell which. Faults are drawn from a seed, and every request is recorded with what
+//! happened to it, so that a checker can explain each repeated call.
 //!
-//! `faults` decides what goes wrong (pure). `ledger` is what was charged (no clock, no lock, no socket).
-//! `payments` takes one request through both. `connection` and `server` are the sockets, `control` is all the
-//! rest of the HTTP interface, and `report` has the JSON of its answers.
+//! | module | does |
+//! | --- | --- |
+//! | `faults` | decides which request meets which fault; pure |
+//! | `ledger` | records requests and charges; no clock, lock or socket |
+//! | `payments` | handles one payment request |
+//! | `server` | listens, serves connections, goes down and comes back |
+//! | `control` | serves everything but payments |
+//! | `responses` | JSON types of the responses |
+//!
+//! It shares no code with the pipeline, so that it cannot be wrong in the same way.
 
 mod api;
-mod connection;
+mod connection_state;
 mod control;
-
 mod faults;
 mod ledger;
-mod names;
-mod ndjson;
 mod payments;
-mod report;
+mod responses;
 mod server;
 mod settings;
-mod wire;
 
 pub use faults::{BadFaults, Fault, Faults};
-pub use report::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
+pub use responses::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
 pub use server::{Counter, Server};
 pub use settings::Settings;

@@ -1,4 +1,4 @@
-//! The program: settings, server, and a summary when it is told to stop.
+//! The program: parses the flags, serves until a signal, and prints a summary.
 
 use std::{io::Write, process::ExitCode};
 
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let settings = Settings::parse();
     let ended = runtime(settings.threads).and_then(|runtime| {
         let ended = runtime.block_on(serve(&settings));
-        // Requests that are still slow or silent must not hold up the end.
+        // Slow and silent requests would delay the exit for up to --silence-max.
         runtime.shutdown_background();
         ended
     });
@@ -28,8 +28,9 @@ fn main() -> ExitCode {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    // Installed before the address is printed: a script may send the signal as soon as it has read it.
+    let mut terminate = signal(SignalKind::terminate()).context("installing the handler for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("installing the handler for SIGINT")?;
     let server = Server::bind(settings).await?;
     let counter = server.counter();
     announce(&server)?;
@@ -42,8 +43,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Scripts read the first line to learn the port.
+/// Prints the addresses. Scripts read the first line to learn the port.
 fn announce(server: &Server) -> anyhow::Result<()> {
+    // Standard output only: with port 0, a script waits for this line.
     let mut stdout = std::io::stdout().lock();
     let mut lines = format!("listening on http://{}\n", server.address());
     if let Some(address) = server.control_address() {
@@ -52,10 +54,10 @@ fn announce(server: &Server) -> anyhow::Result<()> {
     stdout
         .write_all(lines.as_bytes())
         .and_then(|()| stdout.flush())
-        .context("cannot print the address")
+        .context("printing the address")
 }
 
-/// With one thread there is none beside the main one, and a request never changes threads.
+/// Builds the runtime. With one thread it runs on the main thread, and a request never changes threads.
 fn runtime(threads: u32) -> anyhow::Result<Runtime> {
     let mut builder = if threads == 1 {
         Builder::new_current_thread()
@@ -68,5 +70,5 @@ fn runtime(threads: u32) -> anyhow::Result<Runtime> {
     builder
         .enable_all()
         .build()
-        .context("cannot start the threads that serve (--threads)")
+        .context("starting the threads of the server (--threads)")
 }

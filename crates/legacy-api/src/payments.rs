@@ -1,4 +1,4 @@
-//! `POST /payments`: one request from its body to its answer, or to whatever it gets instead.
+//! `POST /payments`: one request, from its body to its response or the fault in place of it.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,42 +14,49 @@ use tokio::time::sleep;
 use crate::{
     Fault,
     api::{Api, now_ms},
+    connection_state::ConnectionState,
     ledger::{End, Processed, Rejection, transaction_id},
-    report::{Accepted, Cut},
-    wire::Wire,
+    responses::{Accepted, Cut},
 };
 
-/// An order is a few hundred bytes; a Kafka record is at most 1 MB unless somebody says otherwise.
+/// Maximum size of a body. An order has a few hundred bytes; a Kafka record has at most 1 MB by default.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Takes one payment. An error means that the connection ends without an answer, and how.
+/// Handles one payment.
+///
+/// # Errors
+/// The way in which the connection ends, if there is no response.
 pub(crate) async fn take(
     api: &Arc<Api>,
-    wire: &Wire,
+    connection: &ConnectionState,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let (head, body) = request.into_parts();
-    // The same rule as for order ids: text, or it is not there.
+    // As for order ids, a key that is not text counts as missing.
     let key = head
         .headers
         .get("idempotency-key")
         .and_then(|key| key.to_str().ok());
-    let reading = Reading { api, done: false };
+    let in_transit = BodyInTransit { api, done: false };
     let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Ok(reading.malformed(StatusCode::PAYLOAD_TOO_LARGE, "the order is larger than 2 MiB"));
+            return Ok(in_transit.malformed(StatusCode::PAYLOAD_TOO_LARGE, "the order is larger than 2 MiB"));
         }
+        // Dropping `in_transit` counts the request as incomplete. There is nobody left to respond to.
         Err(_) => return Err(Cut::ClientLeft),
     };
+    // Real amounts and currencies do not matter here: the stand-in counts charges, not money.
     let order_id = match serde_json::from_slice::<Payment<'_>>(&body) {
         Ok(payment) if !payment.order_id.is_empty() => payment.order_id,
-        Ok(_) => return Ok(reading.malformed(StatusCode::BAD_REQUEST, "order_id is empty")),
-        Err(error) => return Ok(reading.malformed(StatusCode::BAD_REQUEST, &error.to_string())),
+        Ok(_) => return Ok(in_transit.malformed(StatusCode::BAD_REQUEST, "order_id is empty")),
+        Err(error) => return Ok(in_transit.malformed(StatusCode::BAD_REQUEST, &error.to_string())),
     };
-    reading.done();
+    in_transit.done();
 
+    // One copy for the whole request: a change of the faults must not apply to half of it.
     let faults = api.faults();
+    // Drawn outside the lock of the ledger, which every request needs.
     let rejected = faults.rejects(&order_id);
     let arrived = api
         .ledger()
@@ -57,13 +64,13 @@ pub(crate) async fn take(
     let arrived = match arrived {
         Ok(arrived) => arrived,
         Err(full) => {
-            api.tell_full(&full);
+            api.log_full(&full);
             return Ok(problem(StatusCode::INSUFFICIENT_STORAGE, &full.to_string()));
         }
     };
     let exchange = Exchange {
         api,
-        wire,
+        connection,
         sequence: arrived.sequence,
         ended: false,
     };
@@ -74,34 +81,36 @@ pub(crate) async fn take(
         rejected,
     };
     let delay = faults.delay(arrived.draw.slow);
+    // Without a delay there is no point at which the client could leave, and a task would cost throughput.
     let processed = if delay.is_zero() {
         work.process()
     } else {
-        // In a task of its own, because the API processes what it has read even if the client leaves meanwhile.
+        // In a task of its own: the API processes a request that it has read even if the client leaves.
         let work = tokio::spawn(async move {
             sleep(delay).await;
             work.process()
         });
+        // The task is cancelled only when the server stops, which resets all connections.
         work.await.map_err(|_stopping| Cut::Reset)?
     };
 
     match arrived.draw.fault {
-        None => Ok(exchange.answer(decided(&order_id, processed))),
+        None => Ok(exchange.respond(decision_response(&order_id, processed))),
         Some(Fault::Before500 | Fault::Lost500) => {
-            Ok(exchange.answer(bare(StatusCode::INTERNAL_SERVER_ERROR)))
+            Ok(exchange.respond(bare(StatusCode::INTERNAL_SERVER_ERROR)))
         }
-        Some(Fault::Lost502) => Ok(exchange.answer(bare(StatusCode::BAD_GATEWAY))),
-        Some(Fault::Lost504) => Ok(exchange.answer(bare(StatusCode::GATEWAY_TIMEOUT))),
+        Some(Fault::Lost502) => Ok(exchange.respond(bare(StatusCode::BAD_GATEWAY))),
+        Some(Fault::Lost504) => Ok(exchange.respond(bare(StatusCode::GATEWAY_TIMEOUT))),
         Some(Fault::Before503) => {
-            Ok(exchange.answer(later(StatusCode::SERVICE_UNAVAILABLE, faults.retry_after_s)))
+            Ok(exchange.respond(later(StatusCode::SERVICE_UNAVAILABLE, faults.retry_after_s)))
         }
         Some(Fault::Throttle) => {
-            Ok(exchange.answer(later(StatusCode::TOO_MANY_REQUESTS, faults.retry_after_s)))
+            Ok(exchange.respond(later(StatusCode::TOO_MANY_REQUESTS, faults.retry_after_s)))
         }
         Some(Fault::BeforeReset | Fault::LostReset) => Err(exchange.cut(Cut::Reset)),
         Some(Fault::LostClose) => Err(exchange.cut(Cut::Closed)),
         Some(Fault::LostSilence) => {
-            // The client that leaves first drops this future, and with it the exchange.
+            // If the client leaves first, this future is dropped, and the exchange with it.
             sleep(faults.silence_max).await;
             Err(exchange.cut(Cut::Reset))
         }
@@ -114,13 +123,13 @@ struct Payment<'a> {
     order_id: Cow<'a, str>,
 }
 
-/// A body that is still arriving; counted as incomplete if it never does.
-struct Reading<'a> {
+/// Body that is still arriving. Dropping it counts the request as incomplete.
+struct BodyInTransit<'a> {
     api: &'a Api,
     done: bool,
 }
 
-impl Reading<'_> {
+impl BodyInTransit<'_> {
     fn done(mut self) {
         self.done = true;
     }
@@ -132,7 +141,7 @@ impl Reading<'_> {
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for BodyInTransit<'_> {
     fn drop(&mut self) {
         if !self.done {
             self.api.ledger().incomplete();
@@ -140,7 +149,7 @@ impl Drop for Reading<'_> {
     }
 }
 
-/// What is done with a request, whether or not somebody still waits for the answer.
+/// Processing of a request, which goes on even if its client has left.
 struct Work {
     api: Arc<Api>,
     sequence: u32,
@@ -149,30 +158,30 @@ struct Work {
 }
 
 impl Work {
-    /// `None` if the fault strikes before.
+    /// Processes the request. Returns `None` if its fault occurs before processing.
     fn process(self) -> Option<Processed> {
         let mut ledger = self.api.ledger();
         if self.fault.is_none_or(Fault::processes) {
             Some(ledger.process(self.sequence, self.rejected, now_ms()))
         } else {
-            ledger.pass_over(self.sequence, now_ms());
+            ledger.fail(self.sequence, now_ms());
             None
         }
     }
 }
 
-/// A request on record whose client waits. However it ends, even when its future is dropped because the
-/// client or the connection has gone, the ledger learns it, once.
+/// Recorded request whose client waits for the response. Its end is recorded exactly once, also when its
+/// future is dropped because the client or the connection has gone.
 struct Exchange<'a> {
     api: &'a Api,
-    wire: &'a Wire,
+    connection: &'a ConnectionState,
     sequence: u32,
     ended: bool,
 }
 
 impl Exchange<'_> {
-    fn answer(mut self, response: Response<Body>) -> Response<Body> {
-        self.end(End::Answered(response.status().as_u16()));
+    fn respond(mut self, response: Response<Body>) -> Response<Body> {
+        self.end(End::Responded(response.status().as_u16()));
         response
     }
 
@@ -190,7 +199,8 @@ impl Exchange<'_> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(End::Cut(if self.wire.is_cut_down() {
+            // hyper drops the future in both cases; only the connection knows which it was.
+            self.end(End::Cut(if self.connection.is_cut_off() {
                 Cut::Down
             } else {
                 Cut::ClientLeft
@@ -199,7 +209,7 @@ impl Drop for Exchange<'_> {
     }
 }
 
-fn decided(order_id: &str, processed: Option<Processed>) -> Response<Body> {
+fn decision_response(order_id: &str, processed: Option<Processed>) -> Response<Body> {
     match processed {
         Some(Processed::Charged(nth) | Processed::Replayed(nth)) => {
             let accepted = Accepted {
@@ -221,6 +231,7 @@ fn decided(order_id: &str, processed: Option<Processed>) -> Response<Body> {
             };
             json(StatusCode::UNPROCESSABLE_ENTITY, &rejected)
         }
+        // The caller handles faults first, and only they prevent processing.
         None => unreachable!("without a fault, a request is processed"),
     }
 }
@@ -237,12 +248,12 @@ struct Problem<'a> {
     error: &'a str,
 }
 
-/// An error that says what is wrong with the request.
+/// Returns an error response with its reason.
 fn problem(status: StatusCode, detail: &str) -> Response<Body> {
     json(status, &Problem { error: detail })
 }
 
-/// An error as a broken server gives it: a status and not a word.
+/// Returns a response of a status without a body, as a broken server sends it.
 fn bare(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of the stand-in.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,51 +7,57 @@ use clap::Parser;
 
 use crate::Faults;
 
-/// A stand-in for a legacy payments API: it charges once per request, not once per order, and counts.
+/// Stand-in for a legacy payments API. It charges once per request, not once per order, and counts the
+/// charges.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "legacy-api", version)]
 pub struct Settings {
-    /// Where payments and everything else are served; port 0 takes a free one.
+    /// Address for payments and everything else; port 0 picks a free port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Serves everything but payments here too, and goes on doing so while the API is down.
+    /// Second address for everything but payments, which stays up while the API is down.
     #[arg(long)]
     pub control_listen: Option<SocketAddr>,
-    /// Where payments are taken (POST) and looked up (GET PATH/ORDER_ID).
+    /// Path of payments (POST PATH) and look-ups (GET PATH/ORDER_ID).
     #[arg(long, default_value = "/payments")]
     pub path: String,
-    /// A second request with the same Idempotency-Key gets the first one's answer and charges nothing.
+    /// Honours the Idempotency-Key header: a second request with one key gets the first response again and
+    /// charges nothing.
     #[arg(long)]
     pub honour_idempotency_key: bool,
-    /// What goes wrong, and how often.
+    /// Faults in force from the start.
     #[command(flatten)]
     pub faults: Faults,
-    /// Goes down this long after its start; needs --down-for.
+    /// Time after the start at which the API goes down; needs --down-for.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "down_for")]
     pub down_after: Option<Duration>,
-    /// How long it stays down then.
+    /// Duration of that outage.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "down_after")]
     pub down_for: Option<Duration>,
-    /// Requests to keep on record, about 200 bytes each; after that, payments are answered 507.
+    /// Maximum number of recorded requests, about 200 bytes each; further payments get 507.
     #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_max: u32,
-    /// Connections to hold at a time; more wait to be taken.
+    /// Maximum number of open connections; further ones wait in the backlog of the kernel.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_max: u32,
-    /// Threads that serve; one is the leanest on a small machine.
+    /// Number of serving threads. One is fastest on a small machine.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
 }
 
 impl Settings {
-    /// The defaults of the command line, on a free port of the loopback address: for tests.
+    /// Returns the default settings with a free port on the loopback address, for tests.
     pub fn on_a_free_port() -> Self {
         Settings::parse_from(["legacy-api", "--listen", "127.0.0.1:0"])
     }
 
-    /// Refuses settings that cannot be served.
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the flag that is invalid.
     pub fn check(&self) -> anyhow::Result<()> {
-        self.faults.check().context("the faults cannot be played")?;
+        self.faults.check().context("the faults are invalid")?;
+        // The path becomes a route: braces and percent signs would have a meaning there.
         let plain = |part: &str| {
             !part.is_empty()
                 && part
@@ -65,6 +71,7 @@ impl Settings {
             "--path {} is not a path such as /payments: segments of letters, digits, '-', '.', '_' and '~'",
             self.path
         );
+        // Payments are routed before everything else, and would hide these.
         let taken = ["/stats", "/requests", "/charges", "/control"];
         ensure!(
             !taken
@@ -82,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flags_default_to_no_faults() {
+    fn flags_default_to_no_faults() {
         let settings = Settings::on_a_free_port();
         assert_eq!(settings.faults, Faults::default());
         assert_eq!(settings.requests_max, 5_000_000);
@@ -90,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_served_is_refused() {
-        for (path, good) in [
+    fn unsuitable_path_is_refused() {
+        for (path, is_valid) in [
             ("/payments", true),
             ("/api/v1/payments", true),
             ("payments", false),
@@ -105,12 +112,12 @@ mod tests {
                 path: path.into(),
                 ..Settings::on_a_free_port()
             };
-            assert_eq!(settings.check().is_ok(), good, "{path}");
+            assert_eq!(settings.check().is_ok(), is_valid, "{path}");
         }
     }
 
     #[test]
-    fn going_down_needs_both_flags() {
+    fn outage_needs_both_flags() {
         assert!(Settings::try_parse_from(["legacy-api", "--down-after", "1s"]).is_err());
         assert!(Settings::try_parse_from(["legacy-api", "--down-after", "1s", "--down-for", "1s"]).is_ok());
     }

@@ -1,18 +1,18 @@
-//! What can be typed.
+//! Arguments of the command line.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Looks after the outbox pipeline: its topics, and what lies in them.
+/// Operates the outbox pipeline: its topics and their contents.
 ///
-/// Exit status: 0 if all is well, 1 if a check found something that a program would refuse to start on or
-/// the answer to a question was no, 2 if the command could not be carried out.
+/// Exit status: 0: success. 1: a check found something that a program refuses to start on, or the operator
+/// declined. 2: the command could not be carried out.
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version)]
 pub(crate) struct Cli {
-    /// The settings file (TOML): its own, the validator's or the caller's, of which it reads `[kafka]`
-    /// and `[topics]`. Each setting may be overridden by the environment: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
+    /// Settings file (TOML): its own, or the validator's or caller's, of which it reads `[kafka]` and
+    /// `[topics]`. Environment variables override settings: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
     /// kafka.bootstrap_servers.
     #[arg(long, value_name = "FILE", env = "OUTBOX_CONFIG", global = true)]
     pub(crate) config: Option<PathBuf>,
@@ -25,49 +25,52 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Commands of the operator.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Creates and checks the topics.
+    /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Shows what the callers have noted of each partition of the outbox: from where on calls are open, which of
-    /// them are final already, and which have begun, so that the API may have processed them.
+    /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
+    /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
 }
 
+/// Arguments of the command `notes`.
 #[derive(Debug, Args)]
 pub(crate) struct Notes {
-    /// The callers' group: their setting kafka.group_id.
+    /// Consumer group of the callers: their setting kafka.group_id.
     #[arg(long, value_name = "GROUP", default_value = "api-caller")]
     pub(crate) group: String,
 
-    /// Only this partition; repeat it for several.
+    /// Shows this partition only; can be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) partition: Vec<i32>,
 }
 
+/// Commands on the topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
-    /// Creates the topics that are missing, with the settings that the guarantees need. Topics that exist are
-    /// checked and never changed: it prints the command that would.
+    /// Creates missing topics with the settings that the guarantees require. ExistingTopics topics are verified and
+    /// never changed; for each problem it prints the command that repairs it.
     Create(CreateTopics),
-    /// Tells what is wrong with the topics, why it matters, and how to repair it.
+    /// Lists problems of the topics, why each matters, and how to repair it.
     Verify,
 }
 
+/// Arguments of `topics create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateTopics {
-    /// How many partitions each new topic gets. They are the limit of how many validators and callers can
-    /// share the work, and cannot be changed later. Default: as many as the orders topic or the outbox
-    /// has, else 12.
+    /// Number of partitions of each new topic. It limits the number of validators and callers, and cannot be
+    /// changed later. Default: as many as an existing orders topic or outbox, else 12.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: Option<u16>,
 
-    /// On how many brokers each partition lies. Default: 3, or as many brokers as there are.
+    /// Number of replicas of each partition. Default: 3, or the number of brokers if there are fewer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
     pub(crate) replication_factor: Option<u16>,
 
-    /// Does not ask.
+    /// Changes without asking for confirmation.
     #[arg(long)]
     pub(crate) yes: bool,
 }
@@ -79,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_may_stand_before_and_behind_the_command() {
+    fn flags_may_precede_or_follow_the_command() {
         Cli::command().debug_assert();
         for line in [
             "--config a.toml --json topics create --yes",
@@ -87,7 +90,7 @@ mod tests {
         ] {
             let cli =
                 Cli::try_parse_from([&["outbox"], line.split(' ').collect::<Vec<_>>().as_slice()].concat())
-                    .expect("a good command line");
+                    .expect("a valid command line");
             assert_eq!((cli.config, cli.json), (Some("a.toml".into()), true));
         }
         assert!(Cli::try_parse_from(["outbox", "topics", "create", "--partitions", "0"]).is_err());

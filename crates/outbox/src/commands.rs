@@ -1,18 +1,18 @@
-//! The commands, one module each.
+//! Commands, one module each.
 
 pub(crate) mod notes;
 pub(crate) mod topics;
 
-/// What a command found; it becomes the exit status.
+/// Result of a command that could be carried out. It becomes the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// All is well.
-    Sound,
-    /// Something is wrong that a program would refuse to start on, or what was asked for was not done.
-    Unsound,
+pub(crate) enum Status {
+    /// All checks passed, or all changes were made.
+    Ok,
+    /// A check found something that a program refuses to start on, or a requested change was not made.
+    Problem,
 }
 
-/// A result for a program.
+/// Prints a result as JSON on standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())

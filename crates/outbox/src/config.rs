@@ -1,8 +1,4 @@
-//! The settings. They may stand in a file of their own or in the validator's or the caller's.
-//!
-//! So this program knows the names of those programs' sections and passes over what is in them. Everything
-//! else that is unknown is refused: with a misspelt `[topic]` passed over, it would create topics that no
-//! program uses.
+//! Settings of the command line, in a file of their own or in that of the validator or the caller.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Config {
     pub(crate) kafka: Connection,
     pub(crate) topics: Topics,
-    // The sections of the other programs.
+    // Sections of the other programs, listed by name and ignored. Unknown sections are refused: if a misspelt
+    // `[topic]` were ignored, the command would create topics that no program uses.
     #[serde(skip_serializing)]
     admin: IgnoredAny,
     #[serde(skip_serializing)]
@@ -42,15 +39,15 @@ pub(crate) struct Config {
     verify: IgnoredAny,
 }
 
-/// How to reach the cluster.
+/// Connection to the Kafka cluster: `[kafka]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Connection {
-    /// Where the brokers are: `host:port`, several separated by commas.
+    /// Broker addresses, `host:port`, separated by commas.
     pub(crate) bootstrap_servers: String,
-    /// Any property of librdkafka, such as those for TLS and SASL.
+    /// Additional librdkafka properties, such as those for TLS and SASL.
     pub(crate) properties: BTreeMap<String, String>,
-    /// The group of the program whose file this is. The command line joins none.
+    /// Consumer group of the program whose file this is; ignored, since the command line joins no group.
     #[serde(skip_serializing)]
     group_id: IgnoredAny,
 }
@@ -66,17 +63,20 @@ impl Default for Connection {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks the settings of the connection.
+    ///
+    /// # Errors
+    /// Names the setting that is invalid.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         Ok(self.connection().check()?)
     }
 
-    /// The connection, as all programs make it.
+    /// Returns the connection settings of the command line.
     pub(crate) fn connection(&self) -> KafkaSettings {
         self.connection_as("outbox-command-line")
     }
 
-    /// The connection of one who looks at what a group has committed.
+    /// Returns the connection settings for reading the committed offsets of `group`.
     pub(crate) fn connection_as(&self, group: &str) -> KafkaSettings {
         KafkaSettings {
             bootstrap_servers: self.kafka.bootstrap_servers.clone(),
@@ -95,18 +95,19 @@ mod tests {
     const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker");
 
     #[test]
-    fn the_sample_file_equals_the_defaults() {
+    fn sample_file_equals_the_defaults() {
         service::config::assert_sample_equals_defaults::<Config>(Path::new(SAMPLES).join("outbox.toml"));
-        Config::default().check().expect("the defaults are sound");
+        Config::default().check().expect("the defaults are valid");
     }
 
     #[test]
-    fn the_sample_file_of_each_program_is_understood() {
+    fn sample_file_of_each_program_is_accepted() {
         let mut seen = 0;
         for file in std::fs::read_dir(SAMPLES).expect("the samples") {
             let path = file.expect("a file").path();
             if path.extension().is_some_and(|extension| extension == "toml") {
-                let config: Config = service::config::load(Some(&path)).unwrap_or_else(|e| panic!("{e:#}"));
+                let config: Config =
+                    service::config::load(Some(&path), &[]).unwrap_or_else(|e| panic!("{e:#}"));
                 assert_eq!(config.topics, Topics::default(), "{}", path.display());
                 seen += 1;
             }
@@ -115,10 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_section_is_refused() {
+    fn misspelt_section_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "[topic]\norders = \"o\"\n").expect("written");
-        let error = service::config::load::<Config>(Some(file.path()))
+        let error = service::config::load::<Config>(Some(file.path()), &[])
             .expect_err("unknown")
             .to_string();
         assert!(error.contains("`topic`") && error.contains("`topics`"), "{error}");

@@ -1,30 +1,32 @@
-//! Asks before something is written.
+//! Confirmation by the operator before anything is changed.
 
 use std::io::{self, BufRead, IsTerminal as _, Write as _};
 
 use anyhow::{Context, bail};
 
-/// Whether the person agrees; `yes` stands for an answer given beforehand.
+/// Asks the operator, and returns whether the answer was yes. With `yes` it does not ask.
 ///
 /// # Errors
-/// Nobody is there to be asked.
+/// Standard input is not a terminal, or cannot be read.
 pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<bool> {
     if yes {
         return Ok(true);
     }
     let stdin = io::stdin();
+    // In a script, waiting for an answer would hang, and taking the end of input for a yes would be worse.
     if !stdin.is_terminal() {
-        bail!("{question} Nobody can be asked, as standard input is no terminal: say so with --yes");
+        bail!("{question} Standard input is not a terminal, so there is no one to ask: confirm with --yes");
     }
-    // The question is no part of the result, which may go to a file.
+    // To standard error: the result on standard output may be redirected to a file.
     eprint!("{question} [y/N] ");
-    io::stderr().flush().context("the question cannot be shown")?;
+    io::stderr().flush().context("printing the question")?;
     answer(stdin.lock())
 }
 
 fn answer(mut input: impl BufRead) -> anyhow::Result<bool> {
     let mut line = String::new();
-    input.read_line(&mut line).context("the answer cannot be read")?;
+    input.read_line(&mut line).context("reading the answer")?;
+    // Everything but a clear yes is a no, an empty line and the end of input included.
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -33,8 +35,8 @@ mod tests {
     use super::answer;
 
     #[test]
-    fn only_a_yes_is_one() {
-        for (line, agreed) in [
+    fn only_yes_confirms() {
+        for (line, confirmed) in [
             ("y\n", true),
             ("YES\n", true),
             ("\n", false),
@@ -42,7 +44,7 @@ mod tests {
             ("no\n", false),
             ("yy", false),
         ] {
-            assert_eq!(answer(line.as_bytes()).expect("read"), agreed, "{line:?}");
+            assert_eq!(answer(line.as_bytes()).expect("read"), confirmed, "{line:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The operator's command line of the outbox pipeline.
+//! Operator's command line of the outbox pipeline.
 
 mod cli;
 mod commands;
@@ -11,13 +11,14 @@ use anyhow::Context as _;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::commands::Answer;
+use crate::commands::Status;
 use crate::config::Config;
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
-        Ok(Answer::Sound) => ExitCode::SUCCESS,
-        Ok(Answer::Unsound) => ExitCode::from(1),
+        Ok(Status::Ok) => ExitCode::SUCCESS,
+        Ok(Status::Problem) => ExitCode::from(1),
+        // Not 1: a script must be able to tell a failed check from a broker that did not respond.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
@@ -25,11 +26,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<Answer> {
-    // librdkafka's own lines would stand between a command's; what matters of them is in its errors.
+fn run(cli: &Cli) -> anyhow::Result<Status> {
+    // The log lines of librdkafka would mix with the output. What matters of them is in the errors it
+    // returns.
     service::logging::init_with_default("warn,librdkafka=off")?;
-    let config: Config = service::config::load(cli.config.as_deref())?;
-    config.check().context("the settings are refused")?;
+    let config: Config = service::config::load(cli.config.as_deref(), &[])?;
+    config.check().context("the settings are invalid")?;
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),

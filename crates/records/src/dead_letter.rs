@@ -1,45 +1,49 @@
-//! The headers of a dead letter, and the reasons for which an order becomes one.
+//! Headers of `payment-orders.dead-letters`, and the reasons for which an input record becomes a dead letter.
 //!
-//! Its key and value are the input's bytes, unchanged; the input's headers stand before these.
+//! Written by the validator, in the transaction that commits the input offset; read by operators. Key and value
+//! are the input's bytes, unchanged; the input's headers come first, then these. The headers are text without a
+//! version.
 
 use std::fmt;
 
-/// The [`Reason`], in its short form.
+/// Name of the [`Reason`].
 pub const REASON: &str = "outbox-error-reason";
-/// A sentence for a person.
+/// Explanation for an operator.
 pub const DETAIL: &str = "outbox-error-detail";
-/// Where the input lies, as `topic/partition@offset`.
+/// Position of the input record, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-error-source";
-/// When it was refused, in milliseconds since 1970 UTC.
+/// Time of the refusal, in milliseconds since 1970 UTC.
 pub const AT: &str = "outbox-error-at";
 
-/// Why an input record did not become a pending call.
+/// Reason for which an input record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The value is missing (a tombstone), empty, or no JSON.
+    /// The value is missing (a tombstone), empty, or not JSON.
     NotJson,
     /// The value is JSON, but a field is missing or has the wrong form.
     NotAnOrder,
     /// The currency is not in ISO 4217.
     UnknownCurrency,
-    /// There is no idempotency key where the settings say it is.
+    /// The configured source has no idempotency key.
     KeyMissing,
     /// The idempotency key is empty, unprintable or too long.
     KeyInvalid,
-    /// The record key differs from the idempotency key, so the order may lie where dedup does not see it.
+    /// The record key differs from the idempotency key, so the order may be on a partition whose dedup does not
+    /// see it.
     KeyMismatch,
-    /// The producers' partitioner would have put the key on another partition.
+    /// The configured partitioner chooses another partition for the key.
     WrongPartition,
     /// The same idempotency key was admitted with another payload.
     Conflict,
     /// The record is too large to be written to the outbox.
     TooLarge,
-    /// The name of a header is not UTF-8; it is left out of the dead letter.
+    /// The name of a header is not UTF-8; the dead letter lacks this header.
     HeaderUnreadable,
 }
 
 impl Reason {
-    /// All reasons, so that each has its metric from the start.
+    /// All reasons, each with a metric from the start.
+    // A counter that appears with its first event hides that event from `increase()`, and so from alerts.
     pub const ALL: [Self; 10] = [
         Self::NotJson,
         Self::NotAnOrder,
@@ -53,7 +57,7 @@ impl Reason {
         Self::HeaderUnreadable,
     ];
 
-    /// The reason as it stands in headers, metrics and logs.
+    /// Returns the name of the reason in headers, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,37 +1,41 @@
-//! What the changelog and the store hold for an idempotency key.
+//! Entry of an idempotency key: the value on `idempotency-key-store-changelog` and in the store.
 //!
-//! Small and of one length, since there is one for each order of the retention window: a version byte, a
-//! status byte, the fingerprint, and two big-endian 64-bit integers.
+//! Written and read by the validator; the record key is the idempotency key. There is one entry for each order
+//! of the retention window, so it is small: a version byte, a status byte, the fingerprint, and two big-endian
+//! 64-bit integers, 34 bytes in all.
+//!
+//! Version rule: an entry of another version, length or status is an error. Ignoring it would make its key
+//! unknown, and the order would be paid twice.
 
 use crate::{Fingerprint, Offset, Timestamp};
 
-/// What is known of an idempotency key.
+/// Entry of an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// How far the order has come, as the validator knows it.
+    /// Status of the order in stage one.
     pub status: Status,
-    /// The fingerprint of the payload that was admitted.
+    /// Fingerprint of the admitted payload.
     pub fingerprint: Fingerprint,
-    /// When the order was admitted.
+    /// Time of the admission.
     pub admitted_at: Timestamp,
-    /// The offset of the admitted order in the orders topic; its partition is the changelog record's own.
+    /// Offset of the admitted order in the orders topic; its partition is that of the changelog record.
     pub source: Offset,
 }
 
-/// How far an order has come.
+/// Status of an order in stage one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Written to the outbox, in the same transaction as this entry.
     Pending,
 }
 
-/// Bytes that are no entry of a version that this program knows.
+/// Bytes that are not an entry of the supported version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEntry {
-    /// A later version of the program may have written it.
-    #[error("the entry has version {0}; this program knows version {VERSION} only")]
+    /// A later version of the program may have written the bytes.
+    #[error("the entry has version {0}; this program supports version {VERSION} only")]
     UnknownVersion(u8),
-    /// Neither cut off nor garbled entries are trusted.
+    /// The bytes are truncated or corrupt.
     #[error("the entry has {0} bytes or an unknown status; version {VERSION} has {BYTES} bytes", BYTES = Entry::BYTES)]
     Malformed(usize),
 }
@@ -40,10 +44,10 @@ const VERSION: u8 = 1;
 const STATUS_PENDING: u8 = 1;
 
 impl Entry {
-    /// The length of an encoded entry, in bytes.
+    /// Length of an encoded entry, in bytes.
     pub const BYTES: usize = 2 + Fingerprint::BYTES + 8 + 8;
 
-    /// The entry as bytes.
+    /// Returns the encoded entry.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -57,12 +61,13 @@ impl Entry {
         bytes
     }
 
-    /// Reads an entry back.
+    /// Decodes an entry.
     ///
     /// # Errors
     /// The bytes have another version, another length or an unknown status.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidEntry> {
         let malformed = || InvalidEntry::Malformed(bytes.len());
+        // The version before the length: a later version may have another length, and the error should name it.
         match bytes.first() {
             Some(&VERSION) => {}
             Some(&version) => return Err(InvalidEntry::UnknownVersion(version)),
@@ -71,6 +76,7 @@ impl Entry {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| malformed())?;
         let status = match bytes[1] {
             STATUS_PENDING => Status::Pending,
+            // Corruption, or a status of another program. Neither may pass as pending.
             _ => return Err(malformed()),
         };
         let mut fingerprint = [0; Fingerprint::BYTES];
@@ -84,6 +90,7 @@ impl Entry {
     }
 }
 
+// A fold instead of `from_be_bytes`: the slices have 8 bytes, and no conversion can fail.
 fn integer(bytes: &[u8]) -> i64 {
     bytes
         .iter()
@@ -95,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_read_back_as_it_was_written() {
+    fn entry_round_trips_and_corruption_is_refused() {
         let entry = Entry {
             status: Status::Pending,
             fingerprint: Fingerprint::of(b"payload"),

@@ -1,22 +1,25 @@
-//! The fingerprint of a payload: same key with another fingerprint is a conflict.
+//! Fingerprint of an order's bytes. One key with two fingerprints is a conflict.
+//!
+//! Part of each [`Entry`](crate::Entry). It has no version of its own: the algorithm never changes, or every
+//! redelivered order would be a conflict.
 
 use std::fmt;
 
-/// The first 128 bits of the payload's BLAKE3 hash.
-///
-/// A cryptographic hash, because who can make two payments collide can have one of them dropped as a
-/// duplicate; 128 bits, because forging a second payload for a given one then still costs 2^128 tries.
+/// First 128 bits of the payload's BLAKE3 hash.
+// A cryptographic hash: a producer that can make two payments collide can have one of them dropped as a
+// duplicate. 128 bits: forging a second payload for a given one still costs 2^128 attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; Self::BYTES]);
 
 impl Fingerprint {
-    /// The length of a fingerprint, in bytes.
+    /// Length of a fingerprint, in bytes.
     pub const BYTES: usize = 16;
 
-    /// The fingerprint of an order's bytes, exactly as they arrived.
+    /// Computes the fingerprint of an order's bytes, as received.
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
         let mut first = [0; Self::BYTES];
+        // No keyed hash and no normalization: every instance and version must compute the same value.
         first.copy_from_slice(&blake3::hash(payload).as_bytes()[..Self::BYTES]);
         Self(first)
     }
@@ -32,9 +35,9 @@ impl fmt::Display for Fingerprint {
 mod tests {
     use super::*;
 
-    /// The fingerprints that stand in changelogs must mean the same in every later version.
+    /// Changelogs hold fingerprints, so every later version must compute the same ones.
     #[test]
-    fn the_fingerprint_of_a_payload_never_changes() {
+    fn fingerprint_algorithm_never_changes() {
         assert_eq!(
             Fingerprint::of(b"").to_string(),
             "af1349b9f5f9a1a6a0404dea36dcc949"

@@ -1,19 +1,20 @@
-//! The idempotency key: what makes two orders the same order.
+//! The idempotency key: two records with one key are the same order.
+//!
+//! Record key of the outbox, the changelog and the topics of stage two. Its source in an order is a setting.
 
 use std::borrow::Borrow;
 use std::fmt;
 
-/// The longest idempotency key, in bytes. A key is held in memory, in the store and in three topics;
-/// order ids are some tens of bytes, and what is longer than this is a mistake of its producer.
+/// Maximum length of an idempotency key, in bytes.
+// A key is held in memory, in the store and on three topics. Order ids have some tens of bytes, so a longer
+// key is a mistake of its producer.
 pub const KEY_BYTES_MAX: usize = 256;
 
-/// A non-empty UTF-8 text of at most [`KEY_BYTES_MAX`] bytes without control characters.
-///
-/// Control characters are refused because the key is sent on in an HTTP header and printed in logs.
+/// Idempotency key: non-empty UTF-8 of at most [`KEY_BYTES_MAX`] bytes, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Box<str>);
 
-/// Why a text is no idempotency key.
+/// Text that is not an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// The text is empty.
@@ -22,34 +23,35 @@ pub enum InvalidKey {
     /// The text is longer than [`KEY_BYTES_MAX`].
     #[error("the idempotency key has {bytes} bytes; at most {KEY_BYTES_MAX} are allowed")]
     TooLong {
-        /// The text's length, in bytes.
+        /// Length of the text, in bytes.
         bytes: usize,
     },
-    /// The text is not UTF-8, or holds a control character.
-    #[error("the idempotency key holds a control character or is not UTF-8")]
+    /// The text is not UTF-8, or has a control character.
+    #[error("the idempotency key has a control character or is not UTF-8")]
     Unprintable,
 }
 
 impl IdempotencyKey {
-    /// Takes a text as a key.
+    /// Creates a key from text.
     ///
     /// # Errors
-    /// Says why the text is no key.
+    /// The text is empty, too long, or has a control character.
     pub fn new(text: &str) -> Result<Self, InvalidKey> {
         match text.len() {
             0 => Err(InvalidKey::Empty),
+            // The key is sent in an HTTP header and printed in logs: CR and LF would allow injections.
             1..=KEY_BYTES_MAX if text.chars().any(char::is_control) => Err(InvalidKey::Unprintable),
             1..=KEY_BYTES_MAX => Ok(Self(text.into())),
             bytes => Err(InvalidKey::TooLong { bytes }),
         }
     }
 
-    /// Takes bytes as a key, as they come from a record's key or header.
+    /// Creates a key from the bytes of a record key or a header.
     ///
     /// # Errors
-    /// Says why the bytes are no key.
+    /// The bytes are not UTF-8, or not a key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidKey> {
-        // The length comes first: what is megabytes long is not searched for its UTF-8.
+        // The length first, so that megabytes are not validated as UTF-8.
         if bytes.len() > KEY_BYTES_MAX {
             return Err(InvalidKey::TooLong { bytes: bytes.len() });
         }
@@ -58,16 +60,22 @@ impl IdempotencyKey {
             .and_then(Self::new)
     }
 
-    /// The key's text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The key's bytes, as they stand in records and in the store.
+    /// Returns the bytes of the key, as in records and in the store.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// Turns the key into its bytes, without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Box<[u8]> {
+        self.0.into_boxed_bytes()
     }
 }
 
@@ -88,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_short_printable_text() {
+    fn key_is_short_printable_text() {
         assert_eq!(IdempotencyKey::new("order-1").expect("a key").as_str(), "order-1");
         assert!(IdempotencyKey::new(&"k".repeat(KEY_BYTES_MAX)).is_ok());
         assert_eq!(IdempotencyKey::new(""), Err(InvalidKey::Empty));

@@ -1,25 +1,37 @@
-//! What is written on each topic: keys, values, headers, and how each is read back.
+//! Records of each topic: keys, values and headers, with their encoding and parsing.
 //!
-//! The one crate that all others know. It has no input or output, no clock and no settings; a value of
-//! one of its types is valid, because bytes become a value in one place only.
+//! Every other crate depends on this one. It has no input or output and no settings. A value of one of its
+//! types is valid, because bytes become a value in one function only.
+//!
+//! | topic | module | written by | read by |
+//! | --- | --- | --- | --- |
+//! | `payment-orders` | [`order`] | producers | validator |
+//! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller | caller |
+//! | `idempotency-key-store-changelog` | [`entry`] | validator | validator |
+//! | `payment-orders.dead-letters` | [`dead_letter`] | validator | operators |
+//! | `payments-processed` | [`outcome`] | caller | downstream consumers |
+//! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller | operators |
+//! | `pending-api-calls.parked` | [`parked`] | caller | operators |
+//! | metadata of the callers' committed offsets | [`call_note`] | caller | caller, command line |
+//!
+//! Version rule: a format that a program reads back starts with its version, and a reader refuses any version
+//! but its own. A field that it does not know may be the one that prevents a second payment.
 
-pub mod call_dead_letter;
-pub mod call_note;
-pub mod continuation;
+mod calls;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
+pub mod header;
 pub mod key;
 pub mod offset_set;
 pub mod order;
-pub mod outcome;
-pub mod parked;
 pub mod pending;
 pub mod position;
 pub mod topics;
 
-pub use call_note::CallNote;
-pub use continuation::Continuation;
+pub use calls::call_note::CallNote;
+pub use calls::continuation::Continuation;
+pub use calls::{call_dead_letter, call_note, continuation, outcome, parked};
 pub use entry::Entry;
 pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;

@@ -1,19 +1,20 @@
-//! A set of offsets, kept as runs: a million finished calls in a row cost as much as one.
+//! Set of offsets, stored as runs: a million consecutive offsets take as much memory as one.
 
 use std::collections::BTreeMap;
 
 use crate::Offset;
 
-/// A set of offsets of one partition.
+/// Set of offsets of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OffsetSet {
-    /// The first offset of each run, and the offset behind its last. Runs neither touch nor overlap.
+    /// First offset of each run, and the offset after its last. Runs neither touch nor overlap.
     runs: BTreeMap<i64, i64>,
+    // Kept beside the runs, since it is needed for each call that is read.
     count: u64,
 }
 
 impl OffsetSet {
-    /// A set without offsets.
+    /// Creates an empty set.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -22,18 +23,20 @@ impl OffsetSet {
         }
     }
 
-    /// Takes one offset into the set.
+    /// Inserts an offset.
     pub fn insert(&mut self, offset: Offset) {
         self.insert_run(offset, offset.next());
     }
 
-    /// Takes all offsets from `from` up to, but without, `until` into the set.
+    /// Inserts all offsets from `from` up to, but excluding, `until`.
     pub fn insert_run(&mut self, from: Offset, until: Offset) {
         let (mut from, mut until) = (from.0, until.0);
+        // An empty run would break the invariant that runs do not touch.
         if from >= until {
             return;
         }
-        // At most one run begins before and reaches in; the others begin inside, or right behind.
+        // At most one run starts before `from` and overlaps or touches. It is merged, as are all runs that start
+        // inside or directly after the new one.
         if let Some((&start, &end)) = self.runs.range(..from).next_back()
             && end >= from
         {
@@ -49,7 +52,7 @@ impl OffsetSet {
         self.count += until.abs_diff(from);
     }
 
-    /// Takes the first run out if it begins at or before `offset`, and returns the offset behind it.
+    /// Removes the first run if it starts at or before `offset`, and returns the offset after it.
     pub fn take_run_at(&mut self, offset: Offset) -> Option<Offset> {
         let (&start, &end) = self.runs.first_key_value()?;
         (start <= offset.0).then(|| {
@@ -58,7 +61,7 @@ impl OffsetSet {
         })
     }
 
-    /// Whether `offset` is in the set.
+    /// Returns `true` if `offset` is in the set.
     #[must_use]
     pub fn contains(&self, offset: Offset) -> bool {
         self.runs
@@ -67,25 +70,25 @@ impl OffsetSet {
             .is_some_and(|(_, &end)| offset.0 < end)
     }
 
-    /// Whether the set has no offsets.
+    /// Returns `true` if the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// The offset behind the last one of the set.
+    /// Returns the offset after the last one of the set; `None` if the set is empty.
     #[must_use]
     pub fn end(&self) -> Option<Offset> {
         self.runs.last_key_value().map(|(_, &end)| Offset(end))
     }
 
-    /// How many offsets the set holds.
+    /// Returns the number of offsets in the set.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The runs in order, each as its first offset and the offset behind its last.
+    /// Returns the runs in order, each as its first offset and the offset after its last.
     pub fn runs(&self) -> impl Iterator<Item = (Offset, Offset)> + '_ {
         self.runs
             .iter()
@@ -116,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_of_runs_holds_what_a_set_of_offsets_holds(runs in prop::collection::vec((0_i64..200, 0_i64..20), 0..40)) {
+        fn runs_hold_the_same_offsets_as_a_plain_set(runs in prop::collection::vec((0_i64..200, 0_i64..20), 0..40)) {
             let mut set = OffsetSet::new();
             let mut plain = BTreeSet::new();
             for (from, length) in runs {
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_taken_only_where_it_begins() {
+    fn run_is_taken_only_at_its_start() {
         let mut set: OffsetSet = [5, 6, 9].into_iter().map(Offset).collect();
         assert_eq!(set.take_run_at(Offset(4)), None);
         assert_eq!(set.take_run_at(Offset(5)), Some(Offset(7)));

@@ -1,4 +1,7 @@
-//! The order, as it arrives: bytes become an [`Order`] here, and inside there are no half-valid orders.
+//! Order: the value of a record on `payment-orders`.
+//!
+//! Written by the users' producers, read by the validator. The format is the users' and has no version of ours:
+//! four fields are checked, all others pass through unchanged.
 
 use std::borrow::Cow;
 
@@ -7,32 +10,32 @@ use serde::Deserialize;
 
 use crate::dead_letter::Reason;
 
-/// What the pipeline knows of an order. Whatever else its bytes hold is the user's, and reaches the
-/// outbox with them unchanged.
+/// Fields of an order that the pipeline uses. The outbox gets the order's bytes, with all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order<'a> {
-    /// The order's id.
+    /// Order id.
     pub order_id: Cow<'a, str>,
-    /// How much is to be paid, in the currency's minor units.
+    /// Amount to pay, in minor units of the currency.
     pub amount: u64,
-    /// The currency, of ISO 4217.
+    /// Currency of ISO 4217.
     pub currency: Currency,
-    /// Who pays.
+    /// Id of the paying customer.
     pub customer_id: Cow<'a, str>,
 }
 
-/// Why bytes are no order.
+/// Bytes that are not an order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
-pub struct NotAnOrder {
-    /// The reason, for the header and the metric.
+pub struct InvalidOrder {
+    /// Reason, for headers and metrics.
     pub reason: Reason,
-    /// A sentence for a person.
+    /// Explanation for an operator.
     pub detail: String,
 }
 
-/// The fields as they stand in the JSON. A field that stands twice is refused: two readers might each
-/// take another one, and one of them is the API.
+/// Fields of the JSON.
+// serde's derive refuses a field that occurs twice. That matters: of two values the validator could take one
+// and the API the other.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
@@ -45,17 +48,17 @@ struct Fields<'a> {
 }
 
 impl<'a> Order<'a> {
-    /// Reads an order.
+    /// Parses an order.
     ///
     /// # Errors
-    /// Says what is missing or wrong, and where.
-    pub fn parse(value: &'a [u8]) -> Result<Self, NotAnOrder> {
+    /// Returns the field that is missing or wrong, and its position in the text.
+    pub fn parse(value: &'a [u8]) -> Result<Self, InvalidOrder> {
         let text = std::str::from_utf8(value)
             .map_err(|error| refuse(Reason::NotJson, format!("the value is not UTF-8: {error}")))?;
-        // A JSON array of the right length would be read as the fields in their order.
+        // serde reads a JSON array of the right length as the fields in their order.
         match text.trim_ascii_start().chars().next() {
             Some('{') => {}
-            Some(_) => return Err(refuse_text(text, "the value is no JSON object")),
+            Some(_) => return Err(refuse_text(text, "the value is not a JSON object")),
             None => return Err(refuse(Reason::NotJson, "the value is empty".into())),
         }
         let fields: Fields<'a> =
@@ -66,6 +69,7 @@ impl<'a> Order<'a> {
                 "order_id or customer_id is empty".into(),
             ));
         }
+        // A payment of nothing is a mistake of its producer. serde has refused floats and negative numbers.
         if fields.amount == 0 {
             return Err(refuse(
                 Reason::NotAnOrder,
@@ -73,11 +77,11 @@ impl<'a> Order<'a> {
             ));
         }
         let currency = Currency::from_code(&fields.currency).ok_or_else(|| {
-            // The text is the producer's and may be long.
+            // The text comes from a producer and may be long.
             let shown: String = fields.currency.chars().take(16).collect();
             refuse(
                 Reason::UnknownCurrency,
-                format!("{shown:?} is no currency of ISO 4217"),
+                format!("{shown:?} is not a currency of ISO 4217"),
             )
         })?;
         Ok(Self {
@@ -89,8 +93,9 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Off the fast path: is the text no JSON at all, or JSON that is no order?
-fn refuse_text(text: &str, detail: &str) -> NotAnOrder {
+/// Distinguishes JSON that is not an order from text that is not JSON.
+// On the error path only, so that valid orders are parsed once.
+fn refuse_text(text: &str, detail: &str) -> InvalidOrder {
     let reason = match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Ok(_) => Reason::NotAnOrder,
         Err(_) => Reason::NotJson,
@@ -98,8 +103,8 @@ fn refuse_text(text: &str, detail: &str) -> NotAnOrder {
     refuse(reason, detail.to_owned())
 }
 
-fn refuse(reason: Reason, detail: String) -> NotAnOrder {
-    NotAnOrder { reason, detail }
+fn refuse(reason: Reason, detail: String) -> InvalidOrder {
+    InvalidOrder { reason, detail }
 }
 
 #[cfg(test)]
@@ -116,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_an_order() {
+    fn valid_orders_are_parsed_and_others_refused() {
         let with = |amount: &str, currency: &str| {
             format!(
                 r#"{{"order_id":"o-1","amount":{amount},"currency":"{currency}","customer_id":"c-1","note":[1.50,{{}}]}}"#
@@ -154,7 +159,7 @@ mod tests {
         );
         assert_eq!(
             Order::parse(b"{\"order_id\":\"\xff\"}")
-                .expect_err("no UTF-8")
+                .expect_err("not UTF-8")
                 .reason,
             Reason::NotJson
         );

@@ -1,26 +1,28 @@
-//! The headers of a record in the outbox, `pending-api-calls`.
+//! Headers of the outbox, `pending-api-calls`.
 //!
-//! Its key is the idempotency key, its value the order's bytes, unchanged; the headers of the order stand
-//! before these.
+//! Written by the validator, in the transaction that commits the input offset; read by the caller. The key is
+//! the idempotency key, the value the order's bytes, unchanged. The order's headers come first, then these.
+//! The headers are text without a version. A deferred copy has one more; see
+//! [`continuation`](crate::continuation).
 
 use crate::Entry;
 
-/// Where the order came from, as `topic/partition@offset`.
+/// Position of the order, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-source";
-/// When the order was admitted, in milliseconds since 1970 UTC.
+/// Time of the admission, in milliseconds since 1970 UTC.
 pub const ADMITTED_AT: &str = "outbox-admitted-at";
-/// The W3C trace context; the order's own one is kept.
+/// W3C trace context. An order that has one keeps it.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A trace context for an order that came without one: a trace that begins here. It follows from what the
-/// order is and where it lies, so that each order has another one without a source of randomness.
+/// Creates a trace context for an order without one.
+// Derived from the entry, since this crate has no source of randomness: the fingerprint is as good as random.
 #[must_use]
 pub fn traceparent(entry: &Entry) -> Traceparent {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
     hex(&mut text[3..35], &entry.fingerprint.0);
-    // Offsets and times are small, so that their XOR, turned apart, tells admissions of one payload apart.
+    // Offsets and times are small numbers. Rotated apart, their XOR differs between admissions of one payload.
     let parent = entry.admitted_at.0.rotate_left(20) ^ entry.source.0;
-    // All zeros is no parent id (W3C Trace Context, section 3.2).
+    // A parent id of zeros is invalid (W3C Trace Context, section 3.2).
     hex(
         &mut text[36..52],
         &if parent == 0 { 1 } else { parent }.to_be_bytes(),
@@ -28,12 +30,12 @@ pub fn traceparent(entry: &Entry) -> Traceparent {
     Traceparent(text)
 }
 
-/// The header of a trace context, version 00.
+/// Header value of a trace context, version 00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traceparent([u8; 55]);
 
 impl Traceparent {
-    /// As it stands in the header.
+    /// Returns the header value.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -55,7 +57,7 @@ mod tests {
     use crate::{Fingerprint, Offset, Timestamp};
 
     #[test]
-    fn a_trace_begins_with_the_order() {
+    fn trace_context_is_derived_from_the_entry() {
         let entry = Entry {
             status: Status::Pending,
             fingerprint: Fingerprint([0xab; 16]),

@@ -1,4 +1,4 @@
-//! Where and when a record is: partitions, offsets and times are types of their own, not bare numbers.
+//! Partitions, offsets, positions and times, as types instead of bare numbers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,49 +6,49 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// The number of a partition within its topic.
+/// Number of a partition within its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Partition(pub i32);
 
-/// The number of a record within its partition.
+/// Offset of a record within its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(pub i64);
 
-/// The first offset that a partition still has, and the one behind its last.
+/// Bounds of a partition: its first offset, and the one after its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The log's start.
+    /// Log start offset.
     pub start: Offset,
-    /// The log's end: the high watermark for a read_uncommitted client, the last stable offset for a
-    /// read_committed one.
+    /// Log end: the high watermark for a read_uncommitted client, the last stable offset for a read_committed
+    /// one.
     pub end: Offset,
 }
 
-/// A point in time, in milliseconds since 1970 UTC, as Kafka counts it.
+/// Point in time, in milliseconds since 1970 UTC, as in Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// One record's place in the cluster, written `topic/partition@offset`.
+/// Position of a record in the cluster, written `topic/partition@offset`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The topic's name.
+    /// Name of the topic.
     pub topic: String,
-    /// The partition within the topic.
+    /// Partition within the topic.
     pub partition: Partition,
-    /// The offset within the partition.
+    /// Offset within the partition.
     pub offset: Offset,
 }
 
-/// A text that is no `topic/partition@offset`.
+/// Text that is not a `topic/partition@offset`.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no position: expected topic/partition@offset, for example payment-orders/3@1042")]
-pub struct NotAPosition(String);
+#[error("{0:?} is not a position: expected topic/partition@offset, for example payment-orders/3@1042")]
+pub struct InvalidPosition(String);
 
 impl Offset {
-    /// The offset behind this one.
+    /// Returns the next offset.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -56,9 +56,10 @@ impl Offset {
 }
 
 impl Timestamp {
-    /// The time of the wall clock. Decisions take the time as an argument; this is for the programs.
+    /// Returns the time of the wall clock. For programs only: decisions take the time as an argument.
     #[must_use]
     pub fn now() -> Self {
+        // A clock before 1970 is not set; 0 is then as wrong as any other time, and no reason to stop.
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or(Duration::ZERO);
@@ -91,23 +92,24 @@ impl fmt::Display for Position {
 }
 
 impl FromStr for Position {
-    type Err = NotAPosition;
+    type Err = InvalidPosition;
 
-    fn from_str(text: &str) -> Result<Self, NotAPosition> {
-        // Topic names hold neither a slash nor an at sign, so the split is unambiguous.
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        // Kafka allows neither `/` nor `@` in topic names, so the split is unambiguous.
         let (topic, rest) = text
             .split_once('/')
-            .ok_or_else(|| NotAPosition(text.to_owned()))?;
+            .ok_or_else(|| InvalidPosition(text.to_owned()))?;
         let (partition, offset) = rest
             .split_once('@')
-            .ok_or_else(|| NotAPosition(text.to_owned()))?;
+            .ok_or_else(|| InvalidPosition(text.to_owned()))?;
+        // Negative numbers are refused: in librdkafka they are special offsets, such as -1 for the end.
         match (topic.is_empty(), partition.parse::<i32>(), offset.parse::<i64>()) {
             (false, Ok(partition @ 0..), Ok(offset @ 0..)) => Ok(Self {
                 topic: topic.to_owned(),
                 partition: Partition(partition),
                 offset: Offset(offset),
             }),
-            _ => Err(NotAPosition(text.to_owned())),
+            _ => Err(InvalidPosition(text.to_owned())),
         }
     }
 }
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_read_back_as_it_was_written() {
+    fn position_round_trips_and_other_text_is_refused() {
         let written = Position {
             topic: "payment-orders".into(),
             partition: Partition(3),
@@ -133,7 +135,7 @@ mod tests {
         ] {
             assert!(
                 wrong.parse::<Position>().is_err(),
-                "{wrong:?} was taken for a position"
+                "{wrong:?} parsed as a position"
             );
         }
     }

@@ -1,24 +1,25 @@
-//! The names of the topics, and what each is for.
+//! Names of the topics.
 
 use serde::{Deserialize, Serialize};
 
-/// The names of all topics of one pipeline. Each program uses those that it reads or writes.
+/// Topic names of one pipeline, a section of each program's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// A misspelt name must be an error. Ignored, it would leave the default topic in use.
 #[serde(deny_unknown_fields, default)]
 pub struct Topics {
-    /// Orders as they arrive.
+    /// Orders of the users' producers.
     pub orders: String,
-    /// The outbox: each admitted order, exactly once.
+    /// Outbox: each admitted order, exactly once.
     pub pending: String,
-    /// The compacted topic that each store can be rebuilt from.
+    /// Compacted topic from which each store can be rebuilt.
     pub changelog: String,
-    /// What is no valid order, with the reason.
+    /// Input records that were refused, with the reason.
     pub order_dead_letters: String,
     /// Outcomes of accepted calls.
     pub processed: String,
-    /// Calls that the API rejected, with its answer.
+    /// Calls that the API rejected, with its response.
     pub call_dead_letters: String,
-    /// Calls of which nobody can know whether they were processed, with their evidence.
+    /// Calls with an unknown outcome, with their evidence.
     pub parked: String,
 }
 

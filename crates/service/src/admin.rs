@@ -1,4 +1,4 @@
-//! The admin HTTP server: `/metrics`, `/healthz`, `/readyz`, and what the program adds.
+//! Admin HTTP server: `/metrics`, `/healthz`, `/readyz`, and the routes of the program.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,37 +17,41 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::health::{Health, Pulse};
+use crate::health::{Health, Liveness};
 use crate::metrics;
 
-/// Where a process serves this.
+/// Settings of the admin HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminSettings {
-    /// The address and port; port 0: any that is free.
+    /// Address and port to listen on; port 0 takes any free port.
     pub listen: SocketAddr,
 }
 
 impl AdminSettings {
-    /// For this machine only, on a program's own port, so that two programs do not meet.
+    /// Returns the default of a program: its own port, on the loopback address.
     #[must_use]
     pub fn on_port(port: u16) -> Self {
+        // Loopback only: the paths have no authentication, and `/orders` and `/calls` show what customers pay
+        // for.
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
         }
     }
 }
 
-/// Requests answered at the same time; more are told 503 at once, as nobody needs so many.
+/// Maximum number of requests served at a time; further ones get 503 immediately.
+// Probes and a scraper need a handful. More is a client in a loop, which must not slow down the payments.
 const REQUESTS_MAX: usize = 32;
-/// The longest time that a request may take.
+/// Maximum time of a request.
+// Longer than the timeout of any probe, so that it only ends requests whose client has long gone.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Serves on the runtime of the caller's, until that ends. `extra` are the program's own paths. Returns the
-/// real address, which differs from `listen` where the port is 0, and logs it as `addr`.
+/// Serves on the current runtime until it ends. `extra` has the routes of the program. Returns the bound
+/// address, which differs from `listen` if the port is 0, and logs it as `addr`.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The address cannot be bound.
 pub async fn serve(
     listen: SocketAddr,
     registry: Arc<Registry>,
@@ -61,10 +65,11 @@ pub async fn serve(
     Ok(addr)
 }
 
-/// The same for a program without a runtime: a thread called `admin-http` with a runtime of its own.
+/// Serves like [`serve`], for a program without a runtime: on a thread `admin-http` with a runtime of its
+/// own.
 ///
 /// # Errors
-/// The address cannot be listened on, or the thread cannot be started.
+/// The address cannot be bound, or the thread cannot be started.
 pub fn spawn_thread(
     listen: SocketAddr,
     registry: Arc<Registry>,
@@ -77,6 +82,7 @@ pub fn spawn_thread(
         .build()
         .with_context(|| cannot_listen(listen))?;
     let listener = {
+        // A tokio listener registers with the runtime that is entered while it is created.
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener).with_context(|| cannot_listen(listen))?
     };
@@ -84,19 +90,20 @@ pub fn spawn_thread(
     std::thread::Builder::new()
         .name("admin-http".into())
         .spawn(move || runtime.block_on(run(listener, router)))
-        .context("the thread of the admin HTTP server cannot be started")?;
+        .context("cannot start the thread of the admin HTTP server")?;
     Ok(addr)
 }
 
 fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let bind = || -> io::Result<(TcpListener, SocketAddr)> {
         let listener = TcpListener::bind(listen)?;
+        // tokio requires it: a blocking accept would stall the runtime.
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         Ok((listener, addr))
     };
     let (listener, addr) = bind().with_context(|| cannot_listen(listen))?;
-    tracing::info!(%addr, "admin http listens");
+    tracing::info!(%addr, "admin http server listening");
     Ok((listener, addr))
 }
 
@@ -105,9 +112,10 @@ fn cannot_listen(listen: SocketAddr) -> String {
 }
 
 async fn run(listener: tokio::net::TcpListener, router: Router) {
-    // Its errors are those of single connections and stay inside; it does not return by itself.
+    // Errors of single connections stay inside axum and it does not return, so an error here ends the server.
+    // The payments go on without it; the probes then fail, and the supervisor restarts the program.
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the admin http server has stopped");
+        tracing::error!(%error, "admin http server stopped");
     }
 }
 
@@ -123,11 +131,7 @@ fn router(registry: Arc<Registry>, health: Health, extra: Router) -> Router {
 
 async fn limited(State(permits): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let Ok(_permit) = permits.try_acquire() else {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests at the same time\n",
-        )
-            .into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n").into_response();
     };
     match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
@@ -144,21 +148,22 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
 }
 
 async fn alive(State(health): State<Health>) -> Response {
-    let (status, alive, silent) = match health.pulse() {
-        Pulse::NotStarted => (StatusCode::OK, true, None),
-        Pulse::Ticking(silent) => (StatusCode::OK, true, Some(silent)),
-        Pulse::Stopped(silent) => (StatusCode::SERVICE_UNAVAILABLE, false, Some(silent)),
+    let (status, alive, tick_age) = match health.liveness() {
+        // Alive: a supervisor that killed a program for a slow start would make it start for ever.
+        Liveness::NotStarted => (StatusCode::OK, true, None),
+        Liveness::Ticking(age) => (StatusCode::OK, true, Some(age)),
+        Liveness::Stopped(age) => (StatusCode::SERVICE_UNAVAILABLE, false, Some(age)),
     };
-    let silent_ms = silent.map(|silent| silent.as_millis());
+    let tick_age_ms = tick_age.map(|age| age.as_millis());
     (
         status,
-        Json(json!({ "alive": alive, "last_tick_ms_ago": silent_ms })),
+        Json(json!({ "alive": alive, "last_tick_ms_ago": tick_age_ms })),
     )
         .into_response()
 }
 
 async fn ready(State(health): State<Health>) -> Response {
-    let reasons = health.reasons();
+    let reasons = health.unready_conditions();
     let ready = reasons.is_empty();
     let status = if ready {
         StatusCode::OK
@@ -185,29 +190,34 @@ mod tests {
             "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         )
         .expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        response
     }
 
     #[track_caller]
     fn check(addr: SocketAddr, path: &str, status: u16, contains: &[&str]) {
-        let answer = get_text(addr, path);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let response = get_text(addr, path);
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{response}");
         for text in contains {
-            assert!(answer.contains(text), "{text:?} is not in {answer}");
+            assert!(response.contains(text), "{text:?} is not in {response}");
         }
     }
 
-    const ANY: &str = "127.0.0.1:0";
+    const ANY_PORT: &str = "127.0.0.1:0";
 
     #[test]
-    fn a_program_without_a_runtime_is_asked_for_its_health_and_metrics() {
+    fn thread_serves_health_metrics_and_extra_routes() {
         let health = Health::new(Duration::ZERO);
         let registry = Arc::new(metrics::registry("test", "0"));
         let extra = Router::new().route("/orders/{key}", get(async || "an order"));
-        let addr = spawn_thread(ANY.parse().expect("an address"), registry, health.clone(), extra)
-            .expect("listening");
+        let addr = spawn_thread(
+            ANY_PORT.parse().expect("an address"),
+            registry,
+            health.clone(),
+            extra,
+        )
+        .expect("listening");
 
         check(
             addr,
@@ -238,11 +248,11 @@ mod tests {
         }
         check(addr, "/healthz", 503, &[r#""alive":false"#]);
         check(addr, "/orders/k1", 200, &["an order"]);
-        check(addr, "/elsewhere", 404, &[]);
+        check(addr, "/unknown", 404, &[]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_program_with_a_runtime_serves_on_it_and_a_taken_address_is_named() {
+    async fn runtime_serves_and_a_taken_address_is_named() {
         let start = |listen: SocketAddr| {
             let registry = Arc::new(metrics::registry("test", "0"));
             serve(
@@ -252,7 +262,9 @@ mod tests {
                 Router::new(),
             )
         };
-        let addr = start(ANY.parse().expect("an address")).await.expect("listening");
+        let addr = start(ANY_PORT.parse().expect("an address"))
+            .await
+            .expect("listening");
         tokio::task::spawn_blocking(move || check(addr, "/healthz", 200, &["null"]))
             .await
             .expect("checked");

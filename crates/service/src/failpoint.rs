@@ -1,21 +1,22 @@
-//! Named steps at which a test kills the process or takes a guard away. Without the feature `failpoints`
-//! they are nothing.
+//! Failpoints: named steps at which a test kills or stops the process, or disables a guard.
 //!
-//! A step is configured by the environment, in the syntax of the crate `fail`:
-//! `FAILPOINTS="before-commit=5*off->return"` lets five commits through and kills at the sixth.
+//! They exist only with the feature `failpoints`; otherwise the macros expand to nothing. A failpoint is
+//! configured by the environment, in the syntax of the crate `fail`:
+//! `FAILPOINTS="before-commit=5*off->return"` passes five times and kills at the sixth. The failpoints of
+//! [`guard_removed`] have names that begin with `guard-`.
 
-/// SIGKILLs the process here if the failpoint of this name is configured to `return`; nothing of it runs
-/// any more, as if its machine had lost power.
+/// Kills the process here with SIGKILL if the failpoint is configured to `return`. No destructor runs and no
+/// buffer is flushed, as after a power failure of the machine.
 #[doc(inline)]
 pub use crate::__kill_at as kill_at;
 
-/// Stops the process here, by SIGSTOP, if the failpoint of this name is configured to `return`: a machine
-/// that stands still at the worst moment. SIGCONT lets it go on.
+/// Stops the process here with SIGSTOP if the failpoint is configured to `return`: a virtual machine that is
+/// paused at the worst moment. SIGCONT resumes it.
 #[doc(inline)]
 pub use crate::__freeze_at as freeze_at;
 
-/// `true` if the failpoint of this name is configured to `return`: then the code leaves out a guard, to
-/// show that the tests see it missing. A constant `false` without the feature.
+/// Returns `true` if the failpoint is configured to `return`. The code then omits a guard, and the tests must
+/// fail: that proves that they cover the guard. A constant `false` without the feature.
 #[doc(inline)]
 pub use crate::__guard_removed as guard_removed;
 
@@ -35,6 +36,7 @@ macro_rules! __kill_at {
 #[macro_export]
 macro_rules! __kill_at {
     ($name:expr) => {{
+        // Checks that the name is a constant text in builds without the feature too.
         const _: &str = $name;
     }};
 }
@@ -78,7 +80,7 @@ macro_rules! __guard_removed {
     }};
 }
 
-/// Whether the failpoint is configured to `return` this time.
+/// Returns `true` if the failpoint is configured to `return` this time.
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 #[must_use]
@@ -86,26 +88,28 @@ pub fn returns(name: &str) -> bool {
     use std::sync::Once;
 
     static CONFIGURED: Once = Once::new();
-    // The scenario clears all failpoints when it is dropped, and this one is for the whole process.
+    // Reads FAILPOINTS. Leaked, because a dropped scenario clears all failpoints and this one lasts as long
+    // as the process.
     CONFIGURED.call_once(|| std::mem::forget(fail::FailScenario::setup()));
     fail::fail_point!(name, |_| true);
     false
 }
 
-/// Ends the process by SIGKILL.
+/// Kills the process with SIGKILL.
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub fn kill(name: &str) -> ! {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
 
-    // Written without the logger, which might hold a lock or a buffer.
+    // Not through the logger: it may hold a lock, or keep the line in a buffer that SIGKILL discards.
     eprintln!("{{\"level\":\"WARN\",\"message\":\"killed at failpoint\",\"failpoint\":\"{name}\"}}");
     let sent = kill(Pid::this(), Signal::SIGKILL);
+    // A process that went on would make the test pass for the wrong reason.
     unreachable!("the process outlived its SIGKILL at {name}: {sent:?}");
 }
 
-/// Stops the process by SIGSTOP, until somebody sends SIGCONT.
+/// Stops the process with SIGSTOP, until SIGCONT.
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub fn freeze(name: &str) {
@@ -123,21 +127,21 @@ mod tests {
 
     const CHILD: &str = "OUTBOX_TEST_FAILPOINT_CHILD";
 
-    /// Story: a process goes through two steps three times each; one of them is configured to kill at the
-    /// third time. The process is this test, started once more.
+    /// A process passes two failpoints three times each; one of them is configured to kill at the third pass.
+    /// The process is this test, run as a child process.
     #[test]
-    fn a_step_kills_when_it_is_configured_and_only_with_the_feature() {
+    fn failpoint_kills_only_with_the_feature() {
         use std::os::unix::process::ExitStatusExt as _;
 
         if std::env::var_os(CHILD).is_some() {
             for _ in 0..3 {
-                kill_at!("test-other-step");
-                kill_at!("test-step");
+                kill_at!("test-other-failpoint");
+                kill_at!("test-failpoint");
             }
-            // With the feature nobody comes here; without it the guard stands, whatever is configured.
-            std::process::exit(if guard_removed!("test-guard") { 1 } else { 0 });
+            // Reached only without the feature: then the guard stays, whatever is configured.
+            std::process::exit(if guard_removed!("guard-test") { 1 } else { 0 });
         }
-        let name = "failpoint::tests::a_step_kills_when_it_is_configured_and_only_with_the_feature";
+        let name = "failpoint::tests::failpoint_kills_only_with_the_feature";
         let run = |failpoints: &str| {
             std::process::Command::new(std::env::current_exe().expect("this test"))
                 .args(["--exact", name])
@@ -146,7 +150,7 @@ mod tests {
                 .output()
                 .expect("started")
         };
-        let killed = run("test-step=2*off->return;test-guard=return");
+        let killed = run("test-failpoint=2*off->return;guard-test=return");
         let signal = cfg!(feature = "failpoints").then_some(9);
         assert_eq!(killed.status.signal(), signal, "{killed:?}");
         assert_eq!(killed.status.success(), !cfg!(feature = "failpoints"));
@@ -154,10 +158,10 @@ mod tests {
 
     #[cfg(feature = "failpoints")]
     #[test]
-    fn a_guard_is_removed_only_where_that_is_configured() {
-        assert!(!guard_removed!("test-guard-here"));
-        fail::cfg("test-guard-here", "return").expect("a valid action");
-        assert!(guard_removed!("test-guard-here"));
-        assert!(!guard_removed!("test-guard-elsewhere"));
+    fn guard_is_removed_only_if_configured() {
+        assert!(!guard_removed!("guard-test-configured"));
+        fail::cfg("guard-test-configured", "return").expect("a valid action");
+        assert!(guard_removed!("guard-test-configured"));
+        assert!(!guard_removed!("guard-test-other"));
     }
 }

@@ -1,36 +1,38 @@
-//! Logs go to standard error: for a person where that is a terminal, else one JSON object a line.
+//! Logging to standard error: readable text on a terminal, otherwise one JSON object per line.
 
 use std::io::IsTerminal as _;
 
 use anyhow::{Context, bail};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged, in the syntax of `tracing_subscriber::EnvFilter`, such as `info,rdkafka=debug`.
-/// `RUST_LOG` is heard where this is not set.
+/// Environment variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`, such as
+/// `info,rdkafka=debug`. `RUST_LOG` applies if this is not set.
 pub const FILTER_VARIABLE: &str = "OUTBOX_LOG";
-/// `human` or `json`, where the choice by the terminal is not wanted.
+/// Environment variable with the log format, `human` or `json`. Without it the terminal decides.
 pub const FORMAT_VARIABLE: &str = "OUTBOX_LOG_FORMAT";
 
-/// Starts logging, for the whole process. Panics are logged too, so that no line escapes the format.
+/// Starts logging for the whole process, panics included.
 ///
 /// # Errors
-/// One of the variables cannot be understood, or logging was started before.
+/// One of the variables is not valid, or logging was started before.
 pub fn init() -> anyhow::Result<()> {
     init_with_default("info")
 }
 
-/// The same with another filter where the environment has none; a command line is quieter than a service.
+/// Starts logging with another default filter: a command line is quieter than a service.
 ///
 /// # Errors
-/// As of [`init`].
+/// The same as those of [`init`].
 pub fn init_with_default(filter: &str) -> anyhow::Result<()> {
+    // Compose files and manifests set a variable that is not wanted to the empty text, so that counts as not
+    // set.
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (source, directives) = [FILTER_VARIABLE, "RUST_LOG"]
         .into_iter()
         .find_map(|name| Some((name, variable(name)?)))
         .unwrap_or(("the default", filter.to_owned()));
     let filter = EnvFilter::try_new(&directives)
-        .with_context(|| format!("{source} is {directives:?}, which is no log filter, such as \"info\""))?;
+        .with_context(|| format!("{source} is {directives:?}, which is not a log filter such as \"info\""))?;
     let json = is_json(
         variable(FORMAT_VARIABLE).as_deref(),
         std::io::stderr().is_terminal(),
@@ -43,6 +45,8 @@ pub fn init_with_default(filter: &str) -> anyhow::Result<()> {
     let started = if json {
         builder
             .json()
+            // Fields at the top level, and the innermost span only: log stores index flat fields, and the
+            // list of all spans would repeat them on every line.
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)
@@ -65,6 +69,7 @@ fn is_json(format: Option<&str>, is_terminal: bool) -> anyhow::Result<bool> {
 }
 
 fn log_panics() {
+    // The default hook prints plain text, which a log store that expects JSON per line drops or splits.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let backtrace = std::backtrace::Backtrace::capture();
@@ -73,7 +78,7 @@ fn log_panics() {
             at = panic.location().map(tracing::field::display),
             %backtrace,
             "panic: {}",
-            panic.payload_as_str().unwrap_or("without a text"),
+            panic.payload_as_str().unwrap_or("without a message"),
         );
     }));
 }
@@ -83,11 +88,11 @@ mod tests {
     use super::is_json;
 
     #[test]
-    fn the_format_follows_the_terminal_unless_it_is_said() {
-        assert!(is_json(None, false).expect("a choice"));
-        assert!(!is_json(None, true).expect("a choice"));
-        assert!(is_json(Some("json"), true).expect("a choice"));
-        assert!(!is_json(Some("human"), false).expect("a choice"));
+    fn terminal_decides_the_format_unless_it_is_set() {
+        assert!(is_json(None, false).expect("a format"));
+        assert!(!is_json(None, true).expect("a format"));
+        assert!(is_json(Some("json"), true).expect("a format"));
+        assert!(!is_json(Some("human"), false).expect("a format"));
         let error = is_json(Some("xml"), true)
             .expect_err("no such format")
             .to_string();

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT ask the program to drain and leave; the second one ends it at once.
+//! Shutdown by SIGTERM or SIGINT: the first signal starts the drain, a second one exits immediately.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,7 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// The request to leave, as a flag for a loop that blocks and as a future for one that waits. Clones share
-/// the request.
+/// Shutdown request: a flag for a loop that blocks, a future for one that awaits. Clones share the request.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     inner: Arc<Inner>,
@@ -22,34 +21,34 @@ struct Inner {
 }
 
 impl Shutdown {
-    /// Begins to listen for the signals, in a thread of its own, so that neither a busy run loop nor one
-    /// without a runtime misses them.
+    /// Installs the signal handlers.
     ///
     /// # Errors
-    /// The process cannot listen for signals, or has no thread left.
+    /// The handlers or their thread cannot be created.
     pub fn on_signals() -> anyhow::Result<Self> {
-        let shutdown = Self::by_hand();
+        let shutdown = Self::new();
+        // A thread and a runtime of its own: the program may have no runtime, and a busy run loop would see
+        // the signal late.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
-            .context("the signals cannot be listened for")?;
+            .context("cannot start the runtime of the signal handlers")?;
+        // The handlers exist before this returns, so that a signal from here on drains and does not kill.
         let (terminate, interrupt) = {
             let _entered = runtime.enter();
-            let listen = |kind| signal(kind).context("the signals cannot be listened for");
+            let listen = |kind| signal(kind).context("cannot install a handler for SIGTERM or SIGINT");
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?)
         };
         let listener = shutdown.clone();
         std::thread::Builder::new()
             .name("signals".into())
             .spawn(move || runtime.block_on(listener.listen(terminate, interrupt)))
-            .context("the thread that listens for signals cannot be started")?;
-        tracing::info!(pid = std::process::id(), "signals are taken");
+            .context("cannot start the thread of the signal handlers")?;
+        tracing::info!(pid = std::process::id(), "signal handlers installed");
         Ok(shutdown)
     }
 
-    /// A request that comes by [`Self::request`] alone.
-    #[must_use]
-    pub fn by_hand() -> Self {
+    fn new() -> Self {
         let (changed, _) = watch::channel(false);
         Self {
             inner: Arc::new(Inner {
@@ -59,47 +58,50 @@ impl Shutdown {
         }
     }
 
-    /// Asks for the shutdown.
+    /// Requests the shutdown, as the first signal does.
     pub fn request(&self) {
         self.inner.requested.store(true, Ordering::Release);
+        // Not `send`: it fails without a subscriber, and one that subscribes later would miss the request.
         self.inner.changed.send_replace(true);
     }
 
-    /// Whether the shutdown was asked for.
+    /// Returns `true` once the shutdown is requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.inner.requested.load(Ordering::Acquire)
     }
 
-    /// Waits until the shutdown is asked for.
+    /// Waits until the shutdown is requested.
     pub async fn requested(&self) {
         let mut changed = self.inner.changed.subscribe();
-        // The sender lives as long as `self`, so this cannot fail.
+        // Fails only when the sender is gone, and `self` holds it.
         let _ = changed.wait_for(|requested| *requested).await;
     }
 
-    /// Ends the process so long after the request, drained or not: what hangs in a library would otherwise hold up
-    /// the restart, and a supervisor's SIGKILL says nothing.
+    /// Ends the process with status 1 once `drain_timeout` has passed since the request, drained or not.
     ///
     /// # Errors
-    /// There is no thread left.
-    pub fn limit_drain(&self, drain_max: Duration) -> anyhow::Result<()> {
+    /// The thread that waits cannot be started.
+    pub fn limit_drain(&self, drain_timeout: Duration) -> anyhow::Result<()> {
+        // A call that hangs in a library would hold up the restart until the supervisor's SIGKILL, which
+        // leaves no log line. A thread of its own, since the run loop is the one that may hang.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
-            .context("the drain cannot be limited")?;
+            .context("cannot start the runtime of the drain timeout")?;
         let shutdown = self.clone();
         std::thread::Builder::new()
             .name("drain".into())
             .spawn(move || {
                 runtime.block_on(shutdown.requested());
-                std::thread::sleep(drain_max);
+                std::thread::sleep(drain_timeout);
+                // As safe as a kill -9: the broker aborts the open transaction, and the next owner restores.
                 tracing::error!(
-                    drain_max_s = drain_max.as_secs(),
-                    "not drained in time: ends as if it were killed, which loses nothing",
+                    drain_timeout_s = drain_timeout.as_secs(),
+                    "drain timeout expired, exiting without a complete drain; nothing is lost",
                 );
                 std::process::exit(1);
             })
-            .context("the thread that limits the drain cannot be started")?;
+            .context("cannot start the thread of the drain timeout")?;
         Ok(())
     }
 
@@ -110,14 +112,15 @@ impl Shutdown {
                 _ = interrupt.recv() => ("SIGINT", 2),
             };
             if self.is_requested() {
-                tracing::warn!(
-                    signal = name,
-                    "second request to leave: ends at once, without draining"
-                );
-                // The status that a shell reports for a process ended by this signal.
+                tracing::warn!(signal = name, "second signal, exiting without draining");
+                // 128 plus the signal's number: the status that shells report for a process ended by a
+                // signal.
                 std::process::exit(128 + number);
             }
-            tracing::info!(signal = name, "asked to leave: draining; once more ends at once");
+            tracing::info!(
+                signal = name,
+                "shutdown requested, draining; a second signal exits immediately"
+            );
             self.request();
         }
     }
@@ -134,39 +137,39 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_request_is_a_flag_and_a_future() {
-        let shutdown = Shutdown::by_hand();
+    async fn request_sets_the_flag_and_wakes_the_future() {
+        let shutdown = Shutdown::new();
         assert!(!shutdown.is_requested());
         let waiting = tokio::spawn({
             let shutdown = shutdown.clone();
             async move { shutdown.requested().await }
         });
         shutdown.request();
-        waiting.await.expect("the future ends");
+        waiting.await.expect("the future completes");
         assert!(shutdown.is_requested());
         shutdown.requested().await;
     }
 
-    /// Story: a program without a runtime gets SIGTERM and sees the flag; it hangs while it drains, gets a
-    /// second one, and is gone. The program is this test, started once more.
+    /// A program without a runtime gets SIGTERM and sees the flag. It hangs in its drain, gets a second
+    /// signal, and exits. The program is this test, run as a child process.
     #[test]
-    fn the_first_signal_sets_the_flag_and_the_second_ends_the_process() {
+    fn second_signal_exits_without_draining() {
         const CHILD: &str = "OUTBOX_TEST_SHUTDOWN_CHILD";
         let deadline = Instant::now() + Duration::from_secs(30);
         if std::env::var_os(CHILD).is_some() {
             let shutdown = Shutdown::on_signals().expect("listening");
-            let me = Pid::this();
-            kill(me, Signal::SIGTERM).expect("sent");
+            let own = Pid::this();
+            kill(own, Signal::SIGTERM).expect("sent");
             while !shutdown.is_requested() && Instant::now() < deadline {
                 std::thread::yield_now();
             }
-            kill(me, Signal::SIGINT).expect("sent");
+            kill(own, Signal::SIGINT).expect("sent");
             while Instant::now() < deadline {
                 std::thread::park_timeout(Duration::from_millis(10));
             }
             unreachable!("the second signal did not end the process");
         }
-        let name = "shutdown::tests::the_first_signal_sets_the_flag_and_the_second_ends_the_process";
+        let name = "shutdown::tests::second_signal_exits_without_draining";
         let status = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", name])
             .env(CHILD, "1")

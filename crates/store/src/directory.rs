@@ -1,4 +1,4 @@
-//! The state directory: one process's, with a store for each partition that it owned.
+//! The state directory of one process, with a store for each partition that it has owned.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -7,75 +7,80 @@ use std::path::{Path, PathBuf};
 
 use records::Partition;
 
-/// A state directory that no other process uses. The lock ends with the process, however it ends.
+/// A locked state directory, which no other process can use.
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
+    // An advisory lock of the operating system: it ends with the process, however that ends.
     _lock: File,
 }
 
-/// The state directory cannot be used.
+/// Reason why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Another process holds it.
+    /// Another process has locked it.
     #[error(
-        "the state directory {} is in use by another process: each validator needs one of its own; stop the \
-         other one, or give this one another store.dir",
+        "the state directory {} is in use by another process. Each validator needs a state directory of its \
+         own: stop the other process, or set another store.dir for this one",
         path.display()
     )]
     InUse {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// It cannot be made, opened or written.
-    #[error("the state directory {} cannot be used: {source}; check that the path exists and is writable", path.display())]
+    /// The directory cannot be created, read or written.
+    #[error(
+        "the state directory {} cannot be used: {source}; check that the path exists and is writable",
+        path.display()
+    )]
     Io {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It belongs to topics with another number of partitions.
+    /// The directory holds the state of topics with another number of partitions.
     #[error(
-        "the state directory {} was made for {was}, and the topics are now {is}: with another number of \
-         partitions a key lies on another partition than before, where its first order is not known, and it \
-         would be paid twice; give the topics their old number of partitions, or drain the pipeline, make \
-         new topics and a new state directory",
+        "the state directory {} was created for {was}, and the topics are now {is}. With another number of \
+         partitions a key is on another partition than before, where its first order is unknown, and it \
+         would be paid twice. Restore the old number of partitions, or drain the pipeline and create new \
+         topics and a new state directory",
         path.display()
     )]
     OtherTopics {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// What it was made for.
+        /// Topics that the directory was created for.
         was: String,
-        /// What it is to be used for.
+        /// Topics that the program is configured for.
         is: String,
     },
-    /// A topic that it holds the state of was deleted, and another one has its name.
+    /// A topic whose state the directory holds was deleted and created again under the same name.
     #[error(
-        "the topic {topic:?} was deleted and created again: the state directory {} was made with its id {was}, and \
-         its id is now {is}. What was processed before is not in the new topic, and its orders could be paid twice \
-         or never. Compare it with the outbox, rebuild the changelog from the outbox if it is the changelog, and \
-         then remove the state directory of each validator, while none runs",
+        "the topic {topic:?} was deleted and created again: the state directory {} was created with its id \
+         {was}, and its id is now {is}. Records of the old topic are not in the new one, so orders could be \
+         paid twice or never. Operator action required: compare the topic with the outbox, rebuild the \
+         changelog from the outbox if it is the changelog, then stop all validators and remove their state \
+         directories",
         path.display()
     )]
-    Recreated {
-        /// The directory.
+    TopicRecreated {
+        /// Path of the directory.
         path: PathBuf,
-        /// The topic's name.
+        /// Name of the topic.
         topic: String,
-        /// Its id when the directory was made.
+        /// Id of the topic when the directory was created.
         was: String,
-        /// Its id now.
+        /// Id of the topic now.
         is: String,
     },
 }
 
 impl StateDirectory {
-    /// Takes the directory, and makes it if need be.
+    /// Locks the directory for this process. Creates it if it is missing.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be written.
+    /// Another process has locked it, or it cannot be written.
     pub fn lock(path: &Path) -> Result<Self, DirectoryError> {
         let io = |source| DirectoryError::Io {
             path: path.to_owned(),
@@ -95,10 +100,10 @@ impl StateDirectory {
         }
     }
 
-    /// Checks that the directory was made for these topics, and notes it if it is new.
+    /// Checks that the directory was created for these topics. A new directory is bound to them.
     ///
     /// # Errors
-    /// It was made for others, or cannot be read or written.
+    /// The directory was created for others, or cannot be read or written.
     pub fn claim(&self, topics: &str) -> Result<(), DirectoryError> {
         match self.read("topics")? {
             Some(was) if was.trim_end() == topics => Ok(()),
@@ -111,18 +116,22 @@ impl StateDirectory {
         }
     }
 
-    /// Checks that these topics have the ids that they had before, and notes those that are new. With the same
-    /// name and another id, a topic was deleted and created again.
+    /// Checks that these topics still have the ids that are recorded in the directory, and records those of
+    /// new topics.
     ///
     /// # Errors
-    /// A topic has another id, or the note cannot be read or written.
+    /// A topic has another id, which means that it was deleted and created again; or the record of ids cannot
+    /// be read or written.
     pub fn claim_ids(&self, ids: &BTreeMap<String, String>) -> Result<(), DirectoryError> {
-        let noted = self.read(IDS)?.unwrap_or_default();
-        let mut known: BTreeMap<&str, &str> = noted.lines().filter_map(|line| line.split_once(' ')).collect();
+        let recorded = self.read(IDS)?.unwrap_or_default();
+        // Ids of topics that were not asked about stay recorded: a broker may not report all of them each
+        // time.
+        let mut known: BTreeMap<&str, &str> =
+            recorded.lines().filter_map(|line| line.split_once(' ')).collect();
         for (topic, id) in ids {
             let was = *known.entry(topic).or_insert(id);
             if was != id {
-                return Err(DirectoryError::Recreated {
+                return Err(DirectoryError::TopicRecreated {
                     path: self.path.clone(),
                     topic: topic.clone(),
                     was: was.to_owned(),
@@ -134,7 +143,7 @@ impl StateDirectory {
             .iter()
             .map(|(topic, id)| format!("{topic} {id}\n"))
             .collect();
-        if text == noted {
+        if text == recorded {
             Ok(())
         } else {
             self.write(IDS, &text)
@@ -149,8 +158,8 @@ impl StateDirectory {
         }
     }
 
-    /// Renamed into place, so that a crash leaves either no note or a whole one.
     fn write(&self, name: &str, text: &str) -> Result<(), DirectoryError> {
+        // Renamed into place, so that a crash leaves the old text or the new one, but never a part.
         let new = self.path.join(format!("{name}.new"));
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, self.path.join(name)))
@@ -164,14 +173,14 @@ impl StateDirectory {
         }
     }
 
-    /// The file of a partition's store.
+    /// Returns the path of a partition's store.
     #[must_use]
     pub fn store(&self, partition: Partition) -> PathBuf {
         self.path.join(format!("partition-{partition}.redb"))
     }
 }
 
-/// The note of the topics' ids.
+/// File with the ids of the topics: a name and an id per line.
 const IDS: &str = "topic-ids";
 
 #[cfg(test)]
@@ -179,17 +188,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_one_process_s_and_one_pipeline_s() {
+    fn directory_belongs_to_one_process_and_pipeline() {
         let temporary = tempfile::tempdir().expect("a directory");
         let path = temporary.path().join("state");
-        let held = StateDirectory::lock(&path).expect("free");
+        let locked = StateDirectory::lock(&path).expect("free");
         assert!(matches!(
             StateDirectory::lock(&path),
             Err(DirectoryError::InUse { .. })
         ));
-        held.claim("payment-orders with 10 partitions").expect("new");
-        held.claim("payment-orders with 10 partitions").expect("the same");
-        drop(held);
+        locked.claim("payment-orders with 10 partitions").expect("new");
+        locked
+            .claim("payment-orders with 10 partitions")
+            .expect("the same");
+        drop(locked);
         let again = StateDirectory::lock(&path).expect("free again");
         assert!(matches!(
             again.claim("payment-orders with 12 partitions"),
@@ -198,23 +209,24 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_was_created_again_is_known_by_its_id() {
+    fn recreated_topic_is_refused() {
         let temporary = tempfile::tempdir().expect("a directory");
-        let held = StateDirectory::lock(temporary.path()).expect("free");
+        let locked = StateDirectory::lock(temporary.path()).expect("free");
         let ids = |orders: &str| BTreeMap::from([("orders".to_owned(), orders.to_owned())]);
-        held.claim_ids(&ids("a1")).expect("new");
-        held.claim_ids(&BTreeMap::from([("changelog".into(), "c1".into())]))
+        locked.claim_ids(&ids("a1")).expect("new");
+        locked
+            .claim_ids(&BTreeMap::from([("changelog".into(), "c1".into())]))
             .expect("another new one");
-        held.claim_ids(&ids("a1")).expect("the same");
-        match held.claim_ids(&ids("a2")) {
-            Err(DirectoryError::Recreated { topic, was, is, .. }) => {
+        locked.claim_ids(&ids("a1")).expect("the same");
+        match locked.claim_ids(&ids("a2")) {
+            Err(DirectoryError::TopicRecreated { topic, was, is, .. }) => {
                 assert_eq!((&*topic, &*was, &*is), ("orders", "a1", "a2"));
             }
             other => panic!("{other:?}"),
         }
-        // It was not noted, so that the next start is refused too.
-        assert!(held.claim_ids(&ids("a2")).is_err());
-        // A broker that knows no ids proves nothing.
-        held.claim_ids(&BTreeMap::new()).expect("nothing told");
+        // The new id was not recorded, so that the next start is refused too.
+        assert!(locked.claim_ids(&ids("a2")).is_err());
+        // A broker without topic ids proves nothing.
+        locked.claim_ids(&BTreeMap::new()).expect("no ids");
     }
 }

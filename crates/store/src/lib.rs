@@ -1,16 +1,27 @@
 //! The redb file of one partition: a cache of the changelog that may lag and is never ahead.
 //!
-//! What is written here is already committed in Kafka. So nothing that this crate loses is lost: a crash
-//! falls back to the last durable commit with its checkpoint, and the changelog's tail brings the rest. A
-//! file that does not say whose changelog it holds, or of which one page is not as redb wrote it, is deleted
-//! and rebuilt.
+//! Only what Kafka has committed is written here, so nothing that this crate loses is lost for good: a crash
+//! falls back to the last durable checkpoint, and the changelog's tail restores the rest. A file that belongs
+//! to another changelog or has a page that redb did not write is deleted and rebuilt.
 //!
-//! Assumed of the disk: what redb has synced stays as it is while the store is open. What changed while it
-//! was closed is found when it is opened.
+//! Assumption about the disk: what redb has synced does not change while the store is open. Changes made
+//! while it was closed are found when it is opened.
 
 mod directory;
+mod error;
+mod identity;
+mod open;
+mod read;
 mod store;
 mod tables;
+mod write;
 
 pub use directory::{DirectoryError, StateDirectory};
-pub use store::{Change, Identity, Opened, Options, Store, StoreError};
+pub use error::StoreError;
+pub use identity::Identity;
+pub use open::{Opened, Options};
+pub use store::Store;
+pub use write::StoreUpdate;
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! A store whose file was changed while it was closed is either as it was, to the last key, or rebuilt.
+//! Scenario: the file of a store is damaged while it is closed. The store is then either intact, to the last
+//! key, or rebuilt.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +13,7 @@ use store::{Identity, Options, Store};
 const KEYS: i64 = 3000;
 const DAMAGES: usize = 200;
 
-/// Long enough that most pages hold keys.
+/// A key, long enough that most pages hold keys.
 fn key(number: i64) -> IdempotencyKey {
     IdempotencyKey::new(&format!("order-{number:032}")).expect("a key")
 }
@@ -45,16 +46,16 @@ fn filled(path: &Path) {
     for chunk in 0..6 {
         let (from, end) = (chunk * KEYS / 6, (chunk + 1) * KEYS / 6);
         store
-            .admit(
-                (from..end).map(|number| (key(number), entry(number))),
+            .apply(
+                (from..end).map(|number| (key(number), entry(number)).into()),
                 Offset(end),
             )
-            .expect("admitted");
+            .expect("applied");
         store.persist().expect("persisted");
     }
 }
 
-/// One of the things that disks, copies and people do to files.
+/// Damages a file in one of the ways in which disks, copies and people do, and says which.
 fn damage(bytes: &mut Vec<u8>, random: &mut ChaCha8Rng) -> String {
     let length = bytes.len();
     let at = random.random_range(0..length);
@@ -95,15 +96,15 @@ fn damage(bytes: &mut Vec<u8>, random: &mut ChaCha8Rng) -> String {
     }
 }
 
-/// What became of a damaged store: rebuilt, as it was, or wrong.
+/// State of a damaged store after it was opened.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Rebuilt,
-    AsItWas,
+    Intact,
     Wrong(String),
 }
 
-fn look(path: &Path, verify: bool) -> Found {
+fn inspect(path: &Path, verify: bool) -> Found {
     let options = Options {
         cache_bytes: 1 << 20,
         verify,
@@ -112,8 +113,8 @@ fn look(path: &Path, verify: bool) -> Found {
         Ok(opened) => opened,
         Err(error) => return Found::Wrong(error.to_string()),
     };
-    if opened.rebuilt_because.is_some() {
-        assert_eq!(opened.store.checkpoint(), None, "a rebuilt store knows nothing");
+    if opened.rebuild_reason.is_some() {
+        assert_eq!(opened.store.checkpoint(), None, "a rebuilt store is empty");
         return Found::Rebuilt;
     }
     let checkpoint = opened.store.checkpoint();
@@ -127,7 +128,7 @@ fn look(path: &Path, verify: bool) -> Found {
             Err(error) => return Found::Wrong(error.to_string()),
         }
     }
-    Found::AsItWas
+    Found::Intact
 }
 
 fn damaged_stores(verify: bool) -> Vec<(String, Found)> {
@@ -143,28 +144,28 @@ fn damaged_stores(verify: bool) -> Vec<(String, Found)> {
             let mut bytes = sound.clone();
             let what = damage(&mut bytes, &mut random);
             fs::write(&path, bytes).expect("damaged");
-            (what, look(&path, verify))
+            (what, inspect(&path, verify))
         })
         .collect()
 }
 
 #[test]
-fn a_damaged_store_is_as_it_was_or_rebuilt() {
+fn damaged_store_is_intact_or_rebuilt() {
     let found = damaged_stores(true);
     for (what, found) in &found {
         assert!(!matches!(found, Found::Wrong(_)), "{what}: {found:?}");
     }
     let count = |wanted: &Found| found.iter().filter(|(_, found)| found == wanted).count();
     println!(
-        "rebuilt {}, as it was {}",
+        "rebuilt {}, intact {}",
         count(&Found::Rebuilt),
-        count(&Found::AsItWas)
+        count(&Found::Intact)
     );
 }
 
-/// What the check is for: without it a damaged store is believed.
+/// Shows what the verification is for.
 #[test]
-fn without_the_check_a_damaged_store_is_believed() {
+fn unverified_damaged_store_is_trusted() {
     let wrong = damaged_stores(false);
     assert!(wrong.iter().any(|(_, found)| matches!(found, Found::Wrong(_))));
 }

@@ -1,4 +1,4 @@
-//! The settings, each with its default and the reason for it.
+//! Settings of the validator, with their defaults.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::KafkaSettings;
-use pipeline::admission::{KeySource, Limits, Partitioner, RecordKey, Rules};
+use pipeline::admission::{KeySource, Partitioner, RecordKey, Rules, TransactionLimits};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
-/// All settings of the validator.
+/// Settings of the validator, by section of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
@@ -25,32 +25,31 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ValidatorSettings {
-    /// Names this instance: its transactional id and its static group membership. Each running validator
-    /// needs one of its own, and keeps it over restarts.
+    /// Name of this instance: its static group membership, and part of its transactional id. Unique among the
+    /// running validators, and the same after a restart.
     pub(crate) instance_id: String,
-    /// A transaction ends this long after its first order. It is most of an order's latency; shorter costs
-    /// throughput only far below this.
+    /// Time from a transaction's first order to its commit. Most of an order's latency.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_interval: Duration,
-    /// A transaction ends at the latest with so many orders: two records each must fit into the producer's
-    /// queue.
+    /// Maximum number of orders per transaction. Two records for each must fit into the producer's queue.
     pub(crate) batch_orders_max: usize,
-    /// A transaction ends at the latest with so many bytes of orders: they are held in memory until it does.
+    /// Maximum size of the orders of a transaction, which are in memory until it ends.
     pub(crate) batch_bytes_max: ByteSize,
-    /// Where the idempotency key stands: a JSON pointer, `record-key`, or `header:NAME`.
+    /// Source of the idempotency key: a JSON pointer, `record-key`, or `header:NAME`.
     pub(crate) idempotency_key: String,
-    /// Whether the record key must be the idempotency key.
+    /// Requirement on the record key.
     pub(crate) record_key: RecordKeySetting,
-    /// How the producers choose an order's partition; with one named, orders on a wrong one are refused.
+    /// Partitioner of the producers. Unless `any`, an order on another partition than its own is refused.
     pub(crate) partitioner: PartitionerSetting,
-    /// Another instance takes over this long after this one fell silent.
+    /// Session timeout: another instance takes over this long after the last heartbeat.
     #[serde(with = "humantime_serde")]
     pub(crate) session_timeout: Duration,
-    /// The broker aborts a dead validator's transaction after this; until then its partitions' readers wait.
-    /// Above the session time-out, so that a slow commit is not cut off while its owner lives.
+    /// Time after which the broker aborts a dead validator's transaction; until then readers of its
+    /// partitions wait. Longer than the session timeout, so that a slow commit is not aborted while its owner
+    /// lives.
     #[serde(with = "humantime_serde")]
     pub(crate) transaction_timeout: Duration,
-    /// A commit without an answer for this long has an unknown outcome, and is resolved by a restore.
+    /// Time after which a commit without a response has an unknown outcome, which a restore resolves.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_timeout: Duration,
 }
@@ -58,37 +57,38 @@ pub(crate) struct ValidatorSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StoreSettings {
-    /// The state directory; one validator's only. It may be lost: it is a cache of the changelog.
+    /// State directory of this validator alone. It may be lost: it is a cache of the changelog.
     pub(crate) dir: PathBuf,
-    /// What the stores may hold in memory, in all.
+    /// Memory for the page caches of all stores together.
     pub(crate) cache: ByteSize,
-    /// What a store has taken in is made durable this often: the changelog's tail that a restart reads is
-    /// as long.
+    /// Interval at which each store is made durable. After a crash the changelog of this period is read
+    /// again.
     #[serde(with = "humantime_serde")]
     pub(crate) persist_interval: Duration,
-    /// Whether a store's pages are all checked when it is opened: some 0.2 s for a million keys.
+    /// Verification of all pages when a store is opened: about 0.2 s per million keys.
     pub(crate) verify: bool,
-    /// How many partitions are restored at a time.
+    /// Maximum number of partitions restored at the same time.
     pub(crate) restores_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RecordKeySetting {
-    /// It must be: otherwise one order could lie on two partitions and be paid twice.
+    /// The record key must be the idempotency key, or else one order could be on two partitions and be paid
+    /// twice.
     IsIdempotencyKey,
-    /// It need not be: the producers see to it that an order lies always on the same partition.
+    /// Any record key: the producers guarantee that an order is always on the same partition.
     Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PartitionerSetting {
-    /// As Java clients do.
+    /// Default partitioner of Java clients.
     Murmur2,
-    /// As librdkafka does by default.
+    /// Default partitioner of librdkafka.
     Crc32,
-    /// Not checked.
+    /// Any partitioner; partitions are not checked.
     Any,
 }
 
@@ -112,12 +112,15 @@ impl Default for ValidatorSettings {
     fn default() -> Self {
         Self {
             instance_id: "validator-0".into(),
+            // Throughput falls only with much shorter intervals, when the cost of a commit is no longer
+            // spread out.
             commit_interval: Duration::from_millis(20),
             batch_orders_max: 10_000,
             batch_bytes_max: ByteSize::mib(32),
             idempotency_key: "/order_id".into(),
             record_key: RecordKeySetting::IsIdempotencyKey,
             partitioner: PartitionerSetting::Any,
+            // Failover takes this long. Much less would evict a validator whose host only pauses.
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(15),
             commit_timeout: Duration::from_secs(10),
@@ -138,10 +141,10 @@ impl Default for StoreSettings {
 }
 
 impl Config {
-    /// Checks what the types do not.
+    /// Checks what the types cannot express.
     ///
     /// # Errors
-    /// Names the setting that is wrong, and what it must be.
+    /// Names the setting that is wrong, and the values that are allowed.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
         let validator = &self.validator;
@@ -161,10 +164,12 @@ impl Config {
              the producer's queue",
             validator.batch_bytes_max
         );
+        // The rest of the transaction's time is for sending its last records and for the commit.
         ensure!(
             validator.commit_interval < validator.transaction_timeout / 2,
             "the setting validator.commit_interval must be less than half of validator.transaction_timeout"
         );
+        // Waiting longer is useless: the broker has aborted the transaction by then.
         ensure!(
             validator.commit_timeout <= validator.transaction_timeout,
             "the setting validator.commit_timeout must not be longer than validator.transaction_timeout"
@@ -177,11 +182,11 @@ impl Config {
         Ok(())
     }
 
-    /// The rules of admission, for an orders topic with so many partitions and an outbox that takes records
-    /// of so many bytes.
+    /// Returns the rules of admission; `partitions` is the count of the orders topic, `record_bytes_max` the
+    /// maximum record size of the outbox.
     ///
     /// # Errors
-    /// The setting of the idempotency key is not understood.
+    /// `validator.idempotency_key` is malformed.
     pub(crate) fn rules(&self, partitions: usize, record_bytes_max: usize) -> anyhow::Result<Rules> {
         Ok(Rules {
             key: self.key_source()?,
@@ -199,35 +204,38 @@ impl Config {
         })
     }
 
-    /// When a transaction ends.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
+    /// Returns the limits at which a transaction ends.
+    pub(crate) fn limits(&self) -> TransactionLimits {
+        TransactionLimits {
             commit_interval: self.validator.commit_interval,
             orders_max: self.validator.batch_orders_max,
             bytes_max: usize::try_from(self.validator.batch_bytes_max.as_u64()).unwrap_or(usize::MAX),
         }
     }
 
-    /// How long a transaction and its end may take.
-    pub(crate) fn transaction_limits(&self) -> kafka::transaction::Limits {
-        kafka::transaction::Limits {
+    /// Returns the timeouts of a transaction and its commit.
+    pub(crate) fn transaction_timeouts(&self) -> kafka::producer::transactional::TransactionTimeouts {
+        kafka::producer::transactional::TransactionTimeouts {
             transaction_timeout: self.validator.transaction_timeout,
             commit_timeout: self.validator.commit_timeout,
         }
     }
 
-    /// The membership in the group.
+    /// Returns the settings of the group membership.
     pub(crate) fn membership(&self) -> kafka::Membership {
         kafka::Membership {
             instance_id: Some(self.validator.instance_id.clone()),
             session_timeout: self.validator.session_timeout,
-            // A third is usual; sooner means that a rebalance is heard of sooner.
+            // A third of the session timeout is usual. Members learn of a rebalance by their heartbeat, so a
+            // tenth makes rebalances faster.
             heartbeat_interval: (self.validator.session_timeout / 10).max(Duration::from_millis(100)),
+            // As much as the largest transaction, so that the next one can start from memory.
             prefetch_kib_max: 32 * 1024,
         }
     }
 
-    /// The identity that fences: stable over restarts, one per instance and group.
+    /// Returns the transactional id. It is stable over restarts, so that a restarted instance fences its
+    /// earlier run, and has the group in it, so that pipelines on one cluster do not fence each other.
     pub(crate) fn transactional_id(&self) -> String {
         format!("{}-{}", self.kafka.group_id, self.validator.instance_id)
     }
@@ -251,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_file_equals_the_defaults() {
+    fn sample_file_equals_defaults() {
         service::config::assert_sample_equals_defaults::<Config>(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../docker/validator.toml"
@@ -260,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_stands_where_the_setting_says() {
+    fn key_source_follows_the_setting() {
         let source = |text: &str| {
             let mut config = Config::default();
             config.validator.idempotency_key = text.into();

@@ -1,13 +1,10 @@
-//! PartitionState one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
+//! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
-mod actions;
+mod cluster_monitor;
 mod config;
-mod group;
+mod effects;
 mod metrics;
-mod outgoing;
 mod queries;
-mod reach;
-mod replaced;
 mod restore;
 mod run;
 mod topics;
@@ -15,11 +12,11 @@ mod topics;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service::{Health, Shutdown};
+use service::{Program, Shutdown};
 
 use crate::config::Config;
 
-/// Also librdkafka's, whose threads free what others allocated: see `Cargo.toml`.
+// Also librdkafka's allocator: its threads free what ours allocate. `Cargo.toml` has the measurement.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -33,22 +30,18 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    service::cli::finish(start())
+    let CommandLine { flags } = CommandLine::parse();
+    let program = Program {
+        renamed_settings: &[],
+        check_settings: Config::check,
+        check_topics: |config| topics::check(config).map(drop),
+        run,
+    };
+    program.main(&flags)
 }
 
-fn start() -> anyhow::Result<()> {
-    let CommandLine { flags } = CommandLine::parse();
-    service::logging::init()?;
-    // First of all: whoever is told to end while it starts, ends in its own way.
-    let shutdown = Shutdown::on_signals()?;
-    let config: Config = service::config::load(flags.config.as_deref())?;
-    config.check()?;
-    let health = Health::new(run::TICK_WAIT_MAX);
-    if flags.check {
-        topics::check(&config)?;
-        println!("the settings and the topics are sound");
-        return Ok(());
-    }
-    shutdown.limit_drain(run::DRAIN_MAX)?;
-    run::run(&config, &health, &shutdown)
+fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    // The loop blocks in librdkafka, which may hang; exiting then loses nothing that Kafka does not have.
+    shutdown.limit_drain(run::DRAIN_TIMEOUT)?;
+    run::run(config, shutdown)
 }

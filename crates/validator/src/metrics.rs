@@ -1,49 +1,31 @@
-//! The names of all metrics of the validator.
+//! The validator's metrics: name, help and labels of each, and the functions that count.
 
 use pipeline::admission::{PartitionState, Verdict};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::dead_letter::Reason;
+use service::metrics::{Labelled, counter, counters, gauges, histogram};
 
-/// The validator's metrics; clones are the same metrics.
+/// Metrics of a validator. Clones share the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    orders: Family<ByVerdict, Counter>,
-    /// The two that are counted for nearly each order, looked up once.
+    orders: Labelled<Counter>,
     admitted: Counter,
     duplicates: Counter,
-    dead_letters: Family<ByReason, Counter>,
-    transactions: Family<ByEnd, Counter>,
-    /// From the first wait for deliveries to the commit's answer.
+    dead_letters: Labelled<Counter>,
+    transactions: Labelled<Counter>,
     pub(crate) transaction_end_seconds: Histogram,
     pub(crate) transaction_orders: Histogram,
     pub(crate) restores: Counter,
     pub(crate) restore_records: Counter,
     pub(crate) restore_seconds: Histogram,
     pub(crate) stores_rebuilt: Counter,
-    partitions: Family<ByStage, Gauge>,
+    partitions: Labelled<Gauge>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByVerdict {
-    verdict: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByEnd {
-    end: &'static str,
-}
-
-/// How a transaction ended.
+/// Result of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Committed,
@@ -51,98 +33,104 @@ pub(crate) enum End {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByStage {
-    stage: &'static str,
+impl End {
+    const ALL: [Self; 3] = [Self::Committed, Self::Aborted, Self::Unknown];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
-/// Upper bounds in seconds; those of OpenTelemetry's messaging durations, with finer ones below.
-const SECONDS: [f64; 14] = [
+/// Bucket bounds in seconds.
+// OpenTelemetry's for messaging durations, and finer ones below: a transaction ends within a few
+// milliseconds.
+const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 ];
 
+/// Bucket bounds for the orders of a transaction. The last one is the default of
+/// `validator.batch_orders_max`.
+const ORDERS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0];
+
 impl Metrics {
-    /// Registers the metrics.
+    /// Creates the metrics and registers them.
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let seconds = || Histogram::new(SECONDS);
-        let orders: Family<ByVerdict, Counter> = Family::default();
-        let counter = |verdict| orders.get_or_create_owned(&ByVerdict { verdict });
-        let metrics = Self {
-            admitted: counter("admit"),
-            duplicates: counter("duplicate"),
-            orders: orders.clone(),
-            dead_letters: Family::default(),
-            transactions: Family::default(),
-            transaction_end_seconds: seconds(),
-            transaction_orders: Histogram::new([1.0, 10.0, 100.0, 1_000.0, 10_000.0]),
-            restores: Counter::default(),
-            restore_records: Counter::default(),
-            restore_seconds: seconds(),
-            stores_rebuilt: Counter::default(),
-            partitions: Family::default(),
-        };
-        // Registered under names without `_total`, which the text format appends to counters.
-        registry.register(
+        // Counted when the verdict is made: after an aborted transaction the same records are counted again.
+        let orders = counters(
+            registry,
             "outbox_orders",
-            "Input records by verdict, committed or not",
-            metrics.orders.clone(),
+            "Input records by verdict, whether or not their transaction was committed",
+            "verdict",
+            ["admit", "duplicate", "conflict", "refuse"],
         );
-        registry.register(
-            "outbox_order_dead_letters",
-            "Refused input records by reason",
-            metrics.dead_letters.clone(),
-        );
-        registry.register(
-            "outbox_transactions",
-            "Transactions by their end",
-            metrics.transactions.clone(),
-        );
-        registry.register(
-            "outbox_transaction_end_seconds",
-            "Time to end a transaction",
-            metrics.transaction_end_seconds.clone(),
-        );
-        registry.register(
-            "outbox_transaction_orders",
-            "Orders per transaction",
-            metrics.transaction_orders.clone(),
-        );
-        registry.register(
-            "outbox_restores",
-            "Restores of a partition's store",
-            metrics.restores.clone(),
-        );
-        registry.register(
-            "outbox_restore_records",
-            "Changelog records read by restores",
-            metrics.restore_records.clone(),
-        );
-        registry.register(
-            "outbox_restore_seconds",
-            "Time of a restore",
-            metrics.restore_seconds.clone(),
-        );
-        registry.register(
-            "outbox_stores_rebuilt",
-            "Stores that were not trusted",
-            metrics.stores_rebuilt.clone(),
-        );
-        registry.register(
-            "outbox_partitions",
-            "Assigned partitions by stage",
-            metrics.partitions.clone(),
-        );
-        // Each reason is there from the start, so that the first one shows as an increase.
-        for reason in Reason::ALL {
-            let _ = metrics.dead_letters.get_or_create(&ByReason {
-                reason: reason.as_str(),
-            });
+        Self {
+            // These two are counted for almost every order, so they are looked up once and not per order.
+            admitted: orders.with("admit"),
+            duplicates: orders.with("duplicate"),
+            orders,
+            dead_letters: counters(
+                registry,
+                "outbox_order_dead_letters",
+                "Refused input records, by reason",
+                "reason",
+                Reason::ALL.map(Reason::as_str),
+            ),
+            transactions: counters(
+                registry,
+                "outbox_transactions",
+                "Transactions by result",
+                "result",
+                End::ALL.map(End::as_str),
+            ),
+            transaction_end_seconds: histogram(
+                registry,
+                "outbox_transaction_end_seconds",
+                "Time to end a transaction, from the wait for delivery reports to the response to the commit",
+                SECONDS,
+            ),
+            transaction_orders: histogram(
+                registry,
+                "outbox_transaction_orders",
+                "Orders per transaction",
+                ORDERS,
+            ),
+            restores: counter(
+                registry,
+                "outbox_restores",
+                "Stores restored from the changelog, one per assigned partition",
+            ),
+            restore_records: counter(
+                registry,
+                "outbox_restore_records",
+                "Changelog records read by restores",
+            ),
+            restore_seconds: histogram(
+                registry,
+                "outbox_restore_seconds",
+                "Time to restore a store",
+                SECONDS,
+            ),
+            // Rebuilding costs time only. A rising count without new disks points at corruption.
+            stores_rebuilt: counter(
+                registry,
+                "outbox_stores_rebuilt",
+                "Stores discarded and rebuilt from the changelog, because they could not be trusted",
+            ),
+            partitions: gauges(
+                registry,
+                "outbox_partitions",
+                "Assigned partitions, by state",
+                "state",
+            ),
         }
-        metrics
     }
 
-    /// Counts an input record.
-    pub(crate) fn count(&self, verdict: &Verdict) {
+    /// Counts an input record by its verdict.
+    pub(crate) fn count_verdict(&self, verdict: &Verdict) {
         match verdict {
             Verdict::Admit { .. } => {
                 self.admitted.inc();
@@ -151,46 +139,68 @@ impl Metrics {
                 self.duplicates.inc();
             }
             Verdict::Refuse(refusal) => {
-                self.dead_letters
-                    .get_or_create(&ByReason {
-                        reason: refusal.reason.as_str(),
-                    })
-                    .inc();
+                self.dead_letters.with(refusal.reason.as_str()).inc();
+                // Apart from malformed records: a conflict is a producer that uses one key for two payments,
+                // which has another remedy.
                 let verdict = if refusal.reason == Reason::Conflict {
                     "conflict"
                 } else {
                     "refuse"
                 };
-                self.orders.get_or_create(&ByVerdict { verdict }).inc();
+                self.orders.with(verdict).inc();
             }
         }
     }
 
-    /// Counts a transaction.
-    pub(crate) fn ended(&self, end: End) {
-        let end = match end {
-            End::Committed => "committed",
-            End::Aborted => "aborted",
-            End::Unknown => "unknown",
-        };
-        self.transactions.get_or_create(&ByEnd { end }).inc();
+    /// Counts a transaction by its result.
+    pub(crate) fn transaction_ended(&self, end: End) {
+        self.transactions.with(end.as_str()).inc();
     }
 
-    /// Counts the assigned partitions.
-    pub(crate) fn stages<'a>(&self, stages: impl Iterator<Item = &'a PartitionState>) {
+    /// Counts the assigned partitions by their state.
+    pub(crate) fn set_partition_states<'a>(&self, states: impl Iterator<Item = &'a PartitionState>) {
+        let labels = ["awaits-producer", "restoring", "running", "halted"];
         let mut counts = [0; 4];
-        let labels = ["awaits-producer", "restoring", "running", "refused"];
-        for stage in stages {
-            let at = match stage {
+        for state in states {
+            let index = match state {
                 PartitionState::AwaitsProducer => 0,
                 PartitionState::Restoring(_) => 1,
                 PartitionState::Running { .. } => 2,
-                PartitionState::Refused(_) => 3,
+                PartitionState::Halted(_) => 3,
             };
-            counts[at] += 1;
+            counts[index] += 1;
         }
-        for (stage, count) in labels.into_iter().zip(counts) {
-            self.partitions.get_or_create(&ByStage { stage }).set(count);
+        // All four are written each time: a state that no partition is in any more must fall back to 0.
+        for (state, count) in labels.into_iter().zip(counts) {
+            self.partitions.with(state).set(count);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dashboards and alerts depend on these names: a change here is a change for the users.
+    #[test]
+    fn metric_names_are_pinned() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.set_partition_states([].into_iter());
+        assert_eq!(
+            service::metrics::names(&registry),
+            [
+                "outbox_orders counter",
+                "outbox_order_dead_letters counter",
+                "outbox_transactions counter",
+                "outbox_transaction_end_seconds histogram",
+                "outbox_transaction_orders histogram",
+                "outbox_restores counter",
+                "outbox_restore_records counter",
+                "outbox_restore_seconds histogram",
+                "outbox_stores_rebuilt counter",
+                "outbox_partitions gauge",
+            ]
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! `GET /orders/{key}`: what this validator's stores know of an order.
+//! `GET /orders/{key}`: the store entry of an order.
 //!
-//! The stores belong to the run loop, so the question goes to it and the answer comes back.
+//! The stores belong to the run loop, so each query goes to it and the result comes back by a channel.
 
 use std::time::Duration;
 
@@ -14,48 +14,50 @@ use records::{Entry, IdempotencyKey, Partition};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-/// A question for the run loop.
+/// Query for the run loop.
 pub(crate) struct Query {
-    /// The key that is asked for.
+    /// Key to look up.
     pub(crate) key: IdempotencyKey,
-    /// Where the answer goes: the partition and the entry, if a store here has the key.
-    pub(crate) answer: oneshot::Sender<Option<(Partition, Entry)>>,
+    /// Receiver of the result: partition and entry, if a store here has the key.
+    pub(crate) result: oneshot::Sender<Option<(Partition, Entry)>>,
 }
 
-/// Questions that wait at the same time; more are told to come again.
+/// Maximum number of queries that wait for the run loop; more are rejected with 503.
 const QUERIES_MAX: usize = 64;
-/// The run loop turns far more often, except while it waits for a commit.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Timeout of a query. The run loop takes queries every few milliseconds, except while it waits for a commit.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The route, and where its questions come out.
+/// Returns the route, and the channel on which its queries arrive.
 pub(crate) fn route() -> (Router, Receiver<Query>) {
-    let (ask, queries) = crossbeam_channel::bounded(QUERIES_MAX);
+    // Bounded: queries must not pile up in memory while the run loop waits for the brokers.
+    let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
     (
-        Router::new().route("/orders/{key}", get(order)).with_state(ask),
+        Router::new()
+            .route("/orders/{key}", get(order))
+            .with_state(sender),
         queries,
     )
 }
 
-async fn order(State(ask): State<Sender<Query>>, Path(key): Path<String>) -> Response {
+async fn order(State(queries): State<Sender<Query>>, Path(key): Path<String>) -> Response {
     let failed = |status: StatusCode, error: &str| (status, Json(json!({ "error": error }))).into_response();
     let key = match IdempotencyKey::new(&key) {
         Ok(key) => key,
         Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let (answer, answered) = oneshot::channel();
-    if ask
-        .try_send(Query {
-            key: key.clone(),
-            answer,
-        })
-        .is_err()
-    {
+    let (sender, result) = oneshot::channel();
+    let query = Query {
+        key: key.clone(),
+        result: sender,
+    };
+    // Without waiting: a blocked handler would hold up `/healthz` on the same thread.
+    if queries.try_send(query).is_err() {
         return failed(
             StatusCode::SERVICE_UNAVAILABLE,
-            "too many questions wait; ask again",
+            "too many queries are waiting; retry later",
         );
     }
-    match tokio::time::timeout(ANSWER_MAX, answered).await {
+    match tokio::time::timeout(QUERY_TIMEOUT, result).await {
         Ok(Ok(Some((partition, entry)))) => Json(json!({
             "key": key.as_str(),
             "status": "PENDING",
@@ -67,11 +69,11 @@ async fn order(State(ask): State<Sender<Query>>, Path(key): Path<String>) -> Res
         .into_response(),
         Ok(Ok(None)) => failed(
             StatusCode::NOT_FOUND,
-            "none of the partitions of this validator knows the key; another validator may own its partition",
+            "no partition of this validator has the key; another validator may own its partition",
         ),
         Ok(Err(_)) | Err(_) => failed(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the run loop did not answer; ask again",
+            "the run loop did not respond in time; retry later",
         ),
     }
 }

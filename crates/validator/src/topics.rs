@@ -1,53 +1,57 @@
-//! What the validator asks of the topics before it does anything else.
+//! Check of the topics at start-up, and the facts about them that the validator works with.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use kafka::topics::{Required, Role};
+use kafka::topics::{Requirements, Role};
 
 use crate::config::Config;
 
-/// What the validator needs to know of the topics.
+/// Facts about the topics.
 pub(crate) struct Topics {
-    /// How many partitions the pipeline has.
+    /// Partition count of the orders topic and the changelog.
     pub(crate) partitions: usize,
-    /// The largest record that the outbox takes, in bytes.
+    /// Maximum size of a record in the outbox, in bytes.
     pub(crate) record_bytes_max: usize,
-    /// The ids of the topics that the state directory holds the state of.
+    /// Ids of the topics that the state directory belongs to, by name.
     pub(crate) ids: BTreeMap<String, String>,
 }
 
 /// Checks the topics.
 ///
 /// # Errors
-/// What would break a guarantee, or the brokers cannot be reached.
+/// A topic would break a guarantee, or the brokers cannot be reached.
 pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
-    let required = Required {
+    let required = Requirements {
         topics: &config.topics,
         role: Role::Validator,
-        // The state directory remembers it, and is asked once it is known that the topics agree.
+        // The state directory remembers the count, and compares it once the topics agree with each other.
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required)?;
-    let orders = existing
-        .get(&config.topics.orders)
-        .context("the orders topic was not described")?;
-    let pending = existing
-        .get(&config.topics.pending)
-        .context("the outbox was not described")?;
+    let topics = &config.topics;
+    let describe = |topic: &String| {
+        existing
+            .get(topic)
+            .with_context(|| format!("the brokers did not describe the topic {topic:?}"))
+    };
+    let (orders, pending) = (describe(&topics.orders)?, describe(&topics.pending)?);
+    // The topic's own limit: a larger order would be admitted and then fail the whole transaction.
     let record_bytes_max = pending
         .configs
         .get("max.message.bytes")
         .and_then(|bytes| bytes.parse().ok())
         .with_context(|| {
             format!(
-                "the topic {:?} does not tell its max.message.bytes",
-                config.topics.pending
+                "the brokers did not report max.message.bytes of the topic {:?}; allow this user to describe \
+                 its configs",
+                topics.pending
             )
         })?;
-    let ids = [&config.topics.orders, &config.topics.changelog]
+    let ids = [&topics.orders, &topics.changelog]
         .into_iter()
+        // Brokers without topic ids cannot tell a recreated topic from the old one.
         .filter_map(|topic| Some((topic.clone(), existing.get(topic)?.id.clone()?)))
         .collect();
     Ok(Topics {

@@ -1,44 +1,44 @@
-//! Aborted reads: nothing may rest on a record whose transaction was aborted, and no reader may have seen one.
+//! Aborted reads: no record or store entry derives from an aborted record, and no reader has received one.
 
 use std::collections::{HashMap, HashSet};
 
 use records::{Offset, Partition, dead_letter, pending};
 
-use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
-use crate::stores::Holding;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::stores::StoreContents;
+use crate::read_back::topics::Record;
 
-/// Where a record lies in its topic.
-pub type Place = (Partition, Offset);
+/// Position of a record in its topic.
+pub type RecordPosition = (Partition, Offset);
 
-/// What was read, committed and not, after every program has ended.
+/// Input of the check, read after all programs have stopped.
 #[derive(Clone, Copy, Debug)]
-pub struct Aborted<'a> {
-    /// The name of the orders topic, which headers refer to.
+pub struct AbortedReadCheck<'a> {
+    /// Name of the orders topic, as in the headers.
     pub orders_topic: &'a str,
-    /// Where the orders topic holds aborted records.
-    pub orders: &'a HashSet<Place>,
-    /// The aborted records of the changelog, with their values.
+    /// Positions of the aborted records of the orders topic.
+    pub orders: &'a HashSet<RecordPosition>,
+    /// Aborted records of the changelog, with values.
     pub changelog: &'a [Record],
-    /// The committed ones.
+    /// Committed records of the changelog, with values.
     pub changelog_committed: &'a [Record],
-    /// The outbox and the dead letters, committed.
+    /// Committed records of the outbox and the dead letters.
     pub outcomes: &'a [&'a [Record]],
-    /// The validators' stores.
-    pub stores: &'a [Holding],
+    /// Stores of the validators.
+    pub stores: &'a [StoreContents],
 }
 
-/// What a read_committed reader has seen of a topic while it was written, from its beginning.
+/// Records that a read_committed reader received from a topic while it was written, from its beginning.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// The topic.
+pub struct ObservedRecords {
+    /// Name of the topic.
     pub topic: String,
-    /// Each record's place and the fingerprint of its key.
-    pub records: HashMap<Place, u32>,
+    /// Fingerprint of the key ([`fingerprint`]) by position.
+    pub records: HashMap<RecordPosition, u32>,
 }
 
-impl Aborted<'_> {
-    /// Checks everything.
+impl AbortedReadCheck<'_> {
+    /// Returns a violation for each record and entry from an aborted record.
     #[must_use]
     pub fn check(&self) -> Vec<Violation> {
         let mut violations = Vec::new();
@@ -47,17 +47,23 @@ impl Aborted<'_> {
             .iter()
             .map(|(partition, offset)| format!("{}/{partition}@{offset}", self.orders_topic))
             .collect();
+        // To a read_committed validator, an order of an aborted transaction does not exist.
         for record in self.outcomes.iter().copied().flatten() {
             let source = record
                 .header(pending::SOURCE)
                 .or_else(|| record.header(dead_letter::SOURCE));
+            // A record without a source is a finding of the stage one checker.
             if let Some(source) = source.filter(|source| sources.contains(*source)) {
                 violations.push(violation(
-                    Promise::G1,
-                    format!("{:?} comes from {source}, which was aborted", record.key_text()),
+                    Guarantee::G1,
+                    format!(
+                        "the record of {:?} comes from {source}, whose transaction was aborted",
+                        record.key_text()
+                    ),
                 ));
             }
         }
+        // A value that was aborted once may be committed later, with the same bytes: not an aborted read.
         let committed: HashSet<(&[u8], &[u8])> = self.changelog_committed.iter().map(row).collect();
         let aborted: HashMap<(&[u8], &[u8]), &Record> = self
             .changelog
@@ -69,10 +75,10 @@ impl Aborted<'_> {
             for (key, value) in &store.entries {
                 if let Some(record) = aborted.get(&(key.as_slice(), value.as_slice())) {
                     violations.push(violation(
-                        Promise::G3,
+                        Guarantee::G3,
                         format!(
-                            "{} has {:?} from the changelog's record {}@{}, which was aborted",
-                            store.whose,
+                            "{} contains {:?} from changelog record {}@{}, whose transaction was aborted",
+                            store.name,
                             record.key_text(),
                             record.partition,
                             record.offset
@@ -85,47 +91,49 @@ impl Aborted<'_> {
     }
 }
 
-/// The records that only a read_uncommitted reader sees.
+/// Returns the records that only a read_uncommitted reader receives.
 #[must_use]
 pub fn aborted(all: Vec<Record>, committed: &[Record]) -> Vec<Record> {
-    let committed: HashSet<Place> = committed.iter().map(place).collect();
+    let committed: HashSet<RecordPosition> = committed.iter().map(position).collect();
     all.into_iter()
-        .filter(|record| !committed.contains(&place(record)))
+        .filter(|record| !committed.contains(&position(record)))
         .collect()
 }
 
-/// Compares what was seen of a topic while it was written with what it holds in the end.
+/// Compares what a reader received while a topic was written with the committed records at the end.
 #[must_use]
-pub fn check_seen(seen: &Seen, committed: &[Record]) -> Vec<Violation> {
+pub fn check_observed(seen: &ObservedRecords, committed: &[Record]) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let held: HashMap<Place, u32> = committed
+    let committed: HashMap<RecordPosition, u32> = committed
         .iter()
-        .map(|record| (place(record), fingerprint(record.key.as_deref())))
+        .map(|record| (position(record), fingerprint(record.key.as_deref())))
         .collect();
+    // Highest offset received per partition: records above it may just not have been read yet.
     let mut reached: HashMap<Partition, Offset> = HashMap::new();
-    for (place, key) in &seen.records {
-        let (partition, offset) = *place;
+    for (position, key) in &seen.records {
+        let (partition, offset) = *position;
         let furthest = reached.entry(partition).or_insert(offset);
         *furthest = (*furthest).max(offset);
-        if held.get(place) != Some(key) {
+        if committed.get(position) != Some(key) {
             violations.push(violation(
-                Promise::G1,
+                Guarantee::G1,
                 format!(
-                    "a read_committed reader saw {}/{partition}@{offset}, and no such record is committed",
+                    "a read_committed reader received {}/{partition}@{offset}, which is no committed record",
                     seen.topic
                 ),
             ));
         }
     }
-    for place in held.keys() {
-        let (partition, offset) = *place;
+    for position in committed.keys() {
+        let (partition, offset) = *position;
         let passed = reached.get(&partition).is_some_and(|furthest| offset < *furthest);
-        if passed && !seen.records.contains_key(place) {
+        // A reader at a higher offset will never return to this one: the record is lost to it.
+        if passed && !seen.records.contains_key(position) {
             violations.push(Violation {
-                promise: Promise::G2,
+                guarantee: Guarantee::G2,
                 anomaly: Anomaly::Lost,
                 finding: format!(
-                    "a read_committed reader passed over {}/{partition}@{offset}, which is committed",
+                    "a read_committed reader skipped {}/{partition}@{offset}, which is a committed record",
                     seen.topic
                 ),
             });
@@ -134,13 +142,14 @@ pub fn check_seen(seen: &Seen, committed: &[Record]) -> Vec<Violation> {
     violations
 }
 
-/// What tells the keys of one topic apart well enough to see that a record became another one.
+/// Returns a checksum of a key, enough to detect another record at the same offset.
 #[must_use]
 pub fn fingerprint(key: Option<&[u8]>) -> u32 {
+    // Four bytes per record: a chaos run of hours keeps all of them in memory.
     crc32fast::hash(key.unwrap_or_default())
 }
 
-fn place(record: &Record) -> Place {
+fn position(record: &Record) -> RecordPosition {
     (record.partition, record.offset)
 }
 
@@ -151,9 +160,9 @@ fn row(record: &Record) -> (&[u8], &[u8]) {
     )
 }
 
-fn violation(promise: Promise, finding: String) -> Violation {
+fn violation(guarantee: Guarantee, finding: String) -> Violation {
     Violation {
-        promise,
+        guarantee,
         anomaly: Anomaly::AbortedRead,
         finding,
     }
@@ -176,7 +185,7 @@ mod tests {
     }
 
     fn check(orders: &[i64], outbox: &[Record], store: (&str, &str)) -> Vec<Violation> {
-        // "b" was aborted once, and then committed; "c" was aborted for good.
+        // "b" was aborted once and committed later; "c" was only aborted.
         let all = vec![
             record(0, "a", "1", ""),
             record(1, "b", "1", ""),
@@ -184,7 +193,7 @@ mod tests {
             record(3, "c", "1", ""),
         ];
         let committed = vec![record(0, "a", "1", ""), record(2, "b", "2", "")];
-        Aborted {
+        AbortedReadCheck {
             orders_topic: "orders",
             orders: &orders
                 .iter()
@@ -193,8 +202,8 @@ mod tests {
             changelog: &aborted(all, &committed),
             changelog_committed: &committed,
             outcomes: &[outbox],
-            stores: &[Holding {
-                whose: "the store".into(),
+            stores: &[StoreContents {
+                name: "the store".into(),
                 partition: Some(Partition(0)),
                 checkpoint: None,
                 entries: [(store.0.into(), store.1.into())].into(),
@@ -208,53 +217,56 @@ mod tests {
     }
 
     #[test]
-    fn what_rests_on_committed_records_is_fine() {
+    fn records_from_committed_orders_pass() {
         let outbox = [record(0, "a", "1", "orders/0@6")];
         assert_eq!(check(&[7], &outbox, ("a", "1")), []);
         assert_eq!(check(&[7], &outbox, ("b", "2")), []);
     }
 
     #[test]
-    fn what_rests_on_an_aborted_order_is_found() {
+    fn record_of_aborted_order_is_found() {
         let outbox = [record(0, "a", "1", "orders/0@7")];
         let found = check(&[7], &outbox, ("a", "1"));
         assert!(
-            is_aborted_read(&found, "orders/0@7, which was aborted"),
+            is_aborted_read(&found, "orders/0@7, whose transaction was aborted"),
             "{found:?}"
         );
     }
 
     #[test]
-    fn a_store_with_an_aborted_entry_is_found() {
+    fn store_with_aborted_entry_is_found() {
         for entry in [("b", "1"), ("c", "1")] {
             let found = check(&[], &[], entry);
-            assert!(is_aborted_read(&found, "the store has"), "{entry:?}: {found:?}");
+            assert!(
+                is_aborted_read(&found, "the store contains"),
+                "{entry:?}: {found:?}"
+            );
         }
     }
 
     #[test]
-    fn what_a_reader_saw_must_be_what_is_there() {
+    fn reader_must_receive_all_and_only_committed() {
         let committed = [
             record(0, "a", "", ""),
             record(2, "b", "", ""),
             record(5, "c", "", ""),
         ];
-        let seen = |records: &[(i64, &str)]| Seen {
+        let seen = |records: &[(i64, &str)]| ObservedRecords {
             topic: "outbox".into(),
             records: records
                 .iter()
                 .map(|(offset, key)| ((Partition(0), Offset(*offset)), fingerprint(Some(key.as_bytes()))))
                 .collect(),
         };
-        assert_eq!(check_seen(&seen(&[(0, "a"), (2, "b")]), &committed), []);
+        assert_eq!(check_observed(&seen(&[(0, "a"), (2, "b")]), &committed), []);
         for records in [[(0, "a"), (1, "b")], [(0, "a"), (2, "z")]] {
-            let found = check_seen(&seen(&records), &committed[..1]);
+            let found = check_observed(&seen(&records), &committed[..1]);
             assert!(
-                is_aborted_read(&found, "no such record is committed"),
+                is_aborted_read(&found, "which is no committed record"),
                 "{found:?}"
             );
         }
-        let found = check_seen(&seen(&[(0, "a"), (5, "c")]), &committed);
+        let found = check_observed(&seen(&[(0, "a"), (5, "c")]), &committed);
         assert!(
             matches!(&found[..], [found] if found.anomaly == Anomaly::Lost && found.finding.contains("0@2")),
             "{found:?}"

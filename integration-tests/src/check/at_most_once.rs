@@ -1,23 +1,23 @@
-//! Under `park` and `verify`: no order is processed twice, and none is sent again after it was parked.
+//! G6 and G7: under `park` and `verify` no order is charged twice, and none is sent after it was parked.
 
 use legacy_api::{Decision, RequestLine};
 
-use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::topics::Record;
 
-/// What the callers do when nobody can know whether the API has processed an order.
+/// Ambiguity policy of the callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// They call again.
+    /// Send the request again.
     Retry,
-    /// They park the call.
+    /// Park the call for an operator.
     Park,
-    /// They ask the API.
+    /// Ask the API's look-up endpoint.
     Verify,
 }
 
 impl Policy {
-    /// As it stands in the settings.
+    /// Returns the value of the setting `on_ambiguous`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -27,19 +27,20 @@ impl Policy {
         }
     }
 
-    const fn promise(self) -> Promise {
+    const fn guarantee(self) -> Guarantee {
         match self {
-            Self::Retry => Promise::G5,
-            Self::Park => Promise::G6,
-            Self::Verify => Promise::G7,
+            Self::Retry => Guarantee::G5,
+            Self::Park => Guarantee::G6,
+            Self::Verify => Guarantee::G7,
         }
     }
 }
 
-/// A request may have been on its way while its call was parked, and an overloaded API takes it up late.
-const ON_ITS_WAY_MAX_MS: i64 = 2_000;
+/// Maximum time in ms between a parked record and the arrival of a request sent before it. An overloaded API
+/// accepts requests late.
+const IN_TRANSIT_MAX_MS: i64 = 2_000;
 
-/// Checks the requests of one order, given the record that parked it, if there is one.
+/// Checks the requests of one order, given its parked record if there is one.
 pub(super) fn check(
     policy: Policy,
     key: &str,
@@ -47,26 +48,29 @@ pub(super) fn check(
     requests: &[&RequestLine],
 ) -> Vec<Violation> {
     let broken = |finding: String| Violation {
-        promise: policy.promise(),
+        guarantee: policy.guarantee(),
         anomaly: Anomaly::Call,
         finding,
     };
+    // At least once: repeated charges are allowed, and `explain` checks their reasons.
     if policy == Policy::Retry {
         return Vec::new();
     }
     let mut violations = Vec::new();
     let is_charge = |request: &&&RequestLine| request.decision == Some(Decision::Charged);
+    // By the API's decision and not by requests: one that failed before it was processed charged nothing.
     let charges = requests.iter().filter(is_charge).count();
     if charges > 1 {
         violations.push(broken(format!("{key:?} was charged {charges} times")));
     }
+    // Sent after it was parked, the request could charge the order while an operator settles it.
     if let Some(parked) = parked {
         let is_late = |request: &&&RequestLine| {
-            i64::try_from(request.arrived_at).is_ok_and(|at| at > parked.timestamp_ms + ON_ITS_WAY_MAX_MS)
+            i64::try_from(request.arrived_at).is_ok_and(|at| at > parked.timestamp_ms + IN_TRANSIT_MAX_MS)
         };
         if let Some(late) = requests.iter().find(is_late) {
             violations.push(broken(format!(
-                "{key:?} was parked at {} ms and called at {} ms",
+                "{key:?} was parked at {} ms but sent to the API at {} ms",
                 parked.timestamp_ms, late.arrived_at
             )));
         }
@@ -111,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_charge_and_a_call_after_parking_are_found() {
+    fn second_charge_and_call_after_parking_are_found() {
         let charged = |at| request(at, Some(Decision::Charged));
         let found = |policy, parked: Option<&Record>, requests: &[RequestLine]| {
             let requests: Vec<&RequestLine> = requests.iter().collect();

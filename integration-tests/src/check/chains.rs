@@ -1,24 +1,24 @@
-//! Deferred calls: an order lies in the outbox once, and again only as the continuation of that one call.
+//! Deferred calls: an order is in the outbox once, and again only as a deferred copy of that call.
 
 use std::collections::HashMap;
 
 use records::continuation::{CONTINUES, Continuation};
 use records::{Offset, Partition};
 
-use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::topics::Record;
 
-/// One call: its first record, and the copies that continue it, in the order of the outbox.
+/// A pending call: its first record and its deferred copies.
 #[derive(Debug)]
 pub struct Chain<'a> {
-    /// The record that the validator has written.
+    /// Record written by the validator.
     pub first: &'a Record,
-    /// What continues it.
+    /// Copies written by callers that deferred it, in the order of the outbox.
     pub copies: Vec<&'a Record>,
 }
 
 impl Chain<'_> {
-    /// Whether a record of it lies at this position, `topic/partition@offset`, of the outbox.
+    /// Returns true if one of its records is at this position, `topic/partition@offset`.
     #[must_use]
     pub fn has(&self, pending_topic: &str, position: &str) -> bool {
         let mut records = [self.first].into_iter().chain(self.copies.iter().copied());
@@ -26,23 +26,24 @@ impl Chain<'_> {
     }
 }
 
-/// The calls of an outbox. G1: a record without the header is an order of its own, and one with it continues a
-/// call that there is, unchanged, as the next of its chain.
+/// Groups the records of the outbox by call. G1: a copy must name an existing call, equal its first record,
+/// and be the next in its chain.
 #[must_use]
 pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
     let mut violations = Vec::new();
     let mut wrong = |anomaly, record: &Record, finding: String| {
         violations.push(Violation {
-            promise: Promise::G1,
+            guarantee: Guarantee::G1,
             anomaly,
             finding: format!(
-                "the copy {}@{} of {:?} {finding}",
+                "the deferred copy {}@{} of {:?} {finding}",
                 record.partition,
                 record.offset,
                 record.key_text()
             ),
         });
     };
+    // Without the header a record is a call of its own, and a second one of its key a duplicate.
     let is_copy = |record: &&Record| record.headers.iter().any(|(name, _)| name == CONTINUES);
     let mut chains: Vec<Chain<'_>> = pending
         .iter()
@@ -52,12 +53,13 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
             copies: Vec::new(),
         })
         .collect();
-    let by_place: HashMap<(Partition, Offset), usize> = chains
+    let by_position: HashMap<(Partition, Offset), usize> = chains
         .iter()
         .enumerate()
         .map(|(at, chain)| ((chain.first.partition, chain.first.offset), at))
         .collect();
     let mut copies: Vec<&Record> = pending.iter().filter(is_copy).collect();
+    // In the order in which they were written, which their numbers must follow.
     copies.sort_by_key(|record| (record.partition, record.offset));
     for copy in copies {
         let header = copy.header(CONTINUES).unwrap_or_default();
@@ -69,15 +71,17 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
             }
         };
         let call = &continuation.call;
-        let Some(chain) = by_place.get(&(call.partition, call.offset)) else {
+        // A copy names the first record, not the copy before it: a chain has one identity.
+        let Some(chain) = by_position.get(&(call.partition, call.offset)) else {
             wrong(
                 Anomaly::Wrong,
                 copy,
-                format!("continues {call}, where no call begins"),
+                format!("continues {call}, which starts no call"),
             );
             continue;
         };
         let chain = &mut chains[*chain];
+        // The header that names the call is all that may differ.
         let own: Vec<_> = copy
             .headers
             .iter()
@@ -86,14 +90,16 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
         let first = chain.first;
         if (&copy.key, copy.fingerprint, copy.partition) != (&first.key, first.fingerprint, first.partition)
             || own != first.headers.iter().collect::<Vec<_>>()
+            // A deferral appends to the tail.
             || copy.offset <= first.offset
         {
             wrong(
                 Anomaly::Wrong,
                 copy,
-                format!("has not the key, bytes, headers and partition of {call}"),
+                format!("differs in key, value, headers or partition from {call}, or does not follow it"),
             );
         }
+        // Two callers that defer one call write the same number: the sign of a call that runs twice.
         chain.copies.push(copy);
         let number = u32::try_from(chain.copies.len()).unwrap_or(u32::MAX);
         if continuation.deferrals != number {
@@ -101,7 +107,7 @@ pub fn chains(pending: &[Record]) -> (Vec<Chain<'_>>, Vec<Violation>) {
                 Anomaly::Duplicated,
                 copy,
                 format!(
-                    "is number {number} behind {call}, and says that it is number {}",
+                    "is copy {number} of {call} but claims to be copy {}",
                     continuation.deferrals
                 ),
             );
@@ -138,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_and_its_copies_are_one_chain() {
+    fn call_and_its_copies_form_one_chain() {
         let pending = [
             record(0, "a"),
             record(1, "b"),
@@ -153,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_continues_nothing_or_doubles_a_call_is_found() {
+    fn orphaned_changed_or_repeated_copy_is_found() {
         let check = |copies: Vec<Record>, words: &str| {
             let pending: Vec<Record> = [record(0, "a"), record(1, "b")]
                 .into_iter()
@@ -165,20 +171,20 @@ mod tests {
                 "no {words:?} among {violations:?}"
             );
         };
-        check(vec![copy(5, "a", "pending/0@3", 1)], "where no call begins");
-        check(vec![copy(5, "a", "pending/0@1", 1)], "has not the key");
-        check(vec![copy(5, "a", "pending/0@0", 2)], "is number 1 behind");
+        check(vec![copy(5, "a", "pending/0@3", 1)], "which starts no call");
+        check(vec![copy(5, "a", "pending/0@1", 1)], "differs in key");
+        check(vec![copy(5, "a", "pending/0@0", 2)], "is copy 1 of");
         check(
             vec![copy(5, "a", "pending/0@0", 1), copy(6, "a", "pending/0@0", 1)],
-            "is number 2 behind",
+            "is copy 2 of",
         );
         let mut unreadable = copy(5, "a", "pending/0@0", 1);
         unreadable.headers[1].1 = Some(b"{}".to_vec());
-        check(vec![unreadable], "no continuation");
+        check(vec![unreadable], "not a continuation");
         let mut changed = copy(5, "a", "pending/0@0", 1);
         changed.headers[0].1 = None;
-        check(vec![changed], "has not the key, bytes, headers");
-        // Without the header it is a call of its own, which the order has once already.
+        check(vec![changed], "differs in key");
+        // Without the header it is a second call.
         let again = [record(0, "a"), record(5, "a")];
         assert_eq!(chains(&again).0.len(), 2);
     }

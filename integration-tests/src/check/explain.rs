@@ -1,4 +1,4 @@
-//! Why a request was sent again: what its caller knew, or could not know, of the one before it.
+//! Explains each repeated request by what its caller knew about the request before it.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,31 +7,31 @@ use legacy_api::{Cut, RequestLine};
 
 use crate::process::Interruption;
 
-/// A good reason to send a request again.
+/// Valid reason to send a request again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Explanation {
-    /// The API said that it did not process: 429, or 503 with `Retry-After`.
+    /// Response that says the request was not processed: 429, or 503 with `Retry-After`.
     NotProcessed(u16),
-    /// The API answered with a status that says nothing: 500, 502, 504.
+    /// Response that leaves the outcome unknown: 500, 502, 504.
     Ambiguous(u16),
-    /// The connection was reset before an answer.
+    /// Connection reset before a response.
     Reset,
-    /// The connection was closed before an answer.
+    /// Connection closed before a response.
     Closed,
-    /// The API went down before an answer.
+    /// API down before a response.
     Down,
-    /// No answer came in time.
+    /// Timeout without a response.
     TimedOut,
-    /// The caller was killed or frozen before it had noted the answer.
+    /// Caller killed or frozen before the response was recorded in the call notes.
     Interrupted,
 }
 
-/// How long after its answer a call may still be unnoted: the outcome's way to Kafka and one commit of the
-/// call notes, on a loaded machine.
-const NOTED_WITHIN_MS: i64 = 2_000;
+/// Maximum time in ms from a response until the call notes record it: the produce of the outcome and one
+/// commit, on a loaded machine.
+const RECORDED_WITHIN_MS: i64 = 2_000;
 
 impl Explanation {
-    /// Whether the first request may have been processed: then nobody could know.
+    /// Returns true if the earlier request may have been processed.
     #[must_use]
     pub fn is_ambiguous(self) -> bool {
         match self {
@@ -49,18 +49,18 @@ impl Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotProcessed(status) => write!(f, "answered {status}, surely not processed"),
-            Self::Ambiguous(status) => write!(f, "answered {status}, perhaps processed"),
-            Self::Reset => f.write_str("connection reset before the answer"),
-            Self::Closed => f.write_str("connection closed before the answer"),
-            Self::Down => f.write_str("API went down before the answer"),
-            Self::TimedOut => f.write_str("no answer in time"),
-            Self::Interrupted => f.write_str("caller killed before the answer was noted"),
+            Self::NotProcessed(status) => write!(f, "response {status}, surely not processed"),
+            Self::Ambiguous(status) => write!(f, "response {status}, perhaps processed"),
+            Self::Reset => f.write_str("connection reset before the response"),
+            Self::Closed => f.write_str("connection closed before the response"),
+            Self::Down => f.write_str("API down before the response"),
+            Self::TimedOut => f.write_str("no response before the timeout"),
+            Self::Interrupted => f.write_str("caller killed or frozen before the response was recorded"),
         }
     }
 }
 
-/// What explains `later`, given what happened to `earlier`; none: it should not have been sent.
+/// Returns what explains `later` after `earlier`; none if it should not have been sent.
 #[must_use]
 pub fn repeat(
     earlier: &RequestLine,
@@ -68,18 +68,20 @@ pub fn repeat(
     interruptions: &[Interruption],
     api_timeout: Duration,
 ) -> Option<Explanation> {
+    // Evaluated last: the other explanations are more precise.
     let interrupted = || was_interrupted(earlier, later, interruptions).then_some(Explanation::Interrupted);
     let timed_out = || {
-        // The caller's clock starts earlier than the API's: a loaded API takes a request up late.
+        // Half of the timeout is enough: the caller's timeout starts before a loaded API accepts the request.
         let waited = Duration::from_millis(end(earlier, later).saturating_sub(earlier.arrived_at));
         (waited >= api_timeout / 2).then_some(Explanation::TimedOut)
     };
     if let Some(status) = earlier.answered {
-        // One who sends again while the answer is still to come did not act on the answer.
-        let acted_on_it = later.arrived_at >= end(earlier, later);
+        // A request sent before the response is not a reaction to it.
+        let reacted = later.arrived_at >= end(earlier, later);
         return match status {
-            429 | 503 if acted_on_it => Some(Explanation::NotProcessed(status)),
-            500 | 502 | 504 if acted_on_it => Some(Explanation::Ambiguous(status)),
+            429 | 503 if reacted => Some(Explanation::NotProcessed(status)),
+            500 | 502 | 504 if reacted => Some(Explanation::Ambiguous(status)),
+            // A final response: it must have been lost on its way, or with its caller.
             _ => interrupted().or_else(timed_out),
         };
     }
@@ -87,22 +89,24 @@ pub fn repeat(
         Some(Cut::Reset) => Some(Explanation::Reset),
         Some(Cut::Closed) => Some(Explanation::Closed),
         Some(Cut::Down) => Some(Explanation::Down),
-        // The client left by itself: its patience was over, or it was.
+        // The client closed the connection: on its timeout, or because it was killed.
         Some(Cut::ClientLeft) | None => timed_out().or_else(interrupted),
     }
 }
 
-/// Whether a caller was interrupted with the first request in flight or not yet noted, before the second.
+/// Returns true if a caller was interrupted while `earlier` was in flight or not yet recorded, and before
+/// `later`.
 fn was_interrupted(earlier: &RequestLine, later: &RequestLine, interruptions: &[Interruption]) -> bool {
     let (arrived, ended) = (ms(earlier.arrived_at), ms(end(earlier, later)));
+    // Any caller's interruption counts, because the request line does not name the caller.
     interruptions.iter().any(|interruption| {
         interruption.until.0 >= arrived
-            && interruption.from.0 <= ended + NOTED_WITHIN_MS
+            && interruption.from.0 <= ended + RECORDED_WITHIN_MS
             && interruption.from.0 <= ms(later.arrived_at)
     })
 }
 
-/// When the exchange was over; one that never ended was under way when the next came.
+/// Returns the end of the exchange in ms; one without an end lasted at least until `later`.
 fn end(earlier: &RequestLine, later: &RequestLine) -> u64 {
     earlier.finished_at.unwrap_or(later.arrived_at)
 }
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_explains_a_repeat() {
+    fn ambiguous_and_refused_requests_may_repeat() {
         let answered = |status| request(10_000, Some(status), None, 10_003);
         let cut = |cut, finished_at| request(10_000, None, Some(cut), finished_at);
         check(&answered(429), &[], Some(Explanation::NotProcessed(429)));
@@ -166,7 +170,7 @@ mod tests {
         check(&cut(Cut::Closed, 10_001), &[], Some(Explanation::Closed));
         check(&cut(Cut::Down, 10_001), &[], Some(Explanation::Down));
         check(&cut(Cut::ClientLeft, 11_000), &[], Some(Explanation::TimedOut));
-        // Killed in flight, and killed before the answer was noted.
+        // Killed in flight, and killed before the response was recorded.
         check(
             &cut(Cut::ClientLeft, 10_100),
             &[(10_090, 10_101)],
@@ -180,17 +184,17 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_explain_a_repeat() {
+    fn final_response_explains_no_repeat() {
         let accepted = request(10_000, Some(200), None, 10_003);
         check(&accepted, &[], None);
         check(&request(10_000, Some(422), None, 10_003), &[], None);
-        // A kill before the call, long after its answer, and after the repeat.
+        // A kill before the call, long after its response, and after the repeat.
         check(&accepted, &[(9_000, 9_100)], None);
         check(&accepted, &[(13_000, 13_100)], None);
         check(&accepted, &[(20_500, 20_600)], None);
-        // A caller that left early without being killed.
+        // A caller that closed the connection early without being killed.
         check(&request(10_000, None, Some(Cut::ClientLeft), 10_100), &[], None);
-        // Two requests at once: the second did not wait for the 500 of the first.
+        // Concurrent requests: the second did not wait for the 500 of the first.
         check(&request(19_900, Some(500), None, 20_200), &[], None);
     }
 }

@@ -1,22 +1,24 @@
-//! The checkers: from what was read to the list of broken promises. Pure functions, no input or output.
+//! Checkers: compare the topics and the API's record with the guarantees, and list the violations.
 //!
-//! A checker that cannot fail proves nothing, so each rule has a test beside it that breaks the rule and
-//! sees it found.
+//! Pure functions, except for `findings`, which reads what they need. A checker that cannot fail proves
+//! nothing, so a unit test breaks each rule and expects the violation.
 
 pub mod aborted;
 pub mod at_most_once;
+pub mod atomicity;
 pub mod chains;
+pub mod expected;
 pub mod explain;
-pub mod moments;
+pub mod findings;
 pub mod stage_one;
 pub mod stage_two;
 pub mod stores;
 
 use std::fmt;
 
-/// The guarantees of the design that are checked here.
+/// Guarantees that the checkers cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Promise {
+pub enum Guarantee {
     /// Each valid idempotency key is in the outbox exactly once.
     G1,
     /// No order is lost.
@@ -25,57 +27,60 @@ pub enum Promise {
     G3,
     /// Each pending call ends in exactly one final state.
     G4,
-    /// The API is called at least once, and again only when nobody can know.
+    /// The API is called at least once, and again only if the last request was surely not processed or is
+    /// ambiguous.
     G5,
     /// Under `park` the API processes each order at most once.
     G6,
-    /// Under `verify` it does, too.
+    /// Under `verify` the API processes each order at most once.
     G7,
 }
 
-/// What a broken promise looks like from outside, in the words in which histories of databases are told.
+/// Observable kind of a violation, in the terms of transactional consistency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Anomaly {
-    /// An order has no verdict, though it is said to be done with.
+    /// Order below the committed offset without a verdict.
     Lost,
-    /// An order has two.
+    /// Order with two verdicts.
     Duplicated,
-    /// A record is not what it must be, or nobody has ordered it.
+    /// Record that differs from its order, or has none.
     Wrong,
-    /// Something rests on what was aborted, or a reader saw what was never committed.
+    /// Record or store entry derived from an aborted record, or a read of a record that was never committed.
     AbortedRead,
-    /// Outbox, changelog and offset, which one transaction writes, disagree.
+    /// Outbox, changelog and committed offset, which one transaction writes, disagree.
     Torn,
-    /// A store holds what its changelog has not, or lacks what it has.
-    StoreUnlikeChangelog,
-    /// A pending call has not come to one final state, or was called without a reason.
+    /// Store with an entry that its changelog lacks, or without one that it has.
+    StoreDivergence,
+    /// Pending call without exactly one final state, or sent again without a reason.
     Call,
 }
 
-/// One broken promise, with the record that shows it.
+/// A broken guarantee, with the record that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
-    pub promise: Promise,
-    /// What it looks like.
+    /// The guarantee that is broken.
+    pub guarantee: Guarantee,
+    /// Kind of the violation.
     pub anomaly: Anomaly,
-    /// What was found, and where.
+    /// Description with key, topic, partition and offset.
     pub finding: String,
 }
 
-impl Promise {
-    /// All that are checked in each run, whatever the policy.
+impl Guarantee {
+    /// Guarantees checked in each run, under any ambiguity policy.
     pub const ALL: [Self; 5] = [Self::G1, Self::G2, Self::G3, Self::G4, Self::G5];
 
-    /// The promise in one sentence.
+    /// Returns the guarantee in one sentence.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::G1 => "each valid order is in the outbox exactly once",
-            Self::G2 => "no order is lost: pending, a duplicate, or a dead letter with its reason",
-            Self::G3 => "the changelog that stores are rebuilt from equals the outbox",
+            Self::G2 => "no order is lost: each is pending, a duplicate, or a dead letter with its reason",
+            Self::G3 => "the changelog, from which stores are rebuilt, equals the outbox",
             Self::G4 => "each pending call ends in exactly one final state",
-            Self::G5 => "the API is called again only when nobody can know",
+            Self::G5 => {
+                "the API is called again only if it did not process the call or its outcome is unknown"
+            }
             Self::G6 => "under park, the API processes each order at most once",
             Self::G7 => "under verify, the API processes each order at most once",
         }
@@ -83,32 +88,32 @@ impl Promise {
 }
 
 impl Anomaly {
-    /// All that stage one can show.
+    /// Anomalies of stage one.
     pub const STAGE_ONE: [Self; 6] = [
         Self::Lost,
         Self::Duplicated,
         Self::Wrong,
         Self::AbortedRead,
         Self::Torn,
-        Self::StoreUnlikeChangelog,
+        Self::StoreDivergence,
     ];
 
-    /// The anomaly as a row of a table.
+    /// Returns the anomaly as a table row.
     #[must_use]
     pub const fn phrase(self) -> &'static str {
         match self {
-            Self::Lost => "lost: an order without a verdict",
-            Self::Duplicated => "duplicated: an order with two",
-            Self::Wrong => "wrong: a record unlike its order, or of no order",
-            Self::AbortedRead => "aborted read: something rests on what was aborted",
+            Self::Lost => "lost order: no verdict",
+            Self::Duplicated => "duplicated order: two verdicts",
+            Self::Wrong => "wrong record: differs from its order, or has none",
+            Self::AbortedRead => "aborted read: derived from an aborted record",
             Self::Torn => "torn transaction: outbox, changelog and offset disagree",
-            Self::StoreUnlikeChangelog => "store unlike its changelog",
-            Self::Call => "call without its one final state",
+            Self::StoreDivergence => "store differs from its changelog",
+            Self::Call => "call without exactly one final state",
         }
     }
 }
 
-impl fmt::Display for Promise {
+impl fmt::Display for Guarantee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
     }
@@ -116,13 +121,14 @@ impl fmt::Display for Promise {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.promise, self.finding)
+        write!(f, "{}: {}", self.guarantee, self.finding)
     }
 }
 
-/// The first violations as lines of text; there may be thousands.
+/// Returns the first 20 violations, one per line, and the number of the others.
 #[must_use]
 pub fn listed(violations: &[Violation]) -> String {
+    // One cause may lead to thousands of violations; the first ones show it.
     const SHOWN_MAX: usize = 20;
     let mut lines: Vec<String> = violations
         .iter()

@@ -1,4 +1,4 @@
-//! Stage one: from the orders to the outbox, exactly once.
+//! Checker of stage one: from the orders topic to the outbox, exactly once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,40 +6,40 @@ use records::dead_letter::{self, Reason};
 use records::{Entry, Offset, Partition, pending};
 
 use super::chains::chains;
-use super::{Anomaly, Promise, Violation};
-use crate::expected::Expected;
-use crate::read::{Header, Record};
+use super::{Anomaly, Guarantee, Violation};
+use crate::check::expected::Expected;
+use crate::read_back::topics::{Header, Record};
 
-/// What was read, under read_committed.
+/// Input of the check, read under read_committed.
 #[derive(Clone, Copy, Debug)]
 pub struct StageOne<'a> {
-    /// The name of the orders topic, which headers refer to.
+    /// Name of the orders topic, as in the headers.
     pub orders_topic: &'a str,
-    /// What the orders demand.
+    /// Expected verdicts on the orders.
     pub expected: &'a Expected<'a>,
-    /// The end of each partition of the orders topic.
+    /// End offsets of the orders topic.
     pub ends: &'a [(Partition, Offset)],
-    /// The validators' committed offsets.
+    /// Committed offsets of the validators.
     pub committed: &'a HashMap<Partition, Offset>,
-    /// The outbox.
+    /// Records of the outbox.
     pub pending: &'a [Record],
-    /// The changelog, with its values.
+    /// Records of the changelog, with values.
     pub changelog: &'a [Record],
-    /// The dead letters.
+    /// Records of the dead-letter topic.
     pub dead_letters: &'a [Record],
 }
 
-/// What was counted on the way.
+/// Counts for the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Orders that are in the outbox exactly once.
+    /// Number of orders that are in the outbox exactly once.
     pub exactly_once: u64,
-    /// Dead letters by reason.
+    /// Number of dead letters by reason.
     pub dead_letters: BTreeMap<Reason, u64>,
 }
 
 impl StageOne<'_> {
-    /// Checks everything.
+    /// Returns counts and all violations.
     #[must_use]
     pub fn check(&self) -> (Counts, Vec<Violation>) {
         let mut violations = Vec::new();
@@ -52,22 +52,23 @@ impl StageOne<'_> {
         (counts, violations)
     }
 
-    /// G1: each key once, with the bytes, the headers and the partition of its first order; what continues it is
-    /// no other call. G2: none missing.
+    /// Checks G1: each key once, with value, headers and partition of its first order. Checks G2: no key
+    /// missing.
     fn check_outbox(&self, violations: &mut Vec<Violation>) -> u64 {
         let mut found: HashMap<&[u8], u64> = HashMap::new();
         let (chains, broken) = chains(self.pending);
         violations.extend(broken);
+        // Deferred copies are part of their call, not a second one.
         for record in chains.iter().map(|chain| chain.first) {
             let key = record.key.as_deref().unwrap_or_default();
             *found.entry(key).or_default() += 1;
             match self.expected.admitted.get(key) {
                 None => violations.push(violation(
-                    Promise::G1,
+                    Guarantee::G1,
                     Anomaly::Wrong,
                     format!(
-                        "the pending call {} has key {:?}, and no valid order has",
-                        place(record),
+                        "pending call {} has key {:?}, which no valid order has",
+                        partition_offset(record),
                         record.key_text()
                     ),
                 )),
@@ -79,17 +80,17 @@ impl StageOne<'_> {
             match found.get(key) {
                 Some(1) => exactly_once += 1,
                 Some(count) => violations.push(violation(
-                    Promise::G1,
+                    Guarantee::G1,
                     Anomaly::Duplicated,
                     format!("{:?} is in the outbox {count} times", order.key_text()),
                 )),
                 None => violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Lost,
                     format!(
-                        "{:?}, the order {}, is not in the outbox",
+                        "{:?} (order {}) is not in the outbox",
                         order.key_text(),
-                        place(order)
+                        partition_offset(order)
                     ),
                 )),
             }
@@ -98,46 +99,48 @@ impl StageOne<'_> {
     }
 
     fn check_call(&self, order: &Record, call: &Record, violations: &mut Vec<Violation>) {
-        let mut wrong = |what: String| {
+        let mut wrong = |difference: String| {
             violations.push(violation(
-                Promise::G1,
+                Guarantee::G1,
                 Anomaly::Wrong,
                 format!(
-                    "the pending call {} of {:?} {what}",
-                    place(call),
+                    "pending call {} of {:?} {difference}",
+                    partition_offset(call),
                     order.key_text()
                 ),
             ));
         };
+        // The value byte for byte: the API must get what the producer sent.
         if call.fingerprint != order.fingerprint {
-            wrong("has not the bytes of its order".into());
+            wrong("has another value than its order".into());
         }
         if call.partition != order.partition {
-            wrong(format!("lies not on its order's partition {}", order.partition));
+            wrong(format!("is not on partition {} of its order", order.partition));
         }
         if !call.headers.starts_with(&order.headers) {
-            wrong("has not the headers of its order in front".into());
+            wrong("does not start with the headers of its order".into());
         }
+        // Also proves that the first of several equal orders was admitted, as the protocol demands.
         let source = self.position(order);
         match call.header(pending::SOURCE) {
-            Some(said) if said == source => {}
-            said => wrong(format!(
-                "says it comes from {said:?}; the first order is {source}"
-            )),
+            Some(found) if found == source => {}
+            found => wrong(format!("has source {found:?} instead of {source}")),
         }
         let admitted_at_ms: i64 = call
             .header(pending::ADMITTED_AT)
             .and_then(|text| text.parse().ok())
             .unwrap_or(0);
         if admitted_at_ms <= 0 {
-            wrong("does not say when it was admitted".into());
+            wrong("has no valid admission time".into());
         }
+        // The order's own, or a new one; two would split the trace.
         if count_headers(&call.headers, pending::TRACEPARENT) != 1 {
-            wrong("has not exactly one trace context".into());
+            wrong("does not have exactly one trace context".into());
         }
     }
 
-    /// G2: what is no valid order is a dead letter once, unchanged, with the right reason; nothing else is.
+    /// Checks G2: each refused record is a dead letter once, unchanged, with the right reason; nothing else
+    /// is.
     fn check_dead_letters(&self, violations: &mut Vec<Violation>) -> BTreeMap<Reason, u64> {
         let mut by_source: HashMap<&str, Vec<&Record>> = HashMap::new();
         for record in self.dead_letters {
@@ -147,26 +150,31 @@ impl StageOne<'_> {
         let mut counts = BTreeMap::new();
         for (order, reason) in self.expected.refused.values() {
             let source = self.position(order);
+            // Removed, so that what is left at the end has no refused record.
             let letters = by_source.remove(source.as_str()).unwrap_or_default();
+            // Exactly one: a dead letter is part of the transaction, like a pending call.
             let [letter] = letters[..] else {
                 let anomaly = match letters.len() {
                     0 => Anomaly::Lost,
                     _ => Anomaly::Duplicated,
                 };
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     anomaly,
-                    format!("{source} is {reason}, and {} dead letters say so", letters.len()),
+                    format!(
+                        "{source} must be refused as {reason} but has {} dead letters",
+                        letters.len()
+                    ),
                 ));
                 continue;
             };
             *counts.entry(*reason).or_default() += 1;
-            let said = letter.header(dead_letter::REASON);
-            if said != Some(reason.as_str()) {
+            let found = letter.header(dead_letter::REASON);
+            if found != Some(reason.as_str()) {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Wrong,
-                    format!("{source} is {reason}, and its dead letter says {said:?}"),
+                    format!("{source} must be refused as {reason} but its dead letter has reason {found:?}"),
                 ));
             }
             if letter.key != order.key
@@ -174,24 +182,25 @@ impl StageOne<'_> {
                 || !letter.headers.starts_with(&order.headers)
             {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Wrong,
-                    format!("the dead letter of {source} has not its key, bytes and headers"),
+                    format!("the dead letter of {source} differs from it in key, value or headers"),
                 ));
             }
         }
         for source in by_source.keys() {
             violations.push(violation(
-                Promise::G2,
+                Guarantee::G2,
                 Anomaly::Wrong,
-                format!("a dead letter comes from {source}, which is no faulty order"),
+                format!("a dead letter has source {source}, which must not be refused"),
             ));
         }
         counts
     }
 
-    /// G3: the changelog has one entry for each pending call, and they say the same.
+    /// Checks G3: the changelog has one entry for each pending call, equal to it.
     fn check_changelog(&self, violations: &mut Vec<Violation>) {
+        // Deferred copies have no changelog entry of their own.
         let calls: HashMap<&[u8], &Record> = chains(self.pending)
             .0
             .into_iter()
@@ -203,10 +212,10 @@ impl StageOne<'_> {
             *found.entry(key).or_default() += 1;
             let Some(call) = calls.get(key) else {
                 violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
                     format!(
-                        "the changelog has {:?}, which the outbox has not",
+                        "the changelog contains {:?}, which is not in the outbox",
                         record.key_text()
                     ),
                 ));
@@ -214,9 +223,9 @@ impl StageOne<'_> {
             };
             if let Err(finding) = self.entry_equals(record, call) {
                 violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
-                    format!("the changelog's entry of {:?} {finding}", record.key_text()),
+                    format!("the changelog entry of {:?} {finding}", record.key_text()),
                 ));
             }
         }
@@ -224,10 +233,10 @@ impl StageOne<'_> {
             match found.get(key) {
                 Some(1) => {}
                 count => violations.push(violation(
-                    Promise::G3,
+                    Guarantee::G3,
                     Anomaly::Torn,
                     format!(
-                        "{:?} is in the outbox and {} times in the changelog",
+                        "{:?} is in the outbox but {} times in the changelog",
                         call.key_text(),
                         count.unwrap_or(&0)
                     ),
@@ -238,33 +247,38 @@ impl StageOne<'_> {
 
     fn entry_equals(&self, record: &Record, call: &Record) -> Result<(), String> {
         let value = record.value.as_deref().unwrap_or_default();
-        let entry = Entry::decode(value).map_err(|error| format!("cannot be read: {error}"))?;
+        let entry = Entry::decode(value).map_err(|error| format!("cannot be decoded: {error}"))?;
+        // A restore reads one partition of the changelog: on another one the key would not be found.
         if record.partition != call.partition {
-            return Err(format!("lies on partition {}", record.partition));
+            return Err(format!(
+                "is on partition {} instead of {}",
+                record.partition, call.partition
+            ));
         }
         if Some(entry.fingerprint) != call.fingerprint {
             return Err("has the fingerprint of another payload".into());
         }
         let source = format!("{}/{}@{}", self.orders_topic, record.partition, entry.source);
         if call.header(pending::SOURCE) != Some(source.as_str()) {
-            return Err(format!("comes from {source}, unlike the pending call"));
+            return Err(format!("has source {source}, unlike the pending call"));
         }
         if call.header(pending::ADMITTED_AT) != Some(entry.admitted_at.to_string().as_str()) {
-            return Err("was admitted at another time than the pending call".into());
+            return Err("has another admission time than the pending call".into());
         }
         Ok(())
     }
 
-    /// G2: the validators say that they are done with everything, and not with more than there is.
+    /// Checks G2: the committed offset of each partition is its end.
     fn check_committed(&self, violations: &mut Vec<Violation>) {
         for (partition, end) in self.ends {
             let committed = self.committed.get(partition).copied().unwrap_or(Offset(0));
+            // Below: orders are unprocessed. Above: orders would be skipped.
             if committed != *end {
                 violations.push(violation(
-                    Promise::G2,
+                    Guarantee::G2,
                     Anomaly::Torn,
                     format!(
-                        "{}/{partition} ends at {end}, and {committed} is committed",
+                        "{}/{partition} ends at {end} but the committed offset is {committed}",
                         self.orders_topic
                     ),
                 ));
@@ -281,13 +295,13 @@ fn count_headers(headers: &[Header], name: &str) -> usize {
     headers.iter().filter(|(header, _)| header == name).count()
 }
 
-fn place(record: &Record) -> String {
+fn partition_offset(record: &Record) -> String {
     format!("{}@{}", record.partition, record.offset)
 }
 
-fn violation(promise: Promise, anomaly: Anomaly, finding: String) -> Violation {
+fn violation(guarantee: Guarantee, anomaly: Anomaly, finding: String) -> Violation {
     Violation {
-        promise,
+        guarantee,
         anomaly,
         finding,
     }

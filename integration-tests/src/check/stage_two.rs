@@ -1,4 +1,4 @@
-//! Stage two: from the outbox to the API and to one final state, at least once and explained.
+//! Checker of stage two: from the outbox to the API and to one final state per call.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,70 +9,70 @@ use records::Timestamp;
 use super::at_most_once::{self, Policy};
 use super::chains::{Chain, chains};
 use super::explain::{self, Explanation};
-use super::{Anomaly, Promise, Violation};
+use super::{Anomaly, Guarantee, Violation};
 use crate::process::Interruption;
-use crate::read::Record;
+use crate::read_back::topics::Record;
 
-/// The header with the pending call's place, on dead letters and parked calls.
+/// Header of dead letters and parked calls with the position of the pending call.
 const CALL: &str = "outbox-call";
 
-/// The header that says why a call was parked.
+/// Header with the reason of a dead letter or parked call.
 const REASON: &str = "outbox-error-reason";
 
-/// What was read, under read_committed and from the API.
+/// Input of the check, read under read_committed and from the API.
 #[derive(Clone, Copy, Debug)]
 pub struct StageTwo<'a> {
-    /// The name of the outbox, which headers refer to.
+    /// Name of the outbox topic, as in the headers.
     pub pending_topic: &'a str,
-    /// The outbox.
+    /// Records of the outbox.
     pub pending: &'a [Record],
-    /// The outcomes of accepted calls.
+    /// Outcomes of accepted calls.
     pub processed: &'a [Record],
-    /// Rejected calls.
+    /// Dead letters of rejected and abandoned calls.
     pub dead_letters: &'a [Record],
-    /// Parked calls.
+    /// Records of parked calls.
     pub parked: &'a [Record],
-    /// Every request that the API had, in order of arrival.
+    /// All requests to the API, in order of arrival.
     pub requests: &'a [RequestLine],
-    /// Every kill and freeze of a caller.
+    /// All kills and freezes of callers.
     pub interruptions: &'a [Interruption],
-    /// What the callers do when nobody can know.
+    /// Ambiguity policy of the callers.
     pub policy: Policy,
-    /// How long a caller waits for an answer.
+    /// Timeout of the callers' requests.
     pub api_timeout: Duration,
 }
 
-/// What was counted on the way.
+/// Counts for the report and the scenarios.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests that the API had.
+    /// Number of requests to the API.
     pub requests: u64,
-    /// Calls that ended accepted.
+    /// Number of accepted calls.
     pub accepted: u64,
-    /// Calls that ended as dead letters.
+    /// Number of rejected calls.
     pub rejected: u64,
-    /// Calls that ended as dead letters because they were tried in vain for too long.
-    pub given_up: u64,
-    /// Calls that were deferred.
+    /// Number of calls abandoned after too many attempts.
+    pub abandoned: u64,
+    /// Number of calls deferred at least once.
     pub deferred: u64,
-    /// How often calls were deferred, in all.
+    /// Number of deferrals of all calls.
     pub deferrals: u64,
-    /// Calls that ended parked.
+    /// Number of parked calls.
     pub parked: u64,
-    /// Of the parked ones, those that a caller had begun and left without an end.
-    pub parked_begun: u64,
-    /// Calls that were parked and have another end, because a caller was interrupted before it had noted
-    /// that.
-    pub parked_too: u64,
-    /// Outcome records that say again what another said, because a caller was interrupted between.
+    /// Number of calls parked because a caller left an intent without a completion.
+    pub parked_with_intent: u64,
+    /// Number of calls parked although they have another final state, because a caller was interrupted before
+    /// it recorded that.
+    pub parked_and_final: u64,
+    /// Number of repeated outcome records with an interruption of a caller in between.
     pub outcomes_repeated: u64,
-    /// Requests sent again, by what explains it.
+    /// Number of repeated requests, by explanation.
     pub repeats: BTreeMap<Explanation, u64>,
-    /// Orders that the API charged more than once; what at-least-once costs at such an API.
+    /// Number of orders that the API charged more than once: the cost of at-least-once with such an API.
     pub charged_again: u64,
 }
 
-/// The final state that a record tells of.
+/// Final state of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Final {
     Accepted,
@@ -82,7 +82,7 @@ enum Final {
 }
 
 impl StageTwo<'_> {
-    /// Checks everything.
+    /// Returns counts and all violations.
     #[must_use]
     pub fn check(&self) -> (Counts, Vec<Violation>) {
         let mut counts = Counts {
@@ -101,7 +101,7 @@ impl StageTwo<'_> {
             let outcomes = outcomes.get(key.as_str()).map_or(&[][..], Vec::as_slice);
             let requests = requests.get(key.as_str()).map_or(&[][..], Vec::as_slice);
             let state = self.check_final(chain, outcomes, &mut counts, &mut violations);
-            check_answers(&key, state, requests, &mut violations);
+            check_decisions(&key, state, requests, &mut violations);
             let parked = outcomes.iter().find(|(state, _)| *state == Final::Parked);
             let parked = parked.map(|(_, record)| *record);
             violations.extend(at_most_once::check(self.policy, &key, parked, requests));
@@ -110,7 +110,8 @@ impl StageTwo<'_> {
         (counts, violations)
     }
 
-    /// All outcome records by their key, in the order in which they were written. G4: no stranger's.
+    /// Returns all outcome records by key, in the order of their timestamps. Checks G4: each belongs to a
+    /// call.
     fn outcomes(&self, violations: &mut Vec<Violation>) -> HashMap<String, Vec<(Final, &Record)>> {
         let mut outcomes: HashMap<String, Vec<(Final, &Record)>> = self
             .pending
@@ -124,6 +125,7 @@ impl StageTwo<'_> {
         ];
         for (state, records) in all {
             for record in records {
+                // Rejected and abandoned calls share the dead-letter topic.
                 let state = match record.header(REASON) {
                     Some("abandoned") => Final::Abandoned,
                     _ => state,
@@ -131,19 +133,20 @@ impl StageTwo<'_> {
                 match outcomes.get_mut(record.key_text().as_str()) {
                     Some(found) => found.push((state, record)),
                     None => violations.push(g4(format!(
-                        "{:?} has the outcome {state:?} and is not in the outbox",
+                        "{:?} has a final state ({state:?}) but is not in the outbox",
                         record.key_text()
                     ))),
                 }
             }
         }
+        // By time, because the three topics have no common offsets.
         for found in outcomes.values_mut() {
             found.sort_by_key(|(_, record)| (record.timestamp_ms, record.offset));
         }
         outcomes
     }
 
-    /// G4: one final state, told once, or again only when a caller was interrupted after telling.
+    /// Returns the final state of a call. Checks G4: there is one, and its records are right.
     fn check_final(
         &self,
         chain: &Chain<'_>,
@@ -151,60 +154,94 @@ impl StageTwo<'_> {
         counts: &mut Counts,
         violations: &mut Vec<Violation>,
     ) -> Option<Final> {
-        let call = chain.first;
-        let key = call.key_text();
-        // What the API said goes before that nobody could know it.
-        let told = outcomes.iter().find(|(state, _)| *state != Final::Parked);
-        let Some((state, _)) = told.or(outcomes.first()) else {
+        let key = chain.first.key_text();
+        // A response of the API takes precedence over a parked record of the same call.
+        let answered = outcomes.iter().find(|(state, _)| *state != Final::Parked);
+        let Some((state, _)) = answered.or(outcomes.first()) else {
             violations.push(g4(format!("{key:?} has no final state: its call was skipped")));
             return None;
         };
         match state {
             Final::Accepted => counts.accepted += 1,
             Final::Rejected => counts.rejected += 1,
-            Final::Abandoned => counts.given_up += 1,
+            Final::Abandoned => counts.abandoned += 1,
             Final::Parked => counts.parked += 1,
         }
-        let is_begun = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("begun");
-        if outcomes.iter().any(|outcome| is_begun(&outcome)) {
-            counts.parked_begun += 1;
+        // The reason that a caller gives for a call of its predecessor with an intent and no completion.
+        let has_intent = |(_, record): &&(Final, &Record)| record.header(REASON) == Some("redelivered");
+        if outcomes.iter().any(|outcome| has_intent(&outcome)) {
+            counts.parked_with_intent += 1;
         }
+        self.check_repeated_outcomes(&key, outcomes, counts, violations);
+        self.check_outcome_records(chain, outcomes, violations);
+        Some(*state)
+    }
+
+    /// Checks G4: no second final state, and no repeated outcome without an interruption.
+    fn check_repeated_outcomes(
+        &self,
+        key: &str,
+        outcomes: &[(Final, &Record)],
+        counts: &mut Counts,
+        violations: &mut Vec<Violation>,
+    ) {
+        // An interrupted caller may have published an outcome without recording it; its successor publishes
+        // again.
         for pair in outcomes.windows(2) {
             let [(first, earlier), (second, later)] = pair else {
                 continue;
             };
+            // The caller got a response and was interrupted before it recorded the outcome; its successor
+            // found only the intent, and parked the call.
             let is_parked_too = (*first == Final::Parked) != (*second == Final::Parked);
             if is_parked_too && self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
-                counts.parked_too += 1;
+                counts.parked_and_final += 1;
             } else if first != second {
-                violations.push(g4(format!("{key:?} ended {first:?} and {second:?}")));
+                violations.push(g4(format!(
+                    "{key:?} has two final states: {first:?} and {second:?}"
+                )));
             } else if self.interrupted_between(earlier.timestamp_ms, later.timestamp_ms) {
                 counts.outcomes_repeated += 1;
             } else {
                 violations.push(g4(format!(
-                    "{key:?} has its outcome twice, at {} and {} ms, and no caller was interrupted between",
+                    "{key:?} has its outcome twice, at {} ms and {} ms, without an interrupted caller in \
+                     between",
                     earlier.timestamp_ms, later.timestamp_ms
                 )));
             }
         }
+    }
+
+    /// Checks G4: records with the order's value are unchanged and name their call.
+    fn check_outcome_records(
+        &self,
+        chain: &Chain<'_>,
+        outcomes: &[(Final, &Record)],
+        violations: &mut Vec<Violation>,
+    ) {
+        let call = chain.first;
+        let key = call.key_text();
         for (state, record) in outcomes {
             match state {
+                // The outcome is a JSON document of its own, not the order's value.
                 Final::Accepted => {}
                 Final::Rejected | Final::Abandoned | Final::Parked => {
                     if record.fingerprint != call.fingerprint {
-                        violations.push(g4(format!("the {state:?} record of {key:?} has not its bytes")));
-                    }
-                    let said = record.header(CALL).unwrap_or_default();
-                    if !chain.has(self.pending_topic, said) {
                         violations.push(g4(format!(
-                            "the {state:?} record of {key:?} says it is of {said:?}, not {}/{}@{} or a copy of it",
+                            "the {state:?} record of {key:?} has another value than its pending call"
+                        )));
+                    }
+                    let named = record.header(CALL).unwrap_or_default();
+                    if !chain.has(self.pending_topic, named) {
+                        violations.push(g4(format!(
+                            "the {state:?} record of {key:?} names the call {named:?} instead of {}/{}@{} or a copy \
+                             of it",
                             self.pending_topic, call.partition, call.offset
                         )));
                     }
                 }
             }
         }
-        Some(*state)
     }
 
     fn interrupted_between(&self, earlier_ms: i64, later_ms: i64) -> bool {
@@ -214,7 +251,8 @@ impl StageTwo<'_> {
             .any(|interruption| interruption.until >= earlier && interruption.from <= later)
     }
 
-    /// The requests of each pending call. G5: no others, and each carries its key.
+    /// Returns the requests of each pending call. Checks G5: there are no others, and each has its
+    /// idempotency key.
     fn requests_by_order(&self, violations: &mut Vec<Violation>) -> HashMap<String, Vec<&RequestLine>> {
         let mut requests: HashMap<String, Vec<&RequestLine>> = self
             .pending
@@ -222,9 +260,10 @@ impl StageTwo<'_> {
             .map(|call| (call.key_text(), Vec::new()))
             .collect();
         for request in self.requests {
+            // The stand-in reads the order id from the body, and the idempotency key from its header.
             if request.idempotency_key.as_deref() != Some(request.order_id.as_str()) {
                 violations.push(g5(format!(
-                    "a request for {:?} carries the idempotency key {:?}",
+                    "a request for {:?} has the idempotency key {:?}",
                     request.order_id, request.idempotency_key
                 )));
             }
@@ -239,7 +278,7 @@ impl StageTwo<'_> {
         requests
     }
 
-    /// G5: each repeated request is explained by the answer before it, or by an interruption.
+    /// Checks G5: each repeated request is explained by the one before it or by an interruption.
     fn check_repeats(
         &self,
         key: &str,
@@ -251,37 +290,39 @@ impl StageTwo<'_> {
         counts.charged_again += u64::from(charges > 1);
         for pair in requests.windows(2) {
             let [earlier, later] = pair else { continue };
+            // An ambiguous request may be sent again under `retry`, and under `verify` after a look-up.
             match explain::repeat(earlier, later, self.interruptions, self.api_timeout) {
                 Some(explanation) if self.policy == Policy::Park && explanation.is_ambiguous() => {
                     violations.push(Violation {
-                        promise: Promise::G6,
+                        guarantee: Guarantee::G6,
                         ..g5(format!(
-                            "{key:?} was called again though nobody could know: {explanation}; {}; then {}",
-                            told(earlier),
-                            told(later)
+                            "{key:?} was sent again although its outcome was unknown ({explanation}): {}; \
+                             then {}",
+                            describe(earlier),
+                            describe(later)
                         ))
                     });
                 }
                 Some(explanation) => *counts.repeats.entry(explanation).or_default() += 1,
                 None => violations.push(g5(format!(
-                    "{key:?} was called again without need: {}; then {}",
-                    told(earlier),
-                    told(later)
+                    "{key:?} was sent again without a reason: {}; then {}",
+                    describe(earlier),
+                    describe(later)
                 ))),
             }
         }
     }
 }
 
-/// G4 and G5: the final state is what the API said.
-fn check_answers(
+/// Checks G4 and G5: the final state matches the API's decisions.
+fn check_decisions(
     key: &str,
     state: Option<Final>,
     requests: &[&RequestLine],
     violations: &mut Vec<Violation>,
 ) {
     if requests.is_empty() && state == Some(Final::Parked) {
-        // Its beginning was noted, and its caller died before it was sent.
+        // Its intent was committed, and its caller was killed before it sent the request.
         return;
     }
     if requests.is_empty() {
@@ -289,18 +330,19 @@ fn check_answers(
         return;
     }
     match state {
+        // Parked means that the decision is unknown, and a missing state is a finding already.
         None | Some(Final::Parked) => {}
         Some(Final::Accepted) => {
             if !requests.iter().any(|request| is_charge(request)) {
                 violations.push(g4(format!(
-                    "{key:?} ended accepted, and the API never charged it"
+                    "{key:?} ended as accepted but the API never charged it"
                 )));
             }
         }
         Some(Final::Abandoned) => {
             if requests.iter().any(|request| is_charge(request)) {
                 violations.push(g4(format!(
-                    "{key:?} was given up as surely not processed, and the API charged it"
+                    "{key:?} was abandoned as surely not processed but the API charged it"
                 )));
             }
         }
@@ -310,22 +352,22 @@ fn check_answers(
                 .any(|request| request.decision == Some(Decision::Rejected))
             {
                 violations.push(g4(format!(
-                    "{key:?} ended rejected, and the API never rejected it"
+                    "{key:?} ended as rejected but the API never rejected it"
                 )));
             }
         }
     }
 }
 
-/// A request in a few words.
-fn told(request: &RequestLine) -> String {
+/// Describes a request for a finding.
+fn describe(request: &RequestLine) -> String {
     let end = match (request.answered, request.cut) {
         (Some(status), _) => format!("answered {status}"),
         (None, Some(cut)) => format!("cut off ({cut:?})"),
-        (None, None) => "under way".into(),
+        (None, None) => "without an end".into(),
     };
     format!(
-        "request {} of it at {} ms, {end} at {} ms",
+        "request {} at {} ms, {end} at {} ms",
         request.nth,
         request.arrived_at,
         request.finished_at.unwrap_or_default()
@@ -338,7 +380,7 @@ fn is_charge(request: &RequestLine) -> bool {
 
 fn g4(finding: String) -> Violation {
     Violation {
-        promise: Promise::G4,
+        guarantee: Guarantee::G4,
         anomaly: Anomaly::Call,
         finding,
     }
@@ -346,7 +388,7 @@ fn g4(finding: String) -> Violation {
 
 fn g5(finding: String) -> Violation {
     Violation {
-        promise: Promise::G5,
+        guarantee: Guarantee::G5,
         anomaly: Anomaly::Call,
         finding,
     }

@@ -1,23 +1,23 @@
-//! G3: a store is a cache of the changelog. It may lag where it is not the owner's, and is never ahead.
+//! G3: a store is a cache of the changelog, never ahead of it. Only a standby or an earlier owner may lag.
 
 use std::collections::{HashMap, HashSet};
 
 use records::Partition;
 
-use super::{Anomaly, Promise, Violation};
-use crate::read::Record;
-use crate::stores::Holding;
+use super::{Anomaly, Guarantee, Violation};
+use crate::read_back::stores::StoreContents;
+use crate::read_back::topics::Record;
 
-/// Compares stores with the changelog, both read after every validator has ended.
+/// Compares stores with the changelog, both read after all validators have stopped.
 #[must_use]
-pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
+pub fn check(changelog: &[Record], stores: &[StoreContents]) -> Vec<Violation> {
     let mut committed: HashMap<Partition, HashMap<&[u8], &Record>> = HashMap::new();
     for record in changelog {
         let key = record.key.as_deref().unwrap_or_default();
         committed.entry(record.partition).or_default().insert(key, record);
     }
     let mut violations = Vec::new();
-    let mut whole: HashSet<Partition> = HashSet::new();
+    let mut complete: HashSet<Partition> = HashSet::new();
     for store in stores {
         let Some(partition) = store.partition else {
             continue;
@@ -28,25 +28,26 @@ pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
             let key_text = String::from_utf8_lossy(key);
             match entries.get(key.as_slice()) {
                 None => violations.push(violation(format!(
-                    "{} has {key_text:?}, which the changelog has not",
-                    store.whose
+                    "{} contains {key_text:?}, which the changelog does not",
+                    store.name
                 ))),
+                // Entries never change, so an older one cannot differ.
                 Some(record) if record.value.as_deref() == Some(value) => {}
                 Some(_) => violations.push(violation(format!(
                     "{} has another entry for {key_text:?} than the changelog",
-                    store.whose
+                    store.name
                 ))),
             }
         }
-        // What stands below the checkpoint must be there: it is never read again.
+        // A restore reads on from the checkpoint: an entry missing below it would be missing for good.
         for (key, record) in entries {
             let below = store
                 .checkpoint
                 .is_some_and(|checkpoint| record.offset < checkpoint);
             if below && !store.entries.contains_key(*key) {
                 violations.push(violation(format!(
-                    "{} says that it equals the changelog up to {:?} and lacks {:?} at {}",
-                    store.whose,
+                    "{} has checkpoint {:?} but lacks {:?}, changelog offset {}",
+                    store.name,
                     store.checkpoint,
                     record.key_text(),
                     record.offset
@@ -54,13 +55,14 @@ pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
             }
         }
         if store.entries.len() == entries.len() {
-            whole.insert(partition);
+            complete.insert(partition);
         }
     }
+    // The owner wrote everything on its clean shutdown.
     for partition in committed.keys() {
-        if !whole.contains(partition) {
+        if !complete.contains(partition) {
             violations.push(violation(format!(
-                "no store has all of partition {partition} after a clean end"
+                "no store is complete for partition {partition} after a clean shutdown"
             )));
         }
     }
@@ -69,8 +71,8 @@ pub fn check(changelog: &[Record], stores: &[Holding]) -> Vec<Violation> {
 
 fn violation(finding: String) -> Violation {
     Violation {
-        promise: Promise::G3,
-        anomaly: Anomaly::StoreUnlikeChangelog,
+        guarantee: Guarantee::G3,
+        anomaly: Anomaly::StoreDivergence,
         finding,
     }
 }
@@ -95,9 +97,9 @@ mod tests {
             .collect()
     }
 
-    fn whole_store() -> Holding {
-        Holding {
-            whose: "the store".into(),
+    fn whole_store() -> StoreContents {
+        StoreContents {
+            name: "the store".into(),
             partition: Some(Partition(0)),
             checkpoint: Some(Offset(5)),
             entries: changelog()
@@ -107,7 +109,7 @@ mod tests {
         }
     }
 
-    fn check_finds(change: impl FnOnce(&mut Holding), words: &str) {
+    fn check_finds(change: impl FnOnce(&mut StoreContents), words: &str) {
         let mut store = whole_store();
         change(&mut store);
         let violations = check(&changelog(), &[store]);
@@ -118,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_equals_the_changelog_and_one_that_lags_are_fine() {
-        let lagging = Holding {
+    fn equal_and_lagging_stores_pass() {
+        let lagging = StoreContents {
             checkpoint: Some(Offset(1)),
             entries: [(b"a".to_vec(), vec![1])].into(),
             ..whole_store()
@@ -128,10 +130,10 @@ mod tests {
     }
 
     #[test]
-    fn a_store_unlike_the_changelog_is_found() {
+    fn store_that_differs_is_found() {
         check_finds(
             |store| drop(store.entries.insert(b"z".to_vec(), vec![1])),
-            "which the changelog has not",
+            "which the changelog does not",
         );
         check_finds(
             |store| drop(store.entries.insert(b"a".to_vec(), vec![2])),
@@ -143,7 +145,7 @@ mod tests {
                 store.entries.clear();
                 store.checkpoint = None;
             },
-            "no store has all",
+            "no store is complete",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Records that are no valid order, each with the reason for which it must be refused.
+//! Invalid orders, each with the reason for which the validator must refuse it.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -6,7 +6,7 @@ use records::dead_letter::Reason;
 
 use super::{Label, Parts};
 
-/// The reasons that [`record`] gives cause for.
+/// All reasons that [`record`] draws from.
 #[cfg(test)]
 pub(super) const REASONS: [Reason; 5] = [
     Reason::NotJson,
@@ -16,7 +16,7 @@ pub(super) const REASONS: [Reason; 5] = [
     Reason::KeyMismatch,
 ];
 
-/// One faulty record. Each has one fault only, so that its reason does not hang on the order of checks.
+/// Draws an invalid record.
 pub(super) fn record(order_id: &str, random: &mut ChaCha8Rng) -> Parts {
     let (key, value, reason) = draw(order_id, random.random_range(0..13));
     (
@@ -27,6 +27,7 @@ pub(super) fn record(order_id: &str, random: &mut ChaCha8Rng) -> Parts {
 }
 
 fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
+    // One fault each: with two, the expected reason would depend on the order of the validator's checks.
     let with = |amount: &str, currency: &str| {
         Some(format!(
             r#"{{"order_id":"{id}","amount":{amount},"currency":"{currency}","customer_id":"customer-1"}}"#
@@ -47,6 +48,7 @@ fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
             Some(format!(r#"{{"order_id":"{id}","currency":"EUR"}}"#)),
             Reason::NotAnOrder,
         ),
+        // Amounts that are zero, not in minor units, or not a number.
         5 => (key, with("0", "EUR"), Reason::NotAnOrder),
         6 => (key, with("12.50", "EUR"), Reason::NotAnOrder),
         7 => (key, with("\"1250\"", "EUR"), Reason::NotAnOrder),
@@ -54,6 +56,7 @@ fn draw(id: &str, number: u32) -> (String, Option<String>, Reason) {
         9 => (key, with("1250", "EURO"), Reason::UnknownCurrency),
         10 => (key, with("1250", "eur"), Reason::UnknownCurrency),
         11 => {
+            // Beyond the maximum length of an idempotency key.
             let long = format!("{id}-{}", "x".repeat(300));
             let value =
                 format!(r#"{{"order_id":"{long}","amount":1,"currency":"EUR","customer_id":"customer-1"}}"#);

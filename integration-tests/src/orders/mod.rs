@@ -1,9 +1,11 @@
-//! What is sent to the orders topic, and what each record is: an order, or no order for a known reason.
+//! Records for the orders topic, each labelled as a valid order or with its reason for refusal.
 //!
-//! A generated record is a pure function of the seed and its number: two runs of one seed send the same,
-//! whatever their pace, and nothing has to be remembered to say later what record 17,342 was.
+//! A generated record is a pure function of the seed and its sequence number. Two runs with one seed send the
+//! same records, and record 17,342 can be computed again later instead of being stored.
 
 mod faulty;
+pub mod feed;
+pub mod manual;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,63 +16,63 @@ use rand_chacha::ChaCha8Rng;
 use records::dead_letter::Reason;
 use records::{Order, Partition};
 
-/// One record of the orders topic.
+/// A record sent to the orders topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Its number among all that is sent, from 0; it goes with the record as the header [`SEQUENCE`].
+    /// Sequence number from 0, sent as the header [`SEQUENCE`].
     pub sequence: u64,
-    /// The record's key.
+    /// Key of the record.
     pub key: Option<Vec<u8>>,
-    /// The record's value; none for a tombstone.
+    /// Value of the record; none for a tombstone.
     pub value: Option<Vec<u8>>,
-    /// What the record is, taken alone.
+    /// Validity of the record.
     pub label: Label,
 }
 
-/// What a record is, before it is known what came before it.
+/// Validity of a record by itself, regardless of earlier records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
-    /// A valid order with this idempotency key: admitted, or a duplicate, or a conflict.
+    /// Valid order with this idempotency key: to be admitted, or a duplicate, or a conflict.
     Order(String),
-    /// No valid order.
+    /// Invalid order, to be refused for this reason.
     Refused(Reason),
 }
 
-/// The header that carries a record's number.
+/// Header with the sequence number of a record.
 pub const SEQUENCE: &str = "sequence";
 
-/// Where the records come from.
+/// Source of the records.
 #[derive(Clone, Debug)]
 pub enum Orders {
-    /// Made up from a seed, without an end.
+    /// Endless random records from a seed.
     Generated(Mix),
-    /// The user's own, one JSON document in each line.
+    /// The user's own orders, one JSON document per line.
     Lines(Arc<Vec<Vec<u8>>>),
 }
 
-/// What is made up, and how much of it is no fresh order, in parts of a thousand.
+/// Seed and composition of random records.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
-    /// The seed of everything.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Copies of an earlier order, byte for byte.
+    /// Permille of byte-for-byte copies of an earlier order.
     pub duplicates_permille: u32,
-    /// An earlier order's key with another amount.
+    /// Permille of orders with an earlier order's key and another amount.
     pub conflicts_permille: u32,
-    /// What is no valid order.
+    /// Permille of invalid orders.
     pub faulty_permille: u32,
 }
 
-/// What a number stands for.
+/// Kind of the record with a sequence number.
 enum Kind {
-    Fresh,
+    New,
     DuplicateOf(u64),
     ConflictWith(u64),
     Faulty,
 }
 
 impl Mix {
-    /// One in ten a duplicate, one in a hundred a conflict, two in a hundred no order.
+    /// Creates a mix with 10 % duplicates, 1 % conflicts and 2 % invalid orders.
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
         Self {
@@ -81,7 +83,7 @@ impl Mix {
         }
     }
 
-    /// Nothing but fresh orders: for measuring.
+    /// Creates a mix of new orders only, for measurements.
     #[must_use]
     pub fn all_fresh(seed: u64) -> Self {
         Self {
@@ -95,10 +97,10 @@ impl Mix {
     fn record(&self, sequence: u64) -> Sent {
         let mut random = self.random(sequence);
         let (key, value, label) = match self.kind(&mut random, sequence) {
-            Kind::Fresh => order(self.order_id(sequence), &mut random, 0),
-            // The earlier order is made up again from its own number.
-            Kind::DuplicateOf(earlier) => self.again(earlier, 0),
-            Kind::ConflictWith(earlier) => self.again(earlier, 1),
+            Kind::New => order(self.order_id(sequence), &mut random, 0),
+            // Computed again from the earlier sequence number.
+            Kind::DuplicateOf(earlier) => self.repeat(earlier, 0),
+            Kind::ConflictWith(earlier) => self.repeat(earlier, 1),
             Kind::Faulty => faulty::record(&self.order_id(sequence), &mut random),
         };
         Sent {
@@ -109,53 +111,55 @@ impl Mix {
         }
     }
 
-    fn again(&self, earlier: u64, amount_more: u64) -> Parts {
+    fn repeat(&self, earlier: u64, amount_more: u64) -> Parts {
         let mut random = self.random(earlier);
-        // Draws what `record` drew before it came to the order, so that the same bytes come out.
-        let _fresh = self.kind(&mut random, earlier);
+        // Consumes the same random numbers as `record` did before the order, so that the bytes are equal.
+        let _kind = self.kind(&mut random, earlier);
         order(self.order_id(earlier), &mut random, amount_more)
     }
 
     fn kind(&self, random: &mut ChaCha8Rng, sequence: u64) -> Kind {
         let conflicts_from = self.duplicates_permille;
         let faulty_from = conflicts_from + self.conflicts_permille;
-        let fresh_from = faulty_from + self.faulty_permille;
+        let new_from = faulty_from + self.faulty_permille;
         let draw = random.random_range(0..1000);
-        if draw >= fresh_from {
-            return Kind::Fresh;
+        if draw >= new_from {
+            return Kind::New;
         }
         if draw >= faulty_from {
             return Kind::Faulty;
         }
-        // Half of the repeats come soon after their order (a producer's retry), half at any distance.
+        // Half of the repeats follow their order closely (a producer's retry), half at any distance.
         let reach = if random.random_bool(0.5) {
             sequence.min(100)
         } else {
             sequence
         };
+        // Back to the nearest new order; a repeat of a repeat would need recursion.
         let mut earlier = sequence - random.random_range(0..=reach);
-        while earlier > 0 && !self.is_fresh(earlier) {
+        while earlier > 0 && !self.is_new(earlier) {
             earlier -= 1;
         }
         match earlier {
-            _ if earlier == sequence || !self.is_fresh(earlier) => Kind::Fresh,
+            // Nothing earlier to repeat.
+            _ if earlier == sequence || !self.is_new(earlier) => Kind::New,
             _ if draw >= conflicts_from => Kind::ConflictWith(earlier),
             _ => Kind::DuplicateOf(earlier),
         }
     }
 
-    /// Whether that number drew a fresh order for sure. A repeat that found nothing to repeat is fresh too,
-    /// but is not repeated itself; so this needs no recursion.
-    fn is_fresh(&self, sequence: u64) -> bool {
-        let fresh_from = self.duplicates_permille + self.conflicts_permille + self.faulty_permille;
-        self.random(sequence).random_range(0..1000) >= fresh_from
+    /// Returns true if the record was drawn as a new order. A repeat that found nothing to repeat is new too,
+    /// but is never repeated itself.
+    fn is_new(&self, sequence: u64) -> bool {
+        let new_from = self.duplicates_permille + self.conflicts_permille + self.faulty_permille;
+        self.random(sequence).random_range(0..1000) >= new_from
     }
 
     fn order_id(&self, sequence: u64) -> String {
         format!("order-{:04x}-{sequence:08}", self.seed & 0xffff)
     }
 
-    /// Each record has its own stream of random numbers.
+    /// Returns the random numbers of one record, independent of all others.
     fn random(&self, sequence: u64) -> ChaCha8Rng {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(sequence);
@@ -167,7 +171,7 @@ impl Orders {
     /// Reads the user's own orders.
     ///
     /// # Errors
-    /// The file cannot be read or holds no line.
+    /// The file cannot be read or is empty.
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes =
             std::fs::read(path).with_context(|| format!("reading the orders in {}", path.display()))?;
@@ -178,13 +182,13 @@ impl Orders {
             .collect();
         ensure!(
             !lines.is_empty(),
-            "{} holds no order; one JSON object is expected in each line",
+            "{} holds no order; expected one JSON object per line",
             path.display()
         );
         Ok(Self::Lines(Arc::new(lines)))
     }
 
-    /// How many there are, unless they have no end.
+    /// Number of orders; none if endless.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         match self {
@@ -193,23 +197,24 @@ impl Orders {
         }
     }
 
-    /// The record with this number.
+    /// Returns the record with this sequence number.
     ///
     /// # Panics
-    /// There are that few lines.
+    /// The user's file has fewer lines.
     #[must_use]
     pub fn record(&self, sequence: u64) -> Sent {
         match self {
             Self::Generated(mix) => mix.record(sequence),
             Self::Lines(lines) => {
-                let index = usize::try_from(sequence).expect("a line's number fits");
+                let index = usize::try_from(sequence).expect("a line number fits");
                 line(sequence, &lines[index])
             }
         }
     }
 }
 
-/// The partition that librdkafka's partitioner `consistent` gives a key; records without one take turns.
+/// Returns the partition of a record: CRC32 of its key, as librdkafka's `consistent` partitioner, or round
+/// robin without a key.
 #[must_use]
 pub fn partition_of(sent: &Sent, partitions: i32) -> Partition {
     let number = match &sent.key {
@@ -228,8 +233,8 @@ fn order(order_id: String, random: &mut ChaCha8Rng, amount_more: u64) -> Parts {
     let currency = ["EUR", "USD", "GBP", "JPY", "CHF"][random.random_range(0..5)];
     let customer = random.random_range(0..1_000_000);
     let sku = random.random_range(0..1_000_000_000_u64);
-    // A price with a trailing zero and a number that no f64 holds: whoever parses and writes them again
-    // changes the bytes.
+    // A price with a trailing zero and a number beyond f64: parsing and serializing them again would change
+    // the bytes, which the outbox must keep.
     let value = format!(
         r#"{{"order_id":"{order_id}","amount":{amount},"currency":"{currency}","customer_id":"customer-{customer:06}","lines":[{{"sku":"{sku:012}","quantity":1,"price":{}.50}}],"placed_by":"web-shop","reference":9007199254740993{sku:09},"note":"leave it at the neighbour's, please"}}"#,
         amount / 100
@@ -241,9 +246,10 @@ fn order(order_id: String, random: &mut ChaCha8Rng, amount_more: u64) -> Parts {
     )
 }
 
-/// The user's own line. What is right for it is read with the type that the programs use: their own
-/// judgement of generated records is what the tests check.
+/// Labels a line of the user's own orders.
 fn line(sequence: u64, bytes: &[u8]) -> Sent {
+    // With the programs' own parser: there is no independent label for a line. Generated records check the
+    // parser.
     let (key, label) = match Order::parse(bytes) {
         Ok(order) => {
             let key = order.order_id.into_owned();
@@ -275,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_runs_of_one_seed_send_the_same() {
+    fn one_seed_gives_equal_records() {
         let mix = Mix::with_seed(7);
         let forwards: Vec<_> = (0..2_000).map(|n| mix.record(n)).collect();
         for sent in forwards.iter().rev() {
@@ -286,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mix_holds_and_what_is_labelled_an_order_is_one() {
+    fn mix_matches_its_rates_and_labels() {
         let mix = Mix::with_seed(1);
         let mut first = HashMap::new();
         let (mut duplicates, mut conflicts, mut reasons) = (0, 0, HashSet::new());
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_taken_as_it_is() {
+    fn a_line_keeps_its_bytes_and_gets_a_label() {
         let sent = line(
             0,
             br#"{"order_id":"a","amount":0,"currency":"EUR","customer_id":"c"}"#,

@@ -1,72 +1,61 @@
-//! The guarantees, on a real Kafka, with real processes that are killed.
+//! The guarantees G1 to G8, tested on a real Apache Kafka with real processes that are killed.
 //!
-//! One module per guarantee or pair of them. Tests take turns: each loads the machine.
+//! There is one folder for each guarantee or group of guarantees. Each file begins with its scenario: what is
+//! set up, what is killed or broken, what must hold, and which guard's removal makes the scenario fail.
 
-mod api_outage;
-mod asking;
-mod at_most_once;
-mod callers;
-mod coordinator;
-mod end_txn;
-mod handing_over;
-mod high_watermark;
-mod notes;
-mod one_by_one;
-mod outages;
-mod poison;
-mod refusals;
-mod replaced;
-mod restores;
-mod secrets;
-mod settings;
-mod shutdown;
-mod stage_one;
-mod stage_two;
-mod stubborn;
-mod unknown_end;
-mod unowned;
+mod assertions;
+mod fixtures;
+mod g1_g2_exactly_once;
+mod g3_restore;
+mod g4_g7_calls;
+mod g8_fail_closed;
+mod operations;
+mod single_order_transactions;
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use anyhow::Result;
 
-/// So many stories are told at a time. Most of their time they wait for a session, a transaction or a restart; more of
-/// them would load two cores so that what each waits for takes longer.
-const AT_A_TIME: usize = 2;
+/// Maximum number of scenarios that run at the same time.
+// Most of its time a scenario waits for a session, a transaction or a restart. Three of them load two cores
+// so much that these waits reach their limits.
+const CONCURRENT_SCENARIOS_MAX: usize = 2;
 
-static TOLD_NOW: Mutex<usize> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static SLOT_RELEASED: Condvar = Condvar::new();
 
-/// Runs a story when its turn has come, and fails with its whole chain of errors.
-fn in_turn(story: impl FnOnce() -> Result<()>) {
-    let told_now = TOLD_NOW.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut told_now = ENDED
-        .wait_while(told_now, |told_now| *told_now >= AT_A_TIME)
+/// Runs a scenario as soon as a slot is free, and panics with the whole chain of causes if it fails.
+fn run(scenario: impl FnOnce() -> Result<()>) {
+    // A scenario that fails panics outside the lock, so a poisoned lock still holds a correct count.
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut running = SLOT_RELEASED
+        .wait_while(running, |running| *running >= CONCURRENT_SCENARIOS_MAX)
         .unwrap_or_else(PoisonError::into_inner);
-    *told_now += 1;
-    drop(told_now);
-    let _turn = Turn;
-    if let Err(error) = story() {
+    *running += 1;
+    drop(running);
+    let _slot = Slot;
+    if let Err(error) = scenario() {
         panic!("{error:#}");
     }
 }
 
-/// Gives the turn to another story, also where one has panicked.
-struct Turn;
+/// Slot of a running scenario.
+struct Slot;
 
-impl Drop for Turn {
+impl Drop for Slot {
+    // In a destructor, so that a scenario that panics releases its slot too.
     fn drop(&mut self) {
-        *TOLD_NOW.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        ENDED.notify_one();
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        SLOT_RELEASED.notify_one();
     }
 }
 
-/// The seed of a random story: a fresh one, or that of `OUTBOX_TEST_SEED` to see a story again.
+/// Returns the seed of a random scenario: that of `OUTBOX_TEST_SEED`, to repeat a run, or a new one.
 fn seed() -> u64 {
     let seed = match std::env::var("OUTBOX_TEST_SEED") {
         Ok(text) => text.parse().expect("OUTBOX_TEST_SEED is a number"),
         Err(_) => rand::random_range(0..1_000_000),
     };
-    println!("to see this story again: OUTBOX_TEST_SEED={seed}");
+    println!("to repeat this scenario: OUTBOX_TEST_SEED={seed}");
     seed
 }

@@ -1,24 +1,23 @@
-//! The HTTP client: it does nothing by itself that might call twice, and shows the certificates of the
-//! settings.
+//! The reqwest client, set up so that it never sends a request twice, with the certificates of the settings.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 
+use super::auth::{Watched, warn_if_others_may_read};
 use super::settings::{ApiSettings, TlsSettings};
-use crate::secret::warn_if_others_may_read;
-use crate::watched::Watched;
 
-/// The client of these settings, made anew when its certificates are.
+/// Returns the client of these settings, which is rebuilt when a certificate file changes.
 ///
 /// # Errors
-/// Names the setting that is wrong.
+/// Names the setting that is invalid.
 pub(super) fn watched(settings: &ApiSettings) -> anyhow::Result<Watched<Client>> {
     let tls = &settings.tls;
     ensure!(
         is_set(&tls.client_cert_file) == is_set(&tls.client_key_file),
-        "of the settings api.tls.client_cert_file and api.tls.client_key_file one is set: set both or neither"
+        "only one of the settings api.tls.client_cert_file and api.tls.client_key_file is set: set both or \
+         neither"
     );
     let files = [&tls.ca_file, &tls.client_cert_file, &tls.client_key_file];
     let files = files.into_iter().filter(|file| is_set(file)).cloned().collect();
@@ -27,17 +26,22 @@ pub(super) fn watched(settings: &ApiSettings) -> anyhow::Result<Watched<Client>>
 }
 
 fn client(settings: &ApiSettings) -> anyhow::Result<Client> {
-    // The guarantees are here: an HTTP/2 GOAWAY is answered by a silent retry, and a 307 repeats the POST
-    // elsewhere.
+    // The guarantees depend on these settings, so none is left to a default of the library.
     let mut client = Client::builder()
+        // On an HTTP/2 GOAWAY the client retries a request silently, and the send latch is not proved for
+        // HTTP/2.
         .http1_only()
+        // The only retries are those that the pipeline decides on.
         .retry(reqwest::retry::never())
+        // A 307 or 308 would repeat the POST at another address.
         .redirect(reqwest::redirect::Policy::none())
+        // The URL may carry a secret in its query, and a Referer header would repeat it.
         .referer(false)
         .connect_timeout(settings.connect_timeout)
         .timeout(settings.timeout)
         .pool_idle_timeout(settings.pool_idle_timeout)
         .pool_max_idle_per_host(settings.pool_idle_max)
+        // Requests are small: Nagle's algorithm would hold each until the previous packet is acknowledged.
         .tcp_nodelay(true)
         .user_agent(concat!("outbox-caller/", env!("CARGO_PKG_VERSION")));
     if !settings.proxy_from_environment {
@@ -45,7 +49,7 @@ fn client(settings: &ApiSettings) -> anyhow::Result<Client> {
     }
     with_certificates(client, &settings.tls)?
         .build()
-        .context("the HTTP client could not be set up with the settings of [api] and [api.tls]")
+        .context("building the HTTP client from the settings of [api] and [api.tls]")
 }
 
 fn with_certificates(mut client: ClientBuilder, tls: &TlsSettings) -> anyhow::Result<ClientBuilder> {
@@ -58,21 +62,23 @@ fn with_certificates(mut client: ClientBuilder, tls: &TlsSettings) -> anyhow::Re
             .filter(|certificates| !certificates.is_empty())
             .with_context(|| {
                 format!(
-                    "{} holds no certificate in PEM (api.tls.ca_file)",
+                    "{} contains no PEM certificate (api.tls.ca_file)",
                     tls.ca_file.display()
                 )
             })?;
+        // In place of the system's authorities: a private API needs no public one, and each is a risk.
         client = client.tls_certs_only(certificates);
     }
     if is_set(&tls.client_cert_file) {
         warn_if_others_may_read(&tls.client_key_file);
         let mut pem = read("client_key_file", &tls.client_key_file)?;
+        // The key file may lack its last line break, and PEM begins each part on a line of its own.
         pem.push(b'\n');
         pem.extend(read("client_cert_file", &tls.client_cert_file)?);
-        // The error of the library is left out: it has seen the key.
+        // The library's error is dropped: it may quote the key.
         let identity = Identity::from_pem(&pem).ok().with_context(|| {
             format!(
-                "{} and {} are no certificate and key in PEM (api.tls)",
+                "{} and {} are not a certificate and its key in PEM (api.tls)",
                 tls.client_cert_file.display(),
                 tls.client_key_file.display()
             )

@@ -1,4 +1,4 @@
-//! From an order to a request: address, headers and body, as the settings have them.
+//! Makes a request from an order: URL, headers and body, as the settings say.
 
 use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
@@ -8,35 +8,39 @@ use reqwest::{Method, Url};
 
 use super::request::Request;
 use super::settings::ApiSettings;
-use super::template::{Facts, Language, Template};
+use super::template::{Escaping, Facts, Template};
 
-/// How requests are made from orders.
+/// Mapping of orders to requests, parsed from the settings once.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pub(super) method: Method,
-    url: Address,
+    url: RequestUrl,
     /// Headers that are the same for all orders.
     fixed: HeaderMap,
+    /// Headers with placeholders, filled for each order.
     headers: Vec<(HeaderName, Template)>,
     key_header: Option<HeaderName>,
     body: Body,
 }
 
-/// Where requests go.
+/// URL of requests, with or without placeholders.
 #[derive(Debug)]
-pub(super) enum Address {
+pub(super) enum RequestUrl {
     Fixed(Url),
     Template(Template),
 }
 
 #[derive(Debug)]
 enum Body {
-    AsItIs,
-    Template(Template, Language),
+    /// Bytes of the order, unchanged.
+    Order,
+    Template(Template, Escaping),
 }
 
-/// Headers that have a meaning to the connection, or a setting of their own.
-const NOT_HERE: [HeaderName; 11] = [
+/// Headers that `api.headers` must not set. The HTTP connection sets most of them, and a second value could
+/// let the server and a proxy disagree on where a request ends (request smuggling); the others have settings
+/// of their own.
+const RESERVED: [HeaderName; 11] = [
     header::HOST,
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
@@ -51,10 +55,10 @@ const NOT_HERE: [HeaderName; 11] = [
 ];
 
 impl Mapping {
-    /// The mapping of these settings.
+    /// Parses the mapping of these settings.
     ///
     /// # Errors
-    /// Names the setting that is wrong.
+    /// Names the setting that is invalid.
     pub(crate) fn new(settings: &ApiSettings) -> anyhow::Result<Self> {
         let mut fixed = HeaderMap::new();
         let content_type = HeaderValue::from_str(&settings.content_type)
@@ -64,24 +68,26 @@ impl Mapping {
             "" => None,
             name => Some(HeaderName::from_bytes(name.as_bytes()).with_context(|| {
                 format!(
-                    "the setting api.idempotency_header is {name:?}; it must be the name of a header, or empty"
+                    "the setting api.idempotency_header is {name:?}; it must be the name of a header, or \
+                     empty"
                 )
             })?),
         };
         let mut headers = Vec::new();
         for (name, text) in &settings.headers {
-            let wrong = |why: String| anyhow!("the setting api.headers has {name:?} = {text:?}: {why}");
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(error.to_string()))?;
-            if NOT_HERE.contains(&name) || Some(&name) == key_header.as_ref() || name == TRACEPARENT {
-                return Err(wrong(
-                    "this header is set by another setting, or by the connection".into(),
+            let invalid = |why: String| anyhow!("the setting api.headers has {name:?} = {text:?}: {why}");
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(error.to_string()))?;
+            if RESERVED.contains(&name) || Some(&name) == key_header.as_ref() || name == TRACEPARENT {
+                return Err(invalid(
+                    "this header is set by another setting, or by the HTTP connection".into(),
                 ));
             }
-            let template = Template::new(text, Language::Header).map_err(wrong)?;
+            let template = Template::new(text, Escaping::Header).map_err(invalid)?;
+            // A constant header is checked here, at the start, and not when the first order arrives.
             if template.is_fixed() {
-                let text = template.fill(&EXAMPLE, Language::Header).map_err(wrong)?;
+                let text = template.fill(&EXAMPLE, Escaping::Header).map_err(invalid)?;
                 let value =
-                    HeaderValue::from_bytes(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+                    HeaderValue::from_bytes(text.as_bytes()).map_err(|error| invalid(error.to_string()))?;
                 fixed.insert(name, value);
             } else {
                 headers.push((name, template));
@@ -89,7 +95,7 @@ impl Mapping {
         }
         Ok(Self {
             method: method(&settings.method)?,
-            url: Address::new("api.url", &settings.url)?,
+            url: RequestUrl::new("api.url", &settings.url)?,
             fixed,
             headers,
             key_header,
@@ -97,10 +103,10 @@ impl Mapping {
         })
     }
 
-    /// The request for an order.
+    /// Returns the request for an order.
     ///
     /// # Errors
-    /// Says what the order lacks.
+    /// The order lacks a field that the settings ask for, or a header or URL cannot carry its value.
     pub(crate) fn request(
         &self,
         facts: &Facts<'_>,
@@ -108,9 +114,9 @@ impl Mapping {
         traceparent: Option<&[u8]>,
     ) -> Result<Request, String> {
         let value = |text: &str, name: &HeaderName| {
-            // From bytes: keys may be more than ASCII, and most servers take that.
+            // From bytes, not `from_str`: keys may contain UTF-8, which most servers accept.
             HeaderValue::from_bytes(text.as_bytes())
-                .map_err(|_| format!("the header {name} cannot hold {text:?}"))
+                .map_err(|_| format!("the header {name} cannot carry {text:?}"))
         };
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
         if let Some(name) = &self.key_header {
@@ -119,22 +125,22 @@ impl Mapping {
         for (name, template) in &self.headers {
             headers.push((
                 name.clone(),
-                value(&template.fill(facts, Language::Header)?, name)?,
+                value(&template.fill(facts, Escaping::Header)?, name)?,
             ));
         }
         Ok(Request {
             url: self.url.fill(facts)?,
             headers,
-            traceparent: trace(traceparent),
+            traceparent: trace_context(traceparent),
             idempotency_key: facts.idempotency_key.to_owned(),
             body: match &self.body {
-                Body::AsItIs => order.clone(),
-                Body::Template(template, language) => template.fill(facts, *language)?.into(),
+                Body::Order => order.clone(),
+                Body::Template(template, escaping) => template.fill(facts, *escaping)?.into(),
             },
         })
     }
 
-    /// All headers of a request, but for those of its credentials.
+    /// Returns all headers of a request except those of credentials and signature.
     pub(super) fn headers(&self, request: &Request) -> HeaderMap {
         let mut headers = self.fixed.clone();
         headers.reserve(request.headers.len() + 4);
@@ -146,7 +152,7 @@ impl Mapping {
 
 const TRACEPARENT: HeaderName = HeaderName::from_static(records::pending::TRACEPARENT);
 
-/// Stands for an order where a template is tried out.
+/// Example order, with which templates are checked at the start.
 const EXAMPLE: Facts<'_> = Facts {
     order_id: "1",
     idempotency_key: "1",
@@ -154,15 +160,16 @@ const EXAMPLE: Facts<'_> = Facts {
 };
 
 fn method(text: &str) -> anyhow::Result<Method> {
-    let wrong = || {
+    let invalid = || {
         format!(
-            "the setting api.method is {text:?}; it must be a method that sends something, such as \"POST\", \
-             \"PUT\" or \"PATCH\""
+            "the setting api.method is {text:?}; it must be a method with a body, such as \"POST\", \"PUT\" \
+             or \"PATCH\""
         )
     };
-    let method = Method::from_bytes(text.as_bytes()).with_context(wrong)?;
-    // Only a body that is asked for proves that a request has left.
-    let sends = ![
+    let method = Method::from_bytes(text.as_bytes()).with_context(invalid)?;
+    // The send latch sits in the body: without one it would report each request as not sent, and an ambiguous
+    // call would be repeated as if it were safe.
+    let has_body = ![
         Method::GET,
         Method::HEAD,
         Method::OPTIONS,
@@ -170,32 +177,35 @@ fn method(text: &str) -> anyhow::Result<Method> {
         Method::CONNECT,
     ]
     .contains(&method);
-    ensure!(sends && text == text.to_ascii_uppercase(), wrong());
+    ensure!(has_body && text == text.to_ascii_uppercase(), invalid());
     Ok(method)
 }
 
-impl Address {
+impl RequestUrl {
     pub(super) fn new(setting: &str, text: &str) -> anyhow::Result<Self> {
         let authority = text.split('/').nth(2).unwrap_or_default();
-        // It may hold a password, so it is not repeated.
+        // The URL may contain the password, so the error does not quote it.
         ensure!(
             !authority.contains('@'),
-            "the setting {setting} holds a user name or a password, which would end up in logs; see api.auth"
+            "the setting {setting} contains a user name or password, which would appear in logs; use \
+             [api.auth]"
         );
-        let wrong = |why: String| anyhow!("the setting {setting} is {text:?}: {why}");
-        let template = Template::new(text, Language::Url).map_err(wrong)?;
+        let invalid = |why: String| anyhow!("the setting {setting} is {text:?}: {why}");
+        let template = Template::new(text, Escaping::Url).map_err(invalid)?;
+        // Without its braces a placeholder is plain text: what remains checks the fixed parts.
         let example = text.replace(['{', '}'], "");
-        let url = Url::parse(&example).map_err(|error| wrong(error.to_string()))?;
+        let url = Url::parse(&example).map_err(|error| invalid(error.to_string()))?;
+        // A placeholder in the host would let an order choose the server that gets our credentials.
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() || authority.contains(['{', '}']) {
-            return Err(wrong(
-                "it must begin with http:// or https:// and name a host".into(),
+            return Err(invalid(
+                "it must start with http:// or https:// and name a fixed host".into(),
             ));
         }
         match template.is_fixed() {
             true => {
-                let text = template.fill(&EXAMPLE, Language::Url).map_err(wrong)?;
+                let text = template.fill(&EXAMPLE, Escaping::Url).map_err(invalid)?;
                 Ok(Self::Fixed(
-                    Url::parse(&text).map_err(|error| wrong(error.to_string()))?,
+                    Url::parse(&text).map_err(|error| invalid(error.to_string()))?,
                 ))
             }
             false => Ok(Self::Template(template)),
@@ -206,8 +216,8 @@ impl Address {
         match self {
             Self::Fixed(url) => Ok(url.clone()),
             Self::Template(template) => {
-                let text = template.fill(facts, Language::Url)?;
-                Url::parse(&text).map_err(|error| format!("{text:?} is no URL: {error}"))
+                let text = template.fill(facts, Escaping::Url)?;
+                Url::parse(&text).map_err(|error| format!("{text:?} is not a URL: {error}"))
             }
         }
     }
@@ -216,43 +226,46 @@ impl Address {
 impl Body {
     fn new(settings: &ApiSettings) -> anyhow::Result<Self> {
         if settings.body.is_empty() {
-            return Ok(Self::AsItIs);
+            return Ok(Self::Order);
         }
-        let language = language(&settings.content_type);
-        let wrong = |why: String| anyhow!("the setting api.body is no template: {why}");
-        let template = Template::new(&settings.body, language).map_err(wrong)?;
+        let escaping = escaping(&settings.content_type);
+        let invalid = |why: String| anyhow!("the setting api.body is not a valid template: {why}");
+        let template = Template::new(&settings.body, escaping).map_err(invalid)?;
+        // A body without an order in it would charge the same payment each time.
         ensure!(
             !template.is_fixed(),
-            "the setting api.body is the same for all orders; name at least one place, such as {{order_id}}"
+            "the setting api.body is the same for all orders; it must contain a placeholder, such as \
+             {{order_id}}"
         );
-        Ok(Self::Template(template, language))
+        Ok(Self::Template(template, escaping))
     }
 }
 
-/// The language of a body, by its media type.
-fn language(content_type: &str) -> Language {
+/// Returns the escaping rules of a body, from its media type.
+fn escaping(content_type: &str) -> Escaping {
     let media = content_type.split(';').next().unwrap_or_default();
     match media.trim().to_ascii_lowercase().as_str() {
-        media if media.ends_with("/json") || media.ends_with("+json") => Language::Json,
-        media if media.ends_with("/xml") || media.ends_with("+xml") => Language::Xml,
-        "application/x-www-form-urlencoded" => Language::Form,
-        _ => Language::Text,
+        media if media.ends_with("/json") || media.ends_with("+json") => Escaping::Json,
+        media if media.ends_with("/xml") || media.ends_with("+xml") => Escaping::Xml,
+        "application/x-www-form-urlencoded" => Escaping::Form,
+        _ => Escaping::Text,
     }
 }
 
-/// The record's trace context, or, where it has none that can be read, a new one.
-fn trace(traceparent: Option<&[u8]>) -> HeaderValue {
+/// Returns the record's W3C trace context, or a new one if the record has none or an invalid one.
+fn trace_context(traceparent: Option<&[u8]>) -> HeaderValue {
     let given = traceparent.filter(|text| is_traceparent(text));
     if let Some(value) = given.and_then(|text| HeaderValue::from_bytes(text).ok()) {
         return value;
     }
-    // Zero is no id (W3C Trace Context, section 3.2).
+    // All zeros is an invalid id (W3C Trace Context, section 3.2.2).
     let mut random = rand::rng();
     let (trace, parent) = (
         random.random_range(1..=u128::MAX),
         random.random_range(1..=u64::MAX),
     );
     let text = format!("00-{trace:032x}-{parent:016x}-01");
+    // Hex digits and dashes always make a header. A missing trace must not stop a payment.
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -264,7 +277,7 @@ fn is_traceparent(text: &[u8]) -> bool {
             .next()
             .is_some_and(|part| part.len() == length && is_hex(part))
     };
-    // Later versions may have more parts.
+    // Later versions may append parts; a reader must accept them.
     next(2) && next(32) && next(16) && next(2)
 }
 
@@ -292,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_order_is_sent_as_it_is_with_its_key() {
+    fn order_is_sent_unchanged_by_default() {
         let request = request(|_| {}).expect("a request");
         assert_eq!(request.body, ORDER);
         assert_eq!(request.url.as_str(), "http://127.0.0.1:8080/payments");
@@ -301,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn address_headers_and_body_are_filled_from_the_order() {
+    fn url_headers_and_body_are_filled_from_the_order() {
         let request = request(|api| {
             api.url = "https://host/orders/{order_id}?by={/customer_id}".into();
             api.headers = [
@@ -319,13 +332,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_order_lacks_is_named() {
+    fn missing_order_field_is_named() {
         refused(|api| api.url = "http://host/{/region}".into(), "no field /region");
         refused(|api| api.body = "{\"to\":{/iban}}".into(), "no field /iban");
     }
 
     #[test]
-    fn malformed_settings_are_refused() {
+    fn invalid_settings_are_refused() {
         for url in [
             "http://{order_id}/",
             "http://host/{order}",
@@ -357,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_or_begins() {
+    fn trace_context_is_continued_or_created() {
         let given = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(
-            trace(Some(given)),
+            trace_context(Some(given)),
             HeaderValue::from_bytes(given).expect("a header")
         );
         for none in [None, Some(&b"00-1-2-01"[..]), Some(b""), Some(b"\xff")] {
-            let (one, other) = (trace(none), trace(none));
+            let (one, other) = (trace_context(none), trace_context(none));
             assert!(is_traceparent(one.as_bytes()), "{one:?}");
             assert_ne!(one, other);
         }

@@ -1,16 +1,17 @@
-//! What one request is made of.
+//! Contents of one request.
 
 use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
-/// What one request is made of, beside the headers that all have.
+/// One request to the API, without the headers that all requests share.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) url: Url,
-    /// The headers that are this order's.
+    /// Headers that differ from order to order.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) traceparent: HeaderValue,
+    /// Key in the idempotency header and in the signature.
     pub(crate) idempotency_key: String,
     pub(crate) body: Bytes,
 }

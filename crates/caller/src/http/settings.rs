@@ -1,4 +1,4 @@
-//! The settings of the API: where it is, how long it may take, and what its answers mean.
+//! Settings of the API: its address, its limits, and the meaning of its responses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,75 +7,82 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::answers::ResponseSettings;
-use super::credentials::{AuthKind, AuthSettings};
-use super::signature::SignatureSettings;
+use super::auth::{AuthKind, AuthSettings, SignatureSettings};
+use super::response::ResponseSettings;
 
+/// Settings of the API and of the requests to it: `[api]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ApiSettings {
-    /// The method of each request.
+    /// HTTP method of the requests. It must have a body, such as `POST`, `PUT` or `PATCH`: the send latch
+    /// proves nothing about a request without one.
     pub(crate) method: String,
-    /// The address of each request. Here, in `headers` and in `body`, `{order_id}`, `{idempotency_key}` and
-    /// fields of the order by JSON pointer, such as `{/customer_id}`, are replaced.
+    /// URL of the requests.
+    ///
+    /// In it, in `headers` and in `body`, the placeholders `{order_id}`, `{idempotency_key}` and fields of
+    /// the order by JSON pointer, such as `{/customer_id}`, are replaced. An order without such a field
+    /// becomes a dead letter.
     pub(crate) url: String,
-    /// The body; empty: the order's bytes, unchanged.
+    /// Body of the requests; empty: the order's bytes, unchanged.
     pub(crate) body: String,
-    /// The media type of the body, which also says how places in it are escaped.
+    /// Media type of the body. It decides how placeholders in the body are escaped.
     pub(crate) content_type: String,
-    /// More headers.
+    /// Additional headers, by name.
     pub(crate) headers: BTreeMap<String, String>,
-    /// How long one request may take, connecting and answer included. What takes longer is ambiguous.
+    /// Maximum duration of a request, from connecting to the end of the response. A request that takes longer
+    /// is ambiguous once it was sent.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
-    /// How long connecting may take. What takes longer was surely not sent.
+    /// Maximum duration of connecting. A request that fails here was surely not sent and is retried.
     #[serde(with = "humantime_serde")]
     pub(crate) connect_timeout: Duration,
-    /// An idle connection is closed after this. Below the keep-alive of common servers (5 s), since a request
-    /// on a connection that the server just closes is ambiguous.
+    /// Time after which an idle connection is closed. Keep it below the keep-alive timeout of the API's
+    /// server: a request on a connection that the server is closing is ambiguous.
     #[serde(with = "humantime_serde")]
     pub(crate) pool_idle_timeout: Duration,
-    /// Idle connections that are kept.
+    /// Maximum number of idle connections that are kept open.
     pub(crate) pool_idle_max: usize,
-    /// So much of an answer's body is kept for the outcome or the dead letter. Fields are looked for in up to
-    /// 1 MiB of it.
+    /// Maximum number of bytes of a response body that are kept for the outcome or dead letter; the rest is
+    /// cut off. Fields are found in the first 1 MiB of the body.
     pub(crate) response_bytes_max: ByteSize,
-    /// The header that carries the idempotency key; empty: none is sent. Against an API that honours it a
-    /// repeated call does no harm.
+    /// Header that carries the idempotency key; empty: not sent. An API that honours the key processes a
+    /// repeated call once.
     pub(crate) idempotency_header: String,
-    /// Where the API's own transaction id stands in a JSON answer, as a JSON pointer; empty: nowhere.
+    /// JSON pointer of the API's own transaction id in its response, for the outcome; empty: none.
     pub(crate) transaction_id: String,
-    /// Whether the proxy variables of the environment are obeyed. A proxy can lose an answer by itself.
+    /// Obeys `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. Off by default, since a proxy can lose a response
+    /// too, which makes the call ambiguous.
     pub(crate) proxy_from_environment: bool,
-    /// How requests prove who sends them.
+    /// Credentials of the requests.
     pub(crate) auth: AuthSettings,
-    /// How requests are signed.
+    /// Signature of the requests.
     pub(crate) signature: SignatureSettings,
-    /// The certificates of HTTPS.
+    /// Certificate files for HTTPS.
     pub(crate) tls: TlsSettings,
-    /// What each status means.
+    /// Response classes by status.
     pub(crate) responses: ResponseSettings,
 }
 
-/// The settings of TLS. Files are PEM, and read anew when they change.
+/// Certificates for HTTPS: `[api.tls]`. Files are PEM, and are reloaded when they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TlsSettings {
-    /// The certificate authorities that the API is believed by, and no others; empty: the system's.
+    /// Certificate authorities trusted for the API, in place of the system's; empty: the system's.
     pub(crate) ca_file: PathBuf,
-    /// The certificate that is shown to the API, with its chain; empty: none.
+    /// Client certificate with its chain; empty: none.
     pub(crate) client_cert_file: PathBuf,
-    /// Its key.
+    /// Private key of the client certificate.
     pub(crate) client_key_file: PathBuf,
 }
 
 impl ApiSettings {
-    /// The address as it may stand in a log: some APIs want a secret in the query.
+    /// Returns the URL without its query, for logs.
     pub(crate) fn url_without_query(&self) -> &str {
+        // Some APIs take a secret in the query.
         self.url.split('?').next().unwrap_or_default()
     }
 
-    /// The longest that a request may take, with the token that it may need first.
+    /// Returns the longest time a call can take, including the token request that may precede it.
     pub(crate) fn request_max(&self) -> Duration {
         match self.auth.kind {
             AuthKind::OAuth2 => self.timeout + self.auth.oauth2.timeout,
@@ -92,9 +99,12 @@ impl Default for ApiSettings {
             body: String::new(),
             content_type: "application/json".into(),
             headers: BTreeMap::new(),
+            // Generous: each request that times out after sending is ambiguous, and costs more than waiting.
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            // Below the shortest keep-alive of common servers: 5 s in Apache httpd and Node.js.
             pool_idle_timeout: Duration::from_secs(4),
+            // As many as caller.calls_in_flight_max, so that a steady load opens no connections.
             pool_idle_max: 64,
             response_bytes_max: ByteSize::kib(8),
             idempotency_header: "Idempotency-Key".into(),

@@ -1,8 +1,8 @@
-//! Text with places for what an order says: `{order_id}`, `{idempotency_key}`, and `{/customer/name}` for a
-//! field of the order by its JSON pointer.
+//! Templates: text with the placeholders `{order_id}`, `{idempotency_key}`, and fields of the order by JSON
+//! pointer, such as `{/customer/name}`.
 //!
-//! What stands in a place is written in the language around it: percent-encoded in a URL, escaped in XML, as
-//! JSON in JSON. Numbers keep every digit that they came with.
+//! Values are escaped for the syntax around them: percent-encoded in a URL, escaped in XML, as JSON in JSON.
+//! Numbers keep every digit of the order.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
 
-/// A template that was read, and can be filled for each order.
+/// Parsed template, filled for each order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -19,79 +19,81 @@ pub(crate) struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Place(Place),
-    /// A place within the quotes of a JSON text.
-    Quoted(Place),
+    Placeholder(Placeholder),
+    /// Placeholder inside a JSON string.
+    Quoted(Placeholder),
 }
 
-/// What may stand in a template.
+/// Placeholder of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The order's id.
+pub(crate) enum Placeholder {
+    /// `{order_id}`: id of the order.
     OrderId,
-    /// The idempotency key.
+    /// `{idempotency_key}`: key of the pending call.
     IdempotencyKey,
-    /// A field of the order, by JSON pointer.
+    /// Field of the order, by JSON pointer.
     Field(String),
 }
 
-/// The language around the places.
+/// Escaping of values, by the syntax of the text around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Language {
-    /// A URL: all but RFC 3986's unreserved characters are percent-encoded.
+pub(crate) enum Escaping {
+    /// URL: all but RFC 3986's unreserved characters are percent-encoded.
     Url,
-    /// The value of a header: as it is.
+    /// Header value: inserted unchanged.
     Header,
-    /// A JSON body: values as they are, or, within quotes, as a part of the text.
+    /// JSON body: values as JSON, or, inside quotes, as part of the string.
     Json,
-    /// The body of a form: percent-encoded.
+    /// Form body: percent-encoded like a URL.
     Form,
-    /// An XML body: escaped.
+    /// XML body: XML entities.
     Xml,
-    /// Any other body: as it is.
+    /// Any other body: inserted unchanged.
     Text,
 }
 
-/// What a template is filled from.
+/// Values that a template is filled with.
 pub(crate) struct Facts<'a> {
     pub(crate) order_id: &'a str,
     pub(crate) idempotency_key: &'a str,
-    /// The order's JSON.
+    /// JSON of the order.
     pub(crate) order: &'a str,
 }
 
 impl Template {
-    /// Reads a template. In bodies a brace that begins no place is text; elsewhere it is doubled to be text.
+    /// Parses a template. In a body, a brace that starts no placeholder is text; elsewhere a literal brace is
+    /// doubled.
     ///
     /// # Errors
-    /// Says what is no place, and where.
-    pub(crate) fn new(text: &str, language: Language) -> Result<Self, String> {
-        let is_body = match language {
-            Language::Url | Language::Header => false,
-            Language::Json | Language::Form | Language::Xml | Language::Text => true,
+    /// Names the unknown or malformed placeholder, with its byte offset.
+    pub(crate) fn new(text: &str, escaping: Escaping) -> Result<Self, String> {
+        let is_body = match escaping {
+            Escaping::Url | Escaping::Header => false,
+            Escaping::Json | Escaping::Form | Escaping::Xml | Escaping::Text => true,
         };
+        // JSON and XML bodies are full of braces and quotes; doubling each of them would be error-prone.
         let (mut parts, mut plain, mut rest) = (Vec::new(), String::new(), text);
         let mut quotes = Quotes::default();
         while let Some(at) = rest.find(['{', '}']) {
             let (before, from) = rest.split_at(at);
             plain.push_str(before);
-            quotes.pass(before);
+            quotes.advance(before);
             let doubled = !is_body && (from.starts_with("{{") || from.starts_with("}}"));
             if doubled {
                 plain.push_str(&from[..1]);
                 rest = &from[2..];
                 continue;
             }
-            match place(from, is_body)
+            match placeholder(from, is_body)
                 .map_err(|why| format!("{why} (at byte {})", text.len() - from.len()))?
             {
-                Some((place, after)) => {
+                Some((placeholder, after)) => {
                     if !plain.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut plain)));
                     }
-                    parts.push(match quotes.is_open && language == Language::Json {
-                        true => Part::Quoted(place),
-                        false => Part::Place(place),
+                    parts.push(match quotes.is_open && escaping == Escaping::Json {
+                        true => Part::Quoted(placeholder),
+                        false => Part::Placeholder(placeholder),
                     });
                     rest = after;
                 }
@@ -108,24 +110,25 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// Whether it is the same for all orders.
+    /// Reports whether the text is the same for all orders.
     pub(crate) fn is_fixed(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Text(_)))
     }
 
-    /// The text for an order.
+    /// Returns the text for an order.
     ///
     /// # Errors
-    /// A field is missing, or cannot stand where the template has it.
-    pub(crate) fn fill(&self, facts: &Facts<'_>, language: Language) -> Result<String, String> {
+    /// A field is missing, or its value is not allowed in this syntax.
+    pub(crate) fn fill(&self, facts: &Facts<'_>, escaping: Escaping) -> Result<String, String> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(plain) => text.push_str(plain),
-                Part::Place(place) => write(&mut text, place, facts, language)?,
-                Part::Quoted(place) => {
-                    let json =
-                        serde_json::to_string(&place.text(facts)?).map_err(|error| error.to_string())?;
+                Part::Placeholder(placeholder) => write(&mut text, placeholder, facts, escaping)?,
+                Part::Quoted(placeholder) => {
+                    let json = serde_json::to_string(&placeholder.text(facts)?)
+                        .map_err(|error| error.to_string())?;
+                    // Without its quotes, which the template has already.
                     text.push_str(&json[1..json.len() - 1]);
                 }
             }
@@ -134,43 +137,46 @@ impl Template {
     }
 }
 
-/// The place at the beginning of the text, and what comes after it; `None` if the brace is text.
-fn place(from: &str, is_body: bool) -> Result<Option<(Place, &str)>, String> {
+/// Parses the placeholder at the start of the text, and returns it with the rest; `None` if the brace is
+/// text.
+fn placeholder(from: &str, is_body: bool) -> Result<Option<(Placeholder, &str)>, String> {
     let inside = from.strip_prefix('{').and_then(|inside| inside.split_once('}'));
     let Some((name, after)) = inside else {
         return match is_body {
             true => Ok(None),
-            false => Err("a brace that begins or ends no place must be doubled".into()),
+            false => Err("a brace that is not part of a placeholder must be doubled".into()),
         };
     };
+    // In a body, `{total}` is a misspelt placeholder and an error, while `{ "a": 1 }` is JSON and text.
     let is_word = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let place = match name {
-        "order_id" => Place::OrderId,
-        "idempotency_key" => Place::IdempotencyKey,
-        _ if name.starts_with('/') => Place::Field(pointer(name)?),
+    let placeholder = match name {
+        "order_id" => Placeholder::OrderId,
+        "idempotency_key" => Placeholder::IdempotencyKey,
+        _ if name.starts_with('/') => Placeholder::Field(pointer(name)?),
         _ if is_body && !is_word => return Ok(None),
         _ => {
             return Err(format!(
-                "{{{name}}} is no place; there are {{order_id}}, {{idempotency_key}}, and fields of the order such \
-                 as {{/customer_id}}"
+                "{{{name}}} is not a placeholder; use {{order_id}}, {{idempotency_key}}, or a field of the \
+                 order such as {{/customer_id}}"
             ));
         }
     };
-    Ok(Some((place, after)))
+    Ok(Some((placeholder, after)))
 }
 
+/// Checks the escapes of a JSON pointer (RFC 6901, section 3).
 fn pointer(name: &str) -> Result<String, String> {
     let is_escaped = name.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
     match is_escaped {
         true => Ok(name.to_owned()),
         false => Err(format!(
-            "{{{name}}} is no JSON pointer: ~ must be followed by 0 or 1"
+            "{{{name}}} is not a JSON pointer: ~ must be followed by 0 or 1"
         )),
     }
 }
 
-impl Place {
-    /// What stands in the place, as text.
+impl Placeholder {
+    /// Returns the value as text.
     fn text<'a>(&self, facts: &Facts<'a>) -> Result<Cow<'a, str>, String> {
         let raw = match self {
             Self::OrderId => return Ok(Cow::Borrowed(facts.order_id)),
@@ -181,11 +187,12 @@ impl Place {
             Some(b'"') => serde_json::from_str::<String>(raw)
                 .map(Cow::Owned)
                 .map_err(|error| error.to_string()),
+            // Objects, arrays and null have no one text form; "null" in a URL would name a resource.
             Some(b'{' | b'[' | b'n') | None => Err(format!(
-                "the order's field {} is {raw:.40}, which cannot stand in a text",
+                "the order's field {} is {raw:.40}, which cannot be written as text",
                 self.name()
             )),
-            // A number, digit by digit, or a boolean.
+            // A number or a boolean, as written: parsing a number could change its digits.
             Some(_) => Ok(Cow::Borrowed(raw)),
         }
     }
@@ -199,32 +206,41 @@ impl Place {
     }
 }
 
-fn write(to: &mut String, place: &Place, facts: &Facts<'_>, language: Language) -> Result<(), String> {
-    match (language, place) {
-        (Language::Json, Place::Field(pointer)) => to.push_str(field(facts.order, pointer)?),
-        (Language::Json, Place::OrderId | Place::IdempotencyKey) => {
-            to.push_str(&serde_json::to_string(&place.text(facts)?).map_err(|error| error.to_string())?);
+fn write(
+    to: &mut String,
+    placeholder: &Placeholder,
+    facts: &Facts<'_>,
+    escaping: Escaping,
+) -> Result<(), String> {
+    match (escaping, placeholder) {
+        (Escaping::Json, Placeholder::Field(pointer)) => to.push_str(field(facts.order, pointer)?),
+        (Escaping::Json, Placeholder::OrderId | Placeholder::IdempotencyKey) => {
+            to.push_str(
+                &serde_json::to_string(&placeholder.text(facts)?).map_err(|error| error.to_string())?,
+            );
         }
-        (Language::Url, _) => {
-            let text = place.text(facts)?;
-            // They would lead to another resource; dots also when they are encoded.
+        (Escaping::Url, _) => {
+            let text = placeholder.text(facts)?;
+            // An empty or dotted path segment addresses another resource; URL parsers resolve dots even when
+            // they are percent-encoded.
             if matches!(&*text, "" | "." | "..") {
                 return Err(format!(
-                    "{} is {text:?}, which cannot stand in a URL",
-                    place.name()
+                    "{} is {text:?}, which is not allowed in a URL",
+                    placeholder.name()
                 ));
             }
             percent_encode(to, &text);
         }
-        (Language::Form, _) => percent_encode(to, &place.text(facts)?),
-        (Language::Xml, _) => xml_escape(to, &place.text(facts)?, place.name())?,
-        (Language::Header | Language::Text, _) => to.push_str(&place.text(facts)?),
+        (Escaping::Form, _) => percent_encode(to, &placeholder.text(facts)?),
+        (Escaping::Xml, _) => xml_escape(to, &placeholder.text(facts)?, placeholder.name())?,
+        (Escaping::Header | Escaping::Text, _) => to.push_str(&placeholder.text(facts)?),
     }
     Ok(())
 }
 
-/// The JSON of a field, as it was written.
+/// Returns the JSON of a field, unchanged.
 fn field<'a>(order: &'a str, pointer: &str) -> Result<&'a str, String> {
+    // Raw JSON instead of parsed values: a float would round amounts above 2^53.
     let missing = || format!("the order has no field {pointer}");
     let mut at: &'a str = order;
     for name in pointer.split('/').skip(1) {
@@ -269,8 +285,9 @@ fn xml_escape(to: &mut String, text: &str, name: &str) -> Result<(), String> {
             '\'' => to.push_str("&apos;"),
             '\t' | '\n' | '\r' => to.push(character),
             '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => {
+                // XML 1.0 has no escape for these either (section 2.2).
                 return Err(format!(
-                    "{name} holds the character {character:?}, which XML cannot hold"
+                    "{name} contains the character {character:?}, which XML does not allow"
                 ));
             }
             _ => to.push(character),
@@ -279,7 +296,7 @@ fn xml_escape(to: &mut String, text: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a place in JSON stands within quotes.
+/// Tracks whether a position in a JSON text is inside a string.
 #[derive(Default)]
 struct Quotes {
     is_open: bool,
@@ -287,7 +304,7 @@ struct Quotes {
 }
 
 impl Quotes {
-    fn pass(&mut self, text: &str) {
+    fn advance(&mut self, text: &str) {
         for byte in text.bytes() {
             match byte {
                 _ if self.is_escaped => self.is_escaped = false,
@@ -306,84 +323,84 @@ mod tests {
     const ORDER: &str = r#"{"order_id":"a/1","amount":9007199254740993,"rate":1.50,"paid":true,"note":"<\"Ü\">",
         "customer":{"name":"x y","tags":["t0","t1"],"a/b":{"~":null}}}"#;
 
-    fn fill(text: &str, language: Language) -> Result<String, String> {
+    fn fill(text: &str, escaping: Escaping) -> Result<String, String> {
         let facts = Facts {
             order_id: "a/1",
             idempotency_key: "k&1",
             order: ORDER,
         };
-        Template::new(text, language)?.fill(&facts, language)
+        Template::new(text, escaping)?.fill(&facts, escaping)
     }
 
-    fn check(text: &str, language: Language, expected: &str) {
-        assert_eq!(fill(text, language).as_deref(), Ok(expected), "{text}");
+    fn check(text: &str, escaping: Escaping, expected: &str) {
+        assert_eq!(fill(text, escaping).as_deref(), Ok(expected), "{text}");
     }
 
-    fn refused(text: &str, language: Language, names: &str) {
-        let why = fill(text, language).expect_err(names);
+    fn refused(text: &str, escaping: Escaping, names: &str) {
+        let why = fill(text, escaping).expect_err(names);
         assert!(why.contains(names), "{text}: {why}");
     }
 
     #[test]
-    fn a_place_is_written_in_the_language_around_it() {
+    fn values_are_escaped_for_their_syntax() {
         check(
             "http://h/{order_id}/{/customer/name}?k={idempotency_key}",
-            Language::Url,
+            Escaping::Url,
             "http://h/a%2F1/x%20y?k=k%261",
         );
-        check("{/customer/tags/1}; {{x}}", Language::Header, "t1; {x}");
+        check("{/customer/tags/1}; {{x}}", Escaping::Header, "t1; {x}");
         check(
             r#"{"id":{order_id},"amount":{/amount},"rate":{/rate},"to":{/customer/tags},"ref":"R-{order_id}-{/note}","x":{}}"#,
-            Language::Json,
+            Escaping::Json,
             r#"{"id":"a/1","amount":9007199254740993,"rate":1.50,"to":["t0","t1"],"ref":"R-a/1-<\"Ü\">","x":{}}"#,
         );
         check(
             "a={/amount}&n={/note}",
-            Language::Form,
+            Escaping::Form,
             "a=9007199254740993&n=%3C%22%C3%9C%22%3E",
         );
         check(
             "<p paid=\"{/paid}\">{/note} {idempotency_key}</p>",
-            Language::Xml,
+            Escaping::Xml,
             "<p paid=\"true\">&lt;&quot;Ü&quot;&gt; k&amp;1</p>",
         );
-        check("{/note} {", Language::Text, "<\"Ü\"> {");
-        check("{/customer/a~1b/~0}", Language::Json, "null");
+        check("{/note} {", Escaping::Text, "<\"Ü\"> {");
+        check("{/customer/a~1b/~0}", Escaping::Json, "null");
     }
 
     #[test]
-    fn a_field_that_is_missing_or_fits_nowhere_is_refused_by_name() {
-        refused("{/nothing}", Language::Json, "the order has no field /nothing");
-        refused("{/customer/tags/2}", Language::Header, "/customer/tags/2");
-        refused("{/amount/x}", Language::Header, "/amount/x");
-        refused("{/customer}", Language::Header, "cannot stand in a text");
-        refused("\"{/customer/a~1b/~0}\"", Language::Json, "null");
-        refused("{/customer/tags}", Language::Url, "cannot stand");
+    fn missing_or_unsuitable_field_is_refused() {
+        refused("{/nothing}", Escaping::Json, "the order has no field /nothing");
+        refused("{/customer/tags/2}", Escaping::Header, "/customer/tags/2");
+        refused("{/amount/x}", Escaping::Header, "/amount/x");
+        refused("{/customer}", Escaping::Header, "cannot be written as text");
+        refused("\"{/customer/a~1b/~0}\"", Escaping::Json, "null");
+        refused("{/customer/tags}", Escaping::Url, "cannot be written");
     }
 
     #[test]
-    fn a_malformed_template_is_refused() {
-        for language in [Language::Url, Language::Header] {
-            refused("x{", language, "doubled (at byte 1)");
-            refused("x}y", language, "doubled");
-            refused("{}", language, "no place");
+    fn malformed_template_is_refused() {
+        for escaping in [Escaping::Url, Escaping::Header] {
+            refused("x{", escaping, "doubled (at byte 1)");
+            refused("x}y", escaping, "doubled");
+            refused("{}", escaping, "not a placeholder");
         }
-        for language in [Language::Url, Language::Header, Language::Json, Language::Text] {
-            refused("{order}", language, "{order} is no place");
-            refused("{/a~2}", language, "no JSON pointer");
+        for escaping in [Escaping::Url, Escaping::Header, Escaping::Json, Escaping::Text] {
+            refused("{order}", escaping, "{order} is not a placeholder");
+            refused("{/a~2}", escaping, "not a JSON pointer");
         }
     }
 
     #[test]
-    fn dots_and_nothing_lead_nowhere_else() {
+    fn dots_and_empty_segments_are_refused_in_urls() {
         for order_id in ["", ".", ".."] {
             let facts = Facts {
                 order_id,
                 idempotency_key: "k",
                 order: "{}",
             };
-            let template = Template::new("http://h/{order_id}", Language::Url).expect("a template");
-            assert!(template.fill(&facts, Language::Url).is_err(), "{order_id:?}");
+            let template = Template::new("http://h/{order_id}", Escaping::Url).expect("a template");
+            assert!(template.fill(&facts, Escaping::Url).is_err(), "{order_id:?}");
         }
     }
 }

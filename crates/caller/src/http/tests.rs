@@ -1,4 +1,4 @@
-//! What each misbehaviour of a server is reported as, on real sockets.
+//! Response and class of each way in which a server can behave, on real sockets.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use pipeline::delivery::{Field, HttpResponse, Lost, NotSent, ResponseClass};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::answers::{FieldSettings, OtherwiseSetting};
+use super::response::{FieldSettings, OtherwiseSetting};
 use super::*;
-use server::{Does, OK, Server};
+use server::{Behaviour, OK, Server};
 
-mod lookup;
+mod look_up;
 mod oauth2;
 mod server;
 mod tls;
@@ -25,13 +25,13 @@ fn settings(url: &str) -> ApiSettings {
     }
 }
 
-fn permitted() -> ExtendLease {
-    let permit = ExtendLease::new(Instant::now());
+fn valid_permit() -> SendPermit {
+    let permit = SendPermit::new(Instant::now());
     permit.extend(Instant::now() + Duration::from_secs(60));
     permit
 }
 
-async fn call(api: &Api, permit: ExtendLease) -> Response {
+async fn call(api: &Api, permit: SendPermit) -> Response {
     let order = "{\"order_id\":\"order/1?\"}";
     let facts = Facts {
         order_id: "order/1?",
@@ -42,19 +42,20 @@ async fn call(api: &Api, permit: ExtendLease) -> Response {
     api.call(request.expect("a request"), permit).await
 }
 
-/// Makes one call; returns what it is reported as and what that means by the default settings.
-async fn answered(api: &Api) -> (Response, ResponseClass) {
-    let report = call(api, permitted()).await;
-    let answer = api.reading.classes.class_of(&report);
-    (report, answer)
+/// Makes one call; returns its response, and the class of it by the default settings.
+async fn call_class(api: &Api) -> (Response, ResponseClass) {
+    let response = call(api, valid_permit()).await;
+    let class = api.reader.classifier.class_of(&response);
+    (response, class)
 }
 
-/// One row of the table: the server does this, and that is what it means. The server sees one request.
-async fn check(does: Does, expected: Response, answer: ResponseClass) {
-    let server = Server::start(does).await;
+/// Calls a server that behaves in one way, and checks the response and its class. The server must see one
+/// request.
+async fn check(behaviour: Behaviour, expected: Response, class: ResponseClass) {
+    let server = Server::start(behaviour).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    assert_eq!(answered(&api).await, (expected, answer), "{does:?}");
-    assert_eq!(server.requests(), 1, "{does:?}");
+    assert_eq!(call_class(&api).await, (expected, class), "{behaviour:?}");
+    assert_eq!(server.requests(), 1, "{behaviour:?}");
 }
 
 fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> Response {
@@ -68,15 +69,15 @@ fn status(status: u16, retry_after: Option<u64>, body: &str, body_cut: bool) -> 
     })
 }
 
-/// Nothing answers there, or not in the language that was asked for.
+/// Checks that a call to an address without a working server counts as not sent.
 async fn check_no_connection(url: &str) {
     let api = Api::new(&settings(url)).expect("an API");
     let expected = (Response::NotSent(NotSent::NoConnection), ResponseClass::Retryable);
-    assert_eq!(answered(&api).await, expected, "{url}");
+    assert_eq!(call_class(&api).await, expected, "{url}");
 }
 
 #[tokio::test]
-async fn what_could_not_connect_was_surely_not_sent() {
+async fn failed_connection_is_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let refused = format!("http://{}/", listener.local_addr().expect("an address"));
     drop(listener);
@@ -86,17 +87,20 @@ async fn what_could_not_connect_was_surely_not_sent() {
 }
 
 #[tokio::test]
-async fn a_failed_tls_handshake_was_surely_not_sent() {
-    for does in [Does::ResetsUnread, Does::SaysBeforehand("220 no TLS here\r\n")] {
-        let server = Server::start(does).await;
+async fn failed_tls_handshake_is_not_sent() {
+    for behaviour in [
+        Behaviour::ResetsUnread,
+        Behaviour::SaysBeforehand("220 no TLS here\r\n"),
+    ] {
+        let server = Server::start(behaviour).await;
         check_no_connection(&server.url().replace("http:", "https:")).await;
-        assert_eq!(server.requests(), 0, "{does:?}");
+        assert_eq!(server.requests(), 0, "{behaviour:?}");
     }
 }
 
-/// A listener whose queue is full does not answer new connections: neither accepted nor refused.
+/// A listener whose queue is full neither accepts nor refuses new connections.
 #[tokio::test]
-async fn a_time_out_while_connecting_was_surely_not_sent() {
+async fn timeout_while_connecting_is_not_sent() {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket
         .bind("127.0.0.1:0".parse().expect("an address"))
@@ -124,9 +128,9 @@ async fn a_time_out_while_connecting_was_surely_not_sent() {
             ..settings(&format!("http://{addr}/"))
         };
         let api = Api::new(&settings).expect("an API");
-        let report = call(&api, permitted()).await;
+        let response = call(&api, valid_permit()).await;
         assert_eq!(
-            report,
+            response,
             Response::NotSent(NotSent::NoConnection),
             "{timeout} {connect_timeout}"
         );
@@ -134,56 +138,56 @@ async fn a_time_out_while_connecting_was_surely_not_sent() {
 }
 
 #[tokio::test]
-async fn once_it_left_and_no_status_came_nobody_can_know() {
-    for (does, lost) in [
-        (Does::ClosesUnanswered, Lost::Closed),
-        (Does::ResetsUnanswered, Lost::Closed),
-        (Does::Hangs, Lost::TimedOut),
-        (Does::Answers("HTTP/1.1 2"), Lost::Closed),
-        (Does::Answers("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
-        (Does::Answers("SMTP ready\r\n\r\n"), Lost::NotHttp),
+async fn sent_request_without_a_status_is_ambiguous() {
+    for (behaviour, lost) in [
+        (Behaviour::ClosesWithoutResponse, Lost::Closed),
+        (Behaviour::ResetsWithoutResponse, Lost::Closed),
+        (Behaviour::Hangs, Lost::TimedOut),
+        (Behaviour::Responds("HTTP/1.1 2"), Lost::Closed),
+        (Behaviour::Responds("HTTP/1.1 200 OK\r\ncontent-le"), Lost::Closed),
+        (Behaviour::Responds("SMTP ready\r\n\r\n"), Lost::NotHttp),
     ] {
-        check(does, Response::Lost(lost), ResponseClass::Ambiguous).await;
+        check(behaviour, Response::Lost(lost), ResponseClass::Ambiguous).await;
     }
 }
 
-/// Story: a connection has served one call. The next one is written to it, and then it ends.
+/// A connection has served one call. The next request is written to it, and then it closes.
 #[tokio::test]
-async fn a_used_connection_that_ends_before_an_answer_is_ambiguous() {
-    for does in [
-        Does::AnswersOneReadsAnotherAndCloses(OK),
-        Does::AnswersOneReadsAnotherAndResets(OK),
+async fn closed_pool_connection_is_ambiguous() {
+    for behaviour in [
+        Behaviour::RespondsOnceThenReadsAndCloses(OK),
+        Behaviour::RespondsOnceThenReadsAndResets(OK),
     ] {
-        let server = Server::start(does).await;
+        let server = Server::start(behaviour).await;
         let api = Api::new(&settings(&server.url())).expect("an API");
         let first = (status(201, None, "{}", false), ResponseClass::Accepted);
-        assert_eq!(answered(&api).await, first, "{does:?}");
+        assert_eq!(call_class(&api).await, first, "{behaviour:?}");
         let second = (Response::Lost(Lost::Closed), ResponseClass::Ambiguous);
-        assert_eq!(answered(&api).await, second, "{does:?}");
+        assert_eq!(call_class(&api).await, second, "{behaviour:?}");
         let seen = (server.requests(), server.connections.load(Ordering::SeqCst));
-        assert_eq!(seen, (2, 1), "{does:?}");
+        assert_eq!(seen, (2, 1), "{behaviour:?}");
     }
 }
 
-/// The kernel takes the request before the reset arrives, or not: both are honest, and neither is a
-/// second request.
+/// The kernel accepts the request before the reset arrives, or not. Both responses are correct, and neither
+/// makes a second request.
 #[tokio::test]
-async fn a_reset_before_anything_was_read_is_not_taken_for_an_answer() {
-    let server = Server::start(Does::ResetsUnread).await;
+async fn early_reset_is_not_a_response() {
+    let server = Server::start(Behaviour::ResetsUnread).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    let report = call(&api, permitted()).await;
+    let response = call(&api, valid_permit()).await;
     let expected = [
         Response::Lost(Lost::Closed),
         Response::NotSent(NotSent::NoConnection),
         Response::NotSent(NotSent::NotWritten),
     ];
-    assert!(expected.contains(&report), "{report:?}");
+    assert!(expected.contains(&response), "{response:?}");
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn a_status_decides_by_its_class() {
-    for (code, answer) in [
+async fn status_decides_the_class() {
+    for (code, class) in [
         (200, ResponseClass::Accepted),
         (202, ResponseClass::Accepted),
         (400, ResponseClass::Rejected),
@@ -199,18 +203,18 @@ async fn a_status_decides_by_its_class() {
         (504, ResponseClass::Ambiguous),
     ] {
         let text = leaked(format!("HTTP/1.1 {code} So\r\ncontent-length: 0\r\n\r\n"));
-        check(Does::Answers(text), status(code, None, "", false), answer).await;
+        check(Behaviour::Responds(text), status(code, None, "", false), class).await;
     }
-    let told = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
+    let with_retry_after = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
     check(
-        Does::Answers(told),
+        Behaviour::Responds(with_retry_after),
         status(503, Some(7), "", false),
         ResponseClass::Retryable,
     )
     .await;
     let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
     check(
-        Does::Answers(unreadable),
+        Behaviour::Responds(unreadable),
         status(503, Some(0), "", false),
         ResponseClass::Retryable,
     )
@@ -218,24 +222,30 @@ async fn a_status_decides_by_its_class() {
 }
 
 #[tokio::test]
-async fn a_status_counts_whatever_becomes_of_its_body() {
+async fn status_counts_even_if_the_body_is_lost() {
     let truncated = "HTTP/1.1 201 Created\r\ncontent-length: 99\r\n\r\n{\"id\":";
     let long = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n01234567890123456789";
     let endless = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0123";
-    for (does, expected) in [
-        (Does::Answers(OK), status(201, None, "{}", false)),
-        (Does::Answers(truncated), status(201, None, "{\"id\":", true)),
-        (Does::Answers(long), status(200, None, "0123456789012345", true)),
-        // Its end never comes.
-        (Does::AnswersAll(endless), status(200, None, "0123", true)),
+    for (behaviour, expected) in [
+        (Behaviour::Responds(OK), status(201, None, "{}", false)),
+        (
+            Behaviour::Responds(truncated),
+            status(201, None, "{\"id\":", true),
+        ),
+        (
+            Behaviour::Responds(long),
+            status(200, None, "0123456789012345", true),
+        ),
+        // The rest of the body never arrives.
+        (Behaviour::RespondsToAll(endless), status(200, None, "0123", true)),
     ] {
-        check(does, expected, ResponseClass::Accepted).await;
+        check(behaviour, expected, ResponseClass::Accepted).await;
     }
 }
 
-/// An API that says `200 {"result":"ERROR"}`, and settings that know of it.
+/// An API that responds `200 {"result":"ERROR"}`, and settings that read the field.
 #[tokio::test]
-async fn a_field_of_the_body_has_the_last_word() {
+async fn body_field_overrides_the_status() {
     let of = |body: &str, length: usize| {
         leaked(format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
@@ -243,9 +253,9 @@ async fn a_field_of_the_body_has_the_last_word() {
     };
     let whole = |body: &str| of(body, body.len());
     let value = |value: &str| Field::Value(value.into());
-    // Longer than what is kept of a body: 16 bytes in these tests.
+    // Longer than the 16 bytes of a body that these tests keep.
     let long = r#"{"comment":"more than sixteen bytes","result":"OK","id":17}"#;
-    for (answer, field, transaction_id, expected) in [
+    for (text, field, transaction_id, expected) in [
         (
             whole(r#"{"result":"OK"}"#),
             value("OK"),
@@ -279,7 +289,7 @@ async fn a_field_of_the_body_has_the_last_word() {
             ResponseClass::Ambiguous,
         ),
     ] {
-        let server = Server::start(Does::Answers(answer)).await;
+        let server = Server::start(Behaviour::Responds(text)).await;
         let mut settings = settings(&server.url());
         settings.transaction_id = "/id".into();
         settings.responses.body = vec![FieldSettings {
@@ -292,29 +302,29 @@ async fn a_field_of_the_body_has_the_last_word() {
             otherwise: OtherwiseSetting::Ambiguous,
         }];
         let api = Api::new(&settings).expect("an API");
-        let (report, meaning) = answered(&api).await;
-        let Response::Status(reply) = report else {
-            panic!("{answer}: {report:?}");
+        let (response, class) = call_class(&api).await;
+        let Response::Status(http) = response else {
+            panic!("{text}: {response:?}");
         };
-        assert_eq!((reply.field, meaning), (field, expected), "{answer}");
-        assert_eq!(reply.transaction_id.as_deref(), transaction_id, "{answer}");
-        assert!(reply.body.len() <= 16, "{answer}");
+        assert_eq!((http.field, class), (field, expected), "{text}");
+        assert_eq!(http.transaction_id.as_deref(), transaction_id, "{text}");
+        assert!(http.body.len() <= 16, "{text}");
     }
 }
 
-/// The connection stays usable when an answer is longer than what is kept of it.
+/// A response longer than what is kept of it leaves its connection usable.
 #[tokio::test]
-async fn a_long_answer_does_not_cost_its_connection() {
+async fn long_response_keeps_its_connection() {
     let body = "x".repeat(20_000);
-    let answer = leaked(format!(
+    let text = leaked(format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     ));
-    let server = Server::start(Does::AnswersAll(answer)).await;
+    let server = Server::start(Behaviour::RespondsToAll(text)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     for _ in 0..3 {
         assert_eq!(
-            call(&api, permitted()).await,
+            call(&api, valid_permit()).await,
             status(200, None, &"x".repeat(16), true)
         );
     }
@@ -323,14 +333,14 @@ async fn a_long_answer_does_not_cost_its_connection() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let elsewhere = Server::start(Does::AnswersAll(OK)).await;
+    let elsewhere = Server::start(Behaviour::RespondsToAll(OK)).await;
     for code in [301, 302, 303, 307, 308] {
         let moved = leaked(format!(
             "HTTP/1.1 {code} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
             elsewhere.url()
         ));
         check(
-            Does::Answers(moved),
+            Behaviour::Responds(moved),
             status(code, None, "", false),
             ResponseClass::Rejected,
         )
@@ -343,31 +353,31 @@ fn leaked(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// Story: the server closes an idle connection between two calls. The second call is made on a new one, or is
-/// ambiguous; it is never made twice by itself.
+/// The server closes an idle connection between two calls. The second call uses a new connection or is
+/// ambiguous; the client never repeats it by itself.
 #[tokio::test]
-async fn a_stale_connection_never_makes_two_requests_of_one_call() {
+async fn stale_connection_never_repeats_a_call() {
     for _ in 0..50 {
-        let server = Server::start(Does::AnswersOneThenCloses(OK)).await;
+        let server = Server::start(Behaviour::RespondsOnceThenCloses(OK)).await;
         let api = Api::new(&settings(&server.url())).expect("an API");
-        assert_eq!(call(&api, permitted()).await, status(201, None, "{}", false));
+        assert_eq!(call(&api, valid_permit()).await, status(201, None, "{}", false));
         server.close.notify_one();
         server.closed.notified().await;
-        let report = call(&api, permitted()).await;
-        match report {
-            Response::Status(reply) => assert_eq!((reply.status, server.requests()), (201, 2)),
-            // It was written into the closed connection, where nobody read it.
-            Response::Lost(_) | Response::NotSent(_) => assert_eq!(server.requests(), 1, "{report:?}"),
+        let response = call(&api, valid_permit()).await;
+        match response {
+            Response::Status(http) => assert_eq!((http.status, server.requests()), (201, 2)),
+            // Written into the closed connection, where the server did not read it.
+            Response::Lost(_) | Response::NotSent(_) => assert_eq!(server.requests(), 1, "{response:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
-    let server = Server::start(Does::AnswersAll(OK)).await;
+async fn connections_are_reused() {
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
     for _ in 0..20 {
-        assert_eq!(call(&api, permitted()).await, status(201, None, "{}", false));
+        assert_eq!(call(&api, valid_permit()).await, status(201, None, "{}", false));
     }
     assert_eq!(
         (server.requests(), server.connections.load(Ordering::SeqCst)),
@@ -376,10 +386,10 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
-async fn past_the_deadline_the_server_sees_nothing() {
-    let server = Server::start(Does::AnswersAll(OK)).await;
+async fn expired_permit_sends_nothing() {
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let api = Api::new(&settings(&server.url())).expect("an API");
-    let permit = ExtendLease::new(Instant::now());
+    let permit = SendPermit::new(Instant::now());
     assert_eq!(
         call(&api, permit.clone()).await,
         Response::NotSent(NotSent::Withheld)
@@ -389,15 +399,14 @@ async fn past_the_deadline_the_server_sees_nothing() {
     assert_eq!(server.requests(), 1);
 }
 
-/// What each request says, as a server reads it.
 #[tokio::test]
-async fn a_request_carries_what_the_settings_say() {
-    let server = Server::start(Does::AnswersAll(OK)).await;
+async fn request_has_the_headers_of_the_settings() {
+    let server = Server::start(Behaviour::RespondsToAll(OK)).await;
     let mut settings = settings(&format!("{}/{{order_id}}", server.url()));
     settings.headers = [("X-Order".into(), "no. {order_id}".into())].into();
     settings.method = "PUT".into();
     let api = Api::new(&settings).expect("an API");
-    call(&api, permitted()).await;
+    call(&api, valid_permit()).await;
     let head = server.heads().remove(0);
     for part in [
         "PUT /payments/order%2F1%3F HTTP/1.1\r\n",

@@ -1,4 +1,4 @@
-//! The topics that are missing, with the settings that they should have.
+//! Plan for the creation of missing topics, with their settings.
 
 use std::collections::BTreeMap;
 
@@ -6,32 +6,33 @@ use records::Topics;
 use serde::Serialize;
 
 use super::rules::creatable_in_sync_min;
-use super::{Existing, HEADERS_BYTES, Purpose};
+use super::{ExistingTopics, HEADERS_BYTES, Purpose};
 
-/// Kafka's own default, set explicitly where there is no orders topic to follow.
+/// Maximum size of an order while there is no orders topic to follow: Kafka's own default, in bytes.
 const ORDER_BYTES_MAX: u64 = 1_048_588;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// A topic that is to be created.
+/// A topic to create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewTopic {
-    /// Its name.
+    /// Name of the topic.
     pub name: String,
-    /// What it is for.
+    /// Purpose, which decides the settings.
     pub purpose: Purpose,
-    /// How many partitions.
+    /// Number of partitions to create.
     pub partitions: usize,
-    /// On how many brokers each partition lies.
+    /// Number of replicas of each partition.
     pub replication_factor: usize,
-    /// Its settings; the others are the cluster's defaults.
+    /// Explicit settings; the others are the cluster's defaults.
     pub configs: BTreeMap<&'static str, String>,
 }
 
-/// All topics that are missing, in the order in which an order passes them. Those that exist are left alone.
+/// Returns the topics that are missing, in the order in which an order passes them. ExistingTopics topics are left
+/// unchanged.
 #[must_use]
 pub fn missing(
     topics: &Topics,
-    existing: &Existing,
+    existing: &ExistingTopics,
     partitions: usize,
     replication_factor: usize,
 ) -> Vec<NewTopic> {
@@ -59,6 +60,7 @@ fn configs(
             "min.insync.replicas",
             creatable_in_sync_min(replication_factor).to_string(),
         ),
+        // A broker that lacks acknowledged records must not become leader.
         ("unclean.leader.election.enable", "false".to_owned()),
     ]);
     let mut keep = |days: Option<u64>| {
@@ -75,20 +77,22 @@ fn configs(
             configs.insert("max.message.bytes", bytes_max.orders.to_string());
         }
         Purpose::Pending => {
-            // As long as a call may be replayed; its age is counted from when the broker wrote it.
+            // The time within which a call can be replayed.
             keep(Some(30));
+            // By the broker's clock: with a validator's wrong one, calls would expire before they are sent.
             configs.insert("message.timestamp.type", "LogAppendTime".into());
             configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
         }
         Purpose::Changelog => configs.extend([
             ("cleanup.policy", "compact".to_owned()),
-            // Only closed segments are compacted, so that the default of 1 GiB leaves aborted and repeated
-            // records for long; each partition needs up to twice this on disk.
+            // Only closed segments are compacted, so that the default of 1 GiB keeps aborted and repeated
+            // records for long. A partition needs up to twice this size on disk.
             ("segment.bytes", (128 * 1024 * 1024).to_string()),
-            // A key is written once, so compaction finds little: cleaning more eagerly only costs reads.
+            // A key is written once, so that compaction finds little: a lower ratio would only cost reads.
             ("min.cleanable.dirty.ratio", "0.5".to_owned()),
         ]),
         Purpose::OrderDeadLetters => {
+            // Until an operator has dealt with them.
             keep(None);
             configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
         }
@@ -104,14 +108,14 @@ fn configs(
     configs
 }
 
-/// The largest records of the topics that others are copied from: as they are, or as they will be.
+/// Maximum record sizes of the topics whose records are copied, as they are or will be created.
 struct BytesMax {
     orders: u64,
     pending: u64,
 }
 
 impl BytesMax {
-    fn new(topics: &Topics, existing: &Existing) -> Self {
+    fn new(topics: &Topics, existing: &ExistingTopics) -> Self {
         let of = |purpose: Purpose| {
             let bytes = existing.get(purpose.name(topics))?.number("max.message.bytes")?;
             u64::try_from(bytes).ok()

@@ -1,11 +1,11 @@
-//! Story: topics as `missing` plans them are without fault; then one thing is spoilt, and exactly that is
-//! found.
+//! Scenario: topics as `missing` plans them have no findings; then one setting is changed, and exactly that
+//! is found.
 
 use super::creation::missing;
 use super::*;
 
-fn required(topics: &Topics, role: Role) -> Required<'_> {
-    Required {
+fn required(topics: &Topics, role: Role) -> Requirements<'_> {
+    Requirements {
         topics,
         role,
         partitions_remembered: None,
@@ -13,11 +13,11 @@ fn required(topics: &Topics, role: Role) -> Required<'_> {
     }
 }
 
-/// All topics as they are created, described as Kafka would.
-fn created(partitions: usize, replication_factor: usize) -> Existing {
+/// Describes all topics as they are created.
+fn created(partitions: usize, replication_factor: usize) -> ExistingTopics {
     missing(
         &Topics::default(),
-        &Existing::new(),
+        &ExistingTopics::new(),
         partitions,
         replication_factor,
     )
@@ -28,7 +28,7 @@ fn created(partitions: usize, replication_factor: usize) -> Existing {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        let described = Described {
+        let described = TopicDescription {
             id: None,
             partitions: new.partitions,
             replication_factor: new.replication_factor,
@@ -39,12 +39,18 @@ fn created(partitions: usize, replication_factor: usize) -> Existing {
     .collect()
 }
 
-/// Spoils one setting of one topic and expects this one finding, for the operator and for `role`.
+/// Changes one setting of one topic, and expects one finding, for the operator and for `role`.
 #[track_caller]
-fn check(role: Role, purpose: Purpose, spoil: impl Fn(&mut Described), severity: Severity, words: &[&str]) {
+fn check(
+    role: Role,
+    purpose: Purpose,
+    change: impl Fn(&mut TopicDescription),
+    severity: Severity,
+    words: &[&str],
+) {
     let topics = Topics::default();
     let mut existing = created(10, 3);
-    spoil(existing.get_mut(purpose.name(&topics)).expect("it exists"));
+    change(existing.get_mut(purpose.name(&topics)).expect("it exists"));
     for role in [role, Role::Operator] {
         let findings = verify(&required(&topics, role), &existing);
         let [finding] = findings.as_slice() else {
@@ -61,7 +67,7 @@ fn check(role: Role, purpose: Purpose, spoil: impl Fn(&mut Described), severity:
     }
 }
 
-fn set(name: &'static str, value: &'static str) -> impl Fn(&mut Described) {
+fn set(name: &'static str, value: &'static str) -> impl Fn(&mut TopicDescription) {
     move |described| {
         described.configs.insert(name.to_owned(), value.to_owned());
     }
@@ -72,7 +78,7 @@ use Role::{Caller, Operator, Validator};
 use Severity::{Refuse, Warn};
 
 #[test]
-fn what_is_created_is_without_fault() {
+fn created_topics_have_no_findings() {
     let topics = Topics::default();
     for role in [Validator, Caller, Operator] {
         assert_eq!(verify(&required(&topics, role), &created(10, 3)), []);
@@ -89,9 +95,9 @@ fn what_is_created_is_without_fault() {
 }
 
 #[test]
-fn each_role_asks_for_its_own_topics() {
+fn each_role_verifies_its_own_topics() {
     let topics = Topics::default();
-    let of = |role| verify(&required(&topics, role), &Existing::new());
+    let of = |role| verify(&required(&topics, role), &ExistingTopics::new());
     assert_eq!(
         (of(Validator).len(), of(Caller).len(), of(Operator).len()),
         (4, 4, 7)
@@ -109,15 +115,15 @@ fn each_role_asks_for_its_own_topics() {
 }
 
 #[test]
-fn partition_counts_that_differ_are_refused() {
-    let eleven = |described: &mut Described| described.partitions = 11;
+fn different_partition_counts_are_refused() {
+    let eleven = |described: &mut TopicDescription| described.partitions = 11;
     let words = [
         "has 11 partitions",
         "payment-orders has 10",
-        "cannot take partitions away",
+        "cannot remove partitions",
     ];
     check(Validator, Changelog, eleven, Refuse, &words);
-    let six = |described: &mut Described| described.partitions = 6;
+    let six = |described: &mut TopicDescription| described.partitions = 6;
     check(
         Validator,
         Pending,
@@ -127,7 +133,7 @@ fn partition_counts_that_differ_are_refused() {
     );
 
     let topics = Topics::default();
-    let remembered = |partitions| Required {
+    let remembered = |partitions| Requirements {
         partitions_remembered: Some(partitions),
         ..required(&topics, Validator)
     };
@@ -142,7 +148,7 @@ fn partition_counts_that_differ_are_refused() {
 }
 
 #[test]
-fn a_changelog_that_forgets_is_refused() {
+fn expiring_changelog_is_refused() {
     let repair = "--entity-name idempotency-key-store-changelog --add-config cleanup.policy=compact";
     check(
         Validator,
@@ -168,7 +174,7 @@ fn a_changelog_that_forgets_is_refused() {
 }
 
 #[test]
-fn an_orders_topic_or_outbox_that_is_compacted_is_refused() {
+fn compacted_orders_or_outbox_is_refused() {
     check(
         Validator,
         Orders,
@@ -207,13 +213,13 @@ fn an_orders_topic_or_outbox_that_is_compacted_is_refused() {
 }
 
 #[test]
-fn records_that_are_kept_too_short_are_a_warning() {
+fn short_retention_is_a_warning() {
     check(
         Validator,
         Orders,
         set("retention.ms", "3600000"),
         Warn,
-        &["for 1 h only", "no validator has read"],
+        &["for 1 h only", "no validator reads"],
     );
     check(
         Caller,
@@ -227,7 +233,7 @@ fn records_that_are_kept_too_short_are_a_warning() {
         Parked,
         set("retention.ms", "604800000"),
         Warn,
-        &["for 7 days only", "no person"],
+        &["for 7 days only", "no operator"],
     );
     check(
         Validator,
@@ -246,7 +252,7 @@ fn records_that_are_kept_too_short_are_a_warning() {
 }
 
 #[test]
-fn replicas_are_enough_to_lose_one_broker_and_go_on() {
+fn weak_replication_is_found() {
     check(
         Validator,
         Pending,
@@ -285,18 +291,18 @@ fn replicas_are_enough_to_lose_one_broker_and_go_on() {
 }
 
 #[test]
-fn two_replicas_are_told_to_be_too_few_either_way() {
+fn two_replicas_are_a_warning_either_way() {
     for (in_sync_min, words) in [("1", "one broker alone"), ("2", "one broker is down")] {
-        let spoil = |described: &mut Described| {
+        let change = |described: &mut TopicDescription| {
             described.replication_factor = 2;
             set("min.insync.replicas", in_sync_min)(described);
         };
-        check(Validator, Changelog, spoil, Warn, &[words, "three replicas"]);
+        check(Validator, Changelog, change, Warn, &[words, "three replicas"]);
     }
 }
 
 #[test]
-fn a_record_must_fit_where_it_is_copied_to() {
+fn too_small_record_limits_are_found() {
     check(
         Validator,
         Pending,
@@ -316,14 +322,14 @@ fn a_record_must_fit_where_it_is_copied_to() {
         OrderDeadLetters,
         set("max.message.bytes", "1000"),
         Refuse,
-        &["stands still"],
+        &["halts"],
     );
     check(
         Caller,
         CallDeadLetters,
         set("max.message.bytes", "1000"),
         Refuse,
-        &["stands still"],
+        &["halts"],
     );
 }
 
@@ -339,16 +345,16 @@ fn one_topic_for_two_purposes_is_refused() {
 }
 
 #[test]
-fn what_is_created_follows_the_orders_topic_that_is_there() {
+fn created_topics_follow_existing_orders_topic() {
     let topics = Topics::default();
     let configs = [("max.message.bytes".to_owned(), "5000000".to_owned())].into();
-    let orders = Described {
+    let orders = TopicDescription {
         id: None,
         partitions: 10,
         replication_factor: 3,
         configs,
     };
-    let existing = Existing::from([(topics.orders.clone(), orders)]);
+    let existing = ExistingTopics::from([(topics.orders.clone(), orders)]);
     let new = missing(&topics, &existing, 10, 3);
     assert_eq!(new.len(), 6);
     assert!(

@@ -1,13 +1,13 @@
-//! Which request meets which fault: a pure function of the seed, the order and the number of its request.
+//! Draws of faults: a pure function of the seed, the order id and the number of the request for that order.
 //!
-//! Nothing here depends on time or on the order in which requests arrive, so a run with the same seed meets
-//! the same faults however its requests interleave.
+//! A draw does not depend on time or on the order of arrival, so a run with the same seed meets the same
+//! faults however its requests interleave.
 
 use std::time::Duration;
 
 use super::{Fault, Faults};
 
-/// What was drawn for one request.
+/// Draw for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Draw {
     pub(crate) fault: Option<Fault>,
@@ -15,14 +15,15 @@ pub(crate) struct Draw {
 }
 
 impl Faults {
-    /// What happens to the `nth` request (from 1) for this order.
+    /// Returns the draw for request number `nth` (from 1) of an order.
     pub(crate) fn draw(&self, order_id: &str, nth: u32) -> Draw {
-        if self.is_stubborn(order_id) && (self.stubborn_for == 0 || nth <= self.stubborn_for) {
+        if self.is_failing_order(order_id) && (self.failing_requests == 0 || nth <= self.failing_requests) {
             return Draw {
                 fault: Some(Fault::Throttle),
                 slow: false,
             };
         }
+        // Without faults, no hash is computed: benchmarks measure the pipeline, not the stand-in.
         if self.faults_sum() == 0.0 && self.slow == 0.0 {
             return Draw {
                 fault: None,
@@ -36,19 +37,19 @@ impl Faults {
         }
     }
 
-    /// Whether the API rejects this order, however often it is sent.
+    /// Reports whether the API rejects this order each time it is sent.
     pub(crate) fn rejects(&self, order_id: &str) -> bool {
-        // Requests are numbered from 1, so 0 is free for what belongs to the order as a whole.
+        // Requests are numbered from 1; number 0 serves draws for the order as a whole.
         self.reject > 0.0 && fractions(self.seed, 0, order_id)[0] < self.reject
     }
 
-    /// Whether the API turns this order away while it takes others.
-    fn is_stubborn(&self, order_id: &str) -> bool {
-        // The second number of what belongs to the order as a whole.
-        self.stubborn > 0.0 && fractions(self.seed, 0, order_id)[1] < self.stubborn
+    /// Reports whether the first requests for this order fail.
+    fn is_failing_order(&self, order_id: &str) -> bool {
+        // The second number of draw 0, independent of `rejects`.
+        self.failing_orders > 0.0 && fractions(self.seed, 0, order_id)[1] < self.failing_orders
     }
 
-    /// How long a request takes before it is processed or fails.
+    /// Returns the latency of a request.
     pub(crate) fn delay(&self, slow: bool) -> Duration {
         if slow {
             self.latency + self.slow_for
@@ -57,6 +58,7 @@ impl Faults {
         }
     }
 
+    /// Returns the fault at a point in [0, 1), in which each fault takes an interval as long as its rate.
     fn fault_at(&self, mut point: f64) -> Option<Fault> {
         for fault in Fault::ALL {
             let rate = self.rate(fault);
@@ -69,8 +71,9 @@ impl Faults {
     }
 }
 
-/// Two independent numbers in [0, 1), the same on every machine and in every release.
+/// Returns two independent numbers in [0, 1), the same on every machine and in every release.
 fn fractions(seed: u64, nth: u32, order_id: &str) -> [f64; 2] {
+    // A hash and not a random generator: its output is specified, and there is no state to share.
     let mut input = Vec::with_capacity(12 + order_id.len());
     input.extend_from_slice(&seed.to_le_bytes());
     input.extend_from_slice(&nth.to_le_bytes());
@@ -78,7 +81,7 @@ fn fractions(seed: u64, nth: u32, order_id: &str) -> [f64; 2] {
     let hash = blake3::hash(&input);
     let (numbers, _) = hash.as_bytes().as_chunks::<8>();
     [numbers[0], numbers[1]].map(|bytes| {
-        // The 53 bits that an f64 holds exactly.
+        // An f64 represents 53 bits exactly.
         (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
     })
 }
@@ -110,7 +113,7 @@ mod tests {
         }
     }
 
-    /// Six standard deviations of a share seen in `DRAWS` draws: one false alarm in 500 million.
+    /// Checks a share within six standard deviations of `DRAWS` draws: one false alarm in 500 million.
     fn assert_share(what: &str, rate: f64, seen: u32) {
         let share = f64::from(seen) / f64::from(DRAWS);
         let bound = 6.0 * (rate * (1.0 - rate) / f64::from(DRAWS)).sqrt();
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_draws_the_same_and_another_seed_something_else() {
+    fn draws_depend_on_the_seed_alone() {
         let (faults, other) = (
             all_kinds(),
             Faults {
@@ -141,26 +144,26 @@ mod tests {
     }
 
     #[test]
-    fn a_stubborn_order_fails_as_often_as_it_is_told_to() {
+    fn failing_order_fails_for_its_first_requests() {
         let mut faults = Faults {
-            stubborn: 0.3,
-            stubborn_for: 4,
+            failing_orders: 0.3,
+            failing_requests: 4,
             ..Faults::default()
         };
         let is_throttled = |faults: &Faults, order: u32, nth| {
             faults.draw(&format!("o-{order}"), nth).fault == Some(Fault::Throttle)
         };
-        let stubborn: Vec<u32> = (0..DRAWS)
+        let failing: Vec<u32> = (0..DRAWS)
             .filter(|order| is_throttled(&faults, *order, 1))
             .collect();
-        assert_share("stubborn", 0.3, u32::try_from(stubborn.len()).expect("few"));
-        let order = stubborn[0];
+        assert_share("failing_orders", 0.3, u32::try_from(failing.len()).expect("few"));
+        let order = failing[0];
         assert!(is_throttled(&faults, order, 4) && !is_throttled(&faults, order, 5));
-        faults.stubborn_for = 0;
+        faults.failing_requests = 0;
         assert!(is_throttled(&faults, order, 1_000_000));
     }
 
-    /// Recorded once: a run that was reported with its seed must be the same run after an upgrade.
+    /// Recorded values: a run that was reported with its seed must be the same run after an upgrade.
     #[test]
     fn draws_do_not_change_between_releases() {
         assert_eq!(
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_hold_over_the_requests_of_one_order() {
+    fn rates_hold_over_requests_of_one_order() {
         let faults = Faults {
             lost_reset: 0.25,
             ..Faults::default()
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_of_0_and_1_are_never_and_always() {
+    fn rates_of_0_and_1_mean_never_and_always() {
         let never = Faults::default();
         let always = Faults {
             lost_504: 1.0,

@@ -1,4 +1,4 @@
-//! A raw TCP client that tells every kind of ending apart, and a server to aim it at.
+//! Raw TCP client that distinguishes all ways in which an exchange can end, and a server for it.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than anything here takes, so that a hang is a failure with a name.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit of each step, so that a hang fails with a message.
+const LIMIT: Duration = Duration::from_secs(30);
 
-/// How an exchange ended, as the client saw it.
+/// End of an exchange, as the client saw it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    Answer { status: u16, head: String, body: String },
+    Response { status: u16, head: String, body: String },
     Reset,
     Closed,
 }
@@ -25,20 +25,20 @@ pub(crate) enum Seen {
 impl Seen {
     pub(crate) fn status(&self) -> u16 {
         match self {
-            Seen::Answer { status, .. } => *status,
-            Seen::Reset | Seen::Closed => panic!("no answer but {self:?}"),
+            Seen::Response { status, .. } => *status,
+            Seen::Reset | Seen::Closed => panic!("no response but {self:?}"),
         }
     }
 
     pub(crate) fn body(&self) -> &str {
         match self {
-            Seen::Answer { body, .. } => body,
-            Seen::Reset | Seen::Closed => panic!("no answer but {self:?}"),
+            Seen::Response { body, .. } => body,
+            Seen::Reset | Seen::Closed => panic!("no response but {self:?}"),
         }
     }
 }
 
-/// A server on free ports, which ends with the test's runtime.
+/// Server on free ports, which stops with the runtime of the test.
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     pub(crate) control: SocketAddr,
@@ -65,14 +65,14 @@ impl Api {
         receive(&mut stream).await
     }
 
-    /// Sends a payment and hands out the connection on which the answer is due.
+    /// Sends a payment, and returns its connection before the response.
     pub(crate) async fn send(&self, order_id: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(payment(order_id, "").as_bytes()).await.unwrap();
         stream
     }
 
-    /// Asks over the control listener, which is there even while the API is down.
+    /// Makes a request to the control listener, which stays up while the API is down.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> Seen {
         let mut stream = TcpStream::connect(self.control).await.unwrap();
         stream
@@ -101,31 +101,29 @@ impl Api {
         self.get("/stats").await
     }
 
-    /// The only request for an order.
+    /// Returns the only request for an order.
     pub(crate) async fn line(&self, order_id: &str) -> RequestLine {
         let mut lines = self.lines(&format!("/requests?order_id={order_id}")).await;
         assert_eq!(lines.len(), 1, "requests for {order_id}");
         lines.remove(0)
     }
 
-    /// Asks until the order's only request looks as it should.
+    /// Polls until the only request for the order meets the condition, and returns it.
     pub(crate) async fn line_when(
         &self,
         order_id: &str,
-        right: impl Fn(&RequestLine) -> bool,
+        is_met: impl Fn(&RequestLine) -> bool,
     ) -> RequestLine {
         let path = format!("/requests?order_id={order_id}");
-        let asking = async {
+        let polling = async {
             loop {
                 match self.lines::<RequestLine>(&path).await.pop() {
-                    Some(line) if right(&line) => return line,
+                    Some(line) if is_met(&line) => return line,
                     _ => tokio::task::yield_now().await,
                 }
             }
         };
-        timeout(PATIENCE, asking)
-            .await
-            .expect("the request comes to look as it should")
+        timeout(LIMIT, polling).await.expect("the condition is met")
     }
 }
 
@@ -136,29 +134,30 @@ pub(crate) fn payment(order_id: &str, headers: &str) -> String {
 
 pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: api\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nhost: api\r\ncontent-type: application/json\r\n{headers}content-length: \
+         {}\r\n\r\n{body}",
         body.len()
     )
 }
 
-/// Reads one answer, or how there is none.
+/// Reads one response, or the end of the connection.
 pub(crate) async fn receive(stream: &mut TcpStream) -> Seen {
-    timeout(PATIENCE, receive_patiently(stream))
+    timeout(LIMIT, receive_without_limit(stream))
         .await
-        .expect("an answer or an end")
+        .expect("a response or an end")
 }
 
-async fn receive_patiently(stream: &mut TcpStream) -> Seen {
+async fn receive_without_limit(stream: &mut TcpStream) -> Seen {
     let mut bytes = Vec::new();
     loop {
-        if let Some(answer) = whole_answer(&bytes) {
-            return answer;
+        if let Some(response) = parse_response(&bytes) {
+            return response;
         }
         match stream.read_buf(&mut bytes).await {
             Ok(0) => {
                 assert!(
                     bytes.is_empty(),
-                    "an answer in part: {}",
+                    "an incomplete response: {}",
                     String::from_utf8_lossy(&bytes)
                 );
                 return Seen::Closed;
@@ -170,8 +169,8 @@ async fn receive_patiently(stream: &mut TcpStream) -> Seen {
     }
 }
 
-/// `None` until all of it is there.
-fn whole_answer(bytes: &[u8]) -> Option<Seen> {
+/// Parses a response; `None` if it is incomplete.
+fn parse_response(bytes: &[u8]) -> Option<Seen> {
     let text = str::from_utf8(bytes).ok()?;
     let (head, rest) = text.split_once("\r\n\r\n")?;
     let field = |name: &str| {
@@ -188,7 +187,7 @@ fn whole_answer(bytes: &[u8]) -> Option<Seen> {
         rest.get(..length)?.to_owned()
     };
     let status = head[9..12].parse().unwrap();
-    Some(Seen::Answer {
+    Some(Seen::Response {
         status,
         head: head.to_owned(),
         body,

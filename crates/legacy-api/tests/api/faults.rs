@@ -1,4 +1,4 @@
-//! Each fault, as the client sees it, and as the API records it.
+//! Each fault, as the client sees it and as the API records it.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -11,12 +11,12 @@ async fn with(faults: Faults) -> Api {
     Api::start(|settings| settings.faults = faults).await
 }
 
-/// Plays one fault: what the client sees, what is recorded, and whether the customer has paid.
+/// Checks one fault: what the client sees, what is recorded, and whether the customer is charged.
 async fn check(faults: Faults, fault: Fault, status: Option<u16>, cut: Option<Cut>) -> Seen {
     let api = with(faults).await;
     let seen = api.pay("o-1").await;
     match (&seen, status, cut) {
-        (Seen::Answer { status: seen, .. }, Some(status), None) => assert_eq!(*seen, status),
+        (Seen::Response { status: seen, .. }, Some(status), None) => assert_eq!(*seen, status),
         (Seen::Reset, None, Some(Cut::Reset)) | (Seen::Closed, None, Some(Cut::Closed)) => {}
         _ => panic!("{fault:?}: {seen:?}, expected status {status:?} or cut {cut:?}"),
     }
@@ -39,7 +39,7 @@ async fn statuses_before_processing() {
         ..Faults::default()
     };
     let retry_after = |seen: Seen| match seen {
-        Seen::Answer { head, .. } => head.lines().any(|line| line == "retry-after: 3"),
+        Seen::Response { head, .. } => head.lines().any(|line| line == "retry-after: 3"),
         Seen::Reset | Seen::Closed => false,
     };
     let seen = check(
@@ -183,7 +183,7 @@ async fn silence_lasts_until_the_client_leaves() {
 }
 
 #[tokio::test]
-async fn a_slow_request_is_unknown_until_it_is_processed_and_is_processed_even_if_nobody_waits() {
+async fn slow_request_is_processed_even_without_a_client() {
     let slow_for = Duration::from_secs(2);
     let api = with(Faults {
         slow: 1.0,
@@ -199,7 +199,7 @@ async fn a_slow_request_is_unknown_until_it_is_processed_and_is_processed_even_i
     drop(stream);
     let line = api.line_when("o-1", |line| line.finished_at.is_some()).await;
     assert_eq!((line.processed, line.cut), (false, Some(Cut::ClientLeft)));
-    assert_eq!(api.stats().await.in_progress, 1, "it is still at work");
+    assert_eq!(api.stats().await.in_progress, 1, "it is still in progress");
     let line = api.line_when("o-1", |line| line.processed).await;
     assert!(line.processed_at >= line.finished_at && line.processed_at >= Some(line.arrived_at + 1900));
     assert_eq!(api.get::<Lookup>("/payments/o-1").await.charges, 1);
@@ -207,7 +207,7 @@ async fn a_slow_request_is_unknown_until_it_is_processed_and_is_processed_even_i
 }
 
 #[tokio::test]
-async fn latency_is_part_of_every_answer() {
+async fn latency_applies_to_every_response() {
     let api = with(Faults {
         latency: Duration::from_millis(100),
         ..Faults::default()
@@ -219,7 +219,7 @@ async fn latency_is_part_of_every_answer() {
 }
 
 #[tokio::test]
-async fn a_rejected_order_is_rejected_each_time() {
+async fn rejected_order_is_rejected_each_time() {
     let api = with(Faults {
         reject: 1.0,
         ..Faults::default()
@@ -240,7 +240,7 @@ async fn a_rejected_order_is_rejected_each_time() {
 }
 
 #[tokio::test]
-async fn faults_change_while_it_runs() {
+async fn faults_can_be_changed_at_run_time() {
     let api = with(Faults {
         seed: 9,
         ..Faults::default()
@@ -268,13 +268,13 @@ async fn faults_change_while_it_runs() {
     ] {
         let seen = api.ask("PUT", "/control/faults", wrong).await;
         assert_eq!(seen.status(), 400, "{wrong}");
-        assert!(seen.body().contains("the faults stay as they were"), "{seen:?}");
+        assert!(seen.body().contains("nothing was changed"), "{seen:?}");
     }
     assert_eq!(api.get::<Faults>("/control/faults").await, expected);
 }
 
 #[tokio::test]
-async fn the_same_seed_fails_the_same_requests_however_they_interleave() {
+async fn same_seed_fails_same_requests_in_any_order() {
     let faults = Faults {
         seed: 42,
         before_500: 0.2,
@@ -285,7 +285,7 @@ async fn the_same_seed_fails_the_same_requests_however_they_interleave() {
         reject: 0.1,
         ..Faults::default()
     };
-    let mut stories = Vec::new();
+    let mut outcomes = Vec::new();
     for backwards in [false, true] {
         let api = with(faults).await;
         let mut orders: Vec<u32> = (0..40).flat_map(|n| [n, n, n]).collect();
@@ -296,7 +296,7 @@ async fn the_same_seed_fails_the_same_requests_however_they_interleave() {
         for n in orders {
             api.pay(&format!("o-{n}")).await;
         }
-        let mut story: Vec<_> = api
+        let mut outcome: Vec<_> = api
             .lines::<legacy_api::RequestLine>("/requests")
             .await
             .into_iter()
@@ -311,16 +311,16 @@ async fn the_same_seed_fails_the_same_requests_however_they_interleave() {
                 )
             })
             .collect();
-        story.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        stories.push(story);
+        outcome.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        outcomes.push(outcome);
     }
-    assert_eq!(stories[0], stories[1]);
-    assert!(stories[0].iter().any(|request| request.2.is_some()) && stories[0].len() == 120);
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert!(outcomes[0].iter().any(|request| request.2.is_some()) && outcomes[0].len() == 120);
 }
 
-/// A reset on a connection that has already served: the pooled connection of a real client.
+/// A reset on a connection that has served a request, like a pooled connection of a real client.
 #[tokio::test]
-async fn a_reused_connection_is_cut_as_well() {
+async fn reused_connection_is_reset_too() {
     let api = with(Faults::default()).await;
     let mut stream = api.send("o-1").await;
     assert_eq!(receive(&mut stream).await.status(), 201);

@@ -1,4 +1,4 @@
-//! The stand-in API seen from outside: each fault from a raw TCP client, and the program as a process.
+//! Tests of the stand-in from outside: each fault with a raw TCP client, and the program as a process.
 
 mod client;
 mod faults;

@@ -1,4 +1,4 @@
-//! The API goes down and comes back on the same port.
+//! Outages: the API goes down and comes back on the same port.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -36,7 +36,7 @@ async fn until_back(api: &Api) {
 }
 
 #[tokio::test]
-async fn while_it_is_down_connections_are_refused_and_those_at_work_are_reset() {
+async fn outage_refuses_and_resets_connections() {
     let faults = Faults {
         lost_silence: 1.0,
         ..Faults::default()
@@ -64,11 +64,11 @@ async fn while_it_is_down_connections_are_refused_and_those_at_work_are_reset() 
     assert_eq!(api.stats().await.downs, 1);
 }
 
-/// Were the port free, the system could hand it to another program, or to a client's own end of a connection.
+/// A free port could be given to another program, or to a client as its source port.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_port_is_kept_while_it_is_down() {
-    // No payments first: what the kernel remembers of closed connections would keep the port as well.
+async fn port_stays_reserved_during_an_outage() {
+    // No payments first: connections in TIME_WAIT would keep the port in use as well.
     let api = Api::start(|_| {}).await;
     api.ask("POST", "/control/down?for=10m", "").await;
     while api.stats().await.downs == 0 {
@@ -79,7 +79,7 @@ async fn the_port_is_kept_while_it_is_down() {
 }
 
 #[tokio::test]
-async fn the_request_that_takes_it_down_is_answered_and_it_comes_back_by_itself() {
+async fn outage_ends_by_itself() {
     let api = Api::start(|_| {}).await;
     for n in 1..=3 {
         let mut stream = TcpStream::connect(api.address).await.unwrap();
@@ -97,7 +97,7 @@ async fn the_request_that_takes_it_down_is_answered_and_it_comes_back_by_itself(
 }
 
 #[tokio::test]
-async fn it_goes_down_on_its_own_if_told_at_the_start() {
+async fn outage_starts_as_the_settings_say() {
     let api = Api::start(|settings| {
         settings.down_after = Some(Duration::from_millis(10));
         settings.down_for = Some(Duration::from_secs(600));
@@ -108,7 +108,7 @@ async fn it_goes_down_on_its_own_if_told_at_the_start() {
 }
 
 #[tokio::test]
-async fn what_was_slow_when_it_went_down_is_processed_all_the_same() {
+async fn slow_request_is_processed_despite_an_outage() {
     let faults = Faults {
         slow: 1.0,
         slow_for: Duration::from_secs(1),

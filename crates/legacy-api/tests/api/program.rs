@@ -1,4 +1,4 @@
-//! The program as a process: its first line, its end, and its refusals.
+//! The program as a process: its first line, its exit, and the settings it refuses.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -39,16 +39,16 @@ impl Running {
             .to_owned()
     }
 
-    /// Its exit status and what it had to say.
-    fn end(&mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (self.0.wait().unwrap().code(), said)
+    /// Waits for the exit; returns its status and the text on standard error.
+    fn wait(&mut self) -> (Option<i32>, String) {
+        let mut stderr = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (self.0.wait().unwrap().code(), stderr)
     }
 }
 
 impl Drop for Running {
-    /// A test that fails leaves no program behind.
+    /// Kills the program, so that a failed test leaves none running.
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -56,7 +56,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn it_says_where_it_listens_and_ends_on_sigterm_with_a_summary() {
+fn sigterm_ends_it_with_a_summary() {
     for threads in ["1", "2"] {
         let flags = [
             "--listen",
@@ -68,7 +68,7 @@ fn it_says_where_it_listens_and_ends_on_sigterm_with_a_summary() {
         ];
         let mut api = Running::start(&flags);
         let address = api.address();
-        // A request that waits for an answer does not hold up the end.
+        // A request that waits for its response does not delay the exit.
         let mut stream = TcpStream::connect(&address).unwrap();
         stream.write_all(payment("o-1", "").as_bytes()).unwrap();
         let mut stats = TcpStream::connect(&address).unwrap();
@@ -93,30 +93,33 @@ fn it_says_where_it_listens_and_ends_on_sigterm_with_a_summary() {
             }
         }
         kill(Pid::from_raw(api.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        let (code, said) = api.end();
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("1 requests, 1 charges, 1 orders charged"), "{said}");
+        let (code, stderr) = api.wait();
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(
+            stderr.contains("1 requests, 1 charges, 1 orders charged"),
+            "{stderr}"
+        );
     }
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
+fn invalid_settings_are_refused() {
     for (flags, word) in [
         (&["--lost-500", "0.7", "--before-500", "0.7"][..], "add up to 1.4"),
         (&["--reject", "2"][..], "a rate is from 0 to 1"),
         (&["--path", "/stats"][..], "hides an endpoint"),
     ] {
-        let (code, said) = Running::start(&[flags, &["--listen", "127.0.0.1:0"]].concat()).end();
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains(word), "{said}");
+        let (code, stderr) = Running::start(&[flags, &["--listen", "127.0.0.1:0"]].concat()).wait();
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(word), "{stderr}");
     }
 }
 
 #[test]
-fn a_taken_address_is_refused_with_its_name() {
+fn address_in_use_is_refused_by_name() {
     let mut first = Running::start(&["--listen", "127.0.0.1:0"]);
     let address = first.address();
-    let (code, said) = Running::start(&["--listen", &address]).end();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&address), "{said}");
+    let (code, stderr) = Running::start(&["--listen", &address]).wait();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&address), "{stderr}");
 }

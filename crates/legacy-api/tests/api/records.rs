@@ -1,4 +1,4 @@
-//! What the API says about what happened.
+//! Records of requests and charges.
 
 use legacy_api::{Accepted, ChargeLine, Decision, Lookup, RequestLine};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -15,7 +15,7 @@ async fn pay_with_key(api: &Api, order_id: &str, key: &str) -> Accepted {
 }
 
 #[tokio::test]
-async fn two_calls_charge_twice_and_both_are_on_record() {
+async fn repeated_call_charges_twice_and_is_recorded() {
     let api = Api::start(|_| {}).await;
     let first = pay_with_key(&api, "o-1", "k-1").await;
     let second = pay_with_key(&api, "o-1", "k-1").await;
@@ -32,11 +32,11 @@ async fn two_calls_charge_twice_and_both_are_on_record() {
         (2, vec![first.transaction_id, second.transaction_id])
     );
     let lines: Vec<RequestLine> = api.lines("/requests").await;
-    let story: Vec<_> = lines
+    let requests: Vec<_> = lines
         .iter()
         .map(|line| (line.sequence, line.order_id.as_str(), line.nth))
         .collect();
-    assert_eq!(story, [(0, "o-1", 1), (1, "o-1", 2), (2, "o-2", 1)]);
+    assert_eq!(requests, [(0, "o-1", 1), (1, "o-1", 2), (2, "o-2", 1)]);
     assert!(
         lines
             .iter()
@@ -57,7 +57,7 @@ async fn two_calls_charge_twice_and_both_are_on_record() {
 }
 
 #[tokio::test]
-async fn an_honoured_key_gets_the_first_answer_again() {
+async fn honoured_key_gets_the_first_response_again() {
     let api = Api::start(|settings| settings.honour_idempotency_key = true).await;
     let first = pay_with_key(&api, "o-1", "k-1").await;
     assert_eq!(pay_with_key(&api, "o-1", "k-1").await, first);
@@ -68,7 +68,7 @@ async fn an_honoured_key_gets_the_first_answer_again() {
 }
 
 #[tokio::test]
-async fn more_lines_than_one_frame_arrive_whole_and_in_order() {
+async fn many_lines_arrive_complete_and_in_order() {
     let api = Api::start(|_| {}).await;
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     for n in 0..1000 {
@@ -90,7 +90,7 @@ async fn more_lines_than_one_frame_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn an_order_id_may_be_any_text() {
+async fn order_id_may_be_any_text() {
     let api = Api::start(|_| {}).await;
     assert_eq!(api.pay("a/b \u{fc}%\\\"").await.status(), 201);
     let lookup: Lookup = api.get("/payments/a%2Fb%20%C3%BC%25%22").await;
@@ -100,7 +100,7 @@ async fn an_order_id_may_be_any_text() {
 }
 
 #[tokio::test]
-async fn what_is_no_order_is_refused_and_not_on_record() {
+async fn malformed_order_is_refused_and_not_recorded() {
     let api = Api::start(|_| {}).await;
     for body in [
         "",
@@ -127,7 +127,7 @@ async fn what_is_no_order_is_refused_and_not_on_record() {
 }
 
 #[tokio::test]
-async fn a_request_that_its_client_never_finished_is_not_processed() {
+async fn incomplete_request_is_not_processed() {
     let api = Api::start(|_| {}).await;
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     let whole = payment("o-1", "");
@@ -144,7 +144,7 @@ async fn a_request_that_its_client_never_finished_is_not_processed() {
 }
 
 #[tokio::test]
-async fn a_full_record_takes_no_more_payments() {
+async fn full_record_refuses_payments() {
     let api = Api::start(|settings| settings.requests_max = 1).await;
     assert_eq!(api.pay("o-1").await.status(), 201);
     let seen = api.pay("o-2").await;

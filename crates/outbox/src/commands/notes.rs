@@ -1,4 +1,4 @@
-//! `notes`: what the callers know of each partition of the outbox, as the next owner would read it.
+//! `notes`: the call notes of each outbox partition, as the next owner of the partition reads them.
 
 use std::time::Duration;
 
@@ -11,53 +11,59 @@ use records::{Bounds, Offset, OffsetSet, Partition};
 use serde::Serialize;
 
 use crate::cli::Notes;
-use crate::commands::{Answer, print_json};
+use crate::commands::{Status, print_json};
 use crate::config::Config;
 
 const CLIENT_ID: &str = "outbox-command-line";
-/// Offsets on which a transaction is pending are not told; one of a caller ends within this.
-const RESPONSE_MAX: Duration = Duration::from_secs(15);
-/// A table is for people: of more runs than this it says how many there are.
+/// Time limit of each request to the brokers. Offsets with a pending transaction are not returned; a caller's
+/// transaction ends within this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum number of offset ranges per table cell; the rest is counted. `--json` has all.
 const RUNS_SHOWN_MAX: usize = 8;
 
-/// What is noted of one partition.
+/// Call notes of one partition. Its field names are those of the JSON output.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Noted {
     partition: Partition,
-    /// All calls before it are final; `None` if the group has never committed one.
+    /// Commit position: all calls below it are final. `None` if the group has committed no offset.
     committed: Option<Offset>,
-    /// The outbox's end, as far as transactions have ended.
+    /// End of the partition under `read_committed`.
     end: Offset,
-    /// Runs of offsets from there on that are final already, or hold no call: the first, and the one behind the last.
+    /// Ranges of offsets beyond the commit position that are final or hold no call, each with its end
+    /// excluded.
     finals: Vec<(Offset, Offset)>,
-    /// Runs of offsets of calls that have begun, and may have been processed.
-    begun: Vec<(Offset, Offset)>,
-    /// Why the note cannot be read; a caller would refuse the partition.
+    /// Ranges of offsets of calls whose intent is recorded, and which may have been processed.
+    intents: Vec<(Offset, Offset)>,
+    /// Reason for which the notes cannot be read. A caller halts such a partition.
     unreadable: Option<String>,
 }
 
-pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<Answer> {
+pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<Status> {
+    // Reads as the callers' group without joining it: a member would trigger a rebalance and stop the
+    // callers.
     let (topic, group) = (&config.topics.pending, &which.group);
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let described = admin.identities(&[topic], RESPONSE_MAX)?;
+    let described = admin.identities(&[topic], REQUEST_TIMEOUT)?;
     let count = described
         .get(topic)
-        .with_context(|| format!("there is no topic {topic:?}, the setting topics.pending"))?
+        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?
         .partitions;
     let reader = OffsetReader::open(&settings, CLIENT_ID)?;
+    // One request for offsets and notes of all partitions, as the callers make it: the two belong together.
     let noted = reader
-        .committed(topic, &partitions(which, topic, count)?, RESPONSE_MAX)?
+        .committed(topic, &partitions(which, topic, count)?, REQUEST_TIMEOUT)?
         .into_iter()
         .map(|committed| {
-            let bounds = reader.bounds(topic, committed.partition, RESPONSE_MAX)?;
+            let bounds = reader.bounds(topic, committed.partition, REQUEST_TIMEOUT)?;
             Ok(noted(committed, bounds))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    // An error and not an empty table: a wrong group would look like a pipeline without open calls.
     if noted.iter().all(|noted| noted.committed.is_none()) {
         bail!(
-            "the group {group:?} has committed no offset of {topic:?}: no caller has run yet, its offsets have expired, \
-             or --group is not the callers' setting kafka.group_id"
+            "the group {group:?} has no committed offset of {topic:?}: no caller has run yet, the offsets \
+             have expired, or --group differs from the callers' setting kafka.group_id"
         );
     }
     if json {
@@ -70,12 +76,12 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
             }
         }
     }
-    let is_sound = noted.iter().all(|noted| noted.unreadable.is_none());
-    Ok(if is_sound { Answer::Sound } else { Answer::Unsound })
+    let is_readable = noted.iter().all(|noted| noted.unreadable.is_none());
+    Ok(if is_readable { Status::Ok } else { Status::Problem })
 }
 
 fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Partition>> {
-    let count = i32::try_from(count).context("a number of partitions")?;
+    let count = i32::try_from(count).context("the partition count exceeds 2^31")?;
     if which.partition.is_empty() {
         return Ok((0..count).map(Partition).collect());
     }
@@ -85,7 +91,7 @@ fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Pa
         .map(|&partition| {
             ensure!(
                 partition < count,
-                "--partition is {partition}, and {topic} has the partitions 0 to {}",
+                "--partition is {partition}, but {topic} has the partitions 0 to {}",
                 count - 1
             );
             Ok(Partition(partition))
@@ -94,9 +100,11 @@ fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Pa
 }
 
 fn noted(committed: Committed, bounds: Bounds) -> Noted {
+    // Notes count from the committed offset. Without one there are none, and the base does not matter.
     let base = committed.offset.unwrap_or(bounds.start);
     let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
         Ok(note) => (note, None),
+        // Shown beside the other partitions: an operator needs the whole picture to decide.
         Err(error) => (CallNote::default(), Some(error.to_string())),
     };
     Noted {
@@ -104,7 +112,7 @@ fn noted(committed: Committed, bounds: Bounds) -> Noted {
         committed: committed.offset,
         end: bounds.end,
         finals: runs(&note.finals),
-        begun: runs(&note.begun),
+        intents: runs(&note.intents),
         unreadable,
     }
 }
@@ -119,12 +127,13 @@ fn table(noted: &[Noted]) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(vec![
             "partition",
-            "all final before",
-            "final behind it",
-            "begun, perhaps processed",
+            "all final below",
+            "final beyond",
+            "intent recorded, perhaps processed",
             "end",
         ]);
     for noted in noted {
+        // An empty cell would read as "no such calls".
         let of = |runs: &[(Offset, Offset)]| match noted.unreadable {
             None => text(runs),
             Some(_) => "unreadable".into(),
@@ -133,16 +142,17 @@ fn table(noted: &[Noted]) -> Table {
             noted.partition.to_string(),
             noted.committed.map_or("-".into(), |offset| offset.to_string()),
             of(&noted.finals),
-            of(&noted.begun),
+            of(&noted.intents),
             noted.end.to_string(),
         ]);
     }
     table
 }
 
-/// Runs as people write them, with their last offset: `7, 9-12`.
+/// Formats ranges with their last offset included: `7, 9-12`.
 fn text(runs: &[(Offset, Offset)]) -> String {
     let shown = runs.iter().take(RUNS_SHOWN_MAX).map(|(from, until)| {
+        // Ranges exclude their end, as in the call notes; people expect the last offset.
         let last = until.0 - 1;
         if from.0 == last {
             from.to_string()
@@ -153,7 +163,7 @@ fn text(runs: &[(Offset, Offset)]) -> String {
     let mut text = shown.collect::<Vec<_>>().join(", ");
     if runs.len() > RUNS_SHOWN_MAX {
         text.push_str(&format!(
-            ", and {} runs more (--json)",
+            ", and {} more ranges (--json)",
             runs.len() - RUNS_SHOWN_MAX
         ));
     }
@@ -173,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_read_as_the_next_owner_reads_it() {
+    fn notes_are_decoded_or_reported_unreadable() {
         let note = CallNote {
             finals: [101, 102, 107].into_iter().map(Offset).collect(),
-            begun: [100, 105].into_iter().map(Offset).collect(),
+            intents: [100, 105].into_iter().map(Offset).collect(),
         };
         let metadata = note.encode(Offset(100)).expect("short");
         let bounds = Bounds {
@@ -185,7 +195,7 @@ mod tests {
         };
         let read = noted(committed(&metadata), bounds);
         assert_eq!(
-            (text(&read.finals), text(&read.begun)),
+            (text(&read.finals), text(&read.intents)),
             ("101-102, 107".to_owned(), "100, 105".to_owned())
         );
         assert_eq!(read.unreadable, None);
@@ -201,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn a_table_does_not_grow_with_the_runs() {
+    fn table_shows_a_limited_number_of_ranges() {
         let runs: Vec<_> = (0..100)
             .map(|run| (Offset(3 * run), Offset(3 * run + 1)))
             .collect();
         assert!(
-            text(&runs).ends_with(", 21, and 92 runs more (--json)"),
+            text(&runs).ends_with(", 21, and 92 more ranges (--json)"),
             "{}",
             text(&runs)
         );

@@ -1,27 +1,29 @@
 //! `topics create` and `topics verify`.
 
-mod report;
+mod output;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use kafka::admin::Admin;
 use kafka::topics::creation::{self, NewTopic};
-use kafka::topics::{self, Existing, Finding, Purpose, Required, Role};
+use kafka::topics::{self, ExistingTopics, Finding, Purpose, Requirements, Role};
 use records::Topics;
 
 use crate::cli::{CreateTopics, TopicsCommand};
-use crate::commands::{Answer, print_json};
+use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 
-/// Where there is no topic yet to follow: it divides among 2, 3, 4, 6 and 12 instances.
+/// Default partition count. It divides evenly among 2, 3, 4, 6 and 12 instances.
 const PARTITIONS: usize = 12;
+/// Default replication factor: the usual one, which survives the loss of one broker during maintenance of
+/// another.
 const REPLICATION_FACTOR: usize = 3;
-/// How long a topic that was created may take until all brokers know it.
-const KNOWN_MAX: Duration = Duration::from_secs(15);
+/// Maximum time until all brokers know a new topic.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
-pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyhow::Result<Answer> {
+pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     let admin = Admin::connect(&config.connection(), "outbox-command-line")?;
     match command {
         TopicsCommand::Create(options) => create(options, config, &admin, json),
@@ -29,82 +31,85 @@ pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyho
     }
 }
 
-fn verify(config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Answer> {
+fn verify(config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Status> {
     let existing = describe(config, admin)?;
     let findings = findings(config, &existing);
     if json {
-        print_json(&report::Verified::new(&existing, &findings))?;
+        print_json(&output::Verified::new(&existing, &findings))?;
     } else {
-        println!("{}", report::existing(&config.topics, &existing, &findings));
-        print!("{}", report::findings(&findings));
+        println!("{}", output::existing(&config.topics, &existing, &findings));
+        print!("{}", output::findings(&findings));
     }
-    Ok(answer(&findings))
+    Ok(status(&findings))
 }
 
-fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Answer> {
+fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Status> {
     let before = describe(config, admin)?;
     let partitions = partitions(options.partitions.map(usize::from), &config.topics, &before)?;
     let replication_factor =
         replication_factor(options.replication_factor.map(usize::from), admin.brokers())?;
     let new = creation::missing(&config.topics, &before, partitions, replication_factor);
+    // Nothing to do needs no confirmation: the command may be repeated in scripts.
     if !new.is_empty() {
-        // To standard error: the result, on standard output, may go to a file.
-        eprintln!("{}", report::planned(&new));
-        let question = format!(
-            "Create what the table shows, at {}?",
-            config.kafka.bootstrap_servers
-        );
+        // To standard error: the result on standard output may be redirected to a file.
+        eprintln!("{}", output::planned(&new));
+        let question = format!("Create these topics on {}?", config.kafka.bootstrap_servers);
         if !confirm(&question, options.yes)? {
             eprintln!("Nothing was created.");
-            return Ok(Answer::Unsound);
+            return Ok(Status::Problem);
         }
     }
 
+    // A failure of one topic does not stop the others: repeating the command creates what is missing.
     let failed = create_all(admin, &new)?;
     let after = await_known(config, admin, &new, &failed)?;
     let findings = findings(config, &after);
     if json {
-        print_json(&report::Created::new(&new, &failed, &after, &findings))?;
+        print_json(&output::Created::new(&new, &failed, &after, &findings))?;
     } else {
         if new.is_empty() {
-            println!("All topics exist already; nothing was created.");
+            println!("All topics already exist; nothing was created.");
         } else {
             println!("Topics created: {}.", new.len() - failed.len());
         }
         for (name, reason) in &failed {
-            println!("{name} was not: {reason}");
+            println!("Topic {name} was not created: {reason}");
         }
-        print!("{}", report::findings(&findings));
+        print!("{}", output::findings(&findings));
     }
     Ok(if failed.is_empty() {
-        answer(&findings)
+        status(&findings)
     } else {
-        Answer::Unsound
+        Status::Problem
     })
 }
 
-/// Names what could not be created, with the reason.
+/// Creates the topics, and returns the names of those that failed, with the reason.
 fn create_all(admin: &Admin, new: &[NewTopic]) -> anyhow::Result<Vec<(String, String)>> {
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let answers = admin.create(new)?;
-    Ok(answers
+    let results = admin.create(new)?;
+    Ok(results
         .into_iter()
-        .filter_map(|(name, answer)| Some((name, answer.err()?.to_string())))
+        .filter_map(|(name, result)| Some((name, result.err()?.to_string())))
         .collect())
 }
 
-/// The topics, once those that were created are known.
+/// Waits until the brokers know the new topics, and returns all topics.
+///
+/// # Errors
+/// A new topic is still unknown after the time limit.
 fn await_known(
     config: &Config,
     admin: &Admin,
     new: &[NewTopic],
     failed: &[(String, String)],
-) -> anyhow::Result<Existing> {
-    let deadline = Instant::now() + KNOWN_MAX;
+) -> anyhow::Result<ExistingTopics> {
+    let deadline = Instant::now() + KNOWN_TIMEOUT;
     loop {
         let existing = describe(config, admin)?;
+        // CreateTopics returns when the controller has the topic; the metadata of the brokers follows later.
         let is_known = |topic: &NewTopic| {
             existing
                 .get(&topic.name)
@@ -116,85 +121,92 @@ fn await_known(
         };
         ensure!(
             Instant::now() < deadline,
-            "the topic {} was created, but the brokers do not show it after {} s; try `outbox topics verify` later",
+            "the topic {} was created, but the brokers do not list it after {} s; run `outbox topics verify` \
+             later",
             unknown.name,
-            KNOWN_MAX.as_secs()
+            KNOWN_TIMEOUT.as_secs()
         );
+        // Brokers learn of a topic within a second, so this asks a handful of times.
         std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-fn describe(config: &Config, admin: &Admin) -> anyhow::Result<Existing> {
+fn describe(config: &Config, admin: &Admin) -> anyhow::Result<ExistingTopics> {
     admin
         .describe(&Role::Operator.names(&config.topics))
-        .context("the topics cannot be looked at")
+        .context("describing the topics")
 }
 
-fn findings(config: &Config, existing: &Existing) -> Vec<Finding> {
-    let required = Required {
+fn findings(config: &Config, existing: &ExistingTopics) -> Vec<Finding> {
+    let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
+        // Only the programs remember a partition count, in their state and commit metadata.
         partitions_remembered: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     topics::verify(&required, existing)
 }
 
-fn answer(findings: &[Finding]) -> Answer {
+fn status(findings: &[Finding]) -> Status {
     if topics::is_refused(findings) {
-        Answer::Unsound
+        Status::Problem
     } else {
-        Answer::Sound
+        Status::Ok
     }
 }
 
-/// As many as those that must have the same number already have.
-fn partitions(asked: Option<usize>, topics: &Topics, existing: &Existing) -> anyhow::Result<usize> {
-    let leader = [Purpose::Orders, Purpose::Pending, Purpose::Changelog]
+/// Returns the partition count of new topics: that of an existing topic which must have the same, else the
+/// requested one, else the default.
+fn partitions(requested: Option<usize>, topics: &Topics, existing: &ExistingTopics) -> anyhow::Result<usize> {
+    // Orders and changelog must match, since a key is looked up in the partition of its order.
+    let existing_topic = [Purpose::Orders, Purpose::Pending, Purpose::Changelog]
         .into_iter()
         .find_map(|purpose| existing.get_key_value(purpose.name(topics)));
-    match (asked, leader) {
-        (Some(asked), Some((name, topic))) if topic.partitions != asked => bail!(
-            "--partitions is {asked}, but the topic {name} exists with {}; orders, pending and changelog topics must \
-             have the same number, so leave the flag out",
+    match (requested, existing_topic) {
+        (Some(requested), Some((name, topic))) if topic.partitions != requested => bail!(
+            "--partitions is {requested}, but the topic {name} exists with {}; orders, pending and changelog \
+             topics must have the same number: omit the flag",
             topic.partitions
         ),
         (_, Some((_, topic))) => Ok(topic.partitions),
-        (asked, None) => Ok(asked.unwrap_or(PARTITIONS)),
+        (requested, None) => Ok(requested.unwrap_or(PARTITIONS)),
     }
 }
 
-fn replication_factor(asked: Option<usize>, brokers: usize) -> anyhow::Result<usize> {
-    match asked {
-        Some(asked) if asked > brokers => {
-            bail!("--replication-factor is {asked}, but only {brokers} brokers are up")
+fn replication_factor(requested: Option<usize>, brokers: usize) -> anyhow::Result<usize> {
+    match requested {
+        // Kafka refuses this too, but topic by topic and after the confirmation.
+        Some(requested) if requested > brokers => {
+            bail!("--replication-factor is {requested}, but only {brokers} brokers are available")
         }
-        Some(asked) => Ok(asked),
+        Some(requested) => Ok(requested),
+        // A single broker, as in a demo, gets one replica; `topics verify` warns about it.
         None => Ok(REPLICATION_FACTOR.min(brokers.max(1))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kafka::topics::Described;
+    use kafka::topics::TopicDescription;
 
     use super::*;
 
     #[test]
-    fn new_topics_follow_those_that_exist() {
+    fn new_topics_match_existing_partition_counts() {
         let topics = Topics::default();
         let with = |name: &str, partitions| {
-            Existing::from([(
+            ExistingTopics::from([(
                 name.to_owned(),
-                Described {
+                TopicDescription {
                     partitions,
-                    ..Described::default()
+                    ..TopicDescription::default()
                 },
             )])
         };
-        let of = |asked, existing: &Existing| partitions(asked, &topics, existing).ok();
-        assert_eq!(of(None, &Existing::new()), Some(PARTITIONS));
-        assert_eq!(of(Some(10), &Existing::new()), Some(10));
+        let of = |requested, existing: &ExistingTopics| partitions(requested, &topics, existing).ok();
+        assert_eq!(of(None, &ExistingTopics::new()), Some(PARTITIONS));
+        assert_eq!(of(Some(10), &ExistingTopics::new()), Some(10));
         assert_eq!(of(None, &with("payment-orders", 7)), Some(7));
         assert_eq!(of(Some(7), &with("pending-api-calls", 7)), Some(7));
         assert_eq!(of(Some(8), &with("pending-api-calls", 7)), None);
@@ -202,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_no_more_than_brokers() {
-        let of = |asked, brokers| replication_factor(asked, brokers).ok();
+    fn replicas_do_not_exceed_brokers() {
+        let of = |requested, brokers| replication_factor(requested, brokers).ok();
         assert_eq!(
             (of(None, 1), of(None, 2), of(None, 9)),
             (Some(1), Some(2), Some(3))

@@ -1,35 +1,35 @@
-//! An input record, before anything is decided about it.
+//! A record of the orders topic, before validation.
 
-use records::{Offset, Partition};
+use records::{Offset, Partition, header};
 
-/// A record of the orders topic, as far as the verdict asks for it.
+/// Record of the orders topic, borrowed from the consumer.
 pub struct Input<'a> {
-    /// Its partition.
+    /// Partition of the orders topic.
     pub partition: Partition,
-    /// Its offset.
+    /// Offset within the partition.
     pub offset: Offset,
-    /// Its key.
+    /// Record key, if the producer set one.
     pub key: Option<&'a [u8]>,
-    /// Its value; `None` is a tombstone.
+    /// Record value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// Its headers' names and values, in their order.
+    /// Headers in record order, as name and value. A name may occur more than once.
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
-    /// The number of a header whose name is not UTF-8, from 1.
+    /// Position, counted from 1, of a header whose name is not UTF-8.
     pub unreadable_header: Option<usize>,
 }
 
 impl<'a> Input<'a> {
-    /// The last header of a name.
+    /// Returns the value of the last header with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers.iter().rev().find(|header| header.0 == name)?.1
+        header::last(self.headers, name)?
     }
 
-    /// How much of a record this is: key, value and headers, in bytes.
+    /// Returns the size of key, value and headers, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        // Two lengths of a few bytes come with each header.
+        // The record format stores two varint lengths with each header, at most 5 bytes each.
         let headers = self
             .headers
             .iter()

@@ -1,11 +1,11 @@
-//! A membership in the consumer group.
+//! A membership of the consumer group.
 
-/// A membership as of one generation.
+/// Membership of the consumer group as of one generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership<M> {
-    /// The id that the group's coordinator has given to this member when it joined. Each joining has another
-    /// one, so a member that kept its id was never out of the group meanwhile.
+    /// Member id from the group coordinator. Each JoinGroup without a known id yields a new one, so an
+    /// unchanged id proves that the member has been in the group without interruption.
     pub member_id: Box<str>,
-    /// What a transaction is bound to this membership by, and Kafka checks.
+    /// Group metadata that `send_offsets_to_transaction` takes, so that Kafka can fence a former member.
     pub metadata: M,
 }

@@ -1,9 +1,9 @@
-//! PartitionState one: which orders are admitted to the outbox, and when a transaction begins and ends.
+//! Stage one: which orders are admitted to the outbox, and when a transaction begins and ends.
 //!
 //! ```text
 //! partition assigned ─▶ restoring ─▶ running ──record──▶ verdict ─▶ transaction ─▶ end ─▶ store
 //!                          ▲                                                        │
-//!                          └── any doubt: new producer, committed offsets, tail ◀───┘
+//!                          └── any failure: new producer, committed offsets, tail ◀─┘
 //! ```
 
 mod input;
@@ -16,9 +16,9 @@ mod transaction;
 mod verdict;
 
 pub use input::Input;
-pub use machine::{Action, Admission, Event, PartitionState, Taken, Token};
+pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId};
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
-pub use transaction::{Admitted, Limits, Offsets, Transaction};
+pub use transaction::{Admitted, Offsets, Transaction, TransactionLimits};
 pub use verdict::{Verdict, decide};

@@ -1,27 +1,29 @@
-//! Where a key lies: the partitioners of the common clients.
+//! The partitioners of common Kafka clients.
 
-/// The rule by which producers choose an order's partition.
+/// Rule by which producers choose an order's partition.
 ///
 /// Dedup is per partition. Java clients hash a key with murmur2, librdkafka by default with CRC32, so
 /// producers of both kinds on one topic send one key to two partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partitioner {
-    /// As Java clients do (librdkafka: `murmur2_random`).
+    /// Hash of the Java clients (librdkafka: `murmur2_random`).
     Murmur2,
-    /// As librdkafka does by default (`consistent_random`).
+    /// Default hash of librdkafka (`consistent_random`).
     Crc32,
-    /// The producers are trusted to send a key always to the same partition.
+    /// No check: producers are trusted to send a key always to the same partition.
     Any,
 }
 
 impl Partitioner {
-    /// The partition that a key belongs to, out of `partitions`; `None` if any will do.
+    /// Returns the partition, out of `partitions`, that a key belongs to; `None` if any is allowed.
     #[must_use]
     pub fn partition(self, key: &[u8], partitions: u32) -> Option<u32> {
+        // A topic has at least one partition. Without metadata a 0 must not panic in the division.
         let partitions = partitions.max(1);
         match self {
-            // Java takes the hash's 31 low bits; the seed is Kafka's (`Utils.murmur2`).
+            // As in `Utils.toPositive(Utils.murmur2(key))`: Kafka's seed, and the sign bit masked off.
             Self::Murmur2 => Some((murmur2::murmur2(key, murmur2::KAFKA_SEED) & 0x7fff_ffff) % partitions),
+            // As in librdkafka's `rd_crc32(key) % partition_cnt`: all 32 bits, unsigned.
             Self::Crc32 => Some(crc32fast::hash(key) % partitions),
             Self::Any => None,
         }
@@ -32,9 +34,9 @@ impl Partitioner {
 mod tests {
     use super::*;
 
-    /// The hashes are those of Kafka's own `UtilsTest.testMurmur2`, and CRC32's check value.
+    /// Expected hashes: Kafka's own `UtilsTest.testMurmur2`, and the check value of CRC32.
     #[test]
-    fn keys_lie_where_the_clients_put_them() {
+    fn partitions_match_the_clients() {
         let murmur2 = |key: &str, hash: i32| {
             let expected = u32::try_from(i64::from(hash) & 0x7fff_ffff).expect("31 bits") % 1000;
             assert_eq!(

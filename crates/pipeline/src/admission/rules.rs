@@ -1,4 +1,4 @@
-//! What makes a record an order with an idempotency key on the right partition.
+//! Checks that a record is an order with an idempotency key, on the partition of that key.
 
 use records::dead_letter::Reason;
 use records::key::InvalidKey;
@@ -7,75 +7,80 @@ use records::{IdempotencyKey, Order};
 use super::input::Input;
 use super::partitioner::Partitioner;
 
-/// The rules of one pipeline; the same for each order, for as long as the topics live.
+/// Validation rules of one pipeline. They must not change while the topics live: a key would be looked for
+/// on another partition, or under another name.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Where the idempotency key stands.
+    /// Source of the idempotency key.
     pub key: KeySource,
-    /// What the record key must be.
+    /// Requirement on the record key.
     pub record_key: RecordKey,
-    /// Which partition a key belongs to.
+    /// Rule by which producers choose the partition of a key.
     pub partitioner: Partitioner,
-    /// How many partitions the orders topic has.
+    /// Number of partitions of the orders topic.
     pub partitions: u32,
-    /// The largest record that the outbox takes, in bytes, with what is added to an order's headers.
+    /// Maximum size of a record on the outbox, in bytes (`max.message.bytes`), added headers included.
     pub record_bytes_max: usize,
 }
 
-/// What the outbox record has on top of the order, generously: the batch's and the record's own fields (some
-/// 100 bytes), three headers (some 200), the key once more, and a long topic name.
+/// Upper bound of the bytes that an outbox record has in addition to the order's.
+// Batch and record fields (about 100 bytes), three headers (about 200), the key once more, and a long topic
+// name in `outbox-source`. Too small a bound would make the produce request fail, and with it each
+// transaction that holds the order.
 const ADDED_BYTES: usize = 1024;
 
-/// Where the idempotency key of an order stands.
+/// Source of an order's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// In the JSON, at this pointer (RFC 6901).
+    /// Value at this JSON pointer (RFC 6901).
     Pointer(String),
-    /// It is the record key.
+    /// Record key.
     RecordKey,
-    /// In the header of this name; the last one counts.
+    /// Value of the last header with this name.
     Header(String),
 }
 
-/// What the record key must be.
+/// Requirement on the record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKey {
-    /// The idempotency key. Otherwise two records of one order could lie on two partitions.
+    /// Equal to the idempotency key, so that all records of one order are on one partition.
     IsIdempotencyKey,
-    /// Whatever it is, producers send an order always to the same partition.
+    /// Any: producers are trusted to send an order always to the same partition.
     Ignored,
 }
 
-/// Why an input record is refused.
+/// Refusal of an input record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason, for headers and metrics.
+    /// Reason, for headers and metrics.
     pub reason: Reason,
-    /// A sentence for a person.
+    /// Explanation for an operator.
     pub detail: String,
 }
 
 impl Rules {
-    /// The order's idempotency key, if the record is an order and lies where it belongs.
+    /// Returns the idempotency key of a record that is a valid order on the right partition.
     ///
     /// # Errors
-    /// Says why the record is refused.
+    /// Returns the reason for which the record is refused.
     pub fn identify(&self, input: &Input<'_>) -> Result<IdempotencyKey, Refusal> {
-        if let Some(name) = input.unreadable_header {
+        // rdkafka writes header names as text only, and dropping a header would change the order.
+        if let Some(number) = input.unreadable_header {
             return Err(refusal(
                 Reason::HeaderUnreadable,
                 format!(
-                    "the name of header number {name} is not UTF-8, so it cannot reach the outbox unchanged"
+                    "the name of header {number} is not UTF-8, so it cannot be copied to the outbox unchanged"
                 ),
             ));
         }
+        // Before parsing: a record that the outbox cannot hold would fail its transaction again and again.
         let bytes = input.bytes();
         if bytes + ADDED_BYTES > self.record_bytes_max {
             return Err(refusal(
                 Reason::TooLarge,
                 format!(
-                    "the record has {bytes} bytes, and the outbox takes {} with {ADDED_BYTES} that are added \
-                     (max.message.bytes)",
+                    "the record has {bytes} bytes; with {ADDED_BYTES} for added headers it exceeds the outbox's \
+                     limit of {} (max.message.bytes)",
                     self.record_bytes_max
                 ),
             ));
@@ -85,19 +90,17 @@ impl Rules {
             .ok_or_else(|| refusal(Reason::NotJson, "the record has no value (a tombstone)".into()))?;
         let order = Order::parse(value).map_err(|error| refusal(error.reason, error.detail))?;
         let key = self.key(input, value, &order)?;
-        self.check_place(input, &key)?;
+        self.check_partition(input, &key)?;
         Ok(key)
     }
 
     fn key(&self, input: &Input<'_>, value: &[u8], order: &Order<'_>) -> Result<IdempotencyKey, Refusal> {
         let found = match &self.key {
+            // The default pointer, without parsing the JSON a second time.
             KeySource::Pointer(pointer) if pointer == "/order_id" => IdempotencyKey::new(&order.order_id),
             KeySource::Pointer(pointer) => {
-                let text = text_at(value, pointer).ok_or_else(|| {
-                    missing(format!(
-                        "there is no text or whole number at {pointer:?} in the JSON"
-                    ))
-                })?;
+                let text = text_at(value, pointer)
+                    .ok_or_else(|| missing(format!("the JSON has no string or integer at {pointer:?}")))?;
                 IdempotencyKey::new(&text)
             }
             KeySource::RecordKey => {
@@ -106,16 +109,17 @@ impl Rules {
             KeySource::Header(name) => {
                 let value = input.header(name);
                 IdempotencyKey::from_bytes(
-                    value.ok_or_else(|| missing(format!("there is no header {name:?}")))?,
+                    value.ok_or_else(|| missing(format!("the record has no header {name:?}")))?,
                 )
             }
         };
         found.map_err(|error: InvalidKey| refusal(Reason::KeyInvalid, error.to_string()))
     }
 
-    fn check_place(&self, input: &Input<'_>, key: &IdempotencyKey) -> Result<(), Refusal> {
+    fn check_partition(&self, input: &Input<'_>, key: &IdempotencyKey) -> Result<(), Refusal> {
         match self.record_key {
             RecordKey::IsIdempotencyKey if input.key != Some(key.as_bytes()) => {
+                // The key comes from a producer, so its length has no limit here.
                 let shown = input.key.map_or("missing".into(), |bytes| {
                     let text: String = String::from_utf8_lossy(bytes).chars().take(64).collect();
                     format!("{text:?}")
@@ -123,20 +127,22 @@ impl Rules {
                 return Err(refusal(
                     Reason::KeyMismatch,
                     format!(
-                        "the record key is {shown}, the idempotency key {:?}; producers must partition by it",
+                        "the record key is {shown}, the idempotency key {:?}; producers must use the idempotency \
+                         key as record key",
                         key.as_str()
                     ),
                 ));
             }
             RecordKey::IsIdempotencyKey | RecordKey::Ignored => {}
         }
-        // What decides the partition is the record key; without one, producers choose any.
+        // Producers partition by the record key. A record without one is on an arbitrary partition; then the
+        // idempotency key is checked.
         let hashed = input.key.unwrap_or(key.as_bytes());
         match self.partitioner.partition(hashed, self.partitions) {
             Some(expected) if i64::from(expected) != i64::from(input.partition.0) => Err(refusal(
                 Reason::WrongPartition,
                 format!(
-                    "the key belongs on partition {expected} by {:?}, and the record lies on {}; a producer uses \
+                    "the key belongs to partition {expected} by {:?}, and the record is on {}; its producer uses \
                      another partitioner",
                     self.partitioner, input.partition
                 ),
@@ -146,11 +152,12 @@ impl Rules {
     }
 }
 
-/// The text, or the digits of the whole number, at a JSON pointer.
+/// Returns the string, or the digits of the integer, at a JSON pointer.
 fn text_at(value: &[u8], pointer: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(value).ok()?;
     match value.pointer(pointer)? {
         serde_json::Value::String(text) => Some(text.clone()),
+        // Not a float: 1.0 and 1e0 are the same number, and would be two keys.
         serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
     }

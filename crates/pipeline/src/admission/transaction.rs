@@ -1,4 +1,4 @@
-//! The open transaction: what it holds so far, and when it is time to end it.
+//! The open transaction: records decided so far, and the time at which to end it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,54 +6,54 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-/// When a transaction ends.
+/// TransactionLimits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// This long after it began: it is how long an order may wait for its commit.
+pub struct TransactionLimits {
+    /// Maximum age of a transaction, and so the longest time that an order waits for its commit.
     pub commit_interval: Duration,
-    /// With this many input records.
+    /// Maximum number of input records.
     pub orders_max: usize,
-    /// With this many bytes of them, so that large orders do not fill the memory.
+    /// Maximum size of the input records, in bytes.
     pub bytes_max: usize,
 }
 
-/// What a transaction admitted on one partition. Looked up for each order, so with a faster hash than the
-/// standard library's; like that one it is seeded, so that producers cannot choose keys that collide.
+/// Entries that a transaction admits on one partition.
+// Looked up for each order, so with hashbrown's hasher, which is faster than the standard library's SipHash.
+// It is seeded at random, too: producers choose the keys, and must not be able to prepare collisions.
 pub type Admitted = HashMap<IdempotencyKey, Entry>;
 
-/// For each partition in a transaction, the input offset to commit.
+/// Input offset to commit for each partition of a transaction.
 pub type Offsets = Vec<(Partition, Offset)>;
 
-/// What the open transaction holds. It is an overlay over the stores: nothing of it is written to them
-/// before Kafka has committed it.
+/// Contents of the open transaction: an overlay over the stores.
 #[derive(Debug)]
 pub struct Transaction {
-    began: Instant,
+    began_at: Instant,
     orders: usize,
     bytes: usize,
     parts: BTreeMap<Partition, Part>,
 }
 
-/// One partition's share.
+/// Share of one partition.
 #[derive(Debug)]
 struct Part {
-    next: Offset,
+    next_offset: Offset,
     admitted: Admitted,
 }
 
 impl Transaction {
-    /// A transaction that begins now.
+    /// Creates an empty transaction that begins at `now`.
     #[must_use]
     pub fn begin(now: Instant) -> Self {
         Self {
-            began: now,
+            began_at: now,
             orders: 0,
             bytes: 0,
             parts: BTreeMap::new(),
         }
     }
 
-    /// The entry of a key that this transaction admits.
+    /// Returns the entry of a key that this transaction admits.
     #[must_use]
     pub fn get(&self, partition: Partition, key: &IdempotencyKey) -> Option<Entry> {
         self.parts
@@ -62,7 +62,7 @@ impl Transaction {
             .copied()
     }
 
-    /// Takes an input record in, with what it admits.
+    /// Adds an input record, with the entry that it admits.
     pub fn take(
         &mut self,
         partition: Partition,
@@ -71,46 +71,49 @@ impl Transaction {
         admitted: Option<(IdempotencyKey, Entry)>,
     ) {
         let part = self.parts.entry(partition).or_insert_with(|| Part {
-            next: offset,
+            next_offset: offset,
             admitted: Admitted::new(),
         });
+        // Offsets may have gaps (transaction markers), but going back would commit an order twice.
         debug_assert!(
-            part.next <= offset,
-            "{partition}: {offset} came after {}",
-            part.next
+            part.next_offset <= offset,
+            "{partition}: offset {offset} after {}",
+            part.next_offset
         );
-        part.next = offset.next();
+        // A refused record or a duplicate moves the offset, too: it is final with this transaction.
+        part.next_offset = offset.next();
         part.admitted.extend(admitted);
         self.orders += 1;
         self.bytes += bytes;
     }
 
-    /// When it is to be ended; the present or the past if it is full.
+    /// Returns the time at which to end the transaction; not after the present if it is full.
     #[must_use]
-    pub fn due(&self, limits: &Limits) -> Instant {
+    pub fn due(&self, limits: &TransactionLimits) -> Instant {
         if self.orders >= limits.orders_max || self.bytes >= limits.bytes_max {
-            self.began
+            // No clock here: the start of the transaction is surely not in the future.
+            self.began_at
         } else {
-            self.began + limits.commit_interval
+            self.began_at + limits.commit_interval
         }
     }
 
-    /// How many input records it holds.
+    /// Returns the number of input records, duplicates and refused ones included.
     #[must_use]
     pub fn orders(&self) -> usize {
         self.orders
     }
 
-    /// The input offsets to commit with it.
+    /// Returns the input offsets to commit.
     #[must_use]
     pub fn offsets(&self) -> Offsets {
         self.parts
             .iter()
-            .map(|(partition, part)| (*partition, part.next))
+            .map(|(partition, part)| (*partition, part.next_offset))
             .collect()
     }
 
-    /// What it admitted, by partition, once it is committed.
+    /// Returns the admitted entries by partition, to be called once the transaction is committed.
     pub fn into_admitted(self) -> impl Iterator<Item = (Partition, Admitted)> {
         self.parts
             .into_iter()

@@ -1,4 +1,4 @@
-//! The verdict: what becomes of one input record.
+//! The verdict: stage one's decision on an input record.
 
 use records::dead_letter::Reason;
 use records::entry::Status;
@@ -7,33 +7,32 @@ use records::{Entry, Fingerprint, IdempotencyKey, Timestamp};
 use super::input::Input;
 use super::rules::{Refusal, Rules};
 
-/// What becomes of an input record.
+/// Decision on an input record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A new order: to the outbox and the changelog.
+    /// New order: written to the outbox and the changelog.
     Admit {
-        /// Its idempotency key.
+        /// Idempotency key of the order.
         key: IdempotencyKey,
-        /// What is remembered of it.
+        /// Entry for the changelog and the store.
         entry: Entry,
     },
     /// The same order again: counted and dropped.
     Duplicate {
-        /// Its idempotency key.
+        /// Idempotency key of the order.
         key: IdempotencyKey,
-        /// The one that was admitted.
+        /// Entry of the order that was admitted.
         first: Entry,
     },
-    /// No order that can be admitted, or another payload under a key that was (a conflict): to the dead
-    /// letters.
+    /// Invalid record, or a conflict (admitted key, another payload): written to the dead letters.
     Refuse(Refusal),
 }
 
-/// Decides on a record. `known` looks a key up among all that was admitted on this partition, whether
-/// committed or in the open transaction.
+/// Decides on a record. `known` looks a key up among all keys admitted on this partition, whether committed or
+/// in the open transaction.
 ///
 /// # Errors
-/// The look-up failed; nothing is decided.
+/// Returns the error of the look-up; the record is not decided.
 pub fn decide<E>(
     rules: &Rules,
     input: &Input<'_>,
@@ -44,6 +43,7 @@ pub fn decide<E>(
         Ok(key) => key,
         Err(refusal) => return Ok(Verdict::Refuse(refusal)),
     };
+    // Over the bytes, not the parsed order: fields that this program does not know count, too.
     let fingerprint = Fingerprint::of(input.value.unwrap_or_default());
     Ok(match known(&key)? {
         None => {
@@ -56,11 +56,12 @@ pub fn decide<E>(
             Verdict::Admit { key, entry }
         }
         Some(first) if first.fingerprint == fingerprint => Verdict::Duplicate { key, first },
+        // Two payments under one key: which of them is meant, only the producer can say.
         Some(first) => Verdict::Refuse(Refusal {
             reason: Reason::Conflict,
             detail: format!(
-                "order {:?} was admitted with another payload from offset {} of this partition (fingerprint {}, \
-                 now {fingerprint}); it was not called again",
+                "order {:?} was admitted with another payload at offset {} of this partition (fingerprint {}, \
+                 now {fingerprint}); this record causes no call",
                 key.as_str(),
                 first.source,
                 first.fingerprint,
@@ -117,13 +118,13 @@ mod tests {
         let outcome = match verdict(rules, key, value, &HashMap::new()) {
             Verdict::Admit { key, .. } => Ok(key.to_string()),
             Verdict::Refuse(refusal) => Err(refusal.reason),
-            Verdict::Duplicate { .. } => panic!("nothing is known, and yet it is a duplicate"),
+            Verdict::Duplicate { .. } => panic!("duplicate without a known key"),
         };
         assert_eq!(outcome, expected.map(str::to_owned), "{key:?} {value:?}");
     }
 
     #[test]
-    fn a_new_order_is_admitted_and_what_is_none_is_refused() {
+    fn new_order_is_admitted_and_invalid_ones_refused() {
         let long = ORDER.replace("o-1", &"k".repeat(300));
         check(&rules(), Some("o-1"), Some(ORDER), Ok("o-1"));
         check(&rules(), Some("o-2"), Some(ORDER), Err(Reason::KeyMismatch));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_the_outbox_would_not_take_is_refused() {
+    fn record_that_the_outbox_cannot_hold_is_refused() {
         let padded = |bytes: usize| ORDER.replace("c-1", &"c".repeat(bytes));
         check(&rules(), Some("o-1"), Some(&padded(2900)), Ok("o-1"));
         check(&rules(), Some("o-1"), Some(&padded(3100)), Err(Reason::TooLarge));
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_stands_where_the_settings_say() {
+    fn key_is_read_from_the_configured_source() {
         let with = |key, record_key| Rules {
             key,
             record_key,
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_on_the_wrong_partition_is_refused() {
+    fn order_on_the_wrong_partition_is_refused() {
         for partitioner in [Partitioner::Murmur2, Partitioner::Crc32] {
             let belongs = partitioner.partition(b"o-1", 10).expect("one");
             let rules = Rules {
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_payload_is_a_duplicate_and_another_one_a_conflict() {
+    fn same_payload_is_duplicate_another_is_conflict() {
         let Verdict::Admit { key, entry } = verdict(&rules(), Some("o-1"), Some(ORDER), &HashMap::new())
         else {
             panic!("a new order was not admitted");

@@ -1,4 +1,4 @@
-//! What a person reads who got a setting wrong, and what survives the way from file and environment.
+//! Messages about wrong settings, and values that must survive the way from file and environment.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -72,25 +72,32 @@ impl Default for Settings {
 
 const KAFKA: &str = "[kafka]\nbootstrap_servers = \"a:1\"\n";
 
+/// A renamed section, with one setting that has another name in the new one; and a single setting.
+const RENAMES: [Rename; 3] = [
+    ("state", "store"),
+    ("state.pause", "store.interval"),
+    ("store.batch", "store.batch_max"),
+];
+
 fn load_text(text: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(text.as_bytes()).expect("written");
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    load_from(Some(file.path()), variables.collect())
+    load_from(Some(file.path()), variables.collect(), &RENAMES)
 }
 
 #[track_caller]
-fn check_refused(text: &str, variables: &[(&str, &str)], told: &[&str]) {
-    let error = format!("{:#}", load_text(text, variables).expect_err("taken as it was"));
-    for words in told {
+fn check_refused(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let error = format!("{:#}", load_text(text, variables).expect_err("accepted"));
+    for words in expected {
         assert!(error.contains(words), "{words:?} is not in: {error}");
     }
 }
 
 #[test]
-fn an_unknown_name_is_refused_with_its_place_and_what_exists() {
+fn unknown_name_is_refused_with_the_known_ones() {
     check_refused(
         "[kafka]\nbootstrap = \"a:1\"\n",
         &[],
@@ -123,7 +130,7 @@ fn an_unknown_name_is_refused_with_its_place_and_what_exists() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_its_source_and_what_was_expected() {
+fn wrong_value_is_refused_with_its_source() {
     check_refused(
         &format!("{KAFKA}[store]\npolicy = \"retyr\"\n"),
         &[],
@@ -171,23 +178,24 @@ fn a_wrong_value_is_told_with_its_source_and_what_was_expected() {
 }
 
 #[test]
-fn what_is_not_set_keeps_its_default() {
-    let settings = load_from::<Settings>(None, Vec::new()).expect("the defaults");
+fn unset_settings_keep_their_defaults() {
+    let settings = load_from::<Settings>(None, Vec::new(), &RENAMES).expect("the defaults");
     assert_eq!(settings, Settings::default());
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_named() {
-    let error = load_from::<Settings>(Some(Path::new("/nowhere/a.toml")), Vec::new()).expect_err("no file");
+fn unusable_file_is_named() {
+    let error =
+        load_from::<Settings>(Some(Path::new("/nowhere/a.toml")), Vec::new(), &[]).expect_err("no file");
     assert!(
         format!("{error:#}").contains("/nowhere/a.toml cannot be read: No such file"),
         "{error:#}"
     );
-    check_refused("[kafka\n", &[], &["is no valid TOML", "line 1"]);
+    check_refused("[kafka\n", &[], &["is not valid TOML", "line 1"]);
 }
 
 #[test]
-fn a_secret_of_the_wrong_type_is_not_shown() {
+fn secret_of_the_wrong_type_is_not_shown() {
     let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = 987654\n");
     let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));
     assert!(
@@ -197,7 +205,7 @@ fn a_secret_of_the_wrong_type_is_not_shown() {
 }
 
 #[test]
-fn names_with_dots_survive_from_the_file_and_from_the_environment() {
+fn names_with_dots_are_kept() {
     let text = format!("{KAFKA}[kafka.properties]\n\"ssl.ca.location\" = \"/a\"\n\"linger.ms\" = \"5\"\n");
     let settings = load_text(
         &text,
@@ -221,7 +229,7 @@ fn names_with_dots_survive_from_the_file_and_from_the_environment() {
 }
 
 #[test]
-fn a_variable_is_what_its_setting_asks_for() {
+fn variable_is_read_as_its_setting_requires() {
     let settings = load_text(
         KAFKA,
         &[
@@ -248,7 +256,7 @@ fn a_variable_is_what_its_setting_asks_for() {
 }
 
 #[test]
-fn a_sample_is_compared_with_the_defaults_name_by_name() {
+fn sample_is_compared_with_each_default() {
     let check = |text: &str| {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
@@ -261,13 +269,73 @@ fn a_sample_is_compared_with_the_defaults_name_by_name() {
                   interval = \"20ms\"\ncache = \"256MiB\"\nbatch_max = 10\npolicy = \"retry\"\n\
                   statuses = [429]\n# note = \"\"\n";
     assert_eq!(check(sample), None);
-    let told = check(&sample.replace("20ms", "21ms")).expect("a difference");
-    assert!(told.contains("store.interval"), "{told}");
-    let told = check(&sample.replace("batch_max = 10\n", "")).expect("a gap");
-    assert!(told.contains("store.batch_max is not written"), "{told}");
+    let message = check(&sample.replace("20ms", "21ms")).expect("a difference");
+    assert!(message.contains("store.interval"), "{message}");
+    let message = check(&sample.replace("batch_max = 10\n", "")).expect("a gap");
+    assert!(message.contains("store.batch_max is not written"), "{message}");
     assert!(
         check(&sample.replace("# note", "note"))
             .expect("a surplus")
             .contains("store.note")
     );
+}
+
+#[test]
+fn renamed_section_is_refused() {
+    check_refused(
+        &format!("{KAFKA}[state]\npause = \"1s\"\ncache = \"1MiB\"\n"),
+        &[],
+        &[
+            "the setting state.pause in /",
+            ".toml was renamed: use store.interval",
+            "the setting state.cache in /",
+            ".toml was renamed: use store.cache",
+        ],
+    );
+    check_refused(
+        &format!("{KAFKA}[state]\n"),
+        &[],
+        &["the section [state] in /", ".toml was renamed: use [store]"],
+    );
+}
+
+#[test]
+fn renamed_setting_is_refused() {
+    check_refused(
+        &format!("{KAFKA}[store]\nbatch = 5\n"),
+        &[],
+        &[
+            "the setting store.batch in /",
+            ".toml was renamed: use store.batch_max",
+        ],
+    );
+}
+
+#[test]
+fn renamed_variable_is_refused() {
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STORE__BATCH", "5"), ("OUTBOX__STATE__CACHE", "1MiB")],
+        &[
+            "the environment variable OUTBOX__STORE__BATCH was renamed: use OUTBOX__STORE__BATCH_MAX",
+            "the environment variable OUTBOX__STATE__CACHE was renamed: use OUTBOX__STORE__CACHE",
+        ],
+    );
+    check_refused(
+        KAFKA,
+        &[("OUTBOX__STATE", "{ pause = \"1s\" }")],
+        &[
+            "the setting state.pause, from the environment variable OUTBOX__STATE, was renamed: use store.interval",
+        ],
+    );
+}
+
+#[test]
+fn rename_to_an_unknown_setting_is_found() {
+    let check = |renames: &[Rename]| {
+        std::panic::catch_unwind(|| assert_renames_lead_to_settings::<Settings>(renames)).is_ok()
+    };
+    assert!(check(&RENAMES));
+    assert!(!check(&[("store.batch", "store.batch_maxx")]));
+    assert!(!check(&[("store.cache", "store.batch_max")]), "a current name");
 }

@@ -1,4 +1,4 @@
-//! One caller against a full outbox and an API of a known latency, and the bare client's loop beside it.
+//! Measurement of one caller with a full outbox and an API of a fixed latency, next to a bare HTTP client.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -6,43 +6,44 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use comfy_table::Table;
 use harness::api::Api;
-use harness::feed::{Feed, Plan};
+use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::Pipeline;
-use harness::tail::Tail;
+use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 
-use crate::machine::Used;
-use crate::{bare, machine};
+use crate::resource_usage::Used;
+use crate::{bare_client, resource_usage};
 
+/// Timeout of one run.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What is measured.
+/// Options of `bench caller`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many pending calls lie ready.
+    /// Number of pending calls in the outbox.
     #[arg(long, default_value_t = 20_000)]
     calls: u64,
-    /// Over how many partitions.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// What the API takes for an answer, in milliseconds; repeat it to measure several.
+    /// Latency of the API, in milliseconds; repeat the option to measure several.
     #[arg(long, default_values_t = [0_u64, 5, 50], value_name = "MS")]
     latency_ms: Vec<u64>,
-    /// How many calls may be in flight; repeat it to measure several.
+    /// Maximum number of calls in flight; repeat the option to measure several.
     #[arg(long, default_values_t = [16_u64, 64, 256], value_name = "N")]
     in_flight: Vec<u64>,
-    /// What the caller does with ambiguous answers; repeat it to measure several.
+    /// Ambiguity policy of the caller (retry, park or verify); repeat the option to measure several.
     #[arg(long, default_values = ["retry"], value_name = "POLICY")]
     policy: Vec<String>,
-    /// The seed of the orders.
+    /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Measures and prints.
+/// Measures one caller with each combination of the options, and prints a table.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", machine::describe());
+    println!("{}", resource_usage::describe());
     println!(
         "one caller, {} pending calls on {} partitions, seed {}, a stand-in API without faults",
         arguments.calls, arguments.partitions, arguments.seed
@@ -54,14 +55,15 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         "API latency ms",
         "in flight",
         "policy",
-        "calls/s, first to last",
-        "of the bare loop's",
+        "calls/s",
+        "of the bare client's calls/s",
         "CPU µs/call",
-        "bare µs/call",
+        "bare client CPU µs/call",
         "peak memory MiB",
     ]);
     for &latency_ms in &arguments.latency_ms {
         for &in_flight in &arguments.in_flight {
+            // The comparison runs against the same latency and concurrency, for all policies.
             let bare = run_bare(&pipeline, arguments, latency_ms, in_flight)?;
             for policy in &arguments.policy {
                 let caller = run(&mut pipeline, arguments.calls, latency_ms, in_flight, policy)?;
@@ -87,7 +89,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What one run came to.
+/// Result of one run.
 struct Measured {
     per_second: u64,
     cpu_us_each: f64,
@@ -95,7 +97,8 @@ struct Measured {
 }
 
 impl Measured {
-    /// By the API's own record, from the first request's arrival to the last one's end.
+    /// Computes the result from the API's own record, between the arrival of the first request and the end of
+    /// the last.
     fn by(api: &Api, calls: u64, used: Used) -> Result<Self> {
         let requests = api.requests()?;
         let first_ms = requests.iter().map(|request| request.arrived_at).min();
@@ -111,7 +114,7 @@ impl Measured {
 
 fn run_bare(pipeline: &Pipeline, arguments: &Arguments, latency_ms: u64, in_flight: u64) -> Result<Measured> {
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
-    let used = bare::measure(&bare::Arguments {
+    let used = bare_client::measure(&bare_client::Arguments {
         url: api.url.clone(),
         calls: arguments.calls,
         in_flight,
@@ -120,7 +123,7 @@ fn run_bare(pipeline: &Pipeline, arguments: &Arguments, latency_ms: u64, in_flig
     Measured::by(&api, arguments.calls, used)
 }
 
-/// A validator fills the outbox once; each run reads it with a group of its own.
+/// Sends orders and lets a validator fill the outbox; returns when all pending calls are committed.
 pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<()> {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -140,7 +143,7 @@ pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<
         Ok(if keys >= calls {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(format!("{keys} pending calls"))
+            ControlFlow::Continue(format!("{keys} of {calls} pending calls"))
         })
     })?;
     validator.process.terminate(Duration::from_secs(60))
@@ -153,18 +156,21 @@ fn run(
     in_flight: u64,
     policy: &str,
 ) -> Result<Measured> {
+    // A group of its own reads the outbox from its beginning.
     pipeline.caller_group = format!("{}-{latency_ms}-{in_flight}-{policy}", pipeline.caller_group);
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
     let settings = pipeline
         .caller_settings(1, &api.url)
+        // Far above the latency, so that no call times out and is repeated.
         .with("api.timeout", "30s")
         .with("caller.on_ambiguous", policy)
         .with("caller.calls_in_flight_max", in_flight);
     let mut caller = pipeline.service("caller", 1, settings)?;
     caller.process.start()?;
-    let id = caller.process.id().context("the caller runs")?;
-    await_until("all calls are answered", LIMIT, || {
+    let id = caller.process.id().context("the caller does not run")?;
+    await_until("the API has accepted all calls", LIMIT, || {
         caller.expect_running()?;
+        // The API fails nothing here, so charges are calls.
         let charged = api.stats()?.orders_charged;
         Ok(if charged >= calls {
             ControlFlow::Break(())
@@ -172,12 +178,14 @@ fn run(
             ControlFlow::Continue(format!("{charged} of {calls}"))
         })
     })?;
-    let used = machine::used(id)?;
+    // Before the drain: `/proc` has nothing of a process that has exited.
+    let used = resource_usage::used(id)?;
     caller.process.terminate(Duration::from_secs(60))?;
     Measured::by(&api, calls, used)
 }
 
-/// For ratios; a count of calls is far below where an f64 loses digits.
+/// Converts a count for ratios.
+// A count of calls is far below 2^53, where an f64 loses digits.
 #[allow(clippy::cast_precision_loss)]
 fn as_float(count: u64) -> f64 {
     count as f64

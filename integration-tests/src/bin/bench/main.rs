@@ -1,10 +1,9 @@
-//! Measurements: how fast, at what cost, and in how much memory, with the machine and the settings beside
-//! each figure.
+//! Measurements: throughput, cost and memory, each printed with the machine and the settings.
 
-mod bare;
+mod bare_client;
 mod caller;
-mod killed;
-mod machine;
+mod caller_kill;
+mod resource_usage;
 mod restart;
 mod validator;
 
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Measures one program of the pipeline on a real Kafka.
+/// Measures one program of the pipeline on a real Kafka; prints machine and settings beside the figures.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
@@ -22,26 +21,26 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Program {
-    /// Orders per second, processor time per order and peak memory of one validator.
+    /// Orders per second, CPU time per order and peak memory of one validator.
     Validator(validator::Arguments),
-    /// Calls per second, processor time per call and peak memory of one caller.
+    /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
     Caller(caller::Arguments),
-    /// Calls made again after `kill -9` of a caller, and how long until the next call.
-    Killed(killed::Arguments),
-    /// How long a restart of a validator keeps orders waiting, with many keys in its store.
+    /// Requests repeated after `kill -9` of a caller, and the time until its next request.
+    Killed(caller_kill::Arguments),
+    /// Time that orders wait while a validator with many keys in its store restarts.
     Restart(restart::Arguments),
-    /// The loop that the caller is compared with.
+    /// Bare HTTP client that the caller is compared with.
     #[command(hide = true)]
-    Bare(bare::Arguments),
+    Bare(bare_client::Arguments),
 }
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
-        Program::Killed(arguments) => killed::measure(&arguments),
+        Program::Killed(arguments) => caller_kill::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
-        Program::Bare(arguments) => bare::run(&arguments),
+        Program::Bare(arguments) => bare_client::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

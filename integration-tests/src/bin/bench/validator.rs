@@ -1,44 +1,45 @@
-//! One validator against a full orders topic.
+//! Measurement of one validator with a full orders topic.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
-use harness::feed::{Feed, Plan};
+use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
 use harness::pipeline::Pipeline;
-use harness::tail::Tail;
+use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 
-use crate::machine;
+use crate::resource_usage;
 
+/// Timeout of each wait.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What is measured.
+/// Options of `bench validator`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many orders lie ready, of about 264 bytes each, all fresh.
+    /// Number of orders on the topic, about 264 bytes each, without duplicates.
     #[arg(long, default_value_t = 200_000)]
     orders: u64,
-    /// Over how many partitions.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// The validator's commit interval; repeat it to measure several.
+    /// Commit interval of the validator; repeat the option to measure several.
     #[arg(long, default_values = ["20ms"], value_name = "DURATION")]
     commit_interval: Vec<String>,
-    /// How often the first interval is run before anything is measured. A broker that has just started
-    /// compiles its own code meanwhile, and would be measured with the validator.
+    /// Number of runs before the measurement: a broker that has just started compiles its own code, and would
+    /// be measured with the validator.
     #[arg(long, default_value_t = 5)]
     warm_ups: u32,
-    /// The seed of the orders.
+    /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Measures and prints.
+/// Measures one validator with each commit interval, and prints a table.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", machine::describe());
+    println!("{}", resource_usage::describe());
     println!(
         "one validator, {} orders of about 264 bytes on {} partitions, seed {}",
         arguments.orders, arguments.partitions, arguments.seed
@@ -51,8 +52,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     let mut table = Table::new();
     table.set_header(vec![
         "commit interval",
-        "orders/s, first to last",
-        "orders/s, from its start",
+        "orders/s, first to last order",
+        "orders/s, from the start",
         "CPU µs/order",
         "peak memory MiB",
     ]);
@@ -64,6 +65,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
 }
 
 fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
+    // Topics and stores of its own, so that no run finds the keys of another.
     let mut pipeline = Pipeline::create("bench-validator", arguments.partitions)?;
     let sent = Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -80,24 +82,27 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
     let mut validator = pipeline.service("validator", 1, settings)?;
     let started = Instant::now();
     validator.process.start()?;
-    let id = validator.process.id().context("the validator runs")?;
-    // Nobody reads the outbox meanwhile: on few cores the reader would be measured too.
-    await_until("all orders are in the outbox", LIMIT, || {
+    let id = validator.process.id().context("the validator does not run")?;
+    // The lag is polled, and the outbox not read meanwhile: on few cores a reader would be measured too.
+    await_until("each order has its verdict", LIMIT, || {
         validator.expect_running()?;
         let lag = harness::cluster::lag(
             &pipeline.kafka,
             &pipeline.validator_group,
             &pipeline.topics.orders,
         )?;
+        // Rarely, because each question takes CPU time from the validator.
         harness::wait::pause(Duration::from_millis(200))?;
         Ok(match lag {
             0 => ControlFlow::Break(()),
-            lag => ControlFlow::Continue(format!("{lag} orders are not")),
+            lag => ControlFlow::Continue(format!("{lag} orders have none")),
         })
     })?;
-    let used = machine::used(id)?;
+    // Before the shutdown: `/proc` has nothing of a process that has exited.
+    let used = resource_usage::used(id)?;
     validator.process.terminate(Duration::from_secs(60))?;
     let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
+    // The timestamps of the records are wall-clock times, and the start was taken from the monotonic clock.
     let started_ms = records::Timestamp::now().0 - i64::try_from(started.elapsed().as_millis())?;
     pipeline.passed();
     Ok(vec![
@@ -109,11 +114,11 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
     ])
 }
 
-/// When the first and the last pending call were written, by the validator's own clock; all must be there.
+/// Returns the producer timestamps of the first and the last pending call, in ms; fails unless all are there.
 fn outbox_times(pipeline: &Pipeline, sent: u64) -> Result<(i64, i64)> {
     let topic = &pipeline.topics.pending;
     let tail = Tail::start(&pipeline.kafka, &[topic])?;
-    await_until("the outbox is read", LIMIT, || {
+    await_until("the outbox is read to its end", LIMIT, || {
         let keys = tail.keys(topic);
         Ok(if keys >= sent {
             ControlFlow::Break(())
@@ -121,16 +126,22 @@ fn outbox_times(pipeline: &Pipeline, sent: u64) -> Result<(i64, i64)> {
             ControlFlow::Continue(format!("{keys} of {sent} pending calls"))
         })
     })?;
-    ensure!(tail.records(topic) == sent, "the outbox has more than the orders");
-    tail.times_ms(topic).context("the outbox has records")
+    ensure!(
+        tail.records(topic) == sent,
+        "the outbox has {} records for {sent} orders",
+        tail.records(topic)
+    );
+    tail.times_ms(topic).context("the outbox is empty")
 }
 
+/// Returns the rate of this count over a time in ms.
 fn per_second(count: u64, ms: i64) -> String {
     let ms = u64::try_from(ms).unwrap_or(0).max(1);
     format!("{}", count * 1000 / ms)
 }
 
-/// For ratios; a count of orders is far below where an f64 loses digits.
+/// Converts a count for ratios.
+// A count of orders is far below 2^53, where an f64 loses digits.
 #[allow(clippy::cast_precision_loss)]
 fn as_float(count: u64) -> f64 {
     count as f64

@@ -1,56 +1,59 @@
-//! The brokers' mishaps, one broker at a time: two must be there for each record to count.
+//! Injection of broker faults, one broker at a time: `min.insync.replicas` is 2, so two of three must run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use harness::three_brokers::ThreeBrokers;
+use harness::cluster::three_brokers::ThreeBrokers;
 use harness::wait::pause;
 use rand_chacha::ChaCha8Rng;
 
-use crate::plan::{self, BrokerHow, BrokerMishap};
-use crate::tally::{ClientError, Tally};
+use crate::plan::{self, BrokerFault, BrokerFaultKind};
+use crate::tally::{Incident, Tally};
 
-/// Lets one mishap follow the other until then; all brokers are there afterwards.
-pub(crate) fn suffer_until(
+/// Injects one fault after the other until this time; all brokers run afterwards.
+pub(crate) fn inject_until(
     brokers: &ThreeBrokers,
     mut random: ChaCha8Rng,
     until: Instant,
-    over: &AtomicBool,
+    stop: &AtomicBool,
     tally: &Tally,
 ) -> Result<()> {
-    while Instant::now() < until && !over.load(Ordering::Relaxed) {
-        let mishap = plan::broker_mishap(&mut random, ThreeBrokers::COUNT);
-        suffer(brokers, mishap, tally).with_context(|| format!("{mishap:?}"))?;
+    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+        let fault = plan::broker_fault(&mut random, ThreeBrokers::COUNT);
+        inject(brokers, fault, tally).with_context(|| format!("{fault:?}"))?;
+        // The next fault may strike another broker: before, this one must have caught up, or two would be
+        // missing.
         brokers
             .await_in_sync()
-            .with_context(|| format!("after {mishap:?}"))?;
-        pause(mishap.peace)?;
+            .with_context(|| format!("after {fault:?}"))?;
+        pause(fault.pause_after)?;
     }
     Ok(())
 }
 
-fn suffer(brokers: &ThreeBrokers, mishap: BrokerMishap, tally: &Tally) -> Result<()> {
-    let broker = brokers.broker(mishap.broker);
-    match mishap.how {
-        BrokerHow::Killed => {
+fn inject(brokers: &ThreeBrokers, fault: BrokerFault, tally: &Tally) -> Result<()> {
+    let broker = brokers.broker(fault.broker);
+    match fault.kind {
+        BrokerFaultKind::Kill => {
             broker.kill()?;
-            tally.count(ClientError::BrokerKilled);
-            pause(mishap.away)?;
+            tally.count(Incident::BrokerKilled);
+            pause(fault.downtime)?;
             broker.start().map(drop)
         }
-        BrokerHow::Bounced => {
+        BrokerFaultKind::Restart => {
             broker.stop()?;
-            tally.count(ClientError::BrokerBounced);
-            pause(mishap.away)?;
+            tally.count(Incident::BrokerRestarted);
+            pause(fault.downtime)?;
             broker.start().map(drop)
         }
-        BrokerHow::Frozen => {
+        BrokerFaultKind::Freeze => {
             broker.freeze()?;
-            let slept = pause(mishap.away);
+            let paused = pause(fault.downtime);
+            // Also after Ctrl-C: a frozen broker does not react to the SIGTERM that stops it.
             broker.thaw()?;
-            tally.count(ClientError::BrokerFrozen);
-            slept
+            tally.count(Incident::BrokerFrozen);
+            paused
         }
     }
 }

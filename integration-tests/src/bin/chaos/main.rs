@@ -1,43 +1,44 @@
-//! Chaos: three validators on three brokers, and whatever can happen to them, for as long as one likes; then a
-//! checker that believes nobody.
+//! Chaos: validators on three brokers, random faults for as long as wanted, and a check of every record at
+//! the end.
 //!
-//! `plan` draws what happens from the seed, `validators` and `brokers` do it, `load` sends orders meanwhile, some
-//! of them in transactions that are aborted, `observer` looks on, `story` brings them together, and `report` is
-//! the table at the end.
+//! `plan` draws the faults from the seed, `validators` and `brokers` inject them, `aborted_orders` sends
+//! orders that must never be processed, `observer` reads along, `tally` counts, `scenario` runs it all, and
+//! `report` prints the tables at the end.
 
+mod aborted_orders;
 mod brokers;
-mod load;
 mod observer;
 mod plan;
 mod report;
-mod story;
+mod scenario;
 mod tally;
 mod validators;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use harness::{signals, wait};
+use harness::process::signals;
+use harness::wait;
 
-/// Kills, freezes and restarts validators and brokers at random, loses disks, and checks at the end that each
-/// order is in the outbox exactly once. The exit status is 0 only if no promise was broken.
+/// Kills, freezes and restarts validators and brokers at random, deletes and damages stores, and checks at
+/// the end that each order is in the outbox exactly once. The exit status is 0 only if every guarantee held.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Arguments {
-    /// For how long, in minutes; starting three brokers and the checks at the end come on top.
+    /// Duration of the faults, in minutes; the start of three brokers and the checks at the end come on top.
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
-    /// The seed of the orders and of what happens; a fresh one is drawn and printed by default. The same seed
-    /// draws the same mishaps, though not the same instants.
+    /// Seed of the orders and of the faults; by default a new one is drawn and printed. The same seed draws
+    /// the same faults, but their timing differs.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many validators share the work.
+    /// Number of validators, which share the partitions.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]
     validators: u32,
-    /// How many partitions the topics get.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=100))]
     partitions: i32,
-    /// How many orders come in each second.
+    /// Orders sent per second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=20_000))]
     orders_per_second: u64,
 }
@@ -45,7 +46,7 @@ struct Arguments {
 fn minutes(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(minutes) if (0.2..=1_440.0).contains(&minutes) => Ok(minutes),
-        _ => Err("a number from 0.2 to 1440".into()),
+        _ => Err("expected a number from 0.2 to 1440".into()),
     }
 }
 
@@ -56,16 +57,17 @@ fn main() -> ExitCode {
         "scripts/chaos --minutes {} --seed {seed} --validators {} --partitions {} --orders-per-second {}",
         arguments.minutes, arguments.validators, arguments.partitions, arguments.orders_per_second
     );
-    println!("seed {seed}; to see this story again: {again}");
-    match signals::end_waits().and_then(|()| story::tell(&arguments, seed)) {
+    println!("seed {seed}; to repeat this run: {again}");
+    match signals::interrupt_waits().and_then(|()| scenario::run(&arguments, seed)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(_) if wait::interrupted() => {
-            eprintln!("stopped");
+            eprintln!("interrupted: all processes of the run are stopped");
+            // The status of a process that SIGINT ends, as shells report it.
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("error: {error:#}\nto see this story again: {again}");
+            eprintln!("error: {error:#}\nto repeat this run: {again}");
             ExitCode::FAILURE
         }
     }

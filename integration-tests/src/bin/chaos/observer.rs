@@ -1,5 +1,5 @@
-//! Who looks on: a reader that follows the outbox and the changelog while they are written, and one who notes
-//! from time to time how far everything has come.
+//! Observers: one reads outbox and changelog while they are written, the other one takes snapshots of all
+//! positions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,32 +8,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use harness::check::aborted::{Seen, fingerprint};
-use harness::check::moments::Moment;
+use harness::check::aborted::{ObservedRecords, fingerprint};
+use harness::check::atomicity::Snapshot;
 use harness::cluster;
 use harness::pipeline::Pipeline;
-use harness::read::{high_watermarks, last_stable_offsets};
+use harness::read_back::topics::{high_watermarks, last_stable_offsets};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use records::{Offset, Partition};
 
-/// How long between two moments.
-const EVERY: Duration = Duration::from_millis(500);
+/// Interval between two snapshots.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The observers; they end when this is dropped.
+/// Running observers; they stop when this is dropped.
 pub(crate) struct Observers {
     stop: Arc<AtomicBool>,
-    reading: Option<JoinHandle<Vec<Seen>>>,
-    noting: Option<JoinHandle<Vec<Moment>>>,
+    reading: Option<JoinHandle<Vec<ObservedRecords>>>,
+    snapshots: Option<JoinHandle<Vec<Snapshot>>>,
 }
 
-/// What they have seen.
+/// Observations of a run.
 pub(crate) struct Observed {
-    /// Of the outbox and of the changelog.
-    pub(crate) seen: Vec<Seen>,
-    pub(crate) moments: Vec<Moment>,
+    /// Records of the outbox and of the changelog, as a reader saw them while they were written.
+    pub(crate) seen: Vec<ObservedRecords>,
+    /// Positions of all topics at the same time, in order.
+    pub(crate) snapshots: Vec<Snapshot>,
 }
 
 impl Observers {
@@ -45,25 +46,29 @@ impl Observers {
             let stop = Arc::clone(&stop);
             move || follow(&consumer, &stop)
         });
-        let noting = std::thread::spawn({
-            let (stop, noter) = (Arc::clone(&stop), Noter::new(pipeline));
-            move || noter.note(&stop)
+        let snapshots = std::thread::spawn({
+            let (stop, positions) = (Arc::clone(&stop), Positions::new(pipeline));
+            move || positions.take_snapshots(&stop)
         });
         Ok(Self {
             stop,
             reading: Some(reading),
-            noting: Some(noting),
+            snapshots: Some(snapshots),
         })
     }
 
-    pub(crate) fn end(mut self) -> Result<Observed> {
+    /// Stops the observers; returns what they have seen.
+    pub(crate) fn stop(mut self) -> Result<Observed> {
         self.stop.store(true, Ordering::Relaxed);
-        let panicked = |_| anyhow!("an observer panicked");
-        let reading = self.reading.take().context("ended before")?;
-        let noting = self.noting.take().context("ended before")?;
+        let panicked = |_| anyhow!("an observer thread panicked");
+        let reading = self.reading.take().context("the observers were stopped before")?;
+        let snapshots = self
+            .snapshots
+            .take()
+            .context("the observers were stopped before")?;
         Ok(Observed {
             seen: reading.join().map_err(panicked)?,
-            moments: noting.join().map_err(panicked)?,
+            snapshots: snapshots.join().map_err(panicked)?,
         })
     }
 }
@@ -80,6 +85,7 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
         .set("group.id", "harness-observer")
         .set("client.id", "harness-observer")
         .set("enable.auto.commit", "false")
+        // A reader that silently skipped records would see no violation in them.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .create()
@@ -87,6 +93,8 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
     let mut from = TopicPartitionList::new();
     for topic in topics {
         for partition in 0..partitions {
+            // From the beginning and without a group: the reader commits nothing and takes part in no
+            // rebalance.
             from.add_partition_offset(topic, partition, At::Beginning)?;
         }
     }
@@ -94,38 +102,39 @@ fn reader(kafka: &str, topics: &[String], partitions: i32) -> Result<BaseConsume
     Ok(consumer)
 }
 
-/// An error (a broker is gone) is no end; what is not seen is not compared.
-fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<Seen> {
-    let mut seen: HashMap<String, Seen> = HashMap::new();
+/// Follows the topics until it is stopped.
+// An error does not end it: brokers are killed all the time, and only what was seen is compared.
+fn follow(consumer: &BaseConsumer, stop: &AtomicBool) -> Vec<ObservedRecords> {
+    let mut seen: HashMap<String, ObservedRecords> = HashMap::new();
     while !stop.load(Ordering::Relaxed) {
         let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else {
             continue;
         };
         let topic = record.topic();
         if !seen.contains_key(topic) {
-            let new = Seen {
+            let new = ObservedRecords {
                 topic: topic.to_owned(),
                 records: HashMap::new(),
             };
             seen.insert(topic.to_owned(), new);
         }
         if let Some(seen) = seen.get_mut(topic) {
-            let place = (Partition(record.partition()), Offset(record.offset()));
-            seen.records.insert(place, fingerprint(record.key()));
+            let position = (Partition(record.partition()), Offset(record.offset()));
+            seen.records.insert(position, fingerprint(record.key()));
         }
     }
     seen.into_values().collect()
 }
 
-/// One who notes moments.
-struct Noter {
+/// Source of snapshots: the group and the topics that one transaction writes.
+struct Positions {
     kafka: String,
     group: String,
     orders: String,
     topics: [String; 3],
 }
 
-impl Noter {
+impl Positions {
     fn new(pipeline: &Pipeline) -> Self {
         let topics = &pipeline.topics;
         Self {
@@ -140,22 +149,24 @@ impl Noter {
         }
     }
 
-    fn note(&self, stop: &AtomicBool) -> Vec<Moment> {
-        let mut moments = Vec::new();
+    fn take_snapshots(&self, stop: &AtomicBool) -> Vec<Snapshot> {
+        let mut snapshots = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            // A moment at which a broker does not answer tells nothing.
-            moments.extend(self.moment().ok());
-            std::thread::sleep(EVERY);
+            // While a broker does not answer there is no snapshot to compare.
+            snapshots.extend(self.snapshot().ok());
+            std::thread::sleep(SNAPSHOT_INTERVAL);
         }
-        moments
+        snapshots
     }
 
-    /// In this order; see the checker.
-    fn moment(&self) -> Result<Moment> {
+    /// Returns the offsets of all topics and the committed offsets.
+    // The order matters: what was readable first must be committed, and what is committed must be written.
+    // Another order would report violations that are only transactions between two of these reads.
+    fn snapshot(&self) -> Result<Snapshot> {
         let readable = self.of_each(|topic| last_stable_offsets(&self.kafka, topic))?;
         let committed = cluster::committed(&self.kafka, &self.group, &self.orders)?;
         let ends = self.of_each(|topic| high_watermarks(&self.kafka, topic))?;
-        Ok(Moment {
+        Ok(Snapshot {
             readable,
             committed,
             ends,

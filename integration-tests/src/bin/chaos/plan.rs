@@ -1,5 +1,5 @@
-//! What happens next, drawn from the seed: each validator, and the brokers together, have a row of their own, so
-//! that one row does not hang on how long another takes.
+//! Faults, drawn from the seed. Each validator, and the brokers together, have a random stream of their own,
+//! so that the faults of one do not depend on how long those of another take.
 
 use std::time::Duration;
 
@@ -7,117 +7,117 @@ use harness::pipeline::SESSION_TIMEOUT;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The brokers end a transaction of one who fell silent after this; a zombie sleeps for longer.
+/// Transaction timeout of the validators: the brokers abort the transaction of a frozen one after this time.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(8);
-/// Longer than a session and a transaction.
+/// Time that a zombie is frozen, in ms: longer than the session and the transaction timeout.
 const ZOMBIE_MS: std::ops::Range<u64> = 9_500..12_000;
 
-/// What happens to one validator, which is at work.
+/// Fault of one validator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mishap {
+pub(crate) enum ValidatorFault {
     /// `kill -9` after this time.
-    Killed(Duration),
-    /// `kill -9`, and again so long after its next start, ready or not.
-    KilledStarting(Duration),
-    /// `kill -9`, and it stays away for so long that others take over.
-    Gone(Duration),
-    /// It stands still past its session and its transaction, and then goes on.
-    Zombie(Duration),
-    /// It stands still, and goes on before anybody has taken over.
-    Hiccup(Duration),
-    /// `kill -9`, and its state directory is lost.
-    DiskLost,
-    /// `kill -9`, and the store of one partition is lost, of those that there are.
-    StoreLost(u64),
+    Kill(Duration),
+    /// `kill -9`, and another one this long after the restart, ready or not.
+    KillWhileStarting(Duration),
+    /// `kill -9`, and no restart for this time, so that others take over.
+    KillAndStayDown(Duration),
+    /// SIGSTOP past its session and its transaction, then SIGCONT: a zombie.
+    FreezePastSession(Duration),
+    /// SIGSTOP and SIGCONT before others take over.
+    FreezeBriefly(Duration),
+    /// `kill -9`, and its state directory is deleted.
+    LoseDisk,
+    /// `kill -9`, and the store of one partition is deleted; the number picks one of those that exist.
+    LoseStore(u64),
     /// `kill -9`, and the store of one partition is damaged.
-    StoreDamaged(u64, Damage),
-    /// SIGTERM, and a start.
-    Bounced,
+    DamageStore(u64, Damage),
+    /// SIGTERM and a restart.
+    Restart,
 }
 
-/// What a disk leaves of a file.
+/// Damage to the file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// Half of it.
-    Cut,
-    /// Its first kilobytes are zeros.
+    /// The second half is missing.
+    Truncated,
+    /// The first 8 KiB are zeros.
     Zeroed,
-    /// Some bytes in its midst are others.
+    /// Some bytes in the middle are overwritten.
     Garbled,
 }
 
-/// What happens to one of the brokers while the others live.
+/// Fault of one broker while the others run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BrokerMishap {
-    /// Which.
+pub(crate) struct BrokerFault {
+    /// Index of the broker.
     pub(crate) broker: usize,
-    /// In which way.
-    pub(crate) how: BrokerHow,
-    /// How long it is away.
-    pub(crate) away: Duration,
-    /// How long all are left alone afterwards.
-    pub(crate) peace: Duration,
+    pub(crate) kind: BrokerFaultKind,
+    /// Time until it runs again.
+    pub(crate) downtime: Duration,
+    /// Time until the next fault of a broker.
+    pub(crate) pause_after: Duration,
 }
 
-/// How a broker goes away.
+/// Kind of a broker's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BrokerHow {
-    /// `kill -9`.
-    Killed,
-    /// SIGTERM: it hands its partitions over.
-    Bounced,
-    /// It stands still, with its connections open.
-    Frozen,
+pub(crate) enum BrokerFaultKind {
+    /// `kill -9`: the others elect new leaders.
+    Kill,
+    /// SIGTERM: the broker hands its partitions over.
+    Restart,
+    /// SIGSTOP and SIGCONT: its connections stay open.
+    Freeze,
 }
 
-/// The row of a validator (from 1 on) or, as number 0, of the brokers.
-pub(crate) fn row(seed: u64, number: u32) -> ChaCha8Rng {
+/// Returns the random stream of a validator (from 1 on) or, as number 0, of the brokers.
+pub(crate) fn random_stream(seed: u64, number: u32) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(u64::from(number) + 1);
     random
 }
 
-/// The next mishap of a validator.
-pub(crate) fn mishap(random: &mut ChaCha8Rng) -> Mishap {
+/// Draws the next fault of a validator.
+pub(crate) fn validator_fault(random: &mut ChaCha8Rng) -> ValidatorFault {
     let longer_than_session = SESSION_TIMEOUT + Duration::from_secs(1);
     let drawn = random.random_range(0..100);
     let mut ms = |range| Duration::from_millis(random.random_range::<u64, _>(range));
+    // Faults that take seconds are rare, so that a run has many kills.
     match drawn {
-        0..46 => Mishap::Killed(ms(0..1_200)),
-        46..64 => Mishap::KilledStarting(ms(0..1_000)),
-        64..67 => Mishap::Gone(longer_than_session + ms(0..2_000)),
-        67..77 => Mishap::Zombie(ms(ZOMBIE_MS)),
-        77..81 => Mishap::Hiccup(ms(100..4_000)),
-        81..85 => Mishap::DiskLost,
-        85..89 => Mishap::StoreLost(random.random()),
+        0..46 => ValidatorFault::Kill(ms(0..1_200)),
+        46..64 => ValidatorFault::KillWhileStarting(ms(0..1_000)),
+        64..67 => ValidatorFault::KillAndStayDown(longer_than_session + ms(0..2_000)),
+        67..77 => ValidatorFault::FreezePastSession(ms(ZOMBIE_MS)),
+        77..81 => ValidatorFault::FreezeBriefly(ms(100..4_000)),
+        81..85 => ValidatorFault::LoseDisk,
+        85..89 => ValidatorFault::LoseStore(random.random()),
         89..95 => {
             let damage = match random.random_range(0..3) {
-                0 => Damage::Cut,
+                0 => Damage::Truncated,
                 1 => Damage::Zeroed,
                 _ => Damage::Garbled,
             };
-            Mishap::StoreDamaged(random.random(), damage)
+            ValidatorFault::DamageStore(random.random(), damage)
         }
-        _ => Mishap::Bounced,
+        _ => ValidatorFault::Restart,
     }
 }
 
-/// The next mishap of the brokers.
-pub(crate) fn broker_mishap(random: &mut ChaCha8Rng, brokers: usize) -> BrokerMishap {
-    let how = match random.random_range(0..10) {
-        0..5 => BrokerHow::Killed,
-        5..9 => BrokerHow::Bounced,
-        _ => BrokerHow::Frozen,
+/// Draws the next fault of a broker.
+pub(crate) fn broker_fault(random: &mut ChaCha8Rng, brokers: usize) -> BrokerFault {
+    let kind = match random.random_range(0..10) {
+        0..5 => BrokerFaultKind::Kill,
+        5..9 => BrokerFaultKind::Restart,
+        _ => BrokerFaultKind::Freeze,
     };
-    let away_ms = match how {
-        BrokerHow::Killed | BrokerHow::Bounced => random.random_range(0..4_000),
-        BrokerHow::Frozen => random.random_range(1_000..10_000),
+    let downtime_ms = match kind {
+        BrokerFaultKind::Kill | BrokerFaultKind::Restart => random.random_range(0..4_000),
+        BrokerFaultKind::Freeze => random.random_range(1_000..10_000),
     };
-    BrokerMishap {
+    BrokerFault {
         broker: random.random_range(0..brokers),
-        how,
-        away: Duration::from_millis(away_ms),
-        peace: Duration::from_millis(random.random_range(0..3_000)),
+        kind,
+        downtime: Duration::from_millis(downtime_ms),
+        pause_after: Duration::from_millis(random.random_range(0..3_000)),
     }
 }
 
@@ -126,26 +126,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_draws_one_row_and_another_number_another() {
-        let rows = |seed, number| {
-            let mut random = row(seed, number);
-            (0..50).map(|_| mishap(&mut random)).collect::<Vec<_>>()
+    fn faults_depend_only_on_seed_and_number() {
+        let faults = |seed, number| {
+            let mut random = random_stream(seed, number);
+            (0..50).map(|_| validator_fault(&mut random)).collect::<Vec<_>>()
         };
-        assert_eq!(rows(7, 1), rows(7, 1));
-        assert_ne!(rows(7, 1), rows(7, 2));
-        assert_ne!(rows(7, 1), rows(8, 1));
+        assert_eq!(faults(7, 1), faults(7, 1));
+        assert_ne!(faults(7, 1), faults(7, 2));
+        assert_ne!(faults(7, 1), faults(8, 1));
     }
 
     #[test]
-    fn every_mishap_is_drawn() {
-        let mut random = row(1, 1);
+    fn every_fault_is_drawn() {
+        let mut random = random_stream(1, 1);
         let drawn: std::collections::HashSet<_> = (0..500)
-            .map(|_| std::mem::discriminant(&mishap(&mut random)))
+            .map(|_| std::mem::discriminant(&validator_fault(&mut random)))
             .collect();
         assert_eq!(drawn.len(), 9);
-        let hows: std::collections::HashSet<_> = (0..100)
-            .map(|_| std::mem::discriminant(&broker_mishap(&mut random, 3).how))
+        let kinds: std::collections::HashSet<_> = (0..100)
+            .map(|_| std::mem::discriminant(&broker_fault(&mut random, 3).kind))
             .collect();
-        assert_eq!(hows.len(), 3);
+        assert_eq!(kinds.len(), 3);
     }
 }

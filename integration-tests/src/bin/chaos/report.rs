@@ -1,69 +1,76 @@
-//! The tables at the end: what happened, what came of the orders, and what was found.
+//! Tables at the end: the incidents, the orders, and the violations by kind.
 
 use std::fmt;
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
+use harness::check::findings::StageOneFindings;
 use harness::check::{Anomaly, Violation, listed};
-use harness::findings::StageOneFindings;
 
-use crate::tally::{ClientError, Tally};
+use crate::tally::{Incident, Tally};
 
-/// All that was found.
+/// Maximum number of validators that exited by themselves to list.
+const EXITS_LISTED_MAX: usize = 10;
+
+/// Result of a run.
 pub(crate) struct Report<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) found: &'a StageOneFindings,
     pub(crate) violations: Vec<Violation>,
-    /// At how many moments outbox, changelog and offsets were compared.
-    pub(crate) moments: usize,
+    /// Number of snapshots of outbox, changelog and committed offsets that were compared.
+    pub(crate) snapshots: usize,
     /// Orders whose own transaction was aborted.
     pub(crate) aborted_orders: usize,
-    /// Each order had its verdict within the time that it may take.
+    /// True if each order had its verdict in time.
     pub(crate) settled: bool,
     pub(crate) took: Duration,
     pub(crate) seed: u64,
 }
 
 impl Report<'_> {
-    /// Whether every promise was held.
+    /// Returns true if every guarantee held.
     pub(crate) fn held(&self) -> bool {
         self.settled && self.violations.is_empty()
     }
 
-    fn faults(&self) -> Table {
+    fn incidents(&self) -> Table {
         let mut table = table(&["what happened", "count"]);
-        for fault in ClientError::ALL {
-            add(&mut table, fault.phrase(), self.tally.of(fault));
+        for incident in Incident::ALL {
+            add(&mut table, incident.label(), self.tally.of(incident));
         }
-        add(&mut table, "kill -9 of a validator, in all", self.tally.kills());
+        add(&mut table, "kill -9 of a validator, total", self.tally.kills());
         table
     }
 
     fn orders(&self) -> Table {
         let found = self.found;
-        let mut table = table(&["what came of the orders", "count"]);
+        let mut table = table(&["orders", "count"]);
         add(&mut table, "records sent", found.sent);
-        add(&mut table, "  valid and distinct", found.distinct);
+        add(&mut table, "  distinct valid orders", found.distinct);
         add(
             &mut table,
             "in the outbox exactly once",
             found.counts.exactly_once,
         );
-        add(&mut table, "duplicates dropped", found.duplicates);
+        add(&mut table, "duplicates, dropped", found.duplicates);
         for (reason, count) in &found.counts.dead_letters {
             add(&mut table, &format!("dead letters: {reason}"), *count);
         }
         add(
             &mut table,
-            "orders aborted by their producer",
+            "orders aborted by their producer, never read",
             self.aborted_orders as u64,
         );
-        add(&mut table, "moments compared", self.moments as u64);
+        add(
+            &mut table,
+            "snapshots of outbox, changelog and offsets compared",
+            self.snapshots as u64,
+        );
         table
     }
 
-    fn anomalies(&self) -> Table {
+    fn violations(&self) -> Table {
         let mut table = table(&["violation", "count"]);
         for anomaly in Anomaly::STAGE_ONE {
             let count = self
@@ -79,20 +86,26 @@ impl Report<'_> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}\n{}", self.faults(), self.orders(), self.anomalies())?;
-        for words in self.tally.last_words().iter().take(10) {
-            writeln!(f, "ended by itself: {words}")?;
+        writeln!(
+            f,
+            "{}\n{}\n{}",
+            self.incidents(),
+            self.orders(),
+            self.violations()
+        )?;
+        for exit in self.tally.exits().iter().take(EXITS_LISTED_MAX) {
+            writeln!(f, "exited by itself: {exit}")?;
         }
         if !self.violations.is_empty() {
             writeln!(f, "{}", listed(&self.violations))?;
         }
         if !self.settled {
-            writeln!(f, "Not each order had its verdict in time.")?;
+            writeln!(f, "Not every order had its verdict within the time limit.")?;
         }
         let verdict = if self.held() {
-            "No promise was broken"
+            "Every guarantee held"
         } else {
-            "PROMISES WERE BROKEN"
+            "NOT every guarantee held"
         };
         write!(
             f,

@@ -1,126 +1,129 @@
-//! What has happened, counted by all who make it happen.
+//! Counts of all incidents, kept by the threads that cause or observe them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Something that happened.
+/// Incident of a run: an injected fault, or what a validator did on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ClientError {
+pub(crate) enum Incident {
     Killed,
-    KilledStarting,
-    Gone,
+    KilledWhileStarting,
+    KilledAndStayedDown,
     DiskLost,
     StoreLost,
     StoreDamaged,
     Zombie,
-    Hiccup,
-    Bounced,
-    Rolled,
-    EndedByItself,
-    BegunAgain,
+    FrozenBriefly,
+    Restarted,
+    RollingRestart,
+    ExitedByItself,
+    Rejoined,
     BrokerKilled,
-    BrokerBounced,
+    BrokerRestarted,
     BrokerFrozen,
 }
 
-impl ClientError {
-    /// All of them, in the order of the table.
+impl Incident {
+    /// All incidents, in the order of the table.
     pub(crate) const ALL: [Self; 15] = [
         Self::Killed,
-        Self::KilledStarting,
-        Self::Gone,
+        Self::KilledWhileStarting,
+        Self::KilledAndStayedDown,
         Self::DiskLost,
         Self::StoreLost,
         Self::StoreDamaged,
         Self::Zombie,
-        Self::Hiccup,
-        Self::Bounced,
-        Self::Rolled,
-        Self::EndedByItself,
-        Self::BegunAgain,
+        Self::FrozenBriefly,
+        Self::Restarted,
+        Self::RollingRestart,
+        Self::ExitedByItself,
+        Self::Rejoined,
         Self::BrokerKilled,
-        Self::BrokerBounced,
+        Self::BrokerRestarted,
         Self::BrokerFrozen,
     ];
 
-    /// Whether a validator got SIGKILL.
+    /// Returns true if a validator got SIGKILL.
     pub(crate) const fn is_kill(self) -> bool {
         match self {
             Self::Killed
-            | Self::KilledStarting
-            | Self::Gone
+            | Self::KilledWhileStarting
+            | Self::KilledAndStayedDown
             | Self::DiskLost
             | Self::StoreLost
             | Self::StoreDamaged => true,
             Self::Zombie
-            | Self::Hiccup
-            | Self::Bounced
-            | Self::Rolled
-            | Self::EndedByItself
-            | Self::BegunAgain
+            | Self::FrozenBriefly
+            | Self::Restarted
+            | Self::RollingRestart
+            | Self::ExitedByItself
+            | Self::Rejoined
             | Self::BrokerKilled
-            | Self::BrokerBounced
+            | Self::BrokerRestarted
             | Self::BrokerFrozen => false,
         }
     }
 
-    /// As a row of the table.
-    pub(crate) const fn phrase(self) -> &'static str {
+    /// Returns the label of the incident in the table.
+    pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::Killed => "validator killed (kill -9) at work",
-            Self::KilledStarting => "validator killed while it started",
-            Self::Gone => "validator killed, and away past its session",
+            Self::Killed => "validator killed (kill -9) while it works",
+            Self::KilledWhileStarting => "validator killed while it starts",
+            Self::KilledAndStayedDown => "validator killed, down past its session",
             Self::DiskLost => "validator killed, state directory lost",
             Self::StoreLost => "validator killed, one store lost",
             Self::StoreDamaged => "validator killed, one store damaged",
-            Self::Zombie => "zombie: stopped past session and transaction, then went on",
-            Self::Hiccup => "validator stopped for a moment",
-            Self::Bounced => "validator restarted (SIGTERM)",
-            Self::Rolled => "rolling restart, from all to 1 to all",
-            Self::EndedByItself => "validator ended by itself",
-            Self::BegunAgain => "validator shut out by a ghost of itself, and joined again",
+            Self::Zombie => "validator frozen past session and transaction (zombie)",
+            Self::FrozenBriefly => "validator frozen for a moment",
+            Self::Restarted => "validator restarted (SIGTERM)",
+            Self::RollingRestart => "rolling restart, down to one validator and back",
+            Self::ExitedByItself => "validator exited by itself",
+            Self::Rejoined => "validator fenced by a stale static member, rejoined",
             Self::BrokerKilled => "broker killed (kill -9)",
-            Self::BrokerBounced => "broker restarted (SIGTERM)",
-            Self::BrokerFrozen => "broker stopped for a while",
+            Self::BrokerRestarted => "broker restarted (SIGTERM)",
+            Self::BrokerFrozen => "broker frozen for a while",
         }
     }
 }
 
-/// The counts, and what the validators that ended by themselves said last.
+/// Counts of the incidents, and the last log lines of validators that exited by themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    counts: Mutex<BTreeMap<ClientError, u64>>,
-    last_words: Mutex<Vec<String>>,
+    counts: Mutex<BTreeMap<Incident, u64>>,
+    exits: Mutex<Vec<String>>,
 }
 
+// Nothing can panic while it holds one of these locks, so a poisoned one still guards complete data.
 impl Tally {
-    pub(crate) fn count(&self, fault: ClientError) {
+    pub(crate) fn count(&self, incident: Incident) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(fault).or_default() += 1;
+        *counts.entry(incident).or_default() += 1;
     }
 
-    pub(crate) fn ended_by_itself(&self, words: String) {
-        self.count(ClientError::EndedByItself);
-        let mut all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(words);
+    /// Counts a validator that exited by itself, with its status and its last log line.
+    pub(crate) fn exited_by_itself(&self, description: String) {
+        self.count(Incident::ExitedByItself);
+        let mut all = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(description);
     }
 
-    pub(crate) fn of(&self, fault: ClientError) -> u64 {
+    pub(crate) fn of(&self, incident: Incident) -> u64 {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.get(&fault).copied().unwrap_or(0)
+        counts.get(&incident).copied().unwrap_or(0)
     }
 
-    /// How often a validator got SIGKILL.
+    /// Returns the number of SIGKILLs of validators.
     pub(crate) fn kills(&self) -> u64 {
-        ClientError::ALL
+        Incident::ALL
             .into_iter()
-            .filter(|fault| fault.is_kill())
-            .map(|fault| self.of(fault))
+            .filter(|incident| incident.is_kill())
+            .map(|incident| self.of(incident))
             .sum()
     }
 
-    pub(crate) fn last_words(&self) -> Vec<String> {
-        let all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the descriptions of all validators that exited by themselves.
+    pub(crate) fn exits(&self) -> Vec<String> {
+        let all = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
         all.clone()
     }
 }

@@ -1,12 +1,13 @@
-//! The demo: the whole pipeline on a real Kafka, with kills and faults, and a table that says whether each
-//! promise was held.
+//! Demo of the whole pipeline on a real Kafka, with kills and API faults, and a table of each guarantee at
+//! the end.
 //!
-//! `story` is what happens, `screen` what is seen of it meanwhile, `report` the table at the end.
+//! `setup` starts the programs, `scenario` sends orders and injects the faults, `screen` shows the progress,
+//! and `report` prints the result and what to try next.
 
 mod report;
+mod scenario;
 mod screen;
-mod stage;
-mod story;
+mod setup;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,40 +15,44 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use harness::orders::{Mix, Orders};
-use harness::{signals, wait};
+use harness::process::signals;
+use harness::wait;
 
-/// Sends orders through the pipeline, kills its programs on the way, and checks every promise at the end.
+/// Runs the whole pipeline on a real Kafka: sends orders, kills each program once with `kill -9`, lets the
+/// API lose responses and go down, and checks every guarantee at the end. The exit status is 0 only if all of
+/// them held.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 pub(crate) struct Arguments {
-    /// How many orders to send; with --input, all lines of the file.
+    /// Number of orders to send; with --input, all lines of the file are sent.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     orders: u64,
-    /// The seed of the orders and of the API's faults: the same seed sends the same orders.
+    /// Seed of the orders and of the API's faults: the same seed sends the same orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many partitions the topics get.
+    /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// Sends your own orders: a file with one JSON object in each line.
+    /// File with your own orders to send: one JSON object per line.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Leaves everything running at the end, and prints where it is and what to try next.
+    /// Leaves everything running at the end, and prints the addresses and what to try next.
     #[arg(long)]
     keep: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let told = signals::end_waits().and_then(|()| {
+    let result = signals::interrupt_waits().and_then(|()| {
         let (orders, count) = orders(&arguments)?;
-        story::tell(&arguments, orders, count)
+        scenario::run(&arguments, orders, count)
     });
-    match told {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(_) if wait::interrupted() => {
-            eprintln!("stopped");
+            eprintln!("interrupted: all processes of the demo are stopped");
+            // The status of a process that SIGINT ends, as shells report it.
             ExitCode::from(130)
         }
         Err(error) => {
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Returns the orders to send, and their number.
 fn orders(arguments: &Arguments) -> Result<(Orders, u64)> {
     let Some(file) = &arguments.input else {
         let mix = Mix::with_seed(arguments.seed);
@@ -64,6 +70,10 @@ fn orders(arguments: &Arguments) -> Result<(Orders, u64)> {
     };
     let orders = Orders::from_file(file)?;
     let count = orders.count().unwrap_or_default();
-    ensure!(count > 0, "{} holds no order", file.display());
+    ensure!(
+        count > 0,
+        "{} contains no orders: expected one JSON object per line",
+        file.display()
+    );
     Ok((orders, count))
 }

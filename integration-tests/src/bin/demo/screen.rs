@@ -1,96 +1,100 @@
-//! What is seen while the story runs: bars on a terminal, plain lines elsewhere, events on both.
+//! Progress of the demo: bars on a terminal, plain lines elsewhere, and events on both.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the numbers are written where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+use crate::report::grouped;
 
-/// The progress of the run.
+/// Interval between the lines with the counts where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Display of the progress.
 pub(crate) struct Screen {
     started: Instant,
     bars: Option<Bars>,
     total: Totals,
-    shown: Numbers,
+    shown: Progress,
     line_due: Instant,
 }
 
-/// How far each bar goes.
+/// Lengths of the bars.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Totals {
-    /// Records to send.
+    /// Number of records to send.
     pub(crate) sent: u64,
-    /// Distinct valid orders among them.
+    /// Number of distinct valid orders among them.
     pub(crate) distinct: u64,
 }
 
-/// How far things have come.
+/// Counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Numbers {
-    /// Orders that Kafka has.
+pub(crate) struct Progress {
+    /// Number of orders that Kafka has acknowledged.
     pub(crate) sent: u64,
-    /// Committed pending calls.
+    /// Number of committed pending calls.
     pub(crate) pending: u64,
-    /// Calls with a final state.
-    pub(crate) ended: u64,
-    /// Requests that the API is at work on.
+    /// Number of calls with a final state.
+    pub(crate) calls_final: u64,
+    /// Number of requests that the API is processing.
     pub(crate) in_flight: u64,
 }
 
 struct Bars {
     sent: ProgressBar,
     pending: ProgressBar,
-    ended: ProgressBar,
+    calls_final: ProgressBar,
 }
 
 impl Screen {
-    /// Draws the first picture.
+    /// Starts the clock, and draws the bars if there is a terminal.
     pub(crate) fn new(total: Totals) -> Self {
         Self {
             started: Instant::now(),
+            // On standard error, like the events: standard output has only the report.
             bars: std::io::stderr().is_terminal().then(|| Bars::new(total)),
             total,
-            shown: Numbers::default(),
-            line_due: Instant::now() + LINE_EVERY,
+            shown: Progress::default(),
+            line_due: Instant::now() + LINE_INTERVAL,
         }
     }
 
-    /// Something happened that a person may want to know.
+    /// Prints an event with its time.
     pub(crate) fn event(&self, text: &str) {
         let line = format!("{:5.1} s  {text}", self.started.elapsed().as_secs_f64());
         match &self.bars {
+            // A line that is printed between two drawings would tear the bars apart.
             Some(bars) => bars.sent.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
         }
     }
 
-    /// The numbers have moved.
-    pub(crate) fn show(&mut self, numbers: Numbers) {
+    /// Shows new counts: at once as bars, else as a line every few seconds.
+    pub(crate) fn show(&mut self, progress: Progress) {
         match &self.bars {
-            Some(bars) => bars.show(numbers),
-            None if self.line_due <= Instant::now() && numbers != self.shown => {
-                self.line_due = Instant::now() + LINE_EVERY;
-                self.shown = numbers;
+            Some(bars) => bars.show(progress),
+            None if self.line_due <= Instant::now() && progress != self.shown => {
+                self.line_due = Instant::now() + LINE_INTERVAL;
+                self.shown = progress;
                 self.event(&format!(
-                    "sent {} of {}, in the outbox {} of {}, called {}, in flight {}",
-                    numbers.sent,
-                    self.total.sent,
-                    numbers.pending,
-                    self.total.distinct,
-                    numbers.ended,
-                    numbers.in_flight
+                    "{} of {} orders sent, {} of {} in the outbox, {} calls final, {} in flight",
+                    grouped(progress.sent),
+                    grouped(self.total.sent),
+                    grouped(progress.pending),
+                    grouped(self.total.distinct),
+                    grouped(progress.calls_final),
+                    progress.in_flight
                 ));
             }
             None => {}
         }
     }
 
-    /// The bars stay as they are.
+    /// Leaves the bars as they are.
     pub(crate) fn finish(&self) {
         if let Some(bars) = &self.bars {
-            for bar in [&bars.sent, &bars.pending, &bars.ended] {
+            for bar in [&bars.sent, &bars.pending, &bars.calls_final] {
                 bar.abandon();
             }
         }
@@ -99,6 +103,7 @@ impl Screen {
 
 impl Bars {
     fn new(total: Totals) -> Self {
+        // Ten frames a second: more would take CPU time from the programs.
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let bar = |name: &'static str, length: u64| {
             let style = ProgressStyle::with_template(
@@ -111,14 +116,15 @@ impl Bars {
         Self {
             sent: bar("orders sent", total.sent),
             pending: bar("in the outbox", total.distinct),
-            ended: bar("called", total.distinct),
+            calls_final: bar("calls final", total.distinct),
         }
     }
 
-    fn show(&self, numbers: Numbers) {
-        self.sent.set_position(numbers.sent);
-        self.pending.set_position(numbers.pending);
-        self.ended.set_position(numbers.ended);
-        self.ended.set_message(format!("{} in flight", numbers.in_flight));
+    fn show(&self, progress: Progress) {
+        self.sent.set_position(progress.sent);
+        self.pending.set_position(progress.pending);
+        self.calls_final.set_position(progress.calls_final);
+        self.calls_final
+            .set_message(format!("{} in flight", progress.in_flight));
     }
 }

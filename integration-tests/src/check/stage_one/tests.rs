@@ -1,7 +1,7 @@
-//! Each rule is broken once, and must be found broken.
+//! Breaks each rule once and expects its violation.
 
 use super::*;
-use crate::expected::expected;
+use crate::check::expected::expected;
 use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
 use records::continuation::{CONTINUES, Continuation};
 use records::{Fingerprint, Timestamp, entry::Status};
@@ -10,11 +10,11 @@ const TOPIC: &str = "orders";
 const COUNT: u64 = 400;
 const PARTITIONS: i32 = 3;
 
-/// The words of a finding, and the change that must lead to it.
+/// Words of the expected finding, and the change that causes it.
 type Change<T> = (&'static str, fn(&mut T));
 
-/// What a faultless pipeline leaves behind.
-struct World {
+/// Topics after a faultless run.
+struct Fixture {
     orders: Orders,
     input: Vec<Record>,
     pending: Vec<Record>,
@@ -23,10 +23,10 @@ struct World {
     committed: HashMap<Partition, Offset>,
 }
 
-impl World {
+impl Fixture {
     fn faultless() -> Self {
         let orders = Orders::Generated(Mix::with_seed(3));
-        let mut world = Self {
+        let mut fixture = Self {
             input: input(&orders),
             orders,
             pending: Vec::new(),
@@ -34,9 +34,9 @@ impl World {
             dead_letters: Vec::new(),
             committed: HashMap::new(),
         };
-        let expected = expected(&world.input, &world.orders, COUNT).expect("what was sent");
+        let expected = expected(&fixture.input, &fixture.orders, COUNT).expect("what was sent");
         for order in expected.admitted.values() {
-            world.pending.push(with_headers(
+            fixture.pending.push(with_headers(
                 order,
                 &[
                     (pending::SOURCE, &source(order)),
@@ -50,14 +50,14 @@ impl World {
                 admitted_at: Timestamp(1_790_000_000_000),
                 source: order.offset,
             };
-            world.changelog.push(Record {
+            fixture.changelog.push(Record {
                 value: Some(entry.encode().to_vec()),
                 headers: Vec::new(),
                 ..(*order).clone()
             });
         }
         for (order, reason) in expected.refused.values() {
-            world.dead_letters.push(with_headers(
+            fixture.dead_letters.push(with_headers(
                 order,
                 &[
                     (dead_letter::REASON, reason.as_str()),
@@ -65,8 +65,8 @@ impl World {
                 ],
             ));
         }
-        world.committed = ends(&world.input).into_iter().collect();
-        world
+        fixture.committed = ends(&fixture.input).into_iter().collect();
+        fixture
     }
 
     fn check(&self) -> (Counts, Vec<Violation>) {
@@ -83,15 +83,15 @@ impl World {
         .check()
     }
 
-    /// The violation is found, of this promise and kind and with these words.
-    fn check_finds(&self, promise: Promise, anomaly: Anomaly, words: &str) {
+    /// Expects a violation of this guarantee and kind with these words.
+    fn check_finds(&self, guarantee: Guarantee, anomaly: Anomaly, words: &str) {
         let (_, violations) = self.check();
         let is_it = |found: &Violation| {
-            (found.promise, found.anomaly) == (promise, anomaly) && found.finding.contains(words)
+            (found.guarantee, found.anomaly) == (guarantee, anomaly) && found.finding.contains(words)
         };
         assert!(
             violations.iter().any(is_it),
-            "no {anomaly:?} of {promise} with {words:?} among {violations:?}"
+            "no {anomaly:?} of {guarantee} with {words:?} among {violations:?}"
         );
     }
 }
@@ -142,24 +142,24 @@ fn source(order: &Record) -> String {
 }
 
 #[test]
-fn a_faultless_run_has_no_violation() {
-    let world = World::faultless();
-    let (counts, violations) = world.check();
+fn faultless_run_has_no_violation() {
+    let fixture = Fixture::faultless();
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
-    assert_eq!(counts.exactly_once, world.pending.len() as u64);
+    assert_eq!(counts.exactly_once, fixture.pending.len() as u64);
     assert!(counts.dead_letters[&Reason::Conflict] > 0);
 }
 
 #[test]
-fn an_order_twice_in_the_outbox_is_found() {
-    let mut world = World::faultless();
-    world.pending.push(world.pending[0].clone());
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+fn order_twice_in_the_outbox_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.pending.push(fixture.pending[0].clone());
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
-/// A copy of the first pending call behind all others, as a caller writes it that defers the call.
-fn deferred(world: &World) -> Record {
-    let first = &world.pending[0];
+/// Returns a deferred copy of the first pending call, at the tail of the outbox.
+fn deferred(fixture: &Fixture) -> Record {
+    let first = &fixture.pending[0];
     let call = format!("pending/{}@{}", first.partition, first.offset);
     let continuation = Continuation::new(call.parse().expect("a position"), Timestamp(1));
     let mut copy = first.clone();
@@ -170,71 +170,71 @@ fn deferred(world: &World) -> Record {
 }
 
 #[test]
-fn what_continues_a_call_is_no_other_one() {
-    let mut world = World::faultless();
-    world.pending.push(deferred(&world));
-    let (counts, violations) = world.check();
+fn deferred_copy_is_no_second_call() {
+    let mut fixture = Fixture::faultless();
+    fixture.pending.push(deferred(&fixture));
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
-    assert_eq!(counts.exactly_once + 1, world.pending.len() as u64);
+    assert_eq!(counts.exactly_once + 1, fixture.pending.len() as u64);
 }
 
 #[test]
-fn a_copy_that_does_not_say_what_it_continues_is_found() {
-    let mut world = World::faultless();
-    let mut copy = deferred(&world);
+fn copy_without_its_header_is_found() {
+    let mut fixture = Fixture::faultless();
+    let mut copy = deferred(&fixture);
     copy.headers.pop();
-    world.pending.push(copy);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is in the outbox 2 times");
+    fixture.pending.push(copy);
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }
 
 #[test]
-fn two_copies_of_one_call_are_found() {
-    let mut world = World::faultless();
-    let copy = deferred(&world);
-    world.pending.extend([copy.clone(), copy]);
-    world.check_finds(Promise::G1, Anomaly::Duplicated, "is number 2 behind");
+fn two_equal_copies_are_found() {
+    let mut fixture = Fixture::faultless();
+    let copy = deferred(&fixture);
+    fixture.pending.extend([copy.clone(), copy]);
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is copy 2 of");
 }
 
 #[test]
-fn a_copy_without_its_call_is_found() {
-    let mut world = World::faultless();
-    let copy = deferred(&world);
-    world.pending[0] = copy;
-    world.check_finds(Promise::G1, Anomaly::Wrong, "where no call begins");
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+fn copy_without_its_call_is_found() {
+    let mut fixture = Fixture::faultless();
+    let copy = deferred(&fixture);
+    fixture.pending[0] = copy;
+    fixture.check_finds(Guarantee::G1, Anomaly::Wrong, "which starts no call");
+    fixture.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
-fn an_order_lost_is_found() {
-    let mut world = World::faultless();
-    world.pending.pop();
-    world.check_finds(Promise::G2, Anomaly::Lost, "is not in the outbox");
+fn lost_order_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.pending.pop();
+    fixture.check_finds(Guarantee::G2, Anomaly::Lost, "is not in the outbox");
 }
 
 #[test]
-fn a_pending_call_that_nobody_ordered_is_found() {
-    let mut world = World::faultless();
-    world.pending[0].key = Some(b"stranger".to_vec());
-    world.check_finds(Promise::G1, Anomaly::Wrong, "no valid order has");
+fn pending_call_without_order_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.pending[0].key = Some(b"stranger".to_vec());
+    fixture.check_finds(Guarantee::G1, Anomaly::Wrong, "no valid order has");
 }
 
 #[test]
-fn a_changed_pending_call_is_found() {
+fn changed_pending_call_is_found() {
     let changes: [Change<Record>; 7] = [
-        ("has not the bytes", |call| {
+        ("has another value", |call| {
             call.fingerprint = Some(Fingerprint::of(b"other"));
         }),
         ("partition", |call| call.partition = Partition(9)),
         ("headers of its order", |call| {
             call.headers.remove(0);
         }),
-        ("says it comes from", |call| {
+        ("has source", |call| {
             call.headers[1].1 = Some(b"orders/0@999999".to_vec());
         }),
-        ("says it comes from None", |call| {
+        ("has source None", |call| {
             call.headers.remove(1);
         }),
-        ("when it was admitted", |call| {
+        ("no valid admission time", |call| {
             call.headers.remove(2);
         }),
         ("trace context", |call| {
@@ -242,9 +242,9 @@ fn a_changed_pending_call_is_found() {
         }),
     ];
     for (words, change) in changes {
-        let mut world = World::faultless();
-        change(&mut world.pending[0]);
-        world.check_finds(Promise::G1, Anomaly::Wrong, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.pending[0]);
+        fixture.check_finds(Guarantee::G1, Anomaly::Wrong, words);
     }
 }
 
@@ -264,32 +264,32 @@ fn wrong_dead_letters_are_found() {
         ),
         (
             Wrong,
-            ("its dead letter says", |letters| {
+            ("its dead letter has reason", |letters| {
                 letters[0].headers[1].1 = Some(b"too-large".to_vec());
             }),
         ),
         (
             Wrong,
-            ("key, bytes and headers", |letters| {
+            ("differs from it in key", |letters| {
                 letters[0].key = Some(b"other".to_vec());
             }),
         ),
         (
             Wrong,
-            ("no faulty order", |letters| {
+            ("must not be refused", |letters| {
                 letters[0].headers[2].1 = Some(b"orders/0@999999".to_vec());
             }),
         ),
     ];
     for (anomaly, (words, change)) in changes {
-        let mut world = World::faultless();
-        change(&mut world.dead_letters);
-        world.check_finds(Promise::G2, anomaly, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.dead_letters);
+        fixture.check_finds(Guarantee::G2, anomaly, words);
     }
 }
 
 #[test]
-fn a_changelog_unlike_the_outbox_is_found() {
+fn changelog_that_differs_is_found() {
     let changes: [Change<Vec<Record>>; 6] = [
         ("0 times in the changelog", |entries| {
             entries.pop();
@@ -297,10 +297,10 @@ fn a_changelog_unlike_the_outbox_is_found() {
         ("2 times in the changelog", |entries| {
             entries.push(entries[0].clone());
         }),
-        ("which the outbox has not", |entries| {
+        ("which is not in the outbox", |entries| {
             entries[0].key = Some(b"other".to_vec());
         }),
-        ("cannot be read", |entries| entries[0].value = None),
+        ("cannot be decoded", |entries| entries[0].value = None),
         ("another payload", |entries| {
             entries[0].value.as_mut().expect("a value")[5] ^= 1;
         }),
@@ -309,24 +309,24 @@ fn a_changelog_unlike_the_outbox_is_found() {
         }),
     ];
     for (words, change) in changes {
-        let mut world = World::faultless();
-        change(&mut world.changelog);
-        world.check_finds(Promise::G3, Anomaly::Torn, words);
+        let mut fixture = Fixture::faultless();
+        change(&mut fixture.changelog);
+        fixture.check_finds(Guarantee::G3, Anomaly::Torn, words);
     }
 }
 
 #[test]
-fn a_committed_offset_off_the_end_is_found() {
-    let mut world = World::faultless();
-    world.committed.insert(Partition(1), Offset(1));
-    world.check_finds(Promise::G2, Anomaly::Torn, "1 is committed");
-    world.committed.clear();
-    world.check_finds(Promise::G2, Anomaly::Torn, "0 is committed");
+fn committed_offset_not_at_the_end_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.committed.insert(Partition(1), Offset(1));
+    fixture.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 1");
+    fixture.committed.clear();
+    fixture.check_finds(Guarantee::G2, Anomaly::Torn, "committed offset is 0");
 }
 
 #[test]
-fn an_order_that_kafka_lost_is_no_finding_but_a_void_run() {
-    let mut world = World::faultless();
-    world.input.remove(5);
-    assert!(expected(&world.input, &world.orders, COUNT).is_err());
+fn order_missing_from_the_input_voids_the_run() {
+    let mut fixture = Fixture::faultless();
+    fixture.input.remove(5);
+    assert!(expected(&fixture.input, &fixture.orders, COUNT).is_err());
 }

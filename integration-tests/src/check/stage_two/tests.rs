@@ -1,10 +1,10 @@
-//! Each rule is broken once, and must be found broken.
+//! Breaks each rule once and expects its violation.
 
 use super::*;
 use records::{Fingerprint, Offset, Partition};
 
-/// What a faultless pipeline leaves behind: ten calls, the last of them rejected.
-struct World {
+/// Topics and requests after a faultless run of ten calls, the last of them rejected.
+struct Fixture {
     pending: Vec<Record>,
     processed: Vec<Record>,
     dead_letters: Vec<Record>,
@@ -12,7 +12,7 @@ struct World {
     interruptions: Vec<Interruption>,
 }
 
-impl World {
+impl Fixture {
     fn faultless() -> Self {
         let pending: Vec<Record> = (0..10).map(record).collect();
         let mut rejected = record(9);
@@ -48,13 +48,13 @@ impl World {
         .check()
     }
 
-    fn check_finds(&self, promise: Promise, words: &str) {
+    fn check_finds(&self, guarantee: Guarantee, words: &str) {
         let (_, violations) = self.check();
         assert!(
             violations
                 .iter()
-                .any(|found| found.promise == promise && found.finding.contains(words)),
-            "no {promise} with {words:?} among {violations:?}"
+                .any(|found| found.guarantee == guarantee && found.finding.contains(words)),
+            "no {guarantee} with {words:?} among {violations:?}"
         );
     }
 }
@@ -90,96 +90,96 @@ fn request(number: u32, status: u16, decision: Decision) -> RequestLine {
 }
 
 #[test]
-fn a_faultless_run_has_no_violation() {
-    let (counts, violations) = World::faultless().check();
+fn faultless_run_has_no_violation() {
+    let (counts, violations) = Fixture::faultless().check();
     assert_eq!(violations, []);
     assert_eq!((counts.accepted, counts.rejected, counts.requests), (9, 1, 10));
 }
 
 #[test]
-fn a_skipped_call_is_found() {
-    let mut world = World::faultless();
-    world.processed.pop();
-    world.check_finds(Promise::G4, "was skipped");
+fn skipped_call_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.processed.pop();
+    fixture.check_finds(Guarantee::G4, "was skipped");
 }
 
 #[test]
 fn two_final_states_are_found() {
-    let mut world = World::faultless();
-    world.processed.push(record(9));
-    world.check_finds(Promise::G4, "ended");
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(record(9));
+    fixture.check_finds(Guarantee::G4, "two final states");
 }
 
 #[test]
-fn an_outcome_told_again_is_found_unless_a_caller_was_interrupted() {
-    let mut world = World::faultless();
-    world.processed.push(Record {
+fn repeated_outcome_needs_an_interruption() {
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(Record {
         timestamp_ms: 15_000,
         ..record(0)
     });
-    world.check_finds(Promise::G4, "outcome twice");
-    world.interruptions.push(Interruption {
+    fixture.check_finds(Guarantee::G4, "outcome twice");
+    fixture.interruptions.push(Interruption {
         from: Timestamp(11_000),
         until: Timestamp(11_010),
     });
-    let (counts, violations) = world.check();
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
     assert_eq!(counts.outcomes_repeated, 1);
 }
 
 #[test]
-fn an_outcome_that_the_api_did_not_give_is_found() {
-    let mut world = World::faultless();
-    world.requests[0].decision = None;
-    world.check_finds(Promise::G4, "never charged");
-    let mut world = World::faultless();
-    world.requests[9].decision = Some(Decision::Charged);
-    world.check_finds(Promise::G4, "never rejected");
+fn outcome_without_the_apis_decision_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.requests[0].decision = None;
+    fixture.check_finds(Guarantee::G4, "never charged");
+    let mut fixture = Fixture::faultless();
+    fixture.requests[9].decision = Some(Decision::Charged);
+    fixture.check_finds(Guarantee::G4, "never rejected");
 }
 
 #[test]
-fn a_strangers_outcome_and_a_strangers_call_are_found() {
-    let mut world = World::faultless();
-    world.processed.push(record(77));
-    world.requests.push(request(77, 200, Decision::Charged));
-    world.check_finds(Promise::G4, "is not in the outbox");
-    world.check_finds(Promise::G5, "is not in the outbox");
+fn outcome_and_request_without_call_are_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.processed.push(record(77));
+    fixture.requests.push(request(77, 200, Decision::Charged));
+    fixture.check_finds(Guarantee::G4, "is not in the outbox");
+    fixture.check_finds(Guarantee::G5, "is not in the outbox");
 }
 
 #[test]
-fn a_changed_dead_letter_is_found() {
-    let mut world = World::faultless();
-    world.dead_letters[0].fingerprint = None;
-    world.check_finds(Promise::G4, "has not its bytes");
-    world.dead_letters[0].headers.clear();
-    world.check_finds(Promise::G4, "not pending/0@9");
+fn changed_dead_letter_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.dead_letters[0].fingerprint = None;
+    fixture.check_finds(Guarantee::G4, "has another value");
+    fixture.dead_letters[0].headers.clear();
+    fixture.check_finds(Guarantee::G4, "instead of pending/0@9");
 }
 
 #[test]
-fn a_call_that_was_never_made_is_found() {
-    let mut world = World::faultless();
-    world.requests.remove(0);
-    world.check_finds(Promise::G5, "never called");
+fn call_never_sent_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.requests.remove(0);
+    fixture.check_finds(Guarantee::G5, "never called");
 }
 
 #[test]
-fn a_request_without_its_key_is_found() {
-    let mut world = World::faultless();
-    world.requests[0].idempotency_key = None;
-    world.check_finds(Promise::G5, "idempotency key");
+fn request_without_its_key_is_found() {
+    let mut fixture = Fixture::faultless();
+    fixture.requests[0].idempotency_key = None;
+    fixture.check_finds(Guarantee::G5, "idempotency key");
 }
 
 #[test]
-fn a_call_repeated_without_need_is_found_and_an_explained_one_is_counted() {
-    let mut world = World::faultless();
-    world.requests.push(RequestLine {
+fn repeated_request_needs_an_explanation() {
+    let mut fixture = Fixture::faultless();
+    fixture.requests.push(RequestLine {
         nth: 2,
         arrived_at: 12_000,
         ..request(0, 200, Decision::Charged)
     });
-    world.check_finds(Promise::G5, "without need");
-    world.requests[0].answered = Some(502);
-    let (counts, violations) = world.check();
+    fixture.check_finds(Guarantee::G5, "without a reason");
+    fixture.requests[0].answered = Some(502);
+    let (counts, violations) = fixture.check();
     assert_eq!(violations, []);
     assert_eq!(counts.repeats, [(Explanation::Ambiguous(502), 1)].into());
     assert_eq!(counts.charged_again, 1);

@@ -1,11 +1,10 @@
-//! Tokens: one request for all calls, nothing sent without one, and none that the API has refused.
+//! OAuth2 tokens: one request serves all calls, nothing is sent without one, and a refused one is not reused.
 
 use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
-use crate::http::credentials::AuthKind;
-use crate::secret::SecretSource;
+use crate::http::auth::{AuthKind, SecretSource};
 
 fn granting(token: &str) -> &'static str {
     let body = format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":3600}}"#);
@@ -15,17 +14,17 @@ fn granting(token: &str) -> &'static str {
     ))
 }
 
-/// An API, and where its tokens come from.
-struct Scene {
+/// API with a token endpoint.
+struct Fixture {
     endpoint: Server,
     server: Server,
     api: Api,
     _secret: tempfile::NamedTempFile,
 }
 
-impl Scene {
-    async fn new(endpoint: Does, does: Does) -> Self {
-        let (endpoint, server) = (Server::start(endpoint).await, Server::start(does).await);
+impl Fixture {
+    async fn new(endpoint: Behaviour, behaviour: Behaviour) -> Self {
+        let (endpoint, server) = (Server::start(endpoint).await, Server::start(behaviour).await);
         let mut secret = tempfile::NamedTempFile::new().expect("a file");
         secret.write_all(b"p/w").expect("written");
         let mut settings = settings(&server.url());
@@ -43,15 +42,18 @@ impl Scene {
         }
     }
 
-    /// Many calls at once; all come to the same.
+    /// Makes 64 concurrent calls, which must all get the same response; returns it.
     async fn call_all(&self) -> Response {
-        let calls: Vec<_> = (0..64).map(|_| call(&self.api, permitted())).collect();
-        let mut reports = Vec::new();
-        for report in futures_of(calls).await {
-            reports.push(report);
+        let calls: Vec<_> = (0..64).map(|_| call(&self.api, valid_permit())).collect();
+        let mut responses = Vec::new();
+        for response in futures_of(calls).await {
+            responses.push(response);
         }
-        assert!(reports.iter().all(|report| *report == reports[0]), "{reports:?}");
-        reports.remove(0)
+        assert!(
+            responses.iter().all(|response| *response == responses[0]),
+            "{responses:?}"
+        );
+        responses.remove(0)
     }
 }
 
@@ -77,22 +79,26 @@ async fn futures_of<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 
 #[tokio::test]
 async fn one_token_serves_many_calls() {
-    let scene = Scene::new(Does::AnswersAll(granting("t-1")), Does::AnswersAll(OK)).await;
-    assert_eq!(scene.call_all().await, status(201, None, "{}", false));
-    assert_eq!(scene.call_all().await, status(201, None, "{}", false));
-    assert_eq!((scene.endpoint.requests(), scene.server.requests()), (1, 128));
-    let asked = scene.endpoint.heads().remove(0);
+    let fixture = Fixture::new(
+        Behaviour::RespondsToAll(granting("t-1")),
+        Behaviour::RespondsToAll(OK),
+    )
+    .await;
+    assert_eq!(fixture.call_all().await, status(201, None, "{}", false));
+    assert_eq!(fixture.call_all().await, status(201, None, "{}", false));
+    assert_eq!((fixture.endpoint.requests(), fixture.server.requests()), (1, 128));
+    let request = fixture.endpoint.heads().remove(0);
     // "the client" and "p/w", each encoded as in a form, and joined.
     assert!(
-        asked.contains("authorization: Basic dGhlJTIwY2xpZW50OnAlMkZ3"),
-        "{asked}"
+        request.contains("authorization: Basic dGhlJTIwY2xpZW50OnAlMkZ3"),
+        "{request}"
     );
     assert!(
-        asked.contains("grant_type=client_credentials&scope=pay%20refund"),
-        "{asked}"
+        request.contains("grant_type=client_credentials&scope=pay%20refund"),
+        "{request}"
     );
     assert!(
-        scene
+        fixture
             .server
             .heads()
             .iter()
@@ -102,36 +108,40 @@ async fn one_token_serves_many_calls() {
 }
 
 #[tokio::test]
-async fn without_a_token_nothing_is_sent_and_the_endpoint_is_left_in_peace() {
-    for does in [
-        Does::AnswersAll("HTTP/1.1 500 So\r\ncontent-length: 0\r\n\r\n"),
-        Does::AnswersAll("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
-        Does::ClosesUnanswered,
+async fn without_a_token_nothing_is_sent() {
+    for endpoint in [
+        Behaviour::RespondsToAll("HTTP/1.1 500 So\r\ncontent-length: 0\r\n\r\n"),
+        Behaviour::RespondsToAll("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
+        Behaviour::ClosesWithoutResponse,
     ] {
-        let scene = Scene::new(does, Does::AnswersAll(OK)).await;
+        let fixture = Fixture::new(endpoint, Behaviour::RespondsToAll(OK)).await;
         assert_eq!(
-            scene.call_all().await,
+            fixture.call_all().await,
             Response::NotSent(NotSent::NoCredentials),
-            "{does:?}"
+            "{endpoint:?}"
         );
         assert_eq!(
-            (scene.endpoint.requests(), scene.server.requests()),
+            (fixture.endpoint.requests(), fixture.server.requests()),
             (1, 0),
-            "{does:?}"
+            "{endpoint:?}"
         );
     }
 }
 
-/// Story: the API refuses a token before its time. Calls wait for a new one, which is not asked for at once.
+/// The API refuses a token before it expires. Calls wait for a new one, which is requested after a pause.
 #[tokio::test]
 async fn a_refused_token_is_replaced() {
     let refusal = "HTTP/1.1 401 So\r\ncontent-length: 0\r\n\r\n";
-    let scene = Scene::new(Does::AnswersAll(granting("t-1")), Does::AnswersAll(refusal)).await;
+    let fixture = Fixture::new(
+        Behaviour::RespondsToAll(granting("t-1")),
+        Behaviour::RespondsToAll(refusal),
+    )
+    .await;
     assert_eq!(
-        answered(&scene.api).await,
+        call_class(&fixture.api).await,
         (status(401, None, "", false), ResponseClass::Retryable)
     );
-    let next = answered(&scene.api).await;
+    let next = call_class(&fixture.api).await;
     assert_eq!(
         next,
         (
@@ -139,10 +149,13 @@ async fn a_refused_token_is_replaced() {
             ResponseClass::Retryable
         )
     );
-    let begun = Instant::now();
-    while scene.endpoint.requests() < 2 {
-        call(&scene.api, permitted()).await;
-        assert!(begun.elapsed() < Duration::from_secs(10), "no new token");
+    let started = Instant::now();
+    while fixture.endpoint.requests() < 2 {
+        call(&fixture.api, valid_permit()).await;
+        assert!(started.elapsed() < Duration::from_secs(10), "no new token");
     }
-    assert!(begun.elapsed() > Duration::from_millis(500), "asked at once");
+    assert!(
+        started.elapsed() > Duration::from_millis(500),
+        "requested at once"
+    );
 }

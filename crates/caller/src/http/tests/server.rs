@@ -8,29 +8,29 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// What the server does with a connection once it has read a request from it, or before.
+/// Behaviour of the server on each connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Does {
+pub(super) enum Behaviour {
     /// Closes it before reading anything.
     ResetsUnread,
-    /// Says this before it reads anything, and closes.
+    /// Writes this before it reads anything, and closes.
     SaysBeforehand(&'static str),
-    /// Reads a request, then closes in an orderly way.
-    ClosesUnanswered,
+    /// Reads a request, then closes without a reset.
+    ClosesWithoutResponse,
     /// Reads a request, then resets.
-    ResetsUnanswered,
-    /// Reads a request, and is silent.
+    ResetsWithoutResponse,
+    /// Reads a request, and never responds.
     Hangs,
     /// Reads a request, writes this, and closes.
-    Answers(&'static str),
-    /// Reads requests and answers each with this, as long as the client likes.
-    AnswersAll(&'static str),
-    /// Answers one request, waits to be told, and closes the idle connection.
-    AnswersOneThenCloses(&'static str),
-    /// Answers one request, reads another from the same connection, and closes it.
-    AnswersOneReadsAnotherAndCloses(&'static str),
-    /// Answers one request, reads another from the same connection, and resets it.
-    AnswersOneReadsAnotherAndResets(&'static str),
+    Responds(&'static str),
+    /// Responds to each request with this, until the client closes.
+    RespondsToAll(&'static str),
+    /// Responds to one request, waits for `close`, and closes the idle connection.
+    RespondsOnceThenCloses(&'static str),
+    /// Responds to one request, reads another from the same connection, and closes it.
+    RespondsOnceThenReadsAndCloses(&'static str),
+    /// Responds to one request, reads another from the same connection, and resets it.
+    RespondsOnceThenReadsAndResets(&'static str),
 }
 
 pub(super) struct Server {
@@ -44,7 +44,7 @@ pub(super) struct Server {
 pub(super) const OK: &str = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
 
 impl Server {
-    pub(super) async fn start(does: Does) -> Self {
+    pub(super) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let server = Self {
             addr: listener.local_addr().expect("an address"),
@@ -60,7 +60,7 @@ impl Server {
                 connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(serve(
                     stream,
-                    does,
+                    behaviour,
                     Arc::clone(&heads),
                     Arc::clone(&close),
                     Arc::clone(&closed),
@@ -74,7 +74,7 @@ impl Server {
         format!("http://{}/payments", self.addr)
     }
 
-    /// The requests that it has read, each with its head and its body.
+    /// Returns the requests received so far, each with head and body.
     pub(super) fn heads(&self) -> Vec<String> {
         self.heads.lock().expect("a list").clone()
     }
@@ -86,21 +86,22 @@ impl Server {
 
 async fn serve(
     mut stream: TcpStream,
-    does: Does,
+    behaviour: Behaviour,
     heads: Arc<Mutex<Vec<String>>>,
     close: Arc<Notify>,
     closed: Arc<Notify>,
 ) {
-    let mut answered = false;
+    let mut has_responded = false;
     loop {
-        if let Does::ResetsUnread = does {
+        if let Behaviour::ResetsUnread = behaviour {
             // Unread bytes and a linger of zero: the client sees a reset.
             stream.set_zero_linger().expect("a linger of zero");
             return;
         }
-        if let Does::SaysBeforehand(text) = does {
+        if let Behaviour::SaysBeforehand(text) = behaviour {
             stream.write_all(text.as_bytes()).await.expect("written");
-            // What the client said is read, so that the close is no reset that overtakes the text.
+            // Read what the client sent: closing with unread bytes resets the connection, and the reset
+            // overtakes the text.
             let mut hello = [0; 4096];
             let _read = stream.read(&mut hello).await;
             return;
@@ -109,31 +110,34 @@ async fn serve(
             return;
         };
         heads.lock().expect("a list").push(request);
-        match does {
-            Does::ResetsUnread | Does::SaysBeforehand(_) | Does::ClosesUnanswered => return,
-            Does::ResetsUnanswered => return stream.set_zero_linger().expect("a linger of zero"),
-            Does::AnswersOneReadsAnotherAndCloses(_) if answered => return,
-            Does::AnswersOneReadsAnotherAndResets(_) if answered => {
-                return stream.set_zero_linger().expect("a linger of zero");
-            }
-            Does::AnswersOneReadsAnotherAndCloses(answer) | Does::AnswersOneReadsAnotherAndResets(answer) => {
-                stream.write_all(answer.as_bytes()).await.expect("written");
-            }
-            Does::Hangs => std::future::pending::<()>().await,
-            Does::Answers(answer) => {
-                stream.write_all(answer.as_bytes()).await.expect("written");
+        match behaviour {
+            Behaviour::ResetsUnread | Behaviour::SaysBeforehand(_) | Behaviour::ClosesWithoutResponse => {
                 return;
             }
-            Does::AnswersAll(answer) => stream.write_all(answer.as_bytes()).await.expect("written"),
-            Does::AnswersOneThenCloses(answer) => {
-                stream.write_all(answer.as_bytes()).await.expect("written");
+            Behaviour::ResetsWithoutResponse => return stream.set_zero_linger().expect("a linger of zero"),
+            Behaviour::RespondsOnceThenReadsAndCloses(_) if has_responded => return,
+            Behaviour::RespondsOnceThenReadsAndResets(_) if has_responded => {
+                return stream.set_zero_linger().expect("a linger of zero");
+            }
+            Behaviour::RespondsOnceThenReadsAndCloses(text)
+            | Behaviour::RespondsOnceThenReadsAndResets(text) => {
+                stream.write_all(text.as_bytes()).await.expect("written");
+            }
+            Behaviour::Hangs => std::future::pending::<()>().await,
+            Behaviour::Responds(text) => {
+                stream.write_all(text.as_bytes()).await.expect("written");
+                return;
+            }
+            Behaviour::RespondsToAll(text) => stream.write_all(text.as_bytes()).await.expect("written"),
+            Behaviour::RespondsOnceThenCloses(text) => {
+                stream.write_all(text.as_bytes()).await.expect("written");
                 close.notified().await;
                 drop(stream);
                 closed.notify_one();
                 return;
             }
         }
-        answered = true;
+        has_responded = true;
     }
 }
 
@@ -146,7 +150,7 @@ pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Optio
             let length = head
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: "));
-            // A question has no body.
+            // A look-up has no body.
             let length: usize = length.map_or(0, |length| length.parse().expect("a number"));
             if body.len() >= length {
                 return Some(text);

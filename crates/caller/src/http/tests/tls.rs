@@ -1,4 +1,4 @@
-//! HTTPS: whom we believe, what we show, and that a request leaves only to the right one.
+//! HTTPS: trusted authorities, client certificates, and the send latch below TLS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use super::server::{OK, read_request};
 use super::*;
 
-/// A certificate authority, and what it has issued, as files.
+/// Certificate authority, with the certificates it has issued as files.
 struct Issued {
     folder: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -52,7 +52,7 @@ impl Issued {
         std::fs::write(self.file("client.key"), key.serialize_pem()).expect("written");
     }
 
-    /// Starts a server that would speak HTTP/2 as gladly; returns its address and its count of requests.
+    /// Starts a server that also offers HTTP/2; returns its URL and its request count.
     async fn serve(&self, wants_client: bool) -> (String, Arc<AtomicUsize>) {
         let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
@@ -107,41 +107,41 @@ fn api(url: &str, change: impl FnOnce(&mut ApiSettings)) -> Api {
 }
 
 #[tokio::test]
-async fn nothing_leaves_to_a_server_that_nobody_vouches_for() {
+async fn untrusted_server_gets_no_request() {
     let issued = Issued::new();
     let (url, requests) = issued.serve(false).await;
-    let stranger = api(&url, |_| {});
+    let untrusting = api(&url, |_| {});
     let expected = (Response::NotSent(NotSent::NoConnection), ResponseClass::Retryable);
-    assert_eq!(answered(&stranger).await, expected);
+    assert_eq!(call_class(&untrusting).await, expected);
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 
-    let friend = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
-    assert_eq!(answered(&friend).await.1, ResponseClass::Accepted);
+    let trusting = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
+    assert_eq!(call_class(&trusting).await.1, ResponseClass::Accepted);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
-/// The body is asked for through TLS as it is without: past the deadline nothing of it leaves.
+/// The connection requests the body through TLS as it does without: after the lease nothing is sent.
 #[tokio::test]
-async fn the_latch_holds_through_tls() {
+async fn expired_permit_sends_nothing_through_tls() {
     let issued = Issued::new();
     let (url, requests) = issued.serve(false).await;
     let api = api(&url, |settings| settings.tls.ca_file = issued.file("ca.pem"));
-    let report = call(&api, ExtendLease::new(Instant::now())).await;
-    assert_eq!(report, Response::NotSent(NotSent::Withheld));
+    let response = call(&api, SendPermit::new(Instant::now())).await;
+    assert_eq!(response, Response::NotSent(NotSent::Withheld));
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_the_server_wants_one() {
+async fn client_certificate_is_sent_on_request() {
     let issued = Issued::new();
     issued.issue_client_files();
     let (url, requests) = issued.serve(true).await;
     let with_ca = |settings: &mut ApiSettings| settings.tls.ca_file = issued.file("ca.pem");
-    // Since TLS 1.3 a server refuses a client after the client may have sent, so this is no proof.
-    let answer = answered(&api(&url, with_ca)).await.1;
+    // In TLS 1.3 the server verifies the client after the client may have sent, so the class may be either.
+    let class = call_class(&api(&url, with_ca)).await.1;
     assert!(
-        matches!(answer, ResponseClass::Retryable | ResponseClass::Ambiguous),
-        "{answer:?}"
+        matches!(class, ResponseClass::Retryable | ResponseClass::Ambiguous),
+        "{class:?}"
     );
     assert_eq!(requests.load(Ordering::SeqCst), 0);
 
@@ -150,12 +150,12 @@ async fn a_client_certificate_is_shown_where_the_server_wants_one() {
         settings.tls.client_cert_file = issued.file("client.pem");
         settings.tls.client_key_file = issued.file("client.key");
     });
-    assert_eq!(answered(&known).await.1, ResponseClass::Accepted);
+    assert_eq!(call_class(&known).await.1, ResponseClass::Accepted);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn certificates_that_cannot_be_used_are_refused_by_name() {
+fn unusable_certificate_is_refused_by_name() {
     let issued = Issued::new();
     issued.issue_client_files();
     let refused = |change: &dyn Fn(&mut ApiSettings), names: &str| {

@@ -1,32 +1,31 @@
-//! The part of the changelog that a store lacks, on its way into the store.
+//! The tail of the changelog that a store lacks, in chunks for the store.
 
 use records::entry::InvalidEntry;
 use records::{Entry, Offset};
 
-/// Gathers the changes that are read into chunks, and tells with each which checkpoint the store may take
-/// together with it.
+/// Collects changes of the changelog into chunks, each with the checkpoint that the store has after it.
 #[derive(Debug)]
 pub struct Tail {
     from: Offset,
     to: Offset,
     chunk_max: usize,
-    changes: Vec<Change>,
+    changes: Vec<RestoredEntry>,
 }
 
-/// A key's bytes, and its encoded entry; without one the key is removed.
-pub type Change = (Vec<u8>, Option<Vec<u8>>);
+/// Key and encoded entry; `None` removes the key.
+pub type RestoredEntry = (Vec<u8>, Option<Vec<u8>>);
 
-/// Changes to be written to the store in one transaction with the checkpoint.
+/// Changes to write to the store, in one transaction with the checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// In the order of the changelog.
-    pub changes: Vec<Change>,
-    /// With them, the store equals the changelog up to here.
+    /// Changes in changelog order.
+    pub changes: Vec<RestoredEntry>,
+    /// Changelog offset up to which the store equals the changelog after these changes.
     pub checkpoint: Offset,
 }
 
 impl Tail {
-    /// What lies from an offset up to another one, in chunks of at most `chunk_max` changes.
+    /// Creates a collector for the changes from `from` up to `to`, in chunks of at most `chunk_max` changes.
     #[must_use]
     pub fn new(from: Offset, to: Offset, chunk_max: usize) -> Self {
         Self {
@@ -37,17 +36,17 @@ impl Tail {
         }
     }
 
-    /// Takes a committed change; hands out the chunk that it fills.
+    /// Adds a committed change, and returns the chunk if it is full.
     ///
     /// # Errors
-    /// The value is no entry that this program knows. A later version may have written it; without it the
-    /// key would be unknown and its order paid twice.
+    /// The value is not an entry of a known version; a later version may have written it.
     pub fn take(
         &mut self,
         key: &[u8],
         value: Option<&[u8]>,
         offset: Offset,
     ) -> Result<Option<Chunk>, InvalidEntry> {
+        // Skipping what cannot be read would make the key unknown, and its order would be paid twice.
         if let Some(value) = value {
             Entry::decode(value)?;
         }
@@ -56,11 +55,12 @@ impl Tail {
         Ok(is_full.then(|| self.chunk(offset.next())))
     }
 
-    /// Hands out the rest, once the reader's position has reached the end; nothing if there was nothing to
-    /// read at all.
+    /// Returns the last chunk, once the reader's position has reached the end; `None` if there was nothing to
+    /// read.
     #[must_use]
     pub fn end(mut self) -> Option<Chunk> {
-        // Behind the last change lie transaction markers and what was aborted, which no restore need read again.
+        // Up to the end, not only past the last change: transaction markers and aborted records follow it, and
+        // the next restore need not read them again.
         (self.from < self.to).then(|| self.chunk(self.to))
     }
 
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_behind_the_last_change_and_in_the_end_behind_the_markers() {
+    fn last_checkpoint_includes_transaction_markers() {
         let mut tail = Tail::new(Offset(3), Offset(20), 2);
         assert_eq!(tail.take(b"a", Some(&value()), Offset(5)), Ok(None));
         let full = tail.take(b"b", None, Offset(9)).expect("entries");
@@ -108,13 +108,13 @@ mod tests {
         assert_eq!(
             keys(Tail::new(Offset(3), Offset(9), 2).end()),
             Some((vec![], 9)),
-            "aborted records alone"
+            "only aborted records"
         );
         assert_eq!(Tail::new(Offset(9), Offset(9), 2).end(), None);
     }
 
     #[test]
-    fn an_entry_of_a_later_version_is_not_taken() {
+    fn entry_of_a_later_version_is_refused() {
         let mut tail = Tail::new(Offset(0), Offset(1), 2);
         assert_eq!(
             tail.take(b"a", Some(&[2, 1]), Offset(0)),

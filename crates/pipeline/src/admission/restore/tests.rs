@@ -1,7 +1,7 @@
 use super::*;
 
-fn names() -> Names {
-    Names {
+fn names() -> RestoreContext {
+    RestoreContext {
         topics: Topics::default(),
         group_id: "order-validator".into(),
         partition: Partition(3),
@@ -16,7 +16,7 @@ fn bounds(start: i64, end: i64) -> Bounds {
     }
 }
 
-/// What a restore comes to, when these are the answers to its questions.
+/// Responses to the requests of a restore.
 struct Facts {
     committed: Option<i64>,
     changelog: Bounds,
@@ -26,7 +26,7 @@ struct Facts {
 }
 
 impl Facts {
-    /// A group in the middle of its work, with a store that lags.
+    /// Returns the facts of a running group, with a store that lags.
     fn sound() -> Self {
         Self {
             committed: Some(40),
@@ -37,81 +37,92 @@ impl Facts {
         }
     }
 
-    /// Asks until the end; also which questions were asked, in their order.
-    fn play(&self) -> (Vec<Question>, Step) {
+    /// Runs a restore, and returns its requests in their order and its result.
+    fn run(&self) -> (Vec<RestoreRequest>, RestoreStep) {
         let names = names();
-        let mut restore = Restore::of(&names);
-        let mut asked = Vec::new();
-        let mut step = Step::Ask(Question::Committed);
+        let mut restore = Restore::new(&names);
+        let mut requests = Vec::new();
+        let mut step = RestoreStep::Request(RestoreRequest::CommittedOffset);
         loop {
-            let Step::Ask(question) = step else {
-                return (asked, step);
+            let RestoreStep::Request(request) = step else {
+                return (requests, step);
             };
-            asked.push(question);
-            step = restore.on(match question {
-                Question::Committed => Answer::Committed(self.committed.map(Offset)),
-                Question::ChangelogBounds => Answer::ChangelogBounds(self.changelog),
-                Question::OrdersBounds => Answer::OrdersBounds(self.orders),
-                Question::Checkpoint => Answer::Checkpoint(self.checkpoint.map(Offset)),
-                Question::OutboxIsEmpty => Answer::OutboxIsEmpty(self.outbox_is_empty),
-                Question::Read(..) => Answer::Read,
+            requests.push(request);
+            step = restore.on(match request {
+                RestoreRequest::CommittedOffset => {
+                    RestoreResponse::CommittedOffset(self.committed.map(Offset))
+                }
+                RestoreRequest::ChangelogBounds => RestoreResponse::ChangelogBounds(self.changelog),
+                RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
+                RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
+                RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
+                RestoreRequest::ApplyChangelog(..) => RestoreResponse::ChangelogApplied,
             });
         }
     }
 
-    fn ready(&self, next: i64) {
-        assert_eq!(self.play().1, Step::Ready(Offset(next)));
+    fn assert_ready(&self, next: i64) {
+        assert_eq!(self.run().1, RestoreStep::Ready(Offset(next)));
     }
 
-    fn refused(&self, because: &str) {
-        match self.play().1 {
-            Step::Refused(reason) => assert!(reason.contains(because), "{reason}"),
-            other @ (Step::Ask(_) | Step::Ready(_)) => panic!("{other:?} where {because:?} was expected"),
+    fn assert_halted(&self, because: &str) {
+        match self.run().1 {
+            RestoreStep::Halted(reason) => assert!(reason.contains(because), "{reason}"),
+            other @ (RestoreStep::Request(_) | RestoreStep::Ready(_)) => {
+                panic!("{other:?} instead of {because:?}")
+            }
         }
     }
 }
 
 #[test]
-fn the_committed_offset_comes_first_then_the_high_watermark_then_the_tail() {
-    let (asked, step) = Facts::sound().play();
+fn committed_offset_then_high_watermark_then_tail() {
+    let (requests, step) = Facts::sound().run();
     assert_eq!(
-        asked,
+        requests,
         [
-            Question::Committed,
-            Question::ChangelogBounds,
-            Question::OrdersBounds,
-            Question::Checkpoint,
-            Question::Read(Offset(30), Offset(90)),
+            RestoreRequest::CommittedOffset,
+            RestoreRequest::ChangelogBounds,
+            RestoreRequest::OrdersBounds,
+            RestoreRequest::Checkpoint,
+            RestoreRequest::ApplyChangelog(Offset(30), Offset(90)),
         ]
     );
-    assert_eq!(step, Step::Ready(Offset(40)));
+    assert_eq!(step, RestoreStep::Ready(Offset(40)));
 }
 
 #[test]
-fn an_end_that_was_asked_too_early_counts_for_nothing() {
+fn changelog_end_read_too_early_is_ignored() {
     let names = names();
-    let mut restore = Restore::of(&names);
-    let step = restore.on(Answer::ChangelogBounds(bounds(0, 5)));
-    assert_eq!(step, Step::Ask(Question::Committed));
-    let step = restore.on(Answer::Committed(Some(Offset(9))));
-    assert_eq!(step, Step::Ask(Question::ChangelogBounds));
-    restore.on(Answer::ChangelogBounds(bounds(0, 5)));
-    let again = restore.on(Answer::Committed(Some(Offset(9))));
-    assert_eq!(again, Step::Ask(Question::ChangelogBounds), "it began anew");
+    let mut restore = Restore::new(&names);
+    let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::CommittedOffset));
+    let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::ChangelogBounds));
+    restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
+    let again = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    assert_eq!(
+        again,
+        RestoreStep::Request(RestoreRequest::ChangelogBounds),
+        "the attempt starts again"
+    );
 }
 
 #[test]
-fn a_new_store_reads_the_whole_changelog() {
+fn new_store_reads_the_whole_changelog() {
     let facts = Facts {
         checkpoint: None,
         ..Facts::sound()
     };
-    let (asked, _) = facts.play();
-    assert_eq!(asked.last(), Some(&Question::Read(Offset(0), Offset(90))));
+    let (requests, _) = facts.run();
+    assert_eq!(
+        requests.last(),
+        Some(&RestoreRequest::ApplyChangelog(Offset(0), Offset(90)))
+    );
 }
 
 #[test]
-fn a_group_without_an_offset_begins_at_the_oldest_order_if_that_repeats_and_misses_nothing() {
+fn group_without_offset_starts_at_a_complete_log_only() {
     let never = Facts {
         committed: None,
         ..Facts::sound()
@@ -120,76 +131,84 @@ fn a_group_without_an_offset_begins_at_the_oldest_order_if_that_repeats_and_miss
         orders: bounds(0, 50),
         ..never
     }
-    .ready(0);
+    .assert_ready(0);
     let never = Facts {
         committed: None,
         ..Facts::sound()
     };
-    never.refused("has lost its committed offset of payment-orders/3");
+    never.assert_halted("has lost its committed offset of payment-orders/3");
     Facts {
         changelog: bounds(0, 0),
         checkpoint: None,
         outbox_is_empty: true,
         ..never
     }
-    .ready(7);
+    .assert_ready(7);
 }
 
 #[test]
-fn a_gap_in_the_orders_is_refused() {
+fn gap_in_the_orders_halts() {
     Facts {
         committed: Some(6),
         ..Facts::sound()
     }
-    .refused("the 1 offsets from 6 to 7 of payment-orders/3 were deleted");
+    .assert_halted("the 1 offsets from 6 to 7 of payment-orders/3 were deleted");
     Facts {
         committed: Some(51),
         ..Facts::sound()
     }
-    .refused("the committed offset 51 of payment-orders/3 is behind the partition's end 50");
+    .assert_halted("the committed offset 51 of payment-orders/3 is beyond the partition's end 50");
     let at_the_end = Facts {
         committed: Some(50),
         ..Facts::sound()
     };
-    at_the_end.ready(50);
+    at_the_end.assert_ready(50);
 }
 
 #[test]
-fn a_changelog_that_has_lost_keys_is_refused() {
+fn changelog_that_lost_keys_halts() {
     let cut = Facts {
         changelog: bounds(31, 90),
         ..Facts::sound()
     };
-    cut.refused("begins at 31, and the store needs it from 30");
+    cut.assert_halted("begins at 31, and the store needs it from 30");
     let shorter = Facts {
         changelog: bounds(0, 29),
         ..Facts::sound()
     };
-    shorter.refused("If it is another cluster's, remove state/3.redb");
+    shorter.assert_halted("If it is another cluster's, remove state/3.redb");
     let gone = Facts {
         changelog: bounds(0, 0),
         checkpoint: None,
         ..Facts::sound()
     };
-    gone.refused("is empty, and the outbox pending-api-calls/3 is not");
+    gone.assert_halted("is empty, and the outbox pending-api-calls/3 is not");
     let whole = Facts {
         changelog: bounds(30, 30),
         ..Facts::sound()
     };
-    whole.ready(40);
+    whole.assert_ready(40);
 }
 
 #[test]
-fn a_changelog_that_was_filled_meanwhile_is_not_taken_for_lost() {
+fn changelog_filled_meanwhile_does_not_halt() {
     let names = names();
-    let mut restore = Restore::of(&names);
-    restore.on(Answer::Committed(None));
-    restore.on(Answer::ChangelogBounds(bounds(0, 0)));
-    restore.on(Answer::OrdersBounds(bounds(0, 50)));
-    let step = restore.on(Answer::Checkpoint(None));
-    assert_eq!(step, Step::Ask(Question::OutboxIsEmpty));
-    let step = restore.on(Answer::OutboxIsEmpty(false));
-    assert_eq!(step, Step::Ask(Question::ChangelogBounds), "to be sure");
-    let step = restore.on(Answer::ChangelogBounds(bounds(0, 3)));
-    assert_eq!(step, Step::Ask(Question::Committed), "it begins anew");
+    let mut restore = Restore::new(&names);
+    restore.on(RestoreResponse::CommittedOffset(None));
+    restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
+    restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));
+    let step = restore.on(RestoreResponse::Checkpoint(None));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::OutboxIsEmpty));
+    let step = restore.on(RestoreResponse::OutboxIsEmpty(false));
+    assert_eq!(
+        step,
+        RestoreStep::Request(RestoreRequest::ChangelogBounds),
+        "read once more"
+    );
+    let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 3)));
+    assert_eq!(
+        step,
+        RestoreStep::Request(RestoreRequest::CommittedOffset),
+        "the attempt starts again"
+    );
 }

@@ -35,12 +35,12 @@ pub(crate) enum Arrival {
 impl Progress {
     /// Restores the progress from the committed offset and its note.
     pub(crate) fn new(commit_position: Offset, note: CallNote) -> Self {
-        let noted_until = note.finals.end().max(note.begun.end());
+        let noted_until = note.finals.end().max(note.intents.end());
         let mut progress = Self {
             commit_position,
             next: commit_position,
             finals: note.finals,
-            inherited_intents: note.begun,
+            inherited_intents: note.intents,
             noted_until: noted_until.unwrap_or(commit_position),
         };
         progress.advance();
@@ -111,7 +111,7 @@ impl Progress {
         }
         let note = CallNote {
             finals: self.finals.clone(),
-            begun: intents,
+            intents,
         };
         note.encode(self.commit_position)
     }
@@ -134,7 +134,7 @@ mod tests {
     fn started_at(commit_position: i64, finals: &[i64]) -> Progress {
         let note = CallNote {
             finals: offsets(finals),
-            begun: OffsetSet::new(),
+            intents: OffsetSet::new(),
         };
         Progress::new(Offset(commit_position), note)
     }

@@ -7,7 +7,7 @@ fn with_intents(policy: Policy, intents: &[i64]) -> Scenario {
     let mut note = CallNote::default();
     intents
         .iter()
-        .for_each(|offset| note.begun.insert(Offset(*offset)));
+        .for_each(|offset| note.intents.insert(Offset(*offset)));
     let mut scenario = Scenario::under(policy);
     scenario.assign(loaded(Some(7), &note.encode(Offset(7)).expect("a note")));
     scenario

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn inherited_intent_makes_a_repeated_call() {
     let mut note = CallNote::default();
-    note.begun.insert(Offset(8));
+    note.intents.insert(Offset(8));
     note.finals.insert(Offset(9));
     let mut scenario = Scenario::started(7, &note.encode(Offset(7)).expect("a note"));
     scenario.pending(8, "b").check(&["send 8 again: redelivered"]);
@@ -82,7 +82,7 @@ fn drain_times_out_and_notes_what_is_ambiguous() {
         panic!("{:?}", scenario.actions);
     };
     let note = CallNote::decode(Offset(7), &commits[0].note).expect("a note");
-    assert!(note.begun.contains(Offset(7)));
+    assert!(note.intents.contains(Offset(7)));
     scenario
         .on(Event::Committed(CommitResult::Committed))
         .check(&["extend lease", "finish"]);

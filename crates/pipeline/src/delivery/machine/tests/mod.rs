@@ -157,7 +157,7 @@ impl Scenario {
         let commit = &commits.expect("a commit")[0];
         let note = CallNote::decode(commit.offset, &commit.note).expect("a note");
         let intents: Vec<i64> = note
-            .begun
+            .intents
             .runs()
             .flat_map(|(from, until)| from.0..until.0)
             .collect();

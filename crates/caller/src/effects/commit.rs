@@ -1,0 +1,150 @@
+//! Commits of offsets and call notes, off the loop, and the meaning of a failed one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka::ClientError;
+use kafka::consumer::CommitOffset;
+use kafka::error::ErrorClass;
+use pipeline::delivery::{Commit, CommitResult};
+use rdkafka::types::RDKafkaErrorCode;
+use records::{CallNote, OffsetSet};
+use service::failpoint::{guard_removed, kill_at};
+
+use crate::effects::Shell;
+use crate::effects::completion::Completion;
+
+impl Shell {
+    /// Commits offsets with their notes, on a blocking thread: the coordinator may take long to respond.
+    pub(crate) fn commit(&mut self, commits: &[Commit]) {
+        let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
+        kill_at!("before-commit");
+        self.commits_sent += 1;
+        let number = self.commits_sent;
+        let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
+        if guard_removed!("guard-await-commit") {
+            // The test's fault: calls are sent before the commit of their intents.
+            completions.send(Completion::Committed {
+                number,
+                result: Ok(()),
+                took: Duration::ZERO,
+            });
+            tokio::task::spawn_blocking(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                drop(consumer.commit_and_wait(&offsets));
+            });
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let result = consumer.commit_and_wait(&offsets);
+            let took = started.elapsed();
+            // Before the result is sent: the loop may then replace the consumer, and this thread must not be
+            // the one that keeps the old one in the group.
+            drop(consumer);
+            completions.send(Completion::Committed { number, result, took });
+        });
+    }
+
+    /// Interprets the result of a commit. Returns `None` for one of an earlier membership.
+    ///
+    /// # Errors
+    /// The commit cannot succeed until an operator acts.
+    pub(crate) fn committed(
+        &mut self,
+        number: u64,
+        result: Result<(), ClientError>,
+        took: Duration,
+    ) -> anyhow::Result<Option<CommitResult>> {
+        // The delivery has dropped that membership; to it the result would be the one of the next commit.
+        if number != self.commits_sent {
+            return Ok(None);
+        }
+        let (result, label) = match result {
+            Ok(()) => {
+                kill_at!("after-commit");
+                (CommitResult::Committed, "committed")
+            }
+            Err(error) if error.class == ErrorClass::Fenced => {
+                self.set_fenced(&error);
+                (CommitResult::Fenced, label_of(CommitResult::Fenced))
+            }
+            Err(error) => {
+                let (result, error) = commit_result(error)?;
+                match result {
+                    CommitResult::Rejected => tracing::info!(%error, "commit rejected, retrying"),
+                    CommitResult::Committed | CommitResult::Fenced | CommitResult::Unknown => {
+                        tracing::warn!(%error, result = label_of(result), "commit failed");
+                    }
+                }
+                (result, label_of(result))
+            }
+        };
+        self.metrics.commit_finished(label, took);
+        Ok(Some(result))
+    }
+}
+
+/// Returns a commit in the consumer's terms.
+pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
+    CommitOffset {
+        partition: commit.partition,
+        offset: commit.offset,
+        metadata: metadata_of(commit),
+    }
+}
+
+fn metadata_of(commit: &Commit) -> String {
+    // The test's fault: the note has no intents, so that a crash leaves calls that nobody knows of.
+    if guard_removed!("guard-intents")
+        && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
+    {
+        note.intents = OffsetSet::new();
+        return note.encode(commit.offset).unwrap_or_default();
+    }
+    commit.note.clone()
+}
+
+/// Interprets a failed commit. Only a response of the coordinator that says so proves that it was not taken.
+fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientError)> {
+    use RDKafkaErrorCode::{
+        CoordinatorLoadInProgress, CoordinatorNotAvailable, IllegalGeneration, NotCoordinator,
+        RebalanceInProgress, UnknownMemberId,
+    };
+    let result = match (error.class, error.code()) {
+        (ErrorClass::Permanent, _) => return Err(error.into()),
+        (_, Some(UnknownMemberId)) => CommitResult::Fenced,
+        // A live member sees an old generation whenever others join or leave, so this does not end the
+        // membership. If it is over, the group says so; until a commit is taken, the lease is not extended
+        // and nothing is sent.
+        (
+            _,
+            Some(
+                IllegalGeneration
+                | RebalanceInProgress
+                | CoordinatorLoadInProgress
+                | CoordinatorNotAvailable
+                | NotCoordinator,
+            ),
+        ) => CommitResult::Rejected,
+        (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
+            // Retrying cannot help: the notes only grow until their calls are final.
+            let why = "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not \
+                       fit: raise it, then restart the caller";
+            return Err(anyhow::Error::new(error).context(why));
+        }
+        // Timeouts and broken connections: the coordinator may have taken it, and librdkafka may have sent it
+        // twice.
+        _ => CommitResult::Unknown,
+    };
+    Ok((result, error))
+}
+
+fn label_of(result: CommitResult) -> &'static str {
+    match result {
+        CommitResult::Committed => "committed",
+        CommitResult::Rejected => "rejected",
+        CommitResult::Fenced => "fenced",
+        CommitResult::Unknown => "unknown",
+    }
+}

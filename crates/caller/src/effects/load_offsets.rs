@@ -1,0 +1,86 @@
+//! Loading of committed offsets, call notes and log bounds from Kafka, off the loop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafka::{ClientError, Consumer};
+use pipeline::delivery::{Assignment, LoadedNotes};
+use records::Partition;
+
+use crate::effects::Shell;
+use crate::effects::completion::Completion;
+
+/// Timeout of one request for committed offsets or log bounds. Offsets are withheld while a transaction is
+/// pending on them; the retry after a timeout ends a transaction that an earlier run of this instance has
+/// left open.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Time for which a log end below the committed offset is read again: a new leader may lag for a moment.
+const LOG_END_WAIT: Duration = Duration::from_secs(10);
+
+/// Interval between two reads of such a log end.
+const LOG_END_RETRY: Duration = Duration::from_millis(200);
+
+impl Shell {
+    /// Loads offsets, notes and log bounds of partitions after a delay.
+    pub(crate) fn load_after(&self, assignment: Assignment, partitions: Vec<Partition>, delay: Duration) {
+        if partitions.is_empty() {
+            return;
+        }
+        let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let loading = tokio::task::spawn_blocking({
+                let partitions = partitions.clone();
+                move || load(&consumer, &partitions)
+            });
+            match loading.await {
+                Ok(Ok(loaded)) => {
+                    for (partition, loaded) in loaded {
+                        completions.send(Completion::NotesLoaded {
+                            assignment,
+                            partition,
+                            loaded,
+                        });
+                    }
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "call notes not loaded, retrying"),
+                // A panic, which is a defect. The partitions must not wait for it for ever.
+                Err(error) => tracing::error!(%error, "call notes not loaded, retrying"),
+            }
+            completions.send(Completion::NotesNotLoaded {
+                assignment,
+                partitions,
+            });
+        });
+    }
+}
+
+/// Reads the committed offsets and notes of partitions, and the bounds of their logs. Blocks.
+fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
+    let started = Instant::now();
+    // Offsets before bounds: the log end read afterwards cannot be below an offset that is valid.
+    let committed = consumer.committed(partitions, REQUEST_TIMEOUT)?;
+    let mut all = Vec::with_capacity(committed.len());
+    for committed in committed {
+        let bounds = loop {
+            let bounds = consumer.bounds(committed.partition, REQUEST_TIMEOUT)?;
+            // An offset above the log end halts the partition, so a lagging leader must not be taken at its
+            // word.
+            let is_ahead = committed.offset.is_some_and(|offset| offset > bounds.end);
+            if !is_ahead || started.elapsed() > LOG_END_WAIT {
+                break bounds;
+            }
+            std::thread::sleep(LOG_END_RETRY);
+        };
+        let loaded = LoadedNotes {
+            committed: committed.offset,
+            metadata: committed.metadata,
+            log_start: bounds.start,
+            log_end: bounds.end,
+        };
+        all.push((committed.partition, loaded));
+    }
+    Ok(all)
+}

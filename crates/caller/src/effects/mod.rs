@@ -1,0 +1,143 @@
+//! Execution of the delivery's actions: one short function per action in `perform.rs`, and a file for each
+//! effect whose result comes back later as a [`completion::Completion`].
+
+mod commit;
+pub(crate) mod completion;
+mod defer;
+mod load_offsets;
+mod look_up;
+mod outage;
+mod perform;
+mod publish;
+mod send;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kafka::producer::Producer;
+use kafka::{ClientError, Consumer};
+use membership::GroupMember;
+use pipeline::delivery::CallId;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use records::{Offset, Partition, Position};
+use service::Health;
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::effects::completion::Completions;
+use crate::effects::publish::Publication;
+use crate::http::{Api, SendPermit};
+use crate::metrics::Metrics;
+use crate::outbox::deferral_txn::DeferralProducer;
+use crate::outbox::policies::Policies;
+use crate::outbox::wall_clock::WallClock;
+
+/// Clients, channels and bookkeeping that the actions work with.
+pub(crate) struct Shell {
+    pub(crate) config: Config,
+    pub(crate) api: Arc<Api>,
+    pub(crate) policies: Policies,
+    pub(crate) consumer: Arc<Consumer>,
+    /// Wakes the run loop when the consumer has something to poll.
+    pub(crate) consumer_ready: Arc<Notify>,
+    pub(crate) producer: Producer,
+    /// Sending half of the run loop's channel.
+    pub(crate) completions: Completions,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) member: GroupMember,
+    pub(crate) wall_clock: WallClock,
+    /// Permits by partition. Each request is checked against its own just before it leaves.
+    pub(crate) send_permits: BTreeMap<Partition, SendPermit>,
+    /// End of the ownership lease: no request leaves later.
+    pub(crate) lease_until: Option<Instant>,
+    /// Instant that the permits count from.
+    pub(crate) epoch: Instant,
+    /// Waiting calls by the end of their wait. The number keeps equal instants apart.
+    pub(crate) waits: BTreeMap<(Instant, u64), CallId>,
+    pub(crate) waits_started: u64,
+    /// Terminal records that Kafka has not acknowledged yet, by token.
+    pub(crate) publications: HashMap<usize, Publication>,
+    pub(crate) publications_started: usize,
+    /// Number of commits and deferrals sent. One is in flight at a time; a completion with another number
+    /// belongs to an earlier membership.
+    pub(crate) commits_sent: u64,
+    pub(crate) deferral_producer: DeferralProducer,
+    /// Group metadata of the latest generation that the loop has seen; fences deferral transactions.
+    pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
+    /// Reasons of halted partitions, for readiness.
+    pub(crate) halted: BTreeMap<Partition, String>,
+    /// Another member has taken the instance id, and its owner is not known yet.
+    pub(crate) is_fenced: bool,
+    pub(crate) is_finished: bool,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        config: &Config,
+        (consumer, consumer_ready): (Consumer, Arc<Notify>),
+        producer: Producer,
+        completions: Completions,
+        metrics: Metrics,
+        health: &Health,
+        member: GroupMember,
+    ) -> anyhow::Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            api: Arc::new(Api::new(&config.api)?.with_look_ups(&config.verify, &config.api)?),
+            policies: Policies::new(config),
+            config: config.clone(),
+            consumer: Arc::new(consumer),
+            consumer_ready,
+            producer,
+            completions,
+            metrics,
+            health: health.clone(),
+            member,
+            wall_clock: WallClock::new(now),
+            send_permits: BTreeMap::new(),
+            lease_until: None,
+            epoch: now,
+            waits: BTreeMap::new(),
+            waits_started: 0,
+            publications: HashMap::new(),
+            publications_started: 0,
+            commits_sent: 0,
+            // Opened when first needed: most callers never defer, and opening fences an earlier producer.
+            deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
+            group_metadata: None,
+            halted: BTreeMap::new(),
+            is_fenced: false,
+            is_finished: false,
+        })
+    }
+
+    pub(crate) fn position(&self, call: CallId) -> Position {
+        self.position_at(call.partition, call.offset)
+    }
+
+    pub(crate) fn position_at(&self, partition: Partition, offset: Offset) -> Position {
+        Position {
+            topic: self.config.topics.pending.clone(),
+            partition,
+            offset,
+        }
+    }
+}
+
+/// Joins the group. The returned notify wakes the run loop when there is something to poll.
+pub(crate) fn join(config: &Config) -> Result<(Consumer, Arc<Notify>), ClientError> {
+    let mut consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.pending)?;
+    let ready = Arc::new(Notify::new());
+    consumer.on_ready({
+        let ready = Arc::clone(&ready);
+        move || ready.notify_one()
+    });
+    Ok((consumer, ready))
+}
+
+/// Returns the bare partition numbers, for log fields.
+pub(crate) fn numbers(partitions: &[Partition]) -> Vec<i32> {
+    partitions.iter().map(|partition| partition.0).collect()
+}

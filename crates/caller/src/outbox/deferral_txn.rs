@@ -1,0 +1,201 @@
+//! The transactional producer of deferrals, and one deferral transaction: copies at the outbox's tail and
+//! call notes, together or not at all.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kafka::consumer::CommitOffset;
+use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
+use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
+use pipeline::delivery::{Ambiguity, DeferredCopy};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::message::{Headers as _, OwnedHeaders};
+use records::continuation::{self, Continuation};
+use service::failpoint::{freeze_at, guard_removed, kill_at};
+
+use crate::config::Config;
+use crate::outbox::pending_call::PendingCall;
+use crate::outbox::wall_clock::WallClock;
+
+/// Transactional producer of deferrals. Clones share it.
+///
+/// It is opened for the first deferral, and again after each transaction that was not committed.
+#[derive(Clone)]
+pub(crate) struct DeferralProducer {
+    config: Arc<Config>,
+    clock: WallClock,
+    state: Arc<Mutex<State>>,
+}
+
+enum State {
+    Closed,
+    Opening,
+    Idle(TransactionalProducer),
+    InTransaction,
+}
+
+/// Result of a deferral.
+pub(crate) enum DeferralResult {
+    /// Committed: the calls are final at their old positions.
+    Committed,
+    /// Aborted: nothing of it becomes visible.
+    Aborted(ClientError),
+    /// Outcome unknown: the transaction may be committed or aborted.
+    Unknown(ClientError),
+    /// Not attempted: the producer is not open yet, or this program is no member of the group.
+    NotStarted,
+}
+
+impl DeferralProducer {
+    pub(crate) fn new(config: &Config, clock: WallClock) -> Self {
+        Self {
+            config: Arc::new(config.clone()),
+            clock,
+            state: Arc::new(Mutex::new(State::Closed)),
+        }
+    }
+
+    fn transactional_id(&self) -> String {
+        // Stable over restarts, so that a restarted instance fences and ends what its earlier run left open.
+        let (group, instance) = (&self.config.kafka.group_id, &self.config.caller.instance_id);
+        format!("{group}-{instance}")
+    }
+
+    /// Blocks for up to half of `caller.commit_timeout`.
+    fn open(&self) -> Result<TransactionalProducer, ClientError> {
+        let commit_timeout = self.config.caller.commit_timeout;
+        // Halved: a deferral is the one commit in flight, so sending and ending it must fit into the time
+        // after which the delivery treats a commit as late.
+        let timeouts = TransactionTimeouts {
+            transaction_timeout: commit_timeout,
+            commit_timeout: commit_timeout / 2,
+        };
+        let id = self.transactional_id();
+        let producer = TransactionalProducer::open(&self.config.kafka, &id, timeouts, commit_timeout / 2)?;
+        tracing::info!(transactional_id = id, "deferral producer opened");
+        Ok(producer)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic leaves the state valid: each change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the producer for one transaction, if it is idle.
+    pub(crate) fn take(&self) -> Option<TransactionalProducer> {
+        let mut state = self.state();
+        match std::mem::replace(&mut *state, State::InTransaction) {
+            State::Idle(producer) => Some(producer),
+            other @ (State::Closed | State::Opening | State::InTransaction) => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Opens the producer on a blocking thread, if it is closed. This ends a transaction that an earlier
+    /// producer of this instance has left open; until then nobody can read the committed offsets of its
+    /// partitions.
+    pub(crate) fn open_if_closed(&self) {
+        {
+            let mut state = self.state();
+            match &*state {
+                State::Closed => *state = State::Opening,
+                State::Opening | State::Idle(_) | State::InTransaction => return,
+            }
+        }
+        let this = self.clone();
+        // Not awaited: whoever needs the producer asks again.
+        drop(tokio::task::spawn_blocking(move || {
+            let opened = this.open();
+            *this.state() = match opened {
+                Ok(producer) => State::Idle(producer),
+                Err(error) => {
+                    tracing::warn!(%error, "deferral producer not opened, retrying with the next deferral");
+                    State::Closed
+                }
+            };
+        }));
+    }
+
+    /// Runs one transaction with a producer from [`Self::take`]. Blocks until its end.
+    pub(crate) fn defer(
+        &self,
+        producer: TransactionalProducer,
+        copies: &[DeferredCopy<PendingCall>],
+        offsets: &[CommitOffset],
+        metadata: &Arc<ConsumerGroupMetadata>,
+    ) -> DeferralResult {
+        let topic = &self.config.topics.pending;
+        kill_at!("before-deferral");
+        let sent = producer.begin().and_then(|()| {
+            copies.iter().try_for_each(|copied| {
+                let (key, value, headers) = copied.payload.copy(copied, self.clock);
+                producer.send(OutgoingRecord {
+                    topic,
+                    // The call's own partition, so that calls of one key stay with one caller.
+                    partition: Some(copied.call.partition),
+                    key: Some(key),
+                    value: Some(value),
+                    headers: Some(headers),
+                })
+            })
+        });
+        if guard_removed!("guard-deferral-atomic") {
+            // The test's fault: the copies are committed alone, so a crash now leaves the calls to be made
+            // twice.
+            let copies_alone = producer.end_with(topic, &[], metadata, || ());
+            kill_at!("before-deferral-end");
+            tracing::warn!(?copies_alone, begun = ?producer.begin(), "guard removed");
+        }
+        let end = match sent {
+            Ok(()) => producer.end_with(topic, offsets, metadata, || {
+                kill_at!("before-deferral-end");
+                freeze_at!("frozen-before-deferral-end");
+            }),
+            Err(error) => TransactionEnd::Aborted(error),
+        };
+        let result = match end {
+            TransactionEnd::Committed { .. } => {
+                kill_at!("after-deferral-end");
+                *self.state() = State::Idle(producer);
+                return DeferralResult::Committed;
+            }
+            // Not reused: a late request to end this transaction could end the next one halfway.
+            TransactionEnd::CommittedRetireProducer { .. } => DeferralResult::Committed,
+            TransactionEnd::Aborted(error) => DeferralResult::Aborted(error),
+            TransactionEnd::Unknown(error) => DeferralResult::Unknown(error),
+        };
+        producer.abandon();
+        *self.state() = State::Closed;
+        result
+    }
+}
+
+impl PendingCall {
+    /// Returns key, value and headers of the copy that continues this call at the outbox's tail.
+    fn copy(&self, copied: &DeferredCopy<Self>, clock: WallClock) -> (&[u8], &[u8], OutgoingHeaders) {
+        let before = self.continuation.as_ref();
+        // The first position, through any number of deferrals: it identifies the call.
+        let call = before.map_or(&self.position, |before| &before.call);
+        let mut continuation = Continuation::new(call.clone(), self.seen_at);
+        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+        continuation.first_attempt_at = self.first_attempt_at(&copied.history, clock);
+        continuation.attempts = copied.history.attempts;
+        continuation.attempts_ambiguous = copied.history.attempts_ambiguous;
+        continuation.lookups = copied.lookups;
+        continuation.ambiguity = copied.ambiguity.map(|ambiguity| match ambiguity {
+            Ambiguity::AmbiguousResponse => continuation::Ambiguity::AmbiguousResponse,
+            Ambiguity::Redelivered => continuation::Ambiguity::Redelivered,
+        });
+        let own = self.headers.as_ref();
+        let mut headers = OutgoingHeaders::with_capacity(own.map_or(1, |own| own.count() + 1));
+        for header in own.into_iter().flat_map(OwnedHeaders::iter) {
+            // One per record: an older continuation would only grow the copy with each deferral.
+            if header.key != continuation::CONTINUES {
+                headers.add(header.key, header.value);
+            }
+        }
+        headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
+        (&self.key, &self.value, headers)
+    }
+}

@@ -1,0 +1,184 @@
+//! A record of the outbox as a pending call with its HTTP request. `terminal_records.rs` leads back, to the
+//! record that the call ends in.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka::Headers;
+use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
+use records::call_dead_letter::Reason;
+use records::continuation::{self, Continuation, InvalidContinuation};
+use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
+
+use crate::http::{Api, Facts, Request};
+use crate::outbox::policies::Policies;
+
+/// Record of the outbox, kept until its call is final.
+#[derive(Debug)]
+pub(crate) struct PendingCall {
+    pub(crate) position: Position,
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    pub(crate) headers: Option<OwnedHeaders>,
+    pub(crate) admitted_at: Option<Timestamp>,
+    /// Time when a caller first read the call, at its first position in the outbox.
+    pub(crate) seen_at: Timestamp,
+    /// State from before the call was deferred, if it was.
+    pub(crate) continuation: Option<Continuation>,
+    /// Request, or the reason why the record is no valid pending call.
+    pub(crate) call: Result<Callable, NotACall>,
+}
+
+/// Reason why the API is not called for a record.
+#[derive(Clone, Debug)]
+pub(crate) struct NotACall {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+}
+
+/// Order and request of a valid pending call.
+#[derive(Debug)]
+pub(crate) struct Callable {
+    pub(crate) key: IdempotencyKey,
+    pub(crate) order_id: String,
+    pub(crate) request: Request,
+}
+
+/// Estimated memory per call beyond its bytes: map entries, URL, headers.
+const OVERHEAD_BYTES: usize = 1_024;
+
+impl PendingCall {
+    /// Reads a record of the outbox.
+    pub(crate) fn read(record: &BorrowedMessage<'_>, api: &Api, policies: &Policies) -> Pending<Self> {
+        let position = Position {
+            topic: record.topic().to_owned(),
+            partition: Partition(record.partition()),
+            offset: Offset(record.offset()),
+        };
+        // Copied, like the headers below: the message borrows librdkafka's fetch buffer and would keep all of
+        // it in memory until the call is final.
+        let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+        let headers = Headers::of(record);
+        let (now, continuation) = (Timestamp::now(), continuation(&headers));
+        let call = match &continuation {
+            // A dead letter, not a fresh call: the unreadable state may be that of a request that was
+            // processed.
+            Err(error) => Err(NotACall {
+                reason: Reason::NotAPendingCall,
+                detail: error.to_string(),
+            }),
+            Ok(_) => Callable::read(record, &headers, &value, api),
+        };
+        let continuation = continuation.unwrap_or_default();
+        let pending = Self {
+            key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
+            admitted_at: admitted_at(&headers),
+            seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
+            continuation,
+            call,
+            headers: record.headers().map(|headers| headers.detach()),
+            value,
+            position,
+        };
+        let headers_bytes: usize = headers
+            .readable
+            .iter()
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum();
+        Pending {
+            partition: pending.position.partition,
+            offset: pending.position.offset,
+            key: pending.call.as_ref().ok().map(|call| call.key.clone()),
+            bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
+            policy: policies.of(&headers),
+            continued: pending.deferral_context(now),
+            payload: pending,
+        }
+    }
+
+    /// Returns what the delivery needs to know of the call's earlier positions.
+    fn deferral_context(&self, now: Timestamp) -> Option<DeferralContext> {
+        let before = self.continuation.as_ref()?;
+        // Clocks of two machines may disagree; a negative age counts as none.
+        let seen_before_ms = u64::try_from(now.0.saturating_sub(before.first_seen_at.0)).unwrap_or_default();
+        Some(DeferralContext {
+            // An offset means nothing on another partition, where a replay may have put the copy.
+            origin: match before.call.partition == self.position.partition {
+                true => before.call.offset,
+                false => self.position.offset,
+            },
+            attempts: before.attempts,
+            attempts_ambiguous: before.attempts_ambiguous,
+            lookups: before.lookups,
+            ambiguity: before.ambiguity.map(|ambiguity| match ambiguity {
+                continuation::Ambiguity::AmbiguousResponse => Ambiguity::AmbiguousResponse,
+                continuation::Ambiguity::Redelivered => Ambiguity::Redelivered,
+            }),
+            seen_before: Duration::from_millis(seen_before_ms),
+        })
+    }
+
+    /// Returns the key for logs; invalid UTF-8 is replaced.
+    pub(crate) fn key_text(&self) -> String {
+        String::from_utf8_lossy(&self.key).into_owned()
+    }
+
+    /// Returns the look-up request for the order.
+    ///
+    /// # Errors
+    /// The record is no valid pending call, or the order lacks a field that the look-up URL needs.
+    pub(crate) fn look_up_request(&self, api: &Api) -> Result<Request, String> {
+        let call = self.call.as_ref().map_err(|why| why.detail.clone())?;
+        let facts = Facts {
+            order_id: &call.order_id,
+            idempotency_key: &call.key.to_string(),
+            order: std::str::from_utf8(&self.value).map_err(|error| error.to_string())?,
+        };
+        api.look_up_request(&facts, &call.request)
+    }
+}
+
+impl Callable {
+    fn read(
+        record: &BorrowedMessage<'_>,
+        headers: &Headers<'_>,
+        value: &Bytes,
+        api: &Api,
+    ) -> Result<Self, NotACall> {
+        let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
+        let not_pending = because(Reason::NotAPendingCall);
+        let key = IdempotencyKey::from_bytes(record.key().unwrap_or_default())
+            .map_err(|error| not_pending(error.to_string()))?;
+        let order = Order::parse(value).map_err(|error| not_pending(error.to_string()))?;
+        let text = std::str::from_utf8(value).map_err(|error| not_pending(error.to_string()))?;
+        let facts = Facts {
+            order_id: &order.order_id,
+            idempotency_key: &key.to_string(),
+            order: text,
+        };
+        // Built once, here: every attempt sends the same bytes, and an order without a request is found
+        // before its intent is committed.
+        let request = api
+            .request(&facts, value, headers.last(pending::TRACEPARENT).flatten())
+            .map_err(because(Reason::NoRequest))?;
+        Ok(Self {
+            order_id: order.order_id.into_owned(),
+            request,
+            key,
+        })
+    }
+}
+
+fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
+    // A header without a value counts as present, and is then invalid: dropping it could repeat a payment.
+    headers
+        .last(continuation::CONTINUES)
+        .map(|value| Continuation::parse(value.unwrap_or_default()))
+        .transpose()
+}
+
+fn admitted_at(headers: &Headers<'_>) -> Option<Timestamp> {
+    let text = std::str::from_utf8(headers.last(pending::ADMITTED_AT)??).ok()?;
+    text.parse().ok().map(Timestamp)
+}

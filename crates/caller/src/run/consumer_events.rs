@@ -1,0 +1,102 @@
+//! Polling of the consumer: records and changes of the assignment, as events of the delivery.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka::ConsumerEvent;
+use kafka::error::ErrorClass;
+use pipeline::delivery::Event;
+
+use crate::effects::numbers;
+use crate::outbox::pending_call::PendingCall;
+use crate::run::{EVENTS_PER_TURN, Loop};
+
+/// Consecutive empty polls before the consumer's queue counts as drained.
+const EMPTY_POLLS_MAX: u32 = 8;
+
+impl Loop {
+    /// Handles what the consumer has. Returns whether there may be more.
+    ///
+    /// # Errors
+    /// A permanent error of the consumer, or the program cannot continue.
+    pub(super) fn poll(&mut self) -> anyhow::Result<bool> {
+        if self.shell.is_fenced {
+            // A fenced consumer has no membership, and reports nothing but its fatal error.
+            return Ok(false);
+        }
+        let consumer = Arc::clone(&self.shell.consumer);
+        let mut empty_polls = 0;
+        for _ in 0..EVENTS_PER_TURN {
+            let event = match consumer.poll(Duration::ZERO) {
+                // A poll is also empty if it served something internal, such as a log line of librdkafka.
+                Ok(None) if empty_polls == EMPTY_POLLS_MAX => return Ok(false),
+                Ok(None) => {
+                    empty_polls += 1;
+                    continue;
+                }
+                Ok(Some(event)) => self.event_of(event)?,
+                Err(error) => match error.class {
+                    ErrorClass::Retriable | ErrorClass::Abortable => {
+                        tracing::warn!(%error, "transient consumer error, continuing");
+                        continue;
+                    }
+                    ErrorClass::Fatal | ErrorClass::Fenced => {
+                        tracing::warn!(%error, "fatal consumer error, membership lost");
+                        self.shell.client_lost(&error)
+                    }
+                    ErrorClass::Permanent => return Err(error.into()),
+                },
+            };
+            empty_polls = 0;
+            self.apply(event)?;
+            if !Arc::ptr_eq(&consumer, &self.shell.consumer) {
+                // The event made the program rejoin. Dropping the last handle leaves the group and blocks on
+                // the brokers, so it must not happen on the loop.
+                tokio::task::spawn_blocking(move || drop(consumer));
+                return Ok(true);
+            }
+            if self.shell.is_finished || self.shell.is_fenced {
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+
+    fn event_of(&mut self, event: ConsumerEvent<'_>) -> anyhow::Result<Event<PendingCall>> {
+        Ok(match event {
+            ConsumerEvent::Record(record) => {
+                let pending = PendingCall::read(&record, &self.shell.api, &self.shell.policies);
+                Event::Pending(pending)
+            }
+            // The metadata is taken with the event and nowhere else: read later it could be that of a newer
+            // generation, and a deferral would then not be fenced.
+            ConsumerEvent::Assigned {
+                partitions,
+                metadata,
+                member_id,
+            } => {
+                self.shell.member.set_id(&member_id);
+                self.shell.group_metadata = Some(Arc::new(metadata));
+                Event::Assigned(partitions)
+            }
+            ConsumerEvent::Revoked {
+                partitions,
+                metadata,
+                member_id,
+            } => {
+                self.shell.member.set_id(&member_id);
+                self.shell.group_metadata = Some(Arc::new(metadata));
+                tracing::info!(partitions = ?numbers(&partitions), "partitions revoked, draining");
+                Event::Revoked(partitions)
+            }
+            ConsumerEvent::Lost { partitions } => {
+                self.shell.group_metadata = None;
+                tracing::warn!(
+                    partitions = ?numbers(&partitions),
+                    "partitions lost, committing nothing of them"
+                );
+                Event::Lost(partitions)
+            }
+        })
+    }
+}

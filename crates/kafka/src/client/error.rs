@@ -1,0 +1,137 @@
+//! Errors of Kafka clients, each with a class that decides the next step.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// A failed request: the attempted operation, and the class of the failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempted} failed: {}", describe(error))]
+pub struct ClientError {
+    /// Attempted operation, with topic, partition and offset where there are any.
+    pub attempted: String,
+    /// Class of the failure.
+    pub class: ErrorClass,
+    // Not a `source`: it is part of the message, shortened.
+    error: KafkaError,
+}
+
+/// Class of an error. Each class has exactly one next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Nothing changed; the same request may be repeated.
+    Retriable,
+    /// The open transaction cannot be committed: abort it, and return to the committed offsets.
+    Abortable,
+    /// Another member has taken over the instance id: release everything without a commit, and find its
+    /// owner.
+    Fenced,
+    /// This client has failed for good; a new one may work.
+    Fatal,
+    /// Repeating does not help, with this client or a new one; operator action required.
+    Permanent,
+}
+
+impl ClientError {
+    /// Creates an error with the class that follows from librdkafka's error.
+    #[must_use]
+    pub fn new(attempted: impl Into<String>, error: KafkaError) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: classify(&error),
+            error,
+        }
+    }
+
+    /// Creates an error for a client that does not exist or is not a member.
+    #[must_use]
+    pub fn unavailable(attempted: impl Into<String>) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: ErrorClass::Fatal,
+            error: KafkaError::Canceled,
+        }
+    }
+
+    /// Creates an error for an operation that this program itself refuses.
+    #[must_use]
+    pub fn refused(attempted: impl Into<String>) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: ErrorClass::Permanent,
+            error: KafkaError::Canceled,
+        }
+    }
+
+    /// Returns `true` if the next record does not exist: it was deleted before it was read, or never written.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+        )
+    }
+
+    /// Returns librdkafka's error code, if there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<RDKafkaErrorCode> {
+        self.error.rdkafka_error_code()
+    }
+}
+
+fn classify(error: &KafkaError) -> ErrorClass {
+    let by_code = |code: RDKafkaErrorCode| match code {
+        RDKafkaErrorCode::FencedInstanceId => ErrorClass::Fenced,
+        // Passing over a record or batch that cannot be read would lose an order or a key.
+        RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::NotImplemented
+        // A wrong setting or a missing permission does not change by itself.
+        | RDKafkaErrorCode::InvalidTransactionTimeout
+        | RDKafkaErrorCode::MessageSizeTooLarge
+        | RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::GroupAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed
+        | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+        // Deleted records do not come back.
+        | RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::OffsetOutOfRange => ErrorClass::Permanent,
+        // librdkafka reports lost connections and moving leaders by many codes, and recovers from them.
+        _ => ErrorClass::Retriable,
+    };
+    match error {
+        KafkaError::Transaction(error) => {
+            let class = by_code(error.code());
+            // Before the flags: a new producer, which they ask for, would meet the same refusal.
+            if matches!(class, ErrorClass::Fenced | ErrorClass::Permanent) {
+                class
+            } else if error.is_fatal() {
+                // A fenced epoch does not show whether another process uses the transactional id or the
+                // broker has timed the transaction out. Both require a new producer; another process shows
+                // itself in the group, by FENCED_INSTANCE_ID.
+                ErrorClass::Fatal
+            } else if error.txn_requires_abort() {
+                ErrorClass::Abortable
+            } else if error.is_retriable() {
+                ErrorClass::Retriable
+            } else {
+                class
+            }
+        }
+        KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => ErrorClass::Fenced,
+        KafkaError::MessageConsumptionFatal(_) => ErrorClass::Fatal,
+        other => other.rdkafka_error_code().map_or(ErrorClass::Retriable, by_code),
+    }
+}
+
+fn describe(error: &KafkaError) -> String {
+    let text = match error {
+        KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        other => other.to_string(),
+    };
+    // Some of librdkafka's texts contain a whole partition list.
+    match text.char_indices().nth(DESCRIPTION_CHARS_MAX) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text,
+    }
+}
+
+/// Maximum length of librdkafka's part of an error text.
+const DESCRIPTION_CHARS_MAX: usize = 300;

@@ -1,0 +1,6 @@
+//! Configuration, errors and logging, common to all clients.
+
+pub(crate) mod c_string;
+pub mod config;
+pub mod error;
+pub(crate) mod log_bridge;

@@ -1,0 +1,94 @@
+//! Joining a group: the settings of a member, each with its reason.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use super::Consumer;
+use super::event::RebalanceQueue;
+use super::topic_recreation::DEBUG_CONTEXT;
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
+use crate::client::log_bridge;
+
+/// Kind and timeouts of a membership.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Id of a static membership: a restart takes over at once, and a stopped member keeps its partitions
+    /// until the session timeout. `None` is a dynamic membership: a stopped member hands over at once.
+    pub instance_id: Option<String>,
+    /// Time without a heartbeat after which the group removes the member.
+    pub session_timeout: Duration,
+    /// Interval of the heartbeats, which is also the delay until the member learns of a rebalance.
+    pub heartbeat_interval: Duration,
+    /// Maximum size of the records that librdkafka fetches ahead, in KiB.
+    pub prefetch_kib_max: u32,
+}
+
+impl Consumer {
+    /// Joins the group. Returns at once; the first assignment is returned by [`Self::poll`].
+    ///
+    /// # Errors
+    /// librdkafka refused a setting.
+    pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, ClientError> {
+        let mut config = settings.client(membership.instance_id.as_deref().unwrap_or(&settings.group_id));
+        let debug = log_bridge::debug(&config, DEBUG_CONTEXT);
+        config
+            .set("debug", debug)
+            // The new id of a recreated topic is logged at this level.
+            .set_log_level(RDKafkaLogLevel::Debug)
+            .set("group.id", &settings.group_id)
+            // KIP-848 ends in a fatal error after a lost membership, where the classic protocol rejoins.
+            .set("group.protocol", "classic")
+            // Members keep the partitions that do not move, and continue during a rebalance.
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set(
+                "session.timeout.ms",
+                membership.session_timeout.as_millis().to_string(),
+            )
+            .set(
+                "heartbeat.interval.ms",
+                membership.heartbeat_interval.as_millis().to_string(),
+            )
+            // Offsets are committed by the programs alone, when records are final.
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // A lost position is an error for an operator, never a silent jump.
+            .set("auto.offset.reset", "error")
+            // A record of an aborted transaction must not be processed.
+            .set("isolation.level", "read_committed")
+            // A batch that the disk or the network has changed is an error, not a gap.
+            .set("check.crcs", "true")
+            .set(
+                "queued.max.messages.kbytes",
+                membership.prefetch_kib_max.to_string(),
+            )
+            // Enough that a fetch of all partitions is in progress while their records are processed.
+            .set("queued.min.messages", "20000")
+            // A broker without new records responds after this time, which also bounds the delay until a
+            // resumed partition is fetched again.
+            .set("fetch.wait.max.ms", "100")
+            // With the default a consumer whose queue was full does not fetch for a second.
+            .set("fetch.queue.backoff.ms", "20");
+        if let Some(id) = &membership.instance_id {
+            config.set("group.instance.id", id);
+        }
+        let failed = |error| {
+            let attempted = format!("joining group {:?} for topic {topic:?}", settings.group_id);
+            ClientError::new(attempted, error)
+        };
+        let inner: BaseConsumer<RebalanceQueue> = config
+            .create_with_context(RebalanceQueue::new(topic))
+            .map_err(failed)?;
+        inner.subscribe(&[topic]).map_err(failed)?;
+        Ok(Self {
+            inner,
+            topic: topic.to_owned(),
+            group_id: settings.group_id.clone(),
+            next: Mutex::default(),
+            uncompleted: Mutex::default(),
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! Delivery reports of the open transaction, and what librdkafka logs about its end.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+use records::{Offset, Partition};
+
+use super::end_txn_responses::EndTxnResponses;
+use crate::client::error::ClientError;
+use crate::client::log_bridge;
+
+/// Opaque of a record whose offset is not of interest.
+pub(super) const UNTRACKED: usize = 0;
+/// Opaque of a record whose offset [`DeliveryReports::take_tracked`] returns.
+pub(super) const TRACKED: usize = 1;
+
+/// Context of the transactional producer: counts records and their reports.
+#[derive(Default)]
+pub(super) struct DeliveryReports {
+    // Outside the mutex, so that sending does not contend with the thread that serves the reports.
+    sent: AtomicU64,
+    received: Mutex<Received>,
+    changed: Condvar,
+    pub(super) end_txn: EndTxnResponses,
+}
+
+#[derive(Default)]
+struct Received {
+    count: u64,
+    tracked: HashMap<Partition, Offset>,
+    failure: Option<(String, KafkaError)>,
+}
+
+impl DeliveryReports {
+    /// Forgets the previous transaction.
+    pub(super) fn reset(&self) {
+        self.sent.store(0, Ordering::Release);
+        *self.lock() = Received::default();
+    }
+
+    /// Counts a record as sent. Precedes the send, because its report may arrive before the send returns.
+    pub(super) fn record_sent(&self) {
+        self.sent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes back [`Self::record_sent`] for a record that was refused and will have no report.
+    pub(super) fn record_refused(&self) {
+        self.sent.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Waits for the report of every record that was sent.
+    ///
+    /// # Errors
+    /// A record was not delivered, or a report is missing at the deadline.
+    pub(super) fn await_all(&self, sent: u64, deadline: Instant) -> Result<(), ClientError> {
+        let mut received = self.lock();
+        while received.count < sent && received.failure.is_none() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let attempted = format!(
+                    "delivering {} of {sent} records of the transaction",
+                    sent - received.count
+                );
+                return Err(ClientError::new(
+                    attempted,
+                    KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut),
+                ));
+            };
+            received = self
+                .changed
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        match received.failure.take() {
+            Some((attempted, error)) => Err(ClientError::new(attempted, error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the number of records sent in this transaction.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// Returns, by partition, the offset behind the last tracked record.
+    pub(super) fn take_tracked(&self) -> HashMap<Partition, Offset> {
+        std::mem::take(&mut self.lock().tracked)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for DeliveryReports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.end_txn.observe_log(facility, line);
+        log_bridge::log(level, facility, line);
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, opaque: usize) {
+        let mut received = self.lock();
+        received.count += 1;
+        match report {
+            Ok(record) if opaque != UNTRACKED => {
+                let next = Offset(record.offset()).next();
+                // The maximum, so that the order in which reports are served does not matter.
+                let last = received
+                    .tracked
+                    .entry(Partition(record.partition()))
+                    .or_insert(next);
+                *last = (*last).max(next);
+            }
+            Ok(_) => {}
+            Err((error, record)) => {
+                // The first failure is the cause; librdkafka purges the records after it as a consequence.
+                received.failure.get_or_insert_with(|| {
+                    (
+                        format!("delivering a record to {}/{}", record.topic(), record.partition()),
+                        error.clone(),
+                    )
+                });
+            }
+        }
+        // Waking the loop for each of thousands of reports would cost more than the reports.
+        if received.count >= self.sent() || received.failure.is_some() {
+            self.changed.notify_all();
+        }
+    }
+}

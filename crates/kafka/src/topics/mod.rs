@@ -1,0 +1,199 @@
+//! Requirements on the topics, without which the guarantees do not hold. Each program verifies them before it
+//! starts, and an operator by `topics verify`.
+//!
+//! Nothing here connects to Kafka; [`crate::admin`] describes the topics.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use records::Topics;
+use serde::Serialize;
+
+pub mod creation;
+mod rules;
+
+/// Size that a copied record needs beyond the original, in bytes: the headers that the validator and the
+/// caller add, with the text of the last response.
+pub const HEADERS_BYTES: u64 = 64 * 1024;
+
+/// Purpose of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Incoming orders, the input of stage one.
+    Orders,
+    /// Pending calls: the outbox between the stages.
+    Pending,
+    /// Admitted keys, from which stores are rebuilt.
+    Changelog,
+    /// Records that are not valid orders.
+    OrderDeadLetters,
+    /// Outcomes of accepted calls.
+    Processed,
+    /// Calls that the API rejected.
+    CallDeadLetters,
+    /// Ambiguous calls that wait for an operator.
+    Parked,
+}
+
+/// User of the topics, which decides the topics that are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Stage one, from the orders to the outbox.
+    Validator,
+    /// Stage two, from the outbox to the outcomes.
+    Caller,
+    /// An operator, for whom all topics are verified.
+    Operator,
+}
+
+/// Description of an existing topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TopicDescription {
+    /// Id that Kafka gave the topic when it was created; `None` if the brokers do not support ids.
+    pub id: Option<String>,
+    /// Number of partitions of the topic.
+    pub partitions: usize,
+    /// Number of replicas of the partition that has the fewest.
+    pub replication_factor: usize,
+    /// All settings, the broker's defaults included.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// ExistingTopics topics by name.
+pub type ExistingTopics = BTreeMap<String, TopicDescription>;
+
+/// Requirements that the topics are verified against.
+#[derive(Clone, Copy, Debug)]
+pub struct Requirements<'a> {
+    /// Configured names of the topics.
+    pub topics: &'a Topics,
+    /// Role whose topics are verified.
+    pub role: Role,
+    /// Number of partitions of the orders topic when the stores were created; `None` if there are no stores
+    /// yet.
+    pub partitions_remembered: Option<usize>,
+    /// Addresses of the brokers, for the commands that repair.
+    pub bootstrap_servers: &'a str,
+}
+
+/// Severity of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// A guarantee does not hold, so the programs do not start.
+    Refuse,
+    /// The guarantees hold until another failure occurs.
+    Warn,
+}
+
+/// A defect of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Consequence for the programs.
+    pub severity: Severity,
+    /// Name of the topic.
+    pub topic: String,
+    /// Defect, as a predicate of the topic.
+    pub what: String,
+    /// Possible consequence for orders and calls.
+    pub why: String,
+    /// Command or instruction that repairs the defect.
+    pub repair: String,
+}
+
+/// Verifies the existing topics, and returns the findings, most severe first.
+#[must_use]
+pub fn verify(required: &Requirements<'_>, existing: &ExistingTopics) -> Vec<Finding> {
+    let mut findings = rules::Rules::new(required, existing).findings();
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+/// Returns `true` if a program must not start with these findings.
+#[must_use]
+pub fn is_refused(findings: &[Finding]) -> bool {
+    findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Refuse)
+}
+
+impl Purpose {
+    /// All purposes, in the order in which an order passes the topics.
+    pub const ALL: [Self; 7] = [
+        Self::Orders,
+        Self::Pending,
+        Self::Changelog,
+        Self::OrderDeadLetters,
+        Self::Processed,
+        Self::CallDeadLetters,
+        Self::Parked,
+    ];
+
+    /// Returns the configured name of the topic.
+    #[must_use]
+    pub fn name(self, topics: &Topics) -> &str {
+        match self {
+            Self::Orders => &topics.orders,
+            Self::Pending => &topics.pending,
+            Self::Changelog => &topics.changelog,
+            Self::OrderDeadLetters => &topics.order_dead_letters,
+            Self::Processed => &topics.processed,
+            Self::CallDeadLetters => &topics.call_dead_letters,
+            Self::Parked => &topics.parked,
+        }
+    }
+
+    /// Returns the topic whose records are copied to this one, and must fit.
+    const fn copied_from(self) -> Option<Self> {
+        match self {
+            Self::Pending | Self::OrderDeadLetters => Some(Self::Orders),
+            Self::Processed | Self::CallDeadLetters | Self::Parked => Some(Self::Pending),
+            Self::Orders | Self::Changelog => None,
+        }
+    }
+}
+
+impl Role {
+    /// Returns the purposes of the topics that this role uses.
+    #[must_use]
+    pub fn purposes(self) -> Vec<Purpose> {
+        use Purpose::{CallDeadLetters, Changelog, OrderDeadLetters, Orders, Parked, Pending, Processed};
+        match self {
+            Self::Validator => vec![Orders, Pending, Changelog, OrderDeadLetters],
+            Self::Caller => vec![Pending, Processed, CallDeadLetters, Parked],
+            Self::Operator => Purpose::ALL.to_vec(),
+        }
+    }
+
+    /// Returns the names of the topics that this role uses.
+    #[must_use]
+    pub fn names(self, topics: &Topics) -> Vec<&str> {
+        self.purposes()
+            .into_iter()
+            .map(|purpose| purpose.name(topics))
+            .collect()
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refused",
+            Self::Warn => "warning",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} {}\n  why:    {}\n  repair: {}",
+            self.severity, self.topic, self.what, self.why, self.repair
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Rules for the existence of topics and their partition counts.
+
+use super::Rules;
+use crate::topics::{Purpose, TopicDescription};
+
+impl Rules<'_> {
+    /// Refuses a topic that is configured for two purposes.
+    pub(super) fn each_topic_once(&mut self) {
+        for (at, purpose) in Purpose::ALL.into_iter().enumerate() {
+            let name = purpose.name(self.required.topics);
+            if let Some(other) = Purpose::ALL[..at]
+                .iter()
+                .find(|other| other.name(self.required.topics) == name)
+            {
+                self.refuse(
+                    purpose,
+                    format!("is configured for two purposes, {other:?} and {purpose:?}"),
+                    "a program would read its own records, or those of another program, as its input",
+                    "give each setting in [topics] a name of its own".into(),
+                );
+            }
+        }
+    }
+
+    /// Refuses a missing topic.
+    pub(super) fn missing(&mut self, purpose: Purpose) {
+        self.refuse(
+            purpose,
+            "does not exist, or this user may not describe it".into(),
+            "a broker that creates topics automatically would give it a partition count and a cleanup policy \
+             that break the guarantees",
+            "outbox --config FILE topics create".into(),
+        );
+    }
+
+    /// Refuses partition counts that move keys to other partitions.
+    pub(super) fn partitions(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        if purpose == Purpose::Orders
+            && let Some(remembered) = self.required.partitions_remembered
+            && remembered != topic.partitions
+        {
+            self.refuse(
+                purpose,
+                format!(
+                    "has {} partitions, and had {remembered} when the stores were created",
+                    topic.partitions
+                ),
+                "the number decides a key's partition: an order that was admitted on its old partition is \
+                 unknown on its new one, and would be paid twice",
+                format!(
+                    "Kafka cannot remove partitions. Stop the producers, create orders, pending and \
+                     changelog topics under new names in [topics], with {} partitions and an empty state \
+                     directory, and send nothing to the new topics that was sent to the old ones",
+                    topic.partitions
+                ),
+            );
+        }
+        let must_equal_orders = matches!(purpose, Purpose::Pending | Purpose::Changelog);
+        if let Some(orders) = self.described(Purpose::Orders)
+            && must_equal_orders
+            && topic.partitions != orders.partitions
+        {
+            let (has, should) = (topic.partitions, orders.partitions);
+            let name = purpose.name(self.required.topics);
+            let repair = if has < should {
+                format!(
+                    "if it has never held a record: kafka-topics.sh --bootstrap-server {} --alter --topic \
+                     {name} --partitions {should}. Otherwise stop the programs and find out who changed a \
+                     partition count, and when: keys admitted before and after may be on different \
+                     partitions",
+                    self.required.bootstrap_servers
+                )
+            } else {
+                format!(
+                    "Kafka cannot remove partitions: name a new topic with {should} partitions in \
+                     [topics], before the first order is admitted"
+                )
+            };
+            self.refuse(
+                purpose,
+                format!(
+                    "has {has} partitions, and the orders topic {} has {should}",
+                    self.required.topics.orders
+                ),
+                "each record is written to the partition of its order, where its key is looked up and its \
+                 store is rebuilt from",
+                repair,
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Rules for the deletion of records: compaction and expiry.
+
+use super::Rules;
+use crate::topics::{Purpose, TopicDescription};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+impl Rules<'_> {
+    /// Refuses cleanup policies that delete records which a guarantee depends on.
+    pub(super) fn cleanup(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        let policy = topic.config("cleanup.policy").unwrap_or("delete");
+        let has = |name| policy.split(',').any(|part| part.trim() == name);
+        let (compact, delete) = (has("compact"), has("delete"));
+        let what = format!("has cleanup.policy={policy}");
+        match purpose {
+            Purpose::Changelog if !compact => self.refuse(
+                purpose,
+                what,
+                "Kafka deletes its records by age: a store that is rebuilt from the rest does not know the \
+                 older orders, and they would be paid twice",
+                self.alter(purpose, "cleanup.policy=compact"),
+            ),
+            // Stores keep keys without a retention window, so none of them may expire in the changelog.
+            Purpose::Changelog if delete => self.refuse(
+                purpose,
+                what,
+                "Kafka also deletes keys by age, and the validator keeps them for ever: a rebuilt store \
+                 would not know the older orders, and they would be paid twice",
+                self.alter(purpose, "cleanup.policy=compact"),
+            ),
+            Purpose::Orders if compact => self.refuse(
+                purpose,
+                what,
+                "Kafka removes an order once a later record has its key, perhaps before it is read: the \
+                 order would be lost, or a conflicting one admitted in its place",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
+            Purpose::Pending if compact => self.refuse(
+                purpose,
+                what,
+                "Kafka removes a pending call once a replay or a deferral of the same key follows, perhaps \
+                 before it is sent; and past calls can no longer be shown or replayed",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
+            Purpose::OrderDeadLetters if compact => self.refuse(
+                purpose,
+                what,
+                "Kafka refuses records without a key on a compacted topic: an order without a key could be \
+                 neither admitted nor made a dead letter, and its partition would halt",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
+            Purpose::CallDeadLetters | Purpose::Parked if compact => self.warn(
+                purpose,
+                what,
+                "Kafka keeps only the last record of a key: the evidence of earlier calls is lost",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
+            Purpose::Orders
+            | Purpose::Pending
+            | Purpose::Changelog
+            | Purpose::OrderDeadLetters
+            | Purpose::Processed
+            | Purpose::CallDeadLetters
+            | Purpose::Parked => {}
+        }
+    }
+
+    /// Warns of records that expire before they are processed or dealt with.
+    pub(super) fn retention(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        let (days_min, why) = match purpose {
+            Purpose::Orders => (1, "an order that no validator reads in time is lost"),
+            Purpose::Pending => (
+                7,
+                "a call that is still pending after that time, because the API or the callers were down, is \
+                 lost; and past calls can no longer be replayed",
+            ),
+            Purpose::OrderDeadLetters | Purpose::CallDeadLetters | Purpose::Parked => (
+                30,
+                "a record that no operator has dealt with in time is lost, with its evidence",
+            ),
+            Purpose::Changelog | Purpose::Processed => return,
+        };
+        // Without `delete` in the policy nothing expires.
+        if topic.config("cleanup.policy") == Some("compact") {
+            return;
+        }
+        let days_ms = days_min * DAY_MS;
+        // A negative number is no limit, here and below.
+        if let Some(ms @ 0..) = topic.number("retention.ms")
+            && ms < days_ms
+        {
+            self.warn(
+                purpose,
+                format!(
+                    "keeps its records for {} only (retention.ms={ms})",
+                    human_duration(ms)
+                ),
+                why,
+                self.alter(purpose, &format!("retention.ms={days_ms}")),
+            );
+        }
+        if let Some(bytes @ 0..) = topic.number("retention.bytes") {
+            self.warn(
+                purpose,
+                format!(
+                    "deletes records as soon as a partition is larger than {bytes} bytes (retention.bytes)"
+                ),
+                "a burst of records deletes older ones that are still needed, whatever their age",
+                self.alter(purpose, "retention.bytes=-1"),
+            );
+        }
+    }
+
+    /// Warns of expiry by the clock of the writer.
+    pub(super) fn timestamps(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        let by_writer = topic.config("message.timestamp.type") == Some("CreateTime");
+        let expires = topic.number("retention.ms").is_some_and(|ms| ms >= 0);
+        if purpose == Purpose::Pending && by_writer && expires {
+            self.warn(
+                purpose,
+                "determines the age of its records by the writer's clock \
+                 (message.timestamp.type=CreateTime)"
+                    .into(),
+                "pending calls of a validator with a wrong clock are deleted too early, perhaps before they \
+                 are sent",
+                self.alter(purpose, "message.timestamp.type=LogAppendTime"),
+            );
+        }
+    }
+}
+
+fn human_duration(ms: i64) -> String {
+    let hours = ms / (60 * 60 * 1000);
+    match hours {
+        0 => format!("{} s", ms / 1000),
+        1..48 => format!("{hours} h"),
+        48.. => format!("{} days", hours / 24),
+        _ => format!("{ms} ms"),
+    }
+}

@@ -1,0 +1,390 @@
+//! The state machine of stage one: events in, actions out.
+//!
+//! It tracks which partitions are assigned and which of them may process, and it holds the open
+//! transaction. The program waits for events and performs the actions in their order; the result of an action
+//! comes back as an event, before the next action is performed.
+//!
+//! Every failure, be it an aborted transaction, an unknown outcome, a fenced producer or a broken store, has
+//! the same recovery: stop processing, open a new producer with the same transactional id, which ends what
+//! the old one left open, and restore each partition from its committed offset and its changelog.
+
+mod event;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
+
+use crate::admission::input::Input;
+use crate::admission::membership::Membership;
+use crate::admission::rules::Rules;
+use crate::admission::transaction::{Transaction, TransactionLimits};
+use crate::admission::verdict::{Verdict, decide};
+
+pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId};
+
+/// Interval between attempts to open a producer, after an attempt that failed.
+const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Maximum number of recoveries in a row without a wait before the next producer.
+// One failure may be reported several times: by the commit, by the fenced producer and by the store. More
+// than these are a failure that persists, and must not be retried as fast as the brokers respond.
+const IMMEDIATE_RECOVERIES_MAX: u32 = 3;
+
+/// State machine of stage one. `M` is the group metadata that a transaction's offsets are sent with.
+#[derive(Debug)]
+pub struct Admission<M> {
+    rules: Rules,
+    limits: TransactionLimits,
+    partitions: BTreeMap<Partition, PartitionState>,
+    transaction: Option<Transaction>,
+    /// Membership as of the last assignment or revocation; `None` before the first one.
+    membership: Option<Membership<M>>,
+    producer: Producer,
+    /// Recoveries since the last commit.
+    consecutive_failures: u32,
+    last_token: RestoreId,
+    stopping: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Producer {
+    Ready,
+    /// No producer; the next attempt to open one is due at this time.
+    OpenAt(Instant),
+}
+
+impl<M: Clone> Admission<M> {
+    /// Creates a state machine without partitions and without a producer, which the first tick opens.
+    #[must_use]
+    pub fn new(rules: Rules, limits: TransactionLimits, now: Instant) -> Self {
+        Self {
+            rules,
+            limits,
+            partitions: BTreeMap::new(),
+            transaction: None,
+            membership: None,
+            producer: Producer::OpenAt(now),
+            consecutive_failures: 0,
+            last_token: RestoreId::default(),
+            stopping: false,
+        }
+    }
+
+    /// Decides on an input record and adds it to the open transaction, which it begins if there is none.
+    /// `known` looks a key up in the partition's store.
+    ///
+    /// # Errors
+    /// Returns the error of `known`; to be followed by [`Event::StoreFailed`]. The record is not decided.
+    pub fn admit<E>(
+        &mut self,
+        input: &Input<'_>,
+        wall: Timestamp,
+        now: Instant,
+        known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
+    ) -> Result<AdmitResult, E> {
+        let is_running = matches!(
+            self.partitions.get(&input.partition),
+            Some(PartitionState::Running { .. })
+        );
+        // Such a record may be in the consumer's queue still. Dropping it is safe: the partition starts again
+        // at its committed offset.
+        if !is_running || self.stopping {
+            return Ok(AdmitResult::NotRunning);
+        }
+        let transaction = self.transaction.as_ref();
+        let verdict = decide(&self.rules, input, wall, |key| {
+            // The transaction first: its keys are not in the store before Kafka has committed them.
+            match transaction.and_then(|transaction| transaction.get(input.partition, key)) {
+                Some(entry) => Ok(Some(entry)),
+                None => known(key),
+            }
+        })?;
+        let begins = self.transaction.is_none();
+        let admitted = match &verdict {
+            Verdict::Admit { key, entry } => Some((key.clone(), *entry)),
+            // A duplicate or conflict must not replace the entry of the order that was admitted.
+            Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
+        };
+        let bytes = input.bytes();
+        self.transaction
+            .get_or_insert_with(|| Transaction::begin(now))
+            .take(input.partition, input.offset, bytes, admitted);
+        Ok(AdmitResult::Decided { verdict, begins })
+    }
+
+    /// Returns the actions to perform for an event, in their order.
+    pub fn on(&mut self, event: Event<M>, now: Instant) -> Vec<Action<M>> {
+        match event {
+            Event::Assigned(partitions, membership) => self.assigned(partitions, membership, now),
+            Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
+            Event::Lost(partitions) => self.lost(partitions, now),
+            Event::Fenced => self.fenced(now),
+            Event::Restored(partition, token, next) => self.restored(partition, token, next),
+            Event::RestoreHalted(partition, token, reason) => {
+                // Compared by token: an earlier restore may have seen a state that is gone.
+                if self.partitions.get(&partition) == Some(&PartitionState::Restoring(token)) {
+                    self.partitions.insert(partition, PartitionState::Halted(reason));
+                }
+                Vec::new()
+            }
+            Event::Committed(reached) => self.committed(&reached),
+            Event::CommittedRetireProducer(reached) => {
+                // The commit counts, so its entries go to the stores before the producer is replaced.
+                let mut actions = self.committed(&reached);
+                actions.extend(self.recover(None, now));
+                actions
+            }
+            Event::TransactionFailed => self.recover(None, now),
+            // The changelog has all that the store had, so a store that failed is deleted and rebuilt.
+            Event::StoreFailed(partition) => self.recover(Some(partition), now),
+            Event::ProducerOpened => self.producer_opened(),
+            Event::ProducerFailed => {
+                self.producer = Producer::OpenAt(now + PRODUCER_RETRY_INTERVAL);
+                Vec::new()
+            }
+            Event::Tick => self.tick(now),
+            Event::Stop => self.stop(now),
+        }
+    }
+
+    /// Returns the latest time for the next [`Event::Tick`]; `None` while nothing is due.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let end = self
+            .transaction
+            .as_ref()
+            .map(|transaction| transaction.due(&self.limits));
+        match self.producer {
+            Producer::OpenAt(at) => end.into_iter().chain([at]).min(),
+            Producer::Ready => end,
+        }
+    }
+
+    /// Returns the assigned partitions and their states.
+    #[must_use]
+    pub fn partitions(&self) -> &BTreeMap<Partition, PartitionState> {
+        &self.partitions
+    }
+
+    fn assigned(
+        &mut self,
+        partitions: Vec<Partition>,
+        membership: Membership<M>,
+        now: Instant,
+    ) -> Vec<Action<M>> {
+        let mut actions = self.update_membership(membership, now);
+        for partition in &partitions {
+            self.partitions.insert(*partition, PartitionState::AwaitsProducer);
+        }
+        actions.push(Action::Accept(partitions));
+        // Without a producer the last transaction may still be open, and its offsets pending: the restores
+        // wait for `ProducerOpened`.
+        if self.producer == Producer::Ready {
+            actions.extend(self.restore_waiting());
+        }
+        actions
+    }
+
+    fn revoked(
+        &mut self,
+        partitions: Vec<Partition>,
+        membership: Membership<M>,
+        now: Instant,
+    ) -> Vec<Action<M>> {
+        let mut actions = self.update_membership(membership, now);
+        // The partitions are ours until they are released, so the open transaction is still committed.
+        actions.extend(self.end(now));
+        actions.extend(self.release(partitions));
+        actions
+    }
+
+    /// Replaces the membership, and recovers if the member was out of the group since the last one.
+    fn update_membership(&mut self, membership: Membership<M>, now: Instant) -> Vec<Action<M>> {
+        let before = self.membership.replace(membership);
+        let is_same = before.map(|before| before.member_id)
+            == self.membership.as_ref().map(|now| now.member_id.clone());
+        if is_same || self.partitions.is_empty() {
+            return Vec::new();
+        }
+        // librdkafka may rejoin under a new member id without a revocation or a loss, and keeps its
+        // partitions. Others may have processed them meanwhile, or own them now, and a transaction begun as
+        // the old member would pass Kafka's check under the new membership. So everything starts again.
+        for state in self.partitions.values_mut() {
+            // Halted partitions, too: another member may have changed the state that they were halted for.
+            if matches!(state, PartitionState::Halted(_)) {
+                *state = PartitionState::AwaitsProducer;
+            }
+        }
+        self.recover(None, now)
+    }
+
+    fn lost(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
+        // Nothing of a lost partition may be committed, and a transaction is committed whole or not at all.
+        let mut actions = if self.transaction.is_some() {
+            self.recover(None, now)
+        } else {
+            Vec::new()
+        };
+        actions.extend(self.release(partitions));
+        actions
+    }
+
+    fn fenced(&mut self, now: Instant) -> Vec<Action<M>> {
+        self.transaction = None;
+        self.membership = None;
+        // The process that took over the membership has the same transactional id, so it has fenced this
+        // producer, too.
+        self.producer = Producer::OpenAt(now);
+        let mut actions = vec![Action::DropProducer];
+        // No `Pause` and no release: the consumer was fenced and takes no further calls.
+        for (partition, state) in std::mem::take(&mut self.partitions) {
+            if matches!(state, PartitionState::Restoring(_)) {
+                actions.push(Action::CancelRestore(partition));
+            }
+            actions.push(Action::Close(partition));
+        }
+        actions
+    }
+
+    fn release(&mut self, partitions: Vec<Partition>) -> Vec<Action<M>> {
+        let mut actions = Vec::new();
+        for partition in &partitions {
+            if let Some(PartitionState::Restoring(_)) = self.partitions.remove(partition) {
+                actions.push(Action::CancelRestore(*partition));
+            }
+            actions.push(Action::Close(*partition));
+        }
+        // Last: after it the next owner may start.
+        actions.push(Action::Release(partitions));
+        actions
+    }
+
+    fn restored(&mut self, partition: Partition, token: RestoreId, next: Offset) -> Vec<Action<M>> {
+        // An earlier restore read its offsets before something else happened to the partition.
+        if self.partitions.get(&partition) != Some(&PartitionState::Restoring(token)) {
+            return Vec::new();
+        }
+        self.partitions
+            .insert(partition, PartitionState::Running { committed: next });
+        vec![Action::Start(partition, next)]
+    }
+
+    fn committed(&mut self, reached: &HashMap<Partition, Offset>) -> Vec<Action<M>> {
+        let Some(transaction) = self.transaction.take() else {
+            return Vec::new();
+        };
+        self.consecutive_failures = 0;
+        for (partition, next) in transaction.offsets() {
+            // A partition that was revoked with this transaction is no longer in the map.
+            if let Some(PartitionState::Running { committed }) = self.partitions.get_mut(&partition) {
+                *committed = next;
+            }
+        }
+        transaction
+            .into_admitted()
+            // Without entries the changelog has no new record, so the checkpoint stays.
+            .filter(|(_, admitted)| !admitted.is_empty())
+            .filter_map(|(partition, admitted)| {
+                // The changelog records were acknowledged, so there is such an offset. Without one the store
+                // would merely lag, and the next restore bring it up to date.
+                reached
+                    .get(&partition)
+                    .map(|offset| Action::Apply(partition, admitted, *offset))
+            })
+            .collect()
+    }
+
+    /// Ends the open transaction, if there is one.
+    fn end(&mut self, now: Instant) -> Vec<Action<M>> {
+        match (&self.transaction, &self.membership) {
+            (Some(transaction), Some(membership)) => {
+                vec![Action::EndTransaction(
+                    transaction.offsets(),
+                    membership.metadata.clone(),
+                )]
+            }
+            // Kafka cannot fence offsets that come without a membership, so they are never sent.
+            (Some(_), None) => self.recover(None, now),
+            (None, _) => Vec::new(),
+        }
+    }
+
+    /// Recovers from any failure; see the head of this file. A failed store is deleted.
+    fn recover(&mut self, failed_store: Option<Partition>, now: Instant) -> Vec<Action<M>> {
+        // Perhaps committed, perhaps not: the restore learns it from Kafka.
+        self.transaction = None;
+        let mut actions = Vec::new();
+        let mut running = Vec::new();
+        for (partition, state) in &mut self.partitions {
+            match state {
+                PartitionState::Running { .. } => running.push(*partition),
+                // It may have read its offsets while the failed transaction was still pending.
+                PartitionState::Restoring(_) => actions.push(Action::CancelRestore(*partition)),
+                PartitionState::AwaitsProducer => continue,
+                // A new producer repairs no lost records.
+                PartitionState::Halted(_) => continue,
+            }
+            *state = PartitionState::AwaitsProducer;
+        }
+        if !running.is_empty() {
+            // First, so that no further record arrives for a transaction that is over.
+            actions.insert(0, Action::Pause(running));
+        }
+        actions.push(Action::DropProducer);
+        actions.extend(failed_store.map(Action::Discard));
+        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+        // On the next tick, not here: opening a producer may take seconds, and a revocation that waits for
+        // its acknowledgement goes first.
+        self.producer = Producer::OpenAt(match self.consecutive_failures {
+            ..=IMMEDIATE_RECOVERIES_MAX => now,
+            _ => now + PRODUCER_RETRY_INTERVAL,
+        });
+        actions
+    }
+
+    fn producer_opened(&mut self) -> Vec<Action<M>> {
+        self.producer = Producer::Ready;
+        self.restore_waiting()
+    }
+
+    fn restore_waiting(&mut self) -> Vec<Action<M>> {
+        let mut actions = Vec::new();
+        for (partition, state) in &mut self.partitions {
+            if *state == PartitionState::AwaitsProducer {
+                // Never reused, also after the partition was revoked: a late result must match no later restore.
+                self.last_token = RestoreId(self.last_token.0 + 1);
+                *state = PartitionState::Restoring(self.last_token);
+                actions.push(Action::Restore(*partition, self.last_token));
+            }
+        }
+        actions
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Action<M>> {
+        match self.producer {
+            Producer::OpenAt(at) if at <= now => return vec![Action::OpenProducer],
+            Producer::OpenAt(_) | Producer::Ready => {}
+        }
+        match &self.transaction {
+            Some(transaction) if transaction.due(&self.limits) <= now => self.end(now),
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    fn stop(&mut self, now: Instant) -> Vec<Action<M>> {
+        let mut actions = self.end(now);
+        self.stopping = true;
+        for (partition, state) in &self.partitions {
+            if matches!(state, PartitionState::Restoring(_)) {
+                actions.push(Action::CancelRestore(*partition));
+            }
+            actions.push(Action::Close(*partition));
+        }
+        actions.push(Action::Leave);
+        actions
+    }
+}
+
+#[cfg(test)]
+mod tests;

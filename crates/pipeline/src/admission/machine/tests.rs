@@ -1,0 +1,434 @@
+use std::convert::Infallible;
+
+use super::*;
+use crate::admission::{KeySource, Partitioner, RecordKey};
+
+struct Fixture {
+    admission: Admission<&'static str>,
+    start: Instant,
+    stores: HashMap<String, Entry>,
+}
+
+impl Fixture {
+    /// Returns a state machine with partitions 0 and 1 running.
+    fn running() -> Self {
+        let rules = Rules {
+            key: KeySource::Pointer("/order_id".into()),
+            record_key: RecordKey::IsIdempotencyKey,
+            partitioner: Partitioner::Any,
+            partitions: 2,
+            record_bytes_max: 1 << 20,
+        };
+        let limits = TransactionLimits {
+            commit_interval: Duration::from_millis(20),
+            orders_max: 3,
+            bytes_max: 1 << 20,
+        };
+        let start = Instant::now();
+        let admission = Admission::new(rules, limits, start);
+        let mut fixture = Self {
+            admission,
+            start,
+            stores: HashMap::new(),
+        };
+        assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+        assert!(fixture.on(Event::ProducerOpened).is_empty());
+        let assigned = fixture.on(Event::Assigned(
+            vec![Partition(0), Partition(1)],
+            membership("member 1", "generation 1"),
+        ));
+        assert_eq!(names(&assigned), ["Accept", "Restore", "Restore"]);
+        fixture.restored(0, 1);
+        fixture.restored(1, 2);
+        fixture
+    }
+
+    fn on(&mut self, event: Event<&'static str>) -> Vec<Action<&'static str>> {
+        self.admission.on(event, self.start)
+    }
+
+    fn restored(&mut self, partition: i32, token: u64) {
+        let actions = self.on(Event::Restored(Partition(partition), RestoreId(token), Offset(0)));
+        assert_eq!(names(&actions), ["Start"]);
+    }
+
+    fn order(&mut self, partition: i32, offset: i64, id: &str) -> AdmitResult {
+        self.order_at(Timestamp(1), partition, offset, id)
+    }
+
+    fn order_at(&mut self, wall: Timestamp, partition: i32, offset: i64, id: &str) -> AdmitResult {
+        let value = format!(r#"{{"order_id":"{id}","amount":1,"currency":"EUR","customer_id":"c"}}"#);
+        let input = Input {
+            partition: Partition(partition),
+            offset: Offset(offset),
+            key: Some(id.as_bytes()),
+            value: Some(value.as_bytes()),
+            headers: &[],
+            unreadable_header: None,
+        };
+        let stores = &self.stores;
+        let looked_up: Result<_, Infallible> = self.admission.admit(&input, wall, self.start, |key| {
+            Ok(stores.get(key.as_str()).copied())
+        });
+        let Ok(taken) = looked_up;
+        taken
+    }
+}
+
+/// Returns the names of the actions, in their order.
+fn names<M: std::fmt::Debug>(actions: &[Action<M>]) -> Vec<String> {
+    let name = |text: String| text.split('(').next().unwrap_or_default().to_owned();
+    actions.iter().map(|action| name(format!("{action:?}"))).collect()
+}
+
+fn membership(member_id: &str, metadata: &'static str) -> Membership<&'static str> {
+    Membership {
+        member_id: member_id.into(),
+        metadata,
+    }
+}
+
+fn is_duplicate(taken: &AdmitResult) -> bool {
+    matches!(
+        taken,
+        AdmitResult::Decided {
+            verdict: Verdict::Duplicate { .. },
+            ..
+        }
+    )
+}
+
+/// The wall clock is recorded in the entry. It decides neither the verdict nor the end of the transaction.
+#[test]
+fn wall_clock_jumps_change_no_verdict() {
+    let run = |walls: [i64; 4]| {
+        let mut fixture = Fixture::running();
+        let mut walls = walls.map(Timestamp).into_iter();
+        let mut order = |fixture: &mut Fixture, offset, id| {
+            let wall = walls.next().expect("one time for each order");
+            let taken = fixture.order_at(wall, 0, offset, id);
+            if let AdmitResult::Decided {
+                verdict: Verdict::Admit { entry, .. },
+                ..
+            } = &taken
+            {
+                assert_eq!(entry.admitted_at, wall, "recorded unchanged");
+            }
+            is_duplicate(&taken)
+        };
+        let duplicates = [
+            order(&mut fixture, 0, "a"),
+            order(&mut fixture, 1, "a"),
+            order(&mut fixture, 2, "b"),
+            order(&mut fixture, 3, "b"),
+        ];
+        let due = fixture.admission.due().map(|due| due - fixture.start);
+        (duplicates, due)
+    };
+    let steady = run([1_000, 1_001, 1_002, 1_003]);
+    assert_eq!(steady.0, [false, true, false, true]);
+    assert_eq!(run([1_000, -5_000, i64::MAX, 0]), steady);
+    assert_eq!(run([i64::MAX, 0, i64::MIN, 7]), steady);
+}
+
+#[test]
+fn resent_commit_is_applied_and_retires_the_producer() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let reached = HashMap::from([(Partition(0), Offset(1))]);
+    let actions = fixture.on(Event::CommittedRetireProducer(reached));
+    assert_eq!(names(&actions), ["Apply", "Pause", "DropProducer"]);
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    assert_eq!(
+        names(&fixture.on(Event::ProducerOpened)),
+        ["Restore", "Restore"],
+        "each partition starts at its committed offset"
+    );
+}
+
+#[test]
+fn transaction_ends_when_due_then_updates_the_store() {
+    let mut fixture = Fixture::running();
+    assert!(matches!(
+        fixture.order(0, 0, "a"),
+        AdmitResult::Decided { begins: true, .. }
+    ));
+    assert!(
+        is_duplicate(&fixture.order(0, 1, "a")),
+        "duplicate within the transaction"
+    );
+    assert!(fixture.on(Event::Tick).is_empty(), "neither full nor due");
+    let later = fixture.start + Duration::from_millis(20);
+    let end = fixture.admission.on(Event::Tick, later);
+    assert!(
+        matches!(&end[..], [Action::EndTransaction(offsets, "generation 1")] if offsets[..] == [(Partition(0), Offset(2))]),
+        "{end:?}"
+    );
+    let applied = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
+    assert!(
+        matches!(&applied[..], [Action::Apply(Partition(0), entries, Offset(9))] if entries.len() == 1),
+        "{applied:?}"
+    );
+    assert!(matches!(
+        fixture.order(1, 0, "b"),
+        AdmitResult::Decided { begins: true, .. }
+    ));
+}
+
+#[test]
+fn full_transaction_is_due_immediately() {
+    let mut fixture = Fixture::running();
+    for (offset, id) in ["a", "b", "c"].into_iter().enumerate() {
+        fixture.order(0, i64::try_from(offset).expect("small"), id);
+    }
+    assert_eq!(names(&fixture.on(Event::Tick)), ["EndTransaction"]);
+}
+
+#[test]
+fn revocation_commits_before_the_release() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Revoked(
+        vec![Partition(0)],
+        membership("member 1", "generation 2"),
+    ));
+    assert_eq!(names(&actions), ["EndTransaction", "Close", "Release"]);
+    assert!(
+        matches!(&actions[0], Action::EndTransaction(_, "generation 2")),
+        "{actions:?}"
+    );
+    assert_eq!(
+        names(&fixture.on(Event::Committed([(Partition(0), Offset(2))].into()))),
+        ["Apply"]
+    );
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+}
+
+#[test]
+fn unreported_rejoin_restores_all_partitions() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let same = fixture.on(Event::Assigned(
+        Vec::new(),
+        membership("member 1", "generation 2"),
+    ));
+    assert_eq!(names(&same), ["Accept"], "next generation of the same member");
+    let other = fixture.on(Event::Assigned(
+        Vec::new(),
+        membership("member 2", "generation 4"),
+    ));
+    assert_eq!(names(&other), ["Pause", "DropProducer", "Accept"]);
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        2,
+        "both partitions are restored"
+    );
+}
+
+/// Kafka would accept the transaction of the old member under the new membership, beside that of the new
+/// owner.
+#[test]
+fn revocation_after_unreported_rejoin_commits_nothing() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Revoked(
+        vec![Partition(0)],
+        membership("member 2", "generation 4"),
+    ));
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Close", "Release"]);
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        1,
+        "the other partition is restored"
+    );
+}
+
+/// The old restore has seen a committed offset and a changelog end from before another member owned the
+/// partition.
+#[test]
+fn restore_of_a_former_membership_is_ignored() {
+    let mut fixture = Fixture::running();
+    let first = fixture.on(Event::Assigned(
+        vec![Partition(2)],
+        membership("member 1", "generation 2"),
+    ));
+    assert_eq!(names(&first), ["Accept", "Restore"]);
+    let again = fixture.on(Event::Assigned(
+        Vec::new(),
+        membership("member 2", "generation 4"),
+    ));
+    assert_eq!(
+        names(&again),
+        ["Pause", "CancelRestore", "DropProducer", "Accept"]
+    );
+    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    assert!(late.is_empty(), "{late:?}");
+}
+
+#[test]
+fn lost_partition_commits_nothing() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Lost(vec![Partition(0), Partition(1)]));
+    assert_eq!(
+        names(&actions),
+        ["Pause", "DropProducer", "Close", "Close", "Release"]
+    );
+    assert!(fixture.on(Event::ProducerOpened).is_empty());
+}
+
+#[test]
+fn fenced_member_drops_all_and_starts_again() {
+    let mut fixture = Fixture::running();
+    let third = fixture.on(Event::Assigned(
+        vec![Partition(2)],
+        membership("member 1", "generation 2"),
+    ));
+    assert_eq!(names(&third), ["Accept", "Restore"]);
+    fixture.order(0, 0, "a");
+    let actions = fixture.on(Event::Fenced);
+    assert_eq!(
+        names(&actions),
+        ["DropProducer", "Close", "Close", "CancelRestore", "Close"],
+        "no action on the fenced consumer"
+    );
+    assert!(fixture.admission.partitions().is_empty());
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    assert!(late.is_empty(), "{late:?}");
+
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    assert!(fixture.on(Event::ProducerOpened).is_empty());
+    let assigned = fixture.on(Event::Assigned(
+        vec![Partition(2)],
+        membership("member 2", "generation 4"),
+    ));
+    assert_eq!(names(&assigned), ["Accept", "Restore"]);
+    let former = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    assert!(former.is_empty(), "restore of the former membership: {former:?}");
+    fixture.restored(2, 4);
+}
+
+#[test]
+fn recovery_opens_a_new_producer_and_restores() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    assert_eq!(
+        names(&fixture.on(Event::TransactionFailed)),
+        ["Pause", "DropProducer"]
+    );
+    assert!(matches!(fixture.order(0, 0, "a"), AdmitResult::NotRunning));
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    let retry_at = fixture.start + PRODUCER_RETRY_INTERVAL;
+    assert!(fixture.on(Event::ProducerFailed).is_empty());
+    assert_eq!(fixture.admission.due(), Some(retry_at));
+    assert!(fixture.on(Event::Tick).is_empty(), "not yet");
+    assert_eq!(
+        names(&fixture.admission.on(Event::Tick, retry_at)),
+        ["OpenProducer"]
+    );
+    assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
+    assert!(
+        fixture
+            .on(Event::Restored(Partition(0), RestoreId(1), Offset(0)))
+            .is_empty(),
+        "result of an earlier restore"
+    );
+    fixture.restored(0, 3);
+    assert!(
+        matches!(
+            fixture.order(0, 0, "a"),
+            AdmitResult::Decided {
+                verdict: Verdict::Admit { .. },
+                begins: true
+            }
+        ),
+        "the failed transaction is dropped"
+    );
+}
+
+#[test]
+fn repeated_failures_wait_until_the_next_commit() {
+    let mut fixture = Fixture::running();
+    for _ in 0..IMMEDIATE_RECOVERIES_MAX {
+        fixture.on(Event::TransactionFailed);
+        assert_eq!(fixture.admission.due(), Some(fixture.start), "no wait");
+        fixture.on(Event::ProducerOpened);
+    }
+    fixture.on(Event::TransactionFailed);
+    assert_eq!(
+        fixture.admission.due(),
+        Some(fixture.start + PRODUCER_RETRY_INTERVAL)
+    );
+    let restores = fixture.on(Event::ProducerOpened);
+    let [Action::Restore(_, RestoreId(token)), _] = restores[..] else {
+        panic!("{restores:?}");
+    };
+    fixture.restored(0, token);
+    fixture.order(0, 0, "a");
+    fixture.on(Event::Committed([(Partition(0), Offset(2))].into()));
+    fixture.on(Event::TransactionFailed);
+    assert_eq!(
+        fixture.admission.due(),
+        Some(fixture.start),
+        "no wait after a commit"
+    );
+}
+
+#[test]
+fn failed_store_is_discarded_and_restored() {
+    let mut fixture = Fixture::running();
+    let actions = fixture.on(Event::StoreFailed(Partition(1)));
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Discard"]);
+}
+
+#[test]
+fn halted_partition_does_not_stop_the_others() {
+    let mut fixture = Fixture::running();
+    assert_eq!(
+        names(&fixture.on(Event::Assigned(
+            vec![Partition(2)],
+            membership("member 1", "generation 2")
+        ))),
+        ["Accept", "Restore"]
+    );
+    assert!(
+        fixture
+            .on(Event::RestoreHalted(Partition(2), RestoreId(3), "a gap".into()))
+            .is_empty()
+    );
+    assert!(matches!(fixture.order(2, 0, "x"), AdmitResult::NotRunning));
+    assert!(matches!(fixture.order(0, 0, "a"), AdmitResult::Decided { .. }));
+    assert_eq!(
+        names(&fixture.on(Event::TransactionFailed)),
+        ["Pause", "DropProducer"]
+    );
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        2,
+        "the halted partition is not restored"
+    );
+    fixture.restored(0, 4);
+    fixture.restored(1, 5);
+    fixture.on(Event::Assigned(
+        Vec::new(),
+        membership("member 2", "generation 4"),
+    ));
+    assert_eq!(
+        fixture.on(Event::ProducerOpened).len(),
+        3,
+        "a new membership restores it, too"
+    );
+}
+
+#[test]
+fn stop_commits_and_leaves() {
+    let mut fixture = Fixture::running();
+    fixture.order(0, 0, "a");
+    assert_eq!(
+        names(&fixture.on(Event::Stop)),
+        ["EndTransaction", "Close", "Close", "Leave"]
+    );
+    assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+}

@@ -1,0 +1,278 @@
+//! One attempt to restore a store: the order of its requests to Kafka and the store, and their evaluation.
+//!
+//! ```text
+//! committed offset ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶ changelog read ─▶ ready
+//!  (stable)            (read_uncommitted)                   └ (is the outbox empty?) ┘
+//! ```
+//!
+//! G1 and G3 depend on this order; any other admits an order twice in some sequence of events:
+//! 1. the group's committed offset, once no transaction is pending on it;
+//! 2. only then the changelog's high watermark, from a read_uncommitted client;
+//! 3. the changelog, read_committed, until the position has reached that watermark.
+//!
+//! The program sends each request and passes the response in. A request that fails ends the attempt, and the
+//! next attempt starts with the first request.
+
+mod tail;
+
+use records::{Bounds, Offset, Partition, Topics};
+
+pub use self::tail::{Chunk, RestoredEntry, Tail};
+
+/// Attempt to restore a partition's store.
+#[derive(Debug)]
+pub struct Restore<'a> {
+    names: &'a RestoreContext,
+    /// `None` until known; `Some(None)` if the group has no committed offset.
+    committed: Option<Option<Offset>>,
+    changelog: Option<Bounds>,
+    next: Option<Offset>,
+    checkpoint: Option<Offset>,
+    outbox_is_empty: Option<bool>,
+    is_read: bool,
+}
+
+/// RestoreContext of the objects that a restore is about, for its messages.
+#[derive(Clone, Debug)]
+pub struct RestoreContext {
+    /// Topics of the pipeline.
+    pub topics: Topics,
+    /// Consumer group of the validators.
+    pub group_id: String,
+    /// Partition to restore.
+    pub partition: Partition,
+    /// Path of the partition's store.
+    pub store: String,
+}
+
+/// Request of a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreRequest {
+    /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
+    CommittedOffset,
+    /// Bounds of the changelog, as a read_uncommitted client sees them.
+    // With the last stable offset as end, a restore would miss a transaction that is committed while its
+    // markers are still being written.
+    ChangelogBounds,
+    /// Bounds of the orders topic's partition, as a read_uncommitted client sees them.
+    OrdersBounds,
+    /// Checkpoint of the store, which is opened for it and stays open.
+    Checkpoint,
+    /// Presence of any committed record on the outbox partition.
+    OutboxIsEmpty,
+    /// Application of all committed changes from the first offset on to the store, until the reader's position
+    /// has reached the second offset; see [`Tail`].
+    ApplyChangelog(Offset, Offset),
+}
+
+/// Response to the [`RestoreRequest`] of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreResponse {
+    /// Committed offset; `None` if the group never committed one, or it has expired.
+    CommittedOffset(Option<Offset>),
+    /// Bounds of the changelog.
+    ChangelogBounds(Bounds),
+    /// Bounds of the orders.
+    OrdersBounds(Bounds),
+    /// Checkpoint of the store; `None` if the store is new.
+    Checkpoint(Option<Offset>),
+    /// `true` if the outbox partition has no committed record.
+    OutboxIsEmpty(bool),
+    /// All changes are applied.
+    ChangelogApplied,
+}
+
+/// Next step of a restore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestoreStep {
+    /// Send this request.
+    Request(RestoreRequest),
+    /// Done: the store equals the changelog, and processing may start at this input offset.
+    Ready(Offset),
+    /// Halt the partition for this reason: another attempt cannot succeed before an operator has acted.
+    Halted(String),
+}
+
+impl<'a> Restore<'a> {
+    /// Creates an attempt, which starts with [`RestoreRequest::CommittedOffset`].
+    #[must_use]
+    pub fn new(names: &'a RestoreContext) -> Self {
+        Self {
+            names,
+            committed: None,
+            changelog: None,
+            next: None,
+            checkpoint: None,
+            outbox_is_empty: None,
+            is_read: false,
+        }
+    }
+
+    /// Takes the response to the last request, and returns the next step.
+    pub fn on(&mut self, response: RestoreResponse) -> RestoreStep {
+        let checked = match response {
+            RestoreResponse::CommittedOffset(offset) => {
+                // All other facts are older than this offset, and so may miss what was committed before it.
+                *self = Self::new(self.names);
+                self.committed = Some(offset);
+                Ok(())
+            }
+            RestoreResponse::ChangelogBounds(bounds) => {
+                // Read before the committed offset, the end may be too low: ignored.
+                self.changelog = self.committed.and(Some(bounds));
+                self.check_changelog_against_outbox(bounds)
+            }
+            RestoreResponse::OrdersBounds(bounds) => self.choose_next(bounds),
+            RestoreResponse::Checkpoint(checkpoint) => self.check_checkpoint(checkpoint),
+            RestoreResponse::OutboxIsEmpty(is_empty) => {
+                self.outbox_is_empty = Some(is_empty);
+                if !is_empty {
+                    // The current owner may have filled both topics between the two requests, so the
+                    // changelog's bounds are requested once more before its keys count as lost.
+                    self.changelog = None;
+                }
+                Ok(())
+            }
+            RestoreResponse::ChangelogApplied => {
+                // Without a checkpoint the response belongs to no request of this attempt.
+                self.is_read = self.checkpoint.is_some();
+                Ok(())
+            }
+        };
+        checked.map_or_else(RestoreStep::Halted, |()| self.next())
+    }
+
+    /// Returns the request for the first fact that is missing.
+    fn next(&self) -> RestoreStep {
+        if self.committed.is_none() {
+            return RestoreStep::Request(RestoreRequest::CommittedOffset);
+        }
+        let Some(changelog) = self.changelog else {
+            return RestoreStep::Request(RestoreRequest::ChangelogBounds);
+        };
+        let Some(next) = self.next else {
+            return RestoreStep::Request(RestoreRequest::OrdersBounds);
+        };
+        let Some(checkpoint) = self.checkpoint else {
+            return RestoreStep::Request(RestoreRequest::Checkpoint);
+        };
+        // One transaction writes an order to the outbox and its key to the changelog, so an empty changelog
+        // beside an outbox with records has lost its keys.
+        if changelog.end == Offset(0) && self.outbox_is_empty.is_none() {
+            return RestoreStep::Request(RestoreRequest::OutboxIsEmpty);
+        }
+        if !self.is_read {
+            return RestoreStep::Request(RestoreRequest::ApplyChangelog(checkpoint, changelog.end));
+        }
+        RestoreStep::Ready(next)
+    }
+
+    /// Chooses the input offset to start at.
+    ///
+    /// # Errors
+    /// Orders may have been lost: says which, and the command that repairs it.
+    fn choose_next(&mut self, Bounds { start, end }: Bounds) -> Result<(), String> {
+        let (Some(committed), Some(changelog)) = (self.committed, self.changelog) else {
+            return Ok(());
+        };
+        let (topic, group, partition) = (
+            &self.names.topics.orders,
+            &self.names.group_id,
+            self.names.partition,
+        );
+        self.next = Some(match committed {
+            // The changelog has the keys of all processed orders, so starting at offset 0 repeats none. With an
+            // empty changelog nothing was processed yet, so the oldest order that is left is the first.
+            None if start == Offset(0) || changelog.end == Offset(0) => start,
+            // Orders between the expired offset and `start` may be gone unprocessed: fail closed.
+            None => {
+                return Err(format!(
+                    "group {group:?} has lost its committed offset of {topic}/{partition} (brokers delete it after \
+                     offsets.retention.minutes without a member), and the oldest orders, below {start}, are deleted: \
+                     some may never have been processed; compare them with the outbox, then set the offset of the \
+                     group while no validator runs"
+                ));
+            }
+            Some(next) if next < start => {
+                return Err(format!(
+                    "the {} offsets from {next} to {start} of {topic}/{partition} were deleted before they were \
+                     processed (the topic's retention is too short, or its records were deleted); find these orders \
+                     at their source, then, while no validator runs, set the group's offset to the first order that \
+                     is left: `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic \
+                     {topic}:{partition} --reset-offsets --to-offset {start} --execute`",
+                    start.0 - next.0
+                ));
+            }
+            // In a topic that was created again, the orders below this offset would be skipped.
+            Some(next) if next > end => {
+                return Err(format!(
+                    "the committed offset {next} of {topic}/{partition} is beyond the partition's end {end}: the topic \
+                     was deleted and created again, or its log was truncated; compare it with the outbox, then, while \
+                     no validator runs, set the group's offset: `kafka-consumer-groups.sh --bootstrap-server BROKERS \
+                     --group {group} --topic {topic}:{partition} --reset-offsets --to-offset OFFSET --execute`"
+                ));
+            }
+            Some(next) => next,
+        });
+        Ok(())
+    }
+
+    /// Checks that the changelog has all changes from the store's checkpoint on.
+    ///
+    /// # Errors
+    /// The changelog has lost keys, or the store is of another changelog.
+    fn check_checkpoint(&mut self, checkpoint: Option<Offset>) -> Result<(), String> {
+        let Some(bounds) = self.changelog else {
+            return Ok(());
+        };
+        let (changelog, partition) = (&self.names.topics.changelog, self.names.partition);
+        let from = checkpoint.unwrap_or(Offset(0));
+        // Compaction keeps the log's start; only a deletion moves it, and then keys are gone for good.
+        if from < bounds.start {
+            return Err(format!(
+                "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
+                 were deleted from it are unknown, and their orders would be paid twice; rebuild the changelog \
+                 from the outbox before this partition goes on",
+                bounds.start
+            ));
+        }
+        // Only acknowledged offsets become checkpoints, so one ahead of Kafka is of another log, or the log has lost
+        // acknowledged records.
+        if from > bounds.end {
+            return Err(format!(
+                "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
+                 deleted and created again, or has lost its end, or the store is another cluster's. The store \
+                 is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
+                 otherwise rebuild the changelog before this partition goes on",
+                bounds.end, self.names.store
+            ));
+        }
+        self.checkpoint = Some(from);
+        Ok(())
+    }
+
+    /// Compares the changelog, read again, with an outbox that has records.
+    ///
+    /// # Errors
+    /// The changelog is still empty, so it has lost its keys.
+    fn check_changelog_against_outbox(&mut self, changelog: Bounds) -> Result<(), String> {
+        if self.outbox_is_empty != Some(false) {
+            return Ok(());
+        }
+        if changelog.end > Offset(0) {
+            // Filled since the first request: the committed offset is older than it, so start again.
+            *self = Self::new(self.names);
+            return Ok(());
+        }
+        let (topics, partition) = (&self.names.topics, self.names.partition);
+        Err(format!(
+            "the changelog {}/{partition} is empty, and the outbox {}/{partition} is not: the \
+             changelog was deleted and created again, and the keys of these orders are unknown; rebuild \
+             it from the outbox before this partition goes on",
+            topics.changelog, topics.pending
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

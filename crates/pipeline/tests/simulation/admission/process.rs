@@ -1,0 +1,624 @@
+//! One validator: the real state machine and verdicts, in a shell that performs actions as the program does,
+//! one at a time.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use pipeline::admission::{
+    Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, PartitionState,
+    Partitioner, RecordKey, RestoreId, Rules, TransactionLimits, Verdict,
+};
+use records::{Offset, Partition, Timestamp};
+
+use crate::admission::broker::{BrokerError, Record, Topic};
+use crate::admission::checker::{Guarantee, Violation, violation};
+use crate::admission::disk::Store;
+use crate::admission::group::{GroupEvent, GroupMetadata, ProcessId};
+use crate::admission::mutations::Mutation;
+use crate::admission::orders::index;
+use crate::admission::producer::{CommitOutcome, Producer, TransactionCommit};
+use crate::admission::restore_job::{Outcome, RestoreJob, Restored};
+use crate::admission::simulation::Env;
+
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) instance: usize,
+    /// Host, by the index of its disk.
+    pub(crate) host: usize,
+    pub(crate) asleep_until: u64,
+    pub(crate) stop_requested: bool,
+    /// `true` once the process has exited.
+    pub(crate) left: bool,
+    /// Another member has its instance id. It has no partitions, and joins again when the id is vacant.
+    awaits_instance_id: bool,
+    admission: Admission<GroupMetadata>,
+    actions: VecDeque<Action<GroupMetadata>>,
+    operation: Option<Operation>,
+    stores: BTreeMap<Partition, Store>,
+    /// Restores of each partition, which run one after the other.
+    restores: BTreeMap<Partition, VecDeque<RestoreJob>>,
+    results: VecDeque<Restored>,
+    producer: Option<Producer>,
+    /// Consumer: next offset of each started partition, and `true` if it is paused.
+    started: BTreeMap<Partition, (Offset, bool)>,
+    /// Group metadata of the last event.
+    meta: Option<GroupMetadata>,
+    /// Committed offsets, for mutations that do not ask Kafka.
+    known: BTreeMap<Partition, Offset>,
+}
+
+/// Operation that takes several steps. The consumer is not polled meanwhile.
+enum Operation {
+    End(TransactionCommit),
+    Open,
+}
+
+impl Process {
+    pub(crate) fn start(id: ProcessId, instance: usize, host: usize, env: &mut Env) -> Self {
+        let rules = Rules {
+            key: KeySource::Pointer("/order_id".into()),
+            record_key: RecordKey::IsIdempotencyKey,
+            partitioner: Partitioner::Any,
+            partitions: 2,
+            record_bytes_max: 1 << 20,
+        };
+        let limits = TransactionLimits {
+            commit_interval: Duration::from_millis(20),
+            orders_max: 1 + env.draw(4),
+            bytes_max: 1 << 20,
+        };
+        env.group.start(id, instance);
+        Self {
+            id,
+            instance,
+            host,
+            asleep_until: 0,
+            stop_requested: false,
+            left: false,
+            awaits_instance_id: false,
+            admission: Admission::new(rules, limits, env.now),
+            actions: VecDeque::new(),
+            operation: None,
+            stores: BTreeMap::new(),
+            restores: BTreeMap::new(),
+            results: VecDeque::new(),
+            producer: None,
+            started: BTreeMap::new(),
+            meta: None,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Runs a turn of the run loop, or a part of one.
+    pub(crate) fn step(&mut self, env: &mut Env) -> Result<(), Violation> {
+        if env.chance(1, 2)
+            && let Some(producer) = &mut self.producer
+        {
+            producer.pump(env);
+        }
+        match self.operation.take() {
+            Some(operation) => self.advance(operation, env)?,
+            None if self.actions.is_empty() && self.awaits_instance_id => self.check_instance_id(env),
+            None if self.actions.is_empty() => self.next_event(env)?,
+            None => {}
+        }
+        while self.operation.is_none() && !self.left {
+            let Some(action) = self.actions.pop_front() else {
+                return self.check(env);
+            };
+            self.perform(action, env)?;
+            // A crash, or anything else, may happen between two actions.
+            if env.chance(1, 5) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if a restore is running.
+    pub(crate) fn restores(&self) -> bool {
+        self.restores.values().any(|restores| !restores.is_empty())
+    }
+
+    /// Runs a step of one of the restore threads.
+    pub(crate) fn step_restore(&mut self, env: &mut Env) {
+        let with_restores = self
+            .restores
+            .values()
+            .filter(|restores| !restores.is_empty())
+            .count();
+        if with_restores == 0 {
+            return;
+        }
+        let number = env.draw(with_restores);
+        let mut restores = self.restores.values_mut().filter(|restores| !restores.is_empty());
+        let Some(restores) = restores.nth(number) else {
+            return;
+        };
+        if let Some(restored) = restores
+            .front_mut()
+            .and_then(|restore| restore.step(self.host, env))
+        {
+            restores.pop_front();
+            self.results.push_back(restored);
+        }
+    }
+
+    pub(crate) fn killed(self, env: &mut Env) {
+        env.group.process_died(self.id);
+        self.end(env);
+    }
+
+    /// Removes a process that has exited or was killed.
+    pub(crate) fn end(self, env: &mut Env) {
+        if let Some(producer) = self.producer {
+            env.forget(producer.from);
+            env.producers.remove(&producer.from);
+        }
+        if env.is(Mutation::CheckpointBeforeKeys) {
+            for (partition, store) in self.stores {
+                if let Some(durable) = env.disks[self.host].stores.get_mut(&partition) {
+                    durable.checkpoint = store.content.checkpoint;
+                }
+            }
+        }
+    }
+
+    fn next_event(&mut self, env: &mut Env) -> Result<(), Violation> {
+        if self.stop_requested {
+            self.handle(Event::Stop, env);
+            return Ok(());
+        }
+        let first = env.draw(4);
+        for kind in (first..4).chain(0..first) {
+            match kind {
+                0 => {
+                    if let Some(restored) = self.results.pop_front() {
+                        return self.restored(restored, env);
+                    }
+                }
+                1 => {
+                    if let Some(group_event) = env.group.poll(self.id) {
+                        self.group_event(group_event, env);
+                        return Ok(());
+                    }
+                }
+                2 => {
+                    if self.admission.due().is_some_and(|due| due <= env.now) {
+                        self.handle(Event::Tick, env);
+                        return Ok(());
+                    }
+                    if env.chance(1, env.persist_every) {
+                        self.persist(env);
+                        return Ok(());
+                    }
+                }
+                _ => {
+                    if self.record(env) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event<GroupMetadata>, env: &mut Env) {
+        env.trace(|| format!("process {} gets {event:?}", self.id));
+        match &event {
+            Event::Assigned(_, membership) | Event::Revoked(_, membership) => {
+                self.meta = Some(membership.metadata);
+            }
+            _ => {}
+        }
+        for action in self.admission.on(event, env.now).into_iter().rev() {
+            self.actions.push_front(action);
+        }
+    }
+
+    fn group_event(&mut self, group_event: GroupEvent, env: &mut Env) {
+        match group_event {
+            GroupEvent::Assigned(partitions, meta) => {
+                self.handle(Event::Assigned(partitions, membership(meta, env)), env);
+            }
+            GroupEvent::Revoked(partitions, meta) => {
+                self.handle(Event::Revoked(partitions, membership(meta, env)), env);
+            }
+            GroupEvent::Lost(partitions) => {
+                env.count("partitions lost");
+                self.handle(Event::Lost(partitions), env);
+            }
+            GroupEvent::Replaced => self.fenced(env),
+        }
+    }
+
+    fn fenced(&mut self, env: &mut Env) {
+        env.trace(|| format!("process {} is replaced", self.id));
+        env.count("processes replaced");
+        env.group.process_died(self.id);
+        // Actions of the former membership are not performed.
+        self.actions.clear();
+        self.started.clear();
+        self.awaits_instance_id = true;
+        self.handle(Event::Fenced, env);
+    }
+
+    /// Checks the owner of the instance id: vacant, perhaps a stale member, or a live process.
+    fn check_instance_id(&mut self, env: &mut Env) {
+        if env.group.is_free(self.instance) {
+            env.count("rejoins");
+            env.group.start(self.id, self.instance);
+            self.awaits_instance_id = false;
+        } else if self.stop_requested || env.group.is_alive(self.instance) && env.chance(1, 20) {
+            self.left = true;
+        }
+    }
+
+    pub(crate) fn awaits_instance_id(&self) -> bool {
+        self.awaits_instance_id
+    }
+
+    fn restored(&mut self, restored: Restored, env: &mut Env) -> Result<(), Violation> {
+        let Restored {
+            partition,
+            mut token,
+            outcome,
+        } = restored;
+        if env.is(Mutation::OldRestoreAccepted)
+            && let Some(PartitionState::Restoring(wanted)) = self.admission.partitions().get(&partition)
+        {
+            token = *wanted;
+        }
+        let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
+        match outcome {
+            Outcome::Ready(store, next) if wanted => {
+                self.stores.insert(partition, store);
+                self.handle(Event::Restored(partition, token, next), env);
+                Ok(())
+            }
+            Outcome::Refused(reason) => violation(
+                Guarantee::Drain,
+                format!("{partition} is halted without a loss: {reason}"),
+            ),
+            // A store that is dropped keeps its durable state.
+            Outcome::Ready(..) | Outcome::Cancelled => Ok(()),
+        }
+    }
+
+    /// Takes the next record of a started partition. Returns `false` if there is none.
+    fn record(&mut self, env: &mut Env) -> bool {
+        let first = env.draw(env.partitions.len());
+        for turn in 0..env.partitions.len() {
+            let partition = env.partitions[(first + turn) % env.partitions.len()];
+            let Some((next, false)) = self.started.get(&partition).copied() else {
+                continue;
+            };
+            if env.orders.at(partition, next).is_some() {
+                self.admit(partition, next, env);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn admit(&mut self, partition: Partition, next: Offset, env: &mut Env) {
+        let fails = env.faults && env.chance(1, 200);
+        let wall = Timestamp(i64::try_from(env.steps).expect("few steps"));
+        let aborted_overlay_kept = env.is(Mutation::AbortedOverlayKept);
+        let orders = std::rc::Rc::clone(&env.orders);
+        let order = orders.at(partition, next).expect("an order");
+        self.started.insert(partition, (order.offset.next(), false));
+        let input = Input {
+            partition,
+            offset: order.offset,
+            key: Some(order.key.as_bytes()),
+            value: Some(order.value.as_bytes()),
+            headers: &[],
+            unreadable_header: None,
+        };
+        let (stores, ever_sent) = (&self.stores, &env.ever_sent);
+        let taken = self.admission.admit(&input, wall, env.now, |key| {
+            let store = stores.get(&partition).filter(|_| !fails).ok_or(())?;
+            let kept = || ever_sent.get(&(self.id, partition, key.clone())).copied();
+            let found = store.content.entries.get(key).copied();
+            Ok::<_, ()>(found.or_else(|| aborted_overlay_kept.then(kept).flatten()))
+        });
+        match taken {
+            Ok(AdmitResult::NotRunning) => {}
+            Ok(AdmitResult::Decided { verdict, begins }) => {
+                env.trace(|| {
+                    format!(
+                        "process {} takes {partition}@{}: {verdict:?}",
+                        self.id, order.offset
+                    )
+                });
+                self.send(partition, order.offset, verdict, begins, env);
+            }
+            Err(()) => {
+                env.count("stores failed");
+                self.handle(Event::StoreFailed(partition), env);
+            }
+        }
+    }
+
+    fn send(&mut self, partition: Partition, source: Offset, verdict: Verdict, begins: bool, env: &mut Env) {
+        let Some(producer) = &mut self.producer else {
+            self.handle(Event::TransactionFailed, env);
+            return;
+        };
+        if begins {
+            producer.begin();
+        }
+        if producer.has_failed {
+            self.handle(Event::TransactionFailed, env);
+            return;
+        }
+        match verdict {
+            Verdict::Admit { key, entry } => {
+                if matches!(
+                    env.mutation,
+                    Some(Mutation::StoreDurableFirst | Mutation::StoreVisibleFirst)
+                ) && let Some(store) = self.stores.get_mut(&partition)
+                {
+                    let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
+                    store.apply([(key.clone(), Some(entry))], checkpoint);
+                    if env.is(Mutation::StoreDurableFirst) {
+                        store.persist(&mut env.disks[self.host], partition);
+                    }
+                }
+                if env.is(Mutation::AbortedOverlayKept) {
+                    env.ever_sent.insert((self.id, partition, key.clone()), entry);
+                }
+                producer.send((Topic::Outbox, partition), Record { source, change: None });
+                let change = Some((key, entry));
+                producer.send((Topic::Changelog, partition), Record { source, change });
+            }
+            Verdict::Duplicate { .. } => {}
+            Verdict::Refuse(_) => {
+                producer.send((Topic::DeadLetters, partition), Record { source, change: None });
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action<GroupMetadata>, env: &mut Env) -> Result<(), Violation> {
+        env.trace(|| format!("process {} performs {action:?}", self.id));
+        match action {
+            Action::Accept(_) => env.group.accept(self.id),
+            Action::Restore(partition, token) => self.restore(partition, token, env),
+            Action::CancelRestore(partition) => {
+                for restore in self.restores.entry(partition).or_default() {
+                    restore.cancelled = true;
+                }
+            }
+            Action::Start(partition, offset) => return self.start_partition(partition, offset, env),
+            Action::Pause(partitions) => {
+                for partition in partitions {
+                    if let Some((_, paused)) = self.started.get_mut(&partition) {
+                        *paused = true;
+                    }
+                }
+            }
+            Action::EndTransaction(offsets, meta) => {
+                self.operation = Some(Operation::End(TransactionCommit::new(offsets, meta)));
+            }
+            Action::Apply(partition, admitted, checkpoint) => {
+                self.apply(partition, admitted, checkpoint, env);
+            }
+            Action::DropProducer => self.abandon(env),
+            Action::OpenProducer => self.operation = Some(Operation::Open),
+            Action::Close(partition) => {
+                if let Some(mut store) = self.stores.remove(&partition) {
+                    store.persist(&mut env.disks[self.host], partition);
+                }
+            }
+            Action::Discard(partition) => {
+                self.stores.remove(&partition);
+                env.disks[self.host].stores.remove(&partition);
+            }
+            Action::Release(partitions) => {
+                self.started
+                    .retain(|partition, _| !partitions.contains(partition));
+                env.group.release(self.id, &partitions);
+            }
+            Action::Leave => {
+                env.group.leave(self.id);
+                self.left = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, partition: Partition, token: RestoreId, env: &mut Env) {
+        let store = self.stores.remove(&partition);
+        let restores = self.restores.entry(partition).or_default();
+        for restore in restores.iter_mut() {
+            restore.cancelled = true;
+        }
+        if env.is(Mutation::UnknownIsAborted)
+            && let (Some(_), Some(next)) = (&store, self.known.get(&partition).copied())
+        {
+            let outcome = Outcome::Ready(store.expect("checked above"), next);
+            self.results.push_back(Restored {
+                partition,
+                token,
+                outcome,
+            });
+            return;
+        }
+        env.count("restores");
+        restores.push_back(RestoreJob::new(partition, token, store));
+    }
+
+    fn start_partition(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        env: &mut Env,
+    ) -> Result<(), Violation> {
+        self.started.insert(partition, (offset, false));
+        self.known.insert(partition, offset);
+        if self.is_owner(partition, env) {
+            let content = self.stores.get(&partition).map(|store| &store.content);
+            env.checker.check_running(partition, offset, content)?;
+            if let Some(content) = content {
+                env.trace(|| format!("with {content:?}"));
+                env.checker.restored(&env.broker, partition, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self, env: &mut Env) {
+        if env.is(Mutation::ProducerReused)
+            && let Some(producer) = &mut self.producer
+        {
+            producer.aborted(env);
+            return;
+        }
+        if env.is(Mutation::UnknownIsAborted) {
+            return;
+        }
+        if let Some(producer) = self.producer.take() {
+            producer.abandon(env);
+        }
+    }
+
+    fn apply(&mut self, partition: Partition, admitted: Admitted, mut checkpoint: Offset, env: &mut Env) {
+        let Some(store) = self.stores.get_mut(&partition) else {
+            self.handle(Event::StoreFailed(partition), env);
+            return;
+        };
+        if env.faults && env.chance(1, 100) {
+            env.count("stores failed");
+            self.handle(Event::StoreFailed(partition), env);
+            return;
+        }
+        if env.is(Mutation::CheckpointAtLogEnd) {
+            checkpoint = env.broker.log(Topic::Changelog, partition).high_watermark();
+        }
+        let changes = admitted.into_iter().map(|(key, entry)| (key, Some(entry)));
+        store.apply(changes, checkpoint);
+    }
+
+    fn persist(&mut self, env: &mut Env) {
+        if self.stores.is_empty() {
+            return;
+        }
+        let number = env.draw(self.stores.len());
+        if let Some((partition, store)) = self.stores.iter_mut().nth(number) {
+            store.persist(&mut env.disks[self.host], *partition);
+        }
+    }
+
+    fn advance(&mut self, operation: Operation, env: &mut Env) -> Result<(), Violation> {
+        match operation {
+            Operation::Open => self.open(env),
+            Operation::End(commit) => self.end_transaction(commit, env),
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, env: &mut Env) {
+        let keeps = matches!(
+            env.mutation,
+            Some(Mutation::ProducerReused | Mutation::UnknownIsAborted)
+        );
+        if keeps && self.producer.is_some() {
+            self.handle(Event::ProducerOpened, env);
+            return;
+        }
+        let id = env.transactional_id(self.instance, self.id);
+        match env.broker.init(id) {
+            // The response is lost.
+            Ok(_) if env.faults && env.chance(1, 40) => self.handle(Event::ProducerFailed, env),
+            Ok(epoch) => {
+                self.producer = Some(env.producer(id, epoch));
+                self.handle(Event::ProducerOpened, env);
+            }
+            Err(BrokerError::Concurrent) if env.faults && env.chance(1, 20) => {
+                self.handle(Event::ProducerFailed, env);
+            }
+            Err(BrokerError::Concurrent | BrokerError::Fenced) => self.operation = Some(Operation::Open),
+        }
+    }
+
+    fn end_transaction(&mut self, mut commit: TransactionCommit, env: &mut Env) {
+        let Some(producer) = &mut self.producer else {
+            self.handle(Event::TransactionFailed, env);
+            return;
+        };
+        let reached: HashMap<Partition, Offset> = producer.reached.clone();
+        match commit.advance(self.id, producer, env) {
+            None => self.operation = Some(Operation::End(commit)),
+            Some(CommitOutcome::Committed) => {
+                env.count(if env.faults {
+                    "transactions committed during faults"
+                } else {
+                    "transactions committed after the faults"
+                });
+                let reached = producer.reached.clone();
+                self.known.extend(commit.offsets);
+                self.handle(Event::Committed(reached), env);
+            }
+            Some(CommitOutcome::CommittedRetireProducer) => {
+                env.count("commits with a resent EndTxn");
+                let reached = producer.reached.clone();
+                self.known.extend(commit.offsets);
+                self.handle(Event::CommittedRetireProducer(reached), env);
+            }
+            Some(CommitOutcome::Unknown) if env.is(Mutation::UnknownIsCommitted) => {
+                self.handle(Event::Committed(reached), env);
+            }
+            Some(CommitOutcome::Aborted) => {
+                env.count("transactions aborted");
+                self.handle(Event::TransactionFailed, env);
+            }
+            Some(CommitOutcome::Unknown) => {
+                env.count("unknown outcomes");
+                self.handle(Event::TransactionFailed, env);
+            }
+            Some(CommitOutcome::Replaced) => self.fenced(env),
+        }
+    }
+
+    fn is_owner(&self, partition: Partition, env: &Env) -> bool {
+        self.meta
+            .is_some_and(|meta| env.group.owns(self.id, meta, partition))
+    }
+
+    /// Checks the running partitions that this process owns.
+    fn check(&self, env: &Env) -> Result<(), Violation> {
+        for (partition, state) in self.admission.partitions() {
+            let PartitionState::Running { committed } = state else {
+                continue;
+            };
+            if self.is_owner(*partition, env) {
+                let content = self.stores.get(partition).map(|store| &store.content);
+                env.checker.check_running(*partition, *committed, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if the process runs a partition as its owner.
+    pub(crate) fn works_on(&self, partition: Partition, env: &Env) -> bool {
+        debug_assert!(index(partition) < env.partitions.len());
+        let runs = matches!(
+            self.admission.partitions().get(&partition),
+            Some(PartitionState::Running { .. })
+        );
+        runs && self.is_owner(partition, env)
+    }
+}
+
+fn membership(meta: GroupMetadata, env: &Env) -> Membership<GroupMetadata> {
+    let member = if env.is(Mutation::RejoinUndetected) {
+        1
+    } else {
+        meta.member
+    };
+    Membership {
+        member_id: member.to_string().into(),
+        metadata: meta,
+    }
+}

@@ -1,0 +1,221 @@
+//! Restore threads of a process: each job sends the requests that the pipeline asks for.
+
+use std::sync::LazyLock;
+
+use pipeline::admission::RestoreId;
+use pipeline::admission::restore::{
+    Chunk, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
+};
+use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
+
+use crate::admission::broker::{LogEntry, Topic};
+use crate::admission::disk::Store;
+use crate::admission::mutations::Mutation;
+use crate::admission::simulation::Env;
+
+/// Restore of a partition, possibly cancelled.
+pub(crate) struct RestoreJob {
+    pub(crate) partition: Partition,
+    pub(crate) token: RestoreId,
+    store: Option<Store>,
+    pub(crate) cancelled: bool,
+    restore: Restore<'static>,
+    request: RestoreRequest,
+    reading: Option<(Offset, Tail)>,
+    early_end: Option<Offset>,
+}
+
+/// Result of a restore.
+pub(crate) struct Restored {
+    pub(crate) partition: Partition,
+    pub(crate) token: RestoreId,
+    pub(crate) outcome: Outcome,
+}
+
+pub(crate) enum Outcome {
+    Ready(Store, Offset),
+    Refused(String),
+    Cancelled,
+}
+
+static NAMES: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
+    let names = |number| RestoreContext {
+        topics: Topics::default(),
+        group_id: "order-validator".into(),
+        partition: Partition(number),
+        store: format!("state/{number}.redb"),
+    };
+    (0..8).map(names).collect()
+});
+
+const CHUNK: usize = 2;
+
+impl RestoreJob {
+    pub(crate) fn new(partition: Partition, token: RestoreId, store: Option<Store>) -> Self {
+        Self {
+            partition,
+            token,
+            store,
+            cancelled: false,
+            restore: Restore::new(&NAMES[crate::admission::orders::index(partition)]),
+            request: RestoreRequest::CommittedOffset,
+            reading: None,
+            early_end: None,
+        }
+    }
+
+    /// Runs one step of the thread. Returns the result when the restore is over.
+    pub(crate) fn step(&mut self, host: usize, env: &mut Env) -> Option<Restored> {
+        if self.cancelled && !env.is(Mutation::OldRestoreAccepted) {
+            return Some(self.over(Outcome::Cancelled));
+        }
+        if env.faults && env.chance(1, 60) {
+            self.retry();
+            return None;
+        }
+        let Some(response) = self.perform(host, env) else {
+            // A timeout of the brokers, or a position that does not move, ends the attempt.
+            if env.chance(1, 20) {
+                self.retry();
+            }
+            return None;
+        };
+        match self.restore.on(response) {
+            RestoreStep::Request(request) => {
+                self.request = request;
+                None
+            }
+            RestoreStep::Ready(next) => {
+                let store = self.store.take().expect("an open store");
+                Some(self.over(Outcome::Ready(store, next)))
+            }
+            RestoreStep::Halted(reason) => Some(self.over(Outcome::Refused(reason))),
+        }
+    }
+
+    fn over(&self, outcome: Outcome) -> Restored {
+        Restored {
+            partition: self.partition,
+            token: self.token,
+            outcome,
+        }
+    }
+
+    fn retry(&mut self) {
+        let store = self.store.take();
+        let cancelled = self.cancelled;
+        *self = Self::new(self.partition, self.token, store);
+        self.cancelled = cancelled;
+    }
+
+    fn perform(&mut self, host: usize, env: &mut Env) -> Option<RestoreResponse> {
+        let partition = self.partition;
+        let changelog = env.broker.log(Topic::Changelog, partition);
+        Some(match self.request {
+            RestoreRequest::CommittedOffset => {
+                if env.is(Mutation::HighWatermarkFirst) && self.early_end.is_none() {
+                    self.early_end = Some(changelog.high_watermark());
+                    return None;
+                }
+                let odds = !matches!(
+                    env.mutation,
+                    Some(Mutation::NoRequireStable | Mutation::NoRequireStablePipelined)
+                );
+                if odds && !env.broker.is_stable(partition) {
+                    return None;
+                }
+                RestoreResponse::CommittedOffset(env.broker.committed(partition))
+            }
+            RestoreRequest::ChangelogBounds => {
+                let end = match self.early_end {
+                    Some(end) => end,
+                    None if env.is(Mutation::LastStableOffsetAsEnd) => changelog.last_stable_offset(),
+                    None => changelog.high_watermark(),
+                };
+                RestoreResponse::ChangelogBounds(Bounds {
+                    start: Offset(0),
+                    end,
+                })
+            }
+            RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(Bounds {
+                start: Offset(0),
+                end: env.orders.end(partition),
+            }),
+            RestoreRequest::Checkpoint => {
+                let disk = &mut env.disks[host];
+                let store = self.store.get_or_insert_with(|| Store::open(disk, partition));
+                RestoreResponse::Checkpoint(store.content.checkpoint)
+            }
+            RestoreRequest::OutboxIsEmpty => {
+                let outbox = env.broker.log(Topic::Outbox, partition);
+                let committed = outbox.committed().next().is_some();
+                // Off with this mutation, since it would hide the guard that the mutation removes.
+                RestoreResponse::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
+            }
+            RestoreRequest::ApplyChangelog(from, to) => return self.read(from, to, host, env),
+        })
+    }
+
+    /// Reads up to three records, as a read_committed consumer does: up to the last stable offset.
+    fn read(&mut self, from: Offset, to: Offset, host: usize, env: &mut Env) -> Option<RestoreResponse> {
+        let (mut position, mut tail) = self
+            .reading
+            .take()
+            .unwrap_or_else(|| (from, Tail::new(from, to, CHUNK)));
+        let records_now = env.draw(4);
+        let log = env.broker.log(Topic::Changelog, self.partition);
+        let sees_all = env.is(Mutation::ReadsUncommitted);
+        let stable = if sees_all {
+            log.high_watermark()
+        } else {
+            log.last_stable_offset()
+        };
+        let mut full = Vec::new();
+        for _ in 0..records_now {
+            if position >= to.min(stable) {
+                break;
+            }
+            let record = match log.entry_at(position) {
+                LogEntry::Committed(record) => Some(record),
+                LogEntry::Open(_, record) | LogEntry::Aborted(record) if sees_all => Some(record),
+                LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
+            };
+            if let Some((key, entry)) = record.and_then(|record| record.change.as_ref()) {
+                let taken = tail.take(key.as_bytes(), Some(&entry.encode()), position);
+                full.extend(taken.expect("an entry"));
+            }
+            position = position.next();
+        }
+        let timed_out = env.is(Mutation::RestoreTimeoutIsComplete) && position >= stable && env.chance(1, 8);
+        let store = self.store.as_mut().expect("an open store");
+        let is_done = position >= to || timed_out;
+        if is_done {
+            full.extend(tail.end());
+        } else {
+            self.reading = Some((position, tail));
+        }
+        for chunk in full {
+            if env.faults && env.chance(1, 80) {
+                // The disk fails. The store must not be used further.
+                self.store = None;
+                env.disks[host].stores.remove(&self.partition);
+                self.retry();
+                return None;
+            }
+            write(store, chunk);
+            store.persist(&mut env.disks[host], self.partition);
+        }
+        is_done.then_some(RestoreResponse::ChangelogApplied)
+    }
+}
+
+fn write(store: &mut Store, chunk: Chunk) {
+    let read = |bytes: Vec<u8>| IdempotencyKey::from_bytes(&bytes).expect("a key");
+    let changes = chunk.changes.into_iter().map(|(key, entry)| {
+        (
+            read(key),
+            entry.map(|bytes| Entry::decode(&bytes).expect("an entry")),
+        )
+    });
+    store.apply(changes, chunk.checkpoint);
+}

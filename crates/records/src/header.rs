@@ -1,0 +1,26 @@
+//! Look-up of record headers by name.
+
+/// Returns the value of the last header with this name. The inner `None` is a header without a value, which
+/// is there all the same.
+// The last one, as Kafka's own `Headers.lastHeader`: whoever adds a header appends it.
+#[must_use]
+pub fn last<'a>(headers: &[(&str, Option<&'a [u8]>)], name: &str) -> Option<Option<&'a [u8]>> {
+    headers
+        .iter()
+        .rev()
+        .find(|(header, _)| *header == name)
+        .map(|(_, value)| *value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_header_of_a_name_counts() {
+        let headers = [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"2"))];
+        assert_eq!(last(&headers, "a"), Some(Some(&b"2"[..])));
+        assert_eq!(last(&headers, "b"), Some(None));
+        assert_eq!(last(&headers, "c"), None);
+    }
+}

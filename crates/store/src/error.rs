@@ -1,0 +1,82 @@
+//! Errors of a store, and the guard that turns redb's panics into errors.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use records::entry::InvalidEntry;
+
+/// Failed access to a store. The file is not trusted any further and is rebuilt from the changelog.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// redb or the disk failed.
+    #[error("{attempted} the store {} failed: {source}", path.display())]
+    Database {
+        /// Attempted operation, as a verb.
+        attempted: &'static str,
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Error that redb returned.
+        source: Box<redb::Error>,
+    },
+    /// redb found a state that it holds to be impossible: something other than redb has changed the file.
+    #[error("{attempted} the store {} failed: redb panicked: {panic}", path.display())]
+    Panicked {
+        /// Attempted operation, as a verb.
+        attempted: &'static str,
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Message of the panic.
+        panic: String,
+    },
+    /// The value of a key is not an entry.
+    #[error("the store {} has no readable entry under the key {key:?}: {source}", path.display())]
+    Entry {
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Idempotency key of the entry.
+        key: String,
+        /// Defect of the value.
+        source: InvalidEntry,
+    },
+    /// The file cannot be removed in order to be rebuilt.
+    #[error("removing the store {} failed: {source}", path.display())]
+    Remove {
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: std::io::Error,
+    },
+}
+
+/// Runs an operation of redb, and returns its error or panic with the file's path.
+///
+/// # Errors
+/// The operation failed or panicked.
+pub(crate) fn guarded<T>(
+    attempted: &'static str,
+    path: &Path,
+    operation: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    // redb meets a file that something else has changed with an assertion as often as with an error. Either
+    // way the file can be rebuilt, so neither may end the process.
+    match catch_unwind(AssertUnwindSafe(operation)) {
+        Ok(result) => result.map_err(|source| StoreError::Database {
+            attempted,
+            path: path.to_owned(),
+            source: Box::new(source),
+        }),
+        Err(panic) => Err(StoreError::Panicked {
+            attempted,
+            path: path.to_owned(),
+            panic: panic_message(panic.as_ref()),
+        }),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+        .to_owned()
+}

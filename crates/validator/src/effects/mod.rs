@@ -1,0 +1,39 @@
+//! Execution of the admission's actions: dispatch and partitions in `perform.rs`, transactions in
+//! `transaction.rs`, local stores in `stores.rs`, and the records that an order becomes in
+//! `output_records.rs`.
+
+mod output_records;
+mod perform;
+mod stores;
+mod transaction;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka::TransactionalProducer;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use records::Partition;
+use store::{StateDirectory, Store};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::restore::Restorers;
+
+/// Group metadata that binds a transaction to a membership: Kafka fences the commit of a former member by it.
+pub(crate) type Fence = Arc<ConsumerGroupMetadata>;
+
+/// Clients, stores and bookkeeping that the actions work with. The consumer is passed along instead, because
+/// its records are borrowed meanwhile.
+pub(crate) struct Shell {
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) directory: Arc<StateDirectory>,
+    /// Open stores of the running partitions.
+    pub(crate) stores: BTreeMap<Partition, Box<Store>>,
+    pub(crate) restorers: Restorers,
+    pub(crate) producer: Option<TransactionalProducer>,
+    /// Number of input records in the open transaction.
+    pub(crate) transaction_orders: u32,
+    /// The group is left; nothing follows.
+    pub(crate) has_left: bool,
+}

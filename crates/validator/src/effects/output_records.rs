@@ -1,0 +1,106 @@
+//! Records that an input record becomes: a pending call with its changelog entry, or a dead letter.
+
+use std::fmt::Write as _;
+
+use kafka::{OutgoingHeaders, OutgoingRecord};
+use pipeline::admission::Refusal;
+use rdkafka::message::{BorrowedMessage, Message};
+use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
+
+/// Headers of an input record, by name.
+pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
+
+/// Returns an admitted order's record in the outbox: the order's bytes and headers unchanged, followed by
+/// ours.
+pub(super) fn pending_call<'a>(
+    topics: &'a Topics,
+    input: &'a BorrowedMessage<'_>,
+    headers: &InputHeaders<'_>,
+    key: &'a IdempotencyKey,
+    entry: &Entry,
+) -> OutgoingRecord<'a> {
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
+    for (name, value) in headers {
+        // An order that carries this header would be treated as the continuation of another call, with its
+        // attempts.
+        if *name != continuation::CONTINUES {
+            copied.add(name, *value);
+        }
+    }
+    let mut text = source(topics, input);
+    copied.add(pending::SOURCE, Some(text.as_bytes()));
+    // One buffer for both values: this runs once per order.
+    text.clear();
+    write(&mut text, entry.admitted_at);
+    copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
+    // A producer that traces has set its own.
+    if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
+        copied.add(pending::TRACEPARENT, Some(pending::traceparent(entry).as_bytes()));
+    }
+    OutgoingRecord {
+        topic: &topics.pending,
+        partition: Some(Partition(input.partition())),
+        key: Some(key.as_bytes()),
+        value: input.payload(),
+        headers: Some(copied),
+    }
+}
+
+/// Returns an admitted order's record in the changelog.
+pub(super) fn change<'a>(
+    topics: &'a Topics,
+    partition: Partition,
+    key: &'a IdempotencyKey,
+    entry: &'a [u8],
+) -> OutgoingRecord<'a> {
+    OutgoingRecord {
+        topic: &topics.changelog,
+        partition: Some(partition),
+        key: Some(key.as_bytes()),
+        value: Some(entry),
+        headers: None,
+    }
+}
+
+/// Returns a refused record's dead letter: its bytes and headers unchanged, followed by the reason.
+pub(super) fn dead_letter<'a>(
+    topics: &'a Topics,
+    input: &'a BorrowedMessage<'_>,
+    headers: &InputHeaders<'_>,
+    refusal: &Refusal,
+    now: Timestamp,
+) -> OutgoingRecord<'a> {
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        copied.add(name, *value);
+    }
+    copied.add(dead_letter::REASON, Some(refusal.reason.as_str().as_bytes()));
+    copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
+    copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
+    copied.add(dead_letter::AT, Some(now.to_string().as_bytes()));
+    OutgoingRecord {
+        topic: &topics.order_dead_letters,
+        partition: None,
+        key: input.key(),
+        value: input.payload(),
+        headers: Some(copied),
+    }
+}
+
+/// Returns the input's position as text.
+fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
+    // By hand rather than by `records::Position`, which would clone the topic's name for each order. The
+    // capacity fits any partition and offset, so that the text never grows.
+    let mut text = String::with_capacity(topics.orders.len() + 32);
+    text.push_str(&topics.orders);
+    text.push('/');
+    write(&mut text, input.partition());
+    text.push('@');
+    write(&mut text, input.offset());
+    text
+}
+
+fn write(text: &mut String, value: impl std::fmt::Display) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{value}");
+}

@@ -1,0 +1,59 @@
+//! Dispatch of the admission's actions.
+
+use kafka::Consumer;
+use pipeline::admission::{Action, Event};
+use service::failpoint::kill_at;
+
+use crate::effects::{Fence, Shell};
+
+impl Shell {
+    /// Performs an action. Returns the event that follows from it, if any.
+    ///
+    /// # Errors
+    /// The program cannot continue.
+    pub(crate) fn perform(
+        &mut self,
+        consumer: &Consumer,
+        action: Action<Fence>,
+    ) -> anyhow::Result<Option<Event<Fence>>> {
+        match action {
+            Action::Accept(partitions) => consumer.accept(&partitions)?,
+            Action::Restore(partition, token) => {
+                // The restore owns the open store meanwhile: a file has one handle.
+                let store = self.stores.remove(&partition);
+                self.restorers.start_restore(partition, token, store);
+            }
+            Action::CancelRestore(partition) => self.restorers.cancel(partition),
+            Action::Start(partition, offset) => {
+                if let Err(error) = consumer.start(partition, offset) {
+                    // librdkafka has stopped the partition meanwhile, as it does while its topic is being
+                    // deleted. Restoring it again finds out why.
+                    tracing::warn!(%partition, %error, "partition not started, restoring it again");
+                    return Ok(Some(Event::TransactionFailed));
+                }
+            }
+            Action::Pause(partitions) => consumer.pause(&partitions)?,
+            Action::EndTransaction(offsets, fence) => {
+                return self.end_transaction(&offsets, &fence).map(Some);
+            }
+            Action::Apply(partition, admitted, checkpoint) => {
+                return Ok(self.apply_to_store(partition, admitted, checkpoint));
+            }
+            Action::DropProducer => {
+                // Its transactional id is used again, so the next producer ends what the abort leaves open.
+                if let Some(producer) = self.producer.take() {
+                    producer.abandon();
+                }
+            }
+            Action::OpenProducer => return self.open_producer().map(Some),
+            Action::Close(partition) => self.close_store(partition),
+            Action::Discard(partition) => self.discard_store(partition),
+            Action::Release(partitions) => {
+                kill_at!("before-revoke");
+                consumer.release(&partitions)?;
+            }
+            Action::Leave => self.has_left = true,
+        }
+        Ok(None)
+    }
+}

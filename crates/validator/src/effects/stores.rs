@@ -1,0 +1,74 @@
+//! Local stores: applying committed entries, persisting, closing and discarding.
+
+use pipeline::admission::{Admitted, Event};
+use records::{Entry, IdempotencyKey, Offset, Partition};
+use service::failpoint::kill_at;
+use store::{StoreError, StoreUpdate};
+
+use crate::effects::{Fence, Shell};
+
+impl Shell {
+    /// Makes durable what a store has applied since the last time.
+    pub(crate) fn persist_store(&mut self, partition: Partition) -> Option<Event<Fence>> {
+        let persisted = self
+            .stores
+            .get_mut(&partition)
+            .map_or(Ok(()), |store| store.persist());
+        store_failed(partition, persisted)
+    }
+
+    /// Applies entries that Kafka has committed, never earlier: a store ahead of Kafka would drop an order as
+    /// a duplicate that was never sent.
+    pub(super) fn apply_to_store(
+        &mut self,
+        partition: Partition,
+        admitted: Admitted,
+        checkpoint: Offset,
+    ) -> Option<Event<Fence>> {
+        kill_at!("before-store");
+        let Some(store) = self.stores.get_mut(&partition) else {
+            // Going on would open a store without these keys and admit their orders a second time.
+            return Some(Event::StoreFailed(partition));
+        };
+        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
+        kill_at!("after-store");
+        store_failed(partition, applied)
+    }
+
+    /// Applies an entry before Kafka has committed it: the fault by which a test shows what the order is for.
+    pub(super) fn apply_before_commit(&mut self, partition: Partition, key: &IdempotencyKey, entry: &Entry) {
+        if let Some(store) = self.stores.get_mut(&partition) {
+            let checkpoint = store.checkpoint().unwrap_or(Offset(0));
+            let applied = store.apply([(key.clone(), *entry).into()], checkpoint);
+            if let Err(error) = applied.and_then(|()| store.persist()) {
+                tracing::error!(%partition, %error, "store write before the commit failed");
+            }
+        }
+    }
+
+    pub(super) fn close_store(&mut self, partition: Partition) {
+        if let Some(mut store) = self.stores.remove(&partition)
+            && let Err(error) = store.persist()
+        {
+            // Harmless: the next owner reads from the changelog what was not made durable.
+            tracing::warn!(%partition, %error, "store closed without its latest entries");
+        }
+    }
+
+    pub(super) fn discard_store(&mut self, partition: Partition) {
+        // Closed before its file is removed, so that nothing is written to it any more.
+        drop(self.stores.remove(&partition));
+        self.metrics.stores_rebuilt.inc();
+        let path = self.directory.store(partition);
+        if let Err(error) = std::fs::remove_file(&path) {
+            // Not fatal: the restore opens the file again, and rebuilds the store if it is damaged.
+            tracing::error!(%partition, path = %path.display(), %error, "failed store not removed");
+        }
+    }
+}
+
+fn store_failed(partition: Partition, result: Result<(), StoreError>) -> Option<Event<Fence>> {
+    let error = result.err()?;
+    tracing::error!(%partition, %error, "store failed, rebuilding it from the changelog");
+    Some(Event::StoreFailed(partition))
+}

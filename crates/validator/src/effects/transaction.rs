@@ -1,0 +1,183 @@
+//! Kafka transactions: the records of an order, the commit, and the producer that does both.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use kafka::TransactionalProducer;
+use kafka::error::{ClientError, ErrorClass};
+use kafka::producer::transactional::TransactionEnd;
+use pipeline::admission::{Event, Offsets, Verdict};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::message::{BorrowedMessage, Message};
+use records::{Partition, Timestamp};
+use service::failpoint::{guard_removed, kill_at};
+
+use crate::effects::output_records::{self, InputHeaders};
+use crate::effects::{Fence, Shell};
+use crate::metrics::End;
+
+/// Timeout of one attempt to open the producer. The loop polls nothing meanwhile, so it stays well below
+/// `max.poll.interval.ms`.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Shell {
+    /// Sends the records that follow from a verdict, within the transaction.
+    ///
+    /// # Errors
+    /// A record was not taken; the transaction must be aborted.
+    pub(crate) fn send(
+        &mut self,
+        input: &BorrowedMessage<'_>,
+        headers: &InputHeaders<'_>,
+        verdict: &Verdict,
+        begins: bool,
+    ) -> Result<(), ClientError> {
+        self.metrics.count_verdict(verdict);
+        self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
+        let Some(producer) = &self.producer else {
+            // Unreachable: nothing is admitted without a producer. Should it happen, the transaction fails
+            // and everything is restored.
+            return Err(ClientError::unavailable("sending a record without a producer"));
+        };
+        if begins {
+            kill_at!("before-begin");
+            producer.begin()?;
+        }
+        let topics = &self.config.topics;
+        match verdict {
+            Verdict::Admit { key, entry } => {
+                producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
+                let partition = Partition(input.partition());
+                // Tracked: its offset becomes the store's checkpoint.
+                producer.send_tracked(output_records::change(topics, partition, key, &entry.encode()))?;
+                if guard_removed!("guard-store-after-commit") {
+                    self.apply_before_commit(partition, key, entry);
+                }
+            }
+            // Nothing is sent, but its offset is committed with the others.
+            Verdict::Duplicate { .. } => {}
+            Verdict::Refuse(refusal) => {
+                tracing::debug!(
+                    topic = input.topic(), partition = input.partition(), offset = input.offset(),
+                    reason = %refusal.reason, detail = refusal.detail, "order refused",
+                );
+                producer.send(output_records::dead_letter(
+                    topics,
+                    input,
+                    headers,
+                    refusal,
+                    Timestamp::now(),
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits the transaction with its input offsets.
+    ///
+    /// # Errors
+    /// This validator is fenced, or cannot commit until an operator acts.
+    pub(super) fn end_transaction(
+        &mut self,
+        offsets: &Offsets,
+        fence: &Fence,
+    ) -> anyhow::Result<Event<Fence>> {
+        let Some(producer) = &self.producer else {
+            // Unreachable, as in `send`.
+            return Ok(Event::TransactionFailed);
+        };
+        self.metrics
+            .transaction_orders
+            .observe(f64::from(self.transaction_orders));
+        let started = Instant::now();
+        kill_at!("after-produce");
+        // The test's fault: metadata of a consumer that never joined, by which Kafka fences nothing.
+        let unjoined = if guard_removed!("guard-group-metadata") {
+            Some(Arc::new(self.unjoined_metadata()?))
+        } else {
+            None
+        };
+        let fence = unjoined.as_ref().unwrap_or(fence);
+        let ended = producer.end(&self.config.topics.orders, offsets, fence, || {
+            kill_at!("after-offsets");
+            kill_at!("before-end");
+        });
+        self.metrics
+            .transaction_end_seconds
+            .observe(started.elapsed().as_secs_f64());
+        match ended {
+            TransactionEnd::Committed { tracked } => {
+                kill_at!("after-end");
+                self.metrics.transaction_ended(End::Committed);
+                Ok(Event::Committed(tracked))
+            }
+            TransactionEnd::CommittedRetireProducer { tracked, why } => {
+                self.metrics.transaction_ended(End::Committed);
+                if guard_removed!("guard-end-txn-in-flight") {
+                    return Ok(Event::Committed(tracked));
+                }
+                // That request could commit the producer's next transaction halfway.
+                tracing::warn!(
+                    why,
+                    "transaction committed with a commit request still in flight, opening a new producer"
+                );
+                Ok(Event::CommittedRetireProducer(tracked))
+            }
+            TransactionEnd::Aborted(error) => {
+                self.metrics.transaction_ended(End::Aborted);
+                failed(error, "transaction aborted, reading its orders again")
+            }
+            TransactionEnd::Unknown(error) => {
+                self.metrics.transaction_ended(End::Unknown);
+                failed(
+                    error,
+                    "transaction outcome unknown, reading the committed offsets again",
+                )
+            }
+        }
+    }
+
+    /// Opens the transactional producer, which fences an earlier one and ends its open transaction.
+    ///
+    /// # Errors
+    /// Kafka refuses the transactional id.
+    pub(super) fn open_producer(&mut self) -> anyhow::Result<Event<Fence>> {
+        let id = self.config.transactional_id();
+        let limits = self.config.transaction_timeouts();
+        match TransactionalProducer::open(&self.config.kafka, &id, limits, OPEN_TIMEOUT) {
+            Ok(producer) => {
+                self.producer = Some(producer);
+                tracing::info!(transactional_id = id, "transactional producer opened");
+                Ok(Event::ProducerOpened)
+            }
+            Err(error) if error.class == ErrorClass::Permanent => Err(error.into()),
+            // Without a limit on retries: until it is open nothing is processed, and the admission backs off.
+            Err(error) => {
+                tracing::warn!(%error, transactional_id = id, "transactional producer not opened, retrying");
+                Ok(Event::ProducerFailed)
+            }
+        }
+    }
+
+    fn unjoined_metadata(&self) -> anyhow::Result<ConsumerGroupMetadata> {
+        kafka::consumer::unjoined_metadata(&self.config.kafka)
+            .context("making the metadata of a consumer that never joined")
+    }
+}
+
+fn failed(error: ClientError, consequence: &str) -> anyhow::Result<Event<Fence>> {
+    match error.class {
+        // The instance id is another member's, so opening a new producer would fence that one in turn.
+        ErrorClass::Fenced => return Err(error.into()),
+        ErrorClass::Permanent => {
+            bail!(
+                "{error}; nothing of this transaction is committed and the validator stops, operator action \
+                 required"
+            )
+        }
+        ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Fatal => {}
+    }
+    tracing::warn!(%error, "{consequence}");
+    Ok(Event::TransactionFailed)
+}

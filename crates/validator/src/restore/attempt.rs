@@ -1,0 +1,235 @@
+//! One attempt at a restore: asks Kafka and the store what [`pipeline::admission::restore`] wants to know.
+//! The order of the questions, and what their answers mean, is decided there.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use anyhow::Context;
+use kafka::ClientError;
+use kafka::changelog::ChangelogReader;
+use pipeline::admission::restore::{Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep};
+use records::{Bounds, Offset, Partition, Timestamp};
+use service::failpoint::guard_removed;
+use store::{DirectoryError, Identity, Options, Store, StoreError};
+
+use super::worker::{Worker, halted};
+
+/// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Offsets below the log end that are searched for its last order. Transaction markers and aborted records
+/// follow it.
+const LOOK_BACK: i64 = 1_000;
+
+impl Worker {
+    /// Returns the input offset to process from, or `None` if the restore was cancelled.
+    pub(super) fn attempt(
+        &self,
+        reader: &ChangelogReader,
+        partition: Partition,
+        store: &mut Option<Box<Store>>,
+        cancelled: &AtomicBool,
+    ) -> anyhow::Result<Option<Offset>> {
+        // Before any offset is read: offsets and keys of another topic mean nothing.
+        self.check_topic_ids()?;
+        let names = self.names(partition);
+        let mut restore = Restore::new(&names);
+        // The committed offset first. It is not returned while a transaction of the last owner is pending, so
+        // everything read after it includes that transaction.
+        let mut question = RestoreRequest::CommittedOffset;
+        let mut is_new_group = false;
+        let mut orders = None;
+        loop {
+            let asked_at = Instant::now();
+            let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
+                return Ok(None);
+            };
+            tracing::debug!(%partition, ?question, ?answer, ms = asked_at.elapsed().as_millis(), "restoring");
+            is_new_group |= answer == RestoreResponse::CommittedOffset(None);
+            if let RestoreResponse::OrdersBounds(bounds) = answer {
+                orders = Some(bounds);
+            }
+            match restore.on(answer) {
+                RestoreStep::Request(next) => question = next,
+                RestoreStep::Ready(start) => {
+                    if is_new_group && start > Offset(0) {
+                        // Not a loss that this group has caused, but an operator may expect those orders.
+                        tracing::warn!(
+                            %partition, %start, group = names.group_id,
+                            "the topic's oldest orders were deleted before this group began; starting with the \
+                             oldest there is",
+                        );
+                    }
+                    return Ok(Some(start));
+                }
+                RestoreStep::Halted(reason) => {
+                    // Orders are missing if their bounds led to this step. Then the operator needs the
+                    // period.
+                    return Err(
+                        match orders.filter(|_| question == RestoreRequest::OrdersBounds) {
+                            Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
+                            None => halted(reason),
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Checks that the topics are still those that the state directory belongs to. Topics may have been
+    /// recreated since the start.
+    fn check_topic_ids(&self) -> anyhow::Result<()> {
+        let names: Vec<&str> = self.topic_ids.keys().map(String::as_str).collect();
+        if names.is_empty() || guard_removed!("guard-topic-ids") {
+            return Ok(());
+        }
+        let found = self.admin.topic_ids(&names, REQUEST_TIMEOUT)?;
+        match self.directory.claim_ids(&found) {
+            Err(error @ DirectoryError::TopicRecreated { .. }) => Err(halted(error.to_string())),
+            other => Ok(other?),
+        }
+    }
+
+    fn names(&self, partition: Partition) -> RestoreContext {
+        RestoreContext {
+            topics: self.config.topics.clone(),
+            group_id: self.config.kafka.group_id.clone(),
+            partition,
+            store: self.directory.store(partition).display().to_string(),
+        }
+    }
+
+    /// Asks a question. Returns `None` if the restore was cancelled meanwhile.
+    fn ask(
+        &self,
+        reader: &ChangelogReader,
+        names: &RestoreContext,
+        question: RestoreRequest,
+        store: &mut Option<Box<Store>>,
+        cancelled: &AtomicBool,
+    ) -> anyhow::Result<Option<RestoreResponse>> {
+        let (topics, partition) = (&names.topics, names.partition);
+        Ok(Some(match question {
+            RestoreRequest::CommittedOffset => {
+                let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
+                RestoreResponse::CommittedOffset(committed.offset)
+            }
+            RestoreRequest::ChangelogBounds => {
+                RestoreResponse::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?)
+            }
+            RestoreRequest::OrdersBounds => {
+                RestoreResponse::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+            }
+            RestoreRequest::Checkpoint => {
+                let store = match store {
+                    Some(store) => store,
+                    None => store.insert(Box::new(self.open_store(partition)?)),
+                };
+                RestoreResponse::Checkpoint(store.checkpoint())
+            }
+            RestoreRequest::OutboxIsEmpty => {
+                // Without committed records: bounds alone count markers and aborted records.
+                let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
+                RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
+            }
+            RestoreRequest::ApplyChangelog(from, to) => {
+                let to = read_target(reader, partition, to)?;
+                let opened = store
+                    .as_deref_mut()
+                    .context("the store was not opened before the changelog was read")?;
+                match self.read_changelog(reader, names, opened, (from, to), cancelled) {
+                    Ok(true) => RestoreResponse::ChangelogApplied,
+                    Ok(false) => return Ok(None),
+                    Err(error) => {
+                        // A store that failed while it was written is not trusted. The next attempt builds a
+                        // new one.
+                        if error.is::<StoreError>() {
+                            *store = None;
+                            self.discard_store(partition)?;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        }))
+    }
+
+    fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
+        let path = self.directory.store(partition);
+        // A store of another changelog or partition count has keys of other orders; opening it rebuilds it
+        // then.
+        let identity = Identity {
+            changelog: self.config.topics.changelog.clone(),
+            partition,
+            partitions: self.partitions,
+        };
+        let cache = usize::try_from(self.config.store.cache.as_u64()).unwrap_or(usize::MAX);
+        let options = Options {
+            // The setting is the total: one instance may own all partitions.
+            cache_bytes: cache / self.partitions.max(1),
+            verify: self.config.store.verify,
+        };
+        let opened = Store::open(&path, &identity, options)?;
+        if let Some(why) = opened.rebuild_reason {
+            self.metrics.stores_rebuilt.inc();
+            tracing::warn!(
+                %partition, path = %path.display(), why,
+                "store not trusted, rebuilding it from the changelog"
+            );
+        }
+        Ok(opened.store)
+    }
+
+    fn discard_store(&self, partition: Partition) -> anyhow::Result<()> {
+        let path = self.directory.store(partition);
+        self.metrics.stores_rebuilt.inc();
+        match std::fs::remove_file(&path) {
+            // A file that is gone already is as good as removed.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing the store {} failed", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the offset to read to: the high watermark. The last stable offset would miss a transaction whose
+/// markers are still being written, and its orders would be paid twice; a test removes this guard to show
+/// that.
+fn read_target(
+    reader: &ChangelogReader,
+    partition: Partition,
+    high_watermark: Offset,
+) -> anyhow::Result<Offset> {
+    if guard_removed!("guard-high-watermark") {
+        return Ok(reader.stable_bounds(partition, REQUEST_TIMEOUT)?.end);
+    }
+    Ok(high_watermark)
+}
+
+/// Describes the period of which orders may be missing, as far as the topics show it.
+fn gap(reader: &ChangelogReader, names: &RestoreContext, orders: Bounds) -> String {
+    let RestoreContext {
+        topics, partition, ..
+    } = names;
+    let before = reader
+        .bounds(*partition, REQUEST_TIMEOUT)
+        .and_then(|Bounds { start, end }| {
+            let start = start.max(Offset(end.0 - LOOK_BACK));
+            reader.last_timestamp(&topics.changelog, *partition, Bounds { start, end })
+        });
+    let after = reader.first_timestamp(&topics.orders, *partition, orders);
+    // Failures become part of the text: the partition halts in any case, and that must not depend on them.
+    let text = |at: Result<Option<Timestamp>, ClientError>| match at {
+        Ok(Some(Timestamp(ms))) => {
+            let since_epoch = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
+        }
+        Ok(None) => "an unknown time".into(),
+        Err(error) => format!("an unknown time ({error})"),
+    };
+    format!(
+        "The last order admitted before is of {}, the first order in the topic now is of {}",
+        text(before),
+        text(after)
+    )
+}

@@ -1,0 +1,150 @@
+//! Restores: bringing the store of a partition to the end of its changelog, on threads of their own, so that
+//! the run loop goes on polling and other partitions go on processing.
+//!
+//! ```text
+//! run loop ── start_restore ──▶ worker: attempt, retry with backoff ──▶ finished ── Restored ──▶ run loop
+//! ```
+
+mod attempt;
+mod errors;
+mod read_changelog;
+mod worker;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use kafka::admin::Admin;
+use pipeline::admission::RestoreId;
+use records::{Offset, Partition};
+use store::{StateDirectory, Store};
+
+use self::errors::RestoreErrors;
+use self::worker::Worker;
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// Restore threads, and the restores that are wanted.
+pub(crate) struct Restorers {
+    requests: Vec<Sender<Request>>,
+    /// Cancel flag of the latest restore of each partition.
+    cancel_flags: HashMap<Partition, Arc<AtomicBool>>,
+    results: Receiver<Restored>,
+    errors: Arc<RestoreErrors>,
+}
+
+/// Result of a restore.
+pub(crate) struct Restored {
+    pub(crate) partition: Partition,
+    /// RestoreId of the restore, which tells it from others of the same partition.
+    pub(crate) token: RestoreId,
+    pub(crate) outcome: Outcome,
+}
+
+/// Outcome of a restore.
+pub(crate) enum Outcome {
+    /// Store that equals the changelog, and the input offset to process from.
+    Ready(Box<Store>, Offset),
+    /// Reason why retrying does not help and an operator must act.
+    Halted(String),
+    /// Cancelled; the store is closed.
+    Cancelled,
+}
+
+struct Request {
+    partition: Partition,
+    token: RestoreId,
+    store: Option<Box<Store>>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Restorers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// librdkafka refuses a setting, or a thread cannot be started.
+    pub(crate) fn start(
+        config: &Config,
+        partitions: usize,
+        topic_ids: BTreeMap<String, String>,
+        admin: &Arc<Admin>,
+        directory: &Arc<StateDirectory>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
+        let errors = Arc::<RestoreErrors>::default();
+        let worker = Worker {
+            config: config.clone(),
+            partitions,
+            directory: Arc::clone(directory),
+            metrics: metrics.clone(),
+            topic_ids,
+            admin: Arc::clone(admin),
+            errors: Arc::clone(&errors),
+        };
+        // Unbounded, but each partition has at most one wanted and one cancelled restore.
+        let (finished, results) = crossbeam_channel::unbounded();
+        let requests = (0..config.store.restores_max)
+            .map(|number| worker.clone().spawn(number, finished.clone()))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            requests,
+            cancel_flags: HashMap::new(),
+            results,
+            errors,
+        })
+    }
+
+    /// Starts a restore, with the partition's store if it is open. It cancels an earlier one of the
+    /// partition.
+    pub(crate) fn start_restore(
+        &mut self,
+        partition: Partition,
+        token: RestoreId,
+        store: Option<Box<Store>>,
+    ) {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        if let Some(earlier) = self.cancel_flags.insert(partition, Arc::clone(&cancelled)) {
+            earlier.store(true, Ordering::Release);
+        }
+        // Always the same thread for a partition, so that a cancelled restore has closed the store's file
+        // before the next one opens it.
+        let thread = usize::try_from(partition.0).unwrap_or_default() % self.requests.len();
+        let request = Request {
+            partition,
+            token,
+            store,
+            cancelled,
+        };
+        if self.requests[thread].send(request).is_err() {
+            // A panic outside of the attempt, which the worker catches. The partition cannot be restored any
+            // more.
+            tracing::error!(
+                %partition,
+                "restore thread has died, operator action required: restart the validator"
+            );
+        }
+    }
+
+    /// Cancels the restore of a partition, if there is one.
+    pub(crate) fn cancel(&mut self, partition: Partition) {
+        if let Some(cancelled) = self.cancel_flags.remove(&partition) {
+            cancelled.store(true, Ordering::Release);
+        }
+    }
+
+    /// Returns the next finished restore, if any. Does not wait.
+    pub(crate) fn finished(&self) -> Option<Restored> {
+        self.results.try_recv().ok()
+    }
+
+    /// Returns the error of the last attempt at a partition's restore, while it is retried.
+    pub(crate) fn last_error(&self, partition: Partition) -> Option<String> {
+        self.errors.get(partition)
+    }
+
+    /// Returns whether such an error has changed since the last call.
+    pub(crate) fn errors_changed(&self) -> bool {
+        self.errors.take_changed()
+    }
+}

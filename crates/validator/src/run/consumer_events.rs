@@ -1,0 +1,135 @@
+//! Polling of the consumer: changes of the assignment as events, and records through the admission.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use kafka::error::{ClientError, ErrorClass};
+use kafka::{Consumer, ConsumerEvent, Headers};
+use pipeline::admission::{AdmitResult, Event, Input, Membership};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::message::{BorrowedMessage, Message};
+use records::{Offset, Partition, Timestamp};
+
+use crate::effects::Fence;
+use crate::run::Loop;
+
+impl Loop<'_> {
+    /// Waits for the consumer. Returns `true` if it gave a record, so that more may be queued.
+    ///
+    /// # Errors
+    /// This validator is fenced, or the program cannot continue.
+    pub(super) fn poll(&mut self, consumer: &Consumer, wait: Duration, now: Instant) -> anyhow::Result<bool> {
+        let event = match consumer.poll(wait) {
+            Ok(Some(ConsumerEvent::Record(record))) => {
+                self.record(consumer, &record, now)?;
+                return Ok(true);
+            }
+            Ok(Some(ConsumerEvent::Assigned {
+                partitions,
+                metadata,
+                member_id,
+            })) => {
+                // Before the partitions are accepted: nothing may be decided by the old partition count.
+                self.check_growth(&partitions)?;
+                tracing::info!(?partitions, member_id, "partitions assigned");
+                self.is_assigned = true;
+                self.member.set_id(&member_id);
+                Event::Assigned(partitions, membership(member_id, metadata))
+            }
+            Ok(Some(ConsumerEvent::Revoked {
+                partitions,
+                metadata,
+                member_id,
+            })) => {
+                tracing::info!(?partitions, member_id, "partitions revoked");
+                self.member.set_id(&member_id);
+                Event::Revoked(partitions, membership(member_id, metadata))
+            }
+            Ok(Some(ConsumerEvent::Lost { partitions })) => {
+                tracing::warn!(?partitions, "partitions lost: session expired");
+                Event::Lost(partitions)
+            }
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_out_of_range() => {
+                // librdkafka does not say of which partition. So all are restored: each restore compares its
+                // offset with the log, and only a partition that has lost orders halts.
+                tracing::error!(%error, "offset out of range, orders may be lost; verifying all partitions");
+                Event::TransactionFailed
+            }
+            Err(error) => return poll_failed(error).map(|()| false),
+        };
+        self.apply(consumer, event)?;
+        Ok(false)
+    }
+
+    fn record(
+        &mut self,
+        consumer: &Consumer,
+        record: &BorrowedMessage<'_>,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        let partition = Partition(record.partition());
+        let headers = Headers::of(record);
+        let input = Input {
+            partition,
+            offset: Offset(record.offset()),
+            key: record.key(),
+            value: record.payload(),
+            headers: &headers.readable,
+            unreadable_header: headers.unreadable,
+        };
+        // Borrowed apart from `self`, which the admission borrows too.
+        let stores = &self.shell.stores;
+        let taken = self.admission.admit(&input, Timestamp::now(), now, |key| {
+            // An error, not "unknown key": without its store a partition would admit duplicates.
+            stores
+                .get(&partition)
+                .map_or_else(|| Err(None), |store| store.get(key).map_err(Some))
+        });
+        let event = match taken {
+            // Read ahead of a pause. It comes again once the partition runs.
+            Ok(AdmitResult::NotRunning) => return Ok(()),
+            Ok(AdmitResult::Decided { verdict, begins }) => {
+                match self.shell.send(record, &headers.readable, &verdict, begins) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        tracing::warn!(
+                            %error,
+                            "record not sent, transaction aborted, reading its orders again"
+                        );
+                        Event::TransactionFailed
+                    }
+                }
+            }
+            Err(error) => {
+                let error = error.map_or("the store is not open".to_owned(), |error| error.to_string());
+                tracing::error!(%partition, error, "store failed, rebuilding it from the changelog");
+                Event::StoreFailed(partition)
+            }
+        };
+        self.apply(consumer, event)
+    }
+}
+
+fn poll_failed(error: ClientError) -> anyhow::Result<()> {
+    match error.class {
+        ErrorClass::Fenced => Err(error.into()),
+        ErrorClass::Fatal | ErrorClass::Permanent => {
+            bail!("{error}; the validator cannot continue, operator action required")
+        }
+        ErrorClass::Retriable | ErrorClass::Abortable => {
+            tracing::warn!(%error, "transient consumer error, continuing");
+            Ok(())
+        }
+    }
+}
+
+/// Binds the metadata that came with a consumer event to its membership. Metadata read at another time may be
+/// that of a member that never joined, which Kafka does not fence.
+fn membership(member_id: String, metadata: ConsumerGroupMetadata) -> Membership<Fence> {
+    Membership {
+        member_id: member_id.into(),
+        metadata: Arc::new(metadata),
+    }
+}

@@ -1,0 +1,270 @@
+//! Run loop: take the next event, ask the admission, perform its actions. One thread owns consumer, producer
+//! and stores.
+
+mod consumer_events;
+mod fenced;
+mod readiness;
+mod topic_changes;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use kafka::Consumer;
+use kafka::admin::Admin;
+use kafka::error::ClientError;
+use membership::{GroupHealth, GroupMember, MemberSettings};
+use pipeline::admission::{Action, Admission, Event, PartitionState};
+use service::{Health, Shutdown};
+use store::StateDirectory;
+
+use crate::cluster_monitor::{self, TopicChanges};
+use crate::config::Config;
+use crate::effects::{Fence, Shell};
+use crate::metrics::Metrics;
+use crate::queries::{self, Query};
+use crate::restore::{Outcome, Restored, Restorers};
+use crate::topics::{self, Topics};
+
+/// Watchdog limit between two turns of a healthy loop: a commit and the opening of a producer, each at its
+/// timeout.
+const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Timeout of the drain after a shutdown request. Supervisors kill after 30 s; a commit and the closing of
+/// stores and clients take a second or two.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Maximum number of records per turn. Everything else in a turn costs about as much as one record.
+const RECORDS_PER_TURN: usize = 256;
+
+/// Minimum wait for a record: librdkafka truncates to whole milliseconds, so less would spin.
+const POLL_MIN: Duration = Duration::from_millis(1);
+
+/// Maximum wait for a record. It bounds the delay of finished restores and queries.
+const POLL_MAX: Duration = Duration::from_millis(10);
+
+/// Runs until the shutdown is requested.
+///
+/// # Errors
+/// The program cannot start or continue; the text says what an operator must do.
+pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let health = Health::new(TICK_WAIT_MAX);
+    // The lock first: a second validator on the same directory must not get as far as the group.
+    let directory = Arc::new(StateDirectory::lock(&config.store.dir)?);
+    let Topics {
+        partitions,
+        record_bytes_max,
+        ids,
+    } = topics::check(config)?;
+    directory.claim(&format!(
+        "{} and {} with {partitions} partitions",
+        config.topics.orders, config.topics.changelog
+    ))?;
+    directory.claim_ids(&ids)?;
+
+    let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&mut registry);
+    let group_health = GroupHealth::register(&mut registry, &health);
+    let (route, queries) = queries::route();
+    // Before the group is joined, so that readiness explains a slow start.
+    service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
+
+    let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
+    let topic_changes = cluster_monitor::start(Arc::clone(&admin), ids.clone(), partitions, &health)?;
+    let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
+    // Before the group is joined, so that the restore threads are connected when partitions come.
+    let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
+    let mut consumer = join(config)?;
+    let rules = config.rules(partitions, record_bytes_max)?;
+    let admission = Admission::new(rules, config.limits(), Instant::now());
+    let shell = Shell {
+        config: config.clone(),
+        metrics,
+        directory,
+        stores: [].into(),
+        restorers,
+        producer: None,
+        transaction_orders: 0,
+        has_left: false,
+    };
+    tracing::info!(
+        instance_id = config.validator.instance_id,
+        group = config.kafka.group_id,
+        partitions,
+        "validator started",
+    );
+    let mut run = Loop {
+        is_assigned: false,
+        topic_changes,
+        member,
+        partitions,
+        admission,
+        shell,
+        queries,
+        health: &health,
+        persist_next: 0,
+        persist_at: Instant::now(),
+    };
+    run.set_unassigned();
+    health.set_ready(Health::STARTED);
+    // Fencing alone is survived; any other error ends the program, and its restart restores everything.
+    while let Err(error) = run.run_until_stopped(&consumer, shutdown) {
+        let error = fenced::fencing_error(error)?;
+        run.release_all(consumer, &error)?;
+        if !run.await_instance_id(shutdown)? {
+            tracing::info!("validator stopped");
+            return Ok(());
+        }
+        consumer = join(config)?;
+        run.member.report_rejoined();
+    }
+    consumer.leave();
+    tracing::info!("validator stopped");
+    Ok(())
+}
+
+fn join(config: &Config) -> Result<Consumer, ClientError> {
+    Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)
+}
+
+fn member_settings(config: &Config) -> MemberSettings {
+    MemberSettings {
+        program: "validator",
+        kafka: config.kafka.clone(),
+        instance_id: config.validator.instance_id.clone(),
+        topic: config.topics.orders.clone(),
+        unused_topic: config.topics.changelog.clone(),
+        session_timeout: config.validator.session_timeout,
+        // A revoked partition is released once the open transaction has ended.
+        revoke_timeout: config.validator.commit_timeout,
+    }
+}
+
+struct Loop<'a> {
+    /// The group has reported an assignment, perhaps an empty one.
+    is_assigned: bool,
+    topic_changes: Arc<TopicChanges>,
+    member: GroupMember,
+    /// Partition count of the orders topic at start-up.
+    partitions: usize,
+    admission: Admission<Fence>,
+    shell: Shell,
+    queries: Receiver<Query>,
+    health: &'a Health,
+    /// Index of the store that is persisted next.
+    persist_next: usize,
+    persist_at: Instant,
+}
+
+impl Loop<'_> {
+    fn run_until_stopped(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
+        while !self.shell.has_left {
+            self.health.tick();
+            if shutdown.is_requested() {
+                // Ends the open transaction, so that a restart has nothing to wait for.
+                self.apply(consumer, Event::Stop)?;
+                tracing::info!("drained, closing the clients");
+                break;
+            }
+            while let Some(restored) = self.shell.restorers.finished() {
+                self.restored(consumer, restored)?;
+            }
+            self.check_topic_changes(consumer)?;
+            // Errors of restores lead to no event of their own.
+            if self.shell.restorers.errors_changed() {
+                self.update_readiness();
+            }
+            self.persist_one(consumer)?;
+            self.answer_queries();
+            for _ in 0..RECORDS_PER_TURN {
+                let mut now = Instant::now();
+                if self.admission.due().is_some_and(|due| due <= now) {
+                    self.apply(consumer, Event::Tick)?;
+                    // Read again: ending a transaction takes a while, and the next one must not start in the
+                    // past.
+                    now = Instant::now();
+                }
+                let wait = self
+                    .admission
+                    .due()
+                    .map_or(POLL_MAX, |due| due.saturating_duration_since(now));
+                let wait = wait.clamp(POLL_MIN, POLL_MAX);
+                if !self.poll(consumer, wait, now)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, consumer: &Consumer, restored: Restored) -> anyhow::Result<()> {
+        let Restored {
+            partition,
+            token,
+            outcome,
+        } = restored;
+        // The partition may have been revoked or restored again meanwhile. The store of such a restore is
+        // closed here, by being dropped.
+        let is_wanted =
+            self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
+        let event = match outcome {
+            Outcome::Ready(store, next) if is_wanted => {
+                self.shell.stores.insert(partition, store);
+                Event::Restored(partition, token, next)
+            }
+            Outcome::Halted(reason) if is_wanted => {
+                tracing::error!(%partition, reason, "partition halted, operator action required");
+                Event::RestoreHalted(partition, token, reason)
+            }
+            Outcome::Ready(..) | Outcome::Halted(_) | Outcome::Cancelled => return Ok(()),
+        };
+        self.apply(consumer, event)
+    }
+
+    /// Applies an event and performs the actions that follow, in order. An event that an action leads to is
+    /// applied before the next action, as the admission expects.
+    fn apply(&mut self, consumer: &Consumer, event: Event<Fence>) -> anyhow::Result<()> {
+        let mut actions: VecDeque<Action<Fence>> = self.admission.on(event, Instant::now()).into();
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.shell.perform(consumer, action)? {
+                for action in self.admission.on(event, Instant::now()).into_iter().rev() {
+                    actions.push_front(action);
+                }
+            }
+        }
+        self.update_readiness();
+        Ok(())
+    }
+
+    /// Persists one store, if it is time. The stores take turns within `store.persist_interval`: an fsync of
+    /// all of them at once would stall the loop.
+    fn persist_one(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let stores = self.shell.stores.len();
+        if now < self.persist_at || stores == 0 {
+            return Ok(());
+        }
+        let interval = self.shell.config.store.persist_interval / u32::try_from(stores).unwrap_or(u32::MAX);
+        self.persist_at = now + interval;
+        self.persist_next = (self.persist_next + 1) % stores;
+        let Some(partition) = self.shell.stores.keys().nth(self.persist_next).copied() else {
+            return Ok(());
+        };
+        match self.shell.persist_store(partition) {
+            Some(event) => self.apply(consumer, event),
+            None => Ok(()),
+        }
+    }
+
+    fn answer_queries(&self) {
+        while let Ok(Query { key, result }) = self.queries.try_recv() {
+            let found = self.shell.stores.iter().find_map(|(partition, store)| {
+                // A failing store counts as one without the key here; the next order finds the failure.
+                store.get(&key).ok().flatten().map(|entry| (*partition, entry))
+            });
+            // The client may have closed its connection, or its query timed out.
+            let _ = result.send(found);
+        }
+    }
+}

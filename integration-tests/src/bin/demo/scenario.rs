@@ -1,0 +1,253 @@
+//! Course of the demo: orders flow, each program is killed once, the API goes down, and everything is
+//! checked.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use harness::check::findings;
+use harness::cluster;
+use harness::orders::feed::{Feed, Plan};
+use harness::orders::{Label, Orders};
+use harness::pipeline::Service;
+use harness::process::instance_lifecycle::await_ready;
+use harness::wait::{await_until, interrupted, pause};
+
+use crate::report::{Report, grouped};
+use crate::screen::{Progress, Screen, Totals};
+use crate::setup::{READY_MAX, Setup};
+use crate::{Arguments, report};
+
+/// Approximate time over which the orders are spread, in seconds, so that the kills strike while orders flow.
+const FEED_SECONDS: u64 = 25;
+/// Minimum number of orders per second: a few orders are sent fast.
+const ORDERS_PER_SECOND_MIN: u64 = 200;
+/// Time between a kill and the restart.
+const DOWNTIME: Duration = Duration::from_secs(1);
+/// Duration of the API outage.
+const OUTAGE: Duration = Duration::from_secs(3);
+/// Timeout from the last order until all calls are final.
+const SETTLE_MAX: Duration = Duration::from_secs(120);
+/// Timeout until a share of the orders is sent; ten million of them take a while.
+const SEND_MAX: Duration = Duration::from_secs(1_800);
+
+/// Fault that is injected when this share of the orders is sent.
+struct Fault {
+    at_percent: u64,
+    kind: FaultKind,
+}
+
+#[derive(Clone, Copy)]
+enum FaultKind {
+    KillValidator(usize),
+    KillCaller(usize),
+    ApiOutage,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault {
+        at_percent: 15,
+        kind: FaultKind::KillValidator(0),
+    },
+    Fault {
+        at_percent: 35,
+        kind: FaultKind::KillCaller(0),
+    },
+    Fault {
+        at_percent: 50,
+        kind: FaultKind::ApiOutage,
+    },
+    Fault {
+        at_percent: 65,
+        kind: FaultKind::KillValidator(1),
+    },
+    Fault {
+        at_percent: 80,
+        kind: FaultKind::KillCaller(1),
+    },
+];
+
+/// Runs the demo, and returns true if every guarantee held.
+pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<bool> {
+    let started = Instant::now();
+    eprintln!("creating topics; starting the stand-in API, two validators and two callers ...");
+    let mut setup = Setup::start(arguments.partitions, arguments.seed)?;
+    eprintln!("{}", report::opening(arguments, &setup, count));
+
+    // Computed from the orders, not from what the programs report.
+    let mut screen = Screen::new(Totals {
+        sent: count,
+        distinct: distinct(&orders, count),
+    });
+    let feed = Feed::start(Plan {
+        kafka: setup.pipeline.kafka.clone(),
+        topic: setup.pipeline.topics.orders.clone(),
+        partitions: arguments.partitions,
+        orders: orders.clone(),
+        count,
+        per_second: Some((count / FEED_SECONDS).max(ORDERS_PER_SECOND_MIN)),
+    });
+    for fault in &FAULTS {
+        await_sent(&mut setup, &feed, &mut screen, count * fault.at_percent / 100)?;
+        inject(&mut setup, &feed, &mut screen, fault.kind)?;
+    }
+    await_sent(&mut setup, &feed, &mut screen, count)?;
+    let sent = feed.finish()?;
+    screen.event(&format!(
+        "all {} orders are sent; waiting until each call has its outcome",
+        grouped(sent)
+    ));
+    // An error here is kept: the report says more about it than its text.
+    let settled = settle(&mut setup, &mut screen, sent);
+    screen.finish();
+    if let Err(error) = &settled {
+        // The demo goes on: the checkers name what is missing.
+        eprintln!("error: {error:#}");
+    }
+
+    if !arguments.keep {
+        eprintln!("stopping the programs with SIGTERM: each finishes what is in flight ...");
+        setup.stop()?;
+    }
+    eprintln!("reading all topics with read_committed, and the API's record of each request ...");
+    let report = Report {
+        // Checked from outside: no program is asked about its own work.
+        stage_one: findings::stage_one(&setup.pipeline, &orders, sent)?,
+        stage_two: findings::stage_two(&setup.pipeline, &setup.api, &setup.caller_interruptions())?,
+        settled: settled.is_ok(),
+        took: started.elapsed(),
+    };
+    println!("{report}");
+    let held = report.held();
+    if arguments.keep {
+        // Kept without being marked as failed: the user ends it with Ctrl-C.
+        setup.pipeline.keep();
+        println!("\n{}", report::try_next_while_running(&setup));
+        await_interrupt();
+        return Ok(held);
+    }
+    if held {
+        setup.pipeline.passed();
+    } else {
+        setup.pipeline.keep();
+        println!(
+            "Logs, stores and settings are kept in {}",
+            setup.pipeline.folder().display()
+        );
+    }
+    println!("\n{}", report::try_next(arguments));
+    Ok(held)
+}
+
+/// Returns the number of valid orders with distinct keys, which is the length of two bars.
+fn distinct(orders: &Orders, count: u64) -> u64 {
+    let keys: HashSet<String> = (0..count)
+        .filter_map(|number| match orders.record(number).label {
+            Label::Order(key) => Some(key),
+            Label::Refused(_) => None,
+        })
+        .collect();
+    keys.len() as u64
+}
+
+/// Waits until this number of orders is sent, and fails if a program exits meanwhile.
+fn await_sent(setup: &mut Setup, feed: &Feed, screen: &mut Screen, count: u64) -> Result<()> {
+    let what = format!("{count} orders are sent");
+    await_until(&what, SEND_MAX, || {
+        show(setup, feed.acknowledged(), screen);
+        // A program that exits without a kill would leave the demo waiting.
+        for service in setup.services() {
+            service.expect_running()?;
+        }
+        let acknowledged = feed.acknowledged();
+        // After Ctrl-C the feed ends too; then the wait itself reports the interruption.
+        ensure!(
+            acknowledged >= count || !feed.is_done() || interrupted(),
+            "sending stopped after {acknowledged} of {count} orders"
+        );
+        Ok(if acknowledged >= count {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{acknowledged} orders"))
+        })
+    })
+}
+
+fn inject(setup: &mut Setup, feed: &Feed, screen: &mut Screen, fault: FaultKind) -> Result<()> {
+    match fault {
+        FaultKind::ApiOutage => {
+            setup.api.go_down(OUTAGE)?;
+            screen.event(&format!("the API goes down for {} s", OUTAGE.as_secs()));
+            Ok(())
+        }
+        FaultKind::KillValidator(index) => {
+            kill_and_restart(&mut setup.validators[index], screen)?;
+            show(setup, feed.acknowledged(), screen);
+            Ok(())
+        }
+        FaultKind::KillCaller(index) => {
+            kill_and_restart(&mut setup.callers[index], screen)?;
+            show(setup, feed.acknowledged(), screen);
+            Ok(())
+        }
+    }
+}
+
+fn kill_and_restart(service: &mut Service, screen: &Screen) -> Result<()> {
+    let name = service.process.name().to_owned();
+    service.process.kill()?;
+    screen.event(&format!("kill -9 of {name}"));
+    pause(DOWNTIME)?;
+    let restarted = Instant::now();
+    service.process.start()?;
+    await_ready(service, READY_MAX)?;
+    screen.event(&format!(
+        "{name} is ready again, {:.1} s after its restart",
+        restarted.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Waits until each order has its verdict and each pending call its outcome.
+fn settle(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result<()> {
+    let limit = Instant::now() + SETTLE_MAX;
+    let left = || limit.saturating_duration_since(Instant::now());
+    await_until("each order has its verdict", left(), || {
+        show(setup, sent, screen);
+        let lag = cluster::lag(
+            &setup.pipeline.kafka,
+            &setup.pipeline.validator_group,
+            &setup.pipeline.topics.orders,
+        )?;
+        Ok(match lag {
+            0 => ControlFlow::Break(()),
+            lag => ControlFlow::Continue(format!("{lag} orders have none")),
+        })
+    })?;
+    // All verdicts are committed, so the number of pending calls is final.
+    let pending = findings::pending_keys(&setup.pipeline)?;
+    await_until("each pending call has its outcome", left(), || {
+        show(setup, sent, screen);
+        let calls_final = setup.calls_final();
+        Ok(if calls_final >= pending {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(format!("{calls_final} of {pending} have one"))
+        })
+    })
+}
+
+fn show(setup: &Setup, sent: u64, screen: &mut Screen) {
+    screen.show(Progress {
+        sent,
+        pending: setup.tail.keys(&setup.pipeline.topics.pending),
+        calls_final: setup.calls_final(),
+        // A statistic for the eye: an API that does not respond for a moment is no reason to stop.
+        in_flight: setup.api.stats().map_or(0, |stats| stats.in_progress),
+    });
+}
+
+fn await_interrupt() {
+    while pause(Duration::from_secs(3600)).is_ok() {}
+}

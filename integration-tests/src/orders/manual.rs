@@ -1,0 +1,90 @@
+//! Single records for the orders topic, for scenarios that need particular ones.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use records::Partition;
+
+/// Timeout until Kafka has acknowledged all records.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A record to send to the orders topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputRecord {
+    /// Partition to send it to.
+    pub partition: Partition,
+    /// Key of the record.
+    pub key: Option<Vec<u8>>,
+    /// Value of the record; none for a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Creates a valid order with this id as key.
+#[must_use]
+pub fn order(partition: i32, id: &str) -> InputRecord {
+    InputRecord {
+        partition: Partition(partition),
+        key: Some(id.into()),
+        value: Some(
+            format!(r#"{{"order_id":"{id}","amount":1250,"currency":"EUR","customer_id":"customer-1"}}"#)
+                .into_bytes(),
+        ),
+    }
+}
+
+/// Creates valid orders with the ids `PREFIX-0`, `PREFIX-1` and so on.
+#[must_use]
+pub fn orders(partition: i32, prefix: &str, count: u32) -> Vec<InputRecord> {
+    (0..count)
+        .map(|number| order(partition, &format!("{prefix}-{number}")))
+        .collect()
+}
+
+/// Sends records in order, and waits until Kafka has acknowledged all.
+///
+/// # Errors
+/// A record is not acknowledged within 30 s.
+pub fn send(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
+    send_with(kafka, topic, records, OwnedHeaders::new())
+}
+
+/// Sends records in order, each with these headers, and waits until Kafka has acknowledged all.
+///
+/// # Errors
+/// A record is not acknowledged within 30 s.
+pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: OwnedHeaders) -> Result<()> {
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("client.id", "harness-manual")
+        // Retries keep the order and write nothing twice.
+        .set("enable.idempotence", "true")
+        // Scenarios send records that the validator must refuse as too large.
+        .set("message.max.bytes", "67108864")
+        .set("message.timeout.ms", TIMEOUT.as_millis().to_string())
+        .create()
+        .context("creating a producer")?;
+    for record in records {
+        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
+            // Explicit: scenarios place orders, also on the wrong partition.
+            .partition(record.partition.0)
+            .headers(headers.clone());
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        producer
+            .send(sent)
+            .map_err(|(error, _)| error)
+            .with_context(|| format!("sending to {topic}/{}", record.partition))?;
+    }
+    producer
+        .flush(TIMEOUT)
+        .with_context(|| format!("sending to {topic}"))?;
+    ensure!(
+        producer.in_flight_count() == 0,
+        "{} records for {topic} were not acknowledged within {TIMEOUT:?}",
+        producer.in_flight_count()
+    );
+    Ok(())
+}

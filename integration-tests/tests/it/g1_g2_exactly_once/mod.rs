@@ -1,0 +1,10 @@
+//! G1, G2: each valid order is in the outbox exactly once, and no order is lost.
+
+mod coordinator_not_found;
+mod delayed_end_txn;
+mod frozen_validator;
+mod handover;
+mod invalid_orders;
+mod stage_one;
+mod two_validators;
+mod unknown_commit_outcome;

@@ -1,0 +1,4 @@
+//! G3: a partition that starts processing has a store equal to the committed changelog.
+
+mod high_watermark;
+mod restores;

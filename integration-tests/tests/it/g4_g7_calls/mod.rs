@@ -1,0 +1,8 @@
+//! G4 to G7: each pending call has one final state, and is sent again only as its ambiguity policy allows.
+
+mod api_outage;
+mod at_most_once;
+mod call_notes;
+mod deferral;
+mod fixture;
+mod stage_two;

@@ -1,0 +1,7 @@
+//! Behaviour that operators rely on beside the guarantees: shutdown, outages, group membership and secrets.
+
+mod instance_id_conflict;
+mod outages;
+mod secrets;
+mod shutdown;
+mod unassigned_partitions;
