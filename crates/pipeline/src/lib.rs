@@ -1,8 +1,8 @@
 //! Decisions of both stages, without input or output.
 //!
-//! Events and the time come in, actions go out. Nothing here reads a clock, a random source, a socket or a file, so a
-//! unit test can play every crash, rebalance and late response in microseconds. This crate never sees rdkafka, redb or
-//! reqwest.
+//! Events and the time come in, actions go out. Nothing here reads a clock, a random source, a socket or a
+//! file, so a unit test can play every crash, rebalance and late response in microseconds. This crate never
+//! sees rdkafka, redb or reqwest.
 
 #![cfg_attr(
     test,

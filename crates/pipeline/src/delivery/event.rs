@@ -121,8 +121,8 @@ pub enum CommitResult {
     /// The membership is over: leave the group and join again.
     Fenced,
     /// Unknown: leave the group and join again.
-    // librdkafka sends a commit again, unseen, when the connection to the coordinator is lost. So this commit may land
-    // after a later one of the same membership. A new membership fences it.
+    // librdkafka sends a commit again, unseen, when the connection to the coordinator is lost. So this commit
+    // may land after a later one of the same membership. A new membership fences it.
     Unknown,
 }
 
@@ -207,8 +207,9 @@ pub enum Action<P> {
     },
     /// Commit these offsets with their notes. There is no other commit in flight.
     Commit(Vec<Commit>),
-    /// Write these copies to the outbox's tail, and commit these offsets with their notes, in one transaction. There is
-    /// no commit in flight, and none will be until [`Event::Committed`] reports the result.
+    /// Write these copies to the outbox's tail, and commit these offsets with their notes, in one
+    /// transaction. There is no commit in flight, and none will be until [`Event::Committed`] reports the
+    /// result.
     Defer {
         /// Copies, in the order to write them.
         copies: Vec<DeferredCopy<P>>,
@@ -277,10 +278,10 @@ pub struct DeferredCopy<P> {
 pub enum HaltReason {
     /// The committed call note cannot be decoded.
     #[error(
-        "the call note at offset {committed} cannot be read: {source}. Which calls are final is not known, \
-         so none is made. Run the caller version that wrote it; or, if each call from {committed} on may be made \
-         (again), commit that offset again without metadata: kafka-consumer-groups --reset-offsets --to-offset \
-         {committed}"
+        "the call note at offset {committed} cannot be read: {source}. Which calls are final is not \
+         known, so none is made. Run the caller version that wrote it; or, if each call from {committed} on \
+         may be made (again), commit that offset again without metadata: kafka-consumer-groups \
+         --reset-offsets --to-offset {committed}"
     )]
     Note {
         /// Committed offset of the group.
@@ -306,9 +307,9 @@ pub enum HaltReason {
     },
     /// The log starts behind the committed offset.
     #[error(
-        "the group has committed offset {committed}, and the log starts at {log_start}: retention has deleted \
-         calls that were not final. Find the orders in the input topic and replay them, then commit the offset \
-         to continue at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
+        "the group has committed offset {committed}, and the log starts at {log_start}: retention has \
+         deleted calls that were not final. Find the orders in the input topic and replay them, then commit \
+         the offset to continue at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
     )]
     Deleted {
         /// Committed offset of the group.
@@ -318,9 +319,9 @@ pub enum HaltReason {
     },
     /// The log ends before the committed offset.
     #[error(
-        "the group has committed offset {committed}, and the log ends at {log_end}: the topic was recreated, or \
-         the cluster has lost records. Find out from the outcomes which calls were made, then commit the offset \
-         to continue at: kafka-consumer-groups --reset-offsets --to-offset N"
+        "the group has committed offset {committed}, and the log ends at {log_end}: the topic was \
+         recreated, or the cluster has lost records. Find out from the outcomes which calls were made, then \
+         commit the offset to continue at: kafka-consumer-groups --reset-offsets --to-offset N"
     )]
     Ahead {
         /// Committed offset of the group.

@@ -12,7 +12,8 @@ pub struct Limits {
     /// Maximum number of open calls per partition, up to [`Limits::CALLS_OPEN_MAX`].
     pub calls_open_max: usize,
     /// Maximum size of all open calls, in bytes.
-    // Intake stops only once the limit is reached, so a call that is larger than the limit does not block its partition.
+    // Intake stops only once the limit is reached, so a call that is larger than the limit does not block its
+    // partition.
     pub bytes_open_max: usize,
     /// Time for which an acknowledged commit proves that the partitions are ours.
     // Well inside the session timeout, or a partition could move to another caller while the lease lasts.
@@ -28,8 +29,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Largest number of open calls per partition for which the note always fits, however the calls end and however
-    /// many final calls lie between them: see [`records::call_note::fits_always`].
+    /// Largest number of open calls per partition for which the note always fits, however the calls end and
+    /// however many final calls lie between them: see [`records::call_note::fits_always`].
     // Brokers refuse metadata over 4096 bytes by default (`offset.metadata.max.bytes`).
     pub const CALLS_OPEN_MAX: usize = 600;
 }
@@ -37,12 +38,13 @@ impl Limits {
 /// Limits on calls that keep failing.
 #[derive(Clone, Copy, Debug)]
 pub struct DeferralLimits {
-    /// Maximum number of offsets that a partition is read ahead of its commit position. They are read again, and
-    /// skipped, after a restart.
+    /// Maximum number of offsets that a partition is read ahead of its commit position. They are read again,
+    /// and skipped, after a restart.
     pub window_max: u64,
     /// Time after which a call that keeps failing is deferred; `None`: never.
     pub defer_after: Option<Duration>,
-    /// Age at which a call that still fails is abandoned; `None`: never. It becomes a dead letter if it was surely not
-    /// processed, and is parked otherwise. Under `verify` an ambiguous call has the limits of look-ups instead.
+    /// Age at which a call that still fails is abandoned; `None`: never. It becomes a dead letter if it was
+    /// surely not processed, and is parked otherwise. Under `verify` an ambiguous call has the limits of
+    /// look-ups instead.
     pub abandon_after: Option<Duration>,
 }

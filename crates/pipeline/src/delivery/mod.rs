@@ -1,7 +1,7 @@
 //! Stage two: each pending call goes from the outbox to exactly one final state.
 //!
-//! The program reports what happened ([`Event`]) and the time; [`Delivery`] returns what to do ([`Action`]). It reads
-//! no clock, draws no random number, and knows neither Kafka nor HTTP.
+//! The program reports what happened ([`Event`]) and the time; [`Delivery`] returns what to do ([`Action`]).
+//! It reads no clock, draws no random number, and knows neither Kafka nor HTTP.
 //!
 //! ```text
 //! Assigned ─▶ Load ─▶ NotesLoaded ─▶ Start ─▶ Pending ─▶ Send ─▶ ResponseReceived ─▶ Publish ─▶ Published
@@ -9,28 +9,29 @@
 //!          Release ◀── nothing in flight ◀── Revoked, Stop           Commit ◀── commit position, call note
 //! ```
 //!
-//! The memory of stage two is the group's committed offset and its metadata, the *call note*. The committed offset is
-//! the *commit position*: every call below is final. The note says which calls from there on are final too, and for
-//! which ones the *intent* to send them is recorded. The next owner of a partition reads both. An intent without a final
-//! state is an *ambiguous* call: its request may have been sent, and the policy decides ([`Policy`]).
+//! The memory of stage two is the group's committed offset and its metadata, the *call note*. The committed
+//! offset is the *commit position*: every call below is final. The note says which calls from there on are
+//! final too, and for which ones the *intent* to send them is recorded. The next owner of a partition reads
+//! both. An intent without a final state is an *ambiguous* call: its request may have been sent, and the
+//! policy decides ([`Policy`]).
 //!
 //! # Invariants
 //!
-//! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the outbox's tail,
-//!   which continues it.
+//! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the
+//!   outbox's tail, which continues it.
 //! * At most one commit is in flight. A partition is released only when none is.
 //! * A lost partition commits nothing.
-//! * A request is sent only while the *ownership lease* lasts: the time for which the last acknowledged commit proves
-//!   that the partition is ours.
-//! * Calls of one idempotency key are made one after the other, in the order of the outbox; `machine/defer.rs` has the
-//!   exception for deferred calls.
+//! * A request is sent only while the *ownership lease* lasts: the time for which the last acknowledged
+//!   commit proves that the partition is ours.
+//! * Calls of one idempotency key are made one after the other, in the order of the outbox;
+//!   `machine/defer.rs` has the exception for deferred calls.
 //! * Events of an earlier assignment do nothing.
-//! * Under the policies `park` and `verify` a request is sent only after its intent is committed, and sent again only
-//!   if the order was surely not processed: its response says so, or a look-up after *quiescence*, when no earlier
-//!   request can be processed any more.
+//! * Under the policies `park` and `verify` a request is sent only after its intent is committed, and sent
+//!   again only if the order was surely not processed: its response says so, or a look-up after *quiescence*,
+//!   when no earlier request can be processed any more.
 //!
-//! Under `retry` intents are hints: they go with the next commit, and no call waits for them. They tell the next owner
-//! which calls it repeats.
+//! Under `retry` intents are hints: they go with the next commit, and no call waits for them. They tell the
+//! next owner which calls it repeats.
 //!
 //! # Where to find what
 //!

@@ -19,7 +19,8 @@ pub struct DeferralContext {
     pub lookups: u32,
     /// Reason why its outcome is unknown, if it is.
     pub ambiguity: Option<Ambiguity>,
-    /// Time since it was first read, by the wall clock, since it outlives processes. Only abandoning depends on it.
+    /// Time since it was first read, by the wall clock, since it outlives processes. Only abandoning depends
+    /// on it.
     pub seen_before: Duration,
 }
 

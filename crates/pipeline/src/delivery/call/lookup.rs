@@ -1,8 +1,8 @@
 //! Result of a look-up: whether the API has processed the order.
 //!
-//! Look-up responses have a classifier of their own, with the same settings as that of calls. There *accepted* means
-//! that the API has processed the order, *rejected* that it never saw it. Only a definite "no" sends a request again,
-//! so everything else is *unknown*.
+//! Look-up responses have a classifier of their own, with the same settings as that of calls. There
+//! *accepted* means that the API has processed the order, *rejected* that it never saw it. Only a definite
+//! "no" sends a request again, so everything else is *unknown*.
 
 use super::policy::Verify;
 use crate::delivery::response::{Response, ResponseClass};

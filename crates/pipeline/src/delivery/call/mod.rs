@@ -1,20 +1,21 @@
 //! Life of one pending call: from the outbox to its final state.
 //!
 //! ```text
-//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final (and forgotten)
-//!                   ▲ └───────── policy retry ──────────────────────▲ │  │      ▲ ▲  │
-//!                   ├───────────────────── BackingOff ◀───────────────┘  │      │ └ Unpublished
-//!                   │                                                    ▼      │
-//!                   └────────── LookingUp ◀─────────────── AwaitingQuiescence ──┘ parked, found, abandoned
+//! BlockedByKey ─▶ Ready ─▶ RecordingIntent ─▶ IntentCommitted ─▶ InFlight ─▶ Publishing ─▶ final
+//!                  ▲ └──────── policy retry ──────────────────────▲ │  │       ▲ ▲  │
+//!                  ├──────────────────── BackingOff ◀───────────────┘  │       │ └ Unpublished
+//!                  │                                                   ▼       │
+//!                  └────────── LookingUp ◀───────────── AwaitingQuiescence ────┘ parked, found
 //! ```
 //!
-//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff` and
-//! `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here, and continued
-//! by its copy at the outbox's tail.
+//! A call passes `RecordingIntent` and `IntentCommitted` under `park` and `verify` only. From `BackingOff`
+//! and `LookingUp` a call that keeps failing is deferred: `AwaitingDeferral` ─▶ `Deferring` ─▶ final here,
+//! and continued by its copy at the outbox's tail.
 
 mod deferral_context;
 mod lookup;
 mod policy;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -24,11 +25,12 @@ use std::time::{Duration, Instant};
 use records::{IdempotencyKey, Offset};
 
 use super::event::Pending;
-use super::response::{ClassifiedResponse, HttpResponse, NotSent, Response, ResponseClass};
+use super::response::{ClassifiedResponse, NotSent, Response, ResponseClass};
 
 pub use deferral_context::DeferralContext;
 pub use lookup::{LookupResponse, LookupResult};
 pub use policy::{Policy, Verify};
+pub use state::{Ambiguity, CallState, Evidence, FinalState, History};
 
 /// A pending call. `P` is what the program needs to make it; the pipeline does not look inside.
 #[derive(Debug)]
@@ -63,120 +65,6 @@ pub struct Call<P> {
     failed_at: Option<Instant>,
     /// Number of times its final state could not be written to Kafka.
     publications_failed: u32,
-}
-
-/// State of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallState {
-    /// Waits for an earlier call of the same key.
-    BlockedByKey,
-    /// May be sent, or may have its intent recorded.
-    Ready,
-    /// Its intent goes with the commit in flight, or with the next one.
-    RecordingIntent,
-    /// Its intent is committed, and it waits for a slot.
-    IntentCommitted,
-    /// Its request is sent, and there is no response yet.
-    InFlight,
-    /// Waits for its next attempt.
-    BackingOff,
-    /// Its copy goes with the next deferral transaction.
-    AwaitingDeferral,
-    /// The transaction with its copy is in flight.
-    Deferring,
-    /// Waits until this time: before, an earlier request may be sent or processed, or the next look-up is not due.
-    AwaitingQuiescence(Instant),
-    /// Its look-up is due or in flight.
-    LookingUp,
-    /// Its final state could not be written to Kafka, and waits for the next try.
-    Unpublished(Arc<FinalState>),
-    /// Its final state is being written to Kafka.
-    Publishing(Arc<FinalState>),
-}
-
-/// Final state of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FinalState {
-    /// The API accepted it: an outcome.
-    Accepted(HttpResponse),
-    /// A look-up found that the API has processed it: an outcome.
-    Found(HttpResponse),
-    /// The API rejected it: a dead letter.
-    Rejected(HttpResponse),
-    /// Retried past the limit, and surely not processed: a dead letter, with the last response if there was one.
-    Abandoned(Option<Response>),
-    /// Its outcome is unknown: operator action required.
-    Parked(Evidence),
-    /// The record is no pending call: a dead letter, and nothing was called.
-    NotACall,
-}
-
-/// Evidence of a parked call, for the operator who decides on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evidence {
-    /// Reason why its outcome is unknown.
-    pub ambiguity: Ambiguity,
-    /// Last response that left the outcome unknown, if this process received one.
-    pub last: Option<Response>,
-    /// Number of inconclusive look-ups.
-    pub lookups: u32,
-}
-
-/// Attempts made so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct History {
-    /// Number of requests sent.
-    pub attempts: u32,
-    /// Number of requests with an ambiguous response.
-    pub attempts_ambiguous: u32,
-    /// Time of the first request.
-    pub first_attempt_at: Option<Instant>,
-    /// Time of the last response.
-    pub answered_at: Option<Instant>,
-}
-
-/// Reason why the outcome of a call is unknown. A request that is sent all the same is a repeated call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ambiguity {
-    /// The response to an earlier request was ambiguous.
-    AmbiguousResponse,
-    /// An earlier owner of the partition recorded the intent to send it, and no final state.
-    Redelivered,
-}
-
-impl Ambiguity {
-    /// All reasons, so that each has its metric from the start.
-    pub const ALL: [Self; 2] = [Self::AmbiguousResponse, Self::Redelivered];
-
-    /// Name of the reason in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AmbiguousResponse => "ambiguous",
-            Self::Redelivered => "redelivered",
-        }
-    }
-}
-
-impl CallState {
-    /// Name of the state in the list of open calls.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::BlockedByKey => "blocked by an earlier call of its key",
-            Self::Ready => "ready",
-            Self::RecordingIntent => "recording its intent",
-            Self::IntentCommitted => "intent committed",
-            Self::InFlight => "in flight",
-            Self::BackingOff => "backing off",
-            Self::AwaitingDeferral => "awaiting deferral",
-            Self::Deferring => "being deferred",
-            Self::AwaitingQuiescence(_) => "awaiting quiescence",
-            Self::LookingUp => "looking up",
-            Self::Unpublished(_) => "waiting to publish its final state again",
-            Self::Publishing(_) => "publishing its final state",
-        }
-    }
 }
 
 /// Step that follows a response.
@@ -225,7 +113,8 @@ impl<P> Call<P> {
             looked_up_first_at: None,
             // A call that is deferred again keeps its first offset, which decides the order of its key.
             origin: continued.map_or(pending.offset, |context| context.origin),
-            // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends by then.
+            // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends
+            // by then.
             inherited_until: ambiguity_before.map(|_| now + lease),
             taken_at: now,
             seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
@@ -353,7 +242,8 @@ impl<P> Call<P> {
         }
     }
 
-    /// Takes in the response to its request. The API may process that request for `api_processing_max` from now.
+    /// Takes in the response to its request. The API may process that request for `api_processing_max` from
+    /// now.
     pub(super) fn responded(
         &mut self,
         response: ClassifiedResponse,
@@ -374,13 +264,14 @@ impl<P> Call<P> {
             (ResponseClass::Accepted, Response::Status(http)) => {
                 Next::Publish(Arc::new(FinalState::Accepted(http)))
             }
-            // The response to this request says nothing of an earlier one that may be processed, so only the policy
-            // that repeats calls anyway may follow it.
+            // The response to this request says nothing of an earlier one that may be processed, so only the
+            // policy that repeats calls anyway may follow it.
             (ResponseClass::Rejected, Response::Status(http)) if is_clear => {
                 Next::Publish(Arc::new(FinalState::Rejected(http)))
             }
             (ResponseClass::Retryable, Response::NotSent(NotSent::Withheld)) if is_clear => {
-                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's retries.
+                // Our own lease stopped it. Were it an attempt, a suspended process would use up the call's
+                // retries.
                 self.void_attempt();
                 Next::Ready
             }
@@ -413,7 +304,8 @@ impl<P> Call<P> {
         next
     }
 
-    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be unhealthy.
+    /// Takes in the response to its look-up. `is_outage` says that it failed while the API was known to be
+    /// unhealthy.
     pub(super) fn looked_up(
         &mut self,
         response: LookupResponse,
@@ -429,10 +321,12 @@ impl<P> Call<P> {
                 Next::Publish(Arc::new(FinalState::Found(http)))
             }
             (LookupResult::NotFound, _) => {
-                // Quiescence has passed, so the order is surely not processed, and never will be by these requests.
+                // Quiescence has passed, so the order is surely not processed, and never will be by these
+                // requests.
                 (self.ambiguity, self.lookups, self.looked_up_first_at) = (None, 0, None);
                 match self.inconclusive.take().map(ClassifiedResponse::into_parts) {
-                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after all.
+                    // A rejection that was not trusted, because an earlier request was ambiguous, holds after
+                    // all.
                     Some((ResponseClass::Rejected, Response::Status(http))) => {
                         Next::Publish(Arc::new(FinalState::Rejected(http)))
                     }
@@ -444,8 +338,8 @@ impl<P> Call<P> {
                 let wait = response.retry_after().unwrap_or_default();
                 let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
                 if is_outage {
-                    // A look-up that fails in an outage says nothing of the order. It does not count, or an outage
-                    // of hours would park calls that a look-up can resolve.
+                    // A look-up that fails in an outage says nothing of the order. It does not count, or an
+                    // outage of hours would park calls that a look-up can resolve.
                     self.looked_up_first_at = None;
                 } else {
                     self.lookups += 1;
@@ -487,7 +381,8 @@ impl<P> Call<P> {
         self.parked()
     }
 
-    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is processed.
+    /// Returns `true` if the note must name the call, because the next owner cannot tell whether it is
+    /// processed.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self.state {
             // The note must name it before it is sent, so already while the intent is recorded.
@@ -501,7 +396,8 @@ impl<P> Call<P> {
             | CallState::BackingOff
             | CallState::AwaitingDeferral
             | CallState::Deferring => self.ambiguity.is_some(),
-            // Its response is known here only: the next owner starts over if the final state does not reach Kafka.
+            // Its response is known here only: the next owner starts over if the final state does not reach
+            // Kafka.
             CallState::Unpublished(_) | CallState::Publishing(_) => {
                 self.history.attempts > 0 || self.ambiguity.is_some()
             }

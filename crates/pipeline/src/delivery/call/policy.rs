@@ -57,8 +57,8 @@ impl Policy {
 /// Settings of look-ups under the policy `verify`.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// Longest processing time of the API. A look-up earlier than this after a request may have been sent proves
-    /// nothing: the API could still be processing that request.
+    /// Longest processing time of the API. A look-up earlier than this after a request may have been sent
+    /// proves nothing: the API could still be processing that request.
     pub api_processing_max: Duration,
     /// Number of inconclusive look-ups after which the call is parked.
     pub lookups_max: u32,

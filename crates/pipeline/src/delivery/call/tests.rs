@@ -1,5 +1,5 @@
 use super::*;
-use crate::delivery::response::{Lost, ResponseClassifier, StatusClass, Statuses};
+use crate::delivery::response::{HttpResponse, Lost, ResponseClassifier, StatusClass, Statuses};
 
 fn classifier() -> ResponseClassifier {
     ResponseClassifier::new([
@@ -69,9 +69,10 @@ fn attempts_are_counted_by_class() {
         status(429),
         status(201),
     ]);
-    assert!(
-        matches!(next, Next::Publish(final_state) if matches!(&*final_state, FinalState::Accepted(http) if http.status == 201))
-    );
+    let Next::Publish(final_state) = next else {
+        panic!("{next:?}");
+    };
+    assert!(matches!(&*final_state, FinalState::Accepted(http) if http.status == 201));
     assert_eq!((call.history.attempts, call.history.attempts_ambiguous), (5, 2));
     assert_eq!(call.ambiguity, Some(Ambiguity::AmbiguousResponse));
 }
@@ -188,9 +189,10 @@ fn look_up_decides_the_call_or_parks_it() {
         call.enter(CallState::LookingUp, now);
     }
     let abandoned = call.looked_up(verify.classify(status(500)), &verify, false, now);
-    assert!(
-        matches!(&abandoned, Next::Publish(final_state) if matches!(&**final_state, FinalState::Parked(evidence) if evidence.lookups == 3))
-    );
+    let Next::Publish(final_state) = abandoned else {
+        panic!("{abandoned:?}");
+    };
+    assert!(matches!(&*final_state, FinalState::Parked(evidence) if evidence.lookups == 3));
     let mut call = ambiguous();
     call.looked_up(verify.classify(status(500)), &verify, false, now);
     call.enter(CallState::LookingUp, now);

@@ -1,13 +1,13 @@
 //! Adaptive concurrency: finds the number of calls in flight that the API can take.
 //!
-//! As in TCP, and in Vector's adaptive request concurrency: the limit grows by one after each window of responses that
-//! were as quick as usual, if all slots were taken. It falls to six tenths after a slow window, and at once when the
-//! API asks for less (429, 503, 504) or does not respond in time.
+//! As in TCP, and in Vector's adaptive request concurrency: the limit grows by one after each window of
+//! responses that were as quick as usual, if all slots were taken. It falls to six tenths after a slow
+//! window, and at once when the API asks for less (429, 503, 504) or does not respond in time.
 //!
-//! A window is *slow* if it takes half as long again as the quickest one of the last minute. Only requests sent in a
-//! window count for it, so one congestion causes one cut. The cut goes below what the API can take, where it is
-//! quick again: each cut measures the baseline again, and an API that has become slower for good is the new baseline
-//! after a minute.
+//! A window is *slow* if it takes half as long again as the quickest one of the last minute. Only requests
+//! sent in a window count for it, so one congestion causes one cut. The cut goes below what the API can take,
+//! where it is quick again: each cut measures the baseline again, and an API that has become slower for good
+//! is the new baseline after a minute.
 //!
 //! The library looked at (congestion-limiter 0.1) reads its own clock and is asynchronous.
 
@@ -108,7 +108,8 @@ impl AdaptiveConcurrency {
         if self.window.was_at_limit {
             self.limit = (self.limit + 1).min(self.max);
         }
-        // The start stays: requests in flight are as quick as those to come, and count for the next window too.
+        // The start stays: requests in flight are as quick as those to come, and count for the next window
+        // too.
         self.window = Window {
             since: self.window.since,
             ..Window::default()
@@ -128,7 +129,8 @@ impl Baseline {
     /// Takes in a window. Returns the baseline.
     fn update(&mut self, took: Duration, now: Instant) -> Duration {
         if (self.period_start).is_none_or(|start| now >= start + BASELINE_PERIOD) {
-            // What the period before last measured is forgotten, so a slower API becomes the baseline in time.
+            // What the period before last measured is forgotten, so a slower API becomes the baseline in
+            // time.
             (self.period_start, self.previous, self.current) = (Some(now), self.current, None);
         }
         let quickest = self.current.map_or(took, |quickest| quickest.min(took));
@@ -146,7 +148,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const MAX: usize = 64;
 
-    /// An API with a number of workers and a fixed processing time; other requests queue. Its client always has more.
+    /// An API with a number of workers and a fixed processing time; other requests queue. Its client always
+    /// has more.
     struct Api {
         limit: AdaptiveConcurrency,
         workers: usize,

@@ -39,7 +39,8 @@ impl ApiHealth {
             // Usually a queue that is too long: fewer calls in flight help.
             (Response::Lost(Lost::TimedOut), _) => Self::Overloaded,
             (Response::Lost(Lost::Closed | Lost::NotHttp | Lost::Other), _) => Self::Unhealthy,
-            // A rejected order is the order's fault. Were it a failure, one bad batch of orders would cut off all.
+            // A rejected order is the order's fault. Were it a failure, one bad batch of orders would cut off
+            // all.
             (Response::Status(_), true) => Self::Healthy,
             (Response::Status(http), false) => match http.status {
                 429 => Self::Busy,

@@ -1,4 +1,5 @@
-//! Circuit breaker: while the API is unhealthy calls wait, and one of them probes now and then whether it is back.
+//! Circuit breaker: while the API is unhealthy calls wait, and one of them probes now and then whether it is
+//! back.
 //!
 //! ```text
 //!        failure_threshold unhealthy responses in a row
@@ -7,15 +8,16 @@
 //!     └────────────── first healthy response to a probe ◀─────────────┘
 //! ```
 //!
-//! * A probe is an ordinary call. One is sent per interval, even if the last one has no response yet: an API that
-//!   hangs until the timeout and then recovers is found within one interval all the same.
-//! * A response counts only for the period in which its request was sent. A request that hangs since before an outage
-//!   and times out after it says nothing about now.
-//! * After an outage the number of calls in flight ramps up as on a fresh connection: one more for each healthy
-//!   response. An API that comes back weak is not overrun, and if it fails again, few calls are ambiguous.
+//! * A probe is an ordinary call. One is sent per interval, even if the last one has no response yet: an API
+//!   that hangs until the timeout and then recovers is found within one interval all the same.
+//! * A response counts only for the period in which its request was sent. A request that hangs since before
+//!   an outage and times out after it says nothing about now.
+//! * After an outage the number of calls in flight ramps up as on a fresh connection: one more for each
+//!   healthy response. An API that comes back weak is not overrun, and if it fails again, few calls are
+//!   ambiguous.
 //!
-//! The libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, do not say *when* the next probe is
-//! due, and cannot tell a late response from a new one. Here time comes in with events.
+//! The libraries looked at (failsafe 1.3, recloser 1.4) read a clock of their own, do not say *when* the next
+//! probe is due, and cannot tell a late response from a new one. Here time comes in with events.
 
 use std::time::{Duration, Instant};
 
@@ -181,7 +183,8 @@ impl CircuitBreaker {
             // It was the probe, for want of a call.
             true => self.responded(sent_at, response, health, now),
             false if health.is_unhealthy() && !self.is_late(sent_at) => self.judge(response, health, now),
-            // Look-ups may be served while payments are not: a healthy one must not reset the failures in a row.
+            // Look-ups may be served while payments are not: a healthy one must not reset the failures in a
+            // row.
             false => BreakerChange::None,
         }
     }

@@ -34,8 +34,8 @@ pub struct FlowControlSettings {
 }
 
 /// Time ahead for which intents are recorded.
-// Intents of requests that leave later than this would be ambiguous for nothing if the process were killed; with
-// fewer, the rate would not be reached while a commit is in flight.
+// Intents of requests that leave later than this would be ambiguous for nothing if the process were killed;
+// with fewer, the rate would not be reached while a commit is in flight.
 const INTENTS_AHEAD: Duration = Duration::from_millis(100);
 
 /// Flow control of the requests to the API.
@@ -116,7 +116,8 @@ impl FlowControl {
 
     /// Counts a look-up that is sent.
     pub(super) fn look_up_sent(&mut self, now: Instant) {
-        // While the breaker is closed look-ups take no slot of its ramp, because their responses do not widen it.
+        // While the breaker is closed look-ups take no slot of its ramp, because their responses do not widen
+        // it.
         if self.breaker.is_open() {
             self.breaker.request_sent(now);
         }

@@ -1,11 +1,12 @@
 //! Rate limit: a number of requests per period, evenly spread.
 //!
-//! The generic cell rate algorithm: each request moves a due time on by its share of the period. A request may be sent
-//! once the due time has come. A loop that wakes up late may catch up on what it missed within the last
-//! [`LATENESS_MAX`]. So in any time T at most one request more than `T + LATENESS_MAX` is worth is sent.
+//! The generic cell rate algorithm: each request moves a due time on by its share of the period. A request
+//! may be sent once the due time has come. A loop that wakes up late may catch up on what it missed within
+//! the last [`LATENESS_MAX`]. So in any time T at most one request more than `T + LATENESS_MAX` is worth is
+//! sent.
 //!
-//! governor (0.10) takes a clock from outside, but does not say how many requests the next moments have room for
-//! without taking that room, and intents are recorded ahead by just that number.
+//! governor (0.10) takes a clock from outside, but does not say how many requests the next moments have room
+//! for without taking that room, and intents are recorded ahead by just that number.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ pub struct RateSettings {
 }
 
 /// Maximum delay of the loop that is made up for.
-// Longer, and a burst would follow each pause; shorter, and a loop that wakes up late would not reach the rate.
+// Longer, and a burst would follow each pause; shorter, and a loop that wakes up late would not reach the
+// rate.
 const LATENESS_MAX: Duration = Duration::from_millis(100);
 
 /// Rate limit of the requests to the API.

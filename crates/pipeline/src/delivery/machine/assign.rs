@@ -11,7 +11,8 @@ use crate::delivery::partition::{Phase, Progress};
 impl<P> Delivery<P> {
     pub(super) fn assigned(&mut self, partitions: Vec<Partition>) {
         let assignment = self.partitions.assign(&partitions);
-        // Each generation of the group brings an assignment, often an empty one. The consumer must accept that, too.
+        // Each generation of the group brings an assignment, often an empty one. The consumer must accept
+        // that, too.
         self.actions.push(Action::Load {
             assignment,
             partitions,
@@ -38,8 +39,8 @@ impl<P> Delivery<P> {
                 let is_final = |at: Offset| at < offset || note.finals.contains(at);
                 self.requests.forget_finals(partition, is_final);
                 let progress = Progress::new(offset, note);
-                // Commits that an earlier owner sends after these notes were read are fenced, so its lease ends by
-                // then. Until then its requests may still be sent.
+                // Commits that an earlier owner sends after these notes were read are fenced, so its lease
+                // ends by then. Until then its requests may still be sent.
                 let inherited_until = now + self.limits.ownership_lease;
                 owned.activate(progress, is_first, inherited_until);
                 self.actions.push(Action::Start {

@@ -1,5 +1,5 @@
-//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, recorded intents are
-//! taken back, and calls wait for the breaker instead of their own backoff.
+//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, recorded
+//! intents are taken back, and calls wait for the breaker instead of their own backoff.
 
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ impl<P> Delivery<P> {
         self.breaker_changed(change, now);
     }
 
-    /// Takes in what the response to a look-up says of the API's health. Returns `true` if it failed in an outage.
+    /// Takes in what the response to a look-up says of the API's health. Returns `true` if it failed in an
+    /// outage.
     pub(super) fn observe_look_up(
         &mut self,
         sent_at: Instant,
@@ -62,8 +63,8 @@ impl<P> Delivery<P> {
 
     /// Takes back recorded intents of calls that are not sent while the breaker is open.
     pub(super) fn take_back_intents(&mut self, now: Instant) {
-        // They would be ambiguous for nothing if this process were killed during the outage. One stays if a probe may
-        // be sent now.
+        // They would be ambiguous for nothing if this process were killed during the outage. One stays if a
+        // probe may be sent now.
         let mut keep = usize::from(self.flow.has_room(now));
         let partitions = &mut self.partitions;
         self.queues.take_back(|id| {

@@ -62,7 +62,8 @@ impl<P> Delivery<P> {
                     });
                 }
                 Some((_, Err(too_long))) => {
-                    // Without its note the next owner would call again what is final, so nothing is committed.
+                    // Without its note the next owner would call again what is final, so nothing is
+                    // committed.
                     debug_assert!(false, "intake lets no note grow too long: {too_long}");
                     self.partitions.halt(partition);
                     let why = HaltReason::NoteTooLong(too_long);
@@ -92,7 +93,8 @@ impl<P> Delivery<P> {
                 self.not_deferred(commit.deferred, now);
             }
             CommitResult::Rejected => self.commits.rejected(now),
-            // The partitions were lost before: the membership is known to be over, and librdkafka joins again.
+            // The partitions were lost before: the membership is known to be over, and librdkafka joins
+            // again.
             CommitResult::Fenced if self.partitions.is_empty() => self.intents.clear(),
             CommitResult::Fenced => self.rejoin(Rejoin::Fenced),
             CommitResult::Unknown => self.rejoin(Rejoin::CommitUnknown),

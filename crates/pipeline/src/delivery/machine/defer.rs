@@ -1,13 +1,14 @@
-//! Deferral transactions: the copies of calls, and the note that they are final at their old offsets, go to Kafka in
-//! one transaction.
+//! Deferral transactions: the copies of calls, and the note that they are final at their old offsets, go to
+//! Kafka in one transaction.
 //!
-//! The transaction takes the slot of a commit. A commit beside it would overwrite its note, or be overwritten by it,
-//! and a call that is final and open at once is called twice. An unknown result is treated as for a commit: leave the
-//! group, join again, and read the notes once the transaction has ended one way or the other.
+//! The transaction takes the slot of a commit. A commit beside it would overwrite its note, or be overwritten
+//! by it, and a call that is final and open at once is called twice. An unknown result is treated as for a
+//! commit: leave the group, join again, and read the notes once the transaction has ended one way or the
+//! other.
 //!
-//! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before the copy
-//! is deferred after it, untried. Only if the partition changes hands in between it is made before the copy: the next
-//! owner cannot know what lies ahead in the outbox.
+//! Calls of the same key that wait behind a deferred one go with it, in their order. One that arrives before
+//! the copy is deferred after it, untried. Only if the partition changes hands in between it is made before
+//! the copy: the next owner cannot know what lies ahead in the outbox.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl<P> Delivery<P> {
         let mut in_flight = CommitInFlight {
             sent_at: now,
             content: Vec::new(),
-            // A transaction's result may come long after the coordinator saw it.
+            // Offsets in a transaction are fenced by the generation, but only a plain commit restarts the session.
             proves_ownership: false,
             deferred: Vec::new(),
         };
@@ -120,8 +121,8 @@ impl<P> Delivery<P> {
 
     /// Makes calls final whose deferral is committed.
     pub(super) fn deferred(&mut self, calls: Vec<CallId>, now: Instant) {
-        // All copies are recorded before the first call is finished: that unblocks calls of the same key, which must
-        // follow the copies.
+        // All copies are recorded before the first call is finished: that unblocks calls of the same key,
+        // which must follow the copies.
         for id in &calls {
             if let Some(owned) = self.partitions.of(*id) {
                 owned.copy_sent(id.offset);

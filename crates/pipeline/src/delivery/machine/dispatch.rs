@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Delivery;
 use crate::delivery::call::{CallState, Policy};
 use crate::delivery::event::{Action, CallId};
-use crate::delivery::schedule::{End, Outcome};
+use crate::delivery::schedule::{End, KnownResult};
 
 impl<P> Delivery<P> {
     /// Queues a call that is the first of its key, by its policy and by what is known of it.
@@ -32,8 +32,8 @@ impl<P> Delivery<P> {
                 if self.resume(id, now) {
                     return;
                 }
-                // Parking needs that no request can be sent any more; a look-up also that none is still processed,
-                // or it could miss the order.
+                // Parking needs that no request can be sent any more; a look-up also that none is still
+                // processed, or it could miss the order.
                 let processing = match policy {
                     Policy::Verify => self.verify.api_processing_max,
                     Policy::Retry | Policy::Park => Duration::ZERO,
@@ -61,11 +61,11 @@ impl<P> Delivery<P> {
         call.start_attempt(now);
         match known {
             None => {}
-            Some(Outcome::Response(response, before)) => {
+            Some(KnownResult::Response(response, before)) => {
                 call.resume(before);
                 self.take_response(id, response, now);
             }
-            Some(Outcome::Final) => self.finish(id, now),
+            Some(KnownResult::Final) => self.finish(id, now),
         }
         true
     }
@@ -112,8 +112,8 @@ impl<P> Delivery<P> {
             payload: call.payload(),
         };
         let key = call.key().cloned();
-        // Under `retry` no intent precedes the request. The next commit names it all the same, so that the next owner
-        // can say which calls it repeats.
+        // Under `retry` no intent precedes the request. The next commit names it all the same, so that the
+        // next owner can say which calls it repeats.
         owned.note_changed();
         self.requests.sent(id, key, now);
         self.flow.request_sent(now);

@@ -25,7 +25,8 @@ use super::partition::{OwnedPartitions, OwnershipLease, Phase};
 use super::response::{ClassifiedResponse, Response, ResponseClassifier};
 use super::schedule::{CommitSchedule, DeferralQueue, Drains, IntentWindow, LookUps, Requests, SendQueues};
 
-/// Stage two's decisions about all partitions that this process owns. `P` is what the program needs to make a call.
+/// Stage two's decisions about all partitions that this process owns. `P` is what the program needs to make a
+/// call.
 #[derive(Debug)]
 pub struct Delivery<P> {
     limits: Limits,

@@ -1,9 +1,9 @@
-//! Ambiguous calls under `park` and `verify`: once no earlier request can be sent or processed, the call is parked, or
-//! looked up.
+//! Ambiguous calls under `park` and `verify`: once no earlier request can be sent or processed, the call is
+//! parked, or looked up.
 //!
-//! An earlier owner may send requests until the lease ends that its last commit gave it. Our own requests have left
-//! when their response is here. From then on the API may process them for its longest processing time. A look-up
-//! before that could miss the order, and the call would be made twice.
+//! An earlier owner may send requests until the lease ends that its last commit gave it. Our own requests
+//! have left when their response is here. From then on the API may process them for its longest processing
+//! time. A look-up before that could miss the order, and the call would be made twice.
 
 use std::time::Instant;
 

@@ -8,7 +8,7 @@ use crate::delivery::call::{CallState, FinalState, History, Next, Policy};
 use crate::delivery::event::{Action, CallId, WaitReason};
 use crate::delivery::partition::Phase;
 use crate::delivery::response::ClassifiedResponse;
-use crate::delivery::schedule::{End, Known, Outcome};
+use crate::delivery::schedule::{End, Known, KnownResult};
 
 impl<P> Delivery<P> {
     pub(super) fn response_received(&mut self, id: CallId, response: ClassifiedResponse, now: Instant) {
@@ -18,14 +18,15 @@ impl<P> Delivery<P> {
         self.observe_response(sent_at, &response, now);
         self.intents.request_ended();
         match self.partitions.get(id.partition) {
-            // Whatever the assignment: the call may be ours again by a later one, and waits for this response.
+            // Whatever the assignment: the call may be ours again by a later one, and waits for this
+            // response.
             Some(owned) if owned.is_in_flight(id.offset) => {
                 let assignment = owned.assignment();
                 self.take_response(CallId { assignment, ..id }, response, now);
             }
             Some(_) | None => {
-                let outcome = Outcome::Response(response, History::default());
-                self.requests.remember(id, Known { key, outcome });
+                let result = KnownResult::Response(response, History::default());
+                self.requests.remember(id, Known { key, result });
             }
         }
     }
@@ -46,7 +47,8 @@ impl<P> Delivery<P> {
             .then(|| response.clone());
         let summary = response.summary();
         let next = call.responded(response, self.verify.api_processing_max, now);
-        // While the breaker is open it is what calls wait for. Their own backoff would only delay the recovery.
+        // While the breaker is open it is what calls wait for. Their own backoff would only delay the
+        // recovery.
         let tries = match self.flow.is_breaker_open() {
             true => 1,
             false => call.history().attempts,
@@ -95,8 +97,8 @@ impl<P> Delivery<P> {
 
     /// Queues a call for its next attempt.
     pub(super) fn retry(&mut self, id: CallId, policy: Policy) {
-        // In front, because an old call holds up the commit position. While the breaker is open at the back: if only
-        // this call fails, the next probe must be another one.
+        // In front, because an old call holds up the commit position. While the breaker is open at the back:
+        // if only this call fails, the next probe must be another one.
         let end = match self.flow.is_breaker_open() {
             true => End::Back,
             false => End::Front,
@@ -163,8 +165,8 @@ impl<P> Delivery<P> {
         if acknowledged {
             self.finish(id, now);
         } else {
-            // The record may be in Kafka all the same. A second one is harmless; a call that is final without a record
-            // would be lost.
+            // The record may be in Kafka all the same. A second one is harmless; a call that is final without
+            // a record would be lost.
             let final_state = Arc::clone(final_state);
             let tries = call.record_failed_publication();
             call.enter(CallState::Unpublished(final_state), now);

@@ -1,17 +1,18 @@
 //! Retry limits: a call that keeps failing while others succeed is deferred, or abandoned.
 //!
-//! Such a call keeps the commit position where it is, and with it the window of offsets that the partition may be
-//! read ahead; a few hundred of them fill the partition. So it is deferred: its copy goes to the outbox's tail, and
-//! the call is final at its old offset (`defer.rs`). After each failed attempt or look-up, two conditions make it due:
+//! Such a call keeps the commit position where it is, and with it the window of offsets that the partition
+//! may be read ahead; a few hundred of them fill the partition. So it is deferred: its copy goes to the
+//! outbox's tail, and the call is final at its old offset (`defer.rs`). After each failed attempt or look-up,
+//! two conditions make it due:
 //!
 //! * Its partition is full, and the API gave another call a definite response since this one failed last.
 //! * It was tried for as long as the setting says, and one of these two holds.
 //!
-//! So an outage, in which all calls fail, defers none as long as there is room. Where a partition is full of failing
-//! calls, they make room one after the other.
+//! So an outage, in which all calls fail, defers none as long as there is room. Where a partition is full of
+//! failing calls, they make room one after the other.
 //!
-//! Ambiguity is never lost: under `park` an ambiguous call is parked and not deferred, and under `verify` and `retry`
-//! the copy carries it.
+//! Ambiguity is never lost: under `park` an ambiguous call is parked and not deferred, and under `verify` and
+//! `retry` the copy carries it.
 
 use std::time::Instant;
 
@@ -22,8 +23,8 @@ use crate::delivery::limits::DeferralLimits;
 use crate::delivery::response::ClassifiedResponse;
 
 impl<P> Delivery<P> {
-    /// Applies the limits to a call whose attempt or look-up has failed. Returns `true` if it is not retried here,
-    /// because it is deferred or abandoned.
+    /// Applies the limits to a call whose attempt or look-up has failed. Returns `true` if it is not retried
+    /// here, because it is deferred or abandoned.
     pub(super) fn apply_retry_limits(
         &mut self,
         id: CallId,
@@ -63,7 +64,8 @@ impl<P> Delivery<P> {
         is_due && !self.flow.is_breaker_open() && self.queue_deferral(id, now)
     }
 
-    /// Defers a call whose key has an earlier call that was deferred, to keep their order. Returns `true` if it is.
+    /// Defers a call whose key has an earlier call that was deferred, to keep their order. Returns `true` if
+    /// it is.
     pub(super) fn follow_deferred(&mut self, id: CallId, now: Instant) -> bool {
         let owned = self.partitions.of(id);
         let must_follow = owned.is_some_and(|owned| owned.must_follow_deferred(id.offset));
@@ -85,8 +87,8 @@ impl<P> Delivery<P> {
 
     /// Returns `true` if a call may be deferred with all that is known of it.
     pub(super) fn may_defer(&mut self, id: CallId) -> bool {
-        // With a request of an earlier assignment in flight, or its response remembered here, a copy would be sent
-        // beside it.
+        // With a request of an earlier assignment in flight, or its response remembered here, a copy would be
+        // sent beside it.
         if self.limits.deferral.defer_after.is_none() || self.requests.knows(id) {
             return false;
         }

@@ -9,7 +9,7 @@ use crate::delivery::call::{CallState, FinalState};
 use crate::delivery::event::{Action, CallId, Rejoin};
 use crate::delivery::partition::Phase;
 use crate::delivery::response::{ClassifiedResponse, Response, ResponseClass};
-use crate::delivery::schedule::{Known, Outcome};
+use crate::delivery::schedule::{Known, KnownResult};
 
 impl<P> Delivery<P> {
     pub(super) fn revoked(&mut self, partitions: Vec<Partition>, now: Instant) {
@@ -66,7 +66,8 @@ impl<P> Delivery<P> {
 
     /// Removes released calls from the queues.
     fn forget_released(&mut self) {
-        // Left there they would take the slots of others: the number of intents ahead counts the calls that are ready.
+        // Left there they would take the slots of others: the number of intents ahead counts the calls that
+        // are ready.
         let partitions = &self.partitions;
         self.queues.retain(|id| partitions.is_active(id));
         self.look_ups.retain_waiting(|id| partitions.is_active(id));
@@ -89,8 +90,8 @@ impl<P> Delivery<P> {
 
     /// Releases revoked partitions that are drained, or whose time is over.
     pub(super) fn release_drained(&mut self, now: Instant) {
-        // Never while a commit is in flight: librdkafka may send it again under the next generation, in which the
-        // partition is another caller's.
+        // Never while a commit is in flight: librdkafka may send it again under the next generation, in which
+        // the partition is another caller's.
         while self.commits.is_idle() {
             let partitions = &self.partitions;
             let is_drained = |partition, is_over| {
@@ -151,7 +152,8 @@ impl<P> Delivery<P> {
         self.forget_released();
     }
 
-    /// Remembers the results of a partition's calls that are not committed, should it come back to this process.
+    /// Remembers the results of a partition's calls that are not committed, should it come back to this
+    /// process.
     fn remember_results(&mut self, partition: Partition) {
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
@@ -177,13 +179,13 @@ impl<P> Delivery<P> {
                 | FinalState::NotACall => continue,
             };
             let response = ClassifiedResponse::from_parts(class, Response::Status(http.clone()));
-            let outcome = Outcome::Response(response, *call.history());
+            let result = KnownResult::Response(response, *call.history());
             let key = call.key().cloned();
-            self.requests.remember(id(offset), Known { key, outcome });
+            self.requests.remember(id(offset), Known { key, result });
         }
         for (offset, key) in owned.take_uncommitted_finals() {
-            let outcome = Outcome::Final;
-            self.requests.remember(id(offset), Known { key, outcome });
+            let result = KnownResult::Final;
+            self.requests.remember(id(offset), Known { key, result });
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Write-ahead: under `park` and `verify` a request is sent only once its intent is committed, so that the next owner
-//! knows of it.
+//! Write-ahead: under `park` and `verify` a request is sent only once its intent is committed, so that the
+//! next owner knows of it.
 
 use std::time::Instant;
 
@@ -31,7 +31,8 @@ impl<P> Delivery<P> {
 
     /// Adds intents to the commit that is about to be sent.
     pub(super) fn record_intents(&mut self, now: Instant) {
-        // A commit that was rejected recorded nothing: its intents go with this one, if the calls are still ours.
+        // A commit that was rejected recorded nothing: its intents go with this one, if the calls are still
+        // ours.
         for id in self.intents.take() {
             let call = self.partitions.call(id);
             if call.is_some_and(|call| call.is(&CallState::RecordingIntent)) {

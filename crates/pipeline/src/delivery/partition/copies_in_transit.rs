@@ -5,11 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use records::{IdempotencyKey, Offset};
 
 /// Maximum number of copies of one partition in transit.
-// Reached only if as many calls are deferred at once; each copy in transit costs memory until it is read again.
+// Reached only if as many calls are deferred at once; each copy in transit costs memory until it is read
+// again.
 const COPIES_MAX: usize = 10_000;
 
-/// Deferred calls of one partition whose copies have not been read yet, by the offset where each call stood first.
-/// Lives as long as the partition stays with this owner: the next one does not know what lies ahead in the outbox.
+/// Deferred calls of one partition whose copies have not been read yet, by the offset where each call stood
+/// first. Lives as long as the partition stays with this owner: the next one does not know what lies ahead in
+/// the outbox.
 #[derive(Debug, Default)]
 pub(super) struct CopiesInTransit {
     origins: HashMap<IdempotencyKey, BTreeSet<Offset>>,

@@ -26,8 +26,8 @@ pub(crate) struct IntakeGate {
 }
 
 impl IntakeGate {
-    /// Takes in the fill level. `has_probe` pauses intake as well: the circuit breaker is open, and the call that
-    /// its next probe needs is there.
+    /// Takes in the fill level. `has_probe` pauses intake as well: the circuit breaker is open, and the call
+    /// that its next probe needs is there.
     pub(crate) fn update(&mut self, level: FillLevel, has_probe: bool) -> Option<IntakeChange> {
         // Hysteresis: a pause makes the client drop what it has fetched ahead, so pauses must be rare.
         match level {

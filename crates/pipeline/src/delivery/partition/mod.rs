@@ -42,7 +42,8 @@ pub(super) struct OwnedPartition<P> {
     intake: IntakeGate,
     /// Copies of deferred calls that the consumer has not read yet.
     copies: CopiesInTransit,
-    /// A call was deferred here, or a copy arrived. Most partitions have none, and skip the search for earlier calls.
+    /// A call was deferred here, or a copy arrived. Most partitions have none, and skip the search for
+    /// earlier calls.
     has_copies: bool,
     /// Time until which requests of an earlier owner may be sent.
     inherited_until: Option<Instant>,
@@ -118,8 +119,8 @@ impl<P> OwnedPartition<P> {
         self.inherited_until = Some(inherited_until);
         self.progress = Some(progress);
         if is_first {
-            // Committed at once: without an offset of its own the group would depend on the start of the log, which
-            // retention moves.
+            // Committed at once: without an offset of its own the group would depend on the start of the log,
+            // which retention moves.
             self.uncommitted.changed();
         }
     }
@@ -162,8 +163,8 @@ impl<P> OwnedPartition<P> {
         Some(taken)
     }
 
-    /// Removes a call whose final state Kafka has acknowledged. Returns its size in bytes, and the call of its key
-    /// that may be sent now.
+    /// Removes a call whose final state Kafka has acknowledged. Returns its size in bytes, and the call of
+    /// its key that may be sent now.
     fn finish(&mut self, offset: Offset, now: Instant) -> Option<(usize, Option<Offset>)> {
         let call = self.calls.remove(&offset)?;
         if let Some(progress) = &mut self.progress {
@@ -243,8 +244,8 @@ impl<P> OwnedPartition<P> {
         is_breaker_open: bool,
     ) -> Option<IntakeChange> {
         let level = self.fill_level(limits).max(bytes);
-        // While the breaker is open only the next probe's call is taken in. It must be one that was never tried: if
-        // all open calls fail by their own fault, only another one shows that the API is healthy.
+        // While the breaker is open only the next probe's call is taken in. It must be one that was never
+        // tried: if all open calls fail by their own fault, only another one shows that the API is healthy.
         let has_probe = is_breaker_open && self.has_untried();
         self.intake.update(level, has_probe)
     }
@@ -285,8 +286,8 @@ impl<P> OwnedPartition<P> {
         let Some(mut call) = self.calls.remove(&offset) else {
             return 0;
         };
-        // A recorded intent of a call that was never sent is void, and must leave the note, or the next owner would
-        // park the call or look it up.
+        // A recorded intent of a call that was never sent is void, and must leave the note, or the next owner
+        // would park the call or look it up.
         let had_intent = call.void_intent();
         if call.is_ambiguous() {
             self.released_ambiguous.insert(offset);
@@ -299,7 +300,8 @@ impl<P> OwnedPartition<P> {
 
     /// Releases what has not finished in time.
     fn release_overdue(&mut self) -> usize {
-        // A call whose deferral is in flight stays: if that transaction commits, no later note may call it open.
+        // A call whose deferral is in flight stays: if that transaction commits, no later note may call it
+        // open.
         self.release_unless(|state| *state == CallState::Deferring)
     }
 
@@ -408,7 +410,8 @@ impl<P> OwnedPartition<P> {
         self.copies.has_room()
     }
 
-    /// Returns `true` if an earlier call of the same key was deferred: its copy is in transit, or stands behind.
+    /// Returns `true` if an earlier call of the same key was deferred: its copy is in transit, or stands
+    /// behind.
     pub(super) fn must_follow_deferred(&self, offset: Offset) -> bool {
         // Asked for each call, and almost never needed.
         if !self.has_copies {

@@ -10,8 +10,8 @@ use crate::delivery::call::Call;
 use crate::delivery::event::{Assignment, CallId, Pending};
 use crate::delivery::limits::Limits;
 
-/// Owned partitions, and the memory that their open calls take. Each way in and out of a call leads through here, so
-/// that `bytes_open` is always the sum over the open calls.
+/// Owned partitions, and the memory that their open calls take. Each way in and out of a call leads through
+/// here, so that `bytes_open` is always the sum over the open calls.
 #[derive(Debug)]
 pub(crate) struct OwnedPartitions<P> {
     // Sorted, so that actions come in the same order in each run, and a seed replays.
@@ -66,7 +66,8 @@ impl<P> OwnedPartitions<P> {
     pub(crate) fn dirty(&self) -> impl Iterator<Item = (Partition, &OwnedPartition<P>)> {
         self.iter().filter(|(_, owned)| match owned.phase() {
             Phase::Active | Phase::Draining => owned.is_dirty(),
-            // Before the notes are read there is nothing to commit, and a halted partition must not be committed.
+            // Before the notes are read there is nothing to commit, and a halted partition must not be
+            // committed.
             Phase::Loading | Phase::Halted => false,
         })
     }
@@ -137,7 +138,8 @@ impl<P> OwnedPartitions<P> {
         Some((id, taken))
     }
 
-    /// Removes a call whose final state Kafka has acknowledged. Returns the call of its key that may be sent now.
+    /// Removes a call whose final state Kafka has acknowledged. Returns the call of its key that may be sent
+    /// now.
     pub(crate) fn finish(&mut self, id: CallId, now: Instant) -> Option<CallId> {
         let (bytes, next) = self.of(id)?.finish(id.offset, now)?;
         self.bytes_open -= bytes;

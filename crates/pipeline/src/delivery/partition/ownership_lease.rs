@@ -1,8 +1,8 @@
 //! Ownership lease: the time for which an acknowledged commit proves that the partitions are still ours.
 //!
-//! A partition may move to another caller once the group has not heard from this one for the session timeout, and
-//! a process that was suspended does not notice. The proof is a commit that the group coordinator acknowledged:
-//! it is fenced by the generation, and it restarts the session.
+//! A partition may move to another caller once the group has not heard from this one for the session timeout,
+//! and a process that was suspended does not notice. The proof is a commit that the group coordinator
+//! acknowledged: it is fenced by the generation, and it restarts the session.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ impl OwnershipLease {
 
     /// Extends the lease by a commit that was sent at `sent_at` and is acknowledged.
     pub(crate) fn extend(&mut self, sent_at: Instant) {
-        // Counts from the sending: the moment at which the coordinator restarted the session is not known, and
-        // cannot be earlier. An older commit never shortens the lease.
+        // Counts from the sending: the moment at which the coordinator restarted the session is not known,
+        // and cannot be earlier. An older commit never shortens the lease.
         self.proved_at = self.proved_at.max(Some(sent_at));
     }
 

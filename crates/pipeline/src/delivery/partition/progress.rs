@@ -53,8 +53,8 @@ impl Progress {
         if offset < self.next {
             return Arrival::Repeated;
         }
-        // A gap holds no call: a transaction marker or an aborted record lies there. As final offsets gaps join the runs
-        // beside them, which keeps the note short. Below the commit position nothing is kept.
+        // A gap holds no call: a transaction marker or an aborted record lies there. As final offsets gaps
+        // join the runs beside them, which keeps the note short. Below the commit position nothing is kept.
         self.finals
             .insert_run(self.next.max(self.commit_position), offset);
         self.next = offset.next();
@@ -104,8 +104,8 @@ impl Progress {
     /// # Errors
     /// The note is too long. [`has_room`](Self::has_room) prevents that.
     pub(crate) fn note(&self, mut intents: OffsetSet) -> Result<String, NoteTooLong> {
-        // Intents of the last owner stay in the note until their records arrive here: a crash before that must not
-        // forget them.
+        // Intents of the last owner stay in the note until their records arrive here: a crash before that
+        // must not forget them.
         for (from, until) in self.inherited_intents.runs() {
             intents.insert_run(from.max(self.next).max(self.commit_position), until);
         }

@@ -8,8 +8,8 @@ use records::{IdempotencyKey, Offset};
 // While commits are acknowledged there are a few; the bound is for a group that accepts none for a long time.
 const FINALS_MAX: usize = 10_000;
 
-/// Changes since the last acknowledged commit. A commit takes the count with it when it is sent, so that changes
-/// made while it is in flight stay uncommitted.
+/// Changes since the last acknowledged commit. A commit takes the count with it when it is sent, so that
+/// changes made while it is in flight stay uncommitted.
 #[derive(Debug, Default)]
 pub(super) struct Uncommitted {
     changes: u64,
@@ -44,7 +44,7 @@ impl Uncommitted {
 
     /// Takes in the acknowledgement of a commit that contained this many changes.
     pub(super) fn committed(&mut self, changes: u64) {
-        // Never backwards: the acknowledgement of a deferral may carry an older count.
+        // Never backwards, in whatever order acknowledgements come.
         self.changes_committed = self.changes_committed.max(changes);
         while self.finals.front().is_some_and(|(change, ..)| *change <= changes) {
             self.finals.pop_front();

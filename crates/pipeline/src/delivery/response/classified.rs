@@ -2,8 +2,8 @@
 
 use super::{Response, ResponseClass, ResponseClassifier};
 
-/// A response and its class. Made by [`ResponseClassifier::classify`] as soon as the response is there, so that metrics,
-/// logs and decisions agree on what it means.
+/// A response and its class. Made by [`ResponseClassifier::classify`] as soon as the response is there, so
+/// that metrics, logs and decisions agree on what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassifiedResponse {
     // Private, so that only the classifier pairs a response with a class.

@@ -1,5 +1,5 @@
-//! Rules for responses whose status does not tell: legacy APIs love `200 {"result":"ERROR"}`. A rule names the field of
-//! the body that decides, and the class of each of its values.
+//! Rules for responses whose status does not tell: legacy APIs love `200 {"result":"ERROR"}`. A rule names
+//! the field of the body that decides, and the class of each of its values.
 
 use serde_json::Value;
 
@@ -54,13 +54,14 @@ pub enum InvalidRule {
     NoStatuses(String),
     /// The rule names no value, so no response could be accepted.
     #[error(
-        "the rule for the field {0} names no value at all, so that each response would be ambiguous; name the \
-         values that mean accepted"
+        "the rule for the field {0} names no value at all, so that each response would be ambiguous; name \
+         the values that mean accepted"
     )]
     NoValues(String),
     /// One value is in two classes.
     #[error(
-        "in the rule for the field {pointer} the value {value:?} is in two classes; take it out of one of them"
+        "in the rule for the field {pointer} the value {value:?} is in two classes; take it out of one of \
+         them"
     )]
     Twice {
         /// Field of the rule.
@@ -70,8 +71,8 @@ pub enum InvalidRule {
     },
     /// Two rules read one status.
     #[error(
-        "the body of a response with status {status} is read by two rules: for the field {one}, and for {other}; \
-         take the status out of one of them"
+        "the body of a response with status {status} is read by two rules: for the field {one}, and for \
+         {other}; take the status out of one of them"
     )]
     Overlap {
         /// Status that both read.
@@ -107,7 +108,8 @@ impl FieldRule {
         let named = match field {
             Field::Value(text) => self.values.iter().find(|(value, _)| value == text),
             Field::Missing => None,
-            // The field would decide and was not read. The status must not stand in for it: it may say 200 for an error.
+            // The field would decide and was not read. The status must not stand in for it: it may say 200
+            // for an error.
             Field::Unreadable | Field::NotAsked => return Some(StatusClass::Ambiguous),
         };
         match (named, self.otherwise) {

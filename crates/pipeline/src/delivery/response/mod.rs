@@ -1,5 +1,5 @@
-//! Responses of the API, and their classification: the one table that decides between paying twice and not paying at
-//! all.
+//! Responses of the API, and their classification: the one table that decides between paying twice and not
+//! paying at all.
 //!
 //! | event | response | class |
 //! | --- | --- | --- |
@@ -14,9 +14,9 @@
 //! | a status, whatever becomes of the body behind it | [`Response::Status`] | by the status |
 //! | a status for which a field of the body decides | [`Response::Status`] | by the field's value |
 //!
-//! The classes of statuses are settings ([`ResponseClassifier`]). By default 2xx is *accepted*; 401, 407, 425, 429, and
-//! 503 with `Retry-After`, are *retryable*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx are *rejected*. A status
-//! without a class is ambiguous.
+//! The classes of statuses are settings ([`ResponseClassifier`]). By default 2xx is *accepted*; 401, 407,
+//! 425, 429, and 503 with `Retry-After`, are *retryable*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx
+//! are *rejected*. A status without a class is ambiguous.
 //!
 //! A status counts as soon as it is read, even if the body breaks off. Where a field of the body decides
 //! ([`FieldRule`]), a body that cannot be read leaves the response ambiguous.
@@ -70,7 +70,8 @@ pub enum NotSent {
     NotWritten,
     /// The request needs credentials, and there were none.
     NoCredentials,
-    /// The ownership lease ended, or the partition left, before the request could be sent. This is no attempt.
+    /// The ownership lease ended, or the partition left, before the request could be sent. This is no
+    /// attempt.
     Withheld,
 }
 
@@ -141,8 +142,8 @@ pub enum StatusClass {
     Rejected,
     /// The order is surely not processed.
     Retry,
-    /// As `Retry` with a `Retry-After` header, which only a server sends that turned the request away; as `Ambiguous`
-    /// without.
+    /// As `Retry` with a `Retry-After` header, which only a server sends that turned the request away; as
+    /// `Ambiguous` without.
     RetryIfRetryAfter,
     /// The order may be processed.
     Ambiguous,

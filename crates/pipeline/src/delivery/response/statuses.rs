@@ -21,8 +21,8 @@ pub enum Statuses {
 pub enum InvalidStatusClasses {
     /// The entry is no status, range or hundred.
     #[error(
-        "{0:?} is no HTTP status: expected one such as \"503\", a range such as \"520-527\", or a hundred such \
-         as \"5xx\""
+        "{0:?} is no HTTP status: expected one such as \"503\", a range such as \"520-527\", or a hundred \
+         such as \"5xx\""
     )]
     NotAStatus(String),
     /// Two entries of the same width put one status into two classes.
@@ -63,7 +63,8 @@ impl StatusTable {
         settings.sort_by_key(|(statuses, _)| statuses.width());
         for (at, &(one, one_class)) in settings.iter().enumerate() {
             for &(other, other_class) in &settings[at + 1..] {
-                // A narrower entry overrides a wider one on purpose; two of the same width contradict each other.
+                // A narrower entry overrides a wider one on purpose; two of the same width contradict each
+                // other.
                 let same_width = one.width() == other.width();
                 if let Some(status) = one.first_in_both(other)
                     && same_width

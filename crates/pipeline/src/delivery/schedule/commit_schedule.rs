@@ -7,7 +7,7 @@ use records::Partition;
 use crate::delivery::event::{Assignment, CallId};
 
 /// Delay before a rejected commit is made again.
-// The group rejects commits while it rebalances, which takes longer than this, but not for ever.
+// The group rejects commits while it rebalances; this paces the retries until that is over.
 const REJECTED_DELAY: Duration = Duration::from_millis(100);
 
 /// A commit, or a deferral transaction, that is not acknowledged yet.

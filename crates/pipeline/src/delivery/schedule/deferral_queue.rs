@@ -10,7 +10,8 @@ use crate::delivery::event::CallId;
 // Calls that fail meanwhile go together, and plain commits get their turn.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Calls that wait for the next deferral transaction. Entries may be stale: whoever takes one checks its state.
+/// Calls that wait for the next deferral transaction. Entries may be stale: whoever takes one checks its
+/// state.
 #[derive(Debug, Default)]
 pub(crate) struct DeferralQueue {
     waiting: VecDeque<CallId>,

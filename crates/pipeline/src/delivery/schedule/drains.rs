@@ -129,7 +129,8 @@ impl Drains {
         overdue
     }
 
-    /// Takes the first revocation whose partitions are all drained. `is_drained` gets a flag that their time is over.
+    /// Takes the first revocation whose partitions are all drained. `is_drained` gets a flag that their time
+    /// is over.
     pub(crate) fn take_drained(
         &mut self,
         commit_max: Duration,
@@ -149,7 +150,8 @@ impl Drains {
         let Some(shutdown) = &mut self.shutdown else {
             return false;
         };
-        // Past its time the process exits, whatever is still open: the notes say what the next owner must know.
+        // Past its time the process exits, whatever is still open: the notes say what the next owner must
+        // know.
         let may_finish = is_drained || shutdown.deadline.is_over(commit_max, now);
         // Once: the program is leaving already.
         may_finish && !std::mem::replace(&mut shutdown.is_finished, true)

@@ -1,9 +1,9 @@
 //! Number of intents that may be recorded ahead of the free slots.
 //!
-//! Calls wait for a commit, and one commit takes many of them. While it is in flight, calls are sent whose intents
-//! went ahead; those that it records are sent during the next one. So as many intents go ahead as slots come free in
-//! the time of two commits. No more do: if this process is killed, each call whose intent is recorded and that was
-//! not sent is parked, or looked up, for nothing.
+//! Calls wait for a commit, and one commit takes many of them. While it is in flight, calls are sent whose
+//! intents went ahead; those that it records are sent during the next one. So as many intents go ahead as
+//! slots come free in the time of two commits. No more do: if this process is killed, each call whose intent
+//! is recorded and that was not sent is parked, or looked up, for nothing.
 
 use crate::delivery::event::CallId;
 
@@ -67,8 +67,8 @@ impl IntentWindow {
 
     /// Number of further intents that may be recorded now.
     pub(crate) fn room(&self, slots: Slots) -> usize {
-        // Two commits: what is recorded during one of them is sent during the next. At the start nothing is measured yet, and
-        // nothing goes ahead.
+        // Two commits: what is recorded during one of them is sent during the next. At the start nothing is
+        // measured yet, and nothing goes ahead.
         let ahead = (self.ended_during_commit * 2).min(slots.ahead_max);
         let room = (slots.free + ahead).min(slots.flow);
         // Calls that wait for a slot already, and those being recorded, will take theirs first.

@@ -46,7 +46,7 @@ impl LookUps {
         self.waiting.retain(|id| keep(*id));
     }
 
-    /// Forgets what waits.
+    /// Forgets the look-ups that wait.
     pub(crate) fn clear_waiting(&mut self) {
         // Look-ups in flight keep their slots until they end: the API still works on them.
         self.waiting.clear();

@@ -15,5 +15,5 @@ pub(super) use deferral_queue::DeferralQueue;
 pub(super) use drains::Drains;
 pub(super) use intent_window::{IntentWindow, Slots};
 pub(super) use look_ups::LookUps;
-pub(super) use requests::{Known, Outcome, Requests};
+pub(super) use requests::{Known, KnownResult, Requests};
 pub(super) use send_queues::{End, Recall, SendQueues};

@@ -1,8 +1,8 @@
 //! Requests of this process, by the position of their calls. They outlive assignments.
 //!
-//! A lost partition may come back a moment later, and with it calls whose requests are still in flight, or that are
-//! final and could not be committed. This process remembers them and does not send them again. What another owner
-//! has sent meanwhile changes nothing of that.
+//! A lost partition may come back a moment later, and with it calls whose requests are still in flight, or
+//! that are final and could not be committed. This process remembers them and does not send them again. What
+//! another owner has sent meanwhile changes nothing of that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -26,17 +26,17 @@ pub(crate) struct Requests {
     known: BTreeMap<(Partition, Offset), Known>,
 }
 
-/// Result of a call in an earlier assignment.
+/// Result of a call in an earlier assignment, with the key that identifies the call.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     /// Key of the call: another record at the same position, in a recreated topic, is another call.
     pub(crate) key: Option<IdempotencyKey>,
-    pub(crate) outcome: Outcome,
+    pub(crate) result: KnownResult,
 }
 
-/// Outcome of a call in an earlier assignment.
+/// Knowledge of a call from an earlier assignment.
 #[derive(Clone, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum KnownResult {
     /// Response to its last request, and the attempts before.
     Response(ClassifiedResponse, History),
     /// Its final state is acknowledged by Kafka.
@@ -85,10 +85,10 @@ impl Requests {
     }
 
     /// Takes the remembered result of a call, if its key is the same.
-    pub(crate) fn take_known(&mut self, id: CallId, key: Option<&IdempotencyKey>) -> Option<Outcome> {
+    pub(crate) fn take_known(&mut self, id: CallId, key: Option<&IdempotencyKey>) -> Option<KnownResult> {
         // Removed in any case: with another key the position holds another record now.
         let known = self.known.remove(&position(id))?;
-        (known.key.as_ref() == key).then_some(known.outcome)
+        (known.key.as_ref() == key).then_some(known.result)
     }
 
     /// Forgets results of a partition's calls that are committed as final.
@@ -132,7 +132,7 @@ mod tests {
         for offset in [7, 8, 9] {
             let known = Known {
                 key: key.clone(),
-                outcome: Outcome::Final,
+                result: KnownResult::Final,
             };
             requests.remember(id(1, offset), known);
         }

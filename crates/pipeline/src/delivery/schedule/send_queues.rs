@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use crate::delivery::call::Policy;
 use crate::delivery::event::CallId;
 
-/// Calls that wait for a slot, or for their intent to be recorded, in their order. Entries may be stale: whoever
-/// takes one checks the state of its call.
+/// Calls that wait for a slot, or for their intent to be recorded, in their order. Entries may be stale:
+/// whoever takes one checks the state of its call.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueues {
     ready: VecDeque<CallId>,
@@ -55,7 +55,8 @@ impl SendQueues {
         self.awaiting_intent.len()
     }
 
-    /// Moves calls that may be sent back to the front of those whose intent is to be recorded, in their order.
+    /// Moves calls that may be sent back to the front of those whose intent is to be recorded, in their
+    /// order.
     pub(crate) fn take_back(&mut self, mut choose: impl FnMut(CallId) -> Recall) {
         let mut taken_back = Vec::new();
         self.ready.retain(|id| match choose(*id) {
@@ -72,8 +73,8 @@ impl SendQueues {
         }
     }
 
-    // Entries of partitions that left are removed at once, because `ready` counts against the room for intents. Other
-    // stale entries are few, and are skipped when they are next in line.
+    // Entries of partitions that left are removed at once, because `ready` counts against the room for
+    // intents. Other stale entries are few, and are skipped when they are next in line.
     pub(crate) fn retain(&mut self, keep: impl Fn(CallId) -> bool) {
         self.ready.retain(|id| keep(*id));
         self.awaiting_intent.retain(|id| keep(*id));

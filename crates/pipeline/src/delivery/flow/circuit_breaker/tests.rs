@@ -109,9 +109,8 @@ fn one_probe_per_interval_whatever_the_last_one_does() {
         assert_eq!(scenario.room(), 0, "one at a time");
     }
     for (count, probe) in (1..).zip(probes) {
-        assert!(
-            matches!(scenario.respond(probe, ApiHealth::Overloaded), BreakerChange::Failed(o) if o.probes_failed == count)
-        );
+        let change = scenario.respond(probe, ApiHealth::Overloaded);
+        assert!(matches!(change, BreakerChange::Failed(outage) if outage.probes_failed == count));
     }
     assert_eq!(scenario.breaker.state(), BreakerState::Open);
 }

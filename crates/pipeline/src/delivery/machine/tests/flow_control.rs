@@ -100,8 +100,8 @@ fn open_breaker_sends_one_probe_per_interval() {
     assert_eq!(scenario.delivery.gauges().breaker, BreakerState::Closed);
 }
 
-/// Scenario: one order makes the API respond 500 each time, and there is no other call. Once the breaker is open,
-/// another order must be read, for it would show that the API is healthy.
+/// Scenario: one order makes the API respond 500 each time, and there is no other call. Once the breaker is
+/// open, another order must be read, for it would show that the API is healthy.
 #[test]
 fn open_breaker_reads_on_until_an_untried_call() {
     let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 1);
@@ -137,7 +137,8 @@ fn open_breaker_reads_on_until_an_untried_call() {
         .check_calls(&["outage is over", "publish 1", "send 0 again: ambiguous"]);
 }
 
-/// Scenario: the breaker opens while calls with a recorded intent wait for a slot, or while their commit is in flight.
+/// Scenario: the breaker opens while calls with a recorded intent wait for a slot, or while their commit is
+/// in flight.
 #[test]
 fn opening_breaker_takes_back_recorded_intents() {
     for is_committed in [true, false] {
@@ -300,8 +301,8 @@ fn adaptive_limit_grows_with_healthy_responses() {
     assert_eq!(scenario.delivery.gauges().calls_in_flight_limit, 2);
 }
 
-/// Scenario: calls wait for the lease when their partition is lost. Left in the queue they would take the only slot, and
-/// no call of the next assignment could have its intent recorded.
+/// Scenario: calls wait for the lease when their partition is lost. Left in the queue they would take the
+/// only slot, and no call of the next assignment could have its intent recorded.
 #[test]
 fn released_calls_take_no_slots() {
     let mut scenario = Scenario::under(Policy::Retry);

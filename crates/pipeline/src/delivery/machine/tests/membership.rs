@@ -1,0 +1,197 @@
+//! Assignment, ownership lease, drains and rejoins.
+
+use super::*;
+
+#[test]
+fn inherited_intent_makes_a_repeated_call() {
+    let mut note = CallNote::default();
+    note.intents.insert(Offset(8));
+    note.finals.insert(Offset(9));
+    let mut scenario = Scenario::started(7, &note.encode(Offset(7)).expect("a note"));
+    scenario.pending(8, "b").check(&["send 8 again: redelivered"]);
+    scenario.pending(9, "c").check(&[]);
+    scenario.respond(7, 201);
+    scenario.acknowledge(7);
+    scenario.pending(10, "d").check(&["send 10"]);
+}
+
+#[test]
+fn nothing_is_sent_past_the_ownership_lease() {
+    let mut scenario = Scenario::started(7, "");
+    scenario.respond(7, 201);
+    scenario.acknowledge(7);
+    scenario.advance(10 * MS).check(&["commit 8"]);
+    scenario.on(Event::Committed(CommitResult::Committed));
+    scenario.now += Duration::from_secs(5);
+    scenario.pending(8, "b").check(&["commit 8"]);
+    // The lease counts from when the commit was sent: one that took too long extends nothing.
+    scenario.now += Duration::from_secs(5);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "commit 8"]);
+    scenario.now += Duration::from_secs(4);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "send 8", "commit 8"]);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease"]);
+    // While a request is in flight the lease is renewed at half its length.
+    assert_eq!(
+        scenario.delivery.wake_at(scenario.now),
+        Some(scenario.now + Duration::from_millis(2_500))
+    );
+    scenario
+        .advance(Duration::from_millis(2_500))
+        .check(&["commit 8"]);
+}
+
+#[test]
+fn revoked_partition_drains_before_its_release() {
+    let mut scenario = Scenario::started(7, "");
+    scenario.pending(8, "b").check(&["send 8"]);
+    scenario.pending(9, "c").check(&[]);
+    scenario.advance(10 * MS).check(&["commit 7"]);
+    scenario.on(Event::Revoked(vec![P])).check(&["pause"]);
+    scenario.respond(8, 500).check(&[]);
+    scenario.respond(7, 201).check(&["publish 7"]);
+    scenario.acknowledge(7).check(&[]);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "commit 8"]);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "release, 0 abandoned"]);
+}
+
+#[test]
+fn drain_times_out_and_notes_what_is_ambiguous() {
+    let mut scenario = Scenario::started(7, "");
+    scenario
+        .advance(10 * MS)
+        .on(Event::Committed(CommitResult::Committed));
+    scenario.on(Event::Stop).check(&["pause"]);
+    assert_eq!(
+        scenario.delivery.wake_at(scenario.now),
+        Some(scenario.now + LIMITS.drain_timeout)
+    );
+    scenario
+        .advance(LIMITS.drain_timeout)
+        .check(&["withhold", "commit 7"]);
+    let Some(Action::Commit(commits)) = scenario.actions.last() else {
+        panic!("{:?}", scenario.actions);
+    };
+    let note = CallNote::decode(Offset(7), &commits[0].note).expect("a note");
+    assert!(note.intents.contains(Offset(7)));
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "finish"]);
+}
+
+#[test]
+fn lost_partition_commits_nothing() {
+    let mut scenario = Scenario::started(7, "");
+    scenario.respond(7, 201);
+    scenario.acknowledge(7);
+    scenario.advance(10 * MS).check(&["commit 8"]);
+    scenario.on(Event::Lost(vec![P])).check(&["withhold"]);
+    scenario
+        .on(Event::Committed(CommitResult::Fenced))
+        .check(&["release, 0 abandoned"]);
+    assert!(!scenario.delivery.lease.may_send(scenario.now));
+    let nothing = Gauges {
+        calls_in_flight_limit: 2,
+        ..Gauges::default()
+    };
+    assert_eq!(scenario.delivery.gauges(), nothing);
+}
+
+#[test]
+fn returning_partition_is_not_called_again() {
+    let mut scenario = Scenario::started(7, "");
+    scenario.pending(8, "b").check(&["send 8"]);
+    let (ended, in_flight) = (scenario.id(7), scenario.id(8));
+    scenario.respond(7, 201);
+    scenario.on(Event::Published {
+        call: ended,
+        acknowledged: true,
+    });
+    // 7 is final and not committed, the request of 8 is in flight.
+    scenario
+        .on(Event::Lost(vec![P]))
+        .check(&["withhold", "release, 1 abandoned"]);
+    scenario.assign(loaded(Some(7), "")).check(&["start at 7"]);
+    scenario.pending(7, "first").check(&[]);
+    scenario.pending(8, "b").check(&[]);
+    scenario.pending(9, "c").check(&[]);
+    scenario.advance(10 * MS).check(&["commit 7"]);
+    scenario
+        .on(Event::Committed(CommitResult::Committed))
+        .check(&["extend lease", "send 9"]);
+    scenario
+        .respond_with(in_flight, status_of(201))
+        .check(&["publish 8"]);
+    scenario.acknowledge(8);
+    scenario.advance(10 * MS).check(&["commit 9"]);
+}
+
+#[test]
+fn unknown_commit_result_leads_to_a_rejoin() {
+    for result in [CommitResult::Unknown, CommitResult::Fenced] {
+        let mut scenario = Scenario::started(7, "");
+        scenario.advance(10 * MS).check(&["commit 7"]);
+        scenario
+            .on(Event::Committed(result))
+            .check(&["withhold", "rejoin"]);
+    }
+    let mut scenario = Scenario::started(7, "");
+    scenario.advance(10 * MS).check(&["commit 7"]);
+    scenario.advance(LIMITS.commit_max).check(&["withhold", "rejoin"]);
+}
+
+#[test]
+fn offsets_never_reset_silently() {
+    let check = |loaded: LoadedNotes, expected: &str| {
+        let mut scenario = Scenario::new();
+        scenario.assign(loaded).check(&[expected]);
+    };
+    let with_log = |committed: Option<i64>, start: i64, end: i64| LoadedNotes {
+        log_start: Offset(start),
+        log_end: Offset(end),
+        ..loaded(committed, "")
+    };
+    check(with_log(Some(7), 7, 7), "start at 7");
+    check(with_log(Some(6), 7, 9), "halt");
+    check(with_log(Some(10), 7, 9), "halt");
+    check(with_log(None, 7, 9), "halt");
+    check(loaded(Some(7), "2:rAQE:"), "halt");
+    check(loaded(Some(7), "\u{fffd}"), "halt");
+    let mut scenario = Scenario::new();
+    // A first offset is committed at once.
+    scenario
+        .assign(with_log(None, 0, 9))
+        .check(&["start for the first time at 0", "commit 0"]);
+}
+
+#[test]
+fn events_of_an_earlier_assignment_do_nothing() {
+    let mut scenario = Scenario::started(7, "");
+    let old = scenario.id(7);
+    scenario.on(Event::Lost(vec![P]));
+    scenario.assign(loaded(Some(7), ""));
+    scenario.on(Event::WaitElapsed(old)).check(&[]);
+    scenario
+        .on(Event::Published {
+            call: old,
+            acknowledged: true,
+        })
+        .check(&[]);
+    let loaded = loaded(Some(9), "");
+    scenario
+        .on(Event::NotesLoaded {
+            assignment: old.assignment,
+            partition: P,
+            loaded,
+        })
+        .check(&[]);
+}
