@@ -92,7 +92,7 @@ impl PendingCall {
             key: pending.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
             policy: policies.of(&headers),
-            continued: pending.deferral_context(now),
+            deferral_context: pending.deferral_context(now),
             payload: pending,
         }
     }

@@ -48,9 +48,9 @@ impl PendingCall {
         // A call found by its first look-up has had no attempt of this caller's.
         outcome.first_attempt_at = self
             .first_attempt_at(history, clock)
-            .unwrap_or_else(|| clock.at(history.answered_at));
+            .unwrap_or_else(|| clock.at(history.responded_at));
         outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
-        outcome.responded_at = clock.at(history.answered_at);
+        outcome.responded_at = clock.at(history.responded_at);
         outcome.to_json()
     }
 
@@ -193,7 +193,7 @@ impl PendingCall {
 
     fn times(&self, headers: OwnedHeaders, history: &History, clock: WallClock) -> OwnedHeaders {
         let first = self.first_attempt_at(history, clock);
-        let last = history.answered_at.map(|at| clock.at(Some(at)));
+        let last = history.responded_at.map(|at| clock.at(Some(at)));
         [
             (call_dead_letter::FIRST_ATTEMPT_AT, first),
             (call_dead_letter::RESPONDED_AT, last),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::call_note::{InvalidNote, NoteTooLong};
-use records::{IdempotencyKey, Offset, Partition};
+use records::{Offset, Partition};
 
-use super::call::{Ambiguity, DeferralContext, FinalState, History, LookupResponse, Policy};
+use super::call::{Ambiguity, FinalState, History, LookupResponse, Pending};
 use super::flow::Outage;
 use super::response::{ClassifiedResponse, ResponseSummary};
 
@@ -77,25 +77,6 @@ pub enum Event<P> {
     Stop,
     /// The time from [`Delivery::wake_at`](super::Delivery::wake_at) has come.
     Tick,
-}
-
-/// A record of the outbox.
-#[derive(Debug)]
-pub struct Pending<P> {
-    /// Partition of the outbox.
-    pub partition: Partition,
-    /// Offset in the partition.
-    pub offset: Offset,
-    /// Idempotency key; `None` if the record is no pending call.
-    pub key: Option<IdempotencyKey>,
-    /// Memory that it takes, in bytes.
-    pub bytes: usize,
-    /// Policy for an unknown outcome.
-    pub policy: Policy,
-    /// Context from earlier offsets, if the call was deferred.
-    pub continued: Option<DeferralContext>,
-    /// Data that the program needs to make the call.
-    pub payload: P,
 }
 
 /// Committed state of a partition, and the bounds of its log, at assignment.

@@ -59,11 +59,11 @@ mod schedule;
 
 pub use call::{
     Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResponse, LookupResult,
-    Policy, Verify,
+    Pending, Policy, Verify,
 };
 pub use event::{
-    Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Pending,
-    Rejoin, WaitReason,
+    Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Rejoin,
+    WaitReason,
 };
 pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, RateSettings};
 pub use gauges::Gauges;

@@ -14,6 +14,7 @@
 
 mod deferral_context;
 mod lookup;
+mod pending;
 mod policy;
 mod state;
 #[cfg(test)]
@@ -24,11 +25,11 @@ use std::time::{Duration, Instant};
 
 use records::{IdempotencyKey, Offset};
 
-use super::event::Pending;
 use super::response::{ClassifiedResponse, NotSent, Response, ResponseClass};
 
 pub use deferral_context::DeferralContext;
 pub use lookup::{LookupResponse, LookupResult};
+pub use pending::Pending;
 pub use policy::{Policy, Verify};
 pub use state::{Ambiguity, CallState, Evidence, FinalState, History};
 
@@ -89,8 +90,8 @@ impl<P> Call<P> {
         lease: Duration,
         now: Instant,
     ) -> Self {
-        let continued = pending.continued;
-        let ambiguity_before = continued.and_then(|context| context.ambiguity);
+        let deferral_context = pending.deferral_context;
+        let ambiguity_before = deferral_context.and_then(|context| context.ambiguity);
         let state = match (&pending.key, is_blocked) {
             (None, _) => CallState::Publishing(Arc::new(FinalState::NotACall)),
             (Some(_), true) => CallState::BlockedByKey,
@@ -103,21 +104,23 @@ impl<P> Call<P> {
             policy: pending.policy,
             state,
             since: now,
-            history: continued.map(|context| context.history()).unwrap_or_default(),
+            history: deferral_context
+                .map(|context| context.history())
+                .unwrap_or_default(),
             // The last owner's note is the younger evidence.
             ambiguity: maybe_called
                 .then_some(Ambiguity::Redelivered)
                 .or(ambiguity_before),
             inconclusive: None,
-            lookups: continued.map_or(0, |context| context.lookups),
+            lookups: deferral_context.map_or(0, |context| context.lookups),
             looked_up_first_at: None,
             // A call that is deferred again keeps its first offset, which decides the order of its key.
-            origin: continued.map_or(pending.offset, |context| context.origin),
+            origin: deferral_context.map_or(pending.offset, |context| context.origin),
             // Only an ambiguous call has an earlier request that matters. The lease of whoever sent it ends
             // by then.
             inherited_until: ambiguity_before.map(|_| now + lease),
             taken_at: now,
-            seen_before: continued.map_or(Duration::ZERO, |context| context.seen_before),
+            seen_before: deferral_context.map_or(Duration::ZERO, |context| context.seen_before),
             failed_at: None,
             publications_failed: 0,
         }
@@ -252,7 +255,7 @@ impl<P> Call<P> {
     ) -> Next {
         debug_assert_eq!(self.state, CallState::InFlight);
         let (class, response) = response.into_parts();
-        self.history.answered_at = Some(now);
+        self.history.responded_at = Some(now);
         if class == ResponseClass::Ambiguous {
             self.history.attempts_ambiguous += 1;
             self.ambiguity = Some(Ambiguity::AmbiguousResponse);
@@ -317,7 +320,7 @@ impl<P> Call<P> {
         let first_at = *self.looked_up_first_at.get_or_insert(now);
         let next = match response.into_parts() {
             (LookupResult::Found, Response::Status(http)) => {
-                self.history.answered_at = Some(now);
+                self.history.responded_at = Some(now);
                 Next::Publish(Arc::new(FinalState::Found(http)))
             }
             (LookupResult::NotFound, _) => {
@@ -420,7 +423,7 @@ impl<P> Call<P> {
     fn void_attempt(&mut self) {
         // Neither the outcome nor the backoff may count a request that was never sent.
         self.history.attempts -= 1;
-        self.history.answered_at = None;
+        self.history.responded_at = None;
         if self.history.attempts == 0 {
             self.history.first_attempt_at = None;
         }

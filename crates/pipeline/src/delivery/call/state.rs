@@ -74,7 +74,7 @@ pub struct History {
     /// Time of the first request.
     pub first_attempt_at: Option<Instant>,
     /// Time of the last response.
-    pub answered_at: Option<Instant>,
+    pub responded_at: Option<Instant>,
 }
 
 /// Reason why the outcome of a call is unknown. A request that is sent all the same is a repeated call.

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::Delivery;
-use crate::delivery::event::{Action, Pending};
+use crate::delivery::call::Pending;
+use crate::delivery::event::Action;
 use crate::delivery::partition::{IntakeChange, Taken};
 
 impl<P> Delivery<P> {

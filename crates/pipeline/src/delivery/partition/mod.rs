@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use records::call_note::NoteTooLong;
 use records::{IdempotencyKey, Offset, OffsetSet};
 
-use crate::delivery::call::{Call, CallState};
-use crate::delivery::event::{Assignment, Pending};
+use crate::delivery::call::{Call, CallState, Pending};
+use crate::delivery::event::Assignment;
 use crate::delivery::limits::Limits;
 
 pub(super) use intake_gate::{FillLevel, IntakeChange};
@@ -148,9 +148,9 @@ impl<P> OwnedPartition<P> {
         let taken = match &pending.key {
             None => Taken::NotACall,
             Some(key) => {
-                if let Some(continued) = &pending.continued {
+                if let Some(deferral_context) = &pending.deferral_context {
                     self.has_copies = true;
-                    self.copies.arrived(key, continued.origin);
+                    self.copies.arrived(key, deferral_context.origin);
                 }
                 match self.key_queues.push(key, offset) {
                     true => Taken::First,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use records::{Offset, Partition};
 
 use super::{FillLevel, OwnedPartition, Phase, Taken};
-use crate::delivery::call::Call;
-use crate::delivery::event::{Assignment, CallId, Pending};
+use crate::delivery::call::{Call, Pending};
+use crate::delivery::event::{Assignment, CallId};
 use crate::delivery::limits::Limits;
 
 /// Owned partitions, and the memory that their open calls take. Each way in and out of a call leads through
@@ -216,7 +216,7 @@ mod tests {
             key: IdempotencyKey::new(key).ok(),
             bytes: 10,
             policy: Policy::Retry,
-            continued: None,
+            deferral_context: None,
             payload: (),
         };
         owned.take(pending, LEASE, Instant::now()).expect("a new call").0

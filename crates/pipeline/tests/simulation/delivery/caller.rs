@@ -268,7 +268,7 @@ impl Simulation {
             Some(State::Committed { .. }) | None => {}
         }
         let is_forgetful = self.setup.mutation == Some(Mutation::AmbiguityForgotten);
-        let continued = record.continued.map(|before| DeferralContext {
+        let deferral_context = record.deferral_context.map(|before| DeferralContext {
             origin: record.origin.1,
             attempts: before.attempts,
             attempts_ambiguous: before.attempts_ambiguous,
@@ -283,13 +283,13 @@ impl Simulation {
             key: Some(record.key.clone()),
             bytes: BYTES,
             policy: record.policy,
-            continued,
+            deferral_context,
             payload: *position,
         };
         if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
             *next = next_at;
         }
-        if continued.is_some() {
+        if deferral_context.is_some() {
             self.count("copies read");
         }
         self.handle(at, Event::Pending(pending));

@@ -91,7 +91,7 @@ pub(crate) struct OutboxRecord {
     /// Position of the first record of its order.
     pub(crate) origin: CallPosition,
     /// Deferral context of a copy.
-    pub(crate) continued: Option<DeferredState>,
+    pub(crate) deferral_context: Option<DeferredState>,
     /// Transaction of the record; `None` if it is visible from the start.
     pub(crate) transaction: Option<u64>,
 }
@@ -210,7 +210,7 @@ impl Simulation {
                     key,
                     policy,
                     origin,
-                    continued: None,
+                    deferral_context: None,
                     transaction: None,
                 };
                 log.insert(origin, record);

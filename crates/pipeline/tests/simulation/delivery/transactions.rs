@@ -120,12 +120,14 @@ impl Simulation {
         let before = &self.log[&position(copied.call)];
         let origin = before.origin;
         let deferred_by = (process, assignment);
-        let continued = DeferredState {
+        let deferral_context = DeferredState {
             attempts: copied.history.attempts,
             attempts_ambiguous: copied.history.attempts_ambiguous,
             lookups: copied.lookups,
             ambiguity: copied.ambiguity,
-            first_seen_at: before.continued.map_or(self.now, |before| before.first_seen_at),
+            first_seen_at: before
+                .deferral_context
+                .map_or(self.now, |before| before.first_seen_at),
         };
         let (key, policy) = (before.key.clone(), before.policy);
         self.checks.deferred_by.insert(origin, deferred_by);
@@ -133,7 +135,7 @@ impl Simulation {
             key,
             policy,
             origin,
-            continued: Some(continued),
+            deferral_context: Some(deferral_context),
             transaction: None,
         }
     }

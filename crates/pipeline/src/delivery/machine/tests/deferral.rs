@@ -101,7 +101,7 @@ fn is_deferred(scenario: &Scenario, offset: i64) -> bool {
     })
 }
 
-fn continued(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
+fn deferral_context(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
     DeferralContext {
         origin: Offset(origin),
         attempts: 40,
@@ -240,10 +240,10 @@ fn calls_of_the_same_key_follow_the_deferred_one() {
     // The copies arrive, and are called in their order.
     let untried = DeferralContext {
         attempts: 0,
-        ..continued(9, None)
+        ..deferral_context(9, None)
     };
     scenario
-        .pending_as(20, "a", Some(continued(7, None)))
+        .pending_as(20, "a", Some(deferral_context(7, None)))
         .check(&["send 20"]);
     scenario.pending_as(21, "a", Some(untried)).check(&[]);
     scenario.respond(20, 201).acknowledge(20);
@@ -259,8 +259,8 @@ fn calls_of_the_same_key_follow_the_deferred_one() {
 #[test]
 fn copies_out_of_order_do_not_defer_each_other() {
     let mut scenario = deferral(Policy::Retry);
-    scenario.pending_as(20, "a", Some(continued(9, None)));
-    scenario.pending_as(21, "a", Some(continued(5, None)));
+    scenario.pending_as(20, "a", Some(deferral_context(9, None)));
+    scenario.pending_as(21, "a", Some(deferral_context(5, None)));
     // 7 is deferred with 20, which stood behind it, but without 21.
     scenario.respond(7, 429);
     let (copies, _) = until_deferred(&mut scenario);
@@ -275,7 +275,9 @@ fn copy_waits_for_the_result_of_its_transaction() {
     let mut scenario = deferral(Policy::Retry);
     scenario.respond(7, 429);
     until_deferred(&mut scenario);
-    scenario.pending_as(20, "a", Some(continued(7, None))).check(&[]);
+    scenario
+        .pending_as(20, "a", Some(deferral_context(7, None)))
+        .check(&[]);
     scenario.committed();
     assert!(
         scenario.actions.iter().any(
@@ -351,7 +353,7 @@ fn copy_carries_the_ambiguity() {
         (Some(Ambiguity::AmbiguousResponse), 1)
     );
     scenario.committed();
-    let ambiguous = Some(continued(7, Some(Ambiguity::AmbiguousResponse)));
+    let ambiguous = Some(deferral_context(7, Some(Ambiguity::AmbiguousResponse)));
     scenario
         .pending_as(20, "a", ambiguous)
         .check(&["send 20 again: ambiguous"]);
@@ -420,7 +422,7 @@ fn call_is_abandoned_by_its_age() {
         let mut scenario = Scenario::with(limits, policy);
         let before = DeferralContext {
             seen_before: 9 * MINUTE,
-            ..continued(3, ambiguity)
+            ..deferral_context(3, ambiguity)
         };
         scenario.assign(loaded(Some(7), ""));
         scenario.pending_as(7, "a", Some(before));

@@ -1,5 +1,5 @@
 //! Single decisions of the delivery, each as a short scenario. The invariants of all scenarios are checked in
-//! `crates/pipeline/tests/delivery`.
+//! `crates/pipeline/tests/simulation/delivery`.
 
 use std::time::{Duration, Instant};
 
@@ -105,7 +105,7 @@ impl Scenario {
         self.pending_as(offset, key, None)
     }
 
-    fn pending_as(&mut self, offset: i64, key: &str, continued: Option<DeferralContext>) -> &mut Self {
+    fn pending_as(&mut self, offset: i64, key: &str, deferral_context: Option<DeferralContext>) -> &mut Self {
         let (key, policy) = (IdempotencyKey::new(key).ok(), self.policy);
         self.on(Event::Pending(Pending {
             partition: P,
@@ -113,7 +113,7 @@ impl Scenario {
             key,
             bytes: 10,
             policy,
-            continued,
+            deferral_context,
             payload: (),
         }))
     }
