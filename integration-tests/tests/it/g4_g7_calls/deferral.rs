@@ -102,7 +102,7 @@ fn call_failing_too_long_becomes_a_dead_letter() {
     run(|| {
         let faults = [("--failing-orders", "0.2"), ("--latency", "2ms")];
         let fixture = start("abandoned", 1, seed(), &faults)?;
-        let settings = settings(&fixture, 1).with("deferral.give_up_after", "4s");
+        let settings = settings(&fixture, 1).with("deferral.abandon_after", "4s");
         let mut callers = [fixture.caller(1, settings)?];
         callers[0].process.start()?;
         // Slowly, so that other calls succeed all the while: else the caller would see an outage of the API.
