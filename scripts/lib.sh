@@ -81,7 +81,7 @@ need_java() {
     find_java && return
     # Distributions carry different releases; any of these runs Kafka.
     local release package="openjdk-17-jre-headless"
-    if may_install; then
+    if can_install; then
         apt_update
         for release in 21 17 25; do
             if [ -n "$(apt-cache search --names-only "^openjdk-$release-jre-headless\$")" ]; then
@@ -136,7 +136,7 @@ version_at_least() {
 # elsewhere it ends the script and names the command. Several packages are separated by spaces.
 install_packages() {
     local what=$1
-    if may_install; then
+    if can_install; then
         say "installing $what: apt-get install $2"
         apt_update
         # shellcheck disable=SC2086 # several packages
@@ -153,7 +153,7 @@ install_packages() {
     fi
 }
 
-may_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }; }
+can_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }; }
 
 as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
@@ -174,13 +174,13 @@ private_kafka() {
         return
     fi
     private_kafka_dir=$(mktemp -d "${TMPDIR:-/tmp}/outbox-kafka.XXXXXX") || fail "no temporary directory could be made."
-    trap 'end_private_kafka $?' EXIT
+    trap 'stop_private_kafka $?' EXIT
     KAFKA_BOOTSTRAP_SERVERS=$("$project/scripts/kafka" start --dir "$private_kafka_dir" --port auto) || exit 1
     export KAFKA_BOOTSTRAP_SERVERS
 }
 
 # 130 and 143: ended by Ctrl-C or SIGTERM, which is no failure to look into.
-end_private_kafka() {
+stop_private_kafka() {
     unset KAFKA_BOOTSTRAP_SERVERS
     case $1 in
     0 | 130 | 143) "$project/scripts/kafka" clean --dir "$private_kafka_dir" 2>/dev/null ;;
@@ -195,8 +195,8 @@ end_private_kafka() {
 # Where cargo puts what it builds.
 target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
 
-# build_for_release: the programs, and the binaries of integration-tests that run them. Exports OUTBOX_BIN_DIR.
-build_for_release() {
+# build_release: the programs, and the binaries of integration-tests that run them. Exports OUTBOX_BIN_DIR.
+build_release() {
     step "set-up" setup_build
     step "build (some minutes the first time)" \
         cargo build --manifest-path "$project/Cargo.toml" --release --workspace --bins
@@ -204,12 +204,12 @@ build_for_release() {
     export OUTBOX_BIN_DIR
 }
 
-# run_with_programs BINARY ARGUMENT...: builds the programs for release, then runs a binary of
+# run_on_private_kafka BINARY ARGUMENT...: builds the programs for release, then runs a binary of
 # integration-tests that starts them on a Kafka of its own. Ends the script with that binary's status.
-run_with_programs() {
+run_on_private_kafka() {
     local binary=$1 argument
     shift
-    build_for_release
+    build_release
     for argument in "$@"; do
         # Help needs no Kafka.
         case $argument in -h | --help) exec "$OUTBOX_BIN_DIR/$binary" "$@" ;; esac

@@ -8,7 +8,7 @@ container_image() { echo "apache/kafka:$kafka_version"; }
 # One directory is one container.
 container_name() { echo "outbox-kafka-$(printf '%s' "$dir" | cksum | cut -d ' ' -f 1)"; }
 
-container_possible() { have docker && docker info >/dev/null 2>&1; }
+container_available() { have docker && docker info >/dev/null 2>&1; }
 
 container_running() { [ "$(docker container inspect -f '{{.State.Running}}' "$(container_name)" 2>/dev/null)" = true ]; }
 
@@ -57,9 +57,9 @@ container_clean() {
     docker volume rm "$(container_name)" >/dev/null 2>&1 || true
 }
 
-# container_tool NAME ARGUMENT...: becomes one of Kafka's tools, on the host's network so that it reaches
+# container_exec_tool NAME ARGUMENT...: becomes one of Kafka's tools, on the host's network so that it reaches
 # what the host reaches.
-container_tool() {
+container_exec_tool() {
     local name=$1
     shift
     exec docker run --rm -i --network host "$(container_image)" "/opt/kafka/bin/kafka-$name.sh" "$@"

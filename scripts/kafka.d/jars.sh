@@ -6,15 +6,15 @@ pom=$here/kafka.d/pom.xml
 kafka_version=${KAFKA_VERSION:-$(sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' "$pom")}
 
 # A mark on the command line that no other process bears, so that a recycled process id is not taken for ours.
-jars_mark() { echo "-Doutbox.kafka.dir=$dir"; }
+jars_process_tag() { echo "-Doutbox.kafka.dir=$dir"; }
 
 jars_running() {
     local pid
     pid=$(cat "$dir/kafka.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
     if [ -d /proc/self ]; then
-        tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -e "$(jars_mark)"
+        tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -e "$(jars_process_tag)"
     else
-        ps -ww -o command= -p "$pid" 2>/dev/null | grep -qF -e "$(jars_mark) "
+        ps -ww -o command= -p "$pid" 2>/dev/null | grep -qF -e "$(jars_process_tag) "
     fi
 }
 
@@ -26,7 +26,7 @@ jars_start() {
     find_java || need_java
     fetch_jars
     if [ ! -f "$dir/data/meta.properties" ]; then
-        (jars_java -Xmx128m -XX:TieredStopAtLevel=1 -- kafka.tools.StorageTool format \
+        (jars_exec_java -Xmx128m -XX:TieredStopAtLevel=1 -- kafka.tools.StorageTool format \
             -t "$(cluster_id)" -c "$dir/server.properties" >"$dir/kafka.out" 2>&1 9>&-) ||
             fail "Kafka's data directory could not be made: $(head -n 5 "$dir/kafka.out")"
     fi
@@ -34,7 +34,7 @@ jars_start() {
     touch "$dir/kafka.log"
     log_bytes_before=$(wc -c <"$dir/kafka.log")
     # In the background of a script SIGINT is ignored: Ctrl-C ends a demo, which then ends Kafka in order.
-    jars_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
+    jars_exec_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
         -- kafka.Kafka "$dir/server.properties" </dev/null >"$dir/kafka.out" 2>&1 9>&- &
     local pid=$! deadline=$((SECONDS + 30))
     echo "$pid" >"$dir/kafka.pid"
@@ -42,9 +42,9 @@ jars_start() {
     while kill -0 "$pid" 2>/dev/null && ! jars_running && [ $SECONDS -lt $deadline ]; do sleep 0.02; done
 }
 
-# jars_java JVM-OPTION... -- CLASS ARGUMENT...: becomes Java, so it is called in a process of its own. It
+# jars_exec_java JVM-OPTION... -- CLASS ARGUMENT...: becomes Java, so it is called in a process of its own. It
 # outlives the terminal.
-jars_java() {
+jars_exec_java() {
     local -a options=()
     while [ "$1" != -- ]; do
         options+=("$1")
@@ -52,7 +52,7 @@ jars_java() {
     done
     shift
     trap '' HUP
-    exec "$java" "${options[@]}" "$(jars_mark)" -Djava.awt.headless=true \
+    exec "$java" "${options[@]}" "$(jars_process_tag)" -Djava.awt.headless=true \
         "-Dlog4j2.configurationFile=$here/kafka.d/log4j2.xml" -cp "$jars/*" "$@"
 }
 
@@ -119,8 +119,8 @@ cluster_id() {
     fi
 }
 
-# jars_tool CLASS ARGUMENT...: becomes one of Kafka's tools.
-jars_tool() {
+# jars_exec_tool CLASS ARGUMENT...: becomes one of Kafka's tools.
+jars_exec_tool() {
     find_java || need_java
     fetch_jars
     exec "$java" -Xmx256m -XX:TieredStopAtLevel=1 -cp "$jars/*" "$@"

@@ -4,12 +4,12 @@
 
 # server_settings BIND DATA: the settings of this broker, which listens to clients on the address BIND.
 server_settings() {
-    local roles=broker between=PLAINTEXT
-    local listeners="PLAINTEXT://$1:$broker_port" told="PLAINTEXT://127.0.0.1:$broker_port"
+    local roles=broker inter_broker=PLAINTEXT
+    local listeners="PLAINTEXT://$1:$broker_port" advertised="PLAINTEXT://127.0.0.1:$broker_port"
     if [ -n "$internal" ]; then
         listeners=$listeners,INTERNAL://$1:${internal%:*}
-        told=$told,INTERNAL://127.0.0.1:${internal#*:}
-        between=INTERNAL
+        advertised=$advertised,INTERNAL://127.0.0.1:${internal#*:}
+        inter_broker=INTERNAL
     fi
     if [ -n "$controller_port" ]; then
         roles=broker,controller
@@ -19,15 +19,15 @@ server_settings() {
     echo "process.roles=$roles"
     echo "node.id=$node"
     echo "listeners=$listeners"
-    echo "advertised.listeners=$told"
-    echo "inter.broker.listener.name=$between"
+    echo "advertised.listeners=$advertised"
+    echo "inter.broker.listener.name=$inter_broker"
     echo "controller.quorum.voters=${voters:-$node@127.0.0.1:$controller_port}"
     echo "log.dirs=$2"
     printf '%s' "$settings"
 }
 
 # The port that the list of voters has for this node; nothing where it is no controller.
-voters_port() {
+voter_port() {
     local voter
     for voter in ${voters//,/ }; do
         case $voter in "$node"@*) echo "${voter##*:}" ;; esac
@@ -35,11 +35,11 @@ voters_port() {
 }
 
 # A restart keeps the broker's place in its cluster, as it keeps its port.
-read_place() {
-    if [ -z "$node$voters$internal" ] && [ -f "$dir/place" ]; then
-        { read -r node && read -r voters && read -r internal; } <"$dir/place"
+read_identity() {
+    if [ -z "$node$voters$internal" ] && [ -f "$dir/identity" ]; then
+        { read -r node && read -r voters && read -r internal; } <"$dir/identity"
     fi
     node=${node:-1}
 }
 
-write_place() { printf '%s\n' "$node" "$voters" "$internal" >"$dir/place"; }
+write_identity() { printf '%s\n' "$node" "$voters" "$internal" >"$dir/identity"; }
