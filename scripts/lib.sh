@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # what is set here is used by the scripts
-# What the scripts share: where the project lies, words on the terminal, and the set-up of what a build
-# and a broker need. Sourced, never run. Kept to what bash 3.2 can do, which is what macOS has.
+# shellcheck disable=SC2034 # the scripts use the variables that are set here
+# Functions that the scripts share: terminal output, installation of what a build and a broker need, a Kafka for
+# one script run, and the build of the programs. Sourced, never run. Compatible with bash 3.2, the version of macOS.
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/outbox-pipeline
 
-# ---- words on the terminal: all on stderr, so that stdout is left to results ----
+# ---- terminal output: on stderr, so that stdout has results only ----
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -15,8 +15,8 @@ fail() {
     exit 1
 }
 
-# step NAME COMMAND...: runs the command under a heading, and prints how long it took. The first step
-# that fails ends the script with the step's name.
+# step NAME COMMAND...: runs the command under a heading, and prints its duration. If it fails, the script fails with
+# the step's name.
 step() {
     local name=$1 started=$SECONDS
     shift
@@ -27,29 +27,30 @@ step() {
 
 # ---- set-up ----
 
-# What a build needs: Rust, and for librdkafka a C and a C++ compiler and make.
+# Installs what a build needs, except Rust: for librdkafka a C and a C++ compiler and make.
 setup_build() {
     need_rust
     have_c_toolchain && return
     install_packages "a C and a C++ compiler and make (librdkafka is built from source)" \
         "build-essential" "gcc gcc-c++ make" "gcc make"
-    have_c_toolchain || fail "cc, c++ and make are still not all on the PATH."
+    have_c_toolchain || fail "cc, c++ and make are not all on the PATH after their installation."
 }
 
 have_c_toolchain() { have cc && have c++ && have make; }
 
-# Rust is never installed from here: which toolchain, and where, is its owner's choice.
+# Fails without a recent Rust. It is never installed from here: the user chooses the toolchain and its location.
 need_rust() {
     local wanted found
     wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$project/Cargo.toml")
-    have cargo || fail "cargo was not found; Rust $wanted or later is needed: https://rustup.rs"
-    found=$(cd "$project" && cargo --version) || fail "cargo does not run: $found"
+    have cargo || fail "missing: Rust $wanted or later. Install it from https://rustup.rs"
+    found=$(cd "$project" && cargo --version) || fail "cargo --version failed: $found"
     found=${found#cargo }
     version_at_least "${found%% *}" "$wanted" ||
-        fail "cargo is ${found%% *}, and Rust $wanted or later is needed: rustup update stable"
+        fail "cargo is ${found%% *}, but Rust $wanted or later is needed. Update it with: rustup update stable"
 }
 
-# Tools of the checks alone: shellcheck for the scripts, cargo-deny for licences and advisories. Sets `cargo_deny`.
+# Installs the tools of scripts/test check: shellcheck for the scripts, cargo-deny for licences and advisories. Sets
+# `cargo_deny`.
 setup_checks() {
     need_shellcheck
     need_cargo_deny
@@ -57,31 +58,32 @@ setup_checks() {
 
 need_shellcheck() {
     have shellcheck && return
-    install_packages "shellcheck (it checks the scripts)" "shellcheck" "ShellCheck" "shellcheck"
-    have shellcheck || fail "shellcheck is still not on the PATH."
+    install_packages "shellcheck (checks the scripts)" "shellcheck" "ShellCheck" "shellcheck"
+    have shellcheck || fail "shellcheck is not on the PATH after its installation."
 }
 
-# The version that is installed where none is on the PATH; `.deny.toml` is written for it.
+# Version to install if none is on the PATH; `.deny.toml` is written for it.
 cargo_deny_version=0.20.2
 
-# Built from source, once per machine. Optimising it would take longer than all its runs.
+# Sets `cargo_deny` to the program, and builds it from source if the machine has none.
 need_cargo_deny() {
     cargo_deny=$(command -v cargo-deny) && return
     cargo_deny=$cache/tools/bin/cargo-deny
     [ "$("$cargo_deny" --version 2>/dev/null)" != "cargo-deny $cargo_deny_version" ] || return 0
-    say "installing cargo-deny $cargo_deny_version (it checks licences and advisories), about a minute"
+    say "installing cargo-deny $cargo_deny_version (checks licences and advisories), about a minute"
+    # Without optimization, which would take longer than all its runs.
     env -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
         cargo install --quiet --locked --root "$cache/tools" --version "$cargo_deny_version" cargo-deny ||
-        fail "cargo-deny could not be installed: cargo install --locked --version $cargo_deny_version cargo-deny"
+        fail "installing cargo-deny failed. Install it with: cargo install --locked --version $cargo_deny_version cargo-deny"
 }
 
-# Java 17 or later, which Kafka 4 demands of a broker. Sets `java`.
+# Sets `java` to Java 17 or later, which a Kafka 4 broker requires, and installs it if there is none.
 need_java() {
     find_java && return
-    # Distributions carry different releases; any of these runs Kafka.
+    # Each distribution has other releases; Kafka runs on each of these.
     local release package="openjdk-17-jre-headless"
-    if may_install; then
+    if can_install; then
         apt_update
         for release in 21 17 25; do
             if [ -n "$(apt-cache search --names-only "^openjdk-$release-jre-headless\$")" ]; then
@@ -90,17 +92,17 @@ need_java() {
             fi
         done
     fi
-    install_packages "Java 17 or later (it runs Kafka)" "$package" "java-21-openjdk-headless" "openjdk@21"
-    find_java || fail "no Java 17 or later was found after its installation; set JAVA_HOME."
+    install_packages "Java 17 or later (runs Kafka)" "$package" "java-21-openjdk-headless" "openjdk@21"
+    find_java || fail "no Java 17 or later was found after its installation. Set JAVA_HOME."
 }
 
 need_maven() {
     have mvn && return
-    install_packages "Maven (it fetches Kafka's jars)" "maven" "maven" "maven"
-    have mvn || fail "mvn is still not on the PATH."
+    install_packages "Maven (downloads Kafka's jars)" "maven" "maven" "maven"
+    have mvn || fail "mvn is not on the PATH after its installation."
 }
 
-# Sets `java` to the first Java of release 17 or later; false when there is none.
+# Sets `java` to the first Java of release 17 or later; fails if there is none.
 find_java() {
     local candidate
     for candidate in "${JAVA_HOME:-/nonexistent}/bin/java" "$(command -v java || true)" \
@@ -113,9 +115,10 @@ find_java() {
     return 1
 }
 
-# The major release of a Java, or 0. Its `release` file is read first: starting a JVM takes far longer.
+# java_release JAVA: prints the major release of this Java, or 0 if it is unknown.
 java_release() {
     local version="" home
+    # The file `release` first: starting a JVM takes far longer.
     home=$(dirname "$(dirname "$(readlink -f "$1" 2>/dev/null || echo "$1")")")
     [ -f "$home/release" ] && version=$(sed -n 's/^JAVA_VERSION="\(.*\)"/\1/p' "$home/release")
     [ -n "$version" ] || version=$("$1" -version 2>&1 | sed -n 's/.* version "\([^"]*\)".*/\1/p')
@@ -132,16 +135,16 @@ version_at_least() {
         { [ "${1%%.*}" -eq "${2%%.*}" ] && [ "${found_minor%%[!0-9]*}" -ge "${wanted_minor%%[!0-9]*}" ]; }
 }
 
-# install_packages WHAT APT DNF BREW: installs on Debian and Ubuntu where that takes no password;
-# elsewhere it ends the script and names the command. Several packages are separated by spaces.
+# install_packages WHAT APT DNF BREW: installs the packages on Debian and Ubuntu if that needs no password; elsewhere
+# it fails with the command to run. Several packages are separated by spaces.
 install_packages() {
     local what=$1
-    if may_install; then
+    if can_install; then
         say "installing $what: apt-get install $2"
         apt_update
         # shellcheck disable=SC2086 # several packages
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $2 >&2 ||
-            fail "apt-get could not install $what."
+            fail "installing $what with apt-get failed; its output is above."
     elif have apt-get; then
         fail "missing: $what. Install it with: sudo apt-get install -y $2"
     elif have dnf; then
@@ -149,54 +152,60 @@ install_packages() {
     elif have brew; then
         fail "missing: $what. Install it with: brew install $4"
     else
-        fail "missing: $what. On Debian it is: apt-get install $2; on Fedora: dnf install $3; with Homebrew: brew install $4"
+        fail "missing: $what. Install the packages: $2 (Debian), $3 (Fedora), $4 (Homebrew)"
     fi
 }
 
-may_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }; }
+# Succeeds if apt-get can install packages without a password.
+can_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && sudo -n true 2>/dev/null; }; }; }
 
 as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 apt_updated=""
+# Updates apt's package lists once per script run.
 apt_update() {
     [ -n "$apt_updated" ] || as_root apt-get update -q >&2 || fail "apt-get update failed."
     apt_updated=yes
 }
 
-# ---- a Kafka of one's own ----
+# ---- a Kafka for one script run ----
 
-# Starts a Kafka for this script alone, on free ports and in a directory of its own, and ends it with the
-# script; after a failure its directory stays, because its log may tell why. A Kafka that
-# KAFKA_BOOTSTRAP_SERVERS names is used instead. Exports KAFKA_BOOTSTRAP_SERVERS.
+# Starts a Kafka for this script, on free ports and in a temporary directory, and stops it when the script exits. If
+# KAFKA_BOOTSTRAP_SERVERS is set, that Kafka is used instead. Exports KAFKA_BOOTSTRAP_SERVERS.
 private_kafka() {
     if [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
+        # Checks that it is reachable.
         "$project/scripts/kafka" start >/dev/null
         return
     fi
-    private_kafka_dir=$(mktemp -d "${TMPDIR:-/tmp}/outbox-kafka.XXXXXX") || fail "no temporary directory could be made."
-    trap 'end_private_kafka $?' EXIT
+    private_kafka_dir=$(mktemp -d "${TMPDIR:-/tmp}/outbox-kafka.XXXXXX") || fail "creating a temporary directory for Kafka failed."
+    trap 'stop_private_kafka $?' EXIT
     KAFKA_BOOTSTRAP_SERVERS=$("$project/scripts/kafka" start --dir "$private_kafka_dir" --port auto) || exit 1
     export KAFKA_BOOTSTRAP_SERVERS
 }
 
-# 130 and 143: ended by Ctrl-C or SIGTERM, which is no failure to look into.
-end_private_kafka() {
+# stop_private_kafka STATUS: stops Kafka and deletes its data; its log too, unless the script failed.
+stop_private_kafka() {
+    # While it is set, scripts/kafka treats this Kafka as external and does not stop it.
     unset KAFKA_BOOTSTRAP_SERVERS
     case $1 in
+    # 130 and 143 are the statuses after SIGINT (Ctrl-C) and SIGTERM: no failure to analyse.
     0 | 130 | 143) "$project/scripts/kafka" clean --dir "$private_kafka_dir" 2>/dev/null ;;
     *)
         "$project/scripts/kafka" stop --dir "$private_kafka_dir"
         rm -rf "$private_kafka_dir/data"
-        say "its log is kept: $private_kafka_dir/kafka.log"
+        say "Kafka's log is kept: $private_kafka_dir/kafka.log"
         ;;
     esac
 }
 
-# Where cargo puts what it builds.
+# ---- programs ----
+
+# Prints cargo's target directory.
 target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
 
-# build_for_release: the programs, and the binaries of integration-tests that run them. Exports OUTBOX_BIN_DIR.
-build_for_release() {
+# Builds the programs, and the binaries of integration-tests that run them, for release. Exports OUTBOX_BIN_DIR.
+build_release() {
     step "set-up" setup_build
     step "build (some minutes the first time)" \
         cargo build --manifest-path "$project/Cargo.toml" --release --workspace --bins
@@ -204,12 +213,12 @@ build_for_release() {
     export OUTBOX_BIN_DIR
 }
 
-# run_with_programs BINARY ARGUMENT...: builds the programs for release, then runs a binary of
-# integration-tests that starts them on a Kafka of its own. Ends the script with that binary's status.
-run_with_programs() {
+# run_on_private_kafka BINARY ARGUMENT...: builds the programs for release, starts a Kafka, and runs this binary of
+# integration-tests on it. Returns the status of the binary.
+run_on_private_kafka() {
     local binary=$1 argument
     shift
-    build_for_release
+    build_release
     for argument in "$@"; do
         # Help needs no Kafka.
         case $argument in -h | --help) exec "$OUTBOX_BIN_DIR/$binary" "$@" ;; esac

@@ -1,20 +1,22 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # dir, java, cache, settings, heap and the ports are set by scripts/kafka and lib.sh
-# The engine `jars`: Kafka as a Java process, from its jars on Maven Central.
+# The engine `jars`: Kafka as a Java process of this machine, with the jars from Maven Central.
 
 pom=$here/kafka.d/pom.xml
 kafka_version=${KAFKA_VERSION:-$(sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' "$pom")}
 
-# A mark on the command line that no other process bears, so that a recycled process id is not taken for ours.
-jars_mark() { echo "-Doutbox.kafka.dir=$dir"; }
+# Prints the JVM option that identifies the directory's broker among all processes: a process id alone may have been
+# reused. log4j2.xml reads the same property.
+jars_process_tag() { echo "-Doutbox.kafka.dir=$dir"; }
 
 jars_running() {
     local pid
     pid=$(cat "$dir/kafka.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
     if [ -d /proc/self ]; then
-        tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -e "$(jars_mark)"
+        tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -e "$(jars_process_tag)"
     else
-        ps -ww -o command= -p "$pid" 2>/dev/null | grep -qF -e "$(jars_mark) "
+        # macOS has no /proc; the space ends the path, so that a longer path does not match.
+        ps -ww -o command= -p "$pid" 2>/dev/null | grep -qF -e "$(jars_process_tag) "
     fi
 }
 
@@ -26,48 +28,52 @@ jars_start() {
     find_java || need_java
     fetch_jars
     if [ ! -f "$dir/data/meta.properties" ]; then
-        (jars_java -Xmx128m -XX:TieredStopAtLevel=1 -- kafka.tools.StorageTool format \
+        # C1 only: a program that runs for a second does not profit from the optimizing compiler.
+        (jars_exec_java -Xmx128m -XX:TieredStopAtLevel=1 -- kafka.tools.StorageTool format \
             -t "$(cluster_id)" -c "$dir/server.properties" >"$dir/kafka.out" 2>&1 9>&-) ||
-            fail "Kafka's data directory could not be made: $(head -n 5 "$dir/kafka.out")"
+            fail "formatting Kafka's data directory $dir/data failed: $(head -n 5 "$dir/kafka.out")"
     fi
-    # What the log held before this start says nothing about it.
+    # The log of earlier starts is skipped by jars_started.
     touch "$dir/kafka.log"
     log_bytes_before=$(wc -c <"$dir/kafka.log")
-    # In the background of a script SIGINT is ignored: Ctrl-C ends a demo, which then ends Kafka in order.
-    jars_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
+    # A background process of a script ignores SIGINT, so Ctrl-C stops the demo, which then stops Kafka. The lock
+    # (descriptor 9) is closed: the broker would hold it for as long as it runs.
+    jars_exec_java -Xms256m "-Xmx${heap}m" -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:+ExitOnOutOfMemoryError \
         -- kafka.Kafka "$dir/server.properties" </dev/null >"$dir/kafka.out" 2>&1 9>&- &
     local pid=$! deadline=$((SECONDS + 30))
     echo "$pid" >"$dir/kafka.pid"
-    # Until it has become Java it bears no mark, and would be taken for one that has ended.
+    # Before its exec the process has no tag yet, and jars_running would report it as not running.
     while kill -0 "$pid" 2>/dev/null && ! jars_running && [ $SECONDS -lt $deadline ]; do sleep 0.02; done
 }
 
-# jars_java JVM-OPTION... -- CLASS ARGUMENT...: becomes Java, so it is called in a process of its own. It
-# outlives the terminal.
-jars_java() {
+# jars_exec_java JVM-OPTION... -- CLASS ARGUMENT...: replaces this process with Java. Call it in a subshell or in the
+# background.
+jars_exec_java() {
     local -a options=()
     while [ "$1" != -- ]; do
         options+=("$1")
         shift
     done
     shift
+    # The broker survives the end of the terminal session.
     trap '' HUP
-    exec "$java" "${options[@]}" "$(jars_mark)" -Djava.awt.headless=true \
+    exec "$java" "${options[@]}" "$(jars_process_tag)" -Djava.awt.headless=true \
         "-Dlog4j2.configurationFile=$here/kafka.d/log4j2.xml" -cp "$jars/*" "$@"
 }
 
+# Succeeds when the broker has logged, since this start, that it is started.
 jars_started() {
     tail -c "+$((log_bytes_before + 1))" "$dir/kafka.log" 2>/dev/null | grep -q "Kafka Server started"
 }
 
-# jars_stop NOW SECONDS: SIGTERM and, when that takes too long, SIGKILL.
+# jars_stop NOW SECONDS: sends SIGTERM, and SIGKILL after SECONDS. A non-empty NOW sends SIGKILL at once.
 jars_stop() {
     local pid deadline=$((SECONDS + $2))
     pid=$(cat "$dir/kafka.pid")
     [ -n "$1" ] || kill -TERM "$pid" 2>/dev/null || true
     while [ -z "$1" ] && jars_running && [ $SECONDS -lt $deadline ]; do sleep 0.05; done
     if jars_running; then
-        [ -n "$1" ] || say "Kafka has not ended within $2 s of SIGTERM; SIGKILL"
+        [ -n "$1" ] || say "Kafka did not stop within $2 s of SIGTERM; sending SIGKILL"
         kill -KILL "$pid" 2>/dev/null || true
         while jars_running; do sleep 0.05; done
     fi
@@ -80,16 +86,18 @@ jars_logs() {
     if [ -n "$1" ]; then tail -n 100 -F "$dir/kafka.log"; else tail -n 100 "$dir/kafka.log"; fi
 }
 
+# The data is in the broker's directory, which `clean` deletes.
 jars_clean() { :; }
 
-# Sets `jars` to the directory with Kafka's jars, which Maven fills once a version. It gets its name when it
-# is complete, so an interrupted fetch leaves nothing that looks like one.
+# Sets `jars` to the directory with Kafka's jars, and downloads them with Maven if it does not exist.
 fetch_jars() {
+    # The checksum of the pom is part of the name, so a changed dependency is downloaded again.
     jars=$cache/kafka-$kafka_version-$(cksum <"$pom" | cut -d ' ' -f 1)
     [ ! -d "$jars" ] || return 0
     need_maven
-    say "fetching Kafka $kafka_version (40 MB, once) into $jars"
+    say "downloading Kafka $kafka_version (40 MB, once) to $jars"
     mkdir -p "$cache"
+    # The directory gets its final name when it is complete, so an interrupted download is never used.
     local partial
     partial=$(mktemp -d "$jars.XXXXXX")
     JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -f "$pom" "-Dkafka.version=$kafka_version" \
@@ -97,30 +105,32 @@ fetch_jars() {
         -DincludeScope=runtime "-DoutputDirectory=$partial" >"$partial.log" 2>&1 || {
         cat "$partial.log" >&2
         rm -rf "$partial" "$partial.log"
-        fail "Maven could not fetch Kafka's jars; its messages are above."
+        fail "downloading Kafka's jars with Maven failed; Maven's output is above."
     }
     rm -f "$partial.log"
-    # Another start may have been quicker: its jars are the same.
+    # A concurrent start may have finished first; its jars are the same.
     if [ -d "$jars" ]; then
         rm -rf "$partial"
     else
+        # mktemp makes it readable for its owner only.
         chmod 755 "$partial"
         mv "$partial" "$jars"
     fi
 }
 
-# 16 bytes as Kafka writes them: base64 for URLs, without padding; no dash in front. Random, but brokers of one
-# cluster have one id, which comes from what they all know.
+# Prints a cluster id: 16 bytes in unpadded URL-safe base64, as Kafka writes them.
 cluster_id() {
+    # Brokers of one cluster need the same id, so it is derived from the voters, which all of them know.
     if [ -n "$voters" ]; then
         printf 'k%020dA\n' "$(printf '%s' "$voters" | cksum | cut -d ' ' -f 1)"
     else
+        # A letter in front: the command line would read a leading dash as an option.
         echo "k$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"
     fi
 }
 
-# jars_tool CLASS ARGUMENT...: becomes one of Kafka's tools.
-jars_tool() {
+# jars_exec_tool CLASS ARGUMENT...: replaces this process with one of Kafka's tools.
+jars_exec_tool() {
     find_java || need_java
     fetch_jars
     exec "$java" -Xmx256m -XX:TieredStopAtLevel=1 -cp "$jars/*" "$@"

@@ -1,15 +1,17 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # dir, here, settings, the ports and the cluster's options are set by scripts/kafka
-# Who a broker is in its cluster, and where it listens.
+# shellcheck disable=SC2154 # dir, here, settings, the ports and the cluster options are set by scripts/kafka
+# Identity of a broker in its cluster (node id, voters, inter-broker port), and its listeners.
 
-# server_settings BIND DATA: the settings of this broker, which listens to clients on the address BIND.
+# server_settings BIND DATA: prints the broker's settings. BIND is the address of the client listener, DATA the
+# data directory.
 server_settings() {
-    local roles=broker between=PLAINTEXT
-    local listeners="PLAINTEXT://$1:$broker_port" told="PLAINTEXT://127.0.0.1:$broker_port"
+    local roles=broker inter_broker=PLAINTEXT
+    local listeners="PLAINTEXT://$1:$broker_port" advertised="PLAINTEXT://127.0.0.1:$broker_port"
+    # PORT alone is the advertised port too; with PORT:ADVERTISED the other brokers connect through a proxy.
     if [ -n "$internal" ]; then
         listeners=$listeners,INTERNAL://$1:${internal%:*}
-        told=$told,INTERNAL://127.0.0.1:${internal#*:}
-        between=INTERNAL
+        advertised=$advertised,INTERNAL://127.0.0.1:${internal#*:}
+        inter_broker=INTERNAL
     fi
     if [ -n "$controller_port" ]; then
         roles=broker,controller
@@ -19,27 +21,29 @@ server_settings() {
     echo "process.roles=$roles"
     echo "node.id=$node"
     echo "listeners=$listeners"
-    echo "advertised.listeners=$told"
-    echo "inter.broker.listener.name=$between"
+    echo "advertised.listeners=$advertised"
+    echo "inter.broker.listener.name=$inter_broker"
     echo "controller.quorum.voters=${voters:-$node@127.0.0.1:$controller_port}"
     echo "log.dirs=$2"
+    # Last, because the last of several values of a setting applies.
     printf '%s' "$settings"
 }
 
-# The port that the list of voters has for this node; nothing where it is no controller.
-voters_port() {
+# Prints this node's controller port from the list of voters; nothing if the node is not a voter.
+voter_port() {
     local voter
     for voter in ${voters//,/ }; do
         case $voter in "$node"@*) echo "${voter##*:}" ;; esac
     done
 }
 
-# A restart keeps the broker's place in its cluster, as it keeps its port.
-read_place() {
-    if [ -z "$node$voters$internal" ] && [ -f "$dir/place" ]; then
-        { read -r node && read -r voters && read -r internal; } <"$dir/place"
+# Sets node, voters and internal to those of the last start, unless an option sets one of them.
+read_identity() {
+    # With another node id or cluster id the broker would refuse its data directory.
+    if [ -z "$node$voters$internal" ] && [ -f "$dir/identity" ]; then
+        { read -r node && read -r voters && read -r internal; } <"$dir/identity"
     fi
     node=${node:-1}
 }
 
-write_place() { printf '%s\n' "$node" "$voters" "$internal" >"$dir/place"; }
+write_identity() { printf '%s\n' "$node" "$voters" "$internal" >"$dir/identity"; }
