@@ -1,4 +1,4 @@
-//! The layering of the crates (`crates/README.md`), checked against their manifests.
+//! The layering of the crates (`crates/README.md`), checked against their manifests, and the paths named there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -83,4 +83,39 @@ fn dependencies(folder: &Path) -> BTreeSet<String> {
         .into_iter()
         .flat_map(|table| table.keys().cloned())
         .collect()
+}
+
+/// A rename that forgets the README would send its readers to files that are gone.
+#[test]
+fn source_paths_in_the_readme_exist() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let crates = repository.join("crates");
+    let readme = fs::read_to_string(crates.join("README.md")).expect("crates/README.md");
+    let paths = source_paths(&readme);
+    // Without paths none would be missing.
+    assert!(!paths.is_empty(), "crates/README.md names no source path");
+
+    // Relative to the README, or to the repository for what is outside `crates`.
+    let exists = |path: &&str| crates.join(path).exists() || repository.join(path).exists();
+    let missing: Vec<_> = paths.into_iter().filter(|path| !exists(path)).collect();
+    assert!(
+        missing.is_empty(),
+        "crates/README.md names paths that do not exist: {missing:#?}"
+    );
+}
+
+/// Returns the paths with `/src/` in the inline code of a Markdown text.
+fn source_paths(markdown: &str) -> Vec<&str> {
+    // Between two fences: the drawings and commands of a code block contain no inline code.
+    let prose = markdown.split("```").step_by(2);
+    prose
+        .flat_map(|text| text.split('`').skip(1).step_by(2))
+        .filter(|code| code.contains("/src/"))
+        .collect()
+}
+
+#[test]
+fn source_paths_are_inline_code_with_src() {
+    let markdown = "Read `a/src/b.rs`, `c.rs`\n```\n`d/src/e.rs`\n```\nand `f/src/`, not g/src/h.rs.";
+    assert_eq!(source_paths(markdown), ["a/src/b.rs", "f/src/"]);
 }

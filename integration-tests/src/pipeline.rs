@@ -13,8 +13,8 @@ use crate::process::{Process, free_port, last_run, tail_of};
 use crate::proxy::{Proxy, Rule};
 use crate::wait::interrupted;
 
-/// Timeout of the callers' API requests. Short, so that lost responses are noticed soon; not shorter, because
-/// an API on a stalled machine would seem to be left by its callers too early.
+/// Timeout of the callers' API requests. Short, so that lost responses are noticed soon. Not shorter: on a
+/// stalled machine the API accepts requests late, and its callers would seem to leave before their timeout.
 pub const API_TIMEOUT: Duration = Duration::from_secs(2);
 /// Session timeout of validators and callers: the time after which a frozen process is fenced. 6 s is the
 /// broker's default minimum.

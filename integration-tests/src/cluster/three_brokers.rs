@@ -123,7 +123,7 @@ impl ThreeBrokers {
                 })
             });
             Ok(match behind {
-                // A broker that is missing from the metadata has no replicas in it that could be behind.
+                // A missing broker counts too, whether or not it has replicas.
                 None if metadata.brokers().len() == Self::COUNT => ControlFlow::Break(()),
                 None => ControlFlow::Continue(format!("{} brokers", metadata.brokers().len())),
                 Some(behind) => ControlFlow::Continue(behind),

@@ -85,7 +85,7 @@ impl Mix {
 
     /// Creates a mix of new orders only, for measurements.
     #[must_use]
-    pub fn all_fresh(seed: u64) -> Self {
+    pub fn all_new(seed: u64) -> Self {
         Self {
             duplicates_permille: 0,
             conflicts_permille: 0,

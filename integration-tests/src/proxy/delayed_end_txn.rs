@@ -120,7 +120,7 @@ impl DelayedEndTxn {
                     self.gate
                         .wait_while(state, |state| state.step == Step::HalfForwarded),
                 );
-                // Its transaction may have ended by now. The producer must send it again and learn that.
+                // The rest of this transaction must never reach the broker, not even after the wait.
                 return Err(ErrorKind::ConnectionAborted.into());
             }
             _ => {}
@@ -176,6 +176,6 @@ impl Rule for DelayedEndTxn {
 
 /// Returns the error code of an `EndTxn` response.
 fn end_txn_error(response: &[u8]) -> Option<i16> {
-    // Up to version 2, the latest that librdkafka sends: length (4), correlation id (4), throttle time (4).
+    // Up to version 2 (librdkafka sends 0 or 1): length (4), correlation id (4), throttle time (4).
     int16(response, 12)
 }

@@ -24,7 +24,7 @@ pub(super) type Locked<'a, S> = MutexGuard<'a, Shared<S>>;
 impl<S> Gate<S> {
     /// Locks the state, to read it or to take several steps under one lock.
     pub(super) fn lock(&self) -> Locked<'_, S> {
-        // A connection that panicked fails its own test; the others still need the state to end.
+        // A connection that panicked must not end the others: each change of the state is whole.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

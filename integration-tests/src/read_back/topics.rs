@@ -168,7 +168,7 @@ fn read_until(
         }
     }
     found.sort_by_key(|record| (record.partition, record.offset));
-    // Records appended after the watermarks were fetched are left out: checkers compare equal points in time.
+    // Records appended after the end offsets were fetched are left out.
     found.retain(|record| {
         ends.iter()
             .any(|(partition, end)| *partition == record.partition && record.offset < *end)

@@ -17,8 +17,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use anyhow::Result;
 
 /// Maximum number of scenarios that run at the same time.
-// Most of its time a scenario waits for a session, a transaction or a restart. Three of them load two cores
-// so much that these waits reach their limits.
+// Most of its time a scenario waits for a session, a transaction or a restart, so two share a machine well. More
+// of them would load two cores, and lengthen what each of them waits for.
 const CONCURRENT_SCENARIOS_MAX: usize = 2;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);

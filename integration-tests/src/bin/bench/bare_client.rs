@@ -65,7 +65,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<Used> {
 
 /// Sends all requests, prints [`DONE`], and waits for the end of its input.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let orders = Orders::Generated(Mix::all_fresh(arguments.seed));
+    let orders = Orders::Generated(Mix::all_new(arguments.seed));
     // Built before the first request, so that only the client is measured.
     let bodies: Arc<Vec<Vec<u8>>> = Arc::new(
         (0..arguments.calls)

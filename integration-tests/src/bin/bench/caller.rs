@@ -129,7 +129,7 @@ pub(crate) fn fill_outbox(pipeline: &Pipeline, calls: u64, seed: u64) -> Result<
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: pipeline.partitions,
-        orders: Orders::Generated(Mix::all_fresh(seed)),
+        orders: Orders::Generated(Mix::all_new(seed)),
         count: calls,
         per_second: None,
     })

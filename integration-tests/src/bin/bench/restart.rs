@@ -114,7 +114,7 @@ fn feed(pipeline: &Pipeline, arguments: &Arguments, count: u64, per_second: Opti
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_fresh(arguments.seed)),
+        orders: Orders::Generated(Mix::all_new(arguments.seed)),
         count,
         per_second,
     })

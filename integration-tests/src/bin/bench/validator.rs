@@ -71,7 +71,7 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_fresh(arguments.seed)),
+        orders: Orders::Generated(Mix::all_new(arguments.seed)),
         count: arguments.orders,
         per_second: None,
     })

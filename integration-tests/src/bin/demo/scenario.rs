@@ -98,7 +98,6 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
         "all {} orders are sent; waiting until each call has its outcome",
         grouped(sent)
     ));
-    // An error here is kept: the report says more about it than its text.
     let completed = await_completion(&mut setup, &mut screen, sent);
     screen.finish();
     if let Err(error) = &completed {

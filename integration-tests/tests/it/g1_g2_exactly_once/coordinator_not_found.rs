@@ -1,7 +1,7 @@
 //! G1, G2: a coordinator that cannot be found delays a transaction until the commit timeout, not forever.
 //!
-//! Set-up: one validator behind a proxy that answers no FindCoordinator request of its producer. librdkafka
-//! looks for the group's coordinator without any limit when it adds offsets to a transaction, so the
+//! Set-up: one validator behind a proxy that drops each FindCoordinator request for a group. librdkafka looks
+//! for the group's coordinator without any limit when it adds offsets to a transaction, so the
 //! validator abandons that transaction at its own deadline and takes a new producer. Each abandoned producer
 //! keeps a thread; at the third one the validator exits with an error and leaves the restart to its
 //! supervisor.

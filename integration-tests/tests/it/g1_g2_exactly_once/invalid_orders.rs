@@ -204,7 +204,6 @@ fn order_too_large_for_outbox_becomes_dead_letter() {
         )?;
         await_until("each order has its verdict", LIMIT, || {
             // The part of the supervisor.
-
             if validator.process.try_wait()?.is_some() {
                 validator.process.start()?;
             }

@@ -50,15 +50,15 @@ impl Checked {
     }
 }
 
-/// Feeds orders while `break_things` damages two validators, waits for all verdicts, and checks topics and
-/// stores.
+/// Feeds orders while `disturb` starts and damages two validators, waits for all verdicts, and checks topics
+/// and stores.
 ///
 /// The first validator has additional settings.
 pub(super) fn check(
     name: &str,
     seed: u64,
     first_settings: &[(&str, impl Serialize)],
-    break_things: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
+    disturb: impl FnOnce(&Pipeline, &mut [Service; 2]) -> Result<()>,
 ) -> Result<Checked> {
     let pipeline = Pipeline::create(name, PARTITIONS)?;
     let orders = Orders::Generated(Mix::with_seed(seed));
@@ -75,7 +75,7 @@ pub(super) fn check(
         count: 1_000_000,
         per_second: Some(ORDERS_PER_SECOND),
     });
-    break_things(&pipeline, &mut validators)?;
+    disturb(&pipeline, &mut validators)?;
     let sent = feed.stop()?;
     await_verdicts_within(&pipeline, SETTLE_MAX)?;
     // The stores can be opened only when their validators have closed them.

@@ -186,7 +186,7 @@ fn feed(pipeline: &Pipeline, seed: u64, count: u64) -> Feed {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: PARTITIONS,
-        orders: Orders::Generated(Mix::all_fresh(seed)),
+        orders: Orders::Generated(Mix::all_new(seed)),
         count,
         per_second: None,
     })

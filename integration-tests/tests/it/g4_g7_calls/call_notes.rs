@@ -104,17 +104,18 @@ fn intents_of_a_killed_caller_are_listed() {
             .as_array()
             .context("`outbox notes --json` printed no list of partitions")?;
         ensure!(
-            noted.len() == usize::try_from(PARTITIONS)? && noted.iter().all(|of| of["unreadable"].is_null()),
+            noted.len() == usize::try_from(PARTITIONS)?
+                && noted.iter().all(|notes| notes["unreadable"].is_null()),
             "`outbox notes --json` does not list {PARTITIONS} readable partitions: {text}"
         );
         let with_intent: BTreeSet<String> =
             read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?
                 .iter()
                 .filter(|record| {
-                    let of = noted
+                    let notes = noted
                         .iter()
-                        .find(|of| of["partition"].as_i64() == Some(record.partition.0.into()));
-                    of.is_some_and(|of| contains(&of["intents"], record.offset.0))
+                        .find(|notes| notes["partition"].as_i64() == Some(record.partition.0.into()));
+                    notes.is_some_and(|notes| contains(&notes["intents"], record.offset.0))
                 })
                 .map(harness::read_back::topics::Record::key_text)
                 .collect();

@@ -64,8 +64,8 @@ fn defer_after() -> String {
     std::env::var("OUTBOX_TEST_DEFER_AFTER").unwrap_or_else(|_| "1s".into())
 }
 
-/// One partition, with a window of 1,000 open calls: without deferrals the failing calls would block what
-/// lies behind it.
+/// One partition, with a window of 1,000 offsets: without deferrals the first failing call would block all
+/// orders behind that window.
 #[test]
 fn failing_calls_do_not_block_others() {
     run(|| {
@@ -105,7 +105,7 @@ fn call_failing_too_long_becomes_a_dead_letter() {
         let settings = settings(&fixture, 1).with("deferral.abandon_after", "4s");
         let mut callers = [fixture.caller(1, settings)?];
         callers[0].process.start()?;
-        // Slowly, so that other calls succeed all the while: else the caller would see an outage of the API.
+        // Slowly, so that other calls succeed all the while: only then is a failing call deferred.
         let sent = fixture.feed(160, Some(20)).finish()?;
         let (counts, _) = fixture.finish(Policy::Retry, &mut callers, sent)?;
         ensure!(

@@ -4,9 +4,9 @@
 //! Set-up: one validator. The orders topic or the changelog is deleted and created again, grows, loses
 //! records, or the group loses its committed offset, while the validator runs, is frozen or is stopped.
 //!
-//! Must hold: the validator refuses to start, or reports on `/readyz` that the partition is refused and why.
+//! Must hold: the validator refuses to start, or reports on `/readyz` that the partition is halted and why.
 //! No order behind the gap gets into the outbox. Where nothing can be missing it goes on, and after the
-//! operator's command too. `topic_recreated_during_a_freeze_is_refused` runs without `guard-topic-watch`, so
+//! operator's command too. `topic_recreated_during_a_freeze_halts` runs without `guard-topic-watch`, so
 //! that only the consumer's own check can find the new topic.
 
 use std::fs;
@@ -98,7 +98,7 @@ fn recreated_topic_is_refused() {
 
 /// The validator's position exists in the new topic too, so librdkafka would read on there.
 #[test]
-fn topic_recreated_during_a_freeze_is_refused() {
+fn topic_recreated_during_a_freeze_halts() {
     run(|| {
         // Without the periodic comparison of topic ids: it runs every two seconds, and orders may be read
         // before it.
@@ -174,7 +174,7 @@ fn topic_growth_stops_the_validator() {
 }
 
 #[test]
-fn truncated_changelog_is_refused_without_a_store() {
+fn truncated_changelog_without_store_halts() {
     run(|| {
         let (mut pipeline, mut validator, sent) = validator_with_orders("cut", 20)?;
         let topics = pipeline.topics.clone();
@@ -253,8 +253,8 @@ fn deleted_orders_halt_only_their_partition() {
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&first, &second])?;
 
-        // The same with a running validator, which is frozen while orders are deleted.
-        // Frozen, so that it cannot read these orders before they are deleted.
+        // The same with a running validator. It is frozen, so that it cannot read these orders before they are
+        // deleted.
         validator.process.freeze()?;
         send(&pipeline.kafka, &topic, &orders(0, "deleted-too", 5))?;
         administrator.delete_records(&topic, Partition(0), Offset(23))?;

@@ -42,7 +42,10 @@ fn full_disk_pauses_the_validator() {
         // The write of a batch fails, so the partition is restored, which fails for the same reason.
         await_unready(
             &mut validator,
-            &["partition 0 is being restored; the last attempt failed", "File too large"],
+            &[
+                "partition 0 is being restored; the last attempt failed",
+                "File too large",
+            ],
         )?;
         validator.process.lift_file_limit()?;
         await_ready(&mut validator, LIMIT)?;

@@ -111,7 +111,7 @@ fn secrets_are_never_exposed() {
             kafka: pipeline.kafka.clone(),
             topic: pipeline.topics.pending.clone(),
             partitions: 2,
-            orders: Orders::Generated(Mix::all_fresh(1)),
+            orders: Orders::Generated(Mix::all_new(1)),
             count: CALLS,
             per_second: None,
         })
