@@ -1,5 +1,6 @@
 //! A program under test as a process: started, killed, frozen, and started again.
 
+mod failpoints;
 pub mod instance_lifecycle;
 mod log;
 pub mod memory;
@@ -131,7 +132,7 @@ impl Process {
             0 => format!("{failpoint}=return"),
             passes => format!("{failpoint}={passes}*off->return"),
         };
-        self.start_with(&[(FAILPOINTS, &failpoints)])
+        self.start_with(&[(failpoints::VARIABLE, &failpoints)])
     }
 
     /// Starts the process with more environment variables.
@@ -142,11 +143,11 @@ impl Process {
         // A second process would share the log and lose the first one's handle.
         ensure!(self.child.is_none(), "{} runs already", self.name);
         // One variable holds all failpoints, so those of the caller and of the environment are joined.
-        let failpoints = failpoints(variables);
+        let failpoints = failpoints::requested(variables)?;
         let mut variables = variables.to_vec();
-        variables.retain(|(name, _)| *name != FAILPOINTS);
+        variables.retain(|(name, _)| *name != failpoints::VARIABLE);
         if !failpoints.is_empty() {
-            variables.push((FAILPOINTS, &failpoints));
+            variables.push((failpoints::VARIABLE, &failpoints));
         }
         let log = self.open_log(&variables)?;
         let mut command = match self.file_kib_max {
@@ -375,26 +376,6 @@ impl Drop for Process {
             let _reaped = child.wait();
         }
     }
-}
-
-/// Environment variable from which the programs read their failpoints.
-const FAILPOINTS: &str = "FAILPOINTS";
-
-/// Returns the failpoints among these variables, after those of `OUTBOX_TEST_GUARDS`.
-fn failpoints(variables: &[(&str, &str)]) -> String {
-    // Disables guards in every program, to see a scenario fail:
-    // `OUTBOX_TEST_GUARDS="guard-high-watermark=return"`.
-    let guards = std::env::var("OUTBOX_TEST_GUARDS").unwrap_or_default();
-    let of_scenario = variables
-        .iter()
-        .filter(|(name, _)| *name == FAILPOINTS)
-        .map(|(_, value)| *value);
-    [guards.as_str()]
-        .into_iter()
-        .chain(of_scenario)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(";")
 }
 
 /// Returns the folder of the programs under test: that of the variable, or else of this executable.
