@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// Operates the outbox pipeline: its topics and their contents.
 ///
-/// Exit status: 0: success. 1: a check found something that a program refuses to start on, or the operator
-/// declined. 2: the command could not be carried out.
+/// Exit status: 0: success. 1: a check found something that a program refuses to start on, the operator
+/// declined, or not every topic was created. 2: the command could not be carried out.
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version)]
 pub(crate) struct Cli {
@@ -51,7 +51,7 @@ pub(crate) struct Notes {
 /// Commands on the topics.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
-    /// Creates missing topics with the settings that the guarantees require. ExistingTopics topics are verified and
+    /// Creates missing topics with the settings that the guarantees require. Existing topics are verified and
     /// never changed; for each problem it prints the command that repairs it.
     Create(CreateTopics),
     /// Lists problems of the topics, why each matters, and how to repair it.

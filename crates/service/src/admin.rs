@@ -44,7 +44,7 @@ impl AdminSettings {
 // Probes and a scraper need a handful. More is a client in a loop, which must not slow down the payments.
 const REQUESTS_MAX: usize = 32;
 /// Maximum time of a request.
-// Longer than the timeout of any probe, so that it only ends requests whose client has long gone.
+// The default of Prometheus's `scrape_timeout`: a scraper does not wait longer, and probes wait less.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Serves on the current runtime until it ends. `extra` has the routes of the program. Returns the bound
@@ -112,8 +112,8 @@ fn cannot_listen(listen: SocketAddr) -> String {
 }
 
 async fn run(listener: tokio::net::TcpListener, router: Router) {
-    // Errors of single connections stay inside axum and it does not return, so an error here ends the server.
-    // The payments go on without it; the probes then fail, and the supervisor restarts the program.
+    // axum handles the errors of single connections itself, and does not return. If it does, the payments go on
+    // without the server, and the probes fail.
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "admin http server stopped");
     }

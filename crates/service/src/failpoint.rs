@@ -5,8 +5,8 @@
 //! `FAILPOINTS="before-commit=5*off->return"` passes five times and kills at the sixth. The failpoints of
 //! [`guard_removed`] have names that begin with `guard-`.
 
-/// Kills the process here with SIGKILL if the failpoint is configured to `return`. No destructor runs and no
-/// buffer is flushed, as after a power failure of the machine.
+/// Kills the process here with SIGKILL if the failpoint is configured to `return`. No destructor runs, and
+/// buffers of the process are lost; what the kernel has already accepted is not.
 #[doc(inline)]
 pub use crate::__kill_at as kill_at;
 

@@ -182,7 +182,8 @@ fn options() -> AdminOptions {
 /// Blocks until librdkafka has responded.
 fn wait<T: Send>(response: impl Future<Output = Result<T, KafkaError>> + Send) -> Result<T, KafkaError> {
     let timed_out = || KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
-    // On a thread of its own, because a runtime must not block on another one's thread.
+    // On a thread of its own: the caller's thread may run an async runtime already, and tokio panics on a
+    // second one.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()

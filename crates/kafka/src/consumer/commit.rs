@@ -95,7 +95,7 @@ fn commit_and_wait<C: ConsumerContext>(
         .iter()
         .find(|(_, error)| *error != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
     match (first_error, code) {
-        // Before the code, which is the success of the request if only one partition was refused.
+        // Before the code: the request as a whole succeeds even if the broker refused a partition.
         (Some((partition, error)), _) => Err(Refused {
             partition: Some(Partition(*partition)),
             error: KafkaError::ConsumerCommit(RDKafkaErrorCode::from(*error)),

@@ -25,8 +25,7 @@ pub enum ConsumerEvent<'a> {
         /// Partitions that are new to this member.
         partitions: Vec<Partition>,
         /// Membership as of this generation, for the transactions of this assignment.
-        // Taken in the callback and nowhere else: metadata of a consumer without an assignment fences
-        // nothing.
+        // Taken in the callback and nowhere else: metadata taken before the first assignment fences nothing.
         metadata: ConsumerGroupMetadata,
         /// Id that the coordinator has given to this member. A changed id shows that the member was out of
         /// the group in between, which it may not have been notified of otherwise.

@@ -65,7 +65,8 @@ impl Consumer {
                 "queued.max.messages.kbytes",
                 membership.prefetch_kib_max.to_string(),
             )
-            // Enough that a fetch of all partitions is in progress while their records are processed.
+            // Fetches ahead up to this many records per partition, within the limit in KiB above. The default
+            // is 100,000.
             .set("queued.min.messages", "20000")
             // A broker without new records responds after this time, which also bounds the delay until a
             // resumed partition is fetched again.

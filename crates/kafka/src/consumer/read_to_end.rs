@@ -126,7 +126,7 @@ fn read_assigned<E>(
             (moved_at, moved_to) = (Instant::now(), position);
         } else if moved_at.elapsed() > STALLED_MAX {
             // A timeout is an error and never an end: what is not read yet may be a key, and its order would
-            // be paid twice. The caller asks for the end again, since an abort may have moved it.
+            // be paid twice. The restore asks for the end again.
             tracing::warn!(
                 topic, %partition, %to, ?position,
                 "the restore waits for the changelog, perhaps for an open transaction to end",

@@ -125,7 +125,7 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
             }
             Ok(_) => {}
             Err((error, record)) => {
-                // The first failure is the cause; librdkafka purges the records after it as a consequence.
+                // The first failure is the cause; those after it are its consequences in librdkafka.
                 received.failure.get_or_insert_with(|| {
                     (
                         format!("delivering a record to {}/{}", record.topic(), record.partition()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, Producer as _, ProducerContext};
+use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use records::Offset;
 
@@ -73,19 +73,6 @@ impl Producer {
             KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::QueueFull,
             error => ClientError::new(format!("sending a record to {:?}", record.topic), error).into(),
         })
-    }
-
-    /// Waits until the delivery report of every record has been passed on, at most for `timeout`.
-    ///
-    /// # Errors
-    /// Some records are still undelivered.
-    pub fn flush(&self, timeout: Duration) -> Result<(), ClientError> {
-        // Unlike `Sender::flush` this also waits for the reports to leave librdkafka's queue: the program
-        // ends after it, and must have seen them.
-        self.sender
-            .producer()
-            .flush(timeout)
-            .map_err(|error| ClientError::new("delivering the last records", error))
     }
 }
 

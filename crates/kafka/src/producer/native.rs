@@ -103,8 +103,8 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         Ok(())
     }
 
-    /// Sends lingering records, and waits until all are acknowledged or `timeout` has passed. Their delivery
-    /// reports may still be queued for the producer's thread when this returns.
+    /// Sends lingering records, and waits until the delivery report of each record was served or `timeout` has
+    /// passed. The reports show which records were acknowledged.
     pub(crate) fn flush(&self, timeout: Duration) {
         let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // rust-rdkafka's flush asks librdkafka not to wait, and then sleeps for up to 100 ms.

@@ -27,7 +27,7 @@ pub struct NewTopic {
     pub configs: BTreeMap<&'static str, String>,
 }
 
-/// Returns the topics that are missing, in the order in which an order passes them. ExistingTopics topics are left
+/// Returns the topics that are missing, in the order in which an order passes them. Existing topics are left
 /// unchanged.
 #[must_use]
 pub fn missing(

@@ -60,7 +60,7 @@ pub struct TopicDescription {
     pub configs: BTreeMap<String, String>,
 }
 
-/// ExistingTopics topics by name.
+/// Existing topics by name.
 pub type ExistingTopics = BTreeMap<String, TopicDescription>;
 
 /// Requirements that the topics are verified against.

@@ -77,8 +77,8 @@ fn setting_of(variable: &str) -> Name {
         .unwrap_or(variable)
         .to_lowercase();
     let mut name: Name = rest.split("__").map(str::to_owned).collect();
-    // Shells do not accept dots in the name of a variable, so underscores replace them here. Safe, because no
-    // property of librdkafka that takes text has an underscore in its name.
+    // Shells do not accept dots in the name of a variable, so underscores replace them here. Of librdkafka's
+    // properties that a user would set, only `log_level` has an underscore in its name: it needs the file.
     if let Some(at) = name.iter().position(|part| part == DOTTED_SECTION)
         && at + 1 < name.len()
     {

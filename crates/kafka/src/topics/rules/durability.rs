@@ -72,7 +72,7 @@ impl Rules<'_> {
     }
 }
 
-/// Returns the `min.insync.replicas` of a new topic: as high as it can be with one broker down.
+/// Returns the `min.insync.replicas` of a new topic, with which it stays writable while one broker is down.
 pub(in crate::topics) const fn creatable_in_sync_min(replicas: usize) -> usize {
     if replicas >= 3 { 2 } else { 1 }
 }
