@@ -23,7 +23,7 @@ impl Shell {
         let number = self.commits_sent;
         let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
         if guard_removed!("guard-await-commit") {
-            // The test's fault: calls are sent before the commit of their intents.
+            // A test removes the guard: calls are then sent before their intents are committed.
             completions.send(Completion::Committed {
                 number,
                 result: Ok(()),
@@ -95,7 +95,8 @@ pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
 }
 
 fn metadata_of(commit: &Commit) -> String {
-    // The test's fault: the note has no intents, so that a crash leaves calls that nobody knows of.
+    // A test removes the guard: the note then has no intents, so a crash leaves calls that the next owner does
+    // not know of.
     if guard_removed!("guard-intents")
         && let Ok(mut note) = CallNote::decode(commit.offset, &commit.note)
     {
@@ -128,7 +129,7 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
             ),
         ) => CommitResult::Rejected,
         (_, Some(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
-            // Retrying cannot help: the notes only grow until their calls are final.
+            // Retrying cannot help: intake lets the notes grow to 4096 bytes again.
             let why = "the broker's offset.metadata.max.bytes must be 4096 or more, or the call notes do not \
                        fit: raise it, then restart the caller";
             return Err(anyhow::Error::new(error).context(why));

@@ -123,8 +123,8 @@ impl Shell {
             }
             Err(error) => {
                 self.metrics.publications_failed.inc();
-                // The record may be in the topic all the same. A second copy names the same call, so readers can drop
-                // it; a missing record would look like a call that was never made.
+                // The record may be in the topic all the same. A second copy names the same call, so readers can
+                // drop it; a missing record would look like a call that was never made.
                 tracing::error!(
                     %key, %position, %error,
                     "terminal record not acknowledged, sending it again; the call is not final"

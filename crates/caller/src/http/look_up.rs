@@ -111,7 +111,7 @@ impl Default for VerifySettings {
             url: String::new(),
             // Twice `api.timeout`, for an API that goes on processing after its client has left.
             api_processing_max: Duration::from_secs(60),
-            // About ten minutes with the default backoff: most restarts of an API are over by then.
+            // About ten minutes with the default backoff. Look-ups that fail in an outage do not count.
             lookups_max: 30,
             park_after: Duration::from_secs(3_600),
             // Single statuses, not hundreds: a 204 or a 410 may mean anything.

@@ -93,8 +93,8 @@ impl DeferralProducer {
     }
 
     /// Opens the producer on a blocking thread, if it is closed. This ends a transaction that an earlier
-    /// producer of this instance has left open; until then nobody can read the committed offsets of its
-    /// partitions.
+    /// producer of this instance has left open; until then the committed offsets of its partitions cannot
+    /// be read.
     pub(crate) fn open_if_closed(&self) {
         {
             let mut state = self.state();
@@ -141,8 +141,8 @@ impl DeferralProducer {
             })
         });
         if guard_removed!("guard-deferral-atomic") {
-            // The test's fault: the copies are committed alone, so a crash now leaves the calls to be made
-            // twice.
+            // A test removes the guard: the copies are then committed alone, so a crash now leaves the calls to
+            // be made twice.
             let copies_alone = producer.end_with(topic, &[], metadata, || ());
             kill_at!("before-deferral-end");
             tracing::warn!(?copies_alone, begun = ?producer.begin(), "guard removed");

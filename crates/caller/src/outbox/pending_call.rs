@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka::Headers;
 use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
-use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
@@ -61,14 +61,17 @@ impl PendingCall {
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let headers = Headers::of(record);
         let (now, continuation) = (Timestamp::now(), continuation(&headers));
-        let call = match &continuation {
+        let not_pending = |detail| NotACall {
+            reason: Reason::NotAPendingCall,
+            detail,
+        };
+        let call = match (&continuation, headers.unreadable) {
             // A dead letter, not a fresh call: the unreadable state may be that of a request that was
             // processed.
-            Err(error) => Err(NotACall {
-                reason: Reason::NotAPendingCall,
-                detail: error.to_string(),
-            }),
-            Ok(_) => Callable::read(record, &headers, &value, api),
+            (Err(error), _) => Err(not_pending(error.to_string())),
+            // The validator admits no such record, so this one is not from it.
+            (Ok(_), Some(number)) => Err(not_pending(format!("the name of header {number} is not UTF-8"))),
+            (Ok(_), None) => Callable::read(record, &headers, &value, api),
         };
         let continuation = continuation.unwrap_or_default();
         let pending = Self {
@@ -77,7 +80,12 @@ impl PendingCall {
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
             call,
-            headers: record.headers().map(|headers| headers.detach()),
+            headers: match headers.unreadable {
+                None => record.headers().map(|headers| headers.detach()),
+                // rust-rdkafka panics when it reads such a name, and the headers are read once more for the
+                // dead letter.
+                Some(_) => Some(readable(&headers)),
+            },
             value,
             position,
         };
@@ -170,6 +178,15 @@ impl Callable {
     }
 }
 
+/// Copies the headers whose name is UTF-8.
+fn readable(headers: &Headers<'_>) -> OwnedHeaders {
+    let copy = OwnedHeaders::new_with_capacity(headers.readable.len());
+    headers
+        .readable
+        .iter()
+        .fold(copy, |copy, &(key, value)| copy.insert(Header { key, value }))
+}
+
 fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidContinuation> {
     // A header without a value counts as present, and is then invalid: dropping it could repeat a payment.
     headers
@@ -181,4 +198,22 @@ fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidCo
 fn admitted_at(headers: &Headers<'_>) -> Option<Timestamp> {
     let text = std::str::from_utf8(headers.last(pending::ADMITTED_AT)??).ok()?;
     text.parse().ok().map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+
+    #[test]
+    fn readable_headers_are_copied_in_order() {
+        let headers = Headers {
+            readable: vec![("a", Some(b"1")), ("none", None), ("a", Some(b"\xff"))],
+            unreadable: Some(2),
+        };
+        let copy = readable(&headers);
+        let copied: Vec<_> = copy.iter().map(|header| (header.key, header.value)).collect();
+        assert_eq!(copied, headers.readable);
+    }
 }

@@ -30,8 +30,8 @@
 //!   again only if the order was surely not processed: its response says so, or a look-up after *quiescence*,
 //!   when no earlier request can be processed any more.
 //!
-//! Under `retry` intents are hints: they go with the next commit, and no call waits for them. They tell the
-//! next owner which calls it repeats.
+//! Under `retry` intents are hints: they go with the next commit, and no call waits for them. From them the
+//! next owner knows which calls it repeats.
 //!
 //! # Where to find what
 //!

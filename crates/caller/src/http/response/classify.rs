@@ -23,8 +23,8 @@ pub(crate) fn failure(error: &reqwest::Error, send_state: SendState) -> Response
     }
 }
 
-/// Returns the reason for which the response to a sent request was lost. All reasons are ambiguous; they
-/// differ in logs and metrics only.
+/// Returns the reason for which the response to a sent request was lost. All reasons are ambiguous. They
+/// differ in logs and metrics, and a timeout counts as overload for the flow control.
 fn lost(error: &reqwest::Error) -> Lost {
     // reqwest wraps its causes, and an io::Error can lie below a hyper::Error: walk the chain from the
     // outside.

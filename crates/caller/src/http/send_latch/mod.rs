@@ -97,7 +97,7 @@ impl SendPermit {
     }
 
     fn is_valid(&self, now: Instant) -> bool {
-        // Strictly before: at the deadline itself another member may already own the partition.
+        // Strictly before, as in the pipeline: the lease does not include its end.
         self.nanos(now) < self.until.load(Ordering::Acquire)
     }
 

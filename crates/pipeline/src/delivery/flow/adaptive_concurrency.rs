@@ -19,7 +19,7 @@ use super::ApiHealth;
 // Fewer would let one slow response decide.
 const WINDOW_MIN: usize = 10;
 /// Slack beside the half of the baseline: an API that responds within it is never slow.
-// Below it the measured times are scheduling noise.
+// Without it an API that responds within a millisecond would be slow at two.
 const SLACK: Duration = Duration::from_millis(5);
 /// Length of a baseline period. The baseline is the quickest window of the current period and the one before.
 const BASELINE_PERIOD: Duration = Duration::from_secs(30);

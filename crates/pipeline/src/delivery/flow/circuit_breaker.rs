@@ -195,7 +195,7 @@ impl CircuitBreaker {
 
     fn judge(&mut self, response: &Response, health: ApiHealth, now: Instant) -> BreakerChange {
         match (&mut self.outage, health) {
-            // 429 comes from a live API, and slowing down is the rate's and the adaptive limit's task.
+            // 429 comes from a live API, and slowing down is the adaptive limit's task.
             (None, ApiHealth::Healthy | ApiHealth::Busy) => {
                 (self.failures, self.failing_since) = (0, None);
                 self.ramp = self.ramp.saturating_add(1);

@@ -85,7 +85,7 @@ impl<P> Delivery<P> {
         });
     }
 
-    /// Time at which flow control lets something go on that waits for nothing else.
+    /// Time at which flow control has room for a call or a look-up that waits for nothing else.
     pub(super) fn flow_wake_at(&self, now: Instant) -> Option<Instant> {
         let at = self.flow.room_at()?;
         let may_send = self.has_free_slot() && self.lease.may_send(now) && self.has_ready();

@@ -48,7 +48,8 @@ impl<P> Delivery<P> {
         let mut in_flight = CommitInFlight {
             sent_at: now,
             content: Vec::new(),
-            // Offsets in a transaction are fenced by the generation, but only a plain commit restarts the session.
+            // Offsets in a transaction are fenced by the generation, but only a plain commit restarts the
+            // session.
             proves_ownership: false,
             deferred: Vec::new(),
         };

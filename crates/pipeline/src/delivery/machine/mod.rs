@@ -96,7 +96,7 @@ impl<P> Delivery<P> {
 
     /// Does everything that is due, in the one order that holds for all events.
     fn follow_up(&mut self, now: Instant) {
-        // Deadlines first: what they release must be neither sent nor committed.
+        // Deadlines first: what they release is not sent any more, and the commit below records it.
         self.expire_commit(now);
         self.expire_drains(now);
         self.send_ready(now);
@@ -135,7 +135,7 @@ impl<P> Delivery<P> {
     /// Gauges of the current state.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
-        // Counted and not kept up to date: that takes a pass over the open calls, and cannot go wrong.
+        // Counted each time, in a pass over the open calls: counters that are kept could drift from them.
         let in_phase = |phase| {
             let owned = self.partitions.iter();
             owned.filter(|(_, owned)| owned.phase() == phase).count()

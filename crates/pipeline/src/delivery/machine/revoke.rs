@@ -30,7 +30,7 @@ impl<P> Delivery<P> {
     }
 
     pub(super) fn shut_down(&mut self, now: Instant) {
-        // A second signal does not extend the deadline.
+        // A repeated stop does not extend the deadline.
         if self.drains.is_shutting_down() {
             return;
         }
@@ -172,7 +172,7 @@ impl<P> Delivery<P> {
             let (class, http) = match &**final_state {
                 FinalState::Accepted(http) => (ResponseClass::Accepted, http),
                 FinalState::Rejected(http) => (ResponseClass::Rejected, http),
-                // Nothing that a request of ours has found out: the next assignment decides again.
+                // Not kept: the next assignment decides on these again.
                 FinalState::Found(_)
                 | FinalState::Abandoned(_)
                 | FinalState::Parked(_)

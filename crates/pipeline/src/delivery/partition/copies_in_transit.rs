@@ -22,7 +22,7 @@ impl CopiesInTransit {
     /// Adds a copy that was written.
     pub(super) fn sent(&mut self, key: &IdempotencyKey, origin: Offset) {
         let origins = self.origins.entry(key.clone()).or_default();
-        // A call may be deferred again before an earlier copy of it was read; it counts once.
+        // An origin counts once, because `arrived` removes it once.
         self.count += usize::from(origins.insert(origin));
     }
 

@@ -30,7 +30,7 @@ impl<P> OwnedPartitions<P> {
         }
     }
 
-    /// Adds newly assigned partitions, under a number that tells them from earlier assignments.
+    /// Adds newly assigned partitions, under a number that distinguishes them from earlier ones.
     pub(crate) fn assign(&mut self, partitions: &[Partition]) -> Assignment {
         self.assignments += 1;
         let assignment = Assignment(self.assignments);

@@ -49,7 +49,7 @@ impl Progress {
 
     /// Takes in a record. They arrive in the order of their offsets.
     pub(crate) fn arrived(&mut self, offset: Offset) -> Arrival {
-        // After a rejoin the consumer may read a record twice.
+        // A record that is read again has its call already, or is final.
         if offset < self.next {
             return Arrival::Repeated;
         }

@@ -1,4 +1,4 @@
-//! Rules for responses whose status does not tell: legacy APIs love `200 {"result":"ERROR"}`. A rule names
+//! Rules for responses whose status says too little: legacy APIs love `200 {"result":"ERROR"}`. A rule names
 //! the field of the body that decides, and the class of each of its values.
 
 use serde_json::Value;

@@ -32,7 +32,7 @@ impl DeferralQueue {
     }
 
     pub(crate) fn clear(&mut self) {
-        // The interval stays: rejoins must not make deferrals more frequent.
+        // The interval stays: it paces the transactions of the process, whatever its membership.
         self.waiting.clear();
     }
 

@@ -1,6 +1,6 @@
 //! State of the delivery beside its partitions: what waits, what is in flight, and what is due.
 //!
-//! Each part keeps one invariant and knows nothing of the others; `machine` brings them together.
+//! Each part keeps one invariant; `machine` brings them together.
 
 mod commit_schedule;
 mod deferral_queue;

@@ -51,21 +51,21 @@ pub(crate) fn plan_request(
     faults: bool,
 ) -> RequestPlan {
     let mut soon = |max: u64| now + Duration::from_millis(random.random_range(0..max));
-    let (landing, answering, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
-    let answer_at = landing.max(answering);
+    let (processed, responded, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
+    let response_at = processed.max(responded);
     let is_rejected = (position.1.0 + i64::from(position.0.0)) % 9 == 4;
     let kind = if faults { random.random_range(0..100) } else { 99 };
     let (processed_at, response, response_at) = match kind {
         // Processed long after the timeout, or after the connection was lost.
         0..5 => (Some(late), Response::Lost(Lost::TimedOut), now + TIMEOUT),
-        5..9 => (Some(late), Response::Lost(Lost::Closed), answer_at),
-        9..12 => (None, Response::Lost(Lost::Closed), answer_at),
+        5..9 => (Some(late), Response::Lost(Lost::Closed), response_at),
+        9..12 => (None, Response::Lost(Lost::Closed), response_at),
         12..14 => (None, Response::Lost(Lost::TimedOut), now + TIMEOUT),
-        14..16 => (Some(landing), status(500, None), answer_at),
-        16..18 => (None, status(500, None), answer_at),
-        18..24 => (None, status(429, Some(20)), answer_at),
-        24..27 => (Some(late), status(200, None), late.max(answer_at)),
-        _ => (Some(landing), status(200, None), answer_at),
+        14..16 => (Some(processed), status(500, None), response_at),
+        16..18 => (None, status(500, None), response_at),
+        18..24 => (None, status(429, Some(20)), response_at),
+        24..27 => (Some(late), status(200, None), late.max(response_at)),
+        _ => (Some(processed), status(200, None), response_at),
     };
     match (is_rejected, processed_at) {
         (true, Some(_)) => RequestPlan {

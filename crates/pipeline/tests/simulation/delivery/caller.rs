@@ -84,7 +84,7 @@ pub(crate) enum Step {
     CommitDeferral(Deferral),
 }
 
-fn classes() -> ResponseClassifier {
+fn classifier() -> ResponseClassifier {
     ResponseClassifier::new([
         (Statuses::Hundred(2), StatusClass::Accepted),
         (Statuses::Hundred(4), StatusClass::Rejected),
@@ -123,7 +123,7 @@ impl Caller {
             ])
             .expect("a table"),
         };
-        let delivery = Delivery::new(limits, classes(), verify);
+        let delivery = Delivery::new(limits, classifier(), verify);
         Self {
             process,
             delivery: match setup.flow_control {
@@ -243,7 +243,7 @@ impl Simulation {
         } else if let Some(partition) = started.get(choice - ready.len()) {
             return self.fetch(at, *partition) || choices > started.len();
         } else if let Some(group_event) = self.callers[at].group_events.pop_front() {
-            self.handle_notice(at, group_event);
+            self.handle_group_event(at, group_event);
         }
         true
     }
@@ -296,7 +296,7 @@ impl Simulation {
         true
     }
 
-    fn handle_notice(&mut self, at: usize, group_event: GroupEvent) {
+    fn handle_group_event(&mut self, at: usize, group_event: GroupEvent) {
         let process = self.callers[at].process;
         self.trace(|| format!("{process} gets {group_event:?}"));
         match group_event {
@@ -359,10 +359,10 @@ impl Simulation {
                     true => status(503, None),
                     false => self.api.look_up(self.origin(position(call))),
                 };
-                let answer_at = self.soon(40);
+                let response_at = self.soon(40);
                 self.callers[at]
                     .steps
-                    .push((answer_at, Step::ReceiveLookup(call, response)));
+                    .push((response_at, Step::ReceiveLookup(call, response)));
             }
             Step::ReceiveLookup(call, response) => {
                 self.trace(|| format!("looked up {:?}: {response:?}", position(call)));
@@ -426,10 +426,10 @@ impl Simulation {
         let is_refused = matches!(down, Some(Response::NotSent(_)));
         if is_refused || self.faults && self.random.random_ratio(1, 25) {
             let response = Response::NotSent(NotSent::NoConnection);
-            let answer_at = self.soon(20);
+            let response_at = self.soon(20);
             self.callers[at]
                 .steps
-                .push((answer_at, Step::ReceiveResponse(call, response)));
+                .push((response_at, Step::ReceiveResponse(call, response)));
             return;
         }
         let (order, policy) = (self.origin(position), self.log[&position].policy);

@@ -116,7 +116,7 @@ impl Checks {
         let parked_at = outcomes
             .and_then(|outcomes| outcomes.get(&Outcome::Parked))
             .copied();
-        // Under retry, only an abandoned call is parked. It is sent again if its end was not committed, as
+        // Under retry, only an abandoned call is parked. It is sent again if its outcome was not committed, as
         // with any outcome. Under verify, the next owner of an uncommitted parked call may have a successful
         // look-up.
         let is_sent_again = |at: Instant| match policy {
@@ -203,8 +203,8 @@ impl Checks {
         let is_true = |outcome: &Outcome| match outcome {
             Outcome::Accepted | Outcome::Found => processed > 0,
             Outcome::Rejected => processed == 0 || policy == Policy::Retry,
-            // The next owner, before the end is committed, sends the call again if it learns that the order
-            // was not processed.
+            // As long as the outcome is not committed, the next owner sends the call again if it learns that the
+            // order was not processed.
             Outcome::Abandoned => {
                 processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty())
             }

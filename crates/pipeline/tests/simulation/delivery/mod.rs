@@ -1,12 +1,13 @@
 //! Simulation of stage two: random callers, group, API and faults; the guarantees hold in each run.
 //!
-//! Around real [`Delivery`](pipeline::delivery::Delivery) state machines are a log with the gaps of transaction
-//! markers, a group that moves partitions, fences commits by membership and evicts silent members, an API that
-//! counts what it processes while responses are lost and requests outlive their senders, and a scheduler that draws
-//! each step from a seed. At the end the faults stop, and all calls must become final.
+//! Around real [`Delivery`](pipeline::delivery::Delivery) state machines are a log with the gaps of
+//! transaction markers, a group that moves partitions, fences commits by membership and evicts silent
+//! members, an API that counts what it processes while responses are lost and requests outlive their senders,
+//! and a scheduler that draws each step from a seed. At the end the faults stop, and all calls must become
+//! final.
 //!
-//! Each mutation removes one rule of the protocol, in the shell around the state machine, and expects a violation:
-//! a check that cannot fail proves nothing.
+//! Each mutation removes one rule of the protocol, in the shell around the state machine, and expects a
+//! violation: a check that cannot fail proves nothing.
 //!
 //! `DELIVERY_SEED=n cargo test -p pipeline --test simulation delivery` replays one seed.
 

@@ -132,8 +132,8 @@ impl Simulation {
 
     /// Counts a look-up for the circuit breaker. A successful one proves nothing.
     pub(crate) fn count_lookup(&mut self, at: usize, response: &Response) {
-        let is_ill = response.status().is_none_or(|status| status >= 500);
-        self.callers[at].breaker_view.consecutive_failures += u32::from(is_ill);
+        let has_failed = response.status().is_none_or(|status| status >= 500);
+        self.callers[at].breaker_view.consecutive_failures += u32::from(has_failed);
     }
 
     pub(crate) fn outage(&mut self, at: usize, outage: &Outage) {

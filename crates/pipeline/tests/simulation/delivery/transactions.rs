@@ -188,7 +188,7 @@ impl Simulation {
         }
         let has_hard_faults = self.has_hard_faults();
         let drawn = self.random.random_range(0..100);
-        let has_landed = self.random.random_ratio(1, 2);
+        let has_arrived = self.random.random_ratio(1, 2);
         let Some(transaction) = self.transactions.iter_mut().find(|t| t.number == deferral.number) else {
             return;
         };
@@ -202,7 +202,7 @@ impl Simulation {
             _ => CommitResult::Committed,
         };
         match result {
-            CommitResult::Unknown if !has_landed => transaction.may_still_end = true,
+            CommitResult::Unknown if !has_arrived => transaction.may_still_end = true,
             CommitResult::Committed | CommitResult::Unknown => {
                 transaction.state = State::Committed { offsets_count: false };
             }

@@ -431,25 +431,25 @@ fn call_is_abandoned_by_its_age() {
         scenario.later(MINUTE);
         drive(&mut scenario, 7);
         scenario.respond(7, status);
-        let ending = scenario.actions.iter().find_map(|action| match action {
+        let final_state = scenario.actions.iter().find_map(|action| match action {
             Action::Publish { final_state, .. } => Some(final_state.clone()),
             _ => None,
         });
-        (*ending.expect("an end")).clone()
+        (*final_state.expect("a final state")).clone()
     };
     for policy in Policy::ALL {
-        let ending = abandoned(None, policy, 429);
+        let final_state = abandoned(None, policy, 429);
         assert!(
-            matches!(&ending, FinalState::Abandoned(Some(Response::Status(http))) if http.status == 429),
-            "{ending:?}"
+            matches!(&final_state, FinalState::Abandoned(Some(Response::Status(http))) if http.status == 429),
+            "{final_state:?}"
         );
     }
     // Also under retry an ambiguous call is not reported as surely not processed.
     for (ambiguity, status) in [(Some(Ambiguity::AmbiguousResponse), 429), (None, 500)] {
-        let ending = abandoned(ambiguity, Policy::Retry, status);
+        let final_state = abandoned(ambiguity, Policy::Retry, status);
         assert!(
-            matches!(&ending, FinalState::Parked(evidence) if evidence.last.is_some()),
-            "{ending:?}"
+            matches!(&final_state, FinalState::Parked(evidence) if evidence.last.is_some()),
+            "{final_state:?}"
         );
     }
 }
