@@ -1,4 +1,4 @@
-//! `GET /calls`: the calls in flight, for operators.
+//! `GET /calls`: the open calls that have begun, for operators.
 //!
 //! The calls belong to the run loop, so each query goes to it and the result comes back by a channel.
 
@@ -14,16 +14,16 @@ use tokio::sync::oneshot;
 
 use crate::outbox::pending_call::PendingCall;
 
-/// Call in flight, as the endpoint shows it.
+/// Open call, as the endpoint shows it.
 #[derive(Serialize)]
 pub(crate) struct CallView {
     key: String,
     position: String,
-    stage: &'static str,
+    state: &'static str,
     attempt: u32,
     attempts_ambiguous: u32,
-    /// Time in this stage, in milliseconds.
-    since_ms: u64,
+    /// Time in this state, in milliseconds.
+    in_state_ms: u64,
 }
 
 /// Maximum number of calls in a response: the loop builds it, and sends nothing meanwhile.
@@ -60,7 +60,7 @@ pub(crate) fn view(delivery: &Delivery<PendingCall>, pending: &str, now: Instant
         | CallState::Publishing(_) => true,
     });
     let view = started.map(|(id, call)| {
-        let (stage, since) = call.state();
+        let (state, since) = call.state();
         let position = Position {
             topic: pending.to_owned(),
             partition: id.partition,
@@ -69,10 +69,10 @@ pub(crate) fn view(delivery: &Delivery<PendingCall>, pending: &str, now: Instant
         CallView {
             key: call.key().map(ToString::to_string).unwrap_or_default(),
             position: position.to_string(),
-            stage: stage.as_str(),
+            state: state.as_str(),
             attempt: call.history().attempts,
             attempts_ambiguous: call.history().attempts_ambiguous,
-            since_ms: u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX),
+            in_state_ms: u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX),
         }
     });
     view.take(CALLS_SHOWN_MAX).collect()
