@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use records::Timestamp;
 
-/// Pair of clock readings taken at start-up; records carry timestamps, the loop measures instants.
+/// One moment at start-up, read from both clocks: records carry timestamps, the loop measures instants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WallClock {
     started: Instant,
@@ -12,7 +12,7 @@ pub(crate) struct WallClock {
 }
 
 impl WallClock {
-    /// Reads the wall clock, as of `started`.
+    /// Reads the wall clock. `started` is the monotonic time of the same moment.
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,

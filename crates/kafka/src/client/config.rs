@@ -56,8 +56,8 @@ impl KafkaSettings {
     /// # Errors
     /// A property is protected; the error names it.
     pub fn check(&self) -> Result<(), ProtectedProperty> {
-        // The partition assignment strategy and the timeouts of session and transaction are missing here: the
-        // clients set them after the user's properties, which so have no effect.
+        // The assignment strategy and the timeouts of session and transaction are not in the list: the clients
+        // set them after the user's properties, so a user's value has no effect.
         match self
             .properties
             .keys()
