@@ -82,7 +82,7 @@ impl GroupMember {
             session_timeout: settings.session_timeout,
             revoke_timeout: settings.revoke_timeout,
         };
-        // Only the group member with the fewest partitions acts, so every program of the group may watch.
+        // Every program of the group may watch: the members agree on which of them acts.
         let health = member.health.clone();
         group_watch::watch(watched, &member.id, move |status| match status {
             GroupStatus::UnassignedPartitions(count, reason) => health.set_unassigned(count, reason),

@@ -13,7 +13,7 @@ pub struct Store {
     // Taken once per write, not per look-up. Dropped before a write, so that redb can reuse the freed pages.
     pub(crate) snapshot: Option<Snapshot>,
     /// Updates that are not written yet, by key. `None` removes the key.
-    // A crash loses them, as it loses a write that is not durable. Written in one go they cost a fraction,
+    // A crash loses them, as it loses a write that is not durable. Written together they cost a fraction,
     // since neighbouring keys share pages.
     pub(crate) pending: HashMap<Box<[u8]>, Option<Entry>>,
     /// Changelog offset that file and pending updates together are equal to.

@@ -108,6 +108,23 @@ fn applied_update_is_readable_before_it_is_written() {
 }
 
 #[test]
+fn pending_updates_are_written_on_request() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open(&directory.path().join("0.redb"), 0).store;
+    store
+        .apply([update("a", Some(entry(1)))], Offset(3))
+        .expect("applied");
+    let written = |store: &Store| {
+        let mut count = 0;
+        store.for_each(|_, _| count += 1).expect("read");
+        count
+    };
+    assert_eq!(written(&store), 0, "pending");
+    store.write_pending().expect("written");
+    assert_eq!((written(&store), store.checkpoint()), (1, Some(Offset(3))));
+}
+
+#[test]
 fn foreign_or_damaged_store_is_rebuilt() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("0.redb");

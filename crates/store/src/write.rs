@@ -1,5 +1,6 @@
 //! Writing a store: updates are gathered in memory, written in batches, and made durable on request.
 
+use hashbrown::HashMap;
 use records::{Entry, IdempotencyKey, Offset};
 use redb::{Database, Durability};
 
@@ -8,8 +9,8 @@ use crate::read::snapshot;
 use crate::store::Store;
 use crate::tables::{CHECKPOINT, CHECKPOINT_ROW, ENTRIES};
 
-/// Maximum number of updates in memory before they are written.
-// Some 100 bytes each, so a megabyte per partition.
+/// Number of updates in memory at which they are written.
+// Some 100 bytes each, so a megabyte per partition, and the updates of one call more.
 pub(crate) const PENDING_MAX: usize = 10_000;
 
 /// New state of one key, as committed in the changelog.
@@ -32,7 +33,7 @@ impl From<(IdempotencyKey, Entry)> for StoreUpdate {
 
 impl Store {
     /// Applies updates that Kafka has committed, and moves the checkpoint. If a key occurs more than once,
-    /// its last update counts.
+    /// its last update counts. The updates can be read at once, and are written later, together with others.
     ///
     /// Until the next [`Self::persist`] a crash takes back both the updates and the checkpoint.
     ///
@@ -50,10 +51,18 @@ impl Store {
         if self.pending.len() >= PENDING_MAX {
             // Not durable, because a sync costs more than the changelog's tail that a crash makes us read
             // again.
-            self.flush(Durability::None)
+            self.write_pending()
         } else {
             Ok(())
         }
+    }
+
+    /// Writes pending updates, without making them durable.
+    ///
+    /// # Errors
+    /// The disk failed; the store must be rebuilt.
+    pub fn write_pending(&mut self) -> Result<(), StoreError> {
+        self.flush(Durability::None)
     }
 
     /// Makes everything that was applied durable, so that a later restore starts at this checkpoint.
@@ -70,23 +79,27 @@ impl Store {
 
     /// Writes pending updates and the checkpoint in one transaction.
     fn flush(&mut self, durability: Durability) -> Result<(), StoreError> {
-        let pending = std::mem::take(&mut self.pending);
-        let mut updates: Vec<(Box<[u8]>, Option<Entry>)> = pending.into_iter().collect();
+        let mut updates: Vec<(&[u8], Option<Entry>)> =
+            self.pending.iter().map(|(key, entry)| (&**key, *entry)).collect();
         // Neighbouring keys share pages: in key order each page is touched once.
-        updates.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        updates.sort_unstable_by_key(|(key, _)| *key);
         self.snapshot = None;
         let written = guarded("writing", &self.path, || {
             write(&self.database, &updates, self.checkpoint, durability)
         });
         // Renewed after a failure too: what was written before can still be read.
         self.snapshot = Some(guarded("reading", &self.path, || snapshot(&self.database))?);
-        written
+        written?;
+        // Only now: if these were dropped by a failed write, the next one would write the checkpoint without
+        // its keys, and their orders would be paid twice.
+        self.pending = HashMap::new();
+        Ok(())
     }
 }
 
 fn write(
     database: &Database,
-    updates: &[(Box<[u8]>, Option<Entry>)],
+    updates: &[(&[u8], Option<Entry>)],
     checkpoint: Option<Offset>,
     durability: Durability,
 ) -> Result<(), redb::Error> {
@@ -99,8 +112,8 @@ fn write(
         let mut entries = transaction.open_table(ENTRIES)?;
         for (key, entry) in updates {
             match entry {
-                Some(entry) => entries.insert(&**key, &entry.encode()[..])?,
-                None => entries.remove(&**key)?,
+                Some(entry) => entries.insert(*key, &entry.encode()[..])?,
+                None => entries.remove(*key)?,
             };
         }
     }

@@ -131,9 +131,7 @@ fn inspect(path: &Path, verify: bool) -> Found {
     Found::Intact
 }
 
-fn damaged_stores(verify: bool) -> Vec<(String, Found)> {
-    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("SEED"));
-    println!("SEED={seed}");
+fn damaged_stores(seed: u64, verify: bool) -> Vec<(String, Found)> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("0.redb");
@@ -151,7 +149,9 @@ fn damaged_stores(verify: bool) -> Vec<(String, Found)> {
 
 #[test]
 fn damaged_store_is_intact_or_rebuilt() {
-    let found = damaged_stores(true);
+    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("SEED"));
+    println!("SEED={seed}");
+    let found = damaged_stores(seed, true);
     for (what, found) in &found {
         assert!(!matches!(found, Found::Wrong(_)), "{what}: {found:?}");
     }
@@ -166,6 +166,8 @@ fn damaged_store_is_intact_or_rebuilt() {
 /// Shows what the verification is for.
 #[test]
 fn unverified_damaged_store_is_trusted() {
-    let wrong = damaged_stores(false);
+    // A fixed seed: of some damages that it did not look for, redb panics while it closes the file, and that
+    // ends the test.
+    let wrong = damaged_stores(1, false);
     assert!(wrong.iter().any(|(_, found)| matches!(found, Found::Wrong(_))));
 }

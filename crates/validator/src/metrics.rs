@@ -101,7 +101,7 @@ impl Metrics {
             restores: counter(
                 registry,
                 "outbox_restores",
-                "Stores restored from the changelog, one per assigned partition",
+                "Stores restored from the changelog, after an assignment or a failure",
             ),
             restore_records: counter(
                 registry,

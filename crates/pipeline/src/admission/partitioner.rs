@@ -18,7 +18,7 @@ impl Partitioner {
     /// Returns the partition, out of `partitions`, that a key belongs to; `None` if any is allowed.
     #[must_use]
     pub fn partition(self, key: &[u8], partitions: u32) -> Option<u32> {
-        // A topic has at least one partition. Without metadata a 0 must not panic in the division.
+        // A topic has at least one partition. A 0 must not panic in the division.
         let partitions = partitions.max(1);
         match self {
             // As in `Utils.toPositive(Utils.murmur2(key))`: Kafka's seed, and the sign bit masked off.

@@ -7,8 +7,8 @@ use records::{IdempotencyKey, Order};
 use super::input::Input;
 use super::partitioner::Partitioner;
 
-/// Validation rules of one pipeline. They must not change while the topics live: a key would be looked for
-/// on another partition, or under another name.
+/// Validation rules of one pipeline. They must not change while the topics live: a key would be looked up on
+/// another partition, or an order under another key.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Source of the idempotency key.
@@ -157,7 +157,7 @@ fn text_at(value: &[u8], pointer: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(value).ok()?;
     match value.pointer(pointer)? {
         serde_json::Value::String(text) => Some(text.clone()),
-        // Not a float: 1.0 and 1e0 are the same number, and would be two keys.
+        // Not a float: 1 and 1.0 are the same number, and would be two keys.
         serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use records::{Entry, IdempotencyKey, Offset, Partition};
 
-/// TransactionLimits at which a transaction is ended; the first one reached counts.
+/// Limits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
 pub struct TransactionLimits {
     /// Maximum age of a transaction, and so the longest time that an order waits for its commit.

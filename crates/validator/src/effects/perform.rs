@@ -18,10 +18,10 @@ impl Shell {
     ) -> anyhow::Result<Option<Event<Fence>>> {
         match action {
             Action::Accept(partitions) => consumer.accept(&partitions)?,
-            Action::Restore(partition, token) => {
+            Action::Restore(partition, id) => {
                 // The restore owns the open store meanwhile: a file has one handle.
                 let store = self.stores.remove(&partition);
-                self.restorers.start_restore(partition, token, store);
+                self.restorers.start_restore(partition, id, store);
             }
             Action::CancelRestore(partition) => self.restorers.cancel(partition),
             Action::Start(partition, offset) => {

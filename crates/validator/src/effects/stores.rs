@@ -27,7 +27,8 @@ impl Shell {
     ) -> Option<Event<Fence>> {
         kill_at!("before-store");
         let Some(store) = self.stores.get_mut(&partition) else {
-            // Going on would open a store without these keys and admit their orders a second time.
+            // Skipping the entries would leave the store without their keys, and the orders would be admitted
+            // a second time.
             return Some(Event::StoreFailed(partition));
         };
         let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
@@ -35,7 +36,8 @@ impl Shell {
         store_failed(partition, applied)
     }
 
-    /// Applies an entry before Kafka has committed it: the fault by which a test shows what the order is for.
+    /// Applies an entry before Kafka has committed it: the fault of the test that shows why stores are
+    /// written after the commit.
     pub(super) fn apply_before_commit(&mut self, partition: Partition, key: &IdempotencyKey, entry: &Entry) {
         if let Some(store) = self.stores.get_mut(&partition) {
             let checkpoint = store.checkpoint().unwrap_or(Offset(0));

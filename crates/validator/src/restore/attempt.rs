@@ -1,5 +1,5 @@
-//! One attempt at a restore: asks Kafka and the store what [`pipeline::admission::restore`] wants to know.
-//! The order of the questions, and what their answers mean, is decided there.
+//! One attempt at a restore: performs the requests of [`pipeline::admission::restore`], which decides their
+//! order and what the responses mean.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -16,8 +16,8 @@ use super::worker::{Worker, halted};
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Offsets below the log end that are searched for its last order. Transaction markers and aborted records
-/// follow it.
+/// Number of offsets below the changelog's end that are searched for its last record. Transaction markers and
+/// aborted records may follow it.
 const LOOK_BACK: i64 = 1_000;
 
 impl Worker {
@@ -31,30 +31,30 @@ impl Worker {
     ) -> anyhow::Result<Option<Offset>> {
         // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids()?;
-        let names = self.names(partition);
-        let mut restore = Restore::new(&names);
+        let context = self.context(partition);
+        let mut restore = Restore::new(&context);
         // The committed offset first. It is not returned while a transaction of the last owner is pending, so
         // everything read after it includes that transaction.
-        let mut question = RestoreRequest::CommittedOffset;
+        let mut request = RestoreRequest::CommittedOffset;
         let mut is_new_group = false;
         let mut orders = None;
         loop {
-            let asked_at = Instant::now();
-            let Some(answer) = self.ask(reader, &names, question, store, cancelled)? else {
+            let sent_at = Instant::now();
+            let Some(response) = self.perform(reader, &context, request, store, cancelled)? else {
                 return Ok(None);
             };
-            tracing::debug!(%partition, ?question, ?answer, ms = asked_at.elapsed().as_millis(), "restoring");
-            is_new_group |= answer == RestoreResponse::CommittedOffset(None);
-            if let RestoreResponse::OrdersBounds(bounds) = answer {
+            tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
+            is_new_group |= response == RestoreResponse::CommittedOffset(None);
+            if let RestoreResponse::OrdersBounds(bounds) = response {
                 orders = Some(bounds);
             }
-            match restore.on(answer) {
-                RestoreStep::Request(next) => question = next,
+            match restore.on(response) {
+                RestoreStep::Request(next) => request = next,
                 RestoreStep::Ready(start) => {
                     if is_new_group && start > Offset(0) {
                         // Not a loss that this group has caused, but an operator may expect those orders.
                         tracing::warn!(
-                            %partition, %start, group = names.group_id,
+                            %partition, %start, group = context.group_id,
                             "the topic's oldest orders were deleted before this group began; starting with the \
                              oldest there is",
                         );
@@ -64,12 +64,10 @@ impl Worker {
                 RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
                     // period.
-                    return Err(
-                        match orders.filter(|_| question == RestoreRequest::OrdersBounds) {
-                            Some(orders) => halted(format!("{reason}. {}", gap(reader, &names, orders))),
-                            None => halted(reason),
-                        },
-                    );
+                    return Err(match orders.filter(|_| request == RestoreRequest::OrdersBounds) {
+                        Some(orders) => halted(format!("{reason}. {}", gap(reader, &context, orders))),
+                        None => halted(reason),
+                    });
                 }
             }
         }
@@ -89,7 +87,7 @@ impl Worker {
         }
     }
 
-    fn names(&self, partition: Partition) -> RestoreContext {
+    fn context(&self, partition: Partition) -> RestoreContext {
         RestoreContext {
             topics: self.config.topics.clone(),
             group_id: self.config.kafka.group_id.clone(),
@@ -98,17 +96,17 @@ impl Worker {
         }
     }
 
-    /// Asks a question. Returns `None` if the restore was cancelled meanwhile.
-    fn ask(
+    /// Performs a request. Returns `None` if the restore was cancelled meanwhile.
+    fn perform(
         &self,
         reader: &ChangelogReader,
-        names: &RestoreContext,
-        question: RestoreRequest,
+        context: &RestoreContext,
+        request: RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<RestoreResponse>> {
-        let (topics, partition) = (&names.topics, names.partition);
-        Ok(Some(match question {
+        let (topics, partition) = (&context.topics, context.partition);
+        Ok(Some(match request {
             RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::CommittedOffset(committed.offset)
@@ -127,7 +125,7 @@ impl Worker {
                 RestoreResponse::Checkpoint(store.checkpoint())
             }
             RestoreRequest::OutboxIsEmpty => {
-                // Without committed records: bounds alone count markers and aborted records.
+                // By committed records, since the bounds include transaction markers and aborted records.
                 let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
@@ -136,7 +134,7 @@ impl Worker {
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, names, opened, (from, to), cancelled) {
+                match self.read_changelog(reader, context, opened, (from, to), cancelled) {
                     Ok(true) => RestoreResponse::ChangelogApplied,
                     Ok(false) => return Ok(None),
                     Err(error) => {
@@ -155,8 +153,8 @@ impl Worker {
 
     fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
         let path = self.directory.store(partition);
-        // A store of another changelog or partition count has keys of other orders; opening it rebuilds it
-        // then.
+        // Opening a store of another changelog or partition count rebuilds it: it has the keys of other
+        // orders.
         let identity = Identity {
             changelog: self.config.topics.changelog.clone(),
             partition,
@@ -207,10 +205,10 @@ fn read_target(
 }
 
 /// Describes the period of which orders may be missing, as far as the topics show it.
-fn gap(reader: &ChangelogReader, names: &RestoreContext, orders: Bounds) -> String {
+fn gap(reader: &ChangelogReader, context: &RestoreContext, orders: Bounds) -> String {
     let RestoreContext {
         topics, partition, ..
-    } = names;
+    } = context;
     let before = reader
         .bounds(*partition, REQUEST_TIMEOUT)
         .and_then(|Bounds { start, end }| {

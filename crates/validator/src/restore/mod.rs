@@ -25,9 +25,10 @@ use self::worker::Worker;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Restore threads, and the restores that are wanted.
+/// Restore threads, and the restores that are running.
 pub(crate) struct Restorers {
-    requests: Vec<Sender<Request>>,
+    /// Queue of each thread.
+    jobs: Vec<Sender<RestoreJob>>,
     /// Cancel flag of the latest restore of each partition.
     cancel_flags: HashMap<Partition, Arc<AtomicBool>>,
     results: Receiver<Restored>,
@@ -37,8 +38,7 @@ pub(crate) struct Restorers {
 /// Result of a restore.
 pub(crate) struct Restored {
     pub(crate) partition: Partition,
-    /// RestoreId of the restore, which tells it from others of the same partition.
-    pub(crate) token: RestoreId,
+    pub(crate) id: RestoreId,
     pub(crate) outcome: Outcome,
 }
 
@@ -52,9 +52,11 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
-struct Request {
+/// Restore for a thread to perform.
+struct RestoreJob {
     partition: Partition,
-    token: RestoreId,
+    id: RestoreId,
+    /// Store of the partition, if it is open.
     store: Option<Box<Store>>,
     cancelled: Arc<AtomicBool>,
 }
@@ -84,11 +86,11 @@ impl Restorers {
         };
         // Unbounded, but each partition has at most one wanted and one cancelled restore.
         let (finished, results) = crossbeam_channel::unbounded();
-        let requests = (0..config.store.restores_max)
+        let jobs = (0..config.store.restores_max)
             .map(|number| worker.clone().spawn(number, finished.clone()))
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
-            requests,
+            jobs,
             cancel_flags: HashMap::new(),
             results,
             errors,
@@ -97,28 +99,23 @@ impl Restorers {
 
     /// Starts a restore, with the partition's store if it is open. It cancels an earlier one of the
     /// partition.
-    pub(crate) fn start_restore(
-        &mut self,
-        partition: Partition,
-        token: RestoreId,
-        store: Option<Box<Store>>,
-    ) {
+    pub(crate) fn start_restore(&mut self, partition: Partition, id: RestoreId, store: Option<Box<Store>>) {
         let cancelled = Arc::new(AtomicBool::new(false));
         if let Some(earlier) = self.cancel_flags.insert(partition, Arc::clone(&cancelled)) {
             earlier.store(true, Ordering::Release);
         }
         // Always the same thread for a partition, so that a cancelled restore has closed the store's file
         // before the next one opens it.
-        let thread = usize::try_from(partition.0).unwrap_or_default() % self.requests.len();
-        let request = Request {
+        let thread = usize::try_from(partition.0).unwrap_or_default() % self.jobs.len();
+        let job = RestoreJob {
             partition,
-            token,
+            id,
             store,
             cancelled,
         };
-        if self.requests[thread].send(request).is_err() {
-            // A panic outside of the attempt, which the worker catches. The partition cannot be restored any
-            // more.
+        if self.jobs[thread].send(job).is_err() {
+            // Only a panic outside of an attempt ends the thread; the worker catches those within. The
+            // partition cannot be restored any more.
             tracing::error!(
                 %partition,
                 "restore thread has died, operator action required: restart the validator"

@@ -12,7 +12,7 @@ use store::{Store, StoreUpdate};
 
 use super::worker::{Worker, halted};
 
-/// Records per store transaction: a few MB in memory.
+/// Maximum number of records in memory: a few MB.
 const CHUNK_RECORDS: usize = 10_000;
 
 impl Worker {
@@ -21,7 +21,7 @@ impl Worker {
     pub(super) fn read_changelog(
         &self,
         reader: &ChangelogReader,
-        names: &RestoreContext,
+        context: &RestoreContext,
         store: &mut Store,
         (from, to): (Offset, Offset),
         cancelled: &AtomicBool,
@@ -29,7 +29,7 @@ impl Worker {
         let mut tail = Tail::new(from, to, CHUNK_RECORDS);
         let mut records = 0;
         let outcome = reader.read(
-            names.partition,
+            context.partition,
             from,
             to,
             || cancelled.load(Ordering::Acquire),
@@ -41,11 +41,11 @@ impl Worker {
                         halted(format!(
                             "the changelog record {}/{}@{} cannot be read: {error}. Run the version of the \
                              validator that wrote it, or find out what else writes to the changelog",
-                            names.topics.changelog, names.partition, change.offset
+                            context.topics.changelog, context.partition, change.offset
                         ))
                     })?;
                 full.map_or(Ok(()), |chunk| {
-                    write(store, chunk)?;
+                    apply(store, chunk)?;
                     // Durable after each chunk, so that a restore that is killed does not start from nothing.
                     Ok(store.persist()?)
                 })
@@ -64,19 +64,24 @@ impl Worker {
             Err(ReadError::Client(error)) => return Err(error.into()),
             Err(ReadError::Sink(error)) => return Err(error),
         }
-        // Not persisted here: orders wait, and a crash only means that the changelog's tail is read again.
-        tail.end().map_or(Ok(()), |chunk| write(store, chunk))?;
+        if let Some(chunk) = tail.end() {
+            apply(store, chunk)?;
+            // Written on this thread, so that the run loop has less to write. Not made durable: orders wait,
+            // and a crash only means that the changelog's tail is read again.
+            store.write_pending()?;
+        }
         Ok(true)
     }
 }
 
-/// Writes a chunk and its checkpoint in one store transaction.
-fn write(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
+/// Applies a chunk and its checkpoint.
+fn apply(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
     kill_at!("during-restore");
     let updates: Vec<StoreUpdate> = chunk
         .changes
         .into_iter()
         .map(|(key, entry)| {
+            // Does not fail: the tail has decoded the entry before.
             let entry = entry.as_deref().map(Entry::decode).transpose()?;
             Ok(StoreUpdate {
                 key: key.into(),

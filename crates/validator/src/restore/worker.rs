@@ -16,7 +16,7 @@ use records::Partition;
 use store::StateDirectory;
 
 use super::errors::RestoreErrors;
-use super::{Outcome, Request, Restored};
+use super::{Outcome, RestoreJob, Restored};
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -56,19 +56,23 @@ pub(super) fn halted(reason: String) -> anyhow::Error {
 }
 
 impl Worker {
-    /// Starts the thread. Restores are sent to it by the returned sender; it ends when that is dropped.
-    pub(super) fn spawn(self, number: usize, finished: Sender<Restored>) -> anyhow::Result<Sender<Request>> {
+    /// Starts the thread. Jobs are sent to it by the returned sender; it ends when that is dropped.
+    pub(super) fn spawn(
+        self,
+        number: usize,
+        finished: Sender<Restored>,
+    ) -> anyhow::Result<Sender<RestoreJob>> {
         let mut reader = ChangelogReader::open(&self.config.kafka, &self.config.topics.changelog)?;
-        let (sender, requests) = crossbeam_channel::unbounded::<Request>();
+        let (sender, jobs) = crossbeam_channel::unbounded::<RestoreJob>();
         std::thread::Builder::new()
             .name(format!("restore-{number}"))
             .spawn(move || {
                 // Connects to the brokers while the group is still being joined: the first restore saves that
                 // time.
                 reader.warm_up(&self.config.topics.orders, Partition(0), WARM_UP_TIMEOUT);
-                for request in requests {
-                    // The run loop has ended, and with it the process.
-                    if finished.send(self.restore(&mut reader, request)).is_err() {
+                for job in jobs {
+                    // Fails once the run loop has ended, and with it the process.
+                    if finished.send(self.restore(&mut reader, job)).is_err() {
                         return;
                     }
                 }
@@ -77,13 +81,13 @@ impl Worker {
         Ok(sender)
     }
 
-    fn restore(&self, reader: &mut ChangelogReader, request: Request) -> Restored {
-        let Request {
+    fn restore(&self, reader: &mut ChangelogReader, job: RestoreJob) -> Restored {
+        let RestoreJob {
             partition,
-            token,
+            id,
             mut store,
             cancelled,
-        } = request;
+        } = job;
         let started = Instant::now();
         let (mut retry, mut failed) = (RETRY_MIN, 0);
         let outcome = loop {
@@ -129,7 +133,7 @@ impl Worker {
         }
         Restored {
             partition,
-            token,
+            id,
             outcome,
         }
     }

@@ -30,7 +30,7 @@ impl Loop<'_> {
     /// The program cannot continue.
     pub(super) fn release_all(&mut self, consumer: Consumer, error: &ClientError) -> anyhow::Result<()> {
         self.member.report_fenced(error);
-        // Aborts the open transaction. Kafka would refuse its commit, since the other member has the epoch.
+        // Aborts the open transaction: Kafka would refuse its offsets, since they come from a fenced member.
         self.apply(&consumer, Event::Fenced)?;
         self.set_unassigned();
         consumer.leave();

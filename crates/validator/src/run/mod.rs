@@ -27,8 +27,8 @@ use crate::queries::{self, Query};
 use crate::restore::{Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
-/// Watchdog limit between two turns of a healthy loop: a commit and the opening of a producer, each at its
-/// timeout.
+/// Maximum time between two turns of a healthy loop, for the watchdog: more than a commit and the opening of
+/// a producer take together, each at its default timeout.
 const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Timeout of the drain after a shutdown request. Supervisors kill after 30 s; a commit and the closing of
@@ -201,21 +201,20 @@ impl Loop<'_> {
     fn restored(&mut self, consumer: &Consumer, restored: Restored) -> anyhow::Result<()> {
         let Restored {
             partition,
-            token,
+            id,
             outcome,
         } = restored;
         // The partition may have been revoked or restored again meanwhile. The store of such a restore is
         // closed here, by being dropped.
-        let is_wanted =
-            self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
+        let is_wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         let event = match outcome {
             Outcome::Ready(store, next) if is_wanted => {
                 self.shell.stores.insert(partition, store);
-                Event::Restored(partition, token, next)
+                Event::Restored(partition, id, next)
             }
             Outcome::Halted(reason) if is_wanted => {
                 tracing::error!(%partition, reason, "partition halted, operator action required");
-                Event::RestoreHalted(partition, token, reason)
+                Event::RestoreHalted(partition, id, reason)
             }
             Outcome::Ready(..) | Outcome::Halted(_) | Outcome::Cancelled => return Ok(()),
         };

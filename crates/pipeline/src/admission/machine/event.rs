@@ -11,7 +11,7 @@ use crate::admission::verdict::Verdict;
 /// State of an assigned partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionState {
-    /// Waiting for a new producer, which ends the transaction that the last one left open.
+    /// Waiting for a new producer, whose opening ends the transaction that the last one left open.
     AwaitsProducer,
     /// Bringing its store to the end of the changelog.
     Restoring(RestoreId),

@@ -38,12 +38,12 @@ pub struct Admission<M> {
     limits: TransactionLimits,
     partitions: BTreeMap<Partition, PartitionState>,
     transaction: Option<Transaction>,
-    /// Membership as of the last assignment or revocation; `None` before the first one.
+    /// Membership as of the last assignment or revocation; `None` before the first one and after fencing.
     membership: Option<Membership<M>>,
     producer: Producer,
     /// Recoveries since the last commit.
     consecutive_failures: u32,
-    last_token: RestoreId,
+    last_restore_id: RestoreId,
     stopping: bool,
 }
 
@@ -66,7 +66,7 @@ impl<M: Clone> Admission<M> {
             membership: None,
             producer: Producer::OpenAt(now),
             consecutive_failures: 0,
-            last_token: RestoreId::default(),
+            last_restore_id: RestoreId::default(),
             stopping: false,
         }
     }
@@ -120,10 +120,10 @@ impl<M: Clone> Admission<M> {
             Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::Fenced => self.fenced(now),
-            Event::Restored(partition, token, next) => self.restored(partition, token, next),
-            Event::RestoreHalted(partition, token, reason) => {
-                // Compared by token: an earlier restore may have seen a state that is gone.
-                if self.partitions.get(&partition) == Some(&PartitionState::Restoring(token)) {
+            Event::Restored(partition, id, next) => self.restored(partition, id, next),
+            Event::RestoreHalted(partition, id, reason) => {
+                // Compared by id: an earlier restore may have seen a state that is gone.
+                if self.partitions.get(&partition) == Some(&PartitionState::Restoring(id)) {
                     self.partitions.insert(partition, PartitionState::Halted(reason));
                 }
                 Vec::new()
@@ -233,7 +233,7 @@ impl<M: Clone> Admission<M> {
     fn fenced(&mut self, now: Instant) -> Vec<Action<M>> {
         self.transaction = None;
         self.membership = None;
-        // The process that took over the membership has the same transactional id, so it has fenced this
+        // Another process that took over the membership has the same transactional id, so it fences this
         // producer, too.
         self.producer = Producer::OpenAt(now);
         let mut actions = vec![Action::DropProducer];
@@ -260,9 +260,10 @@ impl<M: Clone> Admission<M> {
         actions
     }
 
-    fn restored(&mut self, partition: Partition, token: RestoreId, next: Offset) -> Vec<Action<M>> {
-        // An earlier restore read its offsets before something else happened to the partition.
-        if self.partitions.get(&partition) != Some(&PartitionState::Restoring(token)) {
+    fn restored(&mut self, partition: Partition, id: RestoreId, next: Offset) -> Vec<Action<M>> {
+        // The offsets of an earlier restore may be outdated: the partition has been revoked or has failed
+        // since.
+        if self.partitions.get(&partition) != Some(&PartitionState::Restoring(id)) {
             return Vec::new();
         }
         self.partitions
@@ -353,9 +354,9 @@ impl<M: Clone> Admission<M> {
         for (partition, state) in &mut self.partitions {
             if *state == PartitionState::AwaitsProducer {
                 // Never reused, also after the partition was revoked: a late result must match no later restore.
-                self.last_token = RestoreId(self.last_token.0 + 1);
-                *state = PartitionState::Restoring(self.last_token);
-                actions.push(Action::Restore(*partition, self.last_token));
+                self.last_restore_id = RestoreId(self.last_restore_id.0 + 1);
+                *state = PartitionState::Restoring(self.last_restore_id);
+                actions.push(Action::Restore(*partition, self.last_restore_id));
             }
         }
         actions

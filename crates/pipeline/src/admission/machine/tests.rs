@@ -47,8 +47,8 @@ impl Fixture {
         self.admission.on(event, self.start)
     }
 
-    fn restored(&mut self, partition: i32, token: u64) {
-        let actions = self.on(Event::Restored(Partition(partition), RestoreId(token), Offset(0)));
+    fn restored(&mut self, partition: i32, id: u64) {
+        let actions = self.on(Event::Restored(Partition(partition), RestoreId(id), Offset(0)));
         assert_eq!(names(&actions), ["Start"]);
     }
 
@@ -362,10 +362,10 @@ fn repeated_failures_wait_until_the_next_commit() {
         Some(fixture.start + PRODUCER_RETRY_INTERVAL)
     );
     let restores = fixture.on(Event::ProducerOpened);
-    let [Action::Restore(_, RestoreId(token)), _] = restores[..] else {
+    let [Action::Restore(_, RestoreId(id)), _] = restores[..] else {
         panic!("{restores:?}");
     };
-    fixture.restored(0, token);
+    fixture.restored(0, id);
     fixture.order(0, 0, "a");
     fixture.on(Event::Committed([(Partition(0), Offset(2))].into()));
     fixture.on(Event::TransactionFailed);

@@ -1,4 +1,5 @@
-//! One attempt to restore a store: the order of its requests to Kafka and the store, and their evaluation.
+//! One attempt to restore a store: the order of its requests to Kafka and the store, and the evaluation of
+//! the responses.
 //!
 //! ```text
 //! committed offset ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶ changelog read ─▶ ready
@@ -22,17 +23,18 @@ pub use self::tail::{Chunk, RestoredEntry, Tail};
 /// Attempt to restore a partition's store.
 #[derive(Debug)]
 pub struct Restore<'a> {
-    names: &'a RestoreContext,
+    context: &'a RestoreContext,
     /// `None` until known; `Some(None)` if the group has no committed offset.
     committed: Option<Option<Offset>>,
     changelog: Option<Bounds>,
+    /// Input offset to start at.
     next: Option<Offset>,
     checkpoint: Option<Offset>,
     outbox_is_empty: Option<bool>,
     is_read: bool,
 }
 
-/// RestoreContext of the objects that a restore is about, for its messages.
+/// Topics, group, partition and store of a restore, as its messages name them.
 #[derive(Clone, Debug)]
 pub struct RestoreContext {
     /// Topics of the pipeline.
@@ -96,9 +98,9 @@ pub enum RestoreStep {
 impl<'a> Restore<'a> {
     /// Creates an attempt, which starts with [`RestoreRequest::CommittedOffset`].
     #[must_use]
-    pub fn new(names: &'a RestoreContext) -> Self {
+    pub fn new(context: &'a RestoreContext) -> Self {
         Self {
-            names,
+            context,
             committed: None,
             changelog: None,
             next: None,
@@ -113,7 +115,7 @@ impl<'a> Restore<'a> {
         let checked = match response {
             RestoreResponse::CommittedOffset(offset) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
-                *self = Self::new(self.names);
+                *self = Self::new(self.context);
                 self.committed = Some(offset);
                 Ok(())
             }
@@ -176,9 +178,9 @@ impl<'a> Restore<'a> {
             return Ok(());
         };
         let (topic, group, partition) = (
-            &self.names.topics.orders,
-            &self.names.group_id,
-            self.names.partition,
+            &self.context.topics.orders,
+            &self.context.group_id,
+            self.context.partition,
         );
         self.next = Some(match committed {
             // The changelog has the keys of all processed orders, so starting at offset 0 repeats none. With an
@@ -225,7 +227,7 @@ impl<'a> Restore<'a> {
         let Some(bounds) = self.changelog else {
             return Ok(());
         };
-        let (changelog, partition) = (&self.names.topics.changelog, self.names.partition);
+        let (changelog, partition) = (&self.context.topics.changelog, self.context.partition);
         let from = checkpoint.unwrap_or(Offset(0));
         // Compaction keeps the log's start; only a deletion moves it, and then keys are gone for good.
         if from < bounds.start {
@@ -236,15 +238,15 @@ impl<'a> Restore<'a> {
                 bounds.start
             ));
         }
-        // Only acknowledged offsets become checkpoints, so one ahead of Kafka is of another log, or the log has lost
-        // acknowledged records.
+        // Only offsets that Kafka has reported become checkpoints, so one beyond the end is of another log,
+        // or the log has lost acknowledged records.
         if from > bounds.end {
             return Err(format!(
                 "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
                  deleted and created again, or has lost its end, or the store is another cluster's. The store \
                  is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
                  otherwise rebuild the changelog before this partition goes on",
-                bounds.end, self.names.store
+                bounds.end, self.context.store
             ));
         }
         self.checkpoint = Some(from);
@@ -261,10 +263,10 @@ impl<'a> Restore<'a> {
         }
         if changelog.end > Offset(0) {
             // Filled since the first request: the committed offset is older than it, so start again.
-            *self = Self::new(self.names);
+            *self = Self::new(self.context);
             return Ok(());
         }
-        let (topics, partition) = (&self.names.topics, self.names.partition);
+        let (topics, partition) = (&self.context.topics, self.context.partition);
         Err(format!(
             "the changelog {}/{partition} is empty, and the outbox {}/{partition} is not: the \
              changelog was deleted and created again, and the keys of these orders are unknown; rebuild \

@@ -1,6 +1,6 @@
 use super::*;
 
-fn names() -> RestoreContext {
+fn context() -> RestoreContext {
     RestoreContext {
         topics: Topics::default(),
         group_id: "order-validator".into(),
@@ -39,8 +39,8 @@ impl Facts {
 
     /// Runs a restore, and returns its requests in their order and its result.
     fn run(&self) -> (Vec<RestoreRequest>, RestoreStep) {
-        let names = names();
-        let mut restore = Restore::new(&names);
+        let context = context();
+        let mut restore = Restore::new(&context);
         let mut requests = Vec::new();
         let mut step = RestoreStep::Request(RestoreRequest::CommittedOffset);
         loop {
@@ -93,8 +93,8 @@ fn committed_offset_then_high_watermark_then_tail() {
 
 #[test]
 fn changelog_end_read_too_early_is_ignored() {
-    let names = names();
-    let mut restore = Restore::new(&names);
+    let context = context();
+    let mut restore = Restore::new(&context);
     let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::CommittedOffset));
     let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
@@ -192,8 +192,8 @@ fn changelog_that_lost_keys_halts() {
 
 #[test]
 fn changelog_filled_meanwhile_does_not_halt() {
-    let names = names();
-    let mut restore = Restore::new(&names);
+    let context = context();
+    let mut restore = Restore::new(&context);
     restore.on(RestoreResponse::CommittedOffset(None));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
     restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));

@@ -93,7 +93,7 @@ impl Log {
         let open = self
             .entries
             .iter()
-            .position(|entry_at| matches!(entry_at, LogEntry::Open(..)));
+            .position(|entry| matches!(entry, LogEntry::Open(..)));
         offset(open.unwrap_or(self.entries.len()))
     }
 
@@ -103,7 +103,7 @@ impl Log {
 
     /// Returns the records of a producer's open transaction.
     pub(crate) fn open_of(&self, id: TransactionalId) -> impl Iterator<Item = &Record> {
-        self.entries.iter().filter_map(move |entry_at| match entry_at {
+        self.entries.iter().filter_map(move |entry| match entry {
             LogEntry::Open(of, record) if *of == id => Some(record),
             LogEntry::Open(..) | LogEntry::Committed(_) | LogEntry::Aborted(_) | LogEntry::Marker => None,
         })
@@ -112,12 +112,10 @@ impl Log {
     /// Returns the records that a read_committed consumer sees.
     pub(crate) fn committed(&self) -> impl Iterator<Item = &Record> {
         let stable = usize::try_from(self.last_stable_offset().0).expect("an offset");
-        self.entries[..stable]
-            .iter()
-            .filter_map(|entry_at| match entry_at {
-                LogEntry::Committed(record) => Some(record),
-                LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
-            })
+        self.entries[..stable].iter().filter_map(|entry| match entry {
+            LogEntry::Committed(record) => Some(record),
+            LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
+        })
     }
 }
 
@@ -141,7 +139,7 @@ impl Broker {
         &self.logs[&(topic, partition)]
     }
 
-    /// Handles InitProducerId: aborts an open transaction, odds for its markers, and raises the epoch.
+    /// Handles InitProducerId: aborts an open transaction, waits for its markers, and raises the epoch.
     pub(crate) fn init(&mut self, id: TransactionalId) -> Result<u32, BrokerError> {
         while self.coordinators.len() <= id {
             self.coordinators.push(Coordinator {
@@ -324,12 +322,12 @@ impl Broker {
 
     fn mark(&mut self, id: TransactionalId, epoch: u32, partition: TopicPartition, commit: bool) {
         let log = self.logs.get_mut(&partition).expect("a partition");
-        for entry_at in &mut log.entries {
-            if let LogEntry::Open(of, record) = entry_at
+        for entry in &mut log.entries {
+            if let LogEntry::Open(of, record) = entry
                 && *of == id
             {
                 let record = record.clone();
-                *entry_at = if commit {
+                *entry = if commit {
                     LogEntry::Committed(record)
                 } else {
                     LogEntry::Aborted(record)

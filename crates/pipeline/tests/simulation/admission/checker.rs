@@ -154,13 +154,13 @@ impl Checker {
         }
         let mut fold = BTreeMap::new();
         let checkpoint = store.checkpoint.unwrap_or(Offset(0));
-        for entry_at in broker
+        for entry in broker
             .log(Topic::Changelog, partition)
             .entries
             .iter()
             .take(usize::try_from(checkpoint.0).expect("an offset"))
         {
-            match entry_at {
+            match entry {
                 LogEntry::Committed(record) => fold.extend(record.change.clone()),
                 // Decided, with the marker still missing.
                 LogEntry::Open(_, record) if record.source < self.position(partition) => {

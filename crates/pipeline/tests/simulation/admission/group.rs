@@ -1,7 +1,7 @@
 //! Simulated consumer group: its coordinator, and the background threads of librdkafka in each process.
 //!
 //! Rebalances are cooperative. Each ends in a new generation, and every member gets the partitions to release
-//! and those that are new to it. The next rebalance odds for all acknowledgements, or evicts members without
+//! and those that are new to it. The next rebalance waits for all acknowledgements, or evicts members without
 //! one. An evicted member usually gets all its partitions as lost. But librdkafka may also find the eviction
 //! while it joins again; it then has a new member id without any event, and keeps its partitions.
 
@@ -32,13 +32,13 @@ pub(crate) enum GroupEvent {
     Revoked(Vec<Partition>, GroupMetadata),
     Lost(Vec<Partition>),
     /// Another process has joined with the same instance id.
-    Replaced,
+    Fenced,
 }
 
 /// Error of a membership check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MembershipError {
-    Replaced,
+    Fenced,
     UnknownMember,
     OldGeneration,
 }
@@ -221,7 +221,7 @@ impl Group {
             Some(_) if meta.generation != self.generation => Err(MembershipError::OldGeneration),
             Some(_) => Ok(()),
             None if self.is_static && self.of_instance(meta.instance).is_some() => {
-                Err(MembershipError::Replaced)
+                Err(MembershipError::Fenced)
             }
             None => Err(MembershipError::UnknownMember),
         }
@@ -256,7 +256,7 @@ impl Group {
         let client = self.clients.get_mut(&process).expect("a client");
         let is_acknowledged = client.events.is_empty() && client.unacknowledged == 0;
         if is_replaced {
-            client.events = [GroupEvent::Replaced].into();
+            client.events = [GroupEvent::Fenced].into();
         } else if is_acknowledged && (client.assigned.is_empty() || random.random_ratio(1, 2)) {
             // librdkafka joins again without an event.
             self.join(process);
@@ -271,7 +271,7 @@ impl Group {
         self.is_static
     }
 
-    /// Returns `true` if a member or a partition odds for a rebalance.
+    /// Returns `true` if a member or a partition waits for a rebalance.
     pub(crate) fn wants_rebalance(&self) -> bool {
         let is_owned = |partition: &Partition| {
             self.members

@@ -50,7 +50,7 @@ fn each_order_is_admitted_exactly_once() {
     }
 }
 
-/// Events that must occur in at least one of a hundred seeds.
+/// Events that must occur once in a hundred seeds on average.
 const FAULTS: [&str; 16] = [
     "commits with a resent EndTxn",
     "disks lost",
@@ -60,7 +60,7 @@ const FAULTS: [&str; 16] = [
     "unknown outcomes",
     "partitions lost",
     "pauses",
-    "processes replaced",
+    "processes fenced",
     "requests of producers that are gone",
     "second processes",
     "stops",

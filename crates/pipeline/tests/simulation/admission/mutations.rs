@@ -1,4 +1,4 @@
-//! Removed guards: without it, the simulation must find a violation.
+//! Removed guards: without any one of them, the simulation must find a violation.
 //!
 //! Most are mutations of the model of this protocol (M1 to M20), with the model's numbers; the others are guards
 //! that the model does not have. All are removed in the shell or the brokers; the decision code has no hook for
@@ -24,7 +24,8 @@ pub(crate) enum Mutation {
     LastStableOffsetAsEnd,
     /// M7, M7c: the committed offset is read while a transaction is pending on it.
     NoRequireStable,
-    /// M7: as before, in a program that sends the offsets before its records are acknowledged.
+    /// M7: as [`Self::NoRequireStable`], in a program that sends the offsets before its records are
+    /// acknowledged.
     NoRequireStablePipelined,
     /// M8: the high watermark is read before the committed offset, in such a program; in ours it is safe
     /// (M8b).

@@ -116,7 +116,7 @@ impl Process {
     }
 
     /// Returns `true` if a restore is running.
-    pub(crate) fn restores(&self) -> bool {
+    pub(crate) fn is_restoring(&self) -> bool {
         self.restores.values().any(|restores| !restores.is_empty())
     }
 
@@ -228,13 +228,13 @@ impl Process {
                 env.count("partitions lost");
                 self.handle(Event::Lost(partitions), env);
             }
-            GroupEvent::Replaced => self.fenced(env),
+            GroupEvent::Fenced => self.fenced(env),
         }
     }
 
     fn fenced(&mut self, env: &mut Env) {
-        env.trace(|| format!("process {} is replaced", self.id));
-        env.count("processes replaced");
+        env.trace(|| format!("process {} is fenced", self.id));
+        env.count("processes fenced");
         env.group.process_died(self.id);
         // Actions of the former membership are not performed.
         self.actions.clear();
@@ -261,22 +261,22 @@ impl Process {
     fn restored(&mut self, restored: Restored, env: &mut Env) -> Result<(), Violation> {
         let Restored {
             partition,
-            mut token,
+            mut id,
             outcome,
         } = restored;
         if env.is(Mutation::OldRestoreAccepted)
             && let Some(PartitionState::Restoring(wanted)) = self.admission.partitions().get(&partition)
         {
-            token = *wanted;
+            id = *wanted;
         }
-        let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(token));
+        let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         match outcome {
             Outcome::Ready(store, next) if wanted => {
                 self.stores.insert(partition, store);
-                self.handle(Event::Restored(partition, token, next), env);
+                self.handle(Event::Restored(partition, id, next), env);
                 Ok(())
             }
-            Outcome::Refused(reason) => violation(
+            Outcome::Halted(reason) => violation(
                 Guarantee::Drain,
                 format!("{partition} is halted without a loss: {reason}"),
             ),
@@ -384,7 +384,7 @@ impl Process {
         env.trace(|| format!("process {} performs {action:?}", self.id));
         match action {
             Action::Accept(_) => env.group.accept(self.id),
-            Action::Restore(partition, token) => self.restore(partition, token, env),
+            Action::Restore(partition, id) => self.restore(partition, id, env),
             Action::CancelRestore(partition) => {
                 for restore in self.restores.entry(partition).or_default() {
                     restore.cancelled = true;
@@ -428,7 +428,7 @@ impl Process {
         Ok(())
     }
 
-    fn restore(&mut self, partition: Partition, token: RestoreId, env: &mut Env) {
+    fn restore(&mut self, partition: Partition, id: RestoreId, env: &mut Env) {
         let store = self.stores.remove(&partition);
         let restores = self.restores.entry(partition).or_default();
         for restore in restores.iter_mut() {
@@ -440,13 +440,13 @@ impl Process {
             let outcome = Outcome::Ready(store.expect("checked above"), next);
             self.results.push_back(Restored {
                 partition,
-                token,
+                id,
                 outcome,
             });
             return;
         }
         env.count("restores");
-        restores.push_back(RestoreJob::new(partition, token, store));
+        restores.push_back(RestoreJob::new(partition, id, store));
     }
 
     fn start_partition(
@@ -577,7 +577,7 @@ impl Process {
                 env.count("unknown outcomes");
                 self.handle(Event::TransactionFailed, env);
             }
-            Some(CommitOutcome::Replaced) => self.fenced(env),
+            Some(CommitOutcome::Fenced) => self.fenced(env),
         }
     }
 

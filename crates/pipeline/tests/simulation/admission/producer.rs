@@ -194,7 +194,7 @@ pub(crate) enum CommitOutcome {
     Aborted,
     Unknown,
     /// Another process has the membership.
-    Replaced,
+    Fenced,
 }
 
 impl TransactionCommit {
@@ -244,8 +244,8 @@ impl TransactionCommit {
             CommitStep::Offsets => {
                 match env.response(producer.from, |response| matches!(response, Response::Offsets(_))) {
                     Some(Response::Offsets(Ok(()))) => self.step = CommitStep::BeforeEnd,
-                    Some(Response::Offsets(Err(OffsetsError::Group(MembershipError::Replaced)))) => {
-                        return Some(CommitOutcome::Replaced);
+                    Some(Response::Offsets(Err(OffsetsError::Group(MembershipError::Fenced)))) => {
+                        return Some(CommitOutcome::Fenced);
                     }
                     Some(_) => return Some(CommitOutcome::Aborted),
                     None if times_out => return Some(CommitOutcome::Aborted),

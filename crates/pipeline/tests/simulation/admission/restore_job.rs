@@ -16,7 +16,7 @@ use crate::admission::simulation::Env;
 /// Restore of a partition, possibly cancelled.
 pub(crate) struct RestoreJob {
     pub(crate) partition: Partition,
-    pub(crate) token: RestoreId,
+    pub(crate) id: RestoreId,
     store: Option<Store>,
     pub(crate) cancelled: bool,
     restore: Restore<'static>,
@@ -28,36 +28,36 @@ pub(crate) struct RestoreJob {
 /// Result of a restore.
 pub(crate) struct Restored {
     pub(crate) partition: Partition,
-    pub(crate) token: RestoreId,
+    pub(crate) id: RestoreId,
     pub(crate) outcome: Outcome,
 }
 
 pub(crate) enum Outcome {
     Ready(Store, Offset),
-    Refused(String),
+    Halted(String),
     Cancelled,
 }
 
-static NAMES: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
-    let names = |number| RestoreContext {
+static CONTEXTS: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
+    let context = |number| RestoreContext {
         topics: Topics::default(),
         group_id: "order-validator".into(),
         partition: Partition(number),
         store: format!("state/{number}.redb"),
     };
-    (0..8).map(names).collect()
+    (0..8).map(context).collect()
 });
 
 const CHUNK: usize = 2;
 
 impl RestoreJob {
-    pub(crate) fn new(partition: Partition, token: RestoreId, store: Option<Store>) -> Self {
+    pub(crate) fn new(partition: Partition, id: RestoreId, store: Option<Store>) -> Self {
         Self {
             partition,
-            token,
+            id,
             store,
             cancelled: false,
-            restore: Restore::new(&NAMES[crate::admission::orders::index(partition)]),
+            restore: Restore::new(&CONTEXTS[crate::admission::orders::index(partition)]),
             request: RestoreRequest::CommittedOffset,
             reading: None,
             early_end: None,
@@ -89,14 +89,14 @@ impl RestoreJob {
                 let store = self.store.take().expect("an open store");
                 Some(self.over(Outcome::Ready(store, next)))
             }
-            RestoreStep::Halted(reason) => Some(self.over(Outcome::Refused(reason))),
+            RestoreStep::Halted(reason) => Some(self.over(Outcome::Halted(reason))),
         }
     }
 
     fn over(&self, outcome: Outcome) -> Restored {
         Restored {
             partition: self.partition,
-            token: self.token,
+            id: self.id,
             outcome,
         }
     }
@@ -104,7 +104,7 @@ impl RestoreJob {
     fn retry(&mut self) {
         let store = self.store.take();
         let cancelled = self.cancelled;
-        *self = Self::new(self.partition, self.token, store);
+        *self = Self::new(self.partition, self.id, store);
         self.cancelled = cancelled;
     }
 
@@ -117,11 +117,11 @@ impl RestoreJob {
                     self.early_end = Some(changelog.high_watermark());
                     return None;
                 }
-                let odds = !matches!(
+                let requires_stable = !matches!(
                     env.mutation,
                     Some(Mutation::NoRequireStable | Mutation::NoRequireStablePipelined)
                 );
-                if odds && !env.broker.is_stable(partition) {
+                if requires_stable && !env.broker.is_stable(partition) {
                     return None;
                 }
                 RestoreResponse::CommittedOffset(env.broker.committed(partition))

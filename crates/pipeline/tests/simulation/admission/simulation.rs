@@ -53,7 +53,7 @@ pub(crate) struct Env {
     instances: usize,
     /// A process persists a store in one of this many idle turns.
     pub(crate) persist_every: u32,
-    /// A process times out in one of this many turns that it odds for a response.
+    /// A process times out in one of this many turns in which it waits for a response.
     timeout_every: u32,
     is_traced: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
@@ -200,7 +200,7 @@ impl Simulation {
         }
         match kind {
             1 => {
-                if let Some(at) = self.draw_awake(Process::restores) {
+                if let Some(at) = self.draw_awake(Process::is_restoring) {
                     self.processes[at].step_restore(&mut self.env);
                 }
             }
@@ -242,7 +242,7 @@ impl Simulation {
             .find(|at| self.is_awake(*at) && is_wanted(&self.processes[*at]))
     }
 
-    /// Runs the group: members detect their eviction, and a rebalance that somebody odds for happens.
+    /// Runs the group: members detect their eviction, and a rebalance that a member waits for happens.
     fn group_turn(&mut self) {
         for at in 0..self.processes.len() {
             if self.is_awake(at) && self.env.chance(1, 2) {
@@ -429,7 +429,7 @@ impl Env {
         self.random.random_ratio(of, all)
     }
 
-    /// Returns `true` if a process that odds times out.
+    /// Returns `true` if a process that waits times out.
     pub(crate) fn times_out(&mut self) -> bool {
         let every = if self.faults { self.timeout_every } else { 1_000 };
         self.chance(1, every)
