@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::group::At;
+
 /// Operates the outbox pipeline: its topics and their contents.
 ///
 /// Exit status: 0: success. 1: a check found something that a program refuses to start on, the operator
@@ -31,6 +33,9 @@ pub(crate) enum Command {
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Begins the callers' consumer group.
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
     /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
@@ -46,6 +51,40 @@ pub(crate) struct Notes {
     /// Shows this partition only; can be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) partition: Vec<i32>,
+}
+
+/// Commands on the callers' consumer group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Begins a group on each partition of the outbox for which it has no committed offset. A caller halts
+    /// such a partition unless it is empty: calls of it may have been made by a group whose offsets expired.
+    /// Shows which calls will be made, asks, commits, and reads back. Refuses while the group has members,
+    /// and leaves existing offsets unchanged.
+    Create(CreateGroup),
+}
+
+/// Arguments of `group create`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox group create --at end
+      calls only what comes from now on: each call in the outbox was made, or must not be
+  outbox group create --at beginning --group api-caller-2
+      calls everything in the outbox, also what another group has called
+  outbox group create --at 2026-03-01T08:00:00Z
+      calls what was written from then on")]
+pub(crate) struct CreateGroup {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Place in the outbox from which calls are made: its beginning, its end, or the first record from a time
+    /// on (UTC, such as 2026-03-01T08:00:00Z).
+    #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = At::parse)]
+    pub(crate) at: At,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Commands on the topics.

@@ -1,5 +1,6 @@
 //! Commands, one module each.
 
+pub(crate) mod group;
 pub(crate) mod notes;
 pub(crate) mod topics;
 

@@ -34,6 +34,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
     config.check().context("the settings are invalid")?;
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
+        Command::Group(command) => commands::group::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }
 }

@@ -40,29 +40,54 @@ impl Consumer {
     /// # Errors
     /// The coordinator refused at least one partition, or the outcome is unknown.
     pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), ClientError> {
-        let attempted = |partition: Option<Partition>| {
-            let of = partition.map_or(String::new(), |partition| format!("/{partition}"));
-            format!(
-                "committing offsets of {:?}{of} in group {:?}",
-                self.topic, self.group_id
-            )
-        };
-        let mut list = TopicPartitionList::new();
+        let attempted = |partition| attempted(&self.topic, &self.group_id, partition);
         for commit in commits {
             // librdkafka stamps a commit with the generation that is current when it is sent, so that a
             // commit of a released partition could overwrite what its new owner has committed.
             if !self.next().contains_key(&commit.partition) {
                 return Err(ClientError::unavailable(attempted(Some(commit.partition))));
             }
-            let mut element = list.add_partition(&self.topic, commit.partition.0);
-            element.set_metadata(&commit.metadata);
-            element
-                .set_offset(Seek::Offset(commit.offset.0))
-                .map_err(|error| ClientError::new(attempted(Some(commit.partition)), error))?;
         }
-        commit_and_wait(&self.inner, &list)
+        list(&self.topic, commits)
+            .and_then(|list| commit_and_wait(&self.inner, &list))
             .map_err(|refused| ClientError::new(attempted(refused.partition), self.cause(refused.error)))
     }
+}
+
+/// Commits offsets of a group with a consumer that is no member, and waits for the coordinator's response.
+///
+/// # Errors
+/// The coordinator refused at least one partition, as it does while the group has members; or the outcome is
+/// unknown.
+pub(super) fn without_membership<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group_id: &str,
+    topic: &str,
+    commits: &[CommitOffset],
+) -> Result<(), ClientError> {
+    list(topic, commits)
+        .and_then(|list| commit_and_wait(consumer, &list))
+        .map_err(|refused| ClientError::new(attempted(topic, group_id, refused.partition), refused.error))
+}
+
+fn attempted(topic: &str, group_id: &str, partition: Option<Partition>) -> String {
+    let of = partition.map_or(String::new(), |partition| format!("/{partition}"));
+    format!("committing offsets of {topic:?}{of} in group {group_id:?}")
+}
+
+fn list(topic: &str, commits: &[CommitOffset]) -> Result<TopicPartitionList, Refused> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for commit in commits {
+        let mut element = list.add_partition(topic, commit.partition.0);
+        element.set_metadata(&commit.metadata);
+        element
+            .set_offset(Seek::Offset(commit.offset.0))
+            .map_err(|error| Refused {
+                partition: Some(commit.partition),
+                error,
+            })?;
+    }
+    Ok(list)
 }
 
 /// Refusal of a commit.

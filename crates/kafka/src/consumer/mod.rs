@@ -8,6 +8,7 @@
 pub mod changelog;
 mod commit;
 mod event;
+pub mod group_offsets;
 mod headers;
 mod join;
 mod member_id;

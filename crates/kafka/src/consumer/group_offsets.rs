@@ -1,0 +1,153 @@
+//! Offsets of a group without members, for the operator who begins it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Offset as Seek, TopicPartitionList};
+use records::{Bounds, Offset, Partition, Timestamp};
+
+use super::commit::{self, CommitOffset};
+use super::offsets::{self, Committed};
+use super::read_to_end::{ReadError, read_to_end};
+use crate::client::config::KafkaSettings;
+use crate::client::error::ClientError;
+
+/// Records of a range of a partition under read_committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Number of the records.
+    pub records: u64,
+    /// Timestamp of the first record.
+    pub first_at: Option<Timestamp>,
+    /// Timestamp of the last record.
+    pub last_at: Option<Timestamp>,
+}
+
+/// Reads and commits offsets of a group without joining it.
+pub struct GroupOffsets {
+    consumer: BaseConsumer,
+    group_id: String,
+}
+
+impl GroupOffsets {
+    /// Opens the client, which connects on first use.
+    ///
+    /// # Errors
+    /// librdkafka refused a setting.
+    pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, ClientError> {
+        let consumer = settings
+            .client(client_id)
+            .set("group.id", &settings.group_id)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Records that are deleted while they are counted are an error, not a smaller number.
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("queued.max.messages.kbytes", "16384")
+            .create()
+            .map_err(|error| ClientError::new("opening a client for the offsets of a group", error))?;
+        Ok(Self {
+            consumer,
+            group_id: settings.group_id.clone(),
+        })
+    }
+
+    /// Returns the committed offsets, once no transaction is pending on them. Blocks.
+    ///
+    /// # Errors
+    /// The offsets are unstable for longer than `timeout`, or the coordinator cannot be reached.
+    pub fn committed(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<Committed>, ClientError> {
+        offsets::committed(&self.consumer, &self.group_id, topic, partitions, timeout)
+    }
+
+    /// Returns the start and the last stable offset of a partition. Blocks.
+    ///
+    /// # Errors
+    /// The partition's leader did not respond within `timeout`.
+    pub fn bounds(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
+        offsets::bounds(&self.consumer, topic, partition, timeout)
+    }
+
+    /// Returns the offset of the first record whose timestamp is `at` or later; `None` if there is none.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The partition's leader did not respond within `timeout`.
+    pub fn offset_at(
+        &self,
+        topic: &str,
+        partition: Partition,
+        at: Timestamp,
+        timeout: Duration,
+    ) -> Result<Option<Offset>, ClientError> {
+        let failed = |error| {
+            ClientError::new(
+                format!("looking for the first record of {topic}/{partition} from {at} on"),
+                error,
+            )
+        };
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition.0, Seek::Offset(at.0))
+            .map_err(failed)?;
+        let found = self.consumer.offsets_for_times(list, timeout).map_err(failed)?;
+        for element in found.elements() {
+            element.error().map_err(failed)?;
+            if let Seek::Offset(offset) = element.offset() {
+                return Ok(Some(Offset(offset)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts the records within the bounds, by reading them. Blocks.
+    ///
+    /// # Errors
+    /// Kafka refused the read, or it made no progress for some seconds.
+    pub fn count(&self, topic: &str, partition: Partition, bounds: Bounds) -> Result<Counted, ClientError> {
+        let mut counted = Counted::default();
+        let read = read_to_end(
+            &self.consumer,
+            topic,
+            partition,
+            bounds,
+            || false,
+            &mut |record| {
+                // A record from beyond the bounds may come with the last fetch.
+                if record.offset < bounds.end {
+                    counted.records += 1;
+                    counted.first_at = counted.first_at.or(record.at);
+                    counted.last_at = record.at;
+                }
+                Ok::<(), Infallible>(())
+            },
+        );
+        match read {
+            Ok(()) => Ok(counted),
+            Err(ReadError::Client(error)) => Err(error),
+            Err(ReadError::Cancelled) => Err(ClientError::unavailable(format!(
+                "counting the records of {topic}/{partition}"
+            ))),
+            Err(ReadError::Sink(never)) => match never {},
+        }
+    }
+
+    /// Commits offsets, and waits for the coordinator's response. Blocks. The coordinator takes them only
+    /// while the group has no members.
+    ///
+    /// # Errors
+    /// The coordinator refused at least one partition, or the outcome is unknown.
+    pub fn commit(&self, topic: &str, commits: &[CommitOffset]) -> Result<(), ClientError> {
+        commit::without_membership(&self.consumer, &self.group_id, topic, commits)
+    }
+}

@@ -1,0 +1,350 @@
+//! `group create`: begins a callers' group whose offsets are missing, at a place that the operator chooses.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use comfy_table::{ContentArrangement, Table};
+use humantime::{format_rfc3339_seconds, parse_rfc3339_weak};
+use kafka::admin::Admin;
+use kafka::consumer::CommitOffset;
+use kafka::group_offsets::{Counted, GroupOffsets};
+use kafka::offsets::Committed;
+use records::call_note::CallNote;
+use records::{Bounds, Offset, Partition, Timestamp};
+use serde::Serialize;
+
+use crate::cli::{CreateGroup, GroupCommand};
+use crate::commands::{Status, print_json};
+use crate::config::Config;
+use crate::confirm::confirm;
+
+const CLIENT_ID: &str = "outbox-command-line";
+/// Time limit of each request to the brokers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Place in the outbox at which a group begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// First record that the outbox still has.
+    Beginning,
+    /// Behind the last record.
+    End,
+    /// First record with this timestamp or a later one.
+    Time(Timestamp),
+}
+
+impl At {
+    /// Parses `beginning`, `end`, or a time.
+    ///
+    /// # Errors
+    /// The text is neither.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "beginning" => Ok(Self::Beginning),
+            "end" => Ok(Self::End),
+            time => parse_rfc3339_weak(time)
+                .ok()
+                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+                .and_then(|since| i64::try_from(since.as_millis()).ok())
+                .map(|ms| Self::Time(Timestamp(ms)))
+                .ok_or_else(|| "expected `beginning`, `end`, or a time in UTC: 2026-03-01T08:00:00Z".into()),
+        }
+    }
+}
+
+/// Partition at which the group begins. Its field names are those of the JSON output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Begun {
+    partition: Partition,
+    /// First offset that the partition still has.
+    start: Offset,
+    /// Offset to commit: the first one that is called.
+    from: Offset,
+    /// End of the partition under `read_committed`.
+    end: Offset,
+    /// Number of records from there on.
+    calls: u64,
+    /// Timestamps of the first and the last of them.
+    first_at: Option<Timestamp>,
+    last_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct Created<'a> {
+    group: &'a str,
+    topic: &'a str,
+    partitions: &'a [Begun],
+}
+
+pub(crate) fn run(command: &GroupCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
+    match command {
+        GroupCommand::Create(options) => create(options, config, json),
+    }
+}
+
+fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
+    let settings = config.connection_as(group);
+    let admin = Admin::connect(&settings, CLIENT_ID)?;
+    let count = admin
+        .identities(&[topic], REQUEST_TIMEOUT)?
+        .get(topic)
+        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?
+        .partitions;
+    let partitions: Vec<Partition> = (0..i32::try_from(count)?).map(Partition).collect();
+    let members = admin.group(group, topic, REQUEST_TIMEOUT)?.members.len();
+    ensure!(
+        members == 0,
+        "the group {group:?} has {members} members, whose commits would mix with this one: stop all callers \
+         of the group first (a killed one counts until its session timeout)"
+    );
+    let offsets = GroupOffsets::open(&settings, CLIENT_ID)?;
+    let before = offsets.committed(topic, &partitions, REQUEST_TIMEOUT)?;
+    let missing = without_offset(&before);
+    // Committed offsets are the memory of the calls that were made, and never overwritten.
+    ensure!(
+        !missing.is_empty(),
+        "the group {group:?} has a committed offset of each partition of {topic:?}: its callers continue \
+         there, and nothing was changed. `outbox notes --group {group}` shows the offsets"
+    );
+    let begun = missing
+        .iter()
+        .map(|partition| plan(&offsets, topic, *partition, options.at))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    // To standard error: the result on standard output may be redirected to a file.
+    eprintln!("{}", table(&begun));
+    let calls: u64 = begun.iter().map(|begun| begun.calls).sum();
+    let question = format!(
+        "Begin the group {group} on {} of {count} partitions of {topic}? Its callers will make the {calls} \
+         calls listed, and those that follow; a call that was made before is made again, and those before \
+         `from` are never made.",
+        begun.len()
+    );
+    if !confirm(&question, options.yes)? {
+        eprintln!("Nothing was changed.");
+        return Ok(Status::Problem);
+    }
+    // A caller, or a second operator, may have committed since. While a caller is in the group, the
+    // coordinator refuses the commit below.
+    ensure!(
+        offsets.committed(topic, &partitions, REQUEST_TIMEOUT)? == before,
+        "the offsets of the group {group:?} have changed since they were listed: someone else has begun it, \
+         and nothing was changed here. Run the command again to see what is missing"
+    );
+    let commits = begun.iter().map(commit_of).collect::<anyhow::Result<Vec<_>>>()?;
+    offsets.commit(topic, &commits).context(
+        "the group is not begun, or not on each partition: stop all callers of the group, and run the command \
+         again, which leaves existing offsets as they are",
+    )?;
+    let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
+    check_read_back(&commits, &after)?;
+    if json {
+        print_json(&Created {
+            group,
+            topic,
+            partitions: &begun,
+        })?;
+    } else {
+        println!(
+            "The group {group} has begun on {} partitions of {topic}, with {calls} calls to make. Start the \
+             callers.",
+            begun.len()
+        );
+    }
+    Ok(Status::Ok)
+}
+
+fn without_offset(committed: &[Committed]) -> Vec<Partition> {
+    let missing = committed.iter().filter(|committed| committed.offset.is_none());
+    missing.map(|committed| committed.partition).collect()
+}
+
+fn plan(offsets: &GroupOffsets, topic: &str, partition: Partition, at: At) -> anyhow::Result<Begun> {
+    let bounds = offsets.bounds(topic, partition, REQUEST_TIMEOUT)?;
+    let found = match at {
+        At::Time(time) => offsets.offset_at(topic, partition, time, REQUEST_TIMEOUT)?,
+        At::Beginning | At::End => None,
+    };
+    let from = from(at, found, bounds);
+    let counted = offsets.count(
+        topic,
+        partition,
+        Bounds {
+            start: from,
+            end: bounds.end,
+        },
+    )?;
+    Ok(begun(partition, from, bounds, counted))
+}
+
+/// Returns the offset to begin at; `found` is the first one at the time, if a record is that late.
+fn from(at: At, found: Option<Offset>, bounds: Bounds) -> Offset {
+    match at {
+        At::Beginning => bounds.start,
+        At::End => bounds.end,
+        // The bounds are older than the search: a record may have come since, or be deleted.
+        At::Time(_) => found.map_or(bounds.end, |offset| offset.max(bounds.start).min(bounds.end)),
+    }
+}
+
+fn begun(partition: Partition, from: Offset, bounds: Bounds, counted: Counted) -> Begun {
+    Begun {
+        partition,
+        start: bounds.start,
+        from,
+        end: bounds.end,
+        calls: counted.records,
+        first_at: counted.first_at,
+        last_at: counted.last_at,
+    }
+}
+
+fn commit_of(begun: &Begun) -> anyhow::Result<CommitOffset> {
+    Ok(CommitOffset {
+        partition: begun.partition,
+        offset: begun.from,
+        // No call from there on has begun or is final.
+        metadata: CallNote::default().encode(begun.from)?,
+    })
+}
+
+fn check_read_back(commits: &[CommitOffset], after: &[Committed]) -> anyhow::Result<()> {
+    let read: BTreeSet<_> = after
+        .iter()
+        .map(|read| (read.partition, read.offset, read.metadata.as_str()))
+        .collect();
+    for commit in commits {
+        if !read.contains(&(commit.partition, Some(commit.offset), commit.metadata.as_str())) {
+            bail!(
+                "the coordinator took offset {} of partition {}, and does not return it: someone else \
+                 commits to the group. Stop that, and look with `outbox notes` before callers are started",
+                commit.offset,
+                commit.partition
+            );
+        }
+    }
+    Ok(())
+}
+
+fn table(begun: &[Begun]) -> Table {
+    let mut table = Table::new();
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(vec![
+            "partition",
+            "start",
+            "from",
+            "end",
+            "calls to make",
+            "first of them",
+            "last of them",
+        ]);
+    for begun in begun {
+        table.add_row(vec![
+            begun.partition.to_string(),
+            begun.start.to_string(),
+            begun.from.to_string(),
+            begun.end.to_string(),
+            begun.calls.to_string(),
+            time(begun.first_at),
+            time(begun.last_at),
+        ]);
+    }
+    table
+}
+
+fn time(at: Option<Timestamp>) -> String {
+    // humantime panics beyond the year 9999, and a producer may set any timestamp.
+    const MAX_MS: u64 = 253_402_300_799_000;
+    let ms = at.and_then(|at| u64::try_from(at.0).ok());
+    match ms {
+        Some(ms) if ms <= MAX_MS => {
+            format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+        }
+        Some(_) | None => "-".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        start: Offset(5),
+        end: Offset(9),
+    };
+
+    #[test]
+    fn place_is_a_word_or_a_time() {
+        assert_eq!(At::parse("beginning"), Ok(At::Beginning));
+        assert_eq!(At::parse("end"), Ok(At::End));
+        let at = At::Time(Timestamp(1_772_352_000_500));
+        assert_eq!(At::parse("2026-03-01T08:00:00.500Z"), Ok(at));
+        assert_eq!(time(Some(Timestamp(1_772_352_000_500))), "2026-03-01T08:00:00Z");
+        assert_eq!(time(Some(Timestamp(i64::MAX))), "-");
+        for wrong in ["", "latest", "7", "2026-03-01", "1969-01-01T00:00:00Z"] {
+            assert!(At::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn group_begins_within_the_bounds() {
+        let at = At::Time(Timestamp(0));
+        assert_eq!(from(At::Beginning, None, BOUNDS), Offset(5));
+        assert_eq!(from(At::End, None, BOUNDS), Offset(9));
+        assert_eq!(from(at, Some(Offset(7)), BOUNDS), Offset(7));
+        assert_eq!(from(at, Some(Offset(3)), BOUNDS), Offset(5));
+        assert_eq!(from(at, Some(Offset(12)), BOUNDS), Offset(9));
+        assert_eq!(from(at, None, BOUNDS), Offset(9));
+    }
+
+    #[test]
+    fn existing_offsets_are_left_alone() {
+        let committed = |partition, offset: Option<i64>| Committed {
+            partition: Partition(partition),
+            offset: offset.map(Offset),
+            metadata: String::new(),
+        };
+        let found = [committed(0, None), committed(1, Some(0)), committed(2, None)];
+        assert_eq!(without_offset(&found), [Partition(0), Partition(2)]);
+    }
+
+    #[test]
+    fn foreign_commit_is_found_when_reading_back() {
+        let begun = begun(Partition(0), Offset(7), BOUNDS, Counted::default());
+        let commits = [commit_of(&begun).expect("a commit")];
+        let read = |offset: Option<i64>, metadata: &str| {
+            let read = Committed {
+                partition: Partition(0),
+                offset: offset.map(Offset),
+                metadata: metadata.into(),
+            };
+            check_read_back(&commits, &[read]).is_ok()
+        };
+        assert!(read(Some(7), ""));
+        assert!(!read(Some(8), "") && !read(Some(7), "1:x") && !read(None, ""));
+        assert!(check_read_back(&commits, &[]).is_err());
+    }
+
+    #[test]
+    fn json_field_names_are_stable() {
+        let counted = Counted {
+            records: 2,
+            first_at: Some(Timestamp(1)),
+            last_at: Some(Timestamp(2)),
+        };
+        let begun = [begun(Partition(0), Offset(7), BOUNDS, counted)];
+        let json = serde_json::to_value(Created {
+            group: "g",
+            topic: "t",
+            partitions: &begun,
+        });
+        let expected = serde_json::json!({"group": "g", "topic": "t", "partitions": [{
+            "partition": 0, "start": 5, "from": 7, "end": 9, "calls": 2, "first_at": 1, "last_at": 2,
+        }]});
+        assert_eq!(json.expect("JSON"), expected);
+        assert!(table(&begun).to_string().contains("calls to make"));
+    }
+}
