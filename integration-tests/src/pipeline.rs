@@ -161,19 +161,40 @@ impl Pipeline {
     /// # Errors
     /// It exits with a status other than 0, or runs for more than 60 s.
     pub fn create_topics(&self) -> Result<()> {
+        let partitions = self.partitions.to_string();
+        // By the program under test: its topic settings are part of the guarantees.
+        self.outbox(&["topics", "create", "--yes", "--partitions", &partitions])
+            .map(|_| ())
+    }
+
+    /// Begins the callers' group with `outbox group create`, at `beginning` or another place. Returns what
+    /// the command printed. Callers need it unless they start beside an empty outbox.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, as it does while the group has members or if no offset is
+    /// missing; or runs for more than 60 s.
+    pub fn begin_caller_group(&self, group: &str, at: &str) -> Result<String> {
+        self.outbox(&["group", "create", "--group", group, "--at", at, "--yes"])
+    }
+
+    /// Runs the operator's command line, and returns what it printed.
+    fn outbox(&self, arguments: &[&str]) -> Result<String> {
         let settings = self.settings(&self.validator_group);
         let file = settings.write(&self.folder.join("outbox.toml"))?;
         let mut outbox = self
             .process("outbox", "outbox")?
             .arguments(["--config"])
             .arguments([&file])
-            .arguments(["topics", "create", "--yes", "--partitions"])
-            .arguments([self.partitions.to_string()]);
-        // By the program under test: its topic settings are part of the guarantees.
+            .arguments(arguments.iter().copied());
         outbox.start()?;
         let status = outbox.wait_exit(Duration::from_secs(60))?;
-        ensure!(status.success(), "`outbox topics create` exited with {status}");
-        Ok(())
+        let output = outbox.log_since_start()?;
+        let command = arguments.join(" ");
+        ensure!(
+            status.success(),
+            "`outbox {command}` exited with {status}:\n{output}"
+        );
+        Ok(output)
     }
 
     /// Returns the settings common to all programs.

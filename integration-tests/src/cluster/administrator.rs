@@ -145,6 +145,22 @@ impl Administrator {
         Ok(())
     }
 
+    /// Deletes a consumer group without members, as brokers do some days after the last member has left.
+    ///
+    /// # Errors
+    /// The group has members, or Kafka does not answer within 30 s.
+    pub fn delete_group(&self, group: &str) -> Result<()> {
+        let results = self
+            .runtime
+            .block_on(self.client.delete_groups(&[group], &options()))
+            .with_context(|| format!("deleting the group {group}"))?;
+        ensure!(!results.is_empty(), "Kafka returned no result for the group");
+        for result in results {
+            result.map_err(|(name, error)| anyhow!("Kafka refused to delete {name}: {error}"))?;
+        }
+        Ok(())
+    }
+
     /// Deletes topics, so that a broker that serves many runs does not fill up. Missing topics are no error.
     ///
     /// # Errors

@@ -158,6 +158,7 @@ fn run(
 ) -> Result<Measured> {
     // A group of its own reads the outbox from its beginning.
     pipeline.caller_group = format!("{}-{latency_ms}-{in_flight}-{policy}", pipeline.caller_group);
+    pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
     let api = Api::start(pipeline, &[format!("--latency={latency_ms}ms")])?;
     let settings = pipeline
         .caller_settings(1, &api.url)

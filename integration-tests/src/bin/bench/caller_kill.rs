@@ -116,6 +116,7 @@ fn kill(
     // A group of its own, so that each run starts at the beginning of the outbox.
     let group = pipeline.caller_group.clone();
     pipeline.caller_group = format!("{group}-{policy}-{membership}-{run}");
+    pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
     let api = Api::start(pipeline, &[format!("--latency={}ms", arguments.latency_ms)])?;
     let settings = pipeline
         .caller_settings(1, &api.url)

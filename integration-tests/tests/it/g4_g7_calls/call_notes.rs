@@ -63,6 +63,8 @@ fn notes(pipeline: &Pipeline, is_json: bool) -> Result<String> {
 fn intents_of_a_killed_caller_are_listed() {
     run(|| {
         let mut pipeline = Pipeline::create("notes", PARTITIONS)?;
+        // The caller starts on a filled outbox.
+        pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
         // It takes each request, and responds to none while the scenario runs.
         let api = Api::start(&pipeline, &["--latency=10m".into()])?;
         let settings = pipeline

@@ -46,6 +46,8 @@ impl Fixture {
     /// Creates the topics, and starts an API with these faults and a validator.
     pub(crate) fn start(name: &str, partitions: i32, seed: u64, faults: &[String]) -> Result<Self> {
         let pipeline = Pipeline::create(name, partitions)?;
+        // Scenarios start their callers at any time, also on an outbox that is filled already.
+        pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
         let api = Api::start(&pipeline, faults)?;
         let tail = Tail::start(&pipeline.kafka, &outcome_topics(&pipeline))?;
         let mut validator = pipeline.validator(1)?;

@@ -135,6 +135,9 @@ fn secrets_are_never_exposed() {
         let topic = &pipeline.topics.call_dead_letters;
         let tail = Tail::start(&pipeline.kafka, &[topic])?;
         for (number, settings) in [(1, basic), (2, oauth2)] {
+            // The outbox is filled, and each caller calls all of it.
+            let group = format!("{}-{number}", pipeline.caller_group);
+            pipeline.begin_caller_group(&group, "beginning")?;
             let output = output_of(&pipeline, number, settings, &tail)?;
             expect_no_secret(
                 &output,
