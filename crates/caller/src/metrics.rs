@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::call_dead_letter::Reason;
-use records::parked;
+use records::{Timestamp, parked};
 use service::metrics::{
     Labelled, LabelledHistogram, counter, counters, gauge, gauges, histogram, histograms,
 };
@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     deferred: Counter,
     deferral_seconds: Histogram,
     commit_seconds: Histogram,
+    last_commit: Gauge,
     requests_withheld: Counter,
     pub(crate) rejoins: Counter,
     in_flight: Gauge,
@@ -167,6 +168,13 @@ impl Metrics {
                 "Time to commit call notes",
                 COMMIT_SECONDS,
             ),
+            // Brokers delete the group's offsets some days after its last member has left; then its partitions
+            // halt. An idle caller commits nothing and keeps its offsets.
+            last_commit: gauge(
+                registry,
+                "outbox_calls_last_commit_timestamp_seconds",
+                "Unix time at which Kafka acknowledged the last commit of call notes; 0 before the first",
+            ),
             // A rising count means that commits take longer than the ownership lease, or that the process
             // stalls.
             requests_withheld: counter(
@@ -259,6 +267,9 @@ impl Metrics {
     pub(crate) fn commit_finished(&self, result: &'static str, took: Duration) {
         self.commits.with(result).inc();
         self.commit_seconds.observe(took.as_secs_f64());
+        if result == "committed" {
+            self.last_commit.set(Timestamp::now().0 / 1_000);
+        }
     }
 
     /// Counts a deferral transaction that has ended; `result` is one of [`COMMIT_RESULTS`].
@@ -269,6 +280,8 @@ impl Metrics {
         if result == "committed" {
             self.deferred.inc_by(u64::try_from(calls).unwrap_or(u64::MAX));
             self.deferral_seconds.observe(took.as_secs_f64());
+            // The transaction commits the notes of its partitions, too.
+            self.last_commit.set(Timestamp::now().0 / 1_000);
         }
     }
 
@@ -335,6 +348,7 @@ mod tests {
                 "outbox_calls_deferred counter",
                 "outbox_calls_deferral_seconds histogram",
                 "outbox_calls_commit_seconds histogram",
+                "outbox_calls_last_commit_timestamp_seconds gauge",
                 "outbox_calls_requests_withheld counter",
                 "outbox_calls_rejoins counter",
                 "outbox_calls_in_flight gauge",
@@ -347,6 +361,18 @@ mod tests {
                 "outbox_calls_partitions gauge",
             ]
         );
+    }
+
+    #[test]
+    fn only_an_acknowledged_commit_sets_its_time() {
+        let metrics = Metrics::register(&mut Registry::default());
+        metrics.commit_finished("unknown", Duration::ZERO);
+        metrics.deferral_finished("fenced", 1, Duration::ZERO);
+        assert_eq!(metrics.last_commit.get(), 0);
+        metrics.commit_finished("committed", Duration::ZERO);
+        let set = metrics.last_commit.get();
+        let now = Timestamp::now().0 / 1_000;
+        assert!((now - 60..=now).contains(&set), "{set}");
     }
 
     #[test]
