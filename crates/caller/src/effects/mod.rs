@@ -66,6 +66,8 @@ pub(crate) struct Shell {
     pub(crate) deferral_producer: DeferralProducer,
     /// Group metadata of the latest generation that the loop has seen; fences deferral transactions.
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
+    /// Set once the bounds of the first assigned partitions are read, or none was assigned.
+    pub(crate) is_assigned: bool,
     /// Reasons of halted partitions, for readiness.
     pub(crate) halted: BTreeMap<Partition, String>,
     /// Another member has taken the instance id, and its owner is not known yet.
@@ -107,6 +109,7 @@ impl Shell {
             // Opened when first needed: most callers never defer, and opening fences an earlier producer.
             deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
             group_metadata: None,
+            is_assigned: false,
             halted: BTreeMap::new(),
             is_fenced: false,
             is_finished: false,

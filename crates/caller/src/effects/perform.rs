@@ -14,7 +14,7 @@ use crate::effects::{Shell, join, numbers};
 use crate::http::SendPermit;
 use crate::outbox::pending_call::PendingCall;
 
-/// Readiness condition that halted partitions break.
+/// Readiness condition that halted partitions break, and the wait for the first assignment.
 const PARTITIONS: &str = "partitions";
 
 impl Shell {
@@ -101,7 +101,9 @@ impl Shell {
             self.send_permits.insert(*partition, permit);
             self.clear_halt(*partition);
         }
-        if !partitions.is_empty() {
+        if partitions.is_empty() {
+            self.set_assigned();
+        } else {
             tracing::info!(partitions = ?numbers(&partitions), "partitions assigned");
         }
         self.load_after(assignment, partitions, Duration::ZERO);
@@ -109,11 +111,12 @@ impl Shell {
     }
 
     fn start(&mut self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<PendingCall>> {
+        self.set_assigned();
         let topic = &self.config.topics.pending;
         if is_first {
-            tracing::warn!(
+            tracing::info!(
                 topic, %partition, group = self.config.kafka.group_id,
-                "no committed offset for the partition, starting at its first record"
+                "no committed offset and an empty partition, starting at its beginning"
             );
         }
         match self.consumer.start(partition, offset) {
@@ -136,8 +139,16 @@ impl Shell {
             "partition halted, operator action required"
         );
         self.halted
-            .insert(partition, format!("{topic}/{partition}: {why}"));
+            .insert(partition, format!("{topic}/{partition} in group {group}: {why}"));
+        self.is_assigned = true;
         self.update_readiness();
+    }
+
+    fn set_assigned(&mut self) {
+        if !self.is_assigned {
+            self.is_assigned = true;
+            self.update_readiness();
+        }
     }
 
     /// Forgets that a partition was halted: it is assigned again, or released.
@@ -147,8 +158,12 @@ impl Shell {
         }
     }
 
-    fn update_readiness(&self) {
-        if self.halted.is_empty() {
+    pub(crate) fn update_readiness(&self) {
+        if !self.is_assigned {
+            // A new group starts only beside an empty outbox: orders are to be sent once it has looked.
+            let reason = "the group has not assigned partitions to this caller yet";
+            self.health.set_unready(PARTITIONS, reason);
+        } else if self.halted.is_empty() {
             self.health.set_ready(PARTITIONS);
         } else {
             let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();

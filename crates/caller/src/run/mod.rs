@@ -87,6 +87,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
     let admin = Arc::new(admin.await.context("connecting the admin client")??);
     let member = GroupMember::watch(member_settings(config), admin, group_health)?;
     let shell = Shell::new(config, consumer, producer, completions, metrics, &health, member)?;
+    shell.update_readiness();
     tracing::info!(
         instance_id = config.caller.instance_id,
         group = config.kafka.group_id,

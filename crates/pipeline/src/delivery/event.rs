@@ -124,7 +124,7 @@ pub enum Action<P> {
         partition: Partition,
         /// Offset to read from: the commit position.
         offset: Offset,
-        /// `true` if nothing was ever committed for it.
+        /// `true` if nothing was ever committed for it, and the partition is empty.
         is_first: bool,
     },
     /// Leave a partition alone, and report the program as not ready: operator action required.
@@ -276,15 +276,21 @@ pub enum HaltReason {
          committed any more; restart the caller with a smaller caller.calls_open_max"
     )]
     NoteTooLong(NoteTooLong),
-    /// No offset is committed, and the start of the log is gone.
+    /// No offset is committed, and the outbox is not empty.
     #[error(
-        "the group has no committed offset, and the log starts at {log_start}, not at 0: calls below may \
-         never have been made, and those from there on may have been made already. Find out from the \
-         outcomes, then commit the offset to start at: kafka-consumer-groups --reset-offsets --to-offset N"
+        "the group has no committed offset, and the outbox partition holds or held calls (offsets {log_start} \
+         to {log_end}), which may have been made already. Either the brokers deleted the group's offsets \
+         (offsets.retention.minutes after its last member left), or someone deleted the group, or \
+         kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it; \
+         otherwise find out from the outcomes which calls were made, stop all callers of the group, and \
+         begin it where no call was made yet: outbox group create --group GROUP --at \
+         beginning|end|TIMESTAMP"
     )]
     NoOffset {
         /// First offset that the log still has.
         log_start: Offset,
+        /// Offset behind the last record that can be read.
+        log_end: Offset,
     },
     /// The log starts behind the committed offset.
     #[error(

@@ -40,7 +40,7 @@ fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Resu
 }
 
 /// Repeats a request until Kafka accepts it.
-fn retry_until_accepted(what: &str, request: impl Fn() -> Result<()>) -> Result<()> {
+pub(crate) fn retry_until_accepted(what: &str, request: impl Fn() -> Result<()>) -> Result<()> {
     await_until(what, LIMIT, || {
         Ok(match request() {
             Ok(()) => ControlFlow::Break(()),

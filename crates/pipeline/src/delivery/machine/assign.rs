@@ -68,10 +68,12 @@ impl<P> Delivery<P> {
 fn start_position(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason> {
     let (log_start, log_end) = (loaded.log_start, loaded.log_end);
     match loaded.committed {
-        // Nothing was ever deleted, so no call is left out.
-        None if log_start == Offset(0) => Ok((log_start, CallNote::default())),
-        // Calls may be missing, and those that are there may have been made by a group whose offsets expired.
-        None => Err(HaltReason::NoOffset { log_start }),
+        // No pending call was ever written, so none was made. The end is the last stable offset: a
+        // transaction that is still open may have written calls, but nobody has read them.
+        None if log_end == Offset(0) => Ok((log_end, CallNote::default())),
+        // The calls may have been made by a group whose offsets the brokers have deleted. Also if none of
+        // them can be read any more: an end above 0 says that there were some.
+        None => Err(HaltReason::NoOffset { log_start, log_end }),
         Some(committed) if committed < log_start => Err(HaltReason::Deleted { committed, log_start }),
         Some(committed) if committed > log_end => Err(HaltReason::Ahead { committed, log_end }),
         Some(committed) => CallNote::decode(committed, &loaded.metadata)

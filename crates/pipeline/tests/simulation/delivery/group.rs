@@ -18,6 +18,10 @@ pub(crate) struct Group {
     pub(crate) members: BTreeMap<u64, Member>,
     members_joined: u64,
     pub(crate) committed: BTreeMap<Partition, (Offset, String)>,
+    /// Offsets that the brokers have lost, and that only an operator can rebuild.
+    lost: BTreeMap<Partition, (Offset, String)>,
+    /// A caller has halted a partition because of them.
+    pub(crate) is_operator_called: bool,
     /// Sequence number of the commit that is in effect. A commit with a lower number is ignored.
     sequence: BTreeMap<Partition, u64>,
     pub(crate) last_sequence: u64,
@@ -59,6 +63,10 @@ impl Group {
         self.members.insert(self.members_joined, member);
         self.members_joined
     }
+
+    pub(crate) fn has_lost_offsets(&self) -> bool {
+        !self.lost.is_empty()
+    }
 }
 
 fn without_intents(mut note: CallNote, offset: Offset) -> String {
@@ -67,6 +75,46 @@ fn without_intents(mut note: CallNote, offset: Offset) -> String {
 }
 
 impl Simulation {
+    /// Begins the group at the beginning of the outbox, as `outbox group create` does.
+    pub(crate) fn begin_group(&mut self) {
+        for partition in self.partitions() {
+            self.group.committed.insert(partition, (Offset(0), String::new()));
+        }
+    }
+
+    /// All callers die, and the brokers delete the offsets of the group, as they do after days without a
+    /// member.
+    pub(crate) fn lose_group(&mut self) {
+        if self.has_pending_transactions() || self.group.committed.is_empty() {
+            return;
+        }
+        self.count("groups lost");
+        self.trace(|| "the group is deleted".into());
+        self.replace_callers();
+        self.group.lost = std::mem::take(&mut self.group.committed);
+    }
+
+    /// Lets the operator rebuild the offsets from the topics, once a halted partition asks for it.
+    pub(crate) fn operator_turn(&mut self) {
+        if !std::mem::take(&mut self.group.is_operator_called) {
+            return;
+        }
+        self.count("groups rebuilt");
+        self.trace(|| "the operator rebuilds the group".into());
+        self.replace_callers();
+        self.group.committed = std::mem::take(&mut self.group.lost);
+    }
+
+    /// Kills all callers and starts others. The members are gone from the group at once.
+    fn replace_callers(&mut self) {
+        for _ in 0..self.callers.len() {
+            self.kill(0);
+        }
+        let started = &self.callers;
+        let is_started = |member: &Member| started.iter().any(|caller| caller.process == member.process);
+        self.group.members.retain(|_, member| is_started(member));
+    }
+
     /// Moves a partition from one member to another.
     pub(crate) fn rebalance(&mut self) {
         let owned: Vec<(u64, Partition)> = self

@@ -31,7 +31,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 20] = [
+const EVENTS: [&str; 22] = [
     "kills",
     "pauses",
     "evictions",
@@ -52,6 +52,8 @@ const EVENTS: [&str; 20] = [
     "outages",
     "breaker openings",
     "probes",
+    "groups lost",
+    "groups rebuilt",
 ];
 
 #[test]
@@ -272,6 +274,15 @@ fn forgotten_ambiguity_is_detected() {
     assert_detected(
         Mutation::AmbiguityForgotten,
         Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn ignored_loss_of_offsets_is_detected() {
+    assert_detected(
+        Mutation::LostOffsetsIgnored,
+        Policy::Park,
         ViolationKind::ProcessedTwice,
     );
 }

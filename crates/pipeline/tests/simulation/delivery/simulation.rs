@@ -81,6 +81,8 @@ pub(crate) enum Mutation {
     NoCircuitBreaker,
     /// Rejected orders count as failures of the API.
     RejectionsAreFailures,
+    /// A partition without a committed offset starts at the beginning of a filled outbox.
+    LostOffsetsIgnored,
 }
 
 /// Record of the outbox.
@@ -168,7 +170,8 @@ impl Mutation {
             | Self::CommitDuringDeferral
             | Self::UnknownDeferralIgnored
             | Self::UnstableNotesRead
-            | Self::AmbiguityForgotten => false,
+            | Self::AmbiguityForgotten
+            | Self::LostOffsetsIgnored => false,
         }
     }
 }
@@ -243,6 +246,7 @@ impl Simulation {
             counts: BTreeMap::new(),
             lines: VecDeque::new(),
         };
+        simulation.begin_group();
         simulation.start_caller();
         simulation.start_caller();
         simulation
@@ -327,6 +331,7 @@ impl Simulation {
             self.group_turn();
             self.late_commits_turn();
             self.transactions_turn();
+            self.operator_turn();
             if self.faults {
                 self.fault();
             }
@@ -402,6 +407,7 @@ impl Simulation {
                 let time = Duration::from_millis(self.random.random_range(0..1_500));
                 self.start_outage(time);
             }
+            19 if !self.setup.moves_only => self.lose_group(),
             14..16 if !self.callers[at].stopping => {
                 self.count("stops");
                 self.trace(|| format!("{process} is stopped"));
@@ -414,7 +420,7 @@ impl Simulation {
 
     /// Kills a process. Its requests stay on the network, and the group detects it by the session timeout
     /// only.
-    fn kill(&mut self, at: usize) {
+    pub(crate) fn kill(&mut self, at: usize) {
         self.count("kills");
         let caller = self.callers.remove(at);
         let process = caller.process;

@@ -164,13 +164,37 @@ fn offsets_never_reset_silently() {
     check(with_log(Some(6), 7, 9), "halt");
     check(with_log(Some(10), 7, 9), "halt");
     check(with_log(None, 7, 9), "halt");
+    check(with_log(None, 0, 9), "halt");
+    // The records are gone, or none can be read: calls of them may have been made.
+    check(with_log(None, 9, 9), "halt");
+    check(with_log(None, 0, 1), "halt");
     check(loaded(Some(7), "2:rAQE:"), "halt");
     check(loaded(Some(7), "\u{fffd}"), "halt");
+}
+
+/// Otherwise a group that began beside an empty outbox would halt at a start after the first orders.
+#[test]
+fn start_at_an_empty_outbox_is_committed_at_once() {
+    let empty = LoadedNotes {
+        log_end: Offset(0),
+        ..loaded(None, "")
+    };
     let mut scenario = Scenario::new();
-    // A first offset is committed at once.
     scenario
-        .assign(with_log(None, 0, 9))
+        .assign(empty.clone())
         .check(&["start for the first time at 0", "commit 0"]);
+    // The group rebalances and takes no commit: it is made again, though no call waits for it.
+    scenario.on(Event::Committed(CommitResult::Rejected)).check(&[]);
+    scenario.advance(100 * MS).check(&["commit 0"]);
+    scenario.committed().check(&["extend lease"]);
+    assert_eq!(scenario.delivery.wake_at(scenario.now), None);
+    Scenario::new().assign(loaded(Some(0), "")).check(&["start at 0"]);
+
+    // A shutdown does not leave before it.
+    let mut scenario = Scenario::new();
+    scenario.assign(empty);
+    scenario.on(Event::Stop).check(&["pause"]);
+    scenario.committed().check(&["extend lease", "finish"]);
 }
 
 #[test]
