@@ -50,6 +50,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
         role: Role::Caller,
         // The caller is stateless: it has no earlier partition count to compare with.
         partitions_remembered: None,
+        offsets_retention_minutes: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;

@@ -1,4 +1,5 @@
-//! Descriptions of topics: partitions, replicas, ids and settings, gathered from three requests.
+//! Descriptions of topics: partitions, replicas, ids and settings, gathered from three requests; and of the
+//! one setting of the brokers that the topics depend on.
 
 use std::collections::BTreeMap;
 
@@ -102,6 +103,38 @@ fn configs(admin: &Admin, names: &[&str]) -> Result<BTreeMap<String, BTreeMap<St
         configs.insert(name, entries.collect());
     }
     Ok(configs)
+}
+
+/// Returns the setting `offsets.retention.minutes` of one broker.
+///
+/// # Errors
+/// The cluster did not respond, or this user may not describe the settings of a broker.
+pub(super) fn offsets_retention_minutes(admin: &Admin) -> Result<Option<i64>, ClientError> {
+    const SETTING: &str = "offsets.retention.minutes";
+    let what = "the settings of a broker (which needs the permission DESCRIBE_CONFIGS on the cluster)";
+    let metadata = admin
+        .cluster
+        .client()
+        .fetch_metadata(None, REQUEST_TIMEOUT)
+        .map_err(|error| failed(admin, "the brokers", error))?;
+    // The setting is the same on all brokers of a sound cluster, so one is enough.
+    let Some(broker) = metadata.brokers().first() else {
+        return Ok(None);
+    };
+    let results = wait(
+        admin
+            .client
+            .describe_configs(&[ResourceSpecifier::Broker(broker.id())], &options()),
+    )
+    .map_err(|error| failed(admin, what, error))?;
+    for result in results {
+        let resource = result.map_err(|code| failed(admin, what, KafkaError::AdminOp(code)))?;
+        let minutes = resource.get(SETTING).and_then(|entry| entry.value.as_deref());
+        if let Some(minutes) = minutes {
+            return Ok(minutes.parse().ok());
+        }
+    }
+    Ok(None)
 }
 
 fn failed(admin: &Admin, what: &str, error: KafkaError) -> ClientError {

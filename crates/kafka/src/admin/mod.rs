@@ -98,6 +98,15 @@ impl Admin {
         describe_topics::describe(self, names)
     }
 
+    /// Returns the minutes for which the brokers keep the offsets of a group without members, as one broker
+    /// has them set; `None` if it does not report the setting.
+    ///
+    /// # Errors
+    /// The cluster did not respond, or this user may not describe the settings of a broker.
+    pub fn offsets_retention_minutes(&self) -> Result<Option<i64>, ClientError> {
+        describe_topics::offsets_retention_minutes(self)
+    }
+
     /// Returns the ids of those of the topics that exist, by name. A topic that was deleted and created again
     /// has another id; a broker that does not support ids reports none.
     ///

@@ -9,6 +9,7 @@ fn required(topics: &Topics, role: Role) -> Requirements<'_> {
         topics,
         role,
         partitions_remembered: None,
+        offsets_retention_minutes: None,
         bootstrap_servers: "b:9092",
     }
 }
@@ -248,6 +249,39 @@ fn short_retention_is_a_warning() {
         set("message.timestamp.type", "CreateTime"),
         Warn,
         &["clock"],
+    );
+}
+
+#[test]
+fn outbox_that_outlives_offsets_is_a_warning() {
+    const MINUTES: i64 = 10_080;
+    let topics = Topics::default();
+    let found = |retention: &'static str, minutes: Option<i64>| {
+        let mut existing = created(10, 3);
+        let outbox = existing.get_mut(Pending.name(&topics)).expect("it exists");
+        set("retention.ms", retention)(outbox);
+        let required = Requirements {
+            offsets_retention_minutes: minutes,
+            ..required(&topics, Operator)
+        };
+        let findings = verify(&required, &existing);
+        assert!(findings.len() < 2, "{findings:#?}");
+        findings.first().map(|finding| {
+            assert_eq!(
+                (finding.severity, finding.topic.as_str()),
+                (Warn, "pending-api-calls")
+            );
+            finding.to_string()
+        })
+    };
+    assert_eq!(found("604800000", Some(MINUTES)), None);
+    assert_eq!(found("2592000000", None), None);
+    let text = found("2592000000", Some(MINUTES)).expect("30 days are more than 7");
+    assert!(text.contains("which is 7 days"), "{text}");
+    assert!(text.contains("to 43200 or more"), "{text}");
+    assert!(
+        found("-1", Some(MINUTES)).is_some(),
+        "no limit is longer than any"
     );
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyho
 
 fn verify(config: &Config, admin: &Admin, json: bool) -> anyhow::Result<Status> {
     let existing = describe(config, admin)?;
-    let findings = findings(config, &existing);
+    let findings = findings(config, admin, &existing);
     if json {
         print_json(&output::Verified::new(&existing, &findings))?;
     } else {
@@ -63,7 +63,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
     // A failure of one topic does not stop the others: repeating the command creates what is missing.
     let failed = create_all(admin, &new)?;
     let after = await_known(config, admin, &new, &failed)?;
-    let findings = findings(config, &after);
+    let findings = findings(config, admin, &after);
     if json {
         print_json(&output::Created::new(&new, &failed, &after, &findings))?;
     } else {
@@ -137,12 +137,18 @@ fn describe(config: &Config, admin: &Admin) -> anyhow::Result<ExistingTopics> {
         .context("describing the topics")
 }
 
-fn findings(config: &Config, existing: &ExistingTopics) -> Vec<Finding> {
+fn findings(config: &Config, admin: &Admin, existing: &ExistingTopics) -> Vec<Finding> {
+    let offsets_retention_minutes = admin.offsets_retention_minutes().unwrap_or_else(|error| {
+        // The setting only leads to a warning, and a user may lack the permission to read it.
+        eprintln!("offsets.retention.minutes of the brokers is not verified: {error}");
+        None
+    });
     let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
         // Only the programs remember a partition count, in their state and commit metadata.
         partitions_remembered: None,
+        offsets_retention_minutes,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     topics::verify(&required, existing)

@@ -35,6 +35,7 @@ impl<'a> Rules<'a> {
             self.partitions(purpose, topic);
             self.cleanup(purpose, topic);
             self.retention(purpose, topic);
+            self.offsets(purpose, topic);
             self.replication(purpose, topic);
             self.sizes(purpose, topic);
             self.timestamps(purpose, topic);

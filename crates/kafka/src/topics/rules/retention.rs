@@ -111,6 +111,36 @@ impl Rules<'_> {
         }
     }
 
+    /// Warns of an outbox that outlives the offsets of its callers' group.
+    pub(super) fn offsets(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        let Some(minutes) = self.required.offsets_retention_minutes else {
+            return;
+        };
+        let (kept_ms, retention_ms) = (minutes.saturating_mul(60_000), topic.number("retention.ms"));
+        // Without `delete` in the policy nothing expires; a compacted outbox is refused.
+        let outlives = retention_ms.is_some_and(|ms| ms < 0 || ms > kept_ms);
+        if purpose == Purpose::Pending && outlives {
+            let wanted = match retention_ms {
+                Some(ms @ 0..) => format!("{} or more", ms.saturating_add(59_999) / 60_000),
+                _ => "the longest time without a caller".to_owned(),
+            };
+            self.warn(
+                purpose,
+                format!(
+                    "keeps its records for longer than the brokers keep the offsets of a group without \
+                     members, which is {} (offsets.retention.minutes={minutes})",
+                    human_duration(kept_ms)
+                ),
+                "if no caller runs for that time, the group forgets which calls were made: its partitions \
+                 halt, and an operator has to find that out from the outcomes",
+                format!(
+                    "set offsets.retention.minutes to {wanted} in the properties of each broker, and restart \
+                     the brokers one after the other; or never leave the group without a caller for so long"
+                ),
+            );
+        }
+    }
+
     /// Warns of expiry by the clock of the writer.
     pub(super) fn timestamps(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let by_writer = topic.config("message.timestamp.type") == Some("CreateTime");
