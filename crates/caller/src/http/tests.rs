@@ -199,6 +199,7 @@ async fn status_decides_the_class() {
         (409, ResponseClass::Ambiguous),
         (500, ResponseClass::Ambiguous),
         (502, ResponseClass::Ambiguous),
+        (303, ResponseClass::Ambiguous),
         (503, ResponseClass::Ambiguous),
         (504, ResponseClass::Ambiguous),
     ] {
@@ -209,16 +210,27 @@ async fn status_decides_the_class() {
     check(
         Behaviour::Responds(with_retry_after),
         status(503, Some(7), "", false),
-        ResponseClass::Retryable,
+        ResponseClass::Ambiguous,
     )
     .await;
     let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
     check(
         Behaviour::Responds(unreadable),
         status(503, Some(0), "", false),
-        ResponseClass::Retryable,
+        ResponseClass::Ambiguous,
     )
     .await;
+}
+
+#[tokio::test]
+async fn retry_after_counts_where_the_settings_say_so() {
+    let busy = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
+    let server = Server::start(Behaviour::Responds(busy)).await;
+    let mut settings = settings(&server.url());
+    settings.responses.retry_if_retry_after.push("503".into());
+    let api = Api::new(&settings).expect("an API");
+    let expected = (status(503, Some(7), "", false), ResponseClass::Retryable);
+    assert_eq!(call_class(&api).await, expected);
 }
 
 #[tokio::test]
@@ -342,7 +354,7 @@ async fn redirects_are_not_followed() {
         check(
             Behaviour::Responds(moved),
             status(code, None, "", false),
-            ResponseClass::Rejected,
+            ResponseClass::Ambiguous,
         )
         .await;
     }
