@@ -107,7 +107,7 @@ pub(crate) enum MembershipSetting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnAmbiguous {
-    /// Send the call again: at least once.
+    /// Send the call again: at least once. Parked after `retry.ambiguous_attempts_max`.
     Retry,
     /// Park the call for an operator: at most once.
     Park,
@@ -272,6 +272,7 @@ impl Config {
             commit_interval: caller.commit_interval,
             commit_max: caller.commit_timeout,
             drain_timeout: caller.drain_timeout,
+            ambiguous_attempts_max: self.retry.ambiguous_attempts_max(),
             deferral: self.deferral.limits(),
         }
     }

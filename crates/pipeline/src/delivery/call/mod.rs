@@ -20,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -246,11 +247,12 @@ impl<P> Call<P> {
     }
 
     /// Takes in the response to its request. The API may process that request for `api_processing_max` from
-    /// now.
+    /// now. Under `retry` the call is parked with its ambiguous response number `ambiguous_max`.
     pub(super) fn responded(
         &mut self,
         response: ClassifiedResponse,
         api_processing_max: Duration,
+        ambiguous_max: Option<NonZeroU32>,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::InFlight);
@@ -262,6 +264,11 @@ impl<P> Call<P> {
         }
         // Under `retry` the call is repeated either way, so ambiguity changes nothing.
         let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
+        // Each ambiguous attempt may be a charge, so an API that charges and then fails must not be called for
+        // ever.
+        let is_at_limit = class == ResponseClass::Ambiguous
+            && self.policy == Policy::Retry
+            && ambiguous_max.is_some_and(|max| self.history.attempts_ambiguous >= max.get());
         let next = match (class, response) {
             // Acceptance decides even beside an ambiguous request: one of them has processed the order.
             (ResponseClass::Accepted, Response::Status(http)) => {
@@ -286,11 +293,12 @@ impl<P> Call<P> {
                 response,
             ) => {
                 let wait = response.retry_after().unwrap_or_default();
-                if !is_clear {
+                if !is_clear || is_at_limit {
                     self.inconclusive = Some(ClassifiedResponse::from_parts(class, response));
                 }
                 // `park` and `verify` promise that an ambiguous call is not sent again.
                 match self.policy {
+                    Policy::Retry if is_at_limit => Next::Publish(self.parked()),
                     Policy::Verify if !is_clear => Next::AwaitQuiescence,
                     Policy::Park if !is_clear => Next::Publish(self.parked()),
                     Policy::Retry | Policy::Park | Policy::Verify => Next::Wait(wait),

@@ -2,7 +2,7 @@
 //!
 //! | policy | ambiguous response, or recorded intent without a final state at assignment | a request is sent |
 //! | --- | --- | --- |
-//! | `retry` | the call is made again | at once |
+//! | `retry` | the call is made again, up to a number of ambiguous responses; then it waits for an operator | at once |
 //! | `park` | the call waits for an operator | once its intent is committed |
 //! | `verify` | the order is looked up, and the call made again only if the API never saw it | once its intent is committed |
 
@@ -13,7 +13,7 @@ use crate::delivery::response::ResponseClassifier;
 /// Policy for a call whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Policy {
-    /// Make the call again: at least once.
+    /// Make the call again: at least once. It is parked after too many ambiguous responses.
     Retry,
     /// Leave the call to an operator: at most once.
     Park,

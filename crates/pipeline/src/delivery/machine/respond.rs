@@ -46,7 +46,8 @@ impl<P> Delivery<P> {
             .is_some_and(|max| call.age(now) >= max)
             .then(|| response.clone());
         let summary = response.summary();
-        let next = call.responded(response, self.verify.api_processing_max, now);
+        let processing_max = self.verify.api_processing_max;
+        let next = call.responded(response, processing_max, self.limits.ambiguous_attempts_max, now);
         // While the breaker is open it is what calls wait for. Their own backoff would only delay the
         // recovery.
         let tries = match self.flow.is_breaker_open() {

@@ -2,14 +2,15 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
     Action, Assignment, Call, CallId, CommitResult, DeferralContext, DeferralLimits, Delivery, Event,
-    FinalState, Gauges, Limits, LoadedNotes, NotSent, Pending, Response, ResponseClassifier, StatusClass,
-    Statuses, Verify, WaitReason,
+    FinalState, Gauges, Limits, LoadedNotes, NotSent, Pending, Policy, Response, ResponseClass,
+    ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
@@ -30,12 +31,14 @@ pub(crate) const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(5),
     commit_max: Duration::from_millis(250),
     drain_timeout: Duration::from_millis(600),
+    ambiguous_attempts_max: NonZeroU32::new(AMBIGUOUS_ATTEMPTS_MAX),
     deferral: DeferralLimits {
         window_max: 9,
         defer_after: Some(Duration::from_millis(120)),
         abandon_after: None,
     },
 };
+pub(crate) const AMBIGUOUS_ATTEMPTS_MAX: u32 = 2;
 const LOOKUPS_MAX: u32 = 6;
 const ABANDON_AFTER: Duration = Duration::from_secs(3);
 /// Size that each call counts with, in bytes.
@@ -108,6 +111,11 @@ impl Caller {
         if setup.outage_only.is_some() {
             // Without faults, Kafka responds in time.
             limits.commit_max = ms(10_000);
+            // With so few open calls, ten minutes of probes would park them all.
+            limits.ambiguous_attempts_max = None;
+        }
+        if setup.mutation == Some(Mutation::NoAmbiguousLimit) {
+            limits.ambiguous_attempts_max = None;
         }
         let api_processing_max = match setup.mutation {
             Some(Mutation::NoQuiescence) => Duration::ZERO,
@@ -268,10 +276,14 @@ impl Simulation {
             Some(State::Committed { .. }) | None => {}
         }
         let is_forgetful = self.setup.mutation == Some(Mutation::AmbiguityForgotten);
+        let is_uncounted = self.setup.mutation == Some(Mutation::AmbiguousAttemptsForgotten);
         let deferral_context = record.deferral_context.map(|before| DeferralContext {
             origin: record.origin.1,
             attempts: before.attempts,
-            attempts_ambiguous: before.attempts_ambiguous,
+            attempts_ambiguous: match is_uncounted {
+                true => 0,
+                false => before.attempts_ambiguous,
+            },
             lookups: before.lookups,
             ambiguity: before.ambiguity.filter(|_| !is_forgetful),
             seen_before: self.now.saturating_duration_since(before.first_seen_at),
@@ -352,6 +364,9 @@ impl Simulation {
                 self.count_response(at, &response);
                 let response = outage::mutated(response, &self.setup);
                 let response = self.callers[at].delivery.classify(response);
+                if response.class() == ResponseClass::Ambiguous {
+                    self.checks.ambiguous_response(order, (process, call.assignment));
+                }
                 self.handle(at, Event::ResponseReceived { call, response });
             }
             Step::LookUp(call) => {
@@ -434,6 +449,10 @@ impl Simulation {
         }
         let (order, policy) = (self.origin(position), self.log[&position].policy);
         self.checks.sent(process, position, order, policy, now);
+        if policy == Policy::Retry && self.setup.outage_only.is_none() {
+            self.checks
+                .within_ambiguous_limit(order, (process, call.assignment));
+        }
         let kind = (self.faults, self.setup.seed, self.setup.abandons);
         let mut plan = match self.setup.outage_only {
             None => self.api.plan_request(&mut self.random, order, now, kind),
@@ -471,6 +490,7 @@ impl Simulation {
             .checks
             .record_outcome(order, state, policy, abandons, self.now)
         {
+            Outcome::Parked if policy == Policy::Retry && !abandons => self.count("parked at the limit"),
             Outcome::Parked => self.count("parked"),
             Outcome::Found => self.count("found by look-up"),
             Outcome::Abandoned => self.count("abandoned"),

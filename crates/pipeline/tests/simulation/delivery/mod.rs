@@ -31,7 +31,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 20] = [
+const EVENTS: [&str; 21] = [
     "kills",
     "pauses",
     "evictions",
@@ -42,6 +42,7 @@ const EVENTS: [&str; 20] = [
     "late commits",
     "requests withheld",
     "parked",
+    "parked at the limit",
     "lookups",
     "found by look-up",
     "deferrals",
@@ -273,6 +274,24 @@ fn forgotten_ambiguity_is_detected() {
         Mutation::AmbiguityForgotten,
         Policy::Verify,
         ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn missing_limit_on_ambiguous_attempts_is_detected() {
+    assert_detected(
+        Mutation::NoAmbiguousLimit,
+        Policy::Retry,
+        ViolationKind::TooManyAmbiguousAttempts,
+    );
+}
+
+#[test]
+fn forgotten_ambiguous_attempts_are_detected() {
+    assert_detected(
+        Mutation::AmbiguousAttemptsForgotten,
+        Policy::Retry,
+        ViolationKind::TooManyAmbiguousAttempts,
     );
 }
 

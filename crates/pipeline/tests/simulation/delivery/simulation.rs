@@ -75,6 +75,10 @@ pub(crate) enum Mutation {
     UnstableNotesRead,
     /// A copy loses the ambiguity of its call.
     AmbiguityForgotten,
+    /// A copy loses the number of ambiguous responses to its call.
+    AmbiguousAttemptsForgotten,
+    /// There is no limit on ambiguous responses.
+    NoAmbiguousLimit,
     /// The circuit breaker never probes.
     NoProbes,
     /// There is no circuit breaker.
@@ -168,7 +172,9 @@ impl Mutation {
             | Self::CommitDuringDeferral
             | Self::UnknownDeferralIgnored
             | Self::UnstableNotesRead
-            | Self::AmbiguityForgotten => false,
+            | Self::AmbiguityForgotten
+            | Self::AmbiguousAttemptsForgotten
+            | Self::NoAmbiguousLimit => false,
         }
     }
 }

@@ -342,6 +342,32 @@ fn revoked_partition_waits_for_its_deferral() {
         .check(&["extend lease", "release, 0 abandoned"]);
 }
 
+/// Scenario: the API charges, answers 500, and accepts other calls, so the call is deferred again and again.
+#[test]
+fn ambiguous_attempts_count_across_deferrals() {
+    let mut scenario = deferral(Policy::Retry);
+    scenario.respond(7, 500);
+    let (copies, _) = until_deferred(&mut scenario);
+    assert_eq!(copies[0].history.attempts_ambiguous, 1);
+    scenario.committed();
+    let context = DeferralContext {
+        attempts_ambiguous: 3,
+        ..deferral_context(7, Some(Ambiguity::AmbiguousResponse))
+    };
+    scenario.pending_as(20, "a", Some(context));
+    drive(&mut scenario, 20);
+    scenario.respond(20, 500);
+    let final_state = scenario.actions.iter().find_map(|action| match action {
+        Action::Publish { final_state, .. } => Some(final_state.clone()),
+        _ => None,
+    });
+    let final_state = final_state.expect("a final state");
+    assert!(
+        matches!(&*final_state, FinalState::Parked(evidence) if evidence.last.is_some()),
+        "{final_state:?}"
+    );
+}
+
 #[test]
 fn copy_carries_the_ambiguity() {
     // Under retry the copy carries it, and the next request is a repeated one.

@@ -1,6 +1,7 @@
 //! Single decisions of the delivery, each as a short scenario. The invariants of all scenarios are checked in
 //! `crates/pipeline/tests/simulation/delivery`.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use records::{CallNote, IdempotencyKey, Offset, Partition};
@@ -23,6 +24,7 @@ const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(10),
     commit_max: Duration::from_secs(10),
     drain_timeout: Duration::from_secs(35),
+    ambiguous_attempts_max: NonZeroU32::new(4),
     deferral: DeferralLimits {
         window_max: 1_000,
         defer_after: Some(Duration::from_secs(60)),
