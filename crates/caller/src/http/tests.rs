@@ -222,6 +222,32 @@ async fn status_decides_the_class() {
     .await;
 }
 
+/// The peer's kernel takes no more of the request, as if packets were lost. The library's own timeout is 30 s.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn kernel_drops_a_request_after_the_timeout() {
+    let server = Server::start(Behaviour::ReadsNothing).await;
+    let api = Api::new(&ApiSettings {
+        timeout: Duration::from_secs(25),
+        transport_timeout: Duration::from_secs(1),
+        ..settings(&server.url())
+    })
+    .expect("an API");
+    let facts = Facts {
+        order_id: "order-1",
+        idempotency_key: "key-1",
+        order: "{}",
+    };
+    // More than the buffers of both sockets.
+    let order = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+    let request = api.request(&facts, &order, None).expect("a request");
+    let started = Instant::now();
+    let response = api.call(request, valid_permit()).await;
+    assert_eq!(response, Response::Lost(Lost::TimedOut));
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
 #[tokio::test]
 async fn retry_after_counts_where_the_settings_say_so() {
     let busy = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";

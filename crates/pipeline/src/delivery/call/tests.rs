@@ -194,6 +194,7 @@ fn only_acceptance_decides_beside_another_request() {
 fn look_up_decides_the_call_or_parks_it() {
     let now = Instant::now();
     let verify = Verify {
+        transport_timeout: Duration::from_secs(2),
         api_processing_max: PROCESSING_MAX,
         lookups_max: 3,
         abandon_after: Duration::from_secs(60),

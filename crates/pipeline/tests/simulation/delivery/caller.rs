@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
     Action, Assignment, Call, CallId, CommitResult, DeferralContext, DeferralLimits, Delivery, Event,
-    FinalState, Gauges, Limits, LoadedNotes, NotSent, Pending, Policy, Response, ResponseClass,
+    FinalState, Gauges, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response, ResponseClass,
     ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::delivery::api::{self, PROCESSING_MAX, status};
+use crate::delivery::api::{self, PROCESSING_MAX, TIMEOUT, TRANSPORT_MAX, status};
 use crate::delivery::checks::{CallPosition, Outcome, ViolationKind};
 use crate::delivery::group::{GroupEvent, PendingCommit};
 use crate::delivery::outage::{self, BreakerView};
@@ -117,12 +117,15 @@ impl Caller {
         if setup.mutation == Some(Mutation::NoAmbiguousLimit) {
             limits.ambiguous_attempts_max = None;
         }
-        let api_processing_max = match setup.mutation {
-            Some(Mutation::NoQuiescence) => Duration::ZERO,
-            _ => PROCESSING_MAX,
-        };
         let verify = Verify {
-            api_processing_max,
+            transport_timeout: match setup.mutation {
+                Some(Mutation::NoQuiescence | Mutation::NoTransportTimeout) => Duration::ZERO,
+                _ => TRANSPORT_MAX,
+            },
+            api_processing_max: match setup.mutation {
+                Some(Mutation::NoQuiescence) => Duration::ZERO,
+                _ => PROCESSING_MAX,
+            },
             lookups_max: LOOKUPS_MAX,
             abandon_after: Duration::from_secs(60),
             classifier: ResponseClassifier::new([
@@ -369,6 +372,13 @@ impl Simulation {
                 }
                 self.handle(at, Event::ResponseReceived { call, response });
             }
+            Step::LookUp(call) if self.hangs(at, call) => {
+                self.count("hanging look-ups");
+                let response = Response::Lost(Lost::TimedOut);
+                self.callers[at]
+                    .steps
+                    .push((self.now + TIMEOUT, Step::ReceiveLookup(call, response)));
+            }
             Step::LookUp(call) => {
                 let response = match self.is_api_down() || self.faults && self.random.random_ratio(1, 4) {
                     true => status(503, None),
@@ -382,6 +392,11 @@ impl Simulation {
             Step::ReceiveLookup(call, response) => {
                 self.trace(|| format!("looked up {:?}: {response:?}", position(call)));
                 self.count_lookup(at, &response);
+                let response = match (self.setup.mutation, response) {
+                    // An inconclusive response of an API that responds.
+                    (Some(Mutation::HangIgnored), Response::Lost(_)) => status(500, None),
+                    (_, response) => response,
+                };
                 let response = self.callers[at].delivery.classify_look_up(response);
                 self.handle(at, Event::LookedUp { call, response });
             }
@@ -398,6 +413,12 @@ impl Simulation {
             Step::Defer(deferral) => self.begin_deferral(at, deferral),
             Step::CommitDeferral(deferral) => self.end_deferral(at, &deferral),
         }
+    }
+
+    /// Returns `true` if the look-up of a call hangs in the API, with an earlier request.
+    fn hangs(&mut self, at: usize, call: CallId) -> bool {
+        let order = (self.origin(position(call)), self.callers[at].process);
+        self.api.hangs(&mut self.random, order, self.now)
     }
 
     fn loaded(&self, partition: Partition) -> LoadedNotes {
@@ -462,6 +483,13 @@ impl Simulation {
             // The API may have processed the order nevertheless.
             plan.processed_at = plan.processed_at.filter(|_| self.faults);
             plan.response = response;
+        }
+        if let (Some(_), Response::Lost(_), Policy::Verify) = (plan.processed_at, &plan.response, policy)
+            && self.random.random_ratio(1, 4)
+        {
+            self.count("hangs");
+            self.api.hang(order);
+            plan.processed_at = None;
         }
         if let Some(processed_at) = plan.processed_at {
             self.api.accept(order, processed_at);

@@ -31,7 +31,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 21] = [
+const EVENTS: [&str; 23] = [
     "kills",
     "pauses",
     "evictions",
@@ -44,6 +44,8 @@ const EVENTS: [&str; 21] = [
     "parked",
     "parked at the limit",
     "lookups",
+    "hangs",
+    "hanging look-ups",
     "found by look-up",
     "deferrals",
     "copies read",
@@ -199,6 +201,24 @@ fn missing_ownership_lease_is_detected() {
 fn lookup_before_quiescence_is_detected() {
     assert_detected(
         Mutation::NoQuiescence,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn lookup_before_arrival_is_detected() {
+    assert_detected(
+        Mutation::NoTransportTimeout,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn ignored_hang_is_detected() {
+    assert_detected(
+        Mutation::HangIgnored,
         Policy::Verify,
         ViolationKind::ProcessedTwice,
     );

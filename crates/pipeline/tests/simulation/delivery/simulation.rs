@@ -61,6 +61,10 @@ pub(crate) enum Mutation {
     NoOwnershipLease,
     /// A look-up does not wait for the API's maximum processing time (V1).
     NoQuiescence,
+    /// A look-up does not wait for requests on their way.
+    NoTransportTimeout,
+    /// A look-up that hangs counts as inconclusive only.
+    HangIgnored,
     /// Only the offset is committed, without the completions after it (A4).
     NoCompletions,
     /// A deferral writes its copy before its note, without a transaction.
@@ -166,6 +170,8 @@ impl Mutation {
             | Self::CommitAfterRevocation
             | Self::NoOwnershipLease
             | Self::NoQuiescence
+            | Self::NoTransportTimeout
+            | Self::HangIgnored
             | Self::NoCompletions
             | Self::CopyBeforeNote
             | Self::NoteBeforeCopy

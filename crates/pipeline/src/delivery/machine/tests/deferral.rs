@@ -389,7 +389,7 @@ fn copy_carries_the_ambiguity() {
     scenario.respond(7, 500).check(&["publish 7"]);
 
     // If its policy is another one by then, it is parked, or looked up after quiescence.
-    let quiescence = LIMITS.ownership_lease + verify().api_processing_max;
+    let quiescence = LIMITS.ownership_lease + verify().quiescence();
     for (policy, wait, then) in [
         (Policy::Park, LIMITS.ownership_lease, "publish 20"),
         (Policy::Verify, quiescence, "look up 20"),
@@ -419,7 +419,7 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
     let mut scenario = deferral(Policy::Verify);
     scenario.respond(7, 500);
     let call = scenario.id(7);
-    scenario.later(verify().api_processing_max);
+    scenario.later(verify().quiescence());
     scenario.on(Event::WaitElapsed(call));
     scenario.respond_to_look_up(7, 503);
     let (copies, commits) = until_deferred(&mut scenario);
@@ -433,10 +433,15 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
         scenario
             .actions
             .iter()
-            .any(|action| short(action) == "wait 7 LookUp"),
+            .any(|action| short(action) == "wait 7 Quiescence"),
         "{:?}",
         scenario.actions
     );
+    // The wait that the look-up has started again is not cut short by the deferral.
+    scenario
+        .on(Event::WaitElapsed(call))
+        .check(&["wait 7 Quiescence"]);
+    scenario.later(verify().quiescence());
     scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
 }
 

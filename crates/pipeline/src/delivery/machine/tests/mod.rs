@@ -38,6 +38,7 @@ fn verify() -> Verify {
         (Statuses::Exactly(404), StatusClass::Rejected),
     ]);
     Verify {
+        transport_timeout: Duration::from_secs(10),
         api_processing_max: Duration::from_secs(60),
         lookups_max: 30,
         abandon_after: Duration::from_secs(3_600),
