@@ -10,9 +10,9 @@ use crate::process::Interruption;
 /// Valid reason to send a request again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Explanation {
-    /// Response that says the request was not processed: 429, or 503 with `Retry-After`.
+    /// Response that says the request was not processed: 429.
     NotProcessed(u16),
-    /// Response that leaves the outcome unknown: 500, 502, 504.
+    /// Response that leaves the outcome unknown: 500, 502, 503, 504.
     Ambiguous(u16),
     /// Connection reset before a response.
     Reset,
@@ -79,8 +79,9 @@ pub fn repeat(
         // A request sent before the response is not a reaction to it.
         let reacted = later.arrived_at >= end(earlier, later);
         return match status {
-            429 | 503 if reacted => Some(Explanation::NotProcessed(status)),
-            500 | 502 | 504 if reacted => Some(Explanation::Ambiguous(status)),
+            429 if reacted => Some(Explanation::NotProcessed(status)),
+            // By the callers' default settings, a `Retry-After` header changes nothing.
+            500 | 502 | 503 | 504 if reacted => Some(Explanation::Ambiguous(status)),
             // A final response: it must have been lost on its way, or with its caller.
             _ => interrupted().or_else(timed_out),
         };
@@ -163,7 +164,7 @@ mod tests {
         let answered = |status| request(10_000, Some(status), None, 10_003);
         let cut = |cut, finished_at| request(10_000, None, Some(cut), finished_at);
         check(&answered(429), &[], Some(Explanation::NotProcessed(429)));
-        check(&answered(503), &[], Some(Explanation::NotProcessed(503)));
+        check(&answered(503), &[], Some(Explanation::Ambiguous(503)));
         check(&answered(500), &[], Some(Explanation::Ambiguous(500)));
         check(&answered(504), &[], Some(Explanation::Ambiguous(504)));
         check(&cut(Cut::Reset, 10_001), &[], Some(Explanation::Reset));

@@ -107,7 +107,7 @@ pub(crate) enum MembershipSetting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnAmbiguous {
-    /// Send the call again: at least once.
+    /// Send the call again: at least once. Parked after `retry.ambiguous_attempts_max`.
     Retry,
     /// Park the call for an operator: at most once.
     Park,
@@ -243,6 +243,12 @@ impl Config {
             !api.timeout.is_zero() && !api.connect_timeout.is_zero(),
             "the settings api.timeout and api.connect_timeout must be longer than 0"
         );
+        // The kernel takes 0 for its own default, a quarter of an hour, and whole milliseconds otherwise.
+        ensure!(
+            api.transport_timeout >= Duration::from_millis(1),
+            "the setting api.transport_timeout is {:?}; it must be at least 1ms",
+            api.transport_timeout
+        );
         ensure!(
             api.response_bytes_max <= ByteSize::kib(48),
             "the setting api.response_bytes_max is {}; it must be at most 48KiB, so that a dead letter fits \
@@ -272,6 +278,7 @@ impl Config {
             commit_interval: caller.commit_interval,
             commit_max: caller.commit_timeout,
             drain_timeout: caller.drain_timeout,
+            ambiguous_attempts_max: self.retry.ambiguous_attempts_max(),
             deferral: self.deferral.limits(),
         }
     }
@@ -372,6 +379,10 @@ mod tests {
         check(
             |config| config.caller.drain_timeout = Duration::from_secs(300),
             "caller.commit_timeout",
+        );
+        check(
+            |config| config.api.transport_timeout = Duration::ZERO,
+            "api.transport_timeout",
         );
         check(
             |config| config.api.response_bytes_max = ByteSize::mib(1),

@@ -1,12 +1,14 @@
-//! Backoff before the next attempt: exponential, with full jitter, capped, and without a limit on attempts.
+//! Retries: the backoff before the next attempt (exponential, with full jitter, capped), and the limit on
+//! ambiguous attempts.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ::backoff::ExponentialBackoff;
 use ::backoff::backoff::Backoff as _;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the backoff: `[retry]`.
+/// Settings of retries: `[retry]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetrySettings {
@@ -20,6 +22,9 @@ pub(crate) struct RetrySettings {
     /// Maximum wait that is granted to a `Retry-After` header; a longer one is cut to it.
     #[serde(with = "humantime_serde")]
     pub(crate) retry_after_max: Duration,
+    /// Number of ambiguous responses to one call under the policy `retry` after which it is parked; 0: no
+    /// limit. Deferrals do not restart the count; a change of the partition's owner does.
+    pub(crate) ambiguous_attempts_max: u32,
 }
 
 impl Default for RetrySettings {
@@ -30,11 +35,19 @@ impl Default for RetrySettings {
             backoff_max: Duration::from_secs(60),
             // A wrong header (a date in the wrong time zone, for example) must not stop a payment for hours.
             retry_after_max: Duration::from_secs(300),
+            // Each of them may be a charge. An API that still leaves the outcome unknown after about a minute of
+            // backoff needs a person more than an eleventh charge.
+            ambiguous_attempts_max: 10,
         }
     }
 }
 
 impl RetrySettings {
+    /// Returns the limit on ambiguous attempts; `None`: no limit.
+    pub(crate) fn ambiguous_attempts_max(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.ambiguous_attempts_max)
+    }
+
     /// Returns the wait after attempt number `tries`: a random time up to the backoff, plus the `Retry-After`
     /// of the response.
     pub(crate) fn wait(&self, tries: u32, retry_after: Duration) -> Duration {
@@ -53,7 +66,7 @@ impl RetrySettings {
         let mut backoff = ExponentialBackoff {
             current_interval: interval / 2,
             randomization_factor: 1.0,
-            // No end: a pending call is retried until it is final.
+            // No end: a pending call is retried until it is final. The pipeline limits ambiguous attempts.
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };

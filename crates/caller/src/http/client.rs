@@ -44,6 +44,12 @@ fn client(settings: &ApiSettings) -> anyhow::Result<Client> {
         // Requests are small: Nagle's algorithm would hold each until the previous packet is acknowledged.
         .tcp_nodelay(true)
         .user_agent(concat!("outbox-caller/", env!("CARGO_PKG_VERSION")));
+    // The library's default is 30 s, which look-ups would have to wait for. Without any, the kernel sends a
+    // request again for a quarter of an hour, after its sender has gone.
+    #[cfg(target_os = "linux")]
+    {
+        client = client.tcp_user_timeout(settings.transport_timeout);
+    }
     if !settings.proxy_from_environment {
         client = client.no_proxy();
     }

@@ -23,9 +23,10 @@ pub(crate) struct VerifySettings {
     /// URL of the look-up, requested by GET, with the placeholders of `api.url`; empty: no look-ups, and the
     /// policy `verify` cannot be used.
     pub(crate) url: String,
-    /// Longest time the API takes to process a request. No look-up is made until it has passed since the last
-    /// moment at which a request may have been sent. If it is too short, an order that is still being
-    /// processed counts as not found and is sent again.
+    /// Longest time the API takes to process a request that has arrived, with all that may hold it back on
+    /// the way, such as a proxy. No look-up is made until it and `api.transport_timeout` have passed since the
+    /// last moment at which a request may have left, or at which a look-up found the API unresponsive. If it
+    /// is too short, an order that is still being processed counts as not found and is sent again.
     #[serde(with = "humantime_serde")]
     pub(crate) api_processing_max: Duration,
     /// Maximum number of inconclusive look-ups in a row; then the call is parked.
@@ -53,8 +54,9 @@ impl VerifySettings {
     ///
     /// # Errors
     /// Names the setting that is invalid.
-    pub(crate) fn verify(&self) -> anyhow::Result<Verify> {
+    pub(crate) fn verify(&self, api: &ApiSettings) -> anyhow::Result<Verify> {
         Ok(Verify {
+            transport_timeout: api.transport_timeout,
             api_processing_max: self.api_processing_max,
             lookups_max: self.lookups_max,
             abandon_after: self.park_after,
@@ -111,7 +113,8 @@ impl Default for VerifySettings {
             url: String::new(),
             // Twice `api.timeout`, for an API that goes on processing after its client has left.
             api_processing_max: Duration::from_secs(60),
-            // About ten minutes with the default backoff. Look-ups that fail in an outage do not count.
+            // About ten minutes with the default backoff, and half an hour if the API does not respond. Look-ups
+            // that fail in an outage do not count.
             lookups_max: 30,
             park_after: Duration::from_secs(3_600),
             // Single statuses, not hundreds: a 204 or a 410 may mean anything.

@@ -36,6 +36,11 @@ pub(crate) struct ApiSettings {
     /// Maximum duration of connecting. A request that fails here was surely not sent and is retried.
     #[serde(with = "humantime_serde")]
     pub(crate) connect_timeout: Duration,
+    /// Maximum time for which data of a request may stay unacknowledged before its connection is closed
+    /// (`TCP_USER_TIMEOUT`, on Linux). Until then the kernel sends a request again, also after `timeout` or a
+    /// kill. Look-ups wait for it.
+    #[serde(with = "humantime_serde")]
+    pub(crate) transport_timeout: Duration,
     /// Time after which an idle connection is closed. Keep it below the keep-alive timeout of the API's
     /// server: a request on a connection that the server is closing is ambiguous.
     #[serde(with = "humantime_serde")]
@@ -102,6 +107,10 @@ impl Default for ApiSettings {
             // Generous: each request that times out after sending is ambiguous, and costs more than waiting.
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            // Not `timeout`: that one is as long as the slowest response, and each look-up would wait for it
+            // once more. Linux sends five times within 7 s, so this loses no request that has a chance to
+            // arrive.
+            transport_timeout: Duration::from_secs(10),
             // Below the shortest keep-alive of common servers: 5 s in Apache httpd and Node.js.
             pool_idle_timeout: Duration::from_secs(4),
             // As many as caller.calls_in_flight_max, so that a steady load opens no connections.

@@ -199,6 +199,7 @@ async fn status_decides_the_class() {
         (409, ResponseClass::Ambiguous),
         (500, ResponseClass::Ambiguous),
         (502, ResponseClass::Ambiguous),
+        (303, ResponseClass::Ambiguous),
         (503, ResponseClass::Ambiguous),
         (504, ResponseClass::Ambiguous),
     ] {
@@ -209,16 +210,53 @@ async fn status_decides_the_class() {
     check(
         Behaviour::Responds(with_retry_after),
         status(503, Some(7), "", false),
-        ResponseClass::Retryable,
+        ResponseClass::Ambiguous,
     )
     .await;
     let unreadable = "HTTP/1.1 503 Busy\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n";
     check(
         Behaviour::Responds(unreadable),
         status(503, Some(0), "", false),
-        ResponseClass::Retryable,
+        ResponseClass::Ambiguous,
     )
     .await;
+}
+
+/// The peer's kernel takes no more of the request, as if packets were lost. The library's own timeout is 30 s.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn kernel_drops_a_request_after_the_timeout() {
+    let server = Server::start(Behaviour::ReadsNothing).await;
+    let api = Api::new(&ApiSettings {
+        timeout: Duration::from_secs(25),
+        transport_timeout: Duration::from_secs(1),
+        ..settings(&server.url())
+    })
+    .expect("an API");
+    let facts = Facts {
+        order_id: "order-1",
+        idempotency_key: "key-1",
+        order: "{}",
+    };
+    // More than the buffers of both sockets.
+    let order = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+    let request = api.request(&facts, &order, None).expect("a request");
+    let started = Instant::now();
+    let response = api.call(request, valid_permit()).await;
+    assert_eq!(response, Response::Lost(Lost::TimedOut));
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn retry_after_counts_where_the_settings_say_so() {
+    let busy = "HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
+    let server = Server::start(Behaviour::Responds(busy)).await;
+    let mut settings = settings(&server.url());
+    settings.responses.retry_if_retry_after.push("503".into());
+    let api = Api::new(&settings).expect("an API");
+    let expected = (status(503, Some(7), "", false), ResponseClass::Retryable);
+    assert_eq!(call_class(&api).await, expected);
 }
 
 #[tokio::test]
@@ -342,7 +380,7 @@ async fn redirects_are_not_followed() {
         check(
             Behaviour::Responds(moved),
             status(code, None, "", false),
-            ResponseClass::Rejected,
+            ResponseClass::Ambiguous,
         )
         .await;
     }

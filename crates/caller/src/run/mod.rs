@@ -99,7 +99,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
     let delivery = Delivery::new(
         config.limits(),
         config.api.responses.classifier()?,
-        config.verify.verify()?,
+        config.verify.verify(&config.api)?,
     )
     .with_flow_control(config.flow_control());
     let shell = Loop {

@@ -1,5 +1,6 @@
 //! Limits of the delivery: memory, concurrency and time.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Limits on what the delivery holds open, does at once, and waits for.
@@ -24,6 +25,8 @@ pub struct Limits {
     pub commit_max: Duration,
     /// Time that calls in flight have to finish when their partition leaves.
     pub drain_timeout: Duration,
+    /// Number of ambiguous responses to one call under `retry` after which it is parked; `None`: no limit.
+    pub ambiguous_attempts_max: Option<NonZeroU32>,
     /// Limits on calls that keep failing.
     pub deferral: DeferralLimits,
 }

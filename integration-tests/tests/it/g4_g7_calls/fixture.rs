@@ -181,5 +181,7 @@ impl Scenario<'_> {
                 "verify.api_processing_max",
                 format!("{}ms", API_PROCESSING_MAX.as_millis()),
             )
+            // Loopback loses no packets, and each look-up waits for this too.
+            .with("api.transport_timeout", "1s")
     }
 }

@@ -137,17 +137,20 @@ impl Default for ResponseSettings {
         let list = |statuses: &[&str]| statuses.iter().map(|&status| status.into()).collect();
         Self {
             accepted: list(&["2xx"]),
-            // Redirects are not followed: a 307 would repeat the POST at another address.
-            rejected: list(&["3xx", "4xx"]),
+            rejected: list(&["4xx"]),
             // 401 and 407 mean that our credentials are wrong, not the order, and that the request was not
             // applied (RFC 9110, sections 15.5.2 and 15.5.8). As `rejected`, an expired password would turn
             // the whole outbox into dead letters.
             retry: list(&["401", "407", "425", "429"]),
-            // A server that refuses a request under load says when to return. A bare 503 may come from a
-            // proxy that lost the response.
-            retry_if_retry_after: list(&["503"]),
+            // Proxies and gateways add the header to a 503 of their own, also after the server behind them has
+            // processed the request and failed. Only who knows the API can tell that it sends the header for
+            // nothing but requests that it turned away.
+            retry_if_retry_after: Vec::new(),
+            // Redirects are not followed: a 307 would repeat the POST at another address. A 303 is the usual
+            // response to a form that was processed, and any other may come from a proxy, so none says that
+            // the order was not processed.
             // 409 often means that an earlier request for the order was processed.
-            ambiguous: list(&["408", "409", "5xx"]),
+            ambiguous: list(&["3xx", "408", "409", "5xx"]),
             body: Vec::new(),
         }
     }

@@ -24,7 +24,10 @@ async fn check(behaviour: Behaviour, expected: LookupResult) -> Server {
     let call = api.request(&facts, &Bytes::from_static(order.as_bytes()), None);
     let request = api.look_up_request(&facts, &call.expect("a request"));
     let response = api.look_up(request.expect("a look-up")).await;
-    let classifier = verify.verify().expect("valid settings").classifier;
+    let classifier = verify
+        .verify(&ApiSettings::default())
+        .expect("valid settings")
+        .classifier;
     assert_eq!(
         LookupResult::from(classifier.class_of(&response)),
         expected,

@@ -21,6 +21,8 @@ pub(super) enum Behaviour {
     ResetsWithoutResponse,
     /// Reads a request, and never responds.
     Hangs,
+    /// Reads nothing, so that a request fills all buffers on its way.
+    ReadsNothing,
     /// Reads a request, writes this, and closes.
     Responds(&'static str),
     /// Responds to each request with this, until the client closes.
@@ -106,14 +108,18 @@ async fn serve(
             let _read = stream.read(&mut hello).await;
             return;
         }
+        if let Behaviour::ReadsNothing = behaviour {
+            return std::future::pending().await;
+        }
         let Some(request) = read_request(&mut stream).await else {
             return;
         };
         heads.lock().expect("a list").push(request);
         match behaviour {
-            Behaviour::ResetsUnread | Behaviour::SaysBeforehand(_) | Behaviour::ClosesWithoutResponse => {
-                return;
-            }
+            Behaviour::ResetsUnread
+            | Behaviour::SaysBeforehand(_)
+            | Behaviour::ReadsNothing
+            | Behaviour::ClosesWithoutResponse => return,
             Behaviour::ResetsWithoutResponse => return stream.set_zero_linger().expect("a linger of zero"),
             Behaviour::RespondsOnceThenReadsAndCloses(_) if has_responded => return,
             Behaviour::RespondsOnceThenReadsAndResets(_) if has_responded => {

@@ -52,6 +52,15 @@ impl LookupResponse {
     }
 }
 
+/// Returns `true` if the response to a look-up shows that the API may hang, and requests in it with it.
+pub(super) fn shows_unresponsive_api(response: &Response) -> bool {
+    match response {
+        Response::Lost(_) | Response::NotSent(_) => true,
+        // By these a gateway reports that the API behind it does not respond.
+        Response::Status(http) => matches!(http.status, 502..=504),
+    }
+}
+
 impl LookupResult {
     /// All results, so that each has its metric from the start.
     pub const ALL: [Self; 3] = [Self::Found, Self::NotFound, Self::Unknown];

@@ -20,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use records::{IdempotencyKey, Offset};
 use super::response::{ClassifiedResponse, NotSent, Response, ResponseClass};
 
 pub use deferral_context::DeferralContext;
+use lookup::shows_unresponsive_api;
 pub use lookup::{LookupResponse, LookupResult};
 pub use pending::Pending;
 pub use policy::{Policy, Verify};
@@ -245,12 +247,13 @@ impl<P> Call<P> {
         }
     }
 
-    /// Takes in the response to its request. The API may process that request for `api_processing_max` from
-    /// now.
+    /// Takes in the response to its request. That request may arrive and be processed for `quiescence` from
+    /// now. Under `retry` the call is parked with its ambiguous response number `ambiguous_max`.
     pub(super) fn responded(
         &mut self,
         response: ClassifiedResponse,
-        api_processing_max: Duration,
+        quiescence: Duration,
+        ambiguous_max: Option<NonZeroU32>,
         now: Instant,
     ) -> Next {
         debug_assert_eq!(self.state, CallState::InFlight);
@@ -262,6 +265,11 @@ impl<P> Call<P> {
         }
         // Under `retry` the call is repeated either way, so ambiguity changes nothing.
         let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
+        // Each ambiguous attempt may be a charge, so an API that charges and then fails must not be called for
+        // ever.
+        let is_at_limit = class == ResponseClass::Ambiguous
+            && self.policy == Policy::Retry
+            && ambiguous_max.is_some_and(|max| self.history.attempts_ambiguous >= max.get());
         let next = match (class, response) {
             // Acceptance decides even beside an ambiguous request: one of them has processed the order.
             (ResponseClass::Accepted, Response::Status(http)) => {
@@ -286,11 +294,12 @@ impl<P> Call<P> {
                 response,
             ) => {
                 let wait = response.retry_after().unwrap_or_default();
-                if !is_clear {
+                if !is_clear || is_at_limit {
                     self.inconclusive = Some(ClassifiedResponse::from_parts(class, response));
                 }
                 // `park` and `verify` promise that an ambiguous call is not sent again.
                 match self.policy {
+                    Policy::Retry if is_at_limit => Next::Publish(self.parked()),
                     Policy::Verify if !is_clear => Next::AwaitQuiescence,
                     Policy::Park if !is_clear => Next::Publish(self.parked()),
                     Policy::Retry | Policy::Park | Policy::Verify => Next::Wait(wait),
@@ -301,7 +310,7 @@ impl<P> Call<P> {
             Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
             Next::Wait(_) => CallState::BackingOff,
             Next::Ready => CallState::Ready,
-            Next::AwaitQuiescence => CallState::AwaitingQuiescence(now + api_processing_max),
+            Next::AwaitQuiescence => CallState::AwaitingQuiescence(now + quiescence),
         };
         self.enter(state, now);
         next
@@ -318,6 +327,7 @@ impl<P> Call<P> {
     ) -> Next {
         debug_assert_eq!(self.state, CallState::LookingUp);
         let first_at = *self.looked_up_first_at.get_or_insert(now);
+        let mut quiescent_at = now;
         let next = match response.into_parts() {
             (LookupResult::Found, Response::Status(http)) => {
                 self.history.responded_at = Some(now);
@@ -339,6 +349,11 @@ impl<P> Call<P> {
             // `Found` needs a status. Without one the look-up is inconclusive.
             (LookupResult::Found | LookupResult::Unknown, response) => {
                 let wait = response.retry_after().unwrap_or_default();
+                if shows_unresponsive_api(&response) {
+                    // An API that hangs keeps the earlier request too, and processes it once it resumes, which
+                    // may be now.
+                    quiescent_at = now + verify.quiescence();
+                }
                 let is_late = now.saturating_duration_since(first_at) >= verify.abandon_after;
                 if is_outage {
                     // A look-up that fails in an outage says nothing of the order. It does not count, or an
@@ -350,13 +365,13 @@ impl<P> Call<P> {
                 let is_abandoned = !is_outage && (is_late || self.lookups >= verify.lookups_max);
                 match is_abandoned {
                     true => Next::Publish(self.parked()),
-                    false => Next::Wait(wait),
+                    false => Next::Wait(wait.max(quiescent_at - now)),
                 }
             }
         };
         let state = match &next {
             Next::Publish(final_state) => CallState::Publishing(Arc::clone(final_state)),
-            Next::Wait(_) | Next::AwaitQuiescence => CallState::AwaitingQuiescence(now),
+            Next::Wait(_) | Next::AwaitQuiescence => CallState::AwaitingQuiescence(quiescent_at),
             Next::Ready => CallState::Ready,
         };
         self.enter(state, now);

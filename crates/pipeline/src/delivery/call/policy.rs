@@ -2,7 +2,7 @@
 //!
 //! | policy | ambiguous response, or recorded intent without a final state at assignment | a request is sent |
 //! | --- | --- | --- |
-//! | `retry` | the call is made again | at once |
+//! | `retry` | the call is made again, up to a number of ambiguous responses; then it waits for an operator | at once |
 //! | `park` | the call waits for an operator | once its intent is committed |
 //! | `verify` | the order is looked up, and the call made again only if the API never saw it | once its intent is committed |
 
@@ -13,7 +13,7 @@ use crate::delivery::response::ResponseClassifier;
 /// Policy for a call whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Policy {
-    /// Make the call again: at least once.
+    /// Make the call again: at least once. It is parked after too many ambiguous responses.
     Retry,
     /// Leave the call to an operator: at most once.
     Park,
@@ -57,8 +57,10 @@ impl Policy {
 /// Settings of look-ups under the policy `verify`.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// Longest processing time of the API. A look-up earlier than this after a request may have been sent
-    /// proves nothing: the API could still be processing that request.
+    /// Longest time for which a request that has left may be on its way to the API. The kernel sends it again
+    /// while it is not acknowledged, also after the connection was closed or the process was killed.
+    pub transport_timeout: Duration,
+    /// Longest processing time of the API, from the arrival of a request.
     pub api_processing_max: Duration,
     /// Number of inconclusive look-ups after which the call is parked.
     pub lookups_max: u32,
@@ -66,4 +68,13 @@ pub struct Verify {
     pub abandon_after: Duration,
     /// Classifier of look-up responses; see [`LookupResult`](super::LookupResult).
     pub classifier: ResponseClassifier,
+}
+
+impl Verify {
+    /// Returns the time until quiescence, from the last moment at which a request may have left, or at which
+    /// the API was unresponsive. An earlier look-up proves nothing: the request could still arrive, or be
+    /// processed.
+    pub(crate) fn quiescence(&self) -> Duration {
+        self.transport_timeout + self.api_processing_max
+    }
 }

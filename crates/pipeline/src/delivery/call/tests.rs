@@ -49,7 +49,8 @@ fn respond_all(policy: Policy, responses: &[Response]) -> (Next, Call<()>) {
     for response in responses {
         call.enter(CallState::Ready, now);
         call.start_attempt(now);
-        last = call.responded(classifier().classify(response.clone()), PROCESSING_MAX, now);
+        let response = classifier().classify(response.clone());
+        last = call.responded(response, PROCESSING_MAX, NonZeroU32::new(3), now);
     }
     (last, call)
 }
@@ -123,6 +124,41 @@ fn ambiguous_call_is_parked_under_park() {
 }
 
 #[test]
+fn retry_parks_after_too_many_ambiguous_responses() {
+    let lost = || Response::Lost(Lost::TimedOut);
+    // Only ambiguous responses count.
+    let (next, _) = check(&[lost(), status(429), status(500), status(429), status(429)]);
+    assert_eq!(next, Next::Wait(Duration::from_secs(7)));
+    let (next, call) = check(&[lost(), status(429), status(500), status(429), status(503)]);
+    let Next::Publish(final_state) = next else {
+        panic!("{next:?}");
+    };
+    let expected = Evidence {
+        ambiguity: Ambiguity::AmbiguousResponse,
+        last: Some(status(503)),
+        lookups: 0,
+    };
+    assert_eq!(*final_state, FinalState::Parked(expected));
+    assert_eq!((call.history.attempts, call.history.attempts_ambiguous), (5, 3));
+    // A definite response decides at the limit too.
+    let (next, _) = check(&[lost(), status(500), status(201)]);
+    assert!(matches!(next, Next::Publish(final_state) if matches!(*final_state, FinalState::Accepted(_))));
+}
+
+#[test]
+fn retry_without_a_limit_never_parks() {
+    let now = Instant::now();
+    let mut call = call(Policy::Retry, now);
+    for _ in 0..1_000 {
+        call.enter(CallState::Ready, now);
+        call.start_attempt(now);
+        let response = classifier().classify(status(500));
+        let next = call.responded(response, PROCESSING_MAX, None, now);
+        assert_eq!(next, Next::Wait(Duration::ZERO));
+    }
+}
+
+#[test]
 fn retryable_call_is_sent_again_under_each_policy() {
     for policy in [Policy::Park, Policy::Verify] {
         let (next, call) = respond_all(policy, &[Response::NotSent(NotSent::NoConnection), status(429)]);
@@ -139,7 +175,7 @@ fn only_acceptance_decides_beside_another_request() {
         let mut call = call(policy, now);
         call.ambiguity = Some(Ambiguity::Redelivered);
         call.start_attempt(now);
-        call.responded(classifier().classify(response), PROCESSING_MAX, now)
+        call.responded(classifier().classify(response), PROCESSING_MAX, None, now)
     };
     for response in [status(429), status(422), Response::NotSent(NotSent::Withheld)] {
         let parked = respond(Policy::Park, response.clone());
@@ -158,6 +194,7 @@ fn only_acceptance_decides_beside_another_request() {
 fn look_up_decides_the_call_or_parks_it() {
     let now = Instant::now();
     let verify = Verify {
+        transport_timeout: Duration::from_secs(2),
         api_processing_max: PROCESSING_MAX,
         lookups_max: 3,
         abandon_after: Duration::from_secs(60),

@@ -153,15 +153,17 @@ impl<P> Delivery<P> {
                 call.enter(CallState::BlockedByKey, now);
                 continue;
             }
-            let (state, what) = match (call.policy(), call.ambiguity()) {
-                (Policy::Verify, Some(_)) => (CallState::AwaitingQuiescence(now), WaitReason::LookUp),
-                (Policy::Retry | Policy::Park | Policy::Verify, _) => {
-                    (CallState::BackingOff, WaitReason::Attempt)
+            match (call.policy(), call.ambiguity()) {
+                // From now on, because the look-up that led to the deferral may have found the API unresponsive.
+                (Policy::Verify, Some(_)) => {
+                    self.await_quiescence(id, now + self.verify.quiescence(), now);
                 }
-            };
-            let tries = call.history().attempts.max(call.lookups()).max(1);
-            call.enter(state, now);
-            self.wait(id, what, tries, Duration::ZERO);
+                (Policy::Retry | Policy::Park | Policy::Verify, _) => {
+                    let tries = call.history().attempts.max(call.lookups()).max(1);
+                    call.enter(CallState::BackingOff, now);
+                    self.wait(id, WaitReason::Attempt, tries, Duration::ZERO);
+                }
+            }
         }
     }
 }

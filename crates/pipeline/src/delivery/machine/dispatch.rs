@@ -32,13 +32,13 @@ impl<P> Delivery<P> {
                 if self.resume(id, now) {
                     return;
                 }
-                // Parking needs that no request can be sent any more; a look-up also that none is still
-                // processed, or it could miss the order.
-                let processing = match policy {
-                    Policy::Verify => self.verify.api_processing_max,
+                // Parking needs that no request can be sent any more; a look-up also that none is still on its
+                // way or processed, or it could miss the order.
+                let quiescence = match policy {
+                    Policy::Verify => self.verify.quiescence(),
                     Policy::Retry | Policy::Park => Duration::ZERO,
                 };
-                self.await_quiescence(id, inherited_until + processing, now);
+                self.await_quiescence(id, inherited_until + quiescence, now);
             }
         }
     }

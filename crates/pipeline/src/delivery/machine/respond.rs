@@ -46,7 +46,8 @@ impl<P> Delivery<P> {
             .is_some_and(|max| call.age(now) >= max)
             .then(|| response.clone());
         let summary = response.summary();
-        let next = call.responded(response, self.verify.api_processing_max, now);
+        let quiescence = self.verify.quiescence();
+        let next = call.responded(response, quiescence, self.limits.ambiguous_attempts_max, now);
         // While the breaker is open it is what calls wait for. Their own backoff would only delay the
         // recovery.
         let tries = match self.flow.is_breaker_open() {
@@ -70,7 +71,7 @@ impl<P> Delivery<P> {
                 self.partitions.release(id);
             }
             Next::AwaitQuiescence => {
-                self.await_quiescence(id, now + self.verify.api_processing_max, now);
+                self.await_quiescence(id, now + quiescence, now);
             }
             Next::Wait(_) if self.apply_retry_limits(id, last, now) => {}
             Next::Wait(at_least) => self.actions.push(Action::Wait {

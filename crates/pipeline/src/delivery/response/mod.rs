@@ -14,9 +14,9 @@
 //! | a status, whatever becomes of the body behind it | [`Response::Status`] | by the status |
 //! | a status for which a field of the body decides | [`Response::Status`] | by the field's value |
 //!
-//! The classes of statuses are settings ([`ResponseClassifier`]). By default 2xx is *accepted*; 401, 407,
-//! 425, 429, and 503 with `Retry-After`, are *retryable*; 408, 409 and 5xx are *ambiguous*; other 3xx and 4xx
-//! are *rejected*. A status without a class is ambiguous.
+//! The classes of statuses are settings ([`ResponseClassifier`]). By default 2xx is *accepted*; 401, 407, 425
+//! and 429 are *retryable*; 3xx, 408, 409 and 5xx are *ambiguous*; other 4xx are *rejected*. A status without
+//! a class is ambiguous.
 //!
 //! A status counts as soon as it is read, even if the body breaks off. Where a field of the body decides
 //! ([`FieldRule`]), a body that cannot be read leaves the response ambiguous.
@@ -142,7 +142,7 @@ pub enum StatusClass {
     Rejected,
     /// The order is surely not processed.
     Retry,
-    /// As `Retry` with a `Retry-After` header, which only a server sends that turned the request away; as
+    /// As `Retry` with a `Retry-After` header, for an API that sends it only if it turned the request away; as
     /// `Ambiguous` without.
     RetryIfRetryAfter,
     /// The order may be processed.
@@ -206,7 +206,6 @@ impl ResponseClassifier {
         match (class, http.retry_after) {
             (StatusClass::Accepted, _) => ResponseClass::Accepted,
             (StatusClass::Rejected, _) => ResponseClass::Rejected,
-            // A bare 503 may come from a proxy whose upstream has processed the order.
             (StatusClass::Retry, _) | (StatusClass::RetryIfRetryAfter, Some(_)) => ResponseClass::Retryable,
             (StatusClass::Ambiguous, _) | (StatusClass::RetryIfRetryAfter, None) => ResponseClass::Ambiguous,
         }

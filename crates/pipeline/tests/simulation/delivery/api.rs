@@ -1,6 +1,6 @@
 //! Simulated API: requests in flight, and the orders it has processed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -13,6 +13,9 @@ use crate::delivery::checks::CallPosition;
 /// Maximum processing time of the API.
 pub(crate) const PROCESSING_MAX: Duration = Duration::from_millis(PROCESSING_MAX_MS);
 const PROCESSING_MAX_MS: u64 = 300;
+/// Maximum time of a request on its way to the API, when packets are lost.
+pub(crate) const TRANSPORT_MAX: Duration = Duration::from_millis(TRANSPORT_MAX_MS);
+const TRANSPORT_MAX_MS: u64 = 200;
 /// Response timeout of a caller. Shorter than the processing, so that orders are processed after the timeout.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(120);
 
@@ -20,10 +23,21 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(120);
 pub(crate) struct Api {
     /// Requests in flight, with the time of their processing.
     in_flight: Vec<(Instant, CallPosition)>,
+    /// Requests that hang in the API, by order.
+    hangs: HashMap<CallPosition, Hang>,
     /// Number of times that each order was processed.
     pub(crate) processed: HashMap<CallPosition, u32>,
     /// Number of requests for each order.
     requests: HashMap<CallPosition, u32>,
+}
+
+/// Request that hangs in the API, with the callers whose look-ups it has made hang too.
+// Each caller detects the hang by a look-up. One that no look-up detects counts as processing time.
+#[derive(Default)]
+struct Hang {
+    /// End of the hang, once a look-up was lost.
+    until: Option<Instant>,
+    detected_by: BTreeSet<u64>,
 }
 
 /// Plan for a request: its processing and its response.
@@ -52,13 +66,15 @@ pub(crate) fn plan_request(
 ) -> RequestPlan {
     let mut soon = |max: u64| now + Duration::from_millis(random.random_range(0..max));
     let (processed, responded, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
+    // Lost packets delay a request, whether its sender still waits or not.
+    let delayed = soon(TRANSPORT_MAX_MS) + late.duration_since(now);
     let response_at = processed.max(responded);
     let is_rejected = (position.1.0 + i64::from(position.0.0)) % 9 == 4;
     let kind = if faults { random.random_range(0..100) } else { 99 };
     let (processed_at, response, response_at) = match kind {
         // Processed long after the timeout, or after the connection was lost.
-        0..5 => (Some(late), Response::Lost(Lost::TimedOut), now + TIMEOUT),
-        5..9 => (Some(late), Response::Lost(Lost::Closed), response_at),
+        0..5 => (Some(delayed), Response::Lost(Lost::TimedOut), now + TIMEOUT),
+        5..9 => (Some(delayed), Response::Lost(Lost::Closed), response_at),
         9..12 => (None, Response::Lost(Lost::Closed), response_at),
         12..14 => (None, Response::Lost(Lost::TimedOut), now + TIMEOUT),
         14..16 => (Some(processed), status(500, None), response_at),
@@ -147,6 +163,32 @@ impl Api {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// Takes a request that hangs in the API.
+    pub(crate) fn hang(&mut self, position: CallPosition) {
+        self.hangs.entry(position).or_default();
+    }
+
+    /// Returns `true` if a look-up by this caller hangs too. With the first of them the hang ends, and its
+    /// request is processed.
+    pub(crate) fn hangs(
+        &mut self,
+        random: &mut ChaCha8Rng,
+        (position, process): (CallPosition, u64),
+        now: Instant,
+    ) -> bool {
+        let Some(hang) = self.hangs.get_mut(&position) else {
+            return false;
+        };
+        if hang.until.is_none() {
+            let until = now + TIMEOUT;
+            hang.until = Some(until);
+            let took = Duration::from_millis(random.random_range(0..PROCESSING_MAX_MS - 1));
+            self.in_flight.push((until + took, position));
+        }
+        let is_over = hang.until.is_some_and(|until| until + PROCESSING_MAX <= now);
+        !is_over && hang.detected_by.insert(process)
     }
 
     pub(crate) fn look_up(&self, position: CallPosition) -> Response {

@@ -2,19 +2,20 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
     Action, Assignment, Call, CallId, CommitResult, DeferralContext, DeferralLimits, Delivery, Event,
-    FinalState, Gauges, HaltReason, Limits, LoadedNotes, NotSent, Pending, Response, ResponseClassifier,
-    StatusClass, Statuses, Verify, WaitReason,
+    FinalState, Gauges, HaltReason, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
+    ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition};
 
-use crate::delivery::api::{self, PROCESSING_MAX, status};
+use crate::delivery::api::{self, PROCESSING_MAX, TIMEOUT, TRANSPORT_MAX, status};
 use crate::delivery::checks::{CallPosition, Outcome, ViolationKind};
 use crate::delivery::group::{GroupEvent, PendingCommit};
 use crate::delivery::outage::{self, BreakerView};
@@ -30,12 +31,14 @@ pub(crate) const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(5),
     commit_max: Duration::from_millis(250),
     drain_timeout: Duration::from_millis(600),
+    ambiguous_attempts_max: NonZeroU32::new(AMBIGUOUS_ATTEMPTS_MAX),
     deferral: DeferralLimits {
         window_max: 9,
         defer_after: Some(Duration::from_millis(120)),
         abandon_after: None,
     },
 };
+pub(crate) const AMBIGUOUS_ATTEMPTS_MAX: u32 = 2;
 const LOOKUPS_MAX: u32 = 6;
 const ABANDON_AFTER: Duration = Duration::from_secs(3);
 /// Size that each call counts with, in bytes.
@@ -108,13 +111,21 @@ impl Caller {
         if setup.outage_only.is_some() {
             // Without faults, Kafka responds in time.
             limits.commit_max = ms(10_000);
+            // With so few open calls, ten minutes of probes would park them all.
+            limits.ambiguous_attempts_max = None;
         }
-        let api_processing_max = match setup.mutation {
-            Some(Mutation::NoQuiescence) => Duration::ZERO,
-            _ => PROCESSING_MAX,
-        };
+        if setup.mutation == Some(Mutation::NoAmbiguousLimit) {
+            limits.ambiguous_attempts_max = None;
+        }
         let verify = Verify {
-            api_processing_max,
+            transport_timeout: match setup.mutation {
+                Some(Mutation::NoQuiescence | Mutation::NoTransportTimeout) => Duration::ZERO,
+                _ => TRANSPORT_MAX,
+            },
+            api_processing_max: match setup.mutation {
+                Some(Mutation::NoQuiescence) => Duration::ZERO,
+                _ => PROCESSING_MAX,
+            },
             lookups_max: LOOKUPS_MAX,
             abandon_after: Duration::from_secs(60),
             classifier: ResponseClassifier::new([
@@ -268,10 +279,14 @@ impl Simulation {
             Some(State::Committed { .. }) | None => {}
         }
         let is_forgetful = self.setup.mutation == Some(Mutation::AmbiguityForgotten);
+        let is_uncounted = self.setup.mutation == Some(Mutation::AmbiguousAttemptsForgotten);
         let deferral_context = record.deferral_context.map(|before| DeferralContext {
             origin: record.origin.1,
             attempts: before.attempts,
-            attempts_ambiguous: before.attempts_ambiguous,
+            attempts_ambiguous: match is_uncounted {
+                true => 0,
+                false => before.attempts_ambiguous,
+            },
             lookups: before.lookups,
             ambiguity: before.ambiguity.filter(|_| !is_forgetful),
             seen_before: self.now.saturating_duration_since(before.first_seen_at),
@@ -352,7 +367,17 @@ impl Simulation {
                 self.count_response(at, &response);
                 let response = outage::mutated(response, &self.setup);
                 let response = self.callers[at].delivery.classify(response);
+                if response.class() == ResponseClass::Ambiguous {
+                    self.checks.ambiguous_response(order, (process, call.assignment));
+                }
                 self.handle(at, Event::ResponseReceived { call, response });
+            }
+            Step::LookUp(call) if self.hangs(at, call) => {
+                self.count("hanging look-ups");
+                let response = Response::Lost(Lost::TimedOut);
+                self.callers[at]
+                    .steps
+                    .push((self.now + TIMEOUT, Step::ReceiveLookup(call, response)));
             }
             Step::LookUp(call) => {
                 let response = match self.is_api_down() || self.faults && self.random.random_ratio(1, 4) {
@@ -367,6 +392,11 @@ impl Simulation {
             Step::ReceiveLookup(call, response) => {
                 self.trace(|| format!("looked up {:?}: {response:?}", position(call)));
                 self.count_lookup(at, &response);
+                let response = match (self.setup.mutation, response) {
+                    // An inconclusive response of an API that responds.
+                    (Some(Mutation::HangIgnored), Response::Lost(_)) => status(500, None),
+                    (_, response) => response,
+                };
                 let response = self.callers[at].delivery.classify_look_up(response);
                 self.handle(at, Event::LookedUp { call, response });
             }
@@ -383,6 +413,12 @@ impl Simulation {
             Step::Defer(deferral) => self.begin_deferral(at, deferral),
             Step::CommitDeferral(deferral) => self.end_deferral(at, &deferral),
         }
+    }
+
+    /// Returns `true` if the look-up of a call hangs in the API, with an earlier request.
+    fn hangs(&mut self, at: usize, call: CallId) -> bool {
+        let order = (self.origin(position(call)), self.callers[at].process);
+        self.api.hangs(&mut self.random, order, self.now)
     }
 
     fn loaded(&self, partition: Partition) -> LoadedNotes {
@@ -440,6 +476,10 @@ impl Simulation {
         }
         let (order, policy) = (self.origin(position), self.log[&position].policy);
         self.checks.sent(process, position, order, policy, now);
+        if policy == Policy::Retry && self.setup.outage_only.is_none() {
+            self.checks
+                .within_ambiguous_limit(order, (process, call.assignment));
+        }
         let kind = (self.faults, self.setup.seed, self.setup.abandons);
         let mut plan = match self.setup.outage_only {
             None => self.api.plan_request(&mut self.random, order, now, kind),
@@ -449,6 +489,13 @@ impl Simulation {
             // The API may have processed the order nevertheless.
             plan.processed_at = plan.processed_at.filter(|_| self.faults);
             plan.response = response;
+        }
+        if let (Some(_), Response::Lost(_), Policy::Verify) = (plan.processed_at, &plan.response, policy)
+            && self.random.random_ratio(1, 4)
+        {
+            self.count("hangs");
+            self.api.hang(order);
+            plan.processed_at = None;
         }
         if let Some(processed_at) = plan.processed_at {
             self.api.accept(order, processed_at);
@@ -477,6 +524,7 @@ impl Simulation {
             .checks
             .record_outcome(order, state, policy, abandons, self.now)
         {
+            Outcome::Parked if policy == Policy::Retry && !abandons => self.count("parked at the limit"),
             Outcome::Parked => self.count("parked"),
             Outcome::Found => self.count("found by look-up"),
             Outcome::Abandoned => self.count("abandoned"),

@@ -6,6 +6,8 @@ use std::time::Instant;
 use pipeline::delivery::{Assignment, FinalState, Policy};
 use records::{Offset, Partition};
 
+use crate::delivery::caller::AMBIGUOUS_ATTEMPTS_MAX;
+
 /// Position of a call on the outbox.
 pub(crate) type CallPosition = (Partition, Offset);
 
@@ -28,6 +30,8 @@ pub(crate) enum ViolationKind {
     FinalWithoutOutcome,
     /// A committed offset decreased.
     CommitPositionDecreased,
+    /// Under retry, a request was sent after too many ambiguous responses.
+    TooManyAmbiguousAttempts,
     /// A call was parked without being ambiguous, or before a look-up.
     ParkedUnnecessarily,
     /// An outcome contradicts the API.
@@ -65,6 +69,13 @@ pub(crate) enum Outcome {
     Parked,
 }
 
+/// Ambiguous responses to an order.
+pub(crate) struct AmbiguousResponses {
+    owner: (u64, Assignment),
+    to_owner: u32,
+    all: u32,
+}
+
 /// State of the checker.
 #[derive(Default)]
 pub(crate) struct Checks {
@@ -76,6 +87,8 @@ pub(crate) struct Checks {
     /// Requests with a definite response: process, time of sending, and position of the call.
     pub(crate) definite: HashMap<CallPosition, Vec<(u64, Instant, CallPosition)>>,
     pub(crate) ambiguous: BTreeSet<CallPosition>,
+    /// Ambiguous responses to each order: those to its last owner, and all.
+    pub(crate) ambiguous_responses: HashMap<CallPosition, AmbiguousResponses>,
     /// Last owner that deferred each order.
     pub(crate) deferred_by: HashMap<CallPosition, (u64, Assignment)>,
     /// Requests in flight.
@@ -116,7 +129,7 @@ impl Checks {
         let parked_at = outcomes
             .and_then(|outcomes| outcomes.get(&Outcome::Parked))
             .copied();
-        // Under retry, only an abandoned call is parked. It is sent again if its outcome was not committed, as
+        // Under retry, a call is parked at a limit only. It is sent again if its outcome was not committed, as
         // with any outcome. Under verify, the next owner of an uncommitted parked call may have a successful
         // look-up.
         let is_sent_again = |at: Instant| match policy {
@@ -151,6 +164,43 @@ impl Checks {
         }
     }
 
+    /// Records an ambiguous response to an order, which this assignment of a process has received.
+    pub(crate) fn ambiguous_response(&mut self, position: CallPosition, owner: (u64, Assignment)) {
+        let responses = self
+            .ambiguous_responses
+            .entry(position)
+            .or_insert(AmbiguousResponses {
+                owner,
+                to_owner: 0,
+                all: 0,
+            });
+        if responses.owner != owner {
+            (responses.owner, responses.to_owner) = (owner, 0);
+        }
+        responses.to_owner += 1;
+        responses.all += 1;
+    }
+
+    /// Checks, before a request under retry, that its sender has not received too many ambiguous responses,
+    /// whether it has deferred the call or not.
+    pub(crate) fn within_ambiguous_limit(&mut self, position: CallPosition, owner: (u64, Assignment)) {
+        let responses = self.ambiguous_responses.get(&position);
+        let to_owner = responses
+            .filter(|responses| responses.owner == owner)
+            .map_or(0, |responses| responses.to_owner);
+        if to_owner >= AMBIGUOUS_ATTEMPTS_MAX {
+            self.violation(ViolationKind::TooManyAmbiguousAttempts, || {
+                format!("{position:?} is sent by {owner:?} after {to_owner} ambiguous responses")
+            });
+        }
+    }
+
+    /// Returns `true` if there are enough ambiguous responses to park the call under retry.
+    pub(crate) fn is_at_ambiguous_limit(&self, position: CallPosition) -> bool {
+        let responses = self.ambiguous_responses.get(&position);
+        responses.is_some_and(|responses| responses.all >= AMBIGUOUS_ATTEMPTS_MAX)
+    }
+
     /// Records an outcome that is written to Kafka.
     pub(crate) fn record_outcome(
         &mut self,
@@ -174,8 +224,8 @@ impl Checks {
         if let FinalState::Parked(evidence) = state {
             let is_explained = self.ambiguous.contains(&position) || !self.interruptions.is_empty();
             let is_allowed = match policy {
-                // Abandoned, and perhaps processed.
-                Policy::Retry => abandons && is_explained,
+                // Abandoned and perhaps processed, or after too many ambiguous responses.
+                Policy::Retry => abandons && is_explained || self.is_at_ambiguous_limit(position),
                 Policy::Park => is_explained,
                 Policy::Verify => is_explained && evidence.lookups > 0,
             };

@@ -31,7 +31,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 22] = [
+const EVENTS: [&str; 25] = [
     "kills",
     "pauses",
     "evictions",
@@ -42,7 +42,10 @@ const EVENTS: [&str; 22] = [
     "late commits",
     "requests withheld",
     "parked",
+    "parked at the limit",
     "lookups",
+    "hangs",
+    "hanging look-ups",
     "found by look-up",
     "deferrals",
     "copies read",
@@ -206,6 +209,24 @@ fn lookup_before_quiescence_is_detected() {
 }
 
 #[test]
+fn lookup_before_arrival_is_detected() {
+    assert_detected(
+        Mutation::NoTransportTimeout,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn ignored_hang_is_detected() {
+    assert_detected(
+        Mutation::HangIgnored,
+        Policy::Verify,
+        ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
 fn missing_completions_are_detected() {
     assert_detected(
         Mutation::NoCompletions,
@@ -284,6 +305,24 @@ fn ignored_loss_of_offsets_is_detected() {
         Mutation::LostOffsetsIgnored,
         Policy::Park,
         ViolationKind::ProcessedTwice,
+    );
+}
+
+#[test]
+fn missing_limit_on_ambiguous_attempts_is_detected() {
+    assert_detected(
+        Mutation::NoAmbiguousLimit,
+        Policy::Retry,
+        ViolationKind::TooManyAmbiguousAttempts,
+    );
+}
+
+#[test]
+fn forgotten_ambiguous_attempts_are_detected() {
+    assert_detected(
+        Mutation::AmbiguousAttemptsForgotten,
+        Policy::Retry,
+        ViolationKind::TooManyAmbiguousAttempts,
     );
 }
 

@@ -61,6 +61,10 @@ pub(crate) enum Mutation {
     NoOwnershipLease,
     /// A look-up does not wait for the API's maximum processing time (V1).
     NoQuiescence,
+    /// A look-up does not wait for requests on their way.
+    NoTransportTimeout,
+    /// A look-up that hangs counts as inconclusive only.
+    HangIgnored,
     /// Only the offset is committed, without the completions after it (A4).
     NoCompletions,
     /// A deferral writes its copy before its note, without a transaction.
@@ -75,6 +79,10 @@ pub(crate) enum Mutation {
     UnstableNotesRead,
     /// A copy loses the ambiguity of its call.
     AmbiguityForgotten,
+    /// A copy loses the number of ambiguous responses to its call.
+    AmbiguousAttemptsForgotten,
+    /// There is no limit on ambiguous responses.
+    NoAmbiguousLimit,
     /// The circuit breaker never probes.
     NoProbes,
     /// There is no circuit breaker.
@@ -164,6 +172,8 @@ impl Mutation {
             | Self::CommitAfterRevocation
             | Self::NoOwnershipLease
             | Self::NoQuiescence
+            | Self::NoTransportTimeout
+            | Self::HangIgnored
             | Self::NoCompletions
             | Self::CopyBeforeNote
             | Self::NoteBeforeCopy
@@ -171,7 +181,9 @@ impl Mutation {
             | Self::UnknownDeferralIgnored
             | Self::UnstableNotesRead
             | Self::AmbiguityForgotten
-            | Self::LostOffsetsIgnored => false,
+            | Self::LostOffsetsIgnored
+            | Self::AmbiguousAttemptsForgotten
+            | Self::NoAmbiguousLimit => false,
         }
     }
 }

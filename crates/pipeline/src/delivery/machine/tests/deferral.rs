@@ -342,6 +342,32 @@ fn revoked_partition_waits_for_its_deferral() {
         .check(&["extend lease", "release, 0 abandoned"]);
 }
 
+/// Scenario: the API charges, answers 500, and accepts other calls, so the call is deferred again and again.
+#[test]
+fn ambiguous_attempts_count_across_deferrals() {
+    let mut scenario = deferral(Policy::Retry);
+    scenario.respond(7, 500);
+    let (copies, _) = until_deferred(&mut scenario);
+    assert_eq!(copies[0].history.attempts_ambiguous, 1);
+    scenario.committed();
+    let context = DeferralContext {
+        attempts_ambiguous: 3,
+        ..deferral_context(7, Some(Ambiguity::AmbiguousResponse))
+    };
+    scenario.pending_as(20, "a", Some(context));
+    drive(&mut scenario, 20);
+    scenario.respond(20, 500);
+    let final_state = scenario.actions.iter().find_map(|action| match action {
+        Action::Publish { final_state, .. } => Some(final_state.clone()),
+        _ => None,
+    });
+    let final_state = final_state.expect("a final state");
+    assert!(
+        matches!(&*final_state, FinalState::Parked(evidence) if evidence.last.is_some()),
+        "{final_state:?}"
+    );
+}
+
 #[test]
 fn copy_carries_the_ambiguity() {
     // Under retry the copy carries it, and the next request is a repeated one.
@@ -363,7 +389,7 @@ fn copy_carries_the_ambiguity() {
     scenario.respond(7, 500).check(&["publish 7"]);
 
     // If its policy is another one by then, it is parked, or looked up after quiescence.
-    let quiescence = LIMITS.ownership_lease + verify().api_processing_max;
+    let quiescence = LIMITS.ownership_lease + verify().quiescence();
     for (policy, wait, then) in [
         (Policy::Park, LIMITS.ownership_lease, "publish 20"),
         (Policy::Verify, quiescence, "look up 20"),
@@ -393,7 +419,7 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
     let mut scenario = deferral(Policy::Verify);
     scenario.respond(7, 500);
     let call = scenario.id(7);
-    scenario.later(verify().api_processing_max);
+    scenario.later(verify().quiescence());
     scenario.on(Event::WaitElapsed(call));
     scenario.respond_to_look_up(7, 503);
     let (copies, commits) = until_deferred(&mut scenario);
@@ -407,10 +433,15 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
         scenario
             .actions
             .iter()
-            .any(|action| short(action) == "wait 7 LookUp"),
+            .any(|action| short(action) == "wait 7 Quiescence"),
         "{:?}",
         scenario.actions
     );
+    // The wait that the look-up has started again is not cut short by the deferral.
+    scenario
+        .on(Event::WaitElapsed(call))
+        .check(&["wait 7 Quiescence"]);
+    scenario.later(verify().quiescence());
     scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
 }
 

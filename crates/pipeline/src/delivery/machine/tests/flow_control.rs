@@ -192,11 +192,11 @@ fn look_up_probes_without_calls_and_is_not_abandoned() {
     let mut scenario = Scenario::with_flow_control(Policy::Verify, settings(), 1);
     scenario.committed();
     scenario.respond(0, 500);
-    scenario.now += verify().api_processing_max;
+    scenario.now += verify().quiescence();
     scenario.waited(&[0]);
     scenario.check_calls(&["look up 0"]);
     scenario
-        .respond_to_look_up(0, 503)
+        .respond_to_look_up(0, 500)
         .check_calls(&["outage, 2 failed", "wait 0 LookUp"]);
     for failed in 3..50 {
         scenario.waited(&[0]);
@@ -206,7 +206,7 @@ fn look_up_probes_without_calls_and_is_not_abandoned() {
             .check_calls(&["look up 0"]);
         let outage = format!("outage, {failed} failed");
         scenario
-            .respond_to_look_up(0, 503)
+            .respond_to_look_up(0, 500)
             .check_calls(&[&outage, "wait 0 LookUp"]);
     }
     scenario.waited(&[0]);

@@ -144,32 +144,71 @@ fn inherited_intent_is_parked_after_the_lease() {
 
 #[test]
 fn look_up_waits_for_quiescence() {
-    let processing = verify().api_processing_max;
+    // On its way, and in the API.
+    let quiescence = Duration::from_secs(10 + 60);
     let mut scenario = with_intents(Policy::Verify, &[7]);
     scenario.pending(7, "a").check(&["wait 7 Quiescence"]);
     let call = scenario.id(7);
-    scenario.now += LIMITS.ownership_lease + processing - MS;
+    scenario.now += LIMITS.ownership_lease + quiescence - MS;
     scenario
         .on(Event::WaitElapsed(call))
         .check(&["wait 7 Quiescence"]);
     scenario.now += MS;
     scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
-    scenario.respond_to_look_up(7, 503).check(&["wait 7 LookUp"]);
+    scenario.respond_to_look_up(7, 500).check(&["wait 7 LookUp"]);
     scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
     scenario
         .respond_to_look_up(7, 404)
         .check(&["commit 7"])
         .check_intents(&[7]);
     scenario.committed().check(&["extend lease", "send 7"]);
-    // Its response is lost: the API may process the request for its longest processing time from then on.
+    // Its response is lost: the request may arrive and be processed for that long from then on.
     scenario
         .respond_with(call, Response::Lost(Lost::TimedOut))
         .check(&["wait 7 Quiescence"]);
-    scenario.now += processing;
+    scenario.now += quiescence - MS;
     scenario
         .on(Event::WaitElapsed(call))
-        .check(&["look up 7", "commit 7"]);
+        .check(&["wait 7 Quiescence", "commit 7"]);
+    scenario.now += MS;
+    scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
     scenario.respond_to_look_up(7, 200).check(&["publish 7"]);
+}
+
+/// Scenario: the API hangs with the request in it. What it says of the order counts only once the request had
+/// time to be processed after the hang.
+#[test]
+fn unresponsive_look_up_restarts_quiescence() {
+    let quiescence = verify().quiescence();
+    let lost = |lost| Response::Lost(lost);
+    for unresponsive in [
+        lost(Lost::TimedOut),
+        lost(Lost::Closed),
+        Response::NotSent(NotSent::NoConnection),
+        status_of(502),
+        status_of(503),
+        status_of(504),
+    ] {
+        let mut scenario = with_intents(Policy::Verify, &[7]);
+        scenario.pending(7, "a");
+        let call = scenario.id(7);
+        scenario.now += LIMITS.ownership_lease + quiescence;
+        scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
+        let response = scenario.delivery.classify_look_up(unresponsive.clone());
+        scenario
+            .on(Event::LookedUp { call, response })
+            .check(&["wait 7 LookUp"]);
+        assert!(
+            matches!(scenario.actions[..], [Action::Wait { at_least, .. }] if at_least == quiescence),
+            "{unresponsive:?}"
+        );
+        scenario.now += quiescence - MS;
+        scenario
+            .on(Event::WaitElapsed(call))
+            .check(&["wait 7 Quiescence"]);
+        scenario.now += MS;
+        scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
+    }
 }
 
 #[test]

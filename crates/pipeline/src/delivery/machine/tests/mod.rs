@@ -1,6 +1,7 @@
 //! Single decisions of the delivery, each as a short scenario. The invariants of all scenarios are checked in
 //! `crates/pipeline/tests/simulation/delivery`.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use records::{CallNote, IdempotencyKey, Offset, Partition};
@@ -23,6 +24,7 @@ const LIMITS: Limits = Limits {
     commit_interval: Duration::from_millis(10),
     commit_max: Duration::from_secs(10),
     drain_timeout: Duration::from_secs(35),
+    ambiguous_attempts_max: NonZeroU32::new(4),
     deferral: DeferralLimits {
         window_max: 1_000,
         defer_after: Some(Duration::from_secs(60)),
@@ -36,6 +38,7 @@ fn verify() -> Verify {
         (Statuses::Exactly(404), StatusClass::Rejected),
     ]);
     Verify {
+        transport_timeout: Duration::from_secs(10),
         api_processing_max: Duration::from_secs(60),
         lookups_max: 30,
         abandon_after: Duration::from_secs(3_600),
