@@ -77,7 +77,7 @@ impl Shell {
     pub(crate) fn new(
         config: &Config,
         (consumer, consumer_ready): (Consumer, Arc<Notify>),
-        producer: Producer,
+        (producer, deferral_producer): (Producer, DeferralProducer),
         completions: Completions,
         metrics: Metrics,
         health: &Health,
@@ -104,8 +104,7 @@ impl Shell {
             publications: HashMap::new(),
             publications_started: 0,
             commits_sent: 0,
-            // Opened when first needed: most callers never defer, and opening fences an earlier producer.
-            deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
+            deferral_producer,
             group_metadata: None,
             halted: BTreeMap::new(),
             is_fenced: false,

@@ -9,9 +9,9 @@ use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use records::Offset;
 
-use super::RECORD_BYTES_MAX;
 use super::native::Sender;
 use super::record::OutgoingRecord;
+use super::record_sizes::RecordSizes;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
@@ -43,20 +43,22 @@ impl Producer {
         settings: &KafkaSettings,
         client_id: &str,
         delivery_timeout: Duration,
+        sizes: RecordSizes,
         on_report: impl Fn(DeliveryReport) + Send + Sync + 'static,
     ) -> Result<Self, ClientError> {
-        let inner = settings
-            .client(client_id)
+        let mut config = settings.client(client_id);
+        config
             // Retries inside librdkafka neither duplicate nor reorder records.
             .set("enable.idempotence", "true")
             // An outcome counts as written only if it survives the loss of its leader.
             .set("acks", "all")
-            .set("message.max.bytes", RECORD_BYTES_MAX)
             .set("message.timeout.ms", delivery_timeout.as_millis().to_string())
             .set("linger.ms", "5")
-            // Both bound the memory taken while the brokers are slow; beyond them `send` returns `QueueFull`.
-            .set("queue.buffering.max.messages", "20000")
-            .set("queue.buffering.max.kbytes", "16384")
+            // This and `QUEUE_KIB_MAX` bound the memory taken while the brokers are slow; beyond them `send`
+            // returns `QueueFull`.
+            .set("queue.buffering.max.messages", "20000");
+        sizes.configure(&mut config, QUEUE_KIB_MAX);
+        let inner = config
             .create_with_context(ReportCallback(Box::new(on_report)))
             .map_err(|error| ClientError::new(format!("opening the producer {client_id:?}"), error))?;
         Ok(Self {
@@ -75,6 +77,9 @@ impl Producer {
         })
     }
 }
+
+/// Maximum size of records that are not acknowledged yet, in KiB.
+const QUEUE_KIB_MAX: u64 = 16 * 1024;
 
 struct ReportCallback(Box<dyn Fn(DeliveryReport) + Send + Sync>);
 

@@ -145,7 +145,8 @@ impl Shell {
     pub(super) fn open_producer(&mut self) -> anyhow::Result<Event<Fence>> {
         let id = self.config.transactional_id();
         let limits = self.config.transaction_timeouts();
-        match TransactionalProducer::open(&self.config.kafka, &id, limits, OPEN_TIMEOUT) {
+        let sizes = self.record_sizes;
+        match TransactionalProducer::open(&self.config.kafka, &id, limits, sizes, OPEN_TIMEOUT) {
             Ok(producer) => {
                 self.producer = Some(producer);
                 tracing::info!(transactional_id = id, "transactional producer opened");
