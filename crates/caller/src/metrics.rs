@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     lookup_seconds: Histogram,
     awaiting_quiescence: Gauge,
     pub(crate) publications_failed: Counter,
+    pub(crate) producers_replaced: Counter,
     commits: Labelled<Counter>,
     deferrals: Labelled<Counter>,
     deferred: Counter,
@@ -135,6 +136,11 @@ impl Metrics {
                 registry,
                 "outbox_calls_publications_failed",
                 "Outcomes, dead letters and parked calls that Kafka did not acknowledge; they are sent again",
+            ),
+            producers_replaced: counter(
+                registry,
+                "outbox_calls_producers_replaced",
+                "Times the producer of outcomes, dead letters and parked calls failed for good and was replaced",
             ),
             commits: counters(
                 registry,
@@ -330,6 +336,7 @@ mod tests {
                 "outbox_calls_lookup_seconds histogram",
                 "outbox_calls_awaiting_quiescence gauge",
                 "outbox_calls_publications_failed counter",
+                "outbox_calls_producers_replaced counter",
                 "outbox_calls_commits counter",
                 "outbox_calls_deferrals counter",
                 "outbox_calls_deferred counter",

@@ -9,6 +9,7 @@ mod look_up;
 mod outage;
 mod perform;
 mod publish;
+mod recover_producer;
 mod send;
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +43,8 @@ pub(crate) struct Shell {
     /// Wakes the run loop when the consumer has something to poll.
     pub(crate) consumer_ready: Arc<Notify>,
     pub(crate) producer: Producer,
+    /// The producer has failed for good, and a new client has not proved to work yet.
+    pub(crate) is_producer_unready: bool,
     /// Sending half of the run loop's channel.
     pub(crate) completions: Completions,
     pub(crate) metrics: Metrics,
@@ -91,6 +94,7 @@ impl Shell {
             consumer: Arc::new(consumer),
             consumer_ready,
             producer,
+            is_producer_unready: false,
             completions,
             metrics,
             health: health.clone(),

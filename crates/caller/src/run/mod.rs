@@ -180,6 +180,7 @@ impl Loop {
             has_more = self.poll()?;
             self.handle_completions(first)?;
             self.handle_timers()?;
+            self.shell.recover_producer()?;
             self.resolve_instance_id(shutdown);
             self.set_gauges();
         }

@@ -10,7 +10,7 @@ mod record_sizes;
 pub mod transactional;
 mod with_deadline;
 
-pub use idempotent::{DeliveryReport, Producer, SendError};
+pub use idempotent::{DeliveryReport, Producer, Recovery, SendError};
 pub use record::{OutgoingHeaders, OutgoingRecord};
 pub use record_sizes::RecordSizes;
 pub use transactional::TransactionalProducer;
