@@ -227,6 +227,23 @@ impl Config {
             caller.ownership_lease
         );
         ensure!(
+            (SESSION_MIN..=REBALANCE_MAX).contains(&caller.session_timeout),
+            "the setting caller.session_timeout is {:?}; it must be from {SESSION_MIN:?} to {REBALANCE_MAX:?}",
+            caller.session_timeout
+        );
+        // librdkafka refuses a shorter one for the transactions of deferrals, at each attempt.
+        ensure!(
+            caller.commit_timeout >= Duration::from_secs(1),
+            "the setting caller.commit_timeout is {:?}; it must be at least 1s",
+            caller.commit_timeout
+        );
+        // To librdkafka 0 is no limit at all, and no more than the time that records gather is none to send.
+        ensure!(
+            caller.publish_timeout >= Duration::from_secs(1),
+            "the setting caller.publish_timeout is {:?}; it must be at least 1s",
+            caller.publish_timeout
+        );
+        ensure!(
             caller.drain_timeout > api.request_max(),
             "the setting caller.drain_timeout is {:?}; it must be longer than a request may take by \
              api.timeout (and api.auth.oauth2.timeout), {:?}, or each rolling deployment leaves calls with \
@@ -301,6 +318,9 @@ impl Config {
 /// release a revoked partition.
 const REBALANCE_MAX: Duration = Duration::from_secs(300);
 
+/// Minimum of the session timeout: several heartbeats, which are at least 100 ms apart.
+const SESSION_MIN: Duration = Duration::from_secs(1);
+
 /// Maximum size of prefetched records in KiB. Small, since the API is slower than any fetch.
 const PREFETCH_KIB_MAX: u32 = 2 * 1024;
 
@@ -340,6 +360,18 @@ mod tests {
         check(|config| config.verify.found.push("404".into()), "404");
         check(|config| config.verify.url = "ftp://host/".into(), "verify.url");
         check(|config| config.caller.instance_id.clear(), "caller.instance_id");
+        check(
+            |config| config.caller.session_timeout = Duration::from_secs(301),
+            "caller.session_timeout",
+        );
+        check(
+            |config| config.caller.commit_timeout = Duration::from_millis(999),
+            "caller.commit_timeout",
+        );
+        check(
+            |config| config.caller.publish_timeout = Duration::ZERO,
+            "caller.publish_timeout",
+        );
         check(
             |config| config.caller.calls_in_flight_max = 0,
             "caller.calls_in_flight_max",

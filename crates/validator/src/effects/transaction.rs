@@ -19,7 +19,7 @@ use crate::metrics::End;
 
 /// Timeout of one attempt to open the producer. The loop polls nothing meanwhile, so it stays well below
 /// `max.poll.interval.ms`.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Shell {
     /// Sends the records that follow from a verdict, within the transaction.
