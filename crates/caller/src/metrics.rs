@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     deferral_seconds: Histogram,
     commit_seconds: Histogram,
     requests_withheld: Counter,
+    pub(crate) requests_panicked: Counter,
     pub(crate) rejoins: Counter,
     in_flight: Gauge,
     in_flight_limit: Gauge,
@@ -179,6 +180,11 @@ impl Metrics {
                 registry,
                 "outbox_calls_requests_withheld",
                 "Requests not sent because the ownership lease had expired",
+            ),
+            requests_panicked: counter(
+                registry,
+                "outbox_calls_requests_panicked",
+                "Requests and look-ups that ended in a panic of this program; their outcome is unknown",
             ),
             rejoins: counter(
                 registry,
@@ -343,6 +349,7 @@ mod tests {
                 "outbox_calls_deferral_seconds histogram",
                 "outbox_calls_commit_seconds histogram",
                 "outbox_calls_requests_withheld counter",
+                "outbox_calls_requests_panicked counter",
                 "outbox_calls_rejoins counter",
                 "outbox_calls_in_flight gauge",
                 "outbox_calls_in_flight_limit gauge",

@@ -7,6 +7,7 @@ mod defer;
 mod load_offsets;
 mod look_up;
 mod outage;
+mod panics;
 mod perform;
 mod publish;
 mod recover_producer;
