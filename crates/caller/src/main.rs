@@ -29,13 +29,14 @@ fn main() -> ExitCode {
     let program = Program {
         renamed_settings: RENAMED_SETTINGS,
         check_settings: Config::check,
-        check_topics: |config| run::check_topics(config).map(drop),
+        check_topics: |config| run::check_topics(&config.with_instance_id()).map(drop),
         run,
     };
     program.main(&flags)
 }
 
 fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let config = &config.with_instance_id();
     let record_sizes = run::check_topics(config)?;
     // One thread for the loop and the requests: neither computes for long, and nothing crosses threads. What
     // waits for the brokers runs on blocking threads.

@@ -2,6 +2,7 @@
 
 mod deferral;
 mod flow_control;
+mod instance_id;
 mod renamed_settings;
 mod retry;
 
@@ -43,7 +44,8 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallerSettings {
     /// Name of this instance in logs, on the brokers and in its transactional id; with static membership also
-    /// its `group.instance.id`. Must be unique among running callers.
+    /// its `group.instance.id`. Must be unique among running callers. Empty, with dynamic membership only: host
+    /// name and process id.
     pub(crate) instance_id: String,
     /// Membership of this instance in its consumer group.
     pub(crate) membership: MembershipSetting,
@@ -150,7 +152,8 @@ impl Default for Config {
 impl Default for CallerSettings {
     fn default() -> Self {
         Self {
-            instance_id: "caller-0".into(),
+            // Two callers of one name would share a transactional id, and fence each other's deferrals.
+            instance_id: String::new(),
             // A static member that is scaled down keeps its partitions until the session timeout, and its
             // calls wait.
             membership: MembershipSetting::Dynamic,
@@ -190,8 +193,9 @@ impl Config {
              endpoint of the API"
         );
         ensure!(
-            !caller.instance_id.is_empty(),
-            "the setting caller.instance_id is empty"
+            !caller.instance_id.is_empty() || caller.membership == MembershipSetting::Dynamic,
+            "the setting caller.instance_id is empty, and caller.membership is \"static\"; give each caller a \
+             name of its own, the same after a restart"
         );
         // A limit on sockets and memory, far above what one process can use.
         ensure!(
@@ -277,6 +281,15 @@ impl Config {
         Ok(())
     }
 
+    /// Returns these settings with a name for this instance, if they have none.
+    pub(crate) fn with_instance_id(&self) -> Self {
+        let mut config = self.clone();
+        if config.caller.instance_id.is_empty() {
+            config.caller.instance_id = instance_id::of_process();
+        }
+        config
+    }
+
     /// Returns the limits that the pipeline enforces.
     pub(crate) fn limits(&self) -> Limits {
         let caller = &self.caller;
@@ -346,6 +359,15 @@ mod tests {
     }
 
     #[test]
+    fn instance_without_name_gets_its_own() {
+        let mut config = Config::default();
+        let name = config.with_instance_id().caller.instance_id;
+        assert!(name.contains(&std::process::id().to_string()), "{name}");
+        config.caller.instance_id = "caller-7".into();
+        assert_eq!(config.with_instance_id(), config);
+    }
+
+    #[test]
     fn invalid_setting_is_named() {
         check(
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
@@ -359,7 +381,10 @@ mod tests {
         check(|config| config.verify.found.push("2xy".into()), "2xy");
         check(|config| config.verify.found.push("404".into()), "404");
         check(|config| config.verify.url = "ftp://host/".into(), "verify.url");
-        check(|config| config.caller.instance_id.clear(), "caller.instance_id");
+        check(
+            |config| config.caller.membership = MembershipSetting::Static,
+            "caller.instance_id",
+        );
         check(
             |config| config.caller.session_timeout = Duration::from_secs(301),
             "caller.session_timeout",
