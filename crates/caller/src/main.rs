@@ -29,21 +29,22 @@ fn main() -> ExitCode {
     let program = Program {
         renamed_settings: RENAMED_SETTINGS,
         check_settings: Config::check,
-        check_topics: run::check_topics,
+        check_topics: |config| run::check_topics(&config.with_instance_id()).map(drop),
         run,
     };
     program.main(&flags)
 }
 
 fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
-    run::check_topics(config)?;
+    let config = &config.with_instance_id();
+    let record_sizes = run::check_topics(config)?;
     // One thread for the loop and the requests: neither computes for long, and nothing crosses threads. What
     // waits for the brokers runs on blocking threads.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the async runtime cannot be started")?;
-    let outcome = runtime.block_on(run::run(config, shutdown));
+    let outcome = runtime.block_on(run::run(config, record_sizes, shutdown));
     // Requests still in flight were logged when their partitions were released. Waiting for them here would
     // only delay the exit: their outcome can no longer be committed.
     runtime.shutdown_background();

@@ -11,6 +11,8 @@ use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
+use crate::effects::OPEN_TIMEOUT;
+
 /// Settings of the validator, by section of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -164,6 +166,30 @@ impl Config {
              the producer's queue",
             validator.batch_bytes_max
         );
+        // librdkafka refuses less, at each attempt to open the producer.
+        ensure!(
+            validator.transaction_timeout >= Duration::from_secs(1),
+            "the setting validator.transaction_timeout is {:?}; it must be at least 1s",
+            validator.transaction_timeout
+        );
+        ensure!(
+            (SESSION_MIN..=POLL_INTERVAL_MAX).contains(&validator.session_timeout),
+            "the setting validator.session_timeout is {:?}; it must be from {SESSION_MIN:?} to \
+             {POLL_INTERVAL_MAX:?}",
+            validator.session_timeout
+        );
+        ensure!(
+            !validator.commit_timeout.is_zero(),
+            "the setting validator.commit_timeout is 0; no transaction could be committed"
+        );
+        // The loop polls nothing while it waits for a full queue, for the commit, and for a new producer.
+        ensure!(
+            validator.commit_timeout * 2 + OPEN_TIMEOUT < POLL_INTERVAL_MAX,
+            "the setting validator.commit_timeout is {:?}; twice that and {OPEN_TIMEOUT:?} for a new producer \
+             must add up to less than {POLL_INTERVAL_MAX:?}, after which the group removes a validator that \
+             does not poll",
+            validator.commit_timeout
+        );
         // The rest of the transaction's time is for sending its last records and for the commit.
         ensure!(
             validator.commit_interval < validator.transaction_timeout / 2,
@@ -254,9 +280,45 @@ impl Config {
     }
 }
 
+/// librdkafka's default of `max.poll.interval.ms`, after which the group removes a member that does not poll.
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(300);
+/// Minimum of the session timeout: several heartbeats, which are at least 100 ms apart.
+const SESSION_MIN: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contradicting_timeouts_are_refused() {
+        let check = |change: fn(&mut ValidatorSettings), names: &str| {
+            let mut config = Config::default();
+            change(&mut config.validator);
+            let error = config.check().expect_err(names).to_string();
+            assert!(error.contains(names), "{error}");
+        };
+        check(
+            |v| v.transaction_timeout = Duration::from_millis(999),
+            "validator.transaction_timeout",
+        );
+        check(
+            |v| v.session_timeout = Duration::from_millis(999),
+            "validator.session_timeout",
+        );
+        check(
+            |v| v.session_timeout = Duration::from_secs(301),
+            "validator.session_timeout",
+        );
+        check(|v| v.commit_timeout = Duration::ZERO, "validator.commit_timeout");
+        check(
+            |v| v.commit_timeout = Duration::from_secs(16),
+            "validator.commit_timeout",
+        );
+        check(
+            |v| (v.transaction_timeout, v.commit_timeout) = (POLL_INTERVAL_MAX, POLL_INTERVAL_MAX / 2),
+            "does not poll",
+        );
+    }
 
     #[test]
     fn sample_file_equals_defaults() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use kafka::producer::RecordSizes;
 use kafka::topics::{Requirements, Role};
 
 use crate::config::Config;
@@ -13,6 +14,8 @@ pub(crate) struct Topics {
     pub(crate) partitions: usize,
     /// Maximum size of a record in the outbox, in bytes.
     pub(crate) record_bytes_max: usize,
+    /// Sizes that the topics accept which the validator writes to.
+    pub(crate) record_sizes: RecordSizes,
     /// Ids of the topics that the state directory belongs to, by name.
     pub(crate) ids: BTreeMap<String, String>,
 }
@@ -58,6 +61,14 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
     Ok(Topics {
         partitions: orders.partitions,
         record_bytes_max,
+        record_sizes: RecordSizes::of(
+            &existing,
+            [
+                topics.pending.as_str(),
+                topics.changelog.as_str(),
+                topics.order_dead_letters.as_str(),
+            ],
+        ),
         ids,
     })
 }

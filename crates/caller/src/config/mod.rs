@@ -2,6 +2,7 @@
 
 mod deferral;
 mod flow_control;
+mod instance_id;
 mod renamed_settings;
 mod retry;
 
@@ -43,7 +44,8 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallerSettings {
     /// Name of this instance in logs, on the brokers and in its transactional id; with static membership also
-    /// its `group.instance.id`. Must be unique among running callers.
+    /// its `group.instance.id`. Must be unique among running callers. Empty, with dynamic membership only: host
+    /// name and process id.
     pub(crate) instance_id: String,
     /// Membership of this instance in its consumer group.
     pub(crate) membership: MembershipSetting,
@@ -150,7 +152,8 @@ impl Default for Config {
 impl Default for CallerSettings {
     fn default() -> Self {
         Self {
-            instance_id: "caller-0".into(),
+            // Two callers of one name would share a transactional id, and fence each other's deferrals.
+            instance_id: String::new(),
             // A static member that is scaled down keeps its partitions until the session timeout, and its
             // calls wait.
             membership: MembershipSetting::Dynamic,
@@ -190,8 +193,9 @@ impl Config {
              endpoint of the API"
         );
         ensure!(
-            !caller.instance_id.is_empty(),
-            "the setting caller.instance_id is empty"
+            !caller.instance_id.is_empty() || caller.membership == MembershipSetting::Dynamic,
+            "the setting caller.instance_id is empty, and caller.membership is \"static\"; give each caller a \
+             name of its own, the same after a restart"
         );
         // A limit on sockets and memory, far above what one process can use.
         ensure!(
@@ -225,6 +229,23 @@ impl Config {
             "the setting caller.ownership_lease is {:?}; it must be at most three quarters of \
              caller.session_timeout and at least four times caller.commit_interval",
             caller.ownership_lease
+        );
+        ensure!(
+            (SESSION_MIN..=REBALANCE_MAX).contains(&caller.session_timeout),
+            "the setting caller.session_timeout is {:?}; it must be from {SESSION_MIN:?} to {REBALANCE_MAX:?}",
+            caller.session_timeout
+        );
+        // librdkafka refuses a shorter one for the transactions of deferrals, at each attempt.
+        ensure!(
+            caller.commit_timeout >= Duration::from_secs(1),
+            "the setting caller.commit_timeout is {:?}; it must be at least 1s",
+            caller.commit_timeout
+        );
+        // To librdkafka 0 is no limit at all, and no more than the time that records gather is none to send.
+        ensure!(
+            caller.publish_timeout >= Duration::from_secs(1),
+            "the setting caller.publish_timeout is {:?}; it must be at least 1s",
+            caller.publish_timeout
         );
         ensure!(
             caller.drain_timeout > api.request_max(),
@@ -264,6 +285,15 @@ impl Config {
         // Parses templates, reads secrets and certificates: what is wrong with them is reported at the start.
         Api::new(api)?.with_look_ups(&self.verify, api)?;
         Ok(())
+    }
+
+    /// Returns these settings with a name for this instance, if they have none.
+    pub(crate) fn with_instance_id(&self) -> Self {
+        let mut config = self.clone();
+        if config.caller.instance_id.is_empty() {
+            config.caller.instance_id = instance_id::of_process();
+        }
+        config
     }
 
     /// Returns the limits that the pipeline enforces.
@@ -308,6 +338,9 @@ impl Config {
 /// release a revoked partition.
 const REBALANCE_MAX: Duration = Duration::from_secs(300);
 
+/// Minimum of the session timeout: several heartbeats, which are at least 100 ms apart.
+const SESSION_MIN: Duration = Duration::from_secs(1);
+
 /// Maximum size of prefetched records in KiB. Small, since the API is slower than any fetch.
 const PREFETCH_KIB_MAX: u32 = 2 * 1024;
 
@@ -333,6 +366,15 @@ mod tests {
     }
 
     #[test]
+    fn instance_without_name_gets_its_own() {
+        let mut config = Config::default();
+        let name = config.with_instance_id().caller.instance_id;
+        assert!(name.contains(&std::process::id().to_string()), "{name}");
+        config.caller.instance_id = "caller-7".into();
+        assert_eq!(config.with_instance_id(), config);
+    }
+
+    #[test]
     fn invalid_setting_is_named() {
         check(
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
@@ -346,7 +388,22 @@ mod tests {
         check(|config| config.verify.found.push("2xy".into()), "2xy");
         check(|config| config.verify.found.push("404".into()), "404");
         check(|config| config.verify.url = "ftp://host/".into(), "verify.url");
-        check(|config| config.caller.instance_id.clear(), "caller.instance_id");
+        check(
+            |config| config.caller.membership = MembershipSetting::Static,
+            "caller.instance_id",
+        );
+        check(
+            |config| config.caller.session_timeout = Duration::from_secs(301),
+            "caller.session_timeout",
+        );
+        check(
+            |config| config.caller.commit_timeout = Duration::from_millis(999),
+            "caller.commit_timeout",
+        );
+        check(
+            |config| config.caller.publish_timeout = Duration::ZERO,
+            "caller.publish_timeout",
+        );
         check(
             |config| config.caller.calls_in_flight_max = 0,
             "caller.calls_in_flight_max",

@@ -7,6 +7,7 @@ use pipeline::delivery::{CallId, LookupResult, Lost, Response};
 
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
+use crate::effects::panics::response_of;
 use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
@@ -16,10 +17,17 @@ impl Shell {
         let request = pending.look_up_request(&self.api);
         tracing::debug!(key = %pending.key_text(), position = %pending.position, "order is looked up");
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
+        let (metrics, position) = (self.metrics.clone(), pending.position.clone());
         tokio::spawn(async move {
             let started = Instant::now();
             let response = match request {
-                Ok(request) => api.look_up(request).await,
+                Ok(request) => {
+                    response_of(api.look_up(request), || {
+                        metrics.requests_panicked.inc();
+                        tracing::error!(%position, "look-up panicked, outcome stays unknown");
+                    })
+                    .await
+                }
                 Err(why) => {
                     tracing::error!(why, "look-up request cannot be built, outcome stays unknown");
                     // Counts as a look-up without result, so the limit on look-ups parks the call.

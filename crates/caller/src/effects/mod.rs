@@ -7,8 +7,10 @@ mod defer;
 mod load_offsets;
 mod look_up;
 mod outage;
+mod panics;
 mod perform;
 mod publish;
+mod recover_producer;
 mod send;
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +44,8 @@ pub(crate) struct Shell {
     /// Wakes the run loop when the consumer has something to poll.
     pub(crate) consumer_ready: Arc<Notify>,
     pub(crate) producer: Producer,
+    /// The producer has failed for good, and a new client has not proved to work yet.
+    pub(crate) is_producer_unready: bool,
     /// Sending half of the run loop's channel.
     pub(crate) completions: Completions,
     pub(crate) metrics: Metrics,
@@ -79,7 +83,7 @@ impl Shell {
     pub(crate) fn new(
         config: &Config,
         (consumer, consumer_ready): (Consumer, Arc<Notify>),
-        producer: Producer,
+        (producer, deferral_producer): (Producer, DeferralProducer),
         completions: Completions,
         metrics: Metrics,
         health: &Health,
@@ -93,6 +97,7 @@ impl Shell {
             consumer: Arc::new(consumer),
             consumer_ready,
             producer,
+            is_producer_unready: false,
             completions,
             metrics,
             health: health.clone(),
@@ -106,8 +111,7 @@ impl Shell {
             publications: HashMap::new(),
             publications_started: 0,
             commits_sent: 0,
-            // Opened when first needed: most callers never defer, and opening fences an earlier producer.
-            deferral_producer: DeferralProducer::new(config, WallClock::new(now)),
+            deferral_producer,
             group_metadata: None,
             is_assigned: false,
             halted: BTreeMap::new(),

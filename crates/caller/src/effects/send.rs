@@ -8,6 +8,7 @@ use records::Partition;
 
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
+use crate::effects::panics::response_of;
 use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
@@ -57,11 +58,16 @@ impl Shell {
         }
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
         let (request, permit) = (callable.request.clone(), permit.clone());
+        let (metrics, position) = (self.metrics.clone(), position.clone());
         // The task outlives the partition: its response counts if the partition comes back, and the permit
         // keeps a late request from leaving.
         tokio::spawn(async move {
             let started = Instant::now();
-            let response = api.call(request, permit).await;
+            let response = response_of(api.call(request, permit), || {
+                metrics.requests_panicked.inc();
+                tracing::error!(%position, attempt, "request panicked, its outcome is unknown");
+            })
+            .await;
             completions.send(Completion::Response {
                 call,
                 response,

@@ -159,6 +159,9 @@ const EXAMPLE: Facts<'_> = Facts {
     order: "{}",
 };
 
+/// Maximum length of a URL in the HTTP client.
+const URL_BYTES_MAX: usize = u16::MAX as usize - 1;
+
 fn method(text: &str) -> anyhow::Result<Method> {
     let invalid = || {
         format!(
@@ -217,7 +220,14 @@ impl RequestUrl {
             Self::Fixed(url) => Ok(url.clone()),
             Self::Template(template) => {
                 let text = template.fill(facts, Escaping::Url)?;
-                Url::parse(&text).map_err(|error| format!("{text:?} is not a URL: {error}"))
+                let url = Url::parse(&text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+                // Refused here, as an order without a request: the HTTP client would refuse it at each attempt.
+                match url.as_str().len() {
+                    bytes if bytes > URL_BYTES_MAX => Err(format!(
+                        "the URL has {bytes} bytes and may have {URL_BYTES_MAX}: {text:.80}…"
+                    )),
+                    _ => Ok(url),
+                }
             }
         }
     }
@@ -335,6 +345,30 @@ mod tests {
     fn missing_order_field_is_named() {
         refused(|api| api.url = "http://host/{/region}".into(), "no field /region");
         refused(|api| api.body = "{\"to\":{/iban}}".into(), "no field /iban");
+    }
+
+    #[test]
+    fn order_with_too_long_url_is_no_request() {
+        let mapping = |id: &str| {
+            let settings = ApiSettings {
+                url: "http://host/{order_id}".into(),
+                ..ApiSettings::default()
+            };
+            let facts = Facts {
+                order_id: id,
+                idempotency_key: "k-1",
+                order: ORDER,
+            };
+            let mapping = Mapping::new(&settings).expect("valid settings");
+            mapping.request(&facts, &Bytes::from_static(ORDER.as_bytes()), None)
+        };
+        let fits = "x".repeat(URL_BYTES_MAX - "http://host/".len());
+        let request = mapping(&fits).expect("a request");
+        let client = reqwest::Client::new();
+        assert!(client.post(request.url).build().is_ok());
+        assert!(mapping(&(fits + "x")).is_err_and(|why| why.contains("65535 bytes")));
+        // Escaped, each of these takes three bytes.
+        assert!(mapping(&"/".repeat(30_000)).is_err_and(|why| why.contains("90012 bytes")));
     }
 
     #[test]

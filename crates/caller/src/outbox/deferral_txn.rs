@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kafka::consumer::CommitOffset;
+use kafka::producer::RecordSizes;
 use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
 use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::delivery::{Ambiguity, DeferredCopy};
@@ -22,6 +23,7 @@ use crate::outbox::wall_clock::WallClock;
 #[derive(Clone)]
 pub(crate) struct DeferralProducer {
     config: Arc<Config>,
+    record_sizes: RecordSizes,
     clock: WallClock,
     state: Arc<Mutex<State>>,
 }
@@ -46,9 +48,11 @@ pub(crate) enum DeferralResult {
 }
 
 impl DeferralProducer {
-    pub(crate) fn new(config: &Config, clock: WallClock) -> Self {
+    /// Creates the producer without opening it. `record_sizes` includes the size that the outbox accepts.
+    pub(crate) fn new(config: &Config, record_sizes: RecordSizes, clock: WallClock) -> Self {
         Self {
             config: Arc::new(config.clone()),
+            record_sizes,
             clock,
             state: Arc::new(Mutex::new(State::Closed)),
         }
@@ -70,7 +74,13 @@ impl DeferralProducer {
             commit_timeout: commit_timeout / 2,
         };
         let id = self.transactional_id();
-        let producer = TransactionalProducer::open(&self.config.kafka, &id, timeouts, commit_timeout / 2)?;
+        let producer = TransactionalProducer::open(
+            &self.config.kafka,
+            &id,
+            timeouts,
+            self.record_sizes,
+            commit_timeout / 2,
+        )?;
         tracing::info!(transactional_id = id, "deferral producer opened");
         Ok(producer)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kafka::admin::Admin;
-use kafka::producer::Producer;
+use kafka::producer::{Producer, RecordSizes};
 use kafka::topics::{Requirements, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
@@ -22,7 +22,9 @@ use crate::config::Config;
 use crate::effects::completion::{Completion, Completions};
 use crate::effects::{Shell, join};
 use crate::metrics::Metrics;
+use crate::outbox::deferral_txn::DeferralProducer;
 use crate::outbox::pending_call::PendingCall;
+use crate::outbox::wall_clock::WallClock;
 
 /// Watchdog limit between two turns of a healthy loop, also while no broker responds.
 const TICK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -40,11 +42,11 @@ const EVENTS_PER_TURN: usize = 512;
 /// Delay before call notes are loaded again after a failure.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
 
-/// Checks the topics.
+/// Checks the topics, and returns the sizes that those which the caller writes to accept.
 ///
 /// # Errors
 /// A topic would break a guarantee, or the cluster cannot be reached.
-pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Caller,
@@ -53,15 +55,20 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<()> {
         offsets_retention_minutes: None,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
-    Ok(())
+    let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
+    // Its deferrals go to the outbox, too: the caller writes to each topic of its role.
+    Ok(RecordSizes::of(&existing, Role::Caller.names(&config.topics)))
 }
 
 /// Makes the calls until the shutdown is requested.
 ///
 /// # Errors
 /// The program cannot start or continue; the text says what an operator must do.
-pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    config: &Config,
+    record_sizes: RecordSizes,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let health = Health::new(TICK_WAIT_MAX);
     let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&mut registry);
@@ -82,12 +89,16 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<
         &config.kafka,
         &config.caller.instance_id,
         config.caller.publish_timeout,
+        record_sizes,
         move |(token, result)| reports.send(Completion::Published { token, result }),
     )?;
     let consumer = join(config)?;
     let admin = Arc::new(admin.await.context("connecting the admin client")??);
     let member = GroupMember::watch(member_settings(config), admin, group_health)?;
-    let shell = Shell::new(config, consumer, producer, completions, metrics, &health, member)?;
+    // Opened when first needed: most callers never defer, and opening fences an earlier producer.
+    let deferral_producer = DeferralProducer::new(config, record_sizes, WallClock::new(Instant::now()));
+    let producers = (producer, deferral_producer);
+    let shell = Shell::new(config, consumer, producers, completions, metrics, &health, member)?;
     shell.update_readiness();
     tracing::info!(
         instance_id = config.caller.instance_id,
@@ -171,6 +182,7 @@ impl Loop {
             has_more = self.poll()?;
             self.handle_completions(first)?;
             self.handle_timers()?;
+            self.shell.recover_producer()?;
             self.resolve_instance_id(shutdown);
             self.set_gauges();
         }

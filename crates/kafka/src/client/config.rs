@@ -22,31 +22,58 @@ pub struct KafkaSettings {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the setting kafka.properties.{name:?} is refused: this program sets the property itself, because a \
-     guarantee depends on its value; remove the setting"
+     guarantee depends on its value; remove the setting (timeouts have settings of their own in [validator] \
+     and [caller])"
 )]
 pub struct ProtectedProperty {
     name: String,
 }
 
 /// Properties that the programs set themselves, because a guarantee depends on them.
-const PROTECTED: [&str; 18] = [
+// Aliases, too: librdkafka takes one name or the other, in no fixed order.
+const PROTECTED: [&str; 37] = [
     "acks",
+    // A topic that was deleted would come back empty, and unnoticed.
+    "allow.auto.create.topics",
     "auto.commit.enable",
     "auto.offset.reset",
     "bootstrap.servers",
     "check.crcs",
+    // Transactions and calls end by the delivery report of each record, and checkpoints come from it.
+    "delivery.report.only.error",
+    "delivery.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
+    // Reports and logs arrive by callbacks, which these two replace.
+    "enabled_events",
     "group.id",
     "group.instance.id",
     "group.protocol",
+    "group.protocol.type",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
     "isolation.level",
+    "log.queue",
+    "max.in.flight",
     "max.in.flight.requests.per.connection",
+    // The time-outs of drains and commits are checked against librdkafka's default.
+    "max.poll.interval.ms",
+    // Fewer retries than the delivery timeout allows would turn a moving leader into a failed transaction.
+    "message.send.max.retries",
     "message.timeout.ms",
     "metadata.broker.list",
+    "offset.store.method",
+    "partition.assignment.strategy",
+    // Records of one key stay on one partition.
+    "partitioner",
+    "queuing.strategy",
     "request.required.acks",
+    "retries",
+    "session.timeout.ms",
+    "transaction.timeout.ms",
     "transactional.id",
 ];
 
@@ -56,8 +83,6 @@ impl KafkaSettings {
     /// # Errors
     /// A property is protected; the error names it.
     pub fn check(&self) -> Result<(), ProtectedProperty> {
-        // The assignment strategy and the timeouts of session and transaction are not in the list: the clients
-        // set them after the user's properties, so a user's value has no effect.
         match self
             .properties
             .keys()
@@ -107,6 +132,25 @@ mod tests {
         assert!(with("ssl.ca.location").check().is_ok());
         for name in PROTECTED {
             assert!(with(name).check().is_err(), "{name} was accepted");
+        }
+    }
+
+    #[test]
+    fn properties_of_reports_and_timeouts_are_protected() {
+        for name in [
+            "delivery.report.only.error",
+            "delivery.timeout.ms",
+            "enabled_events",
+            "max.in.flight",
+            "max.poll.interval.ms",
+            "message.send.max.retries",
+            "partition.assignment.strategy",
+            "partitioner",
+            "retries",
+            "session.timeout.ms",
+            "transaction.timeout.ms",
+        ] {
+            assert!(PROTECTED.contains(&name), "{name} is not protected");
         }
     }
 }

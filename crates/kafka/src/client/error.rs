@@ -51,6 +51,16 @@ impl ClientError {
         }
     }
 
+    /// Creates an error of a client that has failed for good.
+    #[must_use]
+    pub(crate) fn fatal(attempted: impl Into<String>, error: KafkaError) -> Self {
+        Self {
+            attempted: attempted.into(),
+            class: ErrorClass::Fatal,
+            error,
+        }
+    }
+
     /// Creates an error for an operation that this program itself refuses.
     #[must_use]
     pub fn refused(attempted: impl Into<String>) -> Self {

@@ -1,23 +1,48 @@
 //! A plain idempotent producer whose delivery reports arrive by callback.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
+use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use records::Offset;
 
-use super::RECORD_BYTES_MAX;
 use super::native::Sender;
 use super::record::OutgoingRecord;
+use super::record_sizes::RecordSizes;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 
 /// Sends records with `acks=all`, and passes each delivery report to a callback.
+///
+/// A fatal error ends an idempotent client of librdkafka for good; [`Self::recover`] replaces it.
 pub struct Producer {
-    sender: Sender<ReportCallback>,
+    client: Client,
+    options: ClientOptions,
+    /// Time of the latest fatal error, until a new client has proved to work.
+    failed: Option<Instant>,
+    /// Time before which the client is not replaced again.
+    replace_at: Option<Instant>,
+    /// Each client that is still closing has a clone.
+    closing: Arc<()>,
+}
+
+/// State of the client, as [`Producer::recover`] found it or left it.
+#[derive(Debug)]
+pub enum Recovery {
+    /// The client works, as far as is known.
+    Works,
+    /// The client has failed for good, and it is too soon to replace it.
+    Failed(ClientError),
+    /// The client had failed for good with this error, and is replaced by a new one.
+    Replaced(ClientError),
+    /// The new client has neither delivered a record yet nor lasted long enough.
+    Unproven,
 }
 
 /// Refusal of a record before it was queued. No delivery report follows.
@@ -43,54 +68,295 @@ impl Producer {
         settings: &KafkaSettings,
         client_id: &str,
         delivery_timeout: Duration,
+        sizes: RecordSizes,
         on_report: impl Fn(DeliveryReport) + Send + Sync + 'static,
     ) -> Result<Self, ClientError> {
-        let inner = settings
-            .client(client_id)
-            // Retries inside librdkafka neither duplicate nor reorder records.
-            .set("enable.idempotence", "true")
-            // An outcome counts as written only if it survives the loss of its leader.
-            .set("acks", "all")
-            .set("message.max.bytes", RECORD_BYTES_MAX)
-            .set("message.timeout.ms", delivery_timeout.as_millis().to_string())
-            .set("linger.ms", "5")
-            // Both bound the memory taken while the brokers are slow; beyond them `send` returns `QueueFull`.
-            .set("queue.buffering.max.messages", "20000")
-            .set("queue.buffering.max.kbytes", "16384")
-            .create_with_context(ReportCallback(Box::new(on_report)))
-            .map_err(|error| ClientError::new(format!("opening the producer {client_id:?}"), error))?;
+        let options = ClientOptions {
+            settings: settings.clone(),
+            client_id: client_id.to_owned(),
+            delivery_timeout,
+            sizes,
+            on_report: Arc::new(on_report),
+        };
         Ok(Self {
-            sender: Sender::new(inner),
+            client: options.open()?,
+            options,
+            failed: None,
+            replace_at: None,
+            closing: Arc::default(),
         })
     }
 
-    /// Queues a record. Its delivery report follows exactly once, with the same `token`.
+    /// Queues a record. Its delivery report follows exactly once, with the same `token`, which no other record
+    /// may have.
     ///
     /// # Errors
     /// The record was refused, and no report follows.
     pub fn send(&self, mut record: OutgoingRecord<'_>, token: usize) -> Result<(), SendError> {
-        self.sender.send(&mut record, token).map_err(|error| match error {
-            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::QueueFull,
-            error => ClientError::new(format!("sending a record to {:?}", record.topic), error).into(),
+        let reports = self.reports();
+        // Before it is sent: the report may arrive before the send returns.
+        reports.unreported().insert(token);
+        self.client.send(&mut record, token).map_err(|error| {
+            reports.unreported().remove(&token);
+            match error {
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::QueueFull,
+                error => ClientError::new(format!("sending a record to {:?}", record.topic), error).into(),
+            }
         })
+    }
+
+    /// Replaces the client if it has failed for good. Each of its records that is not acknowledged is reported
+    /// as such, soon after, and may be sent again. Cheap as long as the client works.
+    ///
+    /// # Errors
+    /// Too many failed clients do not close, and this process is better restarted.
+    pub fn recover(&mut self, now: Instant) -> Result<Recovery, ClientError> {
+        let Some((code, reason)) = self.client.producer().client().fatal_error() else {
+            return Ok(self.state_without_error(now));
+        };
+        let attempted = format!("sending records as {:?} ({reason})", self.options.client_id);
+        let error = ClientError::fatal(attempted, KafkaError::MessageProduction(code));
+        self.failed = Some(now);
+        // What ends a client may end the next one too, at once.
+        if self.replace_at.is_some_and(|at| now < at) {
+            return Ok(Recovery::Failed(error));
+        }
+        self.replace_at = Some(now + REPLACE_INTERVAL);
+        if Arc::strong_count(&self.closing) > CLOSING_MAX {
+            return Err(ClientError::refused(format!(
+                "replacing the producer {:?} beside {CLOSING_MAX} failed ones that do not close (each holds \
+                 threads and connections; restart this process): {error}",
+                self.options.client_id
+            )));
+        }
+        let failed = std::mem::replace(&mut self.client, self.options.open()?);
+        self.close(failed);
+        Ok(Recovery::Replaced(error))
+    }
+
+    fn reports(&self) -> &Reports {
+        &self.client.producer().context().0
+    }
+
+    fn state_without_error(&mut self, now: Instant) -> Recovery {
+        let Some(failed) = self.failed else {
+            return Recovery::Works;
+        };
+        let has_delivered = self.reports().has_delivered.load(Ordering::Acquire);
+        // Without records to send, time is the only proof.
+        if has_delivered || now >= failed + PROVEN_AFTER {
+            self.failed = None;
+            return Recovery::Works;
+        }
+        Recovery::Unproven
+    }
+
+    /// Closes a failed client, and reports what it leaves unreported. Closing waits for librdkafka's threads.
+    fn close(&self, failed: Client) {
+        let (closing, reports) = (
+            Arc::clone(&self.closing),
+            Arc::clone(&failed.producer().context().0),
+        );
+        std::thread::spawn(move || {
+            // Takes what is queued or in flight out of the queues, and serves its reports.
+            drop(failed);
+            let unreported: Vec<usize> = reports.unreported().drain().collect();
+            for token in unreported {
+                let attempted = "delivering a record with a producer that has failed since";
+                (reports.on_report)((token, Err(ClientError::unavailable(attempted))));
+            }
+            drop(closing);
+        });
     }
 }
 
-struct ReportCallback(Box<dyn Fn(DeliveryReport) + Send + Sync>);
+type Client = Sender<Context>;
 
-impl ClientContext for ReportCallback {}
+/// What a client is opened with, the first one and those that replace it.
+struct ClientOptions {
+    settings: KafkaSettings,
+    client_id: String,
+    delivery_timeout: Duration,
+    sizes: RecordSizes,
+    on_report: Arc<OnReport>,
+}
 
-impl ProducerContext<NoCustomPartitioner> for ReportCallback {
+type OnReport = dyn Fn(DeliveryReport) + Send + Sync;
+
+impl ClientOptions {
+    fn open(&self) -> Result<Client, ClientError> {
+        let mut config = self.settings.client(&self.client_id);
+        config
+            // Retries inside librdkafka neither duplicate nor reorder records.
+            .set("enable.idempotence", "true")
+            // An outcome counts as written only if it survives the loss of its leader.
+            .set("acks", "all")
+            .set(
+                "message.timeout.ms",
+                self.delivery_timeout.as_millis().to_string(),
+            )
+            .set("linger.ms", "5")
+            // This and `QUEUE_KIB_MAX` bound the memory taken while the brokers are slow; beyond them `send`
+            // returns `QueueFull`.
+            .set("queue.buffering.max.messages", "20000");
+        self.sizes.configure(&mut config, QUEUE_KIB_MAX);
+        let reports = Reports {
+            on_report: Arc::clone(&self.on_report),
+            unreported: Mutex::default(),
+            has_delivered: AtomicBool::new(false),
+        };
+        let client = config
+            .create_with_context(Context(Arc::new(reports)))
+            .map_err(|error| ClientError::new(format!("opening the producer {:?}", self.client_id), error))?;
+        Ok(Sender::new(client))
+    }
+}
+
+/// Maximum size of records that are not acknowledged yet, in KiB.
+const QUEUE_KIB_MAX: u64 = 16 * 1024;
+
+/// Minimum time between two replacements of the client.
+const REPLACE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time after which a new client without records to send counts as working. Its first request, for a producer
+/// id, has succeeded or failed by then.
+const PROVEN_AFTER: Duration = Duration::from_secs(10);
+/// Maximum number of failed clients that are still closing.
+const CLOSING_MAX: usize = 3;
+
+/// Context of one client: passes its reports on.
+struct Context(Arc<Reports>);
+
+struct Reports {
+    on_report: Arc<OnReport>,
+    /// Tokens of the records without a report.
+    unreported: Mutex<HashSet<usize>>,
+    has_delivered: AtomicBool,
+}
+
+impl Reports {
+    fn unreported(&self) -> MutexGuard<'_, HashSet<usize>> {
+        // A panic leaves the set valid: each change is one insertion or removal.
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {}
+
+impl ProducerContext<NoCustomPartitioner> for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, report: &DeliveryResult<'_>, token: usize) {
         let result = match report {
-            Ok(record) => Ok(Offset(record.offset())),
+            Ok(record) => {
+                self.0.has_delivered.store(true, Ordering::Release);
+                Ok(Offset(record.offset()))
+            }
             Err((error, record)) => Err(ClientError::new(
                 format!("delivering a record to {:?}", record.topic()),
                 error.clone(),
             )),
         };
-        (self.0)((token, result));
+        self.0.unreported().remove(&token);
+        (self.0.on_report)((token, result));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::error::ErrorClass;
+
+    fn open() -> (Producer, Receiver<DeliveryReport>) {
+        let settings = KafkaSettings {
+            bootstrap_servers: "127.0.0.1:9092".into(),
+            group_id: "g".into(),
+            // librdkafka's mock broker, one for each client.
+            properties: [("test.mock.num.brokers".to_owned(), "1".to_owned())].into(),
+        };
+        let (reports, received) = mpsc::channel();
+        let sizes = RecordSizes::of(&[].into(), []);
+        let producer = Producer::open(&settings, "caller-0", LONG, sizes, move |report| {
+            // The receiver is gone when the test has ended.
+            let _ = reports.send(report);
+        });
+        (producer.expect("a producer"), received)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn send(producer: &Producer, token: usize) -> Result<(), SendError> {
+        let record = OutgoingRecord {
+            topic: "t",
+            partition: None,
+            key: Some(b"key"),
+            value: Some(b"value"),
+            headers: None,
+        };
+        producer.send(record, token)
+    }
+
+    fn next(received: &Receiver<DeliveryReport>) -> (usize, bool) {
+        let (token, result) = received.recv_timeout(LONG / 2).expect("a report");
+        (token, result.is_ok())
+    }
+
+    #[test]
+    fn client_with_fatal_error_is_replaced() {
+        let (mut producer, received) = open();
+        let now = Instant::now();
+        send(&producer, 1).expect("sent");
+        assert_eq!(next(&received), (1, true));
+        assert!(matches!(producer.recover(now), Ok(Recovery::Works)));
+
+        let broker = producer.client.producer().client().mock_cluster();
+        broker.expect("a mock").broker_down(1).expect("down");
+        for token in [2, 3] {
+            send(&producer, token).expect("queued");
+        }
+        // A record whose report librdkafka does not serve in the time that it has for closing.
+        producer.reports().unreported().insert(9);
+        producer.client.fail();
+        assert!(send(&producer, 4).is_err(), "a failed client takes nothing");
+        let replaced = producer.recover(now).expect("room for another");
+        let Recovery::Replaced(error) = replaced else {
+            panic!("{replaced:?}");
+        };
+        assert_eq!(error.class, ErrorClass::Fatal);
+        let mut reported = [next(&received), next(&received), next(&received)];
+        reported.sort_unstable();
+        assert_eq!(reported, [(2, false), (3, false), (9, false)]);
+
+        // Unready until the new client has delivered a record.
+        assert!(matches!(producer.recover(now), Ok(Recovery::Unproven)));
+        send(&producer, 5).expect("sent by the new client");
+        assert_eq!(next(&received), (5, true));
+        assert!(matches!(producer.recover(now), Ok(Recovery::Works)));
+        assert!(received.try_recv().is_err(), "one report per record");
+    }
+
+    #[test]
+    fn replacements_are_limited_in_rate() {
+        let (mut producer, _received) = open();
+        let now = Instant::now();
+        producer.client.fail();
+        assert!(matches!(producer.recover(now), Ok(Recovery::Replaced(_))));
+        producer.client.fail();
+        assert!(matches!(producer.recover(now), Ok(Recovery::Failed(_))));
+        let later = now + REPLACE_INTERVAL;
+        assert!(matches!(producer.recover(later), Ok(Recovery::Replaced(_))));
+        let recovered = later + PROVEN_AFTER;
+        assert!(matches!(producer.recover(later), Ok(Recovery::Unproven)));
+        assert!(matches!(producer.recover(recovered), Ok(Recovery::Works)));
+    }
+
+    #[test]
+    fn too_many_failed_clients_are_an_error() {
+        let (mut producer, _received) = open();
+        let _unclosed: Vec<Arc<()>> = (0..CLOSING_MAX).map(|_| Arc::clone(&producer.closing)).collect();
+        producer.client.fail();
+        let refused = producer.recover(Instant::now()).expect_err("refused");
+        assert_eq!(refused.class, ErrorClass::Permanent);
     }
 }

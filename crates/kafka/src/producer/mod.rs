@@ -6,14 +6,11 @@ mod end_txn_responses;
 mod idempotent;
 mod native;
 mod record;
+mod record_sizes;
 pub mod transactional;
 mod with_deadline;
 
-pub use idempotent::{DeliveryReport, Producer, SendError};
+pub use idempotent::{DeliveryReport, Producer, Recovery, SendError};
 pub use record::{OutgoingHeaders, OutgoingRecord};
+pub use record_sizes::RecordSizes;
 pub use transactional::TransactionalProducer;
-
-/// Upper bound of a record's size in the client (`message.max.bytes`).
-// The topic's own limit decides what is too large. The client's default of 1 MB would refuse records that the
-// topic takes.
-const RECORD_BYTES_MAX: &str = "67108864";

@@ -112,6 +112,14 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         unsafe { rd::rd_kafka_flush(self.client(), milliseconds) };
     }
 
+    /// Raises a fatal error in the client, by librdkafka's function for tests.
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
+        let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        // SAFETY: `self` keeps the client alive, and the reason ends with a zero and is copied.
+        unsafe { rd::rd_kafka_test_fatal_error(self.client(), code, c"a test".as_ptr()) };
+    }
+
     fn client(&self) -> *mut rd::rd_kafka_t {
         self.producer.client().native_ptr()
     }

@@ -23,11 +23,11 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Offset, Partition};
 
-use super::RECORD_BYTES_MAX;
 use super::delivery_reports::{DeliveryReports, TRACKED, UNTRACKED};
 use super::end_txn_responses::DEBUG_CONTEXT;
 use super::native::Sender;
 use super::record::OutgoingRecord;
+use super::record_sizes::RecordSizes;
 use super::with_deadline::{ABANDONED_MAX, abandoned, with_deadline};
 use crate::client::config::KafkaSettings;
 use crate::client::error::{ClientError, ErrorClass};
@@ -83,6 +83,7 @@ impl TransactionalProducer {
         settings: &KafkaSettings,
         transactional_id: &str,
         limits: TransactionTimeouts,
+        sizes: RecordSizes,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let failed = |error| {
@@ -103,12 +104,11 @@ impl TransactionalProducer {
         }
         let mut config = settings.client(transactional_id);
         let debug = log_bridge::debug(&config, DEBUG_CONTEXT);
-        let producer: ThreadedProducer<DeliveryReports> = config
+        config
             .set("debug", debug)
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("message.max.bytes", RECORD_BYTES_MAX)
             .set(
                 "transaction.timeout.ms",
                 limits.transaction_timeout.as_millis().to_string(),
@@ -130,11 +130,13 @@ impl TransactionalProducer {
             // transaction's end flushes, so it does not wait for this.
             .set("linger.ms", "20")
             .set("batch.num.messages", "10000")
-            // Both bound the memory of records that are not acknowledged yet; beyond them `send` waits.
+            // This and `QUEUE_KIB_MAX` bound the memory of records that are not acknowledged yet; beyond them
+            // `send` waits.
             .set("queue.buffering.max.messages", "200000")
-            .set("queue.buffering.max.kbytes", "131072")
             // The EndTxn responses are logged at this level.
-            .set_log_level(RDKafkaLogLevel::Debug)
+            .set_log_level(RDKafkaLogLevel::Debug);
+        sizes.configure(&mut config, QUEUE_KIB_MAX);
+        let producer: ThreadedProducer<DeliveryReports> = config
             .create_with_context(DeliveryReports::default())
             .map_err(failed)?;
         producer.init_transactions(timeout).map_err(failed)?;
@@ -338,6 +340,8 @@ fn retry_until(
     }
 }
 
+/// Maximum size of records that are not acknowledged yet, in KiB.
+const QUEUE_KIB_MAX: u64 = 128 * 1024;
 /// Wait before a retry. Most retriable errors come after a wait inside librdkafka, but some come at once.
 const RETRY_WAIT: Duration = Duration::from_millis(2);
 /// Wait before the next attempt to queue a record.

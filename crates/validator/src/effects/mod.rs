@@ -11,10 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka::TransactionalProducer;
+use kafka::producer::RecordSizes;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::Partition;
 use store::{StateDirectory, Store};
 
+pub(crate) use self::transaction::OPEN_TIMEOUT;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::restore::Restorers;
@@ -32,6 +34,8 @@ pub(crate) struct Shell {
     pub(crate) stores: BTreeMap<Partition, Box<Store>>,
     pub(crate) restorers: Restorers,
     pub(crate) producer: Option<TransactionalProducer>,
+    /// Sizes that the producer's topics accept.
+    pub(crate) record_sizes: RecordSizes,
     /// Number of input records in the open transaction.
     pub(crate) transaction_orders: u32,
     /// The group is left; nothing follows.

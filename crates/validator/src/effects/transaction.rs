@@ -19,7 +19,7 @@ use crate::metrics::End;
 
 /// Timeout of one attempt to open the producer. The loop polls nothing meanwhile, so it stays well below
 /// `max.poll.interval.ms`.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Shell {
     /// Sends the records that follow from a verdict, within the transaction.
@@ -145,7 +145,8 @@ impl Shell {
     pub(super) fn open_producer(&mut self) -> anyhow::Result<Event<Fence>> {
         let id = self.config.transactional_id();
         let limits = self.config.transaction_timeouts();
-        match TransactionalProducer::open(&self.config.kafka, &id, limits, OPEN_TIMEOUT) {
+        let sizes = self.record_sizes;
+        match TransactionalProducer::open(&self.config.kafka, &id, limits, sizes, OPEN_TIMEOUT) {
             Ok(producer) => {
                 self.producer = Some(producer);
                 tracing::info!(transactional_id = id, "transactional producer opened");

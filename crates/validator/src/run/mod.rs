@@ -55,6 +55,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let Topics {
         partitions,
         record_bytes_max,
+        record_sizes,
         ids,
     } = topics::check(config)?;
     directory.claim(&format!(
@@ -85,6 +86,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         stores: [].into(),
         restorers,
         producer: None,
+        record_sizes,
         transaction_orders: 0,
         has_left: false,
     };

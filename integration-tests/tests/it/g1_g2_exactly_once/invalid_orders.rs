@@ -4,7 +4,8 @@
 //! Set-up: one validator, and records that break parsers: tombstones, empty and binary values, 10 MB of
 //! spaces or brackets, deep nesting, duplicate fields, numbers out of range, keys that do not match. A second
 //! scenario lowers the outbox's `max.message.bytes` below the size of an order, before and after the
-//! validator has read that setting.
+//! validator has read that setting. A third sets those of the outbox and the changelog far below
+//! librdkafka's batches of 1 MB, with a backlog of small orders.
 //!
 //! Must hold: the valid orders are in the outbox exactly once, and each other record is in the dead-letter
 //! topic with the reason, the source and the bytes that it had.
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use harness::cluster::{self, Administrator};
-use harness::orders::manual::{InputRecord, order, send};
+use harness::orders::manual::{InputRecord, order, orders, send};
 use harness::pipeline::Pipeline;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
 use harness::wait::await_until;
@@ -28,6 +29,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// `max.message.bytes` of the orders topic: more than the largest of the records, with its key.
 const ORDER_BYTES_MAX: &str = "12000000";
 const TEN_MB: usize = 10_000_000;
+/// Number of orders in the backlog of small ones.
+const SMALL_ORDERS: u32 = 30_000;
 
 /// Returns records that are no valid orders, each with the reason for which it is refused.
 fn poison_pills() -> Vec<(InputRecord, Reason)> {
@@ -226,6 +229,36 @@ fn order_too_large_for_outbox_becomes_dead_letter() {
                     ("refused".to_owned(), "too-large")
                 ],
             "the dead letters and their reasons are {reasons:?}"
+        );
+        validator.process.terminate(DRAIN_MAX)?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn backlog_passes_topics_that_take_small_batches() {
+    run(|| {
+        let mut pipeline = Pipeline::without_topics("small-batches", 1)?;
+        let topics = pipeline.topics.clone();
+        let administrator = Administrator::new(&pipeline.kafka)?;
+        administrator.create_topic(&topics.pending, 1, &[("max.message.bytes", "100000")])?;
+        let configs = [("max.message.bytes", "50000"), ("cleanup.policy", "compact")];
+        administrator.create_topic(&topics.changelog, 1, &configs)?;
+        for topic in [&topics.pending, &topics.changelog] {
+            high_watermarks(&pipeline.kafka, topic)?;
+        }
+        pipeline.create_topics()?;
+        // Some 3 MB: each transaction has many times what the topics take in one batch.
+        let orders = orders(0, "small", SMALL_ORDERS);
+        send(&pipeline.kafka, &topics.orders, &orders)?;
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        await_verdicts(&pipeline)?;
+        expect_outbox(&pipeline, &[&orders])?;
+        ensure!(
+            validator.process.try_wait()?.is_none(),
+            "the validator has exited: a topic refused a batch"
         );
         validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();

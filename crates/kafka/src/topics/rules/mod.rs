@@ -88,7 +88,7 @@ impl TopicDescription {
     }
 
     /// Returns the value of a numeric setting.
-    pub(super) fn number(&self, name: &str) -> Option<i64> {
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
         self.config(name)?.parse().ok()
     }
 }
