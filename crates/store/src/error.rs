@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use records::Offset;
 use records::entry::InvalidEntry;
 
 /// Failed access to a store. The file is not trusted any further and is rebuilt from the changelog.
@@ -38,6 +39,21 @@ pub enum StoreError {
         key: String,
         /// Defect of the value.
         source: InvalidEntry,
+    },
+    /// The changelog has lost its end, so the store may hold the last copy of some keys. Nothing was applied.
+    #[error(
+        "moving the checkpoint of the store {} back from {from} to {to} was refused: the changelog has lost \
+         records that Kafka had acknowledged. The store is kept, as it may hold the last copy of their keys; \
+         rebuild the changelog from the outbox before this partition goes on",
+        path.display()
+    )]
+    CheckpointBackwards {
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Checkpoint of the store.
+        from: Offset,
+        /// Checkpoint that was refused.
+        to: Offset,
     },
     /// The file cannot be removed in order to be rebuilt.
     #[error("removing the store {} failed: {source}", path.display())]

@@ -71,6 +71,11 @@ impl Shell {
 
 fn store_failed(partition: Partition, result: Result<(), StoreError>) -> Option<Event<Fence>> {
     let error = result.err()?;
+    if matches!(error, StoreError::CheckpointBackwards { .. }) {
+        // Never deleted: it may hold the last copy of its keys. Its restore halts the partition.
+        tracing::error!(%partition, %error, "store kept, restoring all partitions");
+        return Some(Event::TransactionFailed);
+    }
     tracing::error!(%partition, %error, "store failed, rebuilding it from the changelog");
     Some(Event::StoreFailed(partition))
 }

@@ -272,8 +272,15 @@ impl Process {
         let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         match outcome {
             Outcome::Ready(store, next) if wanted => {
+                let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
                 self.stores.insert(partition, store);
-                self.handle(Event::Restored(partition, id, next), env);
+                let event = Event::Restored {
+                    partition,
+                    id,
+                    next,
+                    checkpoint,
+                };
+                self.handle(event, env);
                 Ok(())
             }
             Outcome::Halted(reason) => violation(
@@ -414,6 +421,12 @@ impl Process {
             Action::Discard(partition) => {
                 self.stores.remove(&partition);
                 env.disks[self.host].stores.remove(&partition);
+            }
+            Action::ReportHalt(partition, reason) => {
+                return violation(
+                    Guarantee::Drain,
+                    format!("{partition} is halted without a loss: {reason}"),
+                );
             }
             Action::Release(partitions) => {
                 self.started
