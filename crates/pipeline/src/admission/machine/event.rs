@@ -61,7 +61,7 @@ pub enum Event<M> {
     /// The transaction failed in any step, or its outcome is unknown.
     TransactionFailed,
     /// A store cannot be read or written.
-    StoreFailed(Partition),
+    StoreFailed(Partition, StoreFailure),
     /// The new producer is open.
     ProducerOpened,
     /// The new producer could not be opened.
@@ -70,6 +70,15 @@ pub enum Event<M> {
     Tick,
     /// Shutdown: commit the open transaction and leave the group.
     Stop,
+}
+
+/// Failure of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// The file is proven not to be as it was written.
+    Corrupt,
+    /// The operating system failed, or the store is not open. The file may be sound.
+    Unavailable,
 }
 
 /// Action for the program to perform.

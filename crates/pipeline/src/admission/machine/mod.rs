@@ -21,7 +21,7 @@ use crate::admission::rules::Rules;
 use crate::admission::transaction::{Admitted, Transaction, TransactionLimits};
 use crate::admission::verdict::{Verdict, decide};
 
-pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId};
+pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
 
 /// Interval between attempts to open a producer, after an attempt that failed.
 const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -139,9 +139,18 @@ impl<M: Clone> Admission<M> {
             }
             Event::Committed(reached) => self.committed(&reached, false, now),
             Event::CommittedRetireProducer(reached) => self.committed(&reached, true, now),
-            Event::TransactionFailed => self.recover(None, now),
-            // The changelog has all that the store had, so a store that failed is deleted and rebuilt.
-            Event::StoreFailed(partition) => self.recover(Some(partition), now),
+            Event::TransactionFailed => self.recover(now),
+            Event::StoreFailed(partition, failure) => {
+                let mut actions = self.recover(now);
+                actions.push(match failure {
+                    // The changelog has all that the store had, so it is rebuilt.
+                    StoreFailure::Corrupt => Action::Discard(partition),
+                    // A sound file would be rebuilt for hours, or lost on a full disk. Its restore opens it
+                    // again, retries until it can be written, and reads the changelog's tail.
+                    StoreFailure::Unavailable => Action::Close(partition),
+                });
+                actions
+            }
             Event::ProducerOpened => self.producer_opened(),
             Event::ProducerFailed => {
                 self.producer = Producer::OpenAt(now + PRODUCER_RETRY_INTERVAL);
@@ -220,13 +229,13 @@ impl<M: Clone> Admission<M> {
                 *state = PartitionState::AwaitsProducer;
             }
         }
-        self.recover(None, now)
+        self.recover(now)
     }
 
     fn lost(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
         // Nothing of a lost partition may be committed, and a transaction is committed whole or not at all.
         let mut actions = if self.transaction.is_some() {
-            self.recover(None, now)
+            self.recover(now)
         } else {
             Vec::new()
         };
@@ -315,7 +324,7 @@ impl<M: Clone> Admission<M> {
         }
         // Last: the commit counts, so its entries go to the stores before the producer is replaced.
         if must_recover {
-            actions.extend(self.recover(None, now));
+            actions.extend(self.recover(now));
         }
         actions
     }
@@ -352,13 +361,13 @@ impl<M: Clone> Admission<M> {
                 )]
             }
             // Kafka cannot fence offsets that come without a membership, so they are never sent.
-            (Some(_), None) => self.recover(None, now),
+            (Some(_), None) => self.recover(now),
             (None, _) => Vec::new(),
         }
     }
 
-    /// Recovers from any failure; see the head of this file. A failed store is deleted.
-    fn recover(&mut self, failed_store: Option<Partition>, now: Instant) -> Vec<Action<M>> {
+    /// Recovers from any failure; see the head of this file.
+    fn recover(&mut self, now: Instant) -> Vec<Action<M>> {
         // Perhaps committed, perhaps not: the restore learns it from Kafka.
         self.transaction = None;
         let mut actions = Vec::new();
@@ -379,7 +388,6 @@ impl<M: Clone> Admission<M> {
             actions.insert(0, Action::Pause(running));
         }
         actions.push(Action::DropProducer);
-        actions.extend(failed_store.map(Action::Discard));
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         // On the next tick, not here: opening a producer may take seconds, and a revocation that waits for
         // its acknowledgement goes first.

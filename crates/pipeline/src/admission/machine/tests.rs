@@ -393,10 +393,18 @@ fn repeated_failures_wait_until_the_next_commit() {
 }
 
 #[test]
-fn failed_store_is_discarded_and_restored() {
+fn corrupt_store_is_discarded_and_restored() {
     let mut fixture = Fixture::running();
-    let actions = fixture.on(Event::StoreFailed(Partition(1)));
+    let actions = fixture.on(Event::StoreFailed(Partition(1), StoreFailure::Corrupt));
     assert_eq!(names(&actions), ["Pause", "DropProducer", "Discard"]);
+}
+
+#[test]
+fn unavailable_store_is_closed_and_restored() {
+    let mut fixture = Fixture::running();
+    let actions = fixture.on(Event::StoreFailed(Partition(1), StoreFailure::Unavailable));
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Close"]);
+    assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
 }
 
 #[test]
