@@ -28,6 +28,7 @@ pub mod order;
 pub mod pending;
 pub mod position;
 pub mod topics;
+mod unique_names;
 
 pub use calls::call_note::CallNote;
 pub use calls::continuation::Continuation;

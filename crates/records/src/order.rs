@@ -4,11 +4,14 @@
 //! four fields are checked, all others pass through unchanged.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use iso_currency::Currency;
-use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 
 use crate::dead_letter::Reason;
+use crate::unique_names::{Check, Names, Text};
 
 /// Fields of an order that the pipeline uses. The outbox gets the order's bytes, with all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,16 +37,10 @@ pub struct InvalidOrder {
 }
 
 /// Fields of the JSON.
-// serde's derive refuses a field that occurs twice. That matters: of two values the validator could take one
-// and the API the other.
-#[derive(Deserialize)]
 struct Fields<'a> {
-    #[serde(borrow)]
     order_id: Cow<'a, str>,
     amount: u64,
-    #[serde(borrow)]
     currency: Cow<'a, str>,
-    #[serde(borrow)]
     customer_id: Cow<'a, str>,
 }
 
@@ -53,6 +50,29 @@ impl<'a> Order<'a> {
     /// # Errors
     /// Returns the field that is missing or wrong, and its position in the text.
     pub fn parse(value: &'a [u8]) -> Result<Self, InvalidOrder> {
+        Self::parse_fields(value, ReadFields { check: None })
+    }
+
+    /// Parses an order, and returns the string, or the digits of the integer, at a JSON pointer (RFC 6901) in
+    /// it, if there is one. Refuses an order in which any object has two members of one name.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], or the name that occurs twice.
+    pub fn parse_unique(
+        value: &'a [u8],
+        pointer: Option<&str>,
+    ) -> Result<(Self, Option<Cow<'a, str>>), InvalidOrder> {
+        let mut found = None;
+        let check = Check {
+            pointer,
+            found: &mut found,
+            depth: 0,
+        };
+        let order = Self::parse_fields(value, ReadFields { check: Some(check) })?;
+        Ok((order, found))
+    }
+
+    fn parse_fields(value: &'a [u8], read: ReadFields<'_, '_, 'a>) -> Result<Self, InvalidOrder> {
         let text = std::str::from_utf8(value)
             .map_err(|error| refuse(Reason::NotJson, format!("the value is not UTF-8: {error}")))?;
         // serde reads a JSON array of the right length as the fields in their order.
@@ -61,8 +81,11 @@ impl<'a> Order<'a> {
             Some(_) => return Err(refuse_text(text, "the value is not a JSON object")),
             None => return Err(refuse(Reason::NotJson, "the value is empty".into())),
         }
-        let fields: Fields<'a> =
-            serde_json::from_str(text).map_err(|error| refuse_text(text, &error.to_string()))?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let fields = json
+            .deserialize_map(read)
+            .and_then(|fields| json.end().map(|()| fields))
+            .map_err(|error| refuse_text(text, &error.to_string()))?;
         if fields.order_id.is_empty() || fields.customer_id.is_empty() {
             return Err(refuse(
                 Reason::NotAnOrder,
@@ -90,6 +113,72 @@ impl<'a> Order<'a> {
             currency,
             customer_id: fields.customer_id,
         })
+    }
+}
+
+/// Reads the fields of an order, and checks all others if `check` says so.
+struct ReadFields<'p, 'f, 'de> {
+    check: Option<Check<'p, 'f, 'de>>,
+}
+
+impl<'de> Visitor<'de> for ReadFields<'_, '_, 'de> {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an order")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<Fields<'de>, A::Error> {
+        let (mut order_id, mut amount, mut currency, mut customer_id) = (None, None, None, None);
+        let mut names = Names::default();
+        while let Some(Text(name)) = members.next_key()? {
+            // Refused for orders that are on the outbox, too: of two values this program could take one and the
+            // API the other.
+            match &*name {
+                "order_id" => read(&mut order_id, "order_id", members.next_value::<Text<'de>>()?.0)?,
+                "amount" => read(&mut amount, "amount", members.next_value()?)?,
+                "currency" => read(&mut currency, "currency", members.next_value::<Text<'de>>()?.0)?,
+                "customer_id" => read(
+                    &mut customer_id,
+                    "customer_id",
+                    members.next_value::<Text<'de>>()?.0,
+                )?,
+                _ => match &mut self.check {
+                    Some(check) => {
+                        members.next_value_seed(check.member(&name))?;
+                        names.add(name)?;
+                    }
+                    None => drop(members.next_value::<IgnoredAny>()?),
+                },
+            }
+        }
+        let fields = Fields {
+            order_id: order_id.ok_or_else(|| A::Error::missing_field("order_id"))?,
+            amount: amount.ok_or_else(|| A::Error::missing_field("amount"))?,
+            currency: currency.ok_or_else(|| A::Error::missing_field("currency"))?,
+            customer_id: customer_id.ok_or_else(|| A::Error::missing_field("customer_id"))?,
+        };
+        if let Some(check) = self.check {
+            match check.pointer {
+                Some("/order_id") => *check.found = Some(fields.order_id.clone()),
+                Some("/amount") => *check.found = Some(fields.amount.to_string().into()),
+                Some("/currency") => *check.found = Some(fields.currency.clone()),
+                Some("/customer_id") => *check.found = Some(fields.customer_id.clone()),
+                Some(_) | None => {}
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// Sets a field.
+///
+/// # Errors
+/// The field occurs twice.
+fn read<T, E: Error>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(name)),
     }
 }
 
@@ -163,5 +252,89 @@ mod tests {
                 .reason,
             Reason::NotJson
         );
+    }
+
+    fn found(value: &str, pointer: &str) -> Result<Option<String>, String> {
+        Order::parse_unique(value.as_bytes(), Some(pointer))
+            .map(|(_, found)| found.map(Cow::into_owned))
+            .map_err(|error| format!("{}: {}", error.reason, error.detail))
+    }
+
+    fn with(member: &str) -> String {
+        format!(r#"{{"order_id":"o-1","amount":150,"currency":"EUR","customer_id":"c-1",{member}}}"#)
+    }
+
+    #[test]
+    fn value_at_a_pointer_is_found() {
+        let order = with(r#""a/b":{"~":[true,{"n":-7,"f":1.5,"t":"x\u0041"}]},"":{"":"e"}"#);
+        for (pointer, expected) in [
+            ("/order_id", Some("o-1")),
+            ("/amount", Some("150")),
+            ("/currency", Some("EUR")),
+            ("/customer_id", Some("c-1")),
+            ("/a~1b/~0/1/n", Some("-7")),
+            ("/a~1b/~0/1/t", Some("xA")),
+            ("/a~1b/~0/1/f", None),
+            ("/a~1b/~0/01/n", None),
+            ("/a~1b/~0/0", None),
+            ("/a~1b/~0", None),
+            ("//", Some("e")),
+            ("/", None),
+            ("", None),
+            ("/order_id/x", None),
+            ("/other", None),
+        ] {
+            assert_eq!(
+                found(&order, pointer),
+                Ok(expected.map(str::to_owned)),
+                "{pointer:?}"
+            );
+            // As serde_json finds it, which admitted the orders of earlier versions.
+            let value: serde_json::Value = serde_json::from_str(&order).expect("JSON");
+            let theirs = value.pointer(pointer).and_then(|value| match value {
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+                _ => None,
+            });
+            assert_eq!(theirs.as_deref(), expected, "{pointer:?}");
+        }
+    }
+
+    #[test]
+    fn name_that_occurs_twice_is_refused() {
+        for member in [
+            r#""ref":{"n":"1"},"ref":{"n":"2"}"#,
+            r#""ref":{"n":"1","n":"2"}"#,
+            r#""ref":{"n":"1","\u006e":"2"}"#,
+            r#""ref":{"n":"1"},"other":[[{"x":1,"y":2,"x":3}]]"#,
+        ] {
+            let error = found(&with(member), "/ref/n").expect_err(member);
+            assert!(error.contains("not-an-order"), "{error}");
+            assert!(error.contains("occurs twice in one object"), "{error}");
+            assert!(
+                Order::parse(with(member).as_bytes()).is_ok(),
+                "on the outbox already: {member}"
+            );
+        }
+        let many: String = (0..40).map(|number| format!(r#""n{number}":0,"#)).collect();
+        assert_eq!(
+            found(&with(&format!(r#""ref":{{{many}"n":"k"}}"#)), "/ref/n"),
+            Ok(Some("k".into()))
+        );
+        for twice in ["n3", "n30"] {
+            let error = found(&with(&format!(r#""ref":{{{many}"{twice}":1}}"#)), "/ref/n");
+            assert!(error.is_err_and(|error| error.contains(twice)));
+        }
+        assert_eq!(
+            found(&with(r#""ref":{"n":"1"},"other":{"n":"2"}"#), "/ref/n"),
+            Ok(Some("1".into()))
+        );
+    }
+
+    #[test]
+    fn deep_value_is_no_error() {
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        let order = with(&format!(r#""ref":{{"n":"1"}},"deep":{deep}"#));
+        assert_eq!(found(&order, "/ref/n"), Ok(Some("1".into())));
     }
 }

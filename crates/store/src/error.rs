@@ -1,12 +1,15 @@
 //! Errors of a store, and the guard that turns redb's panics into errors.
 
 use std::any::Any;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use records::Offset;
 use records::entry::InvalidEntry;
 
-/// Failed access to a store. The file is not trusted any further and is rebuilt from the changelog.
+/// Failed access to a store. The store must be closed; whether its file can be trusted any further,
+/// [`StoreError::is_corruption`] says.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// redb or the disk failed.
@@ -39,6 +42,21 @@ pub enum StoreError {
         /// Defect of the value.
         source: InvalidEntry,
     },
+    /// The changelog has lost its end, so the store may hold the last copy of some keys. Nothing was applied.
+    #[error(
+        "moving the checkpoint of the store {} back from {from} to {to} was refused: the changelog has lost \
+         records that Kafka had acknowledged. The store is kept, as it may hold the last copy of their keys; \
+         rebuild the changelog from the outbox before this partition goes on",
+        path.display()
+    )]
+    CheckpointBackwards {
+        /// Path of the store's file.
+        path: PathBuf,
+        /// Checkpoint of the store.
+        from: Offset,
+        /// Checkpoint that was refused.
+        to: Offset,
+    },
     /// The file cannot be removed in order to be rebuilt.
     #[error("removing the store {} failed: {source}", path.display())]
     Remove {
@@ -47,6 +65,39 @@ pub enum StoreError {
         /// Error of the operating system.
         source: std::io::Error,
     },
+}
+
+impl StoreError {
+    /// Returns `true` if the error proves that the file is not as redb wrote it. Any other error may be the
+    /// operating system's (no file handle, no space, a failing disk), and leaves a file that may be sound.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => proves_corruption(source),
+            Self::Panicked { .. } | Self::Entry { .. } => true,
+            Self::CheckpointBackwards { .. } | Self::Remove { .. } => false,
+        }
+    }
+}
+
+fn proves_corruption(error: &redb::Error) -> bool {
+    match error {
+        // redb reports a file that is not a database, or shorter than its pages, by these kinds; the operating
+        // system has no error code for them.
+        redb::Error::Io(error) => {
+            matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
+                && error.raw_os_error().is_none()
+        }
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_) => true,
+        _ => false,
+    }
 }
 
 /// Runs an operation of redb, and returns its error or panic with the file's path.

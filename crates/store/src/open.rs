@@ -39,7 +39,8 @@ impl Store {
     /// belongs to another changelog.
     ///
     /// # Errors
-    /// Neither the existing file nor a new one can be opened.
+    /// The operating system failed, or another process has the file open; an existing file is left as it is.
+    /// Or a new file cannot be created.
     pub fn open(path: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
         let existed = path.exists();
         let rebuild_reason = match Self::open_file(path, identity, options) {
@@ -50,13 +51,9 @@ impl Store {
                 });
             }
             Ok(Err(other)) => format!("it is a store of {other}, and {} is wanted", identity.text()),
-            // A file that another process has open is healthy; deleting it would not help.
-            Err(StoreError::Database { source, .. })
-                if existed && !matches!(*source, redb::Error::DatabaseAlreadyOpen) =>
-            {
-                source.to_string()
-            }
-            Err(error @ StoreError::Panicked { .. }) if existed => error.to_string(),
+            // Only a proven corruption: without a file handle or on a full disk the file is healthy, and its
+            // keys would be read from the changelog for nothing.
+            Err(error) if existed && error.is_corruption() => error.to_string(),
             Err(error) => return Err(error),
         };
         fs::remove_file(path).map_err(|source| StoreError::Remove {

@@ -7,7 +7,7 @@ use records::entry::Status;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
 
 use crate::write::PENDING_MAX;
-use crate::{Identity, Opened, Options, Store, StoreUpdate};
+use crate::{Identity, Opened, Options, Store, StoreError, StoreUpdate};
 
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
@@ -122,6 +122,37 @@ fn pending_updates_are_written_on_request() {
     assert_eq!(written(&store), 0, "pending");
     store.write_pending().expect("written");
     assert_eq!((written(&store), store.checkpoint()), (1, Some(Offset(3))));
+}
+
+#[test]
+fn checkpoint_does_not_move_backwards() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    let mut store = open(&path, 0).store;
+    store
+        .apply([update("a", Some(entry(1)))], Offset(7))
+        .expect("applied");
+    let refused = store.apply([update("b", Some(entry(2)))], Offset(6));
+    assert!(
+        matches!(
+            refused,
+            Err(StoreError::CheckpointBackwards {
+                from: Offset(7),
+                to: Offset(6),
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    store
+        .apply([update("c", Some(entry(3)))], Offset(7))
+        .expect("keys of the same checkpoint");
+    store.persist().expect("persisted");
+    drop(store);
+    let store = open(&path, 0).store;
+    assert_eq!(store.checkpoint(), Some(Offset(7)));
+    assert_eq!(store.get(&key("b")).expect("read"), None, "nothing was applied");
+    assert_eq!(store.get(&key("c")).expect("read"), Some(entry(3)));
 }
 
 #[test]

@@ -38,12 +38,21 @@ impl Store {
     /// Until the next [`Self::persist`] a crash takes back both the updates and the checkpoint.
     ///
     /// # Errors
-    /// The disk failed; the store must be rebuilt.
+    /// The disk failed; or the checkpoint lies before the store's, and nothing was applied.
     pub fn apply(
         &mut self,
         updates: impl IntoIterator<Item = StoreUpdate>,
         checkpoint: Offset,
     ) -> Result<(), StoreError> {
+        // The restore compares the checkpoint with the changelog's end. Moved backwards, it would hide that the
+        // changelog has lost keys.
+        if let Some(from) = self.checkpoint.filter(|from| checkpoint < *from) {
+            return Err(StoreError::CheckpointBackwards {
+                path: self.path.clone(),
+                from,
+                to: checkpoint,
+            });
+        }
         let updates = updates.into_iter().map(|update| (update.key, update.entry));
         self.pending.extend(updates);
         self.checkpoint = Some(checkpoint);

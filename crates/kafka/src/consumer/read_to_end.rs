@@ -83,6 +83,10 @@ fn read_assigned<E>(
 ) -> Result<(), ReadError<E>> {
     let (mut moved_at, mut moved_to) = (Instant::now(), None);
     loop {
+        // Before each record: a changelog may take minutes to read, and the next restore waits meanwhile.
+        if cancelled() {
+            return Err(ReadError::Cancelled);
+        }
         match consumer.poll(POLL_TIMEOUT) {
             Some(Ok(record)) if record.partition() == partition.0 && record.topic() == topic => {
                 let offset = Offset(record.offset());
@@ -118,9 +122,6 @@ fn read_assigned<E>(
         let position = position.elements().first().map(|element| element.offset());
         if matches!(position, Some(Seek::Offset(reached)) if reached >= to.0) {
             return Ok(());
-        }
-        if cancelled() {
-            return Err(ReadError::Cancelled);
         }
         if position != moved_to {
             (moved_at, moved_to) = (Instant::now(), position);

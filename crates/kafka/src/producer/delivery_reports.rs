@@ -35,7 +35,8 @@ pub(super) struct DeliveryReports {
 #[derive(Default)]
 struct Received {
     count: u64,
-    tracked: HashMap<Partition, Offset>,
+    /// Offset behind the last tracked record of each partition; `None` once one of them is unknown.
+    tracked: HashMap<Partition, Option<Offset>>,
     failure: Option<(String, KafkaError)>,
 }
 
@@ -90,13 +91,28 @@ impl DeliveryReports {
         self.sent.load(Ordering::Acquire)
     }
 
-    /// Returns, by partition, the offset behind the last tracked record.
+    /// Returns, by partition, the offset behind the last tracked record. A partition is left out if Kafka did
+    /// not report the offset of each of its tracked records.
     pub(super) fn take_tracked(&self) -> HashMap<Partition, Offset> {
-        std::mem::take(&mut self.lock().tracked)
+        let tracked = std::mem::take(&mut self.lock().tracked);
+        let known = |(partition, next): (_, Option<Offset>)| Some((partition, next?));
+        tracked.into_iter().filter_map(known).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Received {
+    /// Notes the offset of a tracked record.
+    fn track(&mut self, partition: Partition, offset: Offset) {
+        // Negative where a broker knew a resent batch, but no longer its offset. The maximum of the others would
+        // then look like the end of a log that has lost records.
+        let next = (offset >= Offset(0)).then(|| offset.next());
+        let last = self.tracked.entry(partition).or_insert(next);
+        // The maximum, so that the order in which reports are served does not matter.
+        *last = last.zip(next).map(|(last, next)| last.max(next));
     }
 }
 
@@ -115,13 +131,7 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
         received.count += 1;
         match report {
             Ok(record) if opaque != UNTRACKED => {
-                let next = Offset(record.offset()).next();
-                // The maximum, so that the order in which reports are served does not matter.
-                let last = received
-                    .tracked
-                    .entry(Partition(record.partition()))
-                    .or_insert(next);
-                *last = (*last).max(next);
+                received.track(Partition(record.partition()), Offset(record.offset()));
             }
             Ok(_) => {}
             Err((error, record)) => {
@@ -138,5 +148,20 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
         if received.count >= self.sent() || received.failure.is_some() {
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreported_offset_makes_its_partition_unknown() {
+        let reports = DeliveryReports::default();
+        for (partition, offset) in [(0, 8), (0, 7), (1, 3), (1, -1001), (1, 4), (2, -1001), (3, 0)] {
+            reports.lock().track(Partition(partition), Offset(offset));
+        }
+        let expected = HashMap::from([(Partition(0), Offset(9)), (Partition(3), Offset(1))]);
+        assert_eq!(reports.take_tracked(), expected);
     }
 }

@@ -16,7 +16,7 @@ mod transaction;
 mod verdict;
 
 pub use input::Input;
-pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId};
+pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use rules::{KeySource, RecordKey, Refusal, Rules};

@@ -88,21 +88,23 @@ impl Rules {
         let value = input
             .value
             .ok_or_else(|| refusal(Reason::NotJson, "the record has no value (a tombstone)".into()))?;
-        let order = Order::parse(value).map_err(|error| refusal(error.reason, error.detail))?;
-        let key = self.key(input, value, &order)?;
+        let pointer = match &self.key {
+            KeySource::Pointer(pointer) => Some(&**pointer),
+            KeySource::RecordKey | KeySource::Header(_) => None,
+        };
+        let (_, at_pointer) =
+            Order::parse_unique(value, pointer).map_err(|error| refusal(error.reason, error.detail))?;
+        let key = self.key(input, at_pointer.as_deref())?;
         self.check_partition(input, &key)?;
         Ok(key)
     }
 
-    fn key(&self, input: &Input<'_>, value: &[u8], order: &Order<'_>) -> Result<IdempotencyKey, Refusal> {
+    fn key(&self, input: &Input<'_>, at_pointer: Option<&str>) -> Result<IdempotencyKey, Refusal> {
         let found = match &self.key {
-            // The default pointer, without parsing the JSON a second time.
-            KeySource::Pointer(pointer) if pointer == "/order_id" => IdempotencyKey::new(&order.order_id),
-            KeySource::Pointer(pointer) => {
-                let text = text_at(value, pointer)
-                    .ok_or_else(|| missing(format!("the JSON has no string or integer at {pointer:?}")))?;
-                IdempotencyKey::new(&text)
-            }
+            KeySource::Pointer(pointer) => IdempotencyKey::new(
+                at_pointer
+                    .ok_or_else(|| missing(format!("the JSON has no string or integer at {pointer:?}")))?,
+            ),
             KeySource::RecordKey => {
                 IdempotencyKey::from_bytes(input.key.ok_or_else(|| missing("the record has no key".into()))?)
             }
@@ -149,17 +151,6 @@ impl Rules {
             )),
             Some(_) | None => Ok(()),
         }
-    }
-}
-
-/// Returns the string, or the digits of the integer, at a JSON pointer.
-fn text_at(value: &[u8], pointer: &str) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
-    match value.pointer(pointer)? {
-        serde_json::Value::String(text) => Some(text.clone()),
-        // Not a float: 1 and 1.0 are the same number, and would be two keys.
-        serde_json::Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        _ => None,
     }
 }
 

@@ -195,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn key_that_occurs_twice_is_refused() {
+        let order = ORDER.replace(r#"{"n":7}"#, r#"{"n":7,"n":8}"#);
+        let rules = Rules {
+            key: KeySource::Pointer("/ref/n".into()),
+            record_key: RecordKey::Ignored,
+            ..rules()
+        };
+        check(&rules, None, Some(&order), Err(Reason::NotAnOrder));
+    }
+
+    #[test]
     fn order_on_the_wrong_partition_is_refused() {
         for partitioner in [Partitioner::Murmur2, Partitioner::Crc32] {
             let belongs = partitioner.partition(b"o-1", 10).expect("one");

@@ -4,7 +4,7 @@
 
 mod output_records;
 mod perform;
-mod stores;
+pub(crate) mod stores;
 mod transaction;
 
 use std::collections::BTreeMap;

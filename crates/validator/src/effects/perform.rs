@@ -48,6 +48,9 @@ impl Shell {
             Action::OpenProducer => return self.open_producer().map(Some),
             Action::Close(partition) => self.close_store(partition),
             Action::Discard(partition) => self.discard_store(partition),
+            Action::ReportHalt(partition, reason) => {
+                tracing::error!(%partition, reason, "partition halted, operator action required");
+            }
             Action::Release(partitions) => {
                 kill_at!("before-revoke");
                 consumer.release(&partitions)?;

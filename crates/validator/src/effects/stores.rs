@@ -1,6 +1,6 @@
 //! Local stores: applying committed entries, persisting, closing and discarding.
 
-use pipeline::admission::{Admitted, Event};
+use pipeline::admission::{Admitted, Event, StoreFailure};
 use records::{Entry, IdempotencyKey, Offset, Partition};
 use service::failpoint::kill_at;
 use store::{StoreError, StoreUpdate};
@@ -29,7 +29,8 @@ impl Shell {
         let Some(store) = self.stores.get_mut(&partition) else {
             // Skipping the entries would leave the store without their keys, and the orders would be admitted
             // a second time.
-            return Some(Event::StoreFailed(partition));
+            tracing::error!(%partition, "store not open after a commit, restoring it");
+            return Some(Event::StoreFailed(partition, StoreFailure::Unavailable));
         };
         let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
         kill_at!("after-store");
@@ -70,7 +71,17 @@ impl Shell {
 }
 
 fn store_failed(partition: Partition, result: Result<(), StoreError>) -> Option<Event<Fence>> {
-    let error = result.err()?;
-    tracing::error!(%partition, %error, "store failed, rebuilding it from the changelog");
-    Some(Event::StoreFailed(partition))
+    result.err().map(|error| report_failure(partition, &error))
+}
+
+/// Logs the failure of a store, and returns its event.
+pub(crate) fn report_failure(partition: Partition, error: &StoreError) -> Event<Fence> {
+    let failure = if error.is_corruption() {
+        tracing::error!(%partition, %error, "store corrupt, rebuilding it from the changelog");
+        StoreFailure::Corrupt
+    } else {
+        tracing::error!(%partition, %error, "store unavailable, closing it and retrying; its file is kept");
+        StoreFailure::Unavailable
+    };
+    Event::StoreFailed(partition, failure)
 }

@@ -138,11 +138,13 @@ impl Worker {
                     Ok(true) => RestoreResponse::ChangelogApplied,
                     Ok(false) => return Ok(None),
                     Err(error) => {
-                        // A store that failed while it was written is not trusted. The next attempt builds a
-                        // new one.
-                        if error.is::<StoreError>() {
+                        // A store that failed while it was written is not used any further. The next attempt
+                        // opens it again, or builds a new one if it is corrupt.
+                        if let Some(failed) = error.downcast_ref::<StoreError>() {
                             *store = None;
-                            self.discard_store(partition)?;
+                            if failed.is_corruption() {
+                                self.discard_store(partition)?;
+                            }
                         }
                         return Err(error);
                     }

@@ -2,33 +2,39 @@
 //! the run loop goes on polling and other partitions go on processing.
 //!
 //! ```text
-//! run loop ── start_restore ──▶ worker: attempt, retry with backoff ──▶ finished ── Restored ──▶ run loop
+//! run loop ── start_restore ──▶ queue ──▶ worker: attempt ──▶ finished ── Restored ──▶ run loop
+//!                                 ▲                 │
+//!                                 └── backoff ◀─────┘ failed
 //! ```
 
 mod attempt;
 mod errors;
+mod queue;
 mod read_changelog;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use pipeline::admission::RestoreId;
 use records::{Offset, Partition};
 use store::{StateDirectory, Store};
 
 use self::errors::RestoreErrors;
+use self::queue::JobQueue;
 use self::worker::Worker;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// Restore threads, and the restores that are running.
 pub(crate) struct Restorers {
-    /// Queue of each thread.
-    jobs: Vec<Sender<RestoreJob>>,
+    queue: Arc<JobQueue>,
+    threads: Vec<JoinHandle<()>>,
     /// Cancel flag of the latest restore of each partition.
     cancel_flags: HashMap<Partition, Arc<AtomicBool>>,
     results: Receiver<Restored>,
@@ -59,6 +65,33 @@ struct RestoreJob {
     /// Store of the partition, if it is open.
     store: Option<Box<Store>>,
     cancelled: Arc<AtomicBool>,
+    started: Instant,
+    /// Number of attempts that failed.
+    failed: u32,
+}
+
+impl RestoreJob {
+    fn new(
+        partition: Partition,
+        id: RestoreId,
+        store: Option<Box<Store>>,
+        cancelled: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            partition,
+            id,
+            store,
+            cancelled,
+            started: Instant::now(),
+            failed: 0,
+        }
+    }
+}
+
+impl Drop for Restorers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Restorers {
@@ -84,13 +117,15 @@ impl Restorers {
             admin: Arc::clone(admin),
             errors: Arc::clone(&errors),
         };
+        let queue = Arc::<JobQueue>::default();
         // Unbounded, but each partition has at most one wanted and one cancelled restore.
         let (finished, results) = crossbeam_channel::unbounded();
-        let jobs = (0..config.store.restores_max)
-            .map(|number| worker.clone().spawn(number, finished.clone()))
+        let threads = (0..config.store.restores_max)
+            .map(|number| worker.clone().spawn(number, Arc::clone(&queue), finished.clone()))
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
-            jobs,
+            queue,
+            threads,
             cancel_flags: HashMap::new(),
             results,
             errors,
@@ -104,18 +139,10 @@ impl Restorers {
         if let Some(earlier) = self.cancel_flags.insert(partition, Arc::clone(&cancelled)) {
             earlier.store(true, Ordering::Release);
         }
-        // Always the same thread for a partition, so that a cancelled restore has closed the store's file
-        // before the next one opens it.
-        let thread = usize::try_from(partition.0).unwrap_or_default() % self.jobs.len();
-        let job = RestoreJob {
-            partition,
-            id,
-            store,
-            cancelled,
-        };
-        if self.jobs[thread].send(job).is_err() {
-            // Only a panic outside of an attempt ends the thread; the worker catches those within. The
-            // partition cannot be restored any more.
+        self.queue.add(RestoreJob::new(partition, id, store, cancelled));
+        if self.threads.iter().any(JoinHandle::is_finished) {
+            // Only a panic outside of an attempt ends a thread; the worker catches those within. Its partition
+            // cannot be restored any more.
             tracing::error!(
                 %partition,
                 "restore thread has died, operator action required: restart the validator"
@@ -127,6 +154,7 @@ impl Restorers {
     pub(crate) fn cancel(&mut self, partition: Partition) {
         if let Some(cancelled) = self.cancel_flags.remove(&partition) {
             cancelled.store(true, Ordering::Release);
+            self.queue.wake();
         }
     }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::{Consumer, ConsumerEvent, Headers};
-use pipeline::admission::{AdmitResult, Event, Input, Membership};
+use pipeline::admission::{AdmitResult, Event, Input, Membership, StoreFailure};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
 
 use crate::effects::Fence;
+use crate::effects::stores::report_failure;
 use crate::run::Loop;
 
 impl Loop<'_> {
@@ -102,10 +103,10 @@ impl Loop<'_> {
                     }
                 }
             }
-            Err(error) => {
-                let error = error.map_or("the store is not open".to_owned(), |error| error.to_string());
-                tracing::error!(%partition, error, "store failed, rebuilding it from the changelog");
-                Event::StoreFailed(partition)
+            Err(Some(error)) => report_failure(partition, &error),
+            Err(None) => {
+                tracing::error!(%partition, "store not open, restoring it");
+                Event::StoreFailed(partition, StoreFailure::Unavailable)
             }
         };
         self.apply(consumer, event)

@@ -16,6 +16,7 @@ use kafka::admin::Admin;
 use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, PartitionState};
+use records::Offset;
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
@@ -211,8 +212,15 @@ impl Loop<'_> {
         let is_wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         let event = match outcome {
             Outcome::Ready(store, next) if is_wanted => {
+                // A restore leaves a store without a checkpoint only where the changelog is empty.
+                let checkpoint = store.checkpoint().unwrap_or(Offset(0));
                 self.shell.stores.insert(partition, store);
-                Event::Restored(partition, id, next)
+                Event::Restored {
+                    partition,
+                    id,
+                    next,
+                    checkpoint,
+                }
             }
             Outcome::Halted(reason) if is_wanted => {
                 tracing::error!(%partition, reason, "partition halted, operator action required");

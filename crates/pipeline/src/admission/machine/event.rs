@@ -40,18 +40,28 @@ pub enum Event<M> {
     /// The membership was fenced, and all partitions are lost with it. No further event of this membership
     /// follows; the program joins again with a new consumer.
     Fenced,
-    /// A store equals its changelog; processing may start at this input offset.
-    Restored(Partition, RestoreId, Offset),
+    /// A store equals its changelog; processing may start.
+    Restored {
+        /// Restored partition.
+        partition: Partition,
+        /// Restore that ended.
+        id: RestoreId,
+        /// Input offset to start at.
+        next: Offset,
+        /// Changelog offset up to which the store equals the changelog.
+        checkpoint: Offset,
+    },
     /// A restore found a loss that only an operator can repair, for this reason.
     RestoreHalted(Partition, RestoreId, String),
-    /// The transaction was committed. For each partition with entries: the changelog offset after the last.
+    /// The transaction was committed. For each partition with entries: the changelog offset after the last. A
+    /// partition whose offset is not known is missing.
     Committed(HashMap<Partition, Offset>),
     /// As `Committed`, but a duplicate EndTxn may still arrive: this producer must not commit again.
     CommittedRetireProducer(HashMap<Partition, Offset>),
     /// The transaction failed in any step, or its outcome is unknown.
     TransactionFailed,
     /// A store cannot be read or written.
-    StoreFailed(Partition),
+    StoreFailed(Partition, StoreFailure),
     /// The new producer is open.
     ProducerOpened,
     /// The new producer could not be opened.
@@ -60,6 +70,15 @@ pub enum Event<M> {
     Tick,
     /// Shutdown: commit the open transaction and leave the group.
     Stop,
+}
+
+/// Failure of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// The file is proven not to be as it was written.
+    Corrupt,
+    /// The operating system failed, or the store is not open. The file may be sound.
+    Unavailable,
 }
 
 /// Action for the program to perform.
@@ -78,7 +97,7 @@ pub enum Action<M> {
     /// Commit the transaction with these offsets and this membership. Result: `Committed`,
     /// `CommittedRetireProducer` or `TransactionFailed`.
     EndTransaction(Offsets, M),
-    /// Write committed entries to the partition's store, with the changelog offset that it then equals.
+    /// Write committed entries to the partition's store, with the checkpoint that it then has.
     Apply(Partition, Admitted, Offset),
     /// Abort the open transaction and drop the producer.
     DropProducer,
@@ -88,6 +107,8 @@ pub enum Action<M> {
     Close(Partition),
     /// Delete the partition's store.
     Discard(Partition),
+    /// Report that the partition was halted while it was running, for this reason; operator action required.
+    ReportHalt(Partition, String),
     /// Release these partitions to the group.
     Release(Vec<Partition>),
     /// Leave the group; the last action.

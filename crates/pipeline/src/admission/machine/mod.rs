@@ -18,10 +18,10 @@ use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
 use crate::admission::rules::Rules;
-use crate::admission::transaction::{Transaction, TransactionLimits};
+use crate::admission::transaction::{Admitted, Transaction, TransactionLimits};
 use crate::admission::verdict::{Verdict, decide};
 
-pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId};
+pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
 
 /// Interval between attempts to open a producer, after an attempt that failed.
 const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -38,6 +38,9 @@ pub struct Admission<M> {
     limits: TransactionLimits,
     partitions: BTreeMap<Partition, PartitionState>,
     transaction: Option<Transaction>,
+    /// Changelog offset up to which each store equals the changelog.
+    // Kept after the release of a partition, until its next restore: its last transaction ends after that.
+    checkpoints: BTreeMap<Partition, Offset>,
     /// Membership as of the last assignment or revocation; `None` before the first one and after fencing.
     membership: Option<Membership<M>>,
     producer: Producer,
@@ -63,6 +66,7 @@ impl<M: Clone> Admission<M> {
             limits,
             partitions: BTreeMap::new(),
             transaction: None,
+            checkpoints: BTreeMap::new(),
             membership: None,
             producer: Producer::OpenAt(now),
             consecutive_failures: 0,
@@ -120,7 +124,12 @@ impl<M: Clone> Admission<M> {
             Event::Revoked(partitions, membership) => self.revoked(partitions, membership, now),
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::Fenced => self.fenced(now),
-            Event::Restored(partition, id, next) => self.restored(partition, id, next),
+            Event::Restored {
+                partition,
+                id,
+                next,
+                checkpoint,
+            } => self.restored(partition, id, next, checkpoint),
             Event::RestoreHalted(partition, id, reason) => {
                 // Compared by id: an earlier restore may have seen a state that is gone.
                 if self.partitions.get(&partition) == Some(&PartitionState::Restoring(id)) {
@@ -128,16 +137,20 @@ impl<M: Clone> Admission<M> {
                 }
                 Vec::new()
             }
-            Event::Committed(reached) => self.committed(&reached),
-            Event::CommittedRetireProducer(reached) => {
-                // The commit counts, so its entries go to the stores before the producer is replaced.
-                let mut actions = self.committed(&reached);
-                actions.extend(self.recover(None, now));
+            Event::Committed(reached) => self.committed(&reached, false, now),
+            Event::CommittedRetireProducer(reached) => self.committed(&reached, true, now),
+            Event::TransactionFailed => self.recover(now),
+            Event::StoreFailed(partition, failure) => {
+                let mut actions = self.recover(now);
+                actions.push(match failure {
+                    // The changelog has all that the store had, so it is rebuilt.
+                    StoreFailure::Corrupt => Action::Discard(partition),
+                    // A sound file would be rebuilt for hours, or lost on a full disk. Its restore opens it
+                    // again, retries until it can be written, and reads the changelog's tail.
+                    StoreFailure::Unavailable => Action::Close(partition),
+                });
                 actions
             }
-            Event::TransactionFailed => self.recover(None, now),
-            // The changelog has all that the store had, so a store that failed is deleted and rebuilt.
-            Event::StoreFailed(partition) => self.recover(Some(partition), now),
             Event::ProducerOpened => self.producer_opened(),
             Event::ProducerFailed => {
                 self.producer = Producer::OpenAt(now + PRODUCER_RETRY_INTERVAL);
@@ -216,13 +229,13 @@ impl<M: Clone> Admission<M> {
                 *state = PartitionState::AwaitsProducer;
             }
         }
-        self.recover(None, now)
+        self.recover(now)
     }
 
     fn lost(&mut self, partitions: Vec<Partition>, now: Instant) -> Vec<Action<M>> {
         // Nothing of a lost partition may be committed, and a transaction is committed whole or not at all.
         let mut actions = if self.transaction.is_some() {
-            self.recover(None, now)
+            self.recover(now)
         } else {
             Vec::new()
         };
@@ -260,7 +273,13 @@ impl<M: Clone> Admission<M> {
         actions
     }
 
-    fn restored(&mut self, partition: Partition, id: RestoreId, next: Offset) -> Vec<Action<M>> {
+    fn restored(
+        &mut self,
+        partition: Partition,
+        id: RestoreId,
+        next: Offset,
+        checkpoint: Offset,
+    ) -> Vec<Action<M>> {
         // The offsets of an earlier restore may be outdated: the partition has been revoked or has failed
         // since.
         if self.partitions.get(&partition) != Some(&PartitionState::Restoring(id)) {
@@ -268,32 +287,68 @@ impl<M: Clone> Admission<M> {
         }
         self.partitions
             .insert(partition, PartitionState::Running { committed: next });
+        self.checkpoints.insert(partition, checkpoint);
         vec![Action::Start(partition, next)]
     }
 
-    fn committed(&mut self, reached: &HashMap<Partition, Offset>) -> Vec<Action<M>> {
-        let Some(transaction) = self.transaction.take() else {
-            return Vec::new();
-        };
-        self.consecutive_failures = 0;
-        for (partition, next) in transaction.offsets() {
-            // A partition that was revoked with this transaction is no longer in the map.
-            if let Some(PartitionState::Running { committed }) = self.partitions.get_mut(&partition) {
-                *committed = next;
+    fn committed(
+        &mut self,
+        reached: &HashMap<Partition, Offset>,
+        retire_producer: bool,
+        now: Instant,
+    ) -> Vec<Action<M>> {
+        let mut must_recover = retire_producer;
+        let mut actions = Vec::new();
+        if let Some(transaction) = self.transaction.take() {
+            self.consecutive_failures = 0;
+            for (partition, next) in transaction.offsets() {
+                // A partition that was revoked with this transaction is no longer in the map.
+                if let Some(PartitionState::Running { committed }) = self.partitions.get_mut(&partition) {
+                    *committed = next;
+                }
+            }
+            for (partition, admitted) in transaction.into_admitted() {
+                // Without entries the changelog has no new record, so the checkpoint stays.
+                if admitted.is_empty() {
+                    continue;
+                }
+                match reached.get(&partition) {
+                    Some(offset) if *offset > Offset(0) => {
+                        actions.extend(self.apply(partition, admitted, *offset));
+                    }
+                    // The entries are committed, at an unknown offset. Dropping them would admit their orders
+                    // again, so the store is restored. That of a released partition is, by its next owner.
+                    Some(_) | None => must_recover |= self.partitions.contains_key(&partition),
+                }
             }
         }
-        transaction
-            .into_admitted()
-            // Without entries the changelog has no new record, so the checkpoint stays.
-            .filter(|(_, admitted)| !admitted.is_empty())
-            .filter_map(|(partition, admitted)| {
-                // The changelog records were acknowledged, so there is such an offset. Without one the store
-                // would merely lag, and the next restore bring it up to date.
-                reached
-                    .get(&partition)
-                    .map(|offset| Action::Apply(partition, admitted, *offset))
-            })
-            .collect()
+        // Last: the commit counts, so its entries go to the stores before the producer is replaced.
+        if must_recover {
+            actions.extend(self.recover(now));
+        }
+        actions
+    }
+
+    /// Applies committed entries to a store. Halts the partition if the changelog has lost its end.
+    fn apply(&mut self, partition: Partition, admitted: Admitted, reached: Offset) -> Vec<Action<M>> {
+        let checkpoint = self.checkpoints.get(&partition).copied().unwrap_or(Offset(0));
+        let written = i64::try_from(admitted.len()).unwrap_or(i64::MAX);
+        // A log only grows: each new record lies at the checkpoint or after it.
+        if reached.0 >= checkpoint.0.saturating_add(written) {
+            self.checkpoints.insert(partition, reached);
+            return vec![Action::Apply(partition, admitted, reached)];
+        }
+        // The keys are added all the same: their orders are on the outbox. The checkpoint stays, so that the
+        // next restore compares it with the changelog, too.
+        let mut actions = vec![Action::Apply(partition, admitted, checkpoint)];
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            let reason = lost_end(partition, written, reached, checkpoint);
+            *state = PartitionState::Halted(reason.clone());
+            actions.push(Action::Pause(vec![partition]));
+            actions.push(Action::Close(partition));
+            actions.push(Action::ReportHalt(partition, reason));
+        }
+        actions
     }
 
     /// Ends the open transaction, if there is one.
@@ -306,13 +361,13 @@ impl<M: Clone> Admission<M> {
                 )]
             }
             // Kafka cannot fence offsets that come without a membership, so they are never sent.
-            (Some(_), None) => self.recover(None, now),
+            (Some(_), None) => self.recover(now),
             (None, _) => Vec::new(),
         }
     }
 
-    /// Recovers from any failure; see the head of this file. A failed store is deleted.
-    fn recover(&mut self, failed_store: Option<Partition>, now: Instant) -> Vec<Action<M>> {
+    /// Recovers from any failure; see the head of this file.
+    fn recover(&mut self, now: Instant) -> Vec<Action<M>> {
         // Perhaps committed, perhaps not: the restore learns it from Kafka.
         self.transaction = None;
         let mut actions = Vec::new();
@@ -333,7 +388,6 @@ impl<M: Clone> Admission<M> {
             actions.insert(0, Action::Pause(running));
         }
         actions.push(Action::DropProducer);
-        actions.extend(failed_store.map(Action::Discard));
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         // On the next tick, not here: opening a producer may take seconds, and a revocation that waits for
         // its acknowledgement goes first.
@@ -385,6 +439,18 @@ impl<M: Clone> Admission<M> {
         actions.push(Action::Leave);
         actions
     }
+}
+
+/// Describes a changelog whose end was lost while its partition was running.
+fn lost_end(partition: Partition, written: i64, reached: Offset, checkpoint: Offset) -> String {
+    format!(
+        "the changelog of partition {partition} was written up to offset {reached} by a transaction with {written} \
+         keys, and the store was equal to it up to {checkpoint} before: the changelog has lost records that Kafka had \
+         acknowledged (its log was truncated, or the topic was deleted and created again). Their keys are \
+         unknown to any other validator, which would admit their orders again, and they would be paid twice. \
+         This validator's store is kept, as it may hold the last copy of these keys: stop the validators, keep \
+         this state directory, and rebuild the changelog from the outbox before this partition goes on"
+    )
 }
 
 #[cfg(test)]

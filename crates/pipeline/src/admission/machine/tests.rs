@@ -48,7 +48,16 @@ impl Fixture {
     }
 
     fn restored(&mut self, partition: i32, id: u64) {
-        let actions = self.on(Event::Restored(Partition(partition), RestoreId(id), Offset(0)));
+        self.restored_at(partition, id, 0);
+    }
+
+    fn restored_at(&mut self, partition: i32, id: u64, checkpoint: i64) {
+        let actions = self.on(Event::Restored {
+            partition: Partition(partition),
+            id: RestoreId(id),
+            next: Offset(0),
+            checkpoint: Offset(checkpoint),
+        });
         assert_eq!(names(&actions), ["Start"]);
     }
 
@@ -79,6 +88,15 @@ impl Fixture {
 fn names<M: std::fmt::Debug>(actions: &[Action<M>]) -> Vec<String> {
     let name = |text: String| text.split('(').next().unwrap_or_default().to_owned();
     actions.iter().map(|action| name(format!("{action:?}"))).collect()
+}
+
+fn restored<M>(partition: i32, id: u64) -> Event<M> {
+    Event::Restored {
+        partition: Partition(partition),
+        id: RestoreId(id),
+        next: Offset(0),
+        checkpoint: Offset(0),
+    }
 }
 
 fn membership(member_id: &str, metadata: &'static str) -> Membership<&'static str> {
@@ -262,7 +280,7 @@ fn restore_of_a_former_membership_is_ignored() {
         names(&again),
         ["Pause", "CancelRestore", "DropProducer", "Accept"]
     );
-    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    let late = fixture.on(restored(2, 3));
     assert!(late.is_empty(), "{late:?}");
 }
 
@@ -295,7 +313,7 @@ fn fenced_member_drops_all_and_starts_again() {
     );
     assert!(fixture.admission.partitions().is_empty());
     assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
-    let late = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    let late = fixture.on(restored(2, 3));
     assert!(late.is_empty(), "{late:?}");
 
     assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
@@ -305,7 +323,7 @@ fn fenced_member_drops_all_and_starts_again() {
         membership("member 2", "generation 4"),
     ));
     assert_eq!(names(&assigned), ["Accept", "Restore"]);
-    let former = fixture.on(Event::Restored(Partition(2), RestoreId(3), Offset(0)));
+    let former = fixture.on(restored(2, 3));
     assert!(former.is_empty(), "restore of the former membership: {former:?}");
     fixture.restored(2, 4);
 }
@@ -330,9 +348,7 @@ fn recovery_opens_a_new_producer_and_restores() {
     );
     assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
     assert!(
-        fixture
-            .on(Event::Restored(Partition(0), RestoreId(1), Offset(0)))
-            .is_empty(),
+        fixture.on(restored(0, 1)).is_empty(),
         "result of an earlier restore"
     );
     fixture.restored(0, 3);
@@ -377,10 +393,18 @@ fn repeated_failures_wait_until_the_next_commit() {
 }
 
 #[test]
-fn failed_store_is_discarded_and_restored() {
+fn corrupt_store_is_discarded_and_restored() {
     let mut fixture = Fixture::running();
-    let actions = fixture.on(Event::StoreFailed(Partition(1)));
+    let actions = fixture.on(Event::StoreFailed(Partition(1), StoreFailure::Corrupt));
     assert_eq!(names(&actions), ["Pause", "DropProducer", "Discard"]);
+}
+
+#[test]
+fn unavailable_store_is_closed_and_restored() {
+    let mut fixture = Fixture::running();
+    let actions = fixture.on(Event::StoreFailed(Partition(1), StoreFailure::Unavailable));
+    assert_eq!(names(&actions), ["Pause", "DropProducer", "Close"]);
+    assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
 }
 
 #[test]
@@ -431,4 +455,92 @@ fn stop_commits_and_leaves() {
         ["EndTransaction", "Close", "Close", "Leave"]
     );
     assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+}
+
+/// Returns a state machine whose partition 0 is restored up to changelog offset 9, with one order admitted.
+fn with_checkpoint_9() -> Fixture {
+    let mut fixture = Fixture::running();
+    fixture.on(Event::TransactionFailed);
+    fixture.on(Event::ProducerOpened);
+    fixture.restored_at(0, 3, 9);
+    fixture.restored_at(1, 4, 9);
+    fixture.order(0, 0, "a");
+    fixture
+}
+
+#[test]
+fn changelog_that_lost_its_end_halts() {
+    for reached in [8, 9] {
+        let mut fixture = with_checkpoint_9();
+        let actions = fixture.on(Event::Committed([(Partition(0), Offset(reached))].into()));
+        assert_eq!(
+            names(&actions),
+            ["Apply", "Pause", "Close", "ReportHalt"],
+            "{reached}"
+        );
+        assert!(
+            matches!(&actions[0], Action::Apply(_, entries, Offset(9)) if entries.len() == 1),
+            "the key is kept, and the checkpoint stays: {actions:?}"
+        );
+        assert!(
+            matches!(&fixture.admission.partitions()[&Partition(0)], PartitionState::Halted(reason)
+                if reason.contains("has lost records") && reason.contains("rebuild the changelog")),
+        );
+        assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+        assert!(matches!(fixture.order(1, 0, "x"), AdmitResult::Decided { .. }));
+    }
+    let mut fixture = with_checkpoint_9();
+    let grown = fixture.on(Event::Committed([(Partition(0), Offset(10))].into()));
+    assert_eq!(names(&grown), ["Apply"]);
+    fixture.order(0, 1, "b");
+    let again = fixture.on(Event::Committed([(Partition(0), Offset(10))].into()));
+    assert_eq!(
+        names(&again),
+        ["Apply", "Pause", "Close", "ReportHalt"],
+        "each commit moves the checkpoint"
+    );
+}
+
+/// The new records outnumber the lost ones.
+#[test]
+fn loss_hidden_by_a_large_transaction_halts() {
+    let mut fixture = with_checkpoint_9();
+    fixture.order(0, 1, "b");
+    fixture.order(0, 2, "c");
+    let actions = fixture.on(Event::Committed([(Partition(0), Offset(11))].into()));
+    assert_eq!(names(&actions), ["Apply", "Pause", "Close", "ReportHalt"]);
+}
+
+#[test]
+fn loss_on_a_revoked_partition_keeps_the_checkpoint() {
+    let mut fixture = with_checkpoint_9();
+    fixture.on(Event::Revoked(
+        vec![Partition(0)],
+        membership("member 1", "generation 2"),
+    ));
+    let actions = fixture.on(Event::Committed([(Partition(0), Offset(3))].into()));
+    assert!(
+        matches!(&actions[..], [Action::Apply(_, _, Offset(9))]),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn commit_at_an_unknown_offset_restores() {
+    for reached in [HashMap::new(), [(Partition(0), Offset(-1000))].into()] {
+        let mut fixture = with_checkpoint_9();
+        fixture.order(1, 0, "x");
+        let mut reached: HashMap<Partition, Offset> = reached;
+        reached.insert(Partition(1), Offset(12));
+        let actions = fixture.on(Event::Committed(reached));
+        assert_eq!(names(&actions), ["Apply", "Pause", "DropProducer"]);
+        assert!(matches!(fixture.order(0, 1, "b"), AdmitResult::NotRunning));
+        assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
+    }
+    let mut revoked = with_checkpoint_9();
+    revoked.on(Event::Revoked(
+        vec![Partition(0)],
+        membership("member 1", "generation 2"),
+    ));
+    assert!(revoked.on(Event::Committed(HashMap::new())).is_empty());
 }

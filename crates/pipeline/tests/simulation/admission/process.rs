@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pipeline::admission::{
     Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, PartitionState,
-    Partitioner, RecordKey, RestoreId, Rules, TransactionLimits, Verdict,
+    Partitioner, RecordKey, RestoreId, Rules, StoreFailure, TransactionLimits, Verdict,
 };
 use records::{Offset, Partition, Timestamp};
 
@@ -272,8 +272,15 @@ impl Process {
         let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         match outcome {
             Outcome::Ready(store, next) if wanted => {
+                let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
                 self.stores.insert(partition, store);
-                self.handle(Event::Restored(partition, id, next), env);
+                let event = Event::Restored {
+                    partition,
+                    id,
+                    next,
+                    checkpoint,
+                };
+                self.handle(event, env);
                 Ok(())
             }
             Outcome::Halted(reason) => violation(
@@ -336,7 +343,7 @@ impl Process {
             }
             Err(()) => {
                 env.count("stores failed");
-                self.handle(Event::StoreFailed(partition), env);
+                self.store_failed(partition, env);
             }
         }
     }
@@ -415,6 +422,12 @@ impl Process {
                 self.stores.remove(&partition);
                 env.disks[self.host].stores.remove(&partition);
             }
+            Action::ReportHalt(partition, reason) => {
+                return violation(
+                    Guarantee::Drain,
+                    format!("{partition} is halted without a loss: {reason}"),
+                );
+            }
             Action::Release(partitions) => {
                 self.started
                     .retain(|partition, _| !partitions.contains(partition));
@@ -483,14 +496,27 @@ impl Process {
         }
     }
 
+    /// Handles a store that cannot be used: its file is corrupt, or keeps its durable state.
+    fn store_failed(&mut self, partition: Partition, env: &mut Env) {
+        // By the number of steps, not by a draw: the seeds of the mutations stay the same.
+        let failure = if env.steps.is_multiple_of(2) {
+            StoreFailure::Corrupt
+        } else {
+            // What is not durable is lost with the handle.
+            self.stores.remove(&partition);
+            StoreFailure::Unavailable
+        };
+        self.handle(Event::StoreFailed(partition, failure), env);
+    }
+
     fn apply(&mut self, partition: Partition, admitted: Admitted, mut checkpoint: Offset, env: &mut Env) {
         let Some(store) = self.stores.get_mut(&partition) else {
-            self.handle(Event::StoreFailed(partition), env);
+            self.store_failed(partition, env);
             return;
         };
         if env.faults && env.chance(1, 100) {
             env.count("stores failed");
-            self.handle(Event::StoreFailed(partition), env);
+            self.store_failed(partition, env);
             return;
         }
         if env.is(Mutation::CheckpointAtLogEnd) {
