@@ -1,7 +1,7 @@
 //! Offsets of a group without members, for the operator who begins it.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset as Seek, TopicPartitionList};
@@ -11,7 +11,7 @@ use super::commit::{self, CommitOffset};
 use super::offsets::{self, Committed};
 use super::read_to_end::{ReadError, read_to_end};
 use crate::client::config::KafkaSettings;
-use crate::client::error::ClientError;
+use crate::client::error::{ClientError, ErrorClass};
 
 /// Records of a range of a partition under read_committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,9 @@ impl GroupOffsets {
         partitions: &[Partition],
         timeout: Duration,
     ) -> Result<Vec<Committed>, ClientError> {
-        offsets::committed(&self.consumer, &self.group_id, topic, partitions, timeout)
+        retry_within(timeout, |left| {
+            offsets::committed(&self.consumer, &self.group_id, topic, partitions, left)
+        })
     }
 
     /// Returns the start and the last stable offset of a partition. Blocks.
@@ -76,7 +78,9 @@ impl GroupOffsets {
         partition: Partition,
         timeout: Duration,
     ) -> Result<Bounds, ClientError> {
-        offsets::bounds(&self.consumer, topic, partition, timeout)
+        retry_within(timeout, |left| {
+            offsets::bounds(&self.consumer, topic, partition, left)
+        })
     }
 
     /// Returns the offset of the first record whose timestamp is `at` or later; `None` if there is none.
@@ -100,14 +104,19 @@ impl GroupOffsets {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition.0, Seek::Offset(at.0))
             .map_err(failed)?;
-        let found = self.consumer.offsets_for_times(list, timeout).map_err(failed)?;
-        for element in found.elements() {
-            element.error().map_err(failed)?;
-            if let Seek::Offset(offset) = element.offset() {
-                return Ok(Some(Offset(offset)));
+        retry_within(timeout, |left| {
+            let found = self
+                .consumer
+                .offsets_for_times(list.clone(), left)
+                .map_err(failed)?;
+            for element in found.elements() {
+                element.error().map_err(failed)?;
+                if let Seek::Offset(offset) = element.offset() {
+                    return Ok(Some(Offset(offset)));
+                }
             }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// Counts the records within the bounds, by reading them. Blocks.
@@ -149,5 +158,58 @@ impl GroupOffsets {
     /// The coordinator refused at least one partition, or the outcome is unknown.
     pub fn commit(&self, topic: &str, commits: &[CommitOffset]) -> Result<(), ClientError> {
         commit::without_membership(&self.consumer, &self.group_id, topic, commits)
+    }
+}
+
+/// Interval between two attempts of a request.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Repeats a request while its error is retriable and `timeout` has not passed. `request` gets the time left.
+fn retry_within<T>(
+    timeout: Duration,
+    request: impl Fn(Duration) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match request(left) {
+            // A partition has no leader for a moment after its topic was created, or while a broker restarts.
+            Err(error) if error.class == ErrorClass::Retriable && left > RETRY_INTERVAL => {
+                std::thread::sleep(RETRY_INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use rdkafka::error::KafkaError;
+    use rdkafka::types::RDKafkaErrorCode;
+
+    use super::*;
+
+    /// Returns the number of attempts and the result of a request that fails `failures` times.
+    fn attempts(code: RDKafkaErrorCode, failures: u32, timeout: Duration) -> (u32, bool) {
+        let attempts = Cell::new(0);
+        let result = retry_within(timeout, |_| {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() > failures {
+                return Ok(());
+            }
+            Err(ClientError::new("asking", KafkaError::MetadataFetch(code)))
+        });
+        (attempts.get(), result.is_ok())
+    }
+
+    #[test]
+    fn request_without_a_leader_is_repeated() {
+        let (code, timeout) = (RDKafkaErrorCode::NotLeaderForPartition, Duration::from_secs(60));
+        assert_eq!(attempts(code, 2, timeout), (3, true));
+        assert_eq!(attempts(code, 2, Duration::ZERO), (1, false));
+        let denied = RDKafkaErrorCode::GroupAuthorizationFailed;
+        assert_eq!(attempts(denied, 2, timeout), (1, false));
     }
 }
