@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::group::At;
+use crate::start_position::StartPosition;
 
 /// Operates the outbox pipeline: its topics and their contents.
 ///
@@ -79,8 +79,8 @@ pub(crate) struct CreateGroup {
 
     /// Place in the outbox from which calls are made: its beginning, its end, or the first record from a time
     /// on (UTC, such as 2026-03-01T08:00:00Z).
-    #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = At::parse)]
-    pub(crate) at: At,
+    #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = StartPosition::parse)]
+    pub(crate) at: StartPosition,
 
     /// Changes without asking for confirmation.
     #[arg(long)]

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod confirm;
+mod start_position;
 
 use std::process::ExitCode;
 

@@ -11,8 +11,6 @@ use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
-use crate::effects::OPEN_TIMEOUT;
-
 /// Settings of the validator, by section of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -184,8 +182,8 @@ impl Config {
         );
         // The loop polls nothing while it waits for a full queue, for the commit, and for a new producer.
         ensure!(
-            validator.commit_timeout * 2 + OPEN_TIMEOUT < POLL_INTERVAL_MAX,
-            "the setting validator.commit_timeout is {:?}; twice that and {OPEN_TIMEOUT:?} for a new producer \
+            validator.commit_timeout * 2 + PRODUCER_OPEN_TIMEOUT < POLL_INTERVAL_MAX,
+            "the setting validator.commit_timeout is {:?}; twice that and {PRODUCER_OPEN_TIMEOUT:?} for a new producer \
              must add up to less than {POLL_INTERVAL_MAX:?}, after which the group removes a validator that \
              does not poll",
             validator.commit_timeout
@@ -282,6 +280,9 @@ impl Config {
 
 /// librdkafka's default of `max.poll.interval.ms`, after which the group removes a member that does not poll.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(300);
+/// Timeout of one attempt to open the producer.
+// The loop polls nothing meanwhile, so it stays well below `max.poll.interval.ms`.
+pub(crate) const PRODUCER_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Minimum of the session timeout: several heartbeats, which are at least 100 ms apart.
 const SESSION_MIN: Duration = Duration::from_secs(1);
 

@@ -172,7 +172,7 @@ impl Producer {
 
 type Client = Sender<Context>;
 
-/// What a client is opened with, the first one and those that replace it.
+/// Options of a client, the first one and those that replace it.
 struct ClientOptions {
     settings: KafkaSettings,
     client_id: String,

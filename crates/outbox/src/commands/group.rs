@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use comfy_table::{ContentArrangement, Table};
-use humantime::{format_rfc3339_seconds, parse_rfc3339_weak};
+use humantime::format_rfc3339_seconds;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{Counted, GroupOffsets};
@@ -18,40 +18,11 @@ use crate::cli::{CreateGroup, GroupCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::start_position::StartPosition;
 
 const CLIENT_ID: &str = "outbox-command-line";
 /// Time limit of each request to the brokers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Place in the outbox at which a group begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
-    /// First record that the outbox still has.
-    Beginning,
-    /// Behind the last record.
-    End,
-    /// First record with this timestamp or a later one.
-    Time(Timestamp),
-}
-
-impl At {
-    /// Parses `beginning`, `end`, or a time.
-    ///
-    /// # Errors
-    /// The text is neither.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "beginning" => Ok(Self::Beginning),
-            "end" => Ok(Self::End),
-            time => parse_rfc3339_weak(time)
-                .ok()
-                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-                .and_then(|since| i64::try_from(since.as_millis()).ok())
-                .map(|ms| Self::Time(Timestamp(ms)))
-                .ok_or_else(|| "expected `beginning`, `end`, or a time in UTC: 2026-03-01T08:00:00Z".into()),
-        }
-    }
-}
 
 /// Partition at which the group begins. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -161,11 +132,16 @@ fn without_offset(committed: &[Committed]) -> Vec<Partition> {
     missing.map(|committed| committed.partition).collect()
 }
 
-fn plan(offsets: &GroupOffsets, topic: &str, partition: Partition, at: At) -> anyhow::Result<Begun> {
+fn plan(
+    offsets: &GroupOffsets,
+    topic: &str,
+    partition: Partition,
+    at: StartPosition,
+) -> anyhow::Result<Begun> {
     let bounds = offsets.bounds(topic, partition, REQUEST_TIMEOUT)?;
     let found = match at {
-        At::Time(time) => offsets.offset_at(topic, partition, time, REQUEST_TIMEOUT)?,
-        At::Beginning | At::End => None,
+        StartPosition::Time(time) => offsets.offset_at(topic, partition, time, REQUEST_TIMEOUT)?,
+        StartPosition::Beginning | StartPosition::End => None,
     };
     let from = from(at, found, bounds);
     let counted = offsets.count(
@@ -180,12 +156,12 @@ fn plan(offsets: &GroupOffsets, topic: &str, partition: Partition, at: At) -> an
 }
 
 /// Returns the offset to begin at; `found` is the first one at the time, if a record is that late.
-fn from(at: At, found: Option<Offset>, bounds: Bounds) -> Offset {
+fn from(at: StartPosition, found: Option<Offset>, bounds: Bounds) -> Offset {
     match at {
-        At::Beginning => bounds.start,
-        At::End => bounds.end,
+        StartPosition::Beginning => bounds.start,
+        StartPosition::End => bounds.end,
         // The bounds are older than the search: a record may have come since, or be deleted.
-        At::Time(_) => found.map_or(bounds.end, |offset| offset.max(bounds.start).min(bounds.end)),
+        StartPosition::Time(_) => found.map_or(bounds.end, |offset| offset.max(bounds.start).min(bounds.end)),
     }
 }
 
@@ -277,23 +253,16 @@ mod tests {
     };
 
     #[test]
-    fn place_is_a_word_or_a_time() {
-        assert_eq!(At::parse("beginning"), Ok(At::Beginning));
-        assert_eq!(At::parse("end"), Ok(At::End));
-        let at = At::Time(Timestamp(1_772_352_000_500));
-        assert_eq!(At::parse("2026-03-01T08:00:00.500Z"), Ok(at));
+    fn time_is_shown_in_utc() {
         assert_eq!(time(Some(Timestamp(1_772_352_000_500))), "2026-03-01T08:00:00Z");
         assert_eq!(time(Some(Timestamp(i64::MAX))), "-");
-        for wrong in ["", "latest", "7", "2026-03-01", "1969-01-01T00:00:00Z"] {
-            assert!(At::parse(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]
     fn group_begins_within_the_bounds() {
-        let at = At::Time(Timestamp(0));
-        assert_eq!(from(At::Beginning, None, BOUNDS), Offset(5));
-        assert_eq!(from(At::End, None, BOUNDS), Offset(9));
+        let at = StartPosition::Time(Timestamp(0));
+        assert_eq!(from(StartPosition::Beginning, None, BOUNDS), Offset(5));
+        assert_eq!(from(StartPosition::End, None, BOUNDS), Offset(9));
         assert_eq!(from(at, Some(Offset(7)), BOUNDS), Offset(7));
         assert_eq!(from(at, Some(Offset(3)), BOUNDS), Offset(5));
         assert_eq!(from(at, Some(Offset(12)), BOUNDS), Offset(9));

@@ -16,7 +16,6 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use records::Partition;
 use store::{StateDirectory, Store};
 
-pub(crate) use self::transaction::OPEN_TIMEOUT;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::restore::Restorers;

@@ -1,7 +1,7 @@
 //! Kafka transactions: the records of an order, the commit, and the producer that does both.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use kafka::TransactionalProducer;
@@ -13,13 +13,10 @@ use rdkafka::message::{BorrowedMessage, Message};
 use records::{Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
 
+use crate::config::PRODUCER_OPEN_TIMEOUT;
 use crate::effects::output_records::{self, InputHeaders};
 use crate::effects::{Fence, Shell};
 use crate::metrics::End;
-
-/// Timeout of one attempt to open the producer. The loop polls nothing meanwhile, so it stays well below
-/// `max.poll.interval.ms`.
-pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Shell {
     /// Sends the records that follow from a verdict, within the transaction.
@@ -146,7 +143,7 @@ impl Shell {
         let id = self.config.transactional_id();
         let limits = self.config.transaction_timeouts();
         let sizes = self.record_sizes;
-        match TransactionalProducer::open(&self.config.kafka, &id, limits, sizes, OPEN_TIMEOUT) {
+        match TransactionalProducer::open(&self.config.kafka, &id, limits, sizes, PRODUCER_OPEN_TIMEOUT) {
             Ok(producer) => {
                 self.producer = Some(producer);
                 tracing::info!(transactional_id = id, "transactional producer opened");
