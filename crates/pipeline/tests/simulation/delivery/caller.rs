@@ -364,7 +364,7 @@ impl Simulation {
                         position(call)
                     )
                 });
-                self.count_response(at, &response);
+                self.count_response(at, call, &response);
                 let response = outage::mutated(response, &self.setup);
                 let response = self.callers[at].delivery.classify(response);
                 if response.class() == ResponseClass::Ambiguous {
@@ -452,7 +452,7 @@ impl Simulation {
         if !is_leased && self.setup.mutation != Some(Mutation::NoOwnershipLease) {
             self.count("requests withheld");
             let response = Response::NotSent(NotSent::Withheld);
-            self.count_response(at, &response);
+            self.count_response(at, call, &response);
             let response = self.callers[at].delivery.classify(response);
             self.handle(at, Event::ResponseReceived { call, response });
             return;
@@ -617,12 +617,12 @@ impl Simulation {
                 self.callers[at].withhold(&partitions);
             }
             Action::Send { call, payload, .. } => {
-                self.count_request(at);
+                self.count_request(at, call);
                 self.send(at, call, *payload);
             }
             Action::LookUp { call, .. } => {
                 self.count("lookups");
-                self.count_request(at);
+                self.count_request(at, call);
                 let ask_at = self.soon(20);
                 self.callers[at].steps.push((ask_at, Step::LookUp(call)));
             }

@@ -1,10 +1,10 @@
 //! Outages of the API: requests during the outage, false openings of the circuit breaker, and the time until
 //! calls resume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{BreakerSettings, FlowControlSettings, Outage, RateSettings, Response};
+use pipeline::delivery::{BreakerSettings, CallId, FlowControlSettings, Outage, RateSettings, Response};
 use rand::RngExt as _;
 
 use crate::delivery::api::status;
@@ -26,6 +26,8 @@ pub(crate) struct ApiOutage {
 pub(crate) struct BreakerView {
     /// Consecutive failures of the API that the caller has seen.
     consecutive_failures: u32,
+    /// Calls whose requests were sent since the breaker last opened or closed.
+    sent_since: BTreeSet<CallId>,
     /// While the circuit breaker is open: time of the last probe, if any.
     last_probe: Option<Option<Instant>>,
 }
@@ -116,8 +118,10 @@ impl Simulation {
     }
 
     /// Counts a response for the circuit breaker.
-    pub(crate) fn count_response(&mut self, at: usize, response: &Response) {
+    pub(crate) fn count_response(&mut self, at: usize, call: CallId, response: &Response) {
         let breaker_view = &mut self.callers[at].breaker_view;
+        // The success of a request that was sent before the breaker last opened or closed proves nothing.
+        let is_late = !breaker_view.sent_since.remove(&call);
         match response {
             Response::NotSent(pipeline::delivery::NotSent::Withheld) => {
                 if let Some(probe) = &mut breaker_view.last_probe {
@@ -126,6 +130,7 @@ impl Simulation {
             }
             Response::NotSent(_) | Response::Lost(_) => breaker_view.consecutive_failures += 1,
             Response::Status(http) if http.status >= 500 => breaker_view.consecutive_failures += 1,
+            Response::Status(_) if is_late => {}
             Response::Status(_) => breaker_view.consecutive_failures = 0,
         }
     }
@@ -145,6 +150,7 @@ impl Simulation {
         self.count("breaker openings");
         let breaker_view = &mut self.callers[at].breaker_view;
         breaker_view.last_probe = Some(Some(self.now));
+        breaker_view.sent_since.clear();
         let (seen, needed) = (
             breaker_view.consecutive_failures,
             self.setup.flow_control.map_or(1, |p| p.breaker.failure_threshold),
@@ -160,6 +166,7 @@ impl Simulation {
         let process = self.callers[at].process;
         self.trace(|| format!("{process} closes its circuit breaker"));
         self.callers[at].breaker_view.last_probe = None;
+        self.callers[at].breaker_view.sent_since.clear();
         if let Some(down) = &self.down
             && self.now >= down.until
         {
@@ -168,8 +175,9 @@ impl Simulation {
     }
 
     /// Counts a request: with an open circuit breaker, one for each interval.
-    pub(crate) fn count_request(&mut self, at: usize) {
+    pub(crate) fn count_request(&mut self, at: usize, call: CallId) {
         let (now, process) = (self.now, self.callers[at].process);
+        self.callers[at].breaker_view.sent_since.insert(call);
         let Some(probe) = &mut self.callers[at].breaker_view.last_probe else {
             return;
         };
