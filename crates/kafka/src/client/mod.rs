@@ -4,3 +4,4 @@ pub(crate) mod c_string;
 pub mod config;
 pub mod error;
 pub(crate) mod log_bridge;
+pub(crate) mod retry;

@@ -11,7 +11,12 @@ use super::commit::{self, CommitOffset};
 use super::offsets::{self, Committed};
 use super::read_to_end::{ReadError, read_to_end};
 use crate::client::config::KafkaSettings;
-use crate::client::error::{ClientError, ErrorClass};
+use crate::client::error::ClientError;
+use crate::client::retry::retry_until;
+
+/// Wait between two attempts of a request.
+// A partition has no leader for a moment after its topic was created, or while a broker restarts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Records of a range of a partition under read_committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +68,7 @@ impl GroupOffsets {
         partitions: &[Partition],
         timeout: Duration,
     ) -> Result<Vec<Committed>, ClientError> {
-        retry_within(timeout, |left| {
+        retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
             offsets::committed(&self.consumer, &self.group_id, topic, partitions, left)
         })
     }
@@ -78,7 +83,7 @@ impl GroupOffsets {
         partition: Partition,
         timeout: Duration,
     ) -> Result<Bounds, ClientError> {
-        retry_within(timeout, |left| {
+        retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
             offsets::bounds(&self.consumer, topic, partition, left)
         })
     }
@@ -104,7 +109,7 @@ impl GroupOffsets {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition.0, Seek::Offset(at.0))
             .map_err(failed)?;
-        retry_within(timeout, |left| {
+        retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
             let found = self
                 .consumer
                 .offsets_for_times(list.clone(), left)
@@ -158,58 +163,5 @@ impl GroupOffsets {
     /// The coordinator refused at least one partition, or the outcome is unknown.
     pub fn commit(&self, topic: &str, commits: &[CommitOffset]) -> Result<(), ClientError> {
         commit::without_membership(&self.consumer, &self.group_id, topic, commits)
-    }
-}
-
-/// Interval between two attempts of a request.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Repeats a request while its error is retriable and `timeout` has not passed. `request` gets the time left.
-fn retry_within<T>(
-    timeout: Duration,
-    request: impl Fn(Duration) -> Result<T, ClientError>,
-) -> Result<T, ClientError> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match request(left) {
-            // A partition has no leader for a moment after its topic was created, or while a broker restarts.
-            Err(error) if error.class == ErrorClass::Retriable && left > RETRY_INTERVAL => {
-                std::thread::sleep(RETRY_INTERVAL);
-            }
-            result => return result,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use rdkafka::error::KafkaError;
-    use rdkafka::types::RDKafkaErrorCode;
-
-    use super::*;
-
-    /// Returns the number of attempts and the result of a request that fails `failures` times.
-    fn attempts(code: RDKafkaErrorCode, failures: u32, timeout: Duration) -> (u32, bool) {
-        let attempts = Cell::new(0);
-        let result = retry_within(timeout, |_| {
-            attempts.set(attempts.get() + 1);
-            if attempts.get() > failures {
-                return Ok(());
-            }
-            Err(ClientError::new("asking", KafkaError::MetadataFetch(code)))
-        });
-        (attempts.get(), result.is_ok())
-    }
-
-    #[test]
-    fn request_without_a_leader_is_repeated() {
-        let (code, timeout) = (RDKafkaErrorCode::NotLeaderForPartition, Duration::from_secs(60));
-        assert_eq!(attempts(code, 2, timeout), (3, true));
-        assert_eq!(attempts(code, 2, Duration::ZERO), (1, false));
-        let denied = RDKafkaErrorCode::GroupAuthorizationFailed;
-        assert_eq!(attempts(denied, 2, timeout), (1, false));
     }
 }

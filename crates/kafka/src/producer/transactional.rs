@@ -30,8 +30,9 @@ use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
 use super::with_deadline::{ABANDONED_MAX, abandoned, with_deadline};
 use crate::client::config::KafkaSettings;
-use crate::client::error::{ClientError, ErrorClass};
+use crate::client::error::ClientError;
 use crate::client::log_bridge;
+use crate::client::retry::retry_until;
 use crate::consumer::CommitOffset;
 
 /// A producer with a transactional id, and at most one open transaction.
@@ -77,8 +78,8 @@ impl TransactionalProducer {
     /// and fences that producer.
     ///
     /// # Errors
-    /// Kafka did not respond within `timeout` ([`ErrorClass::Retriable`]) or refused the id; or too many
-    /// earlier producers of this process still wait for a response ([`ErrorClass::Permanent`]).
+    /// Kafka did not respond within `timeout` ([`Retriable`](crate::error::ErrorClass::Retriable)) or refused the id; or too many
+    /// earlier producers of this process still wait for a response ([`Permanent`](crate::error::ErrorClass::Permanent)).
     pub fn open(
         settings: &KafkaSettings,
         transactional_id: &str,
@@ -289,7 +290,7 @@ impl TransactionalProducer {
             let (sender, metadata) = (Arc::clone(&self.sender), Arc::clone(metadata));
             let attempted = attempted.clone();
             move || {
-                retry_until(deadline, |left| {
+                retry_until(deadline, RETRY_WAIT, |left| {
                     sender
                         .producer()
                         .send_offsets_to_transaction(&list, &metadata, left)
@@ -314,7 +315,7 @@ impl TransactionalProducer {
         }
         // From here on librdkafka logs responses to this transaction's EndTxn only.
         self.reports().end_txn.reset();
-        retry_until(deadline, |left| {
+        retry_until(deadline, RETRY_WAIT, |left| {
             self.sender
                 .producer()
                 .commit_transaction(left)
@@ -323,25 +324,9 @@ impl TransactionalProducer {
     }
 }
 
-/// Repeats a request while its error is retriable and time is left.
-fn retry_until(
-    deadline: Instant,
-    request: impl Fn(Duration) -> Result<(), ClientError>,
-) -> Result<(), ClientError> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match request(left) {
-            // Safe to repeat: librdkafka resumes the request rather than sending a second one.
-            Err(error) if error.class == ErrorClass::Retriable && !left.is_zero() => {
-                std::thread::sleep(RETRY_WAIT.min(left));
-            }
-            result => return result,
-        }
-    }
-}
-
 /// Maximum size of records that are not acknowledged yet, in KiB.
 const QUEUE_KIB_MAX: u64 = 128 * 1024;
+// Safe to repeat: librdkafka resumes the request rather than sending a second one.
 /// Wait before a retry. Most retriable errors come after a wait inside librdkafka, but some come at once.
 const RETRY_WAIT: Duration = Duration::from_millis(2);
 /// Wait before the next attempt to queue a record.
