@@ -6,6 +6,7 @@
 //!                          └── any failure: new producer, committed offsets, tail ◀─┘
 //! ```
 
+mod changelog_rebuild;
 mod input;
 mod machine;
 mod membership;
@@ -15,6 +16,7 @@ mod rules;
 mod transaction;
 mod verdict;
 
+pub use changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
 pub use input::Input;
 pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
 pub use membership::Membership;
