@@ -177,6 +177,15 @@ impl Pipeline {
         self.outbox(&["group", "create", "--group", group, "--at", at, "--yes"])
     }
 
+    /// Appends to the changelog what it has lost, with `outbox state rebuild`. Returns what the command
+    /// printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, as it does while the group has members; or runs for more than 60 s.
+    pub fn rebuild_state(&self) -> Result<String> {
+        self.outbox(&["state", "rebuild", "--group", &self.validator_group, "--yes"])
+    }
+
     /// Runs the operator's command line, and returns what it printed.
     fn outbox(&self, arguments: &[&str]) -> Result<String> {
         let settings = self.settings(&self.validator_group);

@@ -36,6 +36,9 @@ pub(crate) enum Command {
     /// Begins the callers' consumer group.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Repairs the state of the validators.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
     /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
@@ -81,6 +84,38 @@ pub(crate) struct CreateGroup {
     /// on (UTC, such as 2026-03-01T08:00:00Z).
     #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = StartPosition::parse)]
     pub(crate) at: StartPosition,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Commands on the state of the validators: the changelog, from which each store is restored.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Appends to the changelog the entries that it has lost, as the outbox shows them: a validator halts a
+    /// partition whose changelog was recreated or has lost its end, because it would admit those orders again.
+    /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
+    /// the command appends nothing twice.
+    Rebuild(RebuildState),
+}
+
+/// Arguments of `state rebuild`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml state rebuild
+      compares all partitions, shows what the changelog lacks, and asks before it appends it
+  outbox --config validator.toml state rebuild --accept-gap
+      also where the outbox no longer has the orders that followed the last entry of the changelog: each of
+      them is admitted, and paid, again if it is sent again")]
+pub(crate) struct RebuildState {
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) group: String,
+
+    /// Appends what the outbox still has, although entries between the changelog and the outbox are lost.
+    #[arg(long)]
+    pub(crate) accept_gap: bool,
 
     /// Changes without asking for confirmation.
     #[arg(long)]

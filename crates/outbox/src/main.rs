@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod confirm;
 mod start_position;
+mod timestamp;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
         Command::Group(command) => commands::group::run(command, &config, cli.json),
+        Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }
 }

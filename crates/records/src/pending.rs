@@ -114,8 +114,14 @@ mod tests {
         assert_eq!(admission.source.to_string(), "payment-orders/3@1042");
         assert_eq!(admission.at, Timestamp(1_790_000_000_123));
         assert!(matches!(read(None, "1"), Err(InvalidAdmission::Missing(SOURCE))));
-        assert!(matches!(read(Some("orders"), "1"), Err(InvalidAdmission::Source(_))));
-        assert!(matches!(read(Some("o/0@1"), "now"), Err(InvalidAdmission::Time(_))));
+        assert!(matches!(
+            read(Some("orders"), "1"),
+            Err(InvalidAdmission::Source(_))
+        ));
+        assert!(matches!(
+            read(Some("o/0@1"), "now"),
+            Err(InvalidAdmission::Time(_))
+        ));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Reader of the changelog, and of the offsets that a restore compares with it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::offsets::{self, Committed};
@@ -88,6 +89,17 @@ impl ChangelogReader {
         }))
     }
 
+    /// Returns the metadata of the group, as of a client that is no member of it.
+    ///
+    /// # Errors
+    /// librdkafka has no metadata of the group.
+    pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
+        let metadata = self.committed.group_metadata();
+        metadata
+            .map(Arc::new)
+            .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {:?}", self.group_id)))
+    }
+
     /// Returns the start and the high watermark of a partition of another topic.
     ///
     /// # Errors
@@ -155,7 +167,7 @@ impl ChangelogReader {
     ) -> Result<bool, ClientError> {
         // The error ends the read at the first record.
         struct Found;
-        match self.visit(topic, partition, bounds, |_| Err(Found)) {
+        match self.read_other(topic, partition, bounds, |_| Err(Found)) {
             Ok(()) => Ok(false),
             Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(true),
             Err(ReadError::Client(error)) => Err(error),
@@ -176,7 +188,7 @@ impl ChangelogReader {
         // The error ends the read at the first record.
         struct Found;
         let mut at = None;
-        let result = self.visit(topic, partition, bounds, |record| {
+        let result = self.read_other(topic, partition, bounds, |record| {
             at = record.at;
             Err(Found)
         });
@@ -197,7 +209,7 @@ impl ChangelogReader {
         bounds: Bounds,
     ) -> Result<Option<Timestamp>, ClientError> {
         let mut at = None;
-        let result = self.visit(topic, partition, bounds, |record| {
+        let result = self.read_other(topic, partition, bounds, |record| {
             at = record.at.or(at);
             Ok::<(), Infallible>(())
         });
@@ -208,14 +220,18 @@ impl ChangelogReader {
         }
     }
 
-    fn visit<E>(
+    /// Passes every committed record of another topic's partition within the bounds to `sink`.
+    ///
+    /// # Errors
+    /// As those of [`Self::read`].
+    pub fn read_other<E>(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
         mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
-        // Never cancelled: these reads are short.
+        // Never cancelled: these reads are short, or those of a command, which ends with its process.
         read_to_end(&self.committed, topic, partition, bounds, || false, &mut sink)
     }
 }

@@ -9,6 +9,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
+use super::headers::Headers;
 use crate::client::error::{ClientError, ErrorClass};
 
 /// Wait for the next record before the position is checked.
@@ -16,12 +17,14 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 /// Maximum time without progress. Brokers write the markers of a finished transaction within milliseconds.
 const STALLED_MAX: Duration = Duration::from_secs(5);
 
-/// A record of the changelog.
+/// A record of the changelog, or of another topic that is read to its end.
 pub struct ChangelogRecord<'a> {
-    /// Bytes of the idempotency key.
+    /// Bytes of the key, the idempotency key.
     pub key: &'a [u8],
-    /// Encoded entry; `None` is a tombstone.
+    /// Bytes of the value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Headers; the changelog's records have none.
+    pub headers: Headers<'a>,
     /// Offset of the record.
     pub offset: Offset,
     /// Timestamp of the record, by its producer or its broker; `None` if it has none.
@@ -93,6 +96,7 @@ fn read_assigned<E>(
                 sink(ChangelogRecord {
                     key: record.key().unwrap_or_default(),
                     value: record.payload(),
+                    headers: Headers::of(&record),
                     offset,
                     at: record.timestamp().to_millis().map(Timestamp),
                 })

@@ -1,11 +1,10 @@
 //! `group create`: begins a callers' group whose offsets are missing, at a place that the operator chooses.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use comfy_table::{ContentArrangement, Table};
-use humantime::format_rfc3339_seconds;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{Counted, GroupOffsets};
@@ -19,6 +18,7 @@ use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 use crate::start_position::StartPosition;
+use crate::timestamp::rfc3339;
 
 const CLIENT_ID: &str = "outbox-command-line";
 /// Time limit of each request to the brokers.
@@ -224,23 +224,11 @@ fn table(begun: &[Begun]) -> Table {
             begun.from.to_string(),
             begun.end.to_string(),
             begun.calls.to_string(),
-            time(begun.first_at),
-            time(begun.last_at),
+            rfc3339(begun.first_at),
+            rfc3339(begun.last_at),
         ]);
     }
     table
-}
-
-fn time(at: Option<Timestamp>) -> String {
-    // humantime panics beyond the year 9999, and a producer may set any timestamp.
-    const MAX_MS: u64 = 253_402_300_799_000;
-    let ms = at.and_then(|at| u64::try_from(at.0).ok());
-    match ms {
-        Some(ms) if ms <= MAX_MS => {
-            format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
-        }
-        Some(_) | None => "-".into(),
-    }
 }
 
 #[cfg(test)]
@@ -251,12 +239,6 @@ mod tests {
         start: Offset(5),
         end: Offset(9),
     };
-
-    #[test]
-    fn time_is_shown_in_utc() {
-        assert_eq!(time(Some(Timestamp(1_772_352_000_500))), "2026-03-01T08:00:00Z");
-        assert_eq!(time(Some(Timestamp(i64::MAX))), "-");
-    }
 
     #[test]
     fn group_begins_within_the_bounds() {

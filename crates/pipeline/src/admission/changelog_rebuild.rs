@@ -106,6 +106,12 @@ impl ChangelogRebuild {
         }))
     }
 
+    /// Number of keys in the changelog and the outbox together.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        u64::try_from(self.keys.len()).unwrap_or(u64::MAX)
+    }
+
     /// Number of entries that the changelog lacks.
     #[must_use]
     pub const fn missing(&self) -> u64 {

@@ -28,9 +28,9 @@ use crate::fixtures::{validator_with_orders, validator_with_orders_and_failpoint
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
+pub(crate) const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 
-fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
     let administrator = Administrator::new(&pipeline.kafka)?;
     administrator.delete_topics(&[topic])?;
     // The broker goes on deleting for a moment after it has responded.

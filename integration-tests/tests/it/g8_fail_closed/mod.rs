@@ -2,4 +2,5 @@
 
 mod halted_partitions;
 mod lost_group;
+mod rebuilt_changelog;
 mod startup_checks;

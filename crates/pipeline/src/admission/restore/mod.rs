@@ -233,8 +233,8 @@ impl<'a> Restore<'a> {
         if from < bounds.start {
             return Err(format!(
                 "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice; rebuild the changelog \
-                 from the outbox before this partition goes on",
+                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, and \
+                 rebuild the changelog: outbox state rebuild",
                 bounds.start
             ));
         }
@@ -269,8 +269,8 @@ impl<'a> Restore<'a> {
         let (topics, partition) = (&self.context.topics, self.context.partition);
         Err(format!(
             "the changelog {}/{partition} is empty, and the outbox {}/{partition} is not: the \
-             changelog was deleted and created again, and the keys of these orders are unknown; rebuild \
-             it from the outbox before this partition goes on",
+             changelog was deleted and created again, and the keys of these orders are unknown. Stop all \
+             validators, and rebuild it: outbox state rebuild",
             topics.changelog, topics.pending
         ))
     }
