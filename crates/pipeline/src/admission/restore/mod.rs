@@ -291,7 +291,7 @@ impl<'a> Restore<'a> {
                 "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
                  deleted and created again, or has lost its end, or the store is another cluster's. The store \
                  is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
-                 otherwise rebuild the changelog before this partition goes on",
+                 otherwise stop all validators, and rebuild the changelog from the outbox: outbox state rebuild",
                 bounds.end, self.context.store
             ));
         }
