@@ -16,6 +16,7 @@ use records::{Bounds, IdempotencyKey, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{DirectoryError, Identity, Options, Store, StoreError};
 
+use super::read_changelog::{ChangelogRange, ChangelogRead};
 use super::worker::{Worker, halted};
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
@@ -133,14 +134,23 @@ impl Worker {
                 let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
-            RestoreRequest::ApplyChangelog(from, to) => {
-                let to = read_target(reader, partition, to)?;
+            RestoreRequest::ApplyChangelog {
+                start,
+                checkpoint,
+                end,
+            } => {
+                let range = ChangelogRange {
+                    start,
+                    checkpoint,
+                    end: read_target(reader, partition, end)?,
+                };
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, context, opened, (from, to), cancelled) {
-                    Ok(true) => RestoreResponse::ChangelogApplied,
-                    Ok(false) => return Ok(None),
+                match self.read_changelog(reader, context, opened, range, cancelled) {
+                    Ok(ChangelogRead::Applied) => RestoreResponse::ChangelogApplied,
+                    Ok(ChangelogRead::Differs(offset)) => RestoreResponse::StoreDiffers(offset),
+                    Ok(ChangelogRead::Cancelled) => return Ok(None),
                     Err(error) => {
                         // A store that failed while it was written is not used any further. The next attempt
                         // opens it again, or builds a new one if it is corrupt.

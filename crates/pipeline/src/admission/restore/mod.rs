@@ -16,10 +16,12 @@
 //! The program sends each request and passes the response in. A request that fails ends the attempt, and the
 //! next attempt starts with the first request.
 
+mod overlap;
 mod tail;
 
 use records::{Bounds, IdempotencyKey, Offset, Partition, Topics};
 
+pub use self::overlap::Overlap;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
 
 /// Attempt to restore a partition's store.
@@ -72,9 +74,15 @@ pub enum RestoreRequest {
     Checkpoint,
     /// Presence of any committed record on the outbox partition.
     OutboxIsEmpty,
-    /// Application of all committed changes from the first offset on to the store, until the reader's position
-    /// has reached the second offset; see [`Tail`].
-    ApplyChangelog(Offset, Offset),
+    /// Application of all committed changes to the store, and comparison with those that it must have already.
+    ApplyChangelog {
+        /// Offset to read from. The records below the checkpoint are compared; see [`Overlap`].
+        start: Offset,
+        /// Checkpoint of the store. The records from there on are applied; see [`Tail`].
+        checkpoint: Offset,
+        /// Offset that the reader's position must reach.
+        end: Offset,
+    },
     /// Presence of this key in the restored store.
     IsKnown(IdempotencyKey),
 }
@@ -94,6 +102,8 @@ pub enum RestoreResponse {
     OutboxIsEmpty(bool),
     /// All changes are applied.
     ChangelogApplied,
+    /// The store does not have the record at this offset, which is below its checkpoint. Nothing is applied.
+    StoreDiffers(Offset),
     /// Newest order; `None` if none was found among the last records of the partition.
     NewestOrder(Option<NewestOrder>),
     /// `true` if the store has the key.
@@ -167,6 +177,7 @@ impl<'a> Restore<'a> {
                 self.is_read = self.checkpoint.is_some();
                 Ok(())
             }
+            RestoreResponse::StoreDiffers(offset) => Err(self.store_differs(offset)),
             RestoreResponse::NewestOrder(newest) => {
                 // Like the changelog's end below: ignored before the committed offset.
                 self.newest = self.committed.and(Some(newest));
@@ -203,7 +214,11 @@ impl<'a> Restore<'a> {
             return RestoreStep::Request(RestoreRequest::OutboxIsEmpty);
         }
         if !self.is_read {
-            return RestoreStep::Request(RestoreRequest::ApplyChangelog(checkpoint, changelog.end));
+            return RestoreStep::Request(RestoreRequest::ApplyChangelog {
+                start: Overlap::start(checkpoint, changelog.start),
+                checkpoint,
+                end: changelog.end,
+            });
         }
         // The last transaction wrote the outbox's newest order and its entry. A changelog that has lost its end
         // lacks this entry, which nothing else shows if the stores are lost too.
@@ -279,8 +294,9 @@ impl<'a> Restore<'a> {
         if from < bounds.start {
             return Err(format!(
                 "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, and \
-                 rebuild the changelog: outbox state rebuild",
+                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, delete and \
+                 create the changelog again without `delete` in its cleanup.policy, and rebuild it from the outbox: \
+                 outbox state rebuild",
                 bounds.start
             ));
         }
@@ -297,6 +313,19 @@ impl<'a> Restore<'a> {
         }
         self.checkpoint = Some(from);
         Ok(())
+    }
+
+    /// Describes a store that was equal to another log than the changelog.
+    fn store_differs(&self, offset: Offset) -> String {
+        let (changelog, partition) = (&self.context.topics.changelog, self.context.partition);
+        format!(
+            "the store equals the changelog {changelog}/{partition} up to {}, and does not have its record at {offset}: \
+             the changelog has lost its end and has grown again, or was rebuilt, or the store is another \
+             cluster's. Keys from there on may be missing in either, and their orders would be paid twice. Stop \
+             all validators, rebuild the changelog from the outbox (outbox state rebuild), then remove {}",
+            self.checkpoint.unwrap_or(Offset(0)),
+            self.context.store
+        )
     }
 
     /// Checks that the changelog has the entry of the outbox's newest order.

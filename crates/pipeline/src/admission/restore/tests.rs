@@ -24,6 +24,8 @@ struct Facts {
     checkpoint: Option<i64>,
     outbox_is_empty: bool,
     newest_is_known: bool,
+    /// Offset of a record that the store lacks below its checkpoint.
+    differs_at: Option<i64>,
 }
 
 impl Facts {
@@ -36,6 +38,7 @@ impl Facts {
             checkpoint: Some(30),
             outbox_is_empty: false,
             newest_is_known: true,
+            differs_at: None,
         }
     }
 
@@ -58,7 +61,10 @@ impl Facts {
                 RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
                 RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
                 RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
-                RestoreRequest::ApplyChangelog(..) => RestoreResponse::ChangelogApplied,
+                RestoreRequest::ApplyChangelog { .. } => match self.differs_at {
+                    Some(offset) => RestoreResponse::StoreDiffers(Offset(offset)),
+                    None => RestoreResponse::ChangelogApplied,
+                },
                 RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(Some(NewestOrder {
                     offset: Offset(60),
                     key: IdempotencyKey::new("order-1").expect("a key"),
@@ -93,7 +99,11 @@ fn committed_offset_then_high_watermark_then_tail() {
             RestoreRequest::ChangelogBounds,
             RestoreRequest::OrdersBounds,
             RestoreRequest::Checkpoint,
-            RestoreRequest::ApplyChangelog(Offset(30), Offset(90)),
+            RestoreRequest::ApplyChangelog {
+                start: Offset(0),
+                checkpoint: Offset(30),
+                end: Offset(90),
+            },
             RestoreRequest::IsKnown(IdempotencyKey::new("order-1").expect("a key")),
         ]
     );
@@ -126,7 +136,11 @@ fn new_store_reads_the_whole_changelog() {
         ..Facts::sound()
     };
     let (requests, _) = facts.run();
-    assert!(requests.contains(&RestoreRequest::ApplyChangelog(Offset(0), Offset(90))));
+    assert!(requests.contains(&RestoreRequest::ApplyChangelog {
+        start: Offset(0),
+        checkpoint: Offset(0),
+        end: Offset(90),
+    }));
 }
 
 #[test]
@@ -161,6 +175,15 @@ fn changelog_without_the_newest_order_halts() {
         ..Facts::sound()
     };
     facts.assert_halted("no entry of the order order-1, the newest of the outbox (pending-api-calls/3@60)");
+}
+
+#[test]
+fn store_of_another_log_halts() {
+    let facts = Facts {
+        differs_at: Some(17),
+        ..Facts::sound()
+    };
+    facts.assert_halted("up to 30, and does not have its record at 17");
 }
 
 #[test]

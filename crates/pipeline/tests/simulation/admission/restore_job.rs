@@ -152,7 +152,11 @@ impl RestoreJob {
                 // Off with this mutation, since it would hide the guard that the mutation removes.
                 RestoreResponse::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
             }
-            RestoreRequest::ApplyChangelog(from, to) => return self.read(from, to, host, env),
+            // Without the comparison: simulated logs lose nothing, and it would hide the rules that mutations
+            // remove.
+            RestoreRequest::ApplyChangelog { checkpoint, end, .. } => {
+                return self.read(checkpoint, end, host, env);
+            }
             RestoreRequest::NewestOrder => {
                 // Off with a mutation, since it would hide the rule that the mutation removes.
                 let is_off = env.mutation.is_some() && !env.is(Mutation::NewestOrderLate);
