@@ -96,6 +96,7 @@ impl Pipeline {
                 processed: format!("{name}.{}", topics.processed),
                 call_dead_letters: format!("{name}.{}", topics.call_dead_letters),
                 parked: format!("{name}.{}", topics.parked),
+                control: format!("{name}.{}", topics.control),
             },
             partitions,
             validator_group: format!("{name}.order-validator"),
@@ -125,7 +126,7 @@ impl Pipeline {
 
     /// Names of all topics.
     #[must_use]
-    pub fn topic_names(&self) -> [&str; 7] {
+    pub fn topic_names(&self) -> [&str; 8] {
         let topics = &self.topics;
         [
             &topics.orders,
@@ -135,6 +136,7 @@ impl Pipeline {
             &topics.processed,
             &topics.call_dead_letters,
             &topics.parked,
+            &topics.control,
         ]
     }
 
@@ -175,6 +177,22 @@ impl Pipeline {
     /// missing; or runs for more than 60 s.
     pub fn begin_caller_group(&self, group: &str, at: &str) -> Result<String> {
         self.outbox(&["group", "create", "--group", group, "--at", at, "--yes"])
+    }
+
+    /// Pauses or resumes the calls of the callers' group, with `outbox pause` or `outbox resume`. Returns what
+    /// the command printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, or runs for more than 60 s.
+    pub fn switch_calls(&self, command: &str, reason: &str) -> Result<String> {
+        self.outbox(&[
+            command,
+            "--group",
+            &self.caller_group,
+            "--reason",
+            reason,
+            "--yes",
+        ])
     }
 
     /// Appends to the changelog what it has lost, with `outbox state rebuild`. Returns what the command

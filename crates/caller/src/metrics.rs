@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     pub(crate) outages: Counter,
     pub(crate) probes_failed: Counter,
     breaker: Labelled<Gauge>,
+    paused: Gauge,
     open: Gauge,
     open_bytes: Gauge,
     partitions: Labelled<Gauge>,
@@ -216,6 +217,11 @@ impl Metrics {
                 "outbox_api_probes_failed",
                 "Probes of the API that failed while the circuit breaker was open",
             ),
+            paused: gauge(
+                registry,
+                "outbox_calls_paused",
+                "1 while an operator has paused the calls, or the control topic is not read yet",
+            ),
             breaker: gauges(
                 registry,
                 "outbox_api_breaker",
@@ -302,6 +308,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_in_flight));
         self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
+        self.paused.set(i64::from(gauges.is_paused));
         // Each state is written each time: a state that is over must fall back to 0.
         for state in BreakerState::ALL {
             self.breaker
@@ -369,6 +376,7 @@ mod tests {
                 "outbox_calls_in_flight_limit gauge",
                 "outbox_api_outages counter",
                 "outbox_api_probes_failed counter",
+                "outbox_calls_paused gauge",
                 "outbox_api_breaker gauge",
                 "outbox_calls_open gauge",
                 "outbox_calls_open_bytes gauge",

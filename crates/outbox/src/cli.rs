@@ -36,6 +36,10 @@ pub(crate) enum Command {
     /// Begins the callers' consumer group.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Pauses the calls of a callers' group: its callers stop sending within a second, and keep their calls.
+    Pause(SwitchCalls),
+    /// Resumes the calls of a callers' group.
+    Resume(SwitchCalls),
     /// Repairs the state of the validators.
     #[command(subcommand)]
     State(StateCommand),
@@ -84,6 +88,26 @@ pub(crate) struct CreateGroup {
     /// on (UTC, such as 2026-03-01T08:00:00Z).
     #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = StartPosition::parse)]
     pub(crate) at: StartPosition,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Arguments of `pause` and `resume`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox pause --reason 'provider maintenance until 03:00'
+  outbox resume
+      callers that start meanwhile follow the switch too; it stays as it is until it is set again")]
+pub(crate) struct SwitchCalls {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Reason, which callers log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 
     /// Changes without asking for confirmation.
     #[arg(long)]

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::calls_endpoint::CallView;
+use crate::control::Control;
 use crate::outbox::deferral_txn::DeferralResult;
 
 /// Sending half of the run loop's channel.
@@ -20,6 +21,11 @@ impl Completions {
     pub(crate) fn send(&self, completion: Completion) {
         // The channel is closed only when the program exits, and nothing acts on a completion then.
         let _ = self.0.send(completion);
+    }
+
+    /// Returns `true` once the run loop has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 }
 
@@ -71,6 +77,8 @@ pub(crate) enum Completion {
         calls: usize,
         took: Duration,
     },
+    /// State of the control topic.
+    Control(Control),
     /// Vacant instance id, or the error that a live process owns it.
     InstanceIdResolved(anyhow::Result<()>),
     /// Query of `GET /calls`.

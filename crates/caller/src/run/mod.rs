@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::calls_endpoint;
 use crate::config::Config;
+use crate::control;
 use crate::effects::completion::{Completion, Completions};
 use crate::effects::{Shell, join};
 use crate::metrics::Metrics;
@@ -56,8 +57,10 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
-    // Its deferrals go to the outbox, too: the caller writes to each topic of its role.
-    Ok(RecordSizes::of(&existing, Role::Caller.names(&config.topics)))
+    // Its deferrals go to the outbox, too: the caller writes to each topic of its role but the control topic.
+    let names = Role::Caller.names(&config.topics);
+    let written = names.into_iter().filter(|name| *name != config.topics.control);
+    Ok(RecordSizes::of(&existing, written))
 }
 
 /// Makes the calls until the shutdown is requested.
@@ -84,6 +87,7 @@ pub(crate) async fn run(
         let (kafka, name) = (config.kafka.clone(), config.caller.instance_id.clone());
         move || Admin::connect(&kafka, &name)
     });
+    control::follow(config, completions.clone())?;
     let reports = completions.clone();
     let producer = Producer::open(
         &config.kafka,
@@ -156,6 +160,9 @@ struct Loop {
 impl Loop {
     async fn run_until_stopped(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
         let mut is_stopping = false;
+        // Until the control topic is read: an operator may have paused the calls.
+        self.shell.control_unknown();
+        self.apply(Event::Paused(true))?;
         // Poll once before the first wait: the consumer signals only the change from empty to not empty, and
         // that may have happened before the loop started.
         let mut has_more = true;
@@ -312,6 +319,10 @@ impl Loop {
                 self.shell.load_after(assignment, partitions, LOAD_RETRY);
                 Ok(())
             }
+            Completion::Control(control) => match self.shell.control(control) {
+                Some(is_paused) => self.apply(Event::Paused(is_paused)),
+                None => Ok(()),
+            },
             Completion::InstanceIdResolved(resolved) => self.on_instance_id_resolved(resolved),
             Completion::CallsQuery(result) => {
                 let topic = &self.shell.config.topics.pending;

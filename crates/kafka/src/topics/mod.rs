@@ -34,6 +34,8 @@ pub enum Purpose {
     CallDeadLetters,
     /// Ambiguous calls that wait for an operator.
     Parked,
+    /// Switches by which an operator pauses and resumes the calls.
+    Control,
 }
 
 /// User of the topics, which decides the topics that are verified.
@@ -123,7 +125,7 @@ pub fn is_refused(findings: &[Finding]) -> bool {
 
 impl Purpose {
     /// All purposes, in the order in which an order passes the topics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Orders,
         Self::Pending,
         Self::Changelog,
@@ -131,6 +133,7 @@ impl Purpose {
         Self::Processed,
         Self::CallDeadLetters,
         Self::Parked,
+        Self::Control,
     ];
 
     /// Returns the configured name of the topic.
@@ -144,6 +147,7 @@ impl Purpose {
             Self::Processed => &topics.processed,
             Self::CallDeadLetters => &topics.call_dead_letters,
             Self::Parked => &topics.parked,
+            Self::Control => &topics.control,
         }
     }
 
@@ -152,7 +156,7 @@ impl Purpose {
         match self {
             Self::Pending | Self::OrderDeadLetters => Some(Self::Orders),
             Self::Processed | Self::CallDeadLetters | Self::Parked => Some(Self::Pending),
-            Self::Orders | Self::Changelog => None,
+            Self::Orders | Self::Changelog | Self::Control => None,
         }
     }
 }
@@ -161,10 +165,12 @@ impl Role {
     /// Returns the purposes of the topics that this role uses.
     #[must_use]
     pub fn purposes(self) -> Vec<Purpose> {
-        use Purpose::{CallDeadLetters, Changelog, OrderDeadLetters, Orders, Parked, Pending, Processed};
+        use Purpose::{
+            CallDeadLetters, Changelog, Control, OrderDeadLetters, Orders, Parked, Pending, Processed,
+        };
         match self {
             Self::Validator => vec![Orders, Pending, Changelog, OrderDeadLetters],
-            Self::Caller => vec![Pending, Processed, CallDeadLetters, Parked],
+            Self::Caller => vec![Pending, Processed, CallDeadLetters, Parked, Control],
             Self::Operator => Purpose::ALL.to_vec(),
         }
     }

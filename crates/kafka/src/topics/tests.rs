@@ -390,7 +390,7 @@ fn created_topics_follow_existing_orders_topic() {
     };
     let existing = ExistingTopics::from([(topics.orders.clone(), orders)]);
     let new = missing(&topics, &existing, 10, 3);
-    assert_eq!(new.len(), 6);
+    assert_eq!(new.len(), 7);
     assert!(
         new.iter()
             .all(|new| new.name != topics.orders && new.configs["min.insync.replicas"] == "2")

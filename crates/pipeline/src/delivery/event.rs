@@ -73,6 +73,8 @@ pub enum Event<P> {
     Lost(Vec<Partition>),
     /// The Kafka client can no longer take part in the group.
     ClientLost,
+    /// An operator has paused the calls (`true`), or resumed them.
+    Paused(bool),
     /// The program is asked to shut down.
     Stop,
     /// The time from [`Delivery::wake_at`](super::Delivery::wake_at) has come.

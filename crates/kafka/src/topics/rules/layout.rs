@@ -55,6 +55,16 @@ impl Rules<'_> {
                 ),
             );
         }
+        if purpose == Purpose::Control && topic.partitions != 1 {
+            self.refuse(
+                purpose,
+                format!("has {} partitions", topic.partitions),
+                "callers read one partition of it, and would miss a pause on another",
+                "Kafka cannot remove partitions: name a new topic in [topics] as topics.control, and create it \
+                 with outbox --config FILE topics create"
+                    .into(),
+            );
+        }
         let must_equal_orders = matches!(purpose, Purpose::Pending | Purpose::Changelog);
         if let Some(orders) = self.described(Purpose::Orders)
             && must_equal_orders

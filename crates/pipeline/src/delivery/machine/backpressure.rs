@@ -1,5 +1,6 @@
-//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, recorded
-//! intents are taken back, and calls wait for the breaker instead of their own backoff.
+//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, and nothing while
+//! an operator has the calls paused; recorded intents are taken back, and calls wait for the breaker instead of
+//! their own backoff.
 
 use std::time::Instant;
 
@@ -16,6 +17,14 @@ impl<P> Delivery<P> {
     pub fn with_flow_control(mut self, settings: FlowControlSettings) -> Self {
         self.flow = FlowControl::new(settings, self.limits.calls_in_flight_max);
         self
+    }
+
+    /// Pauses the calls, or resumes them. Requests in flight end as usual.
+    pub(super) fn set_paused(&mut self, is_paused: bool, now: Instant) {
+        self.flow.set_paused(is_paused);
+        if is_paused {
+            self.take_back_intents(now);
+        }
     }
 
     /// Takes in what the response to a call says of the API's health.
@@ -61,7 +70,7 @@ impl<P> Delivery<P> {
         is_free && self.flow.has_room(now)
     }
 
-    /// Takes back recorded intents of calls that are not sent while the breaker is open.
+    /// Takes back recorded intents of calls that are not sent while the breaker is open or the calls are paused.
     pub(super) fn take_back_intents(&mut self, now: Instant) {
         // They would be ambiguous for nothing if this process were killed during the outage. One stays if a
         // probe may be sent now.

@@ -321,3 +321,35 @@ fn released_calls_take_no_slots() {
     scenario.pending(0, "a").check(&["commit 0"]).check_intents(&[0]);
     scenario.committed().check(&["extend lease", "send 0"]);
 }
+
+#[test]
+fn paused_calls_are_kept_and_sent_after_resume() {
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 1);
+    scenario.on(Event::Paused(true)).check_calls(&[]);
+    // The request in flight ends as usual; a failed one waits like all others.
+    scenario.refuse(0).check_calls(&["wait 0 Attempt"]);
+    scenario.pending(1, "key-1").check_calls(&[]);
+    scenario.waited(&[0]);
+    scenario.pass_to_probe(INTERVAL).check_calls(&[]);
+    assert!(scenario.delivery.gauges().is_paused);
+    scenario
+        .on(Event::Paused(false))
+        .check_calls(&["send 0", "send 1"]);
+}
+
+/// Killed during the pause, this process must leave no intent of a call that it never sent.
+#[test]
+fn pause_takes_intents_back() {
+    let mut scenario = Scenario::with_flow_control(Policy::Park, settings(), 2);
+    scenario.respond(0, 200);
+    scenario.pending(2, "key-2");
+    scenario.pending(3, "key-3");
+    // The intents of these calls are in the commit in flight.
+    assert!(scenario.count(&CallState::RecordingIntent) > 0);
+    scenario.on(Event::Paused(true));
+    scenario.committed();
+    scenario.check_calls(&[]);
+    assert_eq!(scenario.count(&CallState::IntentCommitted), 0);
+    assert_eq!(scenario.count(&CallState::RecordingIntent), 0);
+    scenario.on(Event::Paused(false)).check_intents(&[0, 1, 2, 3]);
+}
