@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kafka::ClientError;
+use kafka::consumer::CommitResponse;
 use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
 use tokio::sync::mpsc::UnboundedSender;
@@ -64,10 +65,10 @@ pub(crate) enum Completion {
         assignment: Assignment,
         partitions: Vec<Partition>,
     },
-    /// Result of a commit.
+    /// Response to a commit.
     Committed {
         number: u64,
-        result: Result<(), ClientError>,
+        response: CommitResponse,
         took: Duration,
     },
     /// Result of a deferral transaction.

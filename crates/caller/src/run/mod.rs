@@ -278,12 +278,14 @@ impl Loop {
                     .looked_up(call, response.response(), response.result(), took);
                 self.apply(Event::LookedUp { call, response })
             }
-            Completion::Committed { number, result, took } => {
-                match self.shell.committed(number, result, took)? {
-                    Some(result) => self.apply(Event::Committed(result)),
-                    None => Ok(()),
-                }
-            }
+            Completion::Committed {
+                number,
+                response,
+                took,
+            } => match self.shell.committed(number, response, took)? {
+                Some(result) => self.apply(Event::Committed(result)),
+                None => Ok(()),
+            },
             Completion::Deferred {
                 number,
                 result,

@@ -2,8 +2,8 @@
 //!
 //! librdkafka then continues in the new topic, at the offset that it had reached in the old one, and does not
 //! report that to its caller: the records before that offset would be skipped. It logs the new id in its
-//! debug log for `metadata` before it delivers any record of the new topic, and the log is served in one
-//! queue with the records. So the detection precedes each new record.
+//! debug log for `metadata` before it delivers any record of the new topic, and the consumer serves the log
+//! before it returns a record. So the detection precedes each new record.
 
 use std::sync::{Mutex, PoisonError};
 

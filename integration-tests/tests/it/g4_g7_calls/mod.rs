@@ -4,5 +4,6 @@ mod api_outage;
 mod at_most_once;
 mod call_notes;
 mod deferral;
+mod delayed_commit;
 mod fixture;
 mod stage_two;

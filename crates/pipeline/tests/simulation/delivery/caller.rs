@@ -536,16 +536,23 @@ impl Simulation {
         let Some(mut commit) = self.callers[at].commit.take() else {
             return;
         };
+        let mut is_repeated = false;
         match commit.result {
             CommitResult::Committed => {
                 if !self.accept_commit(&commit) {
                     commit.result = CommitResult::Fenced;
                 }
             }
-            // The commit was accepted, or is still on the network and may be accepted at any later time.
-            CommitResult::Unknown => match self.random.random_ratio(1, 2) {
-                true => drop(self.accept_commit(&commit)),
-                false => self.group.late.push(commit.clone()),
+            // The commit was accepted, or is still on the network and may be accepted at any later time; or
+            // both, if a client repeats it after it has lost its connection.
+            CommitResult::Unknown => match self.random.random_range(0..3) {
+                0 => drop(self.accept_commit(&commit)),
+                1 => self.group.late.push(commit.clone()),
+                _ => {
+                    self.count("repeated commits");
+                    is_repeated = self.accept_commit(&commit);
+                    self.group.late.push(commit.clone());
+                }
             },
             CommitResult::Rejected | CommitResult::Fenced => {}
         }
@@ -554,6 +561,9 @@ impl Simulation {
             Some(Mutation::IntentNotAwaited) => {}
             Some(Mutation::UnknownCommitIgnored) if commit.result == CommitResult::Unknown => {
                 self.handle(at, Event::Committed(CommitResult::Rejected));
+            }
+            Some(Mutation::RepeatedCommitTrusted) if is_repeated => {
+                self.handle(at, Event::Committed(CommitResult::Committed));
             }
             _ => {
                 if matches!(commit.result, CommitResult::Unknown | CommitResult::Fenced) {
@@ -745,7 +755,14 @@ impl Simulation {
         let has_faults = self.faults && !self.setup.moves_only;
         let result = match self.random.random_range(0..100) {
             0..3 if has_faults => CommitResult::Unknown,
-            3..30 if self.setup.mutation == Some(Mutation::UnknownCommitIgnored) => CommitResult::Unknown,
+            3..30
+                if self
+                    .setup
+                    .mutation
+                    .is_some_and(Mutation::is_about_unknown_commits) =>
+            {
+                CommitResult::Unknown
+            }
             3..7 if self.faults => CommitResult::Rejected,
             _ => CommitResult::Committed,
         };

@@ -31,7 +31,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 25] = [
+const EVENTS: [&str; 26] = [
     "kills",
     "pauses",
     "evictions",
@@ -40,6 +40,7 @@ const EVENTS: [&str; 25] = [
     "rejoins",
     "processed after the response",
     "late commits",
+    "repeated commits",
     "requests withheld",
     "parked",
     "parked at the limit",
@@ -159,6 +160,15 @@ fn ignored_unknown_commit_is_detected() {
         Mutation::UnknownCommitIgnored,
         Policy::Park,
         ViolationKind::CommitPositionDecreased,
+    );
+}
+
+#[test]
+fn trusted_repeated_commit_is_detected() {
+    assert_detected(
+        Mutation::RepeatedCommitTrusted,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
     );
 }
 

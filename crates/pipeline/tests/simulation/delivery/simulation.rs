@@ -53,6 +53,8 @@ pub(crate) enum Mutation {
     IntentNotAwaited,
     /// A member continues after a commit with unknown result (B9).
     UnknownCommitIgnored,
+    /// A commit that was repeated counts as acknowledged although an earlier request is in flight (B9).
+    RepeatedCommitTrusted,
     /// An outcome counts as acknowledged when it is handed to the producer (B11).
     OutcomeNotAcknowledged,
     /// A commit for a revoked partition is sent under the next generation (B14).
@@ -161,6 +163,11 @@ impl Setup {
 }
 
 impl Mutation {
+    /// Returns `true` if the mutation shows itself in commits with an unknown result.
+    pub(crate) fn is_about_unknown_commits(self) -> bool {
+        matches!(self, Self::UnknownCommitIgnored | Self::RepeatedCommitTrusted)
+    }
+
     /// Returns `true` if the mutation concerns flow control.
     pub(crate) fn is_about_flow_control(self) -> bool {
         match self {
@@ -168,6 +175,7 @@ impl Mutation {
             Self::NoIntents
             | Self::IntentNotAwaited
             | Self::UnknownCommitIgnored
+            | Self::RepeatedCommitTrusted
             | Self::OutcomeNotAcknowledged
             | Self::CommitAfterRevocation
             | Self::NoOwnershipLease
