@@ -5,4 +5,5 @@ mod at_most_once;
 mod call_notes;
 mod deferral;
 mod fixture;
+mod mass_rejection;
 mod stage_two;
