@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     in_flight_limit: Gauge,
     pub(crate) outages: Counter,
+    pub(crate) mass_rejections: Counter,
     pub(crate) probes_failed: Counter,
     breaker: Labelled<Gauge>,
     paused: Gauge,
@@ -212,6 +213,11 @@ impl Metrics {
                 "outbox_api_outages",
                 "Times the circuit breaker opened because the API was unhealthy",
             ),
+            mass_rejections: counter(
+                registry,
+                "outbox_api_mass_rejections",
+                "Times the circuit breaker opened because the API rejected most calls",
+            ),
             probes_failed: counter(
                 registry,
                 "outbox_api_probes_failed",
@@ -375,6 +381,7 @@ mod tests {
                 "outbox_calls_in_flight gauge",
                 "outbox_calls_in_flight_limit gauge",
                 "outbox_api_outages counter",
+                "outbox_api_mass_rejections counter",
                 "outbox_api_probes_failed counter",
                 "outbox_calls_paused gauge",
                 "outbox_api_breaker gauge",

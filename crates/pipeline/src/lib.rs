@@ -14,3 +14,6 @@
 
 pub mod admission;
 pub mod delivery;
+mod sliding_count;
+
+pub use sliding_count::ShareLimit;

@@ -419,6 +419,14 @@ mod tests {
             |config| config.circuit_breaker.probe_interval = Duration::ZERO,
             "circuit_breaker.probe_interval",
         );
+        check(
+            |config| config.circuit_breaker.rejection_threshold = 101,
+            "circuit_breaker.rejection_threshold",
+        );
+        check(
+            |config| config.circuit_breaker.rejection_window = 0,
+            "circuit_breaker.rejection_window",
+        );
         check(|config| config.rate_limit.per = Duration::ZERO, "rate_limit.per");
         check(
             |config| config.concurrency.calls_in_flight_min = 65,

@@ -6,4 +6,5 @@ mod call_notes;
 mod deferral;
 mod delayed_commit;
 mod fixture;
+mod mass_rejection;
 mod stage_two;

@@ -10,9 +10,10 @@ mod rate_limit;
 
 use std::time::{Duration, Instant};
 
-use super::response::Response;
+use super::response::{ClassifiedResponse, Response};
+use crate::sliding_count::ShareLimit;
 
-pub use circuit_breaker::{BreakerSettings, BreakerState, Outage};
+pub use circuit_breaker::{BreakerSettings, BreakerState, Outage, OutageCause};
 pub use rate_limit::RateSettings;
 
 pub(super) use api_health::ApiHealth;
@@ -54,6 +55,7 @@ impl FlowControl {
     pub(super) fn unlimited(calls_in_flight_max: usize) -> Self {
         let never_opens = BreakerSettings {
             failure_threshold: 0,
+            rejections: ShareLimit::OFF,
             probe_interval: Duration::ZERO,
         };
         Self {
@@ -98,6 +100,11 @@ impl FlowControl {
 
     pub(super) fn is_paused(&self) -> bool {
         self.is_paused
+    }
+
+    /// Returns `true` if a call whose request was sent then, and is rejected now, is kept and tried again.
+    pub(super) fn keeps_rejection(&self, sent_at: Instant) -> bool {
+        self.breaker.keeps_rejection(sent_at)
     }
 
     /// Returns `true` if one more request may be sent now.
@@ -157,7 +164,7 @@ impl FlowControl {
     pub(super) fn responded(
         &mut self,
         sent_at: Instant,
-        response: &Response,
+        response: &ClassifiedResponse,
         health: ApiHealth,
         now: Instant,
     ) -> BreakerChange {

@@ -30,7 +30,7 @@ impl<P> Delivery<P> {
     /// Takes in what the response to a call says of the API's health.
     pub(super) fn observe_response(&mut self, sent_at: Instant, response: &ClassifiedResponse, now: Instant) {
         let health = ApiHealth::of(response.response(), response.class().is_definite());
-        let change = self.flow.responded(sent_at, response.response(), health, now);
+        let change = self.flow.responded(sent_at, response, health, now);
         self.breaker_changed(change, now);
     }
 

@@ -353,7 +353,7 @@ impl Simulation {
                 let order = self.origin(position(call));
                 let sent_at = self.checks.in_flight.remove(&(process, order));
                 if let Response::Status(http) = &response
-                    && matches!(http.status, 200 | 422)
+                    && (http.status == 200 || http.status == 422 && !self.may_keep_rejection(at, call))
                 {
                     let definite = self.checks.definite.entry(order).or_default();
                     definite.extend(sent_at.map(|at| (process, at, position(call))));
@@ -480,14 +480,18 @@ impl Simulation {
             self.checks
                 .within_ambiguous_limit(order, (process, call.assignment));
         }
-        let kind = (self.faults, self.setup.seed, self.setup.abandons);
+        // A breaker that is open for rejections needs a call that is accepted. In the end there may be none but
+        // rejected orders, so these are accepted then.
+        let kind = (self.faults, self.faults || !self.has_rejection_limit());
+        let of_seed = (self.setup.seed, self.setup.abandons);
         let mut plan = match self.setup.outage_only {
-            None => self.api.plan_request(&mut self.random, order, now, kind),
-            Some(_) => api::plan_request(&mut self.random, order, now, false),
+            None => self.api.plan_request(&mut self.random, order, now, kind, of_seed),
+            Some(_) => api::plan_request(&mut self.random, order, now, kind),
         };
         if let Some(response) = down {
             // The API may have processed the order nevertheless.
-            plan.processed_at = plan.processed_at.filter(|_| self.faults);
+            let is_rejected = response.status() == Some(outage::REJECTS_ALL);
+            plan.processed_at = plan.processed_at.filter(|_| self.faults && !is_rejected);
             plan.response = response;
         }
         if let (Some(_), Response::Lost(_), Policy::Verify) = (plan.processed_at, &plan.response, policy)
@@ -720,6 +724,7 @@ impl Simulation {
     }
 
     fn publish(&mut self, at: usize, call: CallId, state: Arc<FinalState>) {
+        self.count_dead_letter(at, position(call), &state);
         let written_at = self.soon(25);
         if self.setup.mutation == Some(Mutation::OutcomeNotAcknowledged) {
             let step = Step::Publish(call, state, true, None);

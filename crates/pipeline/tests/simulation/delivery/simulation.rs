@@ -12,7 +12,7 @@ use crate::delivery::api::Api;
 use crate::delivery::caller::Caller;
 use crate::delivery::checks::{CallPosition, Checks, Violation, ViolationKind};
 use crate::delivery::group::Group;
-use crate::delivery::outage::{self, ApiOutage, OutageStats};
+use crate::delivery::outage::{self, ApiOutage, OutageKind, OutageStats};
 use crate::delivery::transactions::Transaction;
 
 const PARTITIONS: i32 = 2;
@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) flow_control: Option<FlowControlSettings>,
     /// The only fault is one outage of the API, of this length.
     pub(crate) outage_only: Option<Duration>,
+    /// Kind of that outage.
+    pub(crate) outage_kind: OutageKind,
     pub(crate) mutation: Option<Mutation>,
     /// Only kind of violation that is reported.
     pub(crate) only_kind: Option<ViolationKind>,
@@ -89,6 +91,8 @@ pub(crate) enum Mutation {
     NoProbes,
     /// There is no circuit breaker.
     NoCircuitBreaker,
+    /// There is no limit on the share of rejections.
+    NoRejectionBreaker,
     /// Rejected orders count as failures of the API.
     RejectionsAreFailures,
     /// A partition without a committed offset starts at the beginning of a filled outbox.
@@ -156,6 +160,7 @@ impl Setup {
             abandons: seed % 8 < 4,
             flow_control: outage::flow_control(seed, None),
             outage_only: None,
+            outage_kind: OutageKind::Fails,
             mutation: None,
             only_kind: None,
         }
@@ -171,7 +176,10 @@ impl Mutation {
     /// Returns `true` if the mutation concerns flow control.
     pub(crate) fn is_about_flow_control(self) -> bool {
         match self {
-            Self::NoProbes | Self::NoCircuitBreaker | Self::RejectionsAreFailures => true,
+            Self::NoProbes
+            | Self::NoCircuitBreaker
+            | Self::NoRejectionBreaker
+            | Self::RejectionsAreFailures => true,
             Self::NoIntents
             | Self::IntentNotAwaited
             | Self::UnknownCommitIgnored
@@ -359,7 +367,7 @@ impl Simulation {
                 && self.down.is_none()
                 && self.now.duration_since(self.began) > Duration::from_millis(300)
             {
-                self.start_outage(outage);
+                self.start_outage(self.setup.outage_kind, outage);
             }
             let at = self.random.random_range(0..self.callers.len());
             idle = if self.caller_turn(at) { 0 } else { idle + 1 };
@@ -425,7 +433,8 @@ impl Simulation {
             8..14 => self.rebalance(),
             16..19 if self.setup.flow_control.is_some() && !self.is_api_down() => {
                 let time = Duration::from_millis(self.random.random_range(0..1_500));
-                self.start_outage(time);
+                let kind = self.draw_outage_kind();
+                self.start_outage(kind, time);
             }
             19 if !self.setup.moves_only => self.lose_group(),
             14..16 if !self.callers[at].stopping => {
