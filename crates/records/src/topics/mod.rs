@@ -1,4 +1,7 @@
-//! Names of the topics.
+//! Names of the topics, and what is remembered of them.
+
+pub mod note;
+pub mod topic_id;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,126 @@
+//! G8: what topics an offset was committed with is remembered in Kafka, beside the offset. So topics that have
+//! grown, or were created again, halt the partition, whatever disks are lost meanwhile.
+//!
+//! Set-up: in the first scenario a validator has admitted orders. It is stopped, its state directory is lost, all
+//! topics grow, and the same orders come again, spread over other partitions; in the second the changelog is
+//! created again.
+//!
+//! Must hold: the validator reports each partition as halted, and why. No order gets into the outbox twice.
+//! Without `guard-topics-note` each order is admitted again.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use harness::cluster::{self, Administrator};
+use harness::orders::manual::{orders, send};
+use harness::pipeline::Pipeline;
+use harness::process::instance_lifecycle::await_ready;
+use harness::wait::pause;
+use records::{Offset, Partition};
+
+use crate::assertions::{LIMIT, await_unready, await_verdicts, expect_outbox};
+use crate::fixtures::validator_with_orders;
+use crate::g8_fail_closed::halted_partitions::{COMPACTED, recreate, retry_until_accepted};
+use crate::run;
+
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Time in which a program that does not halt would go on.
+const QUIET: Duration = Duration::from_secs(3);
+
+#[test]
+fn grown_topics_halt_without_state_directory() {
+    run(|| {
+        let mut pipeline = Pipeline::create("grown-lost", 2)?;
+        let topics = pipeline.topics.clone();
+        let mut sent = [orders(0, "zero", 10), orders(1, "one", 10)].concat();
+        send(&pipeline.kafka, &topics.orders, &sent)?;
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        await_verdicts(&pipeline)?;
+        validator.process.terminate(DRAIN_MAX)?;
+
+        // An operator sets the offsets, as other messages say, which removes what they remember. That is
+        // accepted, and the next commit remembers it again.
+        let (kafka, group) = (&pipeline.kafka, &pipeline.validator_group);
+        for partition in [0, 1].map(Partition) {
+            retry_until_accepted("the group is empty", || {
+                cluster::set_committed(kafka, group, &topics.orders, partition, Offset(10))
+            })?;
+        }
+        validator.process.start()?;
+        await_ready(&mut validator, LIMIT)?;
+        // On one partition only: the note of one is enough.
+        let more = orders(1, "more", 10);
+        send(kafka, &topics.orders, &more)?;
+        sent.extend(more);
+        await_verdicts(&pipeline)?;
+        validator.process.terminate(DRAIN_MAX)?;
+
+        fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
+        let administrator = Administrator::new(kafka)?;
+        for topic in [&topics.orders, &topics.pending, &topics.changelog] {
+            administrator.grow_topic(topic, 3)?;
+        }
+        let mut again = sent.clone();
+        for order in &mut again {
+            order.partition.0 += 1;
+        }
+        send(kafka, &topics.orders, &again)?;
+        validator.process.start()?;
+        for partition in 0..3 {
+            await_unready(
+                &mut validator,
+                &[
+                    &format!("partition {partition} is halted: {} and", topics.orders),
+                    "have 3 partitions, and had 2 when the group",
+                    "create orders, pending and changelog topics under new names",
+                ],
+            )?;
+        }
+        ensure!(
+            validator.process.log_since_start()?.contains("partition halted"),
+            "the validator does not log that a partition is halted"
+        );
+        pause(QUIET)?;
+        validator.process.terminate(DRAIN_MAX)?;
+        expect_outbox(&pipeline, &[&sent])?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn recreated_changelog_halts_without_store() {
+    run(|| {
+        let (mut pipeline, mut validator, sent) = validator_with_orders("changelog-lost", 20)?;
+        let topics = pipeline.topics.clone();
+        validator.process.terminate(DRAIN_MAX)?;
+        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+        fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
+        validator.process.start()?;
+        let words = [
+            "partition 0 is halted",
+            &format!("{} was deleted and created again", topics.changelog),
+            "--reset-offsets --shift-by 0 --execute",
+        ];
+        await_unready(&mut validator, &words)?;
+        validator.process.terminate(DRAIN_MAX)?;
+
+        // The operator runs the command without the repair. The empty changelog is found all the same.
+        let (kafka, group) = (&pipeline.kafka, &pipeline.validator_group);
+        retry_until_accepted("the group is empty", || {
+            cluster::set_committed(kafka, group, &topics.orders, Partition(0), Offset(20))
+        })?;
+        fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
+        validator.process.start()?;
+        await_unready(
+            &mut validator,
+            &["partition 0 is halted", "is empty, and the outbox"],
+        )?;
+        validator.process.terminate(DRAIN_MAX)?;
+        expect_outbox(&pipeline, &[&sent])?;
+        pipeline.passed();
+        Ok(())
+    });
+}
