@@ -154,6 +154,13 @@ impl Consumer {
         offsets::bounds(&self.inner, &self.topic, partition, timeout)
     }
 
+    /// Returns the id of the topic that the records come from; `None` if the brokers do not report ids. If it
+    /// changes later, [`Self::poll`] reports that before it returns a record of the new topic.
+    #[must_use]
+    pub fn topic_id(&self) -> Option<String> {
+        self.inner.context().topic_recreation.id()
+    }
+
     /// Leaves the group. Partitions that are still owned are released without a commit.
     pub fn leave(self) {
         drop(self);

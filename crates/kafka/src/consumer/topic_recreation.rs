@@ -42,6 +42,12 @@ impl TopicRecreation {
         state.id = Some(id.to_owned());
     }
 
+    /// Returns the id that was logged last; `None` if the brokers do not report ids.
+    pub(super) fn id(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.id.clone()
+    }
+
     /// Returns `true` if the topic was recreated since the last call.
     pub(super) fn take(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,5 +94,6 @@ mod tests {
             "librdkafka had forgotten the id"
         );
         assert!(!recreation.take(), "reported once");
+        assert_eq!(recreation.id().as_deref(), Some("three"));
     }
 }

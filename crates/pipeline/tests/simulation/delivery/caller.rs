@@ -13,7 +13,7 @@ use pipeline::delivery::{
     ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
 use rand::RngExt as _;
-use records::{CallNote, Offset, OffsetSet, Partition};
+use records::{CallNote, Offset, OffsetSet, Partition, TopicId};
 
 use crate::delivery::api::{self, PROCESSING_MAX, TIMEOUT, TRANSPORT_MAX, status};
 use crate::delivery::checks::{CallPosition, Outcome, ViolationKind};
@@ -436,6 +436,7 @@ impl Simulation {
         LoadedNotes {
             committed: committed.map(|(offset, _)| offset),
             metadata,
+            outbox: TopicId::new("outbox"),
             log_start: Offset(0),
             log_end: if looks_empty {
                 Offset(0)
