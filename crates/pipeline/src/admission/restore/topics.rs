@@ -80,8 +80,8 @@ fn compare(context: &RestoreContext, was: &TopicsNote, is: &TopicsNote, when: &s
             "topics.changelog",
             &was.changelog,
             &is.changelog,
-            "the keys of admitted orders are not in it, and they would be paid twice. Rebuild it from the \
-             outbox before anything else",
+            "the keys of admitted orders are not in it, and they would be paid twice. Stop all validators, and \
+             rebuild it from the outbox before anything else: outbox state rebuild",
         ),
         orders,
         recreated(
@@ -98,6 +98,14 @@ fn compare(context: &RestoreContext, was: &TopicsNote, is: &TopicsNote, when: &s
     .collect();
     if differences.is_empty() {
         return Ok(());
+    }
+    // The command that rebuilds the changelog has the offsets name it.
+    if differences.len() == 1
+        && was.changelog != is.changelog
+        && was.changelog.is_some()
+        && is.changelog.is_some()
+    {
+        return Err(differences.concat());
     }
     // All of them, since the command below removes the memory of each.
     Err(format!(
