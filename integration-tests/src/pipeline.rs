@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub caller_group: String,
     name: String,
     folder: PathBuf,
+    /// Names of further topics, of other groups of callers.
+    further_topics: Vec<String>,
     outcome: Outcome,
 }
 
@@ -103,6 +105,7 @@ impl Pipeline {
             caller_group: format!("{name}.api-caller"),
             name,
             folder,
+            further_topics: Vec::new(),
             outcome: Outcome::Unknown,
         })
     }
@@ -167,6 +170,19 @@ impl Pipeline {
         // By the program under test: its topic settings are part of the guarantees.
         self.outbox(&["topics", "create", "--yes", "--partitions", &partitions])
             .map(|_| ())
+    }
+
+    /// Creates the topics of another group of callers, which has outcomes, dead letters and parked calls of its own.
+    ///
+    /// # Errors
+    /// `outbox topics create` fails.
+    pub fn create_topics_of_group(&mut self, topics: &Topics) -> Result<()> {
+        let own = std::mem::replace(&mut self.topics, topics.clone());
+        let created = self.create_topics();
+        self.topics = own;
+        self.further_topics
+            .extend([&topics.processed, &topics.call_dead_letters, &topics.parked].map(String::clone));
+        created
     }
 
     /// Begins the callers' group with `outbox group create`, at `beginning` or another place. Returns what
@@ -288,7 +304,14 @@ impl Pipeline {
     /// # Errors
     /// The program does not exist, or the settings cannot be written.
     pub fn service(&self, program: &str, number: u32, settings: Settings) -> Result<Service> {
-        let name = format!("{program}-{number}");
+        self.service_as(&format!("{program}-{number}"), program, settings)
+    }
+
+    /// Describes a program with these settings, whose process, log and settings file have this name.
+    ///
+    /// # Errors
+    /// The program does not exist, or the settings cannot be written.
+    pub fn service_as(&self, name: &str, program: &str, settings: Settings) -> Result<Service> {
         // Chosen here, because the program does not report a port chosen by the system.
         let admin = format!("127.0.0.1:{}", free_port()?);
         let file = settings
@@ -296,7 +319,7 @@ impl Pipeline {
             .write(&self.folder.join(format!("{name}.toml")))?;
         Ok(Service {
             process: self
-                .process(&name, program)?
+                .process(name, program)?
                 .arguments(["--config"])
                 .arguments([file]),
             admin: format!("http://{admin}"),
@@ -362,7 +385,9 @@ impl Drop for Pipeline {
             Outcome::Unknown | Outcome::Passed => {
                 // Best effort: names are unique, so leftovers disturb no later run.
                 if let Ok(administrator) = Administrator::new(&self.kafka) {
-                    let _deleted = administrator.delete_topics(&self.topic_names());
+                    let further = self.further_topics.iter().map(String::as_str);
+                    let names: Vec<&str> = self.topic_names().into_iter().chain(further).collect();
+                    let _deleted = administrator.delete_topics(&names);
                 }
                 let _removed = std::fs::remove_dir_all(&self.folder);
             }
