@@ -34,6 +34,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         // The state directory remembers the count, and compares it once the topics agree with each other.
         partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required)?;

@@ -54,6 +54,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
         // The caller is stateless: it has no earlier partition count to compare with.
         partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;

@@ -78,8 +78,33 @@ pub struct Requirements<'a> {
     /// Minutes for which the brokers keep the offsets of a group without members; `None` if unknown, or not
     /// to be verified.
     pub offsets_retention_minutes: Option<i64>,
+    /// Brokers that do not verify transactions; empty if it is not known.
+    pub unverified_brokers: &'a [UnverifiedBroker],
     /// Addresses of the brokers, for the commands that repair.
     pub bootstrap_servers: &'a str,
+}
+
+/// Verification by a broker that a record which it appends belongs to an open transaction
+/// (`transaction.partition.verification.enable`, KIP-890).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionVerification {
+    /// The broker verifies each transaction.
+    Enabled,
+    /// The setting is off.
+    Disabled,
+    /// The broker is too old to have the setting.
+    Unsupported,
+    /// The broker does not report the setting.
+    NotReported,
+}
+
+/// A broker that does not verify transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnverifiedBroker {
+    /// Id of the broker.
+    pub id: i32,
+    /// It has the setting, which is off; otherwise it is too old to have it.
+    pub is_disabled: bool,
 }
 
 /// Severity of a finding.

@@ -10,6 +10,7 @@ fn required(topics: &Topics, role: Role) -> Requirements<'_> {
         role,
         partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: "b:9092",
     }
 }
@@ -401,4 +402,31 @@ fn created_topics_follow_existing_orders_topic() {
     };
     assert_eq!(bytes(Pending), 5_000_000 + HEADERS_BYTES);
     assert_eq!(bytes(Parked), 5_000_000 + 2 * HEADERS_BYTES);
+}
+
+#[test]
+fn brokers_that_verify_no_transactions_are_refused() {
+    let topics = Topics::default();
+    let broker = |id, is_disabled| UnverifiedBroker { id, is_disabled };
+    let found = |brokers: &[UnverifiedBroker]| {
+        let required = Requirements {
+            unverified_brokers: brokers,
+            ..required(&topics, Validator)
+        };
+        let findings = verify(&required, &created(10, 3));
+        assert!(findings.iter().all(|finding| finding.severity == Refuse));
+        findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[]), [""; 0]);
+    let [disabled, unsupported] = &found(&[broker(1, true), broker(2, false), broker(3, true)])[..] else {
+        panic!("one finding for each cause");
+    };
+    assert!(
+        disabled.contains("=false: 1, 3\n") && disabled.contains("--add-config"),
+        "{disabled}"
+    );
+    assert!(
+        unsupported.contains(": 2\n") && unsupported.contains("3.6"),
+        "{unsupported}"
+    );
 }
