@@ -6,7 +6,7 @@ mod fenced;
 mod readiness;
 mod topic_changes;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use kafka::admin::Admin;
 use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, PartitionState};
-use records::Offset;
+use records::{Offset, Partition};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
@@ -83,7 +83,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let restorers = Restorers::start(config, &note, &admin, &directory, &metrics)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
-    let admission = Admission::new(rules, config.limits(), Instant::now());
+    let admission = Admission::new(rules, config.limits(), Instant::now()).with_refusals(config.refusals());
     let shell = Shell {
         config: config.clone(),
         metrics,
@@ -104,6 +104,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     );
     let mut run = Loop {
         is_assigned: false,
+        refusing: [].into(),
         topic_changes,
         member,
         partitions,
@@ -152,6 +153,8 @@ fn member_settings(config: &Config) -> MemberSettings {
 struct Loop<'a> {
     /// The group has reported an assignment, perhaps an empty one.
     is_assigned: bool,
+    /// Partitions that are reported as paused for their refusals.
+    refusing: BTreeSet<Partition>,
     topic_changes: Arc<TopicChanges>,
     member: GroupMember,
     /// Partition count of the orders topic at start-up.
