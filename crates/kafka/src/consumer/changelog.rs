@@ -121,6 +121,19 @@ impl ChangelogReader {
         offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
     }
 
+    /// Returns the start and the last stable offset of a partition of another topic.
+    ///
+    /// # Errors
+    /// The leader did not respond within `timeout`.
+    pub fn stable_bounds_of(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
+        offsets::bounds(&self.committed, topic, partition, timeout)
+    }
+
     /// Returns the start and the last stable offset of a changelog partition. A test restores up to here, to
     /// show why the high watermark is needed.
     ///

@@ -6,17 +6,22 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
 use kafka::ClientError;
-use kafka::changelog::ChangelogReader;
-use pipeline::admission::restore::{Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep};
-use records::{Bounds, Offset, Partition, Timestamp};
+use kafka::changelog::{ChangelogReader, ReadError};
+use pipeline::admission::restore::{
+    NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep,
+};
+use records::key::InvalidKey;
+use records::pending::Admission;
+use records::{Bounds, IdempotencyKey, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{DirectoryError, Identity, Options, Store, StoreError};
 
+use super::read_changelog::{ChangelogRange, ChangelogRead};
 use super::worker::{Worker, halted};
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Number of offsets below the changelog's end that are searched for its last record. Transaction markers and
+/// Number of offsets below a topic's end that are searched for its last record. Transaction markers and
 /// aborted records may follow it.
 const LOOK_BACK: i64 = 1_000;
 
@@ -40,7 +45,7 @@ impl Worker {
         let mut orders = None;
         loop {
             let sent_at = Instant::now();
-            let Some(response) = self.perform(reader, &context, request, store, cancelled)? else {
+            let Some(response) = self.perform(reader, &context, &request, store, cancelled)? else {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
@@ -101,12 +106,12 @@ impl Worker {
         &self,
         reader: &ChangelogReader,
         context: &RestoreContext,
-        request: RestoreRequest,
+        request: &RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<RestoreResponse>> {
         let (topics, partition) = (&context.topics, context.partition);
-        Ok(Some(match request {
+        Ok(Some(match *request {
             RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::CommittedOffset(committed.offset)
@@ -129,14 +134,23 @@ impl Worker {
                 let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
-            RestoreRequest::ApplyChangelog(from, to) => {
-                let to = read_target(reader, partition, to)?;
+            RestoreRequest::ApplyChangelog {
+                start,
+                checkpoint,
+                end,
+            } => {
+                let range = ChangelogRange {
+                    start,
+                    checkpoint,
+                    end: read_target(reader, partition, end)?,
+                };
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, context, opened, (from, to), cancelled) {
-                    Ok(true) => RestoreResponse::ChangelogApplied,
-                    Ok(false) => return Ok(None),
+                match self.read_changelog(reader, context, opened, range, cancelled) {
+                    Ok(ChangelogRead::Applied) => RestoreResponse::ChangelogApplied,
+                    Ok(ChangelogRead::Differs(offset)) => RestoreResponse::StoreDiffers(offset),
+                    Ok(ChangelogRead::Cancelled) => return Ok(None),
                     Err(error) => {
                         // A store that failed while it was written is not used any further. The next attempt
                         // opens it again, or builds a new one if it is corrupt.
@@ -149,6 +163,13 @@ impl Worker {
                         return Err(error);
                     }
                 }
+            }
+            RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(newest_order(reader, context)?),
+            RestoreRequest::IsKnown(ref key) => {
+                let opened = store
+                    .as_deref()
+                    .context("the store was not opened before its keys were compared with the outbox")?;
+                RestoreResponse::IsKnown(opened.get(key)?.is_some())
             }
         }))
     }
@@ -204,6 +225,39 @@ fn read_target(
         return Ok(reader.stable_bounds(partition, REQUEST_TIMEOUT)?.end);
     }
     Ok(high_watermark)
+}
+
+/// Looks for the newest committed order of the outbox partition, among its last records.
+fn newest_order(reader: &ChangelogReader, context: &RestoreContext) -> anyhow::Result<Option<NewestOrder>> {
+    if guard_removed!("guard-newest-order") {
+        return Ok(None);
+    }
+    let RestoreContext {
+        topics, partition, ..
+    } = context;
+    // The last stable offset: a transaction of a caller that is still open must not hold up the validators. An
+    // order that is committed behind it is not compared.
+    let Bounds { start, end } = reader.stable_bounds_of(&topics.pending, *partition, REQUEST_TIMEOUT)?;
+    let start = start.max(Offset(end.0 - LOOK_BACK));
+    let mut newest = None;
+    let read = reader.read_other(&topics.pending, *partition, Bounds { start, end }, |record| {
+        // What a person has written to the outbox by hand has no source, and no entry.
+        let is_of_partition = Admission::read(&record.headers.readable).is_ok_and(|admission| {
+            admission.source.topic == topics.orders && admission.source.partition == *partition
+        });
+        if is_of_partition && record.offset < end {
+            newest = Some(NewestOrder {
+                offset: record.offset,
+                key: IdempotencyKey::from_bytes(record.key)?,
+            });
+        }
+        Ok::<(), InvalidKey>(())
+    });
+    match read {
+        Ok(()) | Err(ReadError::Cancelled) => Ok(newest),
+        Err(ReadError::Client(error)) => Err(error.into()),
+        Err(ReadError::Sink(error)) => Err(error.into()),
+    }
 }
 
 /// Describes the period of which orders may be missing, as far as the topics show it.

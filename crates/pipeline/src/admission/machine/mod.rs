@@ -448,8 +448,8 @@ fn lost_end(partition: Partition, written: i64, reached: Offset, checkpoint: Off
          keys, and the store was equal to it up to {checkpoint} before: the changelog has lost records that Kafka had \
          acknowledged (its log was truncated, or the topic was deleted and created again). Their keys are \
          unknown to any other validator, which would admit their orders again, and they would be paid twice. \
-         This validator's store is kept, as it may hold the last copy of these keys: stop the validators, keep \
-         this state directory, and rebuild the changelog from the outbox before this partition goes on"
+         This validator's store is kept, as it may hold the last copy of these keys: stop all validators, keep \
+         this state directory, and rebuild the changelog from the outbox: outbox state rebuild"
     )
 }
 

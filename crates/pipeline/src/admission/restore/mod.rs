@@ -2,8 +2,10 @@
 //! the responses.
 //!
 //! ```text
-//! committed offset ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶ changelog read ─▶ ready
-//!  (stable)            (read_uncommitted)                   └ (is the outbox empty?) ┘
+//! committed offset ─▶ newest order ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶
+//!  (stable)           (of the outbox)  (read_uncommitted)                  └ (is the outbox empty?)
+//!
+//! changelog read ─▶ newest order known ─▶ ready
 //! ```
 //!
 //! G1 and G3 depend on this order; any other admits an order twice in some sequence of events:
@@ -14,10 +16,12 @@
 //! The program sends each request and passes the response in. A request that fails ends the attempt, and the
 //! next attempt starts with the first request.
 
+mod overlap;
 mod tail;
 
-use records::{Bounds, Offset, Partition, Topics};
+use records::{Bounds, IdempotencyKey, Offset, Partition, Topics};
 
+pub use self::overlap::Overlap;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
 
 /// Attempt to restore a partition's store.
@@ -32,6 +36,10 @@ pub struct Restore<'a> {
     checkpoint: Option<Offset>,
     outbox_is_empty: Option<bool>,
     is_read: bool,
+    /// Newest order of the outbox; `None` until it was looked for.
+    newest: Option<Option<NewestOrder>>,
+    /// Set once the store is known to have the newest order.
+    is_newest_known: bool,
 }
 
 /// Topics, group, partition and store of a restore, as its messages name them.
@@ -48,10 +56,14 @@ pub struct RestoreContext {
 }
 
 /// Request of a restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreRequest {
     /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
     CommittedOffset,
+    /// Newest committed order of the outbox partition.
+    // Before the bounds of the changelog: its entry then is below the changelog's end, also if another process
+    // goes on meanwhile because this one has lost the partition without noticing.
+    NewestOrder,
     /// Bounds of the changelog, as a read_uncommitted client sees them.
     // With the last stable offset as end, a restore would miss a transaction that is committed while its
     // markers are still being written.
@@ -62,13 +74,21 @@ pub enum RestoreRequest {
     Checkpoint,
     /// Presence of any committed record on the outbox partition.
     OutboxIsEmpty,
-    /// Application of all committed changes from the first offset on to the store, until the reader's position
-    /// has reached the second offset; see [`Tail`].
-    ApplyChangelog(Offset, Offset),
+    /// Application of all committed changes to the store, and comparison with those that it must have already.
+    ApplyChangelog {
+        /// Offset to read from. The records below the checkpoint are compared; see [`Overlap`].
+        start: Offset,
+        /// Checkpoint of the store. The records from there on are applied; see [`Tail`].
+        checkpoint: Offset,
+        /// Offset that the reader's position must reach.
+        end: Offset,
+    },
+    /// Presence of this key in the restored store.
+    IsKnown(IdempotencyKey),
 }
 
 /// Response to the [`RestoreRequest`] of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreResponse {
     /// Committed offset; `None` if the group never committed one, or it has expired.
     CommittedOffset(Option<Offset>),
@@ -82,6 +102,21 @@ pub enum RestoreResponse {
     OutboxIsEmpty(bool),
     /// All changes are applied.
     ChangelogApplied,
+    /// The store does not have the record at this offset, which is below its checkpoint. Nothing is applied.
+    StoreDiffers(Offset),
+    /// Newest order; `None` if none was found among the last records of the partition.
+    NewestOrder(Option<NewestOrder>),
+    /// `true` if the store has the key.
+    IsKnown(bool),
+}
+
+/// Newest committed order of the outbox partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewestOrder {
+    /// Offset in the outbox.
+    pub offset: Offset,
+    /// Idempotency key.
+    pub key: IdempotencyKey,
 }
 
 /// Next step of a restore.
@@ -107,6 +142,8 @@ impl<'a> Restore<'a> {
             checkpoint: None,
             outbox_is_empty: None,
             is_read: false,
+            newest: None,
+            is_newest_known: false,
         }
     }
 
@@ -140,6 +177,16 @@ impl<'a> Restore<'a> {
                 self.is_read = self.checkpoint.is_some();
                 Ok(())
             }
+            RestoreResponse::StoreDiffers(offset) => Err(self.store_differs(offset)),
+            RestoreResponse::NewestOrder(newest) => {
+                // Like the changelog's end below: ignored before the committed offset.
+                self.newest = self.committed.and(Some(newest));
+                Ok(())
+            }
+            RestoreResponse::IsKnown(is_known) => {
+                self.is_newest_known = is_known;
+                self.check_newest_order()
+            }
         };
         checked.map_or_else(RestoreStep::Halted, |()| self.next())
     }
@@ -149,6 +196,9 @@ impl<'a> Restore<'a> {
         if self.committed.is_none() {
             return RestoreStep::Request(RestoreRequest::CommittedOffset);
         }
+        let Some(newest) = &self.newest else {
+            return RestoreStep::Request(RestoreRequest::NewestOrder);
+        };
         let Some(changelog) = self.changelog else {
             return RestoreStep::Request(RestoreRequest::ChangelogBounds);
         };
@@ -164,9 +214,20 @@ impl<'a> Restore<'a> {
             return RestoreStep::Request(RestoreRequest::OutboxIsEmpty);
         }
         if !self.is_read {
-            return RestoreStep::Request(RestoreRequest::ApplyChangelog(checkpoint, changelog.end));
+            return RestoreStep::Request(RestoreRequest::ApplyChangelog {
+                start: Overlap::start(checkpoint, changelog.start),
+                checkpoint,
+                end: changelog.end,
+            });
         }
-        RestoreStep::Ready(next)
+        // The last transaction wrote the outbox's newest order and its entry. A changelog that has lost its end
+        // lacks this entry, which nothing else shows if the stores are lost too.
+        match newest {
+            Some(newest) if !self.is_newest_known => {
+                RestoreStep::Request(RestoreRequest::IsKnown(newest.key.clone()))
+            }
+            Some(_) | None => RestoreStep::Ready(next),
+        }
     }
 
     /// Chooses the input offset to start at.
@@ -233,8 +294,9 @@ impl<'a> Restore<'a> {
         if from < bounds.start {
             return Err(format!(
                 "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, and \
-                 rebuild the changelog: outbox state rebuild",
+                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, delete and \
+                 create the changelog again without `delete` in its cleanup.policy, and rebuild it from the outbox: \
+                 outbox state rebuild",
                 bounds.start
             ));
         }
@@ -245,12 +307,46 @@ impl<'a> Restore<'a> {
                 "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
                  deleted and created again, or has lost its end, or the store is another cluster's. The store \
                  is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
-                 otherwise rebuild the changelog before this partition goes on",
+                 otherwise stop all validators, and rebuild the changelog from the outbox: outbox state rebuild",
                 bounds.end, self.context.store
             ));
         }
         self.checkpoint = Some(from);
         Ok(())
+    }
+
+    /// Describes a store that was equal to another log than the changelog.
+    fn store_differs(&self, offset: Offset) -> String {
+        let (changelog, partition) = (&self.context.topics.changelog, self.context.partition);
+        format!(
+            "the store equals the changelog {changelog}/{partition} up to {}, and does not have its record at {offset}: \
+             the changelog has lost its end and has grown again, or was rebuilt, or the store is another \
+             cluster's. Keys from there on may be missing in either, and their orders would be paid twice. Stop \
+             all validators, rebuild the changelog from the outbox (outbox state rebuild), then remove {}",
+            self.checkpoint.unwrap_or(Offset(0)),
+            self.context.store
+        )
+    }
+
+    /// Checks that the changelog has the entry of the outbox's newest order.
+    ///
+    /// # Errors
+    /// The changelog has lost its end.
+    fn check_newest_order(&self) -> Result<(), String> {
+        let Some(Some(NewestOrder { offset, key })) = &self.newest else {
+            return Ok(());
+        };
+        if self.is_newest_known {
+            return Ok(());
+        }
+        let (topics, partition) = (&self.context.topics, self.context.partition);
+        Err(format!(
+            "the changelog {}/{partition} has no entry of the order {key}, the newest of the outbox \
+             ({}/{partition}@{offset}): the changelog has lost its end (an unclean leader election, or replicas that lost their \
+             disks), and this order and others before it would be paid twice. Stop all validators, and rebuild \
+             it: outbox state rebuild",
+            topics.changelog, topics.pending
+        ))
     }
 
     /// Compares the changelog, read again, with an outbox that has records.

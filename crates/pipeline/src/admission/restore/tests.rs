@@ -23,6 +23,9 @@ struct Facts {
     orders: Bounds,
     checkpoint: Option<i64>,
     outbox_is_empty: bool,
+    newest_is_known: bool,
+    /// Offset of a record that the store lacks below its checkpoint.
+    differs_at: Option<i64>,
 }
 
 impl Facts {
@@ -34,6 +37,8 @@ impl Facts {
             orders: bounds(7, 50),
             checkpoint: Some(30),
             outbox_is_empty: false,
+            newest_is_known: true,
+            differs_at: None,
         }
     }
 
@@ -47,7 +52,7 @@ impl Facts {
             let RestoreStep::Request(request) = step else {
                 return (requests, step);
             };
-            requests.push(request);
+            requests.push(request.clone());
             step = restore.on(match request {
                 RestoreRequest::CommittedOffset => {
                     RestoreResponse::CommittedOffset(self.committed.map(Offset))
@@ -56,7 +61,15 @@ impl Facts {
                 RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
                 RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
                 RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
-                RestoreRequest::ApplyChangelog(..) => RestoreResponse::ChangelogApplied,
+                RestoreRequest::ApplyChangelog { .. } => match self.differs_at {
+                    Some(offset) => RestoreResponse::StoreDiffers(Offset(offset)),
+                    None => RestoreResponse::ChangelogApplied,
+                },
+                RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(Some(NewestOrder {
+                    offset: Offset(60),
+                    key: IdempotencyKey::new("order-1").expect("a key"),
+                })),
+                RestoreRequest::IsKnown(_) => RestoreResponse::IsKnown(self.newest_is_known),
             });
         }
     }
@@ -82,10 +95,16 @@ fn committed_offset_then_high_watermark_then_tail() {
         requests,
         [
             RestoreRequest::CommittedOffset,
+            RestoreRequest::NewestOrder,
             RestoreRequest::ChangelogBounds,
             RestoreRequest::OrdersBounds,
             RestoreRequest::Checkpoint,
-            RestoreRequest::ApplyChangelog(Offset(30), Offset(90)),
+            RestoreRequest::ApplyChangelog {
+                start: Offset(0),
+                checkpoint: Offset(30),
+                end: Offset(90),
+            },
+            RestoreRequest::IsKnown(IdempotencyKey::new("order-1").expect("a key")),
         ]
     );
     assert_eq!(step, RestoreStep::Ready(Offset(40)));
@@ -98,12 +117,14 @@ fn changelog_end_read_too_early_is_ignored() {
     let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::CommittedOffset));
     let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::NewestOrder));
+    let step = restore.on(RestoreResponse::NewestOrder(None));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::ChangelogBounds));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
     let again = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
     assert_eq!(
         again,
-        RestoreStep::Request(RestoreRequest::ChangelogBounds),
+        RestoreStep::Request(RestoreRequest::NewestOrder),
         "the attempt starts again"
     );
 }
@@ -115,10 +136,11 @@ fn new_store_reads_the_whole_changelog() {
         ..Facts::sound()
     };
     let (requests, _) = facts.run();
-    assert_eq!(
-        requests.last(),
-        Some(&RestoreRequest::ApplyChangelog(Offset(0), Offset(90)))
-    );
+    assert!(requests.contains(&RestoreRequest::ApplyChangelog {
+        start: Offset(0),
+        checkpoint: Offset(0),
+        end: Offset(90),
+    }));
 }
 
 #[test]
@@ -144,6 +166,24 @@ fn group_without_offset_starts_at_a_complete_log_only() {
         ..never
     }
     .assert_ready(7);
+}
+
+#[test]
+fn changelog_without_the_newest_order_halts() {
+    let facts = Facts {
+        newest_is_known: false,
+        ..Facts::sound()
+    };
+    facts.assert_halted("no entry of the order order-1, the newest of the outbox (pending-api-calls/3@60)");
+}
+
+#[test]
+fn store_of_another_log_halts() {
+    let facts = Facts {
+        differs_at: Some(17),
+        ..Facts::sound()
+    };
+    facts.assert_halted("up to 30, and does not have its record at 17");
 }
 
 #[test]
@@ -195,6 +235,7 @@ fn changelog_filled_meanwhile_does_not_halt() {
     let context = context();
     let mut restore = Restore::new(&context);
     restore.on(RestoreResponse::CommittedOffset(None));
+    restore.on(RestoreResponse::NewestOrder(None));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
     restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));
     let step = restore.on(RestoreResponse::Checkpoint(None));

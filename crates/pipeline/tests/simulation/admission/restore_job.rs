@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use pipeline::admission::RestoreId;
 use pipeline::admission::restore::{
-    Chunk, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
+    Chunk, NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
 };
 use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
 
@@ -111,7 +111,7 @@ impl RestoreJob {
     fn perform(&mut self, host: usize, env: &mut Env) -> Option<RestoreResponse> {
         let partition = self.partition;
         let changelog = env.broker.log(Topic::Changelog, partition);
-        Some(match self.request {
+        Some(match self.request.clone() {
             RestoreRequest::CommittedOffset => {
                 if env.is(Mutation::HighWatermarkFirst) && self.early_end.is_none() {
                     self.early_end = Some(changelog.high_watermark());
@@ -152,7 +152,24 @@ impl RestoreJob {
                 // Off with this mutation, since it would hide the guard that the mutation removes.
                 RestoreResponse::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
             }
-            RestoreRequest::ApplyChangelog(from, to) => return self.read(from, to, host, env),
+            // Without the comparison: simulated logs lose nothing, and it would hide the rules that mutations
+            // remove.
+            RestoreRequest::ApplyChangelog { checkpoint, end, .. } => {
+                return self.read(checkpoint, end, host, env);
+            }
+            RestoreRequest::NewestOrder => {
+                // Off with a mutation, since it would hide the rule that the mutation removes.
+                let is_off = env.mutation.is_some() && !env.is(Mutation::NewestOrderLate);
+                RestoreResponse::NewestOrder(newest_order(env, partition).filter(|_| !is_off))
+            }
+            RestoreRequest::IsKnown(key) => {
+                let store = self.store.as_ref().expect("an open store");
+                let key = match newest_order(env, partition) {
+                    Some(newest) if env.is(Mutation::NewestOrderLate) => newest.key,
+                    Some(_) | None => key,
+                };
+                RestoreResponse::IsKnown(store.content.entries.contains_key(&key))
+            }
         })
     }
 
@@ -218,4 +235,13 @@ fn write(store: &mut Store, chunk: Chunk) {
         )
     });
     store.apply(changes, chunk.checkpoint);
+}
+
+fn newest_order(env: &Env, partition: Partition) -> Option<NewestOrder> {
+    let newest = env.broker.log(Topic::Outbox, partition).committed().last()?;
+    let order = env.orders.at(partition, newest.source).expect("an order");
+    Some(NewestOrder {
+        offset: newest.source,
+        key: IdempotencyKey::new(&order.key).expect("an admitted key"),
+    })
 }
