@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use harness::cluster::three_brokers::ThreeBrokers;
 use harness::cluster::{self, log_truncation};
-use harness::pipeline::Pipeline;
+use harness::pipeline::{Pipeline, SESSION_TIMEOUT};
 use harness::wait::{await_until, pause};
 use records::{Offset, Partition};
 
@@ -47,6 +47,7 @@ impl Mishaps<'_> {
                 self.start_all(validators)
             }
             Mishap::GroupDeleted => self.delete_group(validators, observers),
+            Mishap::RollingRestart => rolling_restart(validators, self.tally),
             Mishap::ChangelogTailLost => self.lose_changelog_tail(validators, observers),
         }
         .with_context(|| format!("{mishap:?}"))
@@ -81,27 +82,29 @@ impl Mishaps<'_> {
         Ok(())
     }
 
-    /// Cuts off the end of the changelog on all replicas, and rebuilds it from the outbox before a validator
-    /// runs.
-    // A validator with a store that is older than the cut cannot see it, so none may start before.
+    /// Cuts off the end of the changelog on all replicas. The validators must halt until it is rebuilt from
+    /// the outbox.
     fn lose_changelog_tail(&self, validators: &mut [Validator], observers: &mut Observers) -> Result<()> {
         let changelog = &self.pipeline.topics.changelog;
-        let _no_other_fault = self.brokers.lock().unwrap_or_else(PoisonError::into_inner);
-        for_each_at_once(validators, |validator| validator.instance.terminate(self.tally))?;
+        self.kill_all(validators)?;
         // What was seen of the changelog will have other offsets.
         observers.forget(changelog)?;
-        // The transactions' markers follow a moment after the commits.
-        pause(Duration::from_secs(1))?;
-        let cut = self.cluster.kill_all_and_restart(|data| {
-            (0..self.pipeline.partitions)
-                .map(|partition| log_truncation::lose_tail(data, &format!("{changelog}-{partition}")))
-                .collect::<Result<Vec<_>>>()
-        })?;
+        let cut = {
+            let _no_other_fault = self.brokers.lock().unwrap_or_else(PoisonError::into_inner);
+            let cut = self.cluster.kill_all_and_restart(|data| {
+                (0..self.pipeline.partitions)
+                    .map(|partition| log_truncation::lose_tail(data, &format!("{changelog}-{partition}")))
+                    .collect::<Result<Vec<_>>>()
+            })?;
+            self.cluster.await_in_sync()?;
+            cut
+        };
         ensure!(
             cut.iter().any(Option::is_some),
             "no partition of {changelog} was long enough to lose its end"
         );
-        self.cluster.await_in_sync()?;
+        self.expect_halted(&cut, validators)?;
+        self.kill_all(validators)?;
         // Refused until the group has noticed that the validators left.
         let output = await_until("the changelog is rebuilt", READY_MAX, || {
             Ok(match self.pipeline.rebuild_state() {
@@ -113,10 +116,33 @@ impl Mishaps<'_> {
             !output.contains("; 0 entries were appended"),
             "the changelog has lost its end at {cut:?}, and nothing was appended:\n{output}"
         );
+        // They are equal to a changelog that is no more.
         validators.iter().try_for_each(Validator::lose_state)?;
         self.tally.count(Incident::ChangelogTailLost);
         observers.follow_again()?;
         self.start_all(validators)
+    }
+
+    /// Starts the validators, and waits until each partition that has lost its end is halted.
+    fn expect_halted(&self, cut: &[Option<i64>], validators: &mut [Validator]) -> Result<()> {
+        let expected: Vec<String> = (0..)
+            .zip(cut)
+            .filter(|(_, end)| end.is_some())
+            .map(|(partition, _): (i32, _)| format!("partition {partition} is halted"))
+            .collect();
+        await_until("the partitions of a cut changelog are halted", READY_MAX, || {
+            let mut seen = String::new();
+            for Validator { instance, .. } in &mut *validators {
+                if instance.has_exited(self.tally)? || instance.service.process.id().is_none() {
+                    instance.service.process.start()?;
+                }
+                seen += &instance.readiness().1;
+            }
+            Ok(match expected.iter().all(|halted| seen.contains(halted)) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(format!("{seen}; the ends are {cut:?}")),
+            })
+        })
     }
 
     fn kill_all(&self, validators: &mut [Validator]) -> Result<()> {
@@ -128,4 +154,23 @@ impl Mishaps<'_> {
     fn start_all(&self, validators: &mut [Validator]) -> Result<()> {
         for_each_at_once(validators, |validator| validator.instance.start_ready(self.tally))
     }
+}
+
+/// Scales down to one validator, which takes all partitions over, up to all, and restarts one after the
+/// other.
+fn rolling_restart(validators: &mut [Validator], tally: &Tally) -> Result<()> {
+    for_each_at_once(&mut validators[1..], |validator| {
+        validator.instance.terminate(tally)
+    })?;
+    // A static member keeps its partitions until its session ends.
+    pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
+    for validator in &mut *validators {
+        validator.instance.start_ready(tally)?;
+    }
+    for validator in validators {
+        validator.instance.terminate(tally)?;
+        validator.instance.start_ready(tally)?;
+    }
+    tally.count(Incident::RollingRestart);
+    Ok(())
 }

@@ -61,6 +61,8 @@ pub(crate) enum Mishap {
     AllStateLost,
     /// `kill -9` of all, and their consumer group is deleted.
     GroupDeleted,
+    /// Down to one with SIGTERM, back to all, and a restart of each.
+    RollingRestart,
     /// All brokers are killed, and each replica of the changelog loses its last transactions.
     ChangelogTailLost,
 }
@@ -154,21 +156,24 @@ pub(crate) fn caller_fault(random: &mut ChaCha8Rng) -> CallerFault {
     }
 }
 
-/// Draws the mishaps of all validators, without end.
+/// Mishaps that take seconds: each run has them, however short it is.
+pub(crate) const CHEAP_MISHAPS: [Mishap; 3] =
+    [Mishap::GroupDeleted, Mishap::RollingRestart, Mishap::AllStateLost];
+
+/// Draws the mishaps of all validators, without end: first the cheap ones, then all of them again and again.
 pub(crate) fn mishaps(seed: u64) -> impl Iterator<Item = Mishap> {
     let mut random = random_stream(seed, MISHAPS);
-    // The cheap ones first, so that they are in a run of one minute too; then all of them again and again.
-    let cheap = [Mishap::AllStateLost, Mishap::GroupDeleted];
     let later = std::iter::repeat_with(move || {
         let mut all = [
             Mishap::ChangelogTailLost,
             Mishap::AllStateLost,
             Mishap::GroupDeleted,
+            Mishap::RollingRestart,
         ];
         all.shuffle(&mut random);
         all
     });
-    cheap.into_iter().chain(later.flatten())
+    CHEAP_MISHAPS.into_iter().chain(later.flatten())
 }
 
 /// Draws the next fault of a broker.
@@ -225,11 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn every_mishap_is_among_the_first_five() {
+    fn every_mishap_is_among_the_first_seven() {
         for seed in 0..50 {
-            let drawn: Vec<_> = mishaps(seed).take(5).collect();
-            assert_eq!(drawn[..2], [Mishap::AllStateLost, Mishap::GroupDeleted]);
-            assert_eq!(drawn.into_iter().collect::<HashSet<_>>().len(), 3);
+            let drawn: Vec<_> = mishaps(seed).take(7).collect();
+            assert_eq!(drawn[..3], CHEAP_MISHAPS);
+            assert_eq!(drawn.into_iter().collect::<HashSet<_>>().len(), 4);
         }
     }
 }

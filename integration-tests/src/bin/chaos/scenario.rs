@@ -1,5 +1,4 @@
-//! Course of a run: rounds of faults with a mishap of all validators and a rolling restart after each, then a
-//! wait for all verdicts and outcomes, and the checks.
+//! Course of a run: rounds of faults with a mishap of all validators after each, then a wait for all verdicts and outcomes, and the checks.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -7,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use harness::api::{self, Api};
 use harness::check::aborted::{self, AbortedReadCheck};
 use harness::check::at_most_once::Policy;
@@ -19,11 +18,11 @@ use harness::cluster;
 use harness::cluster::three_brokers::ThreeBrokers;
 use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
-use harness::pipeline::{Pipeline, SESSION_TIMEOUT};
+use harness::pipeline::Pipeline;
 use harness::read_back::stores::read_stores;
 use harness::read_back::tail::Tail;
 use harness::read_back::topics::{Keep, read_topic, read_topic_uncommitted};
-use harness::wait::{await_until, pause};
+use harness::wait::await_until;
 
 use crate::aborted_orders::AbortedOrders;
 use crate::callers::Callers;
@@ -40,13 +39,11 @@ const BROKER_HEAP_MIB: u32 = 320;
 /// Maximum time between two mishaps.
 const ROUND_MAX: Duration = Duration::from_secs(60);
 /// Number of rounds in the duration of a short run.
-const ROUNDS_MIN: f64 = 5.0;
-/// Minimum time left for a mishap.
-const MISHAP_MIN: Duration = Duration::from_secs(10);
+const ROUNDS_MIN: f64 = 6.0;
+/// Minimum time left for a mishap that is not among the first.
+const MISHAP_MIN: Duration = Duration::from_secs(20);
 /// Duration of a run that must have each incident at least once, in minutes.
 const LONG_MIN: f64 = 20.0;
-/// Minimum time left to begin a rolling restart.
-const ROLL_MIN: Duration = Duration::from_secs(15);
 /// Latency of the API: long enough that a kill finds requests in flight.
 const API_LATENCY: Duration = Duration::from_millis(30);
 /// Timeout from the last fault until each order has its verdict, and then each call its outcome.
@@ -134,7 +131,8 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     let observed = observers.stop()?;
 
     eprintln!("reading the topics and the stores ...");
-    let found = findings::stage_one(&pipeline, &orders, sent)?;
+    // Each run loses the group once.
+    let found = findings::stage_one_after_lost_group(&pipeline, &orders, sent)?;
     let numbers: Vec<u32> = (1..=arguments.validators).collect();
     let (more, aborted_orders) = check_transactions(&pipeline, &numbers, &observed)?;
     // A caller repeats an outcome after the fault of a broker too, if it cannot learn of its commit.
@@ -184,8 +182,7 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// Injects faults into all validators at the same time, with a mishap and a rolling restart after each
-    /// round.
+    /// Injects faults into all validators at the same time, with a mishap of all of them after each round.
     fn inject(
         &self,
         validators: &mut [Validator],
@@ -193,20 +190,19 @@ impl Rounds<'_> {
         observers: &mut Observers,
     ) -> Result<()> {
         let round_max = ROUND_MAX.min(Duration::from_secs_f64(60.0 * self.minutes / ROUNDS_MIN));
-        let mut planned = plan::mishaps(self.seed);
-        while !self.left().is_zero() {
+        for (number, mishap) in plan::mishaps(self.seed).enumerate() {
+            // Each run has the first ones, also if the faults before them took long.
+            let is_due = number < plan::CHEAP_MISHAPS.len();
+            if self.left().is_zero() && !is_due {
+                break;
+            }
             let end = self.until.min(Instant::now() + round_max);
             for_each_at_once(validators, |validator| validator.inject_until(end, self.tally))?;
-            if self.left() >= MISHAP_MIN
-                && let Some(mishap) = planned.next()
-            {
+            if is_due || self.left() >= MISHAP_MIN {
                 mishaps.inject(mishap, validators, observers)?;
             }
-            if self.left() >= ROLL_MIN {
-                rolling_restart(validators, self.tally).context("a rolling restart")?;
-            }
             eprintln!(
-                "{} kills and {} zombies of validators; brokers: {} killed, {} restarted; {} s left",
+                "{} kills and {} zombies of validators; brokers: {} killed, {} restarted; last {mishap:?}; {} s left",
                 self.tally.kills(),
                 self.tally.of(Incident::Zombie),
                 self.tally.of(Incident::BrokerKilled),
@@ -220,25 +216,6 @@ impl Rounds<'_> {
     fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
-}
-
-/// Scales down to one validator, which takes all partitions over, up to all, and restarts one after the
-/// other.
-fn rolling_restart(validators: &mut [Validator], tally: &Tally) -> Result<()> {
-    for_each_at_once(&mut validators[1..], |validator| {
-        validator.instance.terminate(tally)
-    })?;
-    // A static member keeps its partitions until its session ends.
-    pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
-    for validator in &mut *validators {
-        validator.instance.start_ready(tally)?;
-    }
-    for validator in validators {
-        validator.instance.terminate(tally)?;
-        validator.instance.start_ready(tally)?;
-    }
-    tally.count(Incident::RollingRestart);
-    Ok(())
 }
 
 /// Waits for the last orders, and returns the number of all orders sent.

@@ -29,6 +29,8 @@ pub(crate) struct Validator {
     state: PathBuf,
     log: PathBuf,
     random: ChaCha8Rng,
+    /// Fault before the drawn ones.
+    first: Option<ValidatorFault>,
 }
 
 impl Validator {
@@ -44,6 +46,8 @@ impl Validator {
             state: pipeline.state_folder(number),
             log: pipeline.folder().join(format!("validator-{number}.log")),
             random: plan::random_stream(seed, number),
+            // Cheap but rare: so each run has it, however short it is.
+            first: (number == 1).then_some(ValidatorFault::FillDisk),
         })
     }
 
@@ -51,7 +55,10 @@ impl Validator {
     pub(crate) fn inject_until(&mut self, until: Instant, tally: &Tally) -> Result<()> {
         self.instance.start_ready(tally)?;
         while Instant::now() < until {
-            let fault = plan::validator_fault(&mut self.random);
+            let fault = self
+                .first
+                .take()
+                .unwrap_or_else(|| plan::validator_fault(&mut self.random));
             self.inject(fault, tally)
                 .and_then(|()| self.instance.start_ready(tally))
                 .with_context(|| format!("{}: {fault:?}", self.instance.name()))?;
@@ -61,7 +68,11 @@ impl Validator {
 
     /// Deletes the state directory of the validator, which does not run.
     pub(crate) fn lose_state(&self) -> Result<()> {
-        fs::remove_dir_all(&self.state).context("losing the state directory")
+        match fs::remove_dir_all(&self.state) {
+            // Killed before it had made one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context("losing the state directory"),
+        }
     }
 
     fn inject(&mut self, fault: ValidatorFault, tally: &Tally) -> Result<()> {
