@@ -49,6 +49,28 @@ pub struct StageTwoFindings {
 /// # Errors
 /// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
 pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<StageOneFindings> {
+    stage_one_of(pipeline, orders, sent, false)
+}
+
+/// Reads the topics of stage one and checks them, after a loss of the validators' group: records that were
+/// refused before it are refused again.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
+pub fn stage_one_after_lost_group(
+    pipeline: &Pipeline,
+    orders: &Orders,
+    sent: u64,
+) -> Result<StageOneFindings> {
+    stage_one_of(pipeline, orders, sent, true)
+}
+
+fn stage_one_of(
+    pipeline: &Pipeline,
+    orders: &Orders,
+    sent: u64,
+    lost_group: bool,
+) -> Result<StageOneFindings> {
     let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
     // Fingerprints suffice for orders: the mix computes their values again.
     let input = read_topic(kafka, &topics.orders, Keep::Fingerprints)?;
@@ -62,6 +84,7 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
         // Entries are decoded, not only compared.
         changelog: &read_topic(kafka, &topics.changelog, Keep::Values)?,
         dead_letters: &read_topic(kafka, &topics.order_dead_letters, Keep::Fingerprints)?,
+        lost_group,
     }
     .check();
     Ok(StageOneFindings {

@@ -2,6 +2,7 @@
 
 mod administrator;
 pub mod broker;
+pub mod log_truncation;
 pub mod three_brokers;
 pub mod two_brokers;
 
@@ -44,6 +45,23 @@ pub fn address() -> Result<String> {
 /// # Errors
 /// Kafka does not answer, or a transaction keeps the offsets pending for 30 s.
 pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partition, Offset>> {
+    let offsets = committed_with_metadata(kafka, group, topic)?;
+    Ok(offsets
+        .elements()
+        .iter()
+        .filter_map(|element| match element.offset() {
+            At::Offset(offset) => Some((Partition(element.partition()), Offset(offset))),
+            // Invalid stands for a partition without a committed offset.
+            _ => None,
+        })
+        .collect())
+}
+
+/// Returns a group's committed offset of each partition with its metadata.
+///
+/// # Errors
+/// Kafka does not answer, or a transaction keeps the offsets pending for 30 s.
+pub fn committed_with_metadata(kafka: &str, group: &str, topic: &str) -> Result<TopicPartitionList> {
     // read_committed makes librdkafka send require_stable: offsets of an open transaction are waited for.
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka)
@@ -55,18 +73,24 @@ pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partit
     for (partition, _) in high_watermarks(kafka, topic)? {
         wanted.add_partition(topic, partition.0);
     }
-    let offsets = consumer
+    consumer
         .committed_offsets(wanted, LIMIT)
-        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))?;
-    Ok(offsets
-        .elements()
-        .iter()
-        .filter_map(|element| match element.offset() {
-            At::Offset(offset) => Some((Partition(element.partition()), Offset(offset))),
-            // Invalid stands for a partition without a committed offset.
-            _ => None,
-        })
-        .collect())
+        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))
+}
+
+/// Commits all these offsets, with their metadata, for a group without members.
+///
+/// # Errors
+/// Kafka refuses, which it does while the group has members.
+pub fn commit_all(kafka: &str, group: &str, offsets: &TopicPartitionList) -> Result<()> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .create()
+        .context("creating a consumer")?;
+    consumer
+        .commit(offsets, CommitMode::Sync)
+        .with_context(|| format!("committing the offsets of {group}"))
 }
 
 /// Committed offsets of a group, with their metadata.
