@@ -31,8 +31,6 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Validator,
-        // The state directory remembers the count, and compares it once the topics agree with each other.
-        partitions_remembered: None,
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,

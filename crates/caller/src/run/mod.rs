@@ -51,8 +51,6 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Caller,
-        // The caller is stateless: it has no earlier partition count to compare with.
-        partitions_remembered: None,
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,

@@ -72,9 +72,6 @@ pub struct Requirements<'a> {
     pub topics: &'a Topics,
     /// Role whose topics are verified.
     pub role: Role,
-    /// Number of partitions of the orders topic when the stores were created; `None` if there are no stores
-    /// yet.
-    pub partitions_remembered: Option<usize>,
     /// Minutes for which the brokers keep the offsets of a group without members; `None` if unknown, or not
     /// to be verified.
     pub offsets_retention_minutes: Option<i64>,

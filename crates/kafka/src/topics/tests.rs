@@ -8,7 +8,6 @@ fn required(topics: &Topics, role: Role) -> Requirements<'_> {
     Requirements {
         topics,
         role,
-        partitions_remembered: None,
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: "b:9092",
@@ -132,20 +131,6 @@ fn different_partition_counts_are_refused() {
         six,
         Refuse,
         &["has 6 partitions", "--partitions 10", "b:9092"],
-    );
-
-    let topics = Topics::default();
-    let remembered = |partitions| Requirements {
-        partitions_remembered: Some(partitions),
-        ..required(&topics, Validator)
-    };
-    assert_eq!(verify(&remembered(10), &created(10, 3)), []);
-    let findings = verify(&remembered(6), &created(10, 3));
-    assert!(is_refused(&findings) && findings.len() == 1, "{findings:#?}");
-    assert!(
-        findings[0].what.contains("has 10 partitions, and had 6"),
-        "{}",
-        findings[0]
     );
 }
 

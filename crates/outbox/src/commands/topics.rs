@@ -150,8 +150,6 @@ fn findings(config: &Config, admin: &Admin, existing: &ExistingTopics) -> Vec<Fi
     let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
-        // Only the programs remember a partition count, in their state and commit metadata.
-        partitions_remembered: None,
         offsets_retention_minutes,
         unverified_brokers: &unverified_brokers,
         bootstrap_servers: &config.kafka.bootstrap_servers,
