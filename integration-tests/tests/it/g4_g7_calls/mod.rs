@@ -4,5 +4,5 @@ mod api_outage;
 mod at_most_once;
 mod call_notes;
 mod deferral;
-mod fixture;
+pub(crate) mod fixture;
 mod stage_two;

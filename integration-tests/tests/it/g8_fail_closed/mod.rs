@@ -2,4 +2,5 @@
 
 mod halted_partitions;
 mod lost_group;
+mod recovered_group;
 mod startup_checks;
