@@ -220,6 +220,15 @@ impl Pipeline {
         self.outbox(&["state", "rebuild", "--group", &self.validator_group, "--yes"])
     }
 
+    /// Recovers the callers' group with `outbox group recover`. Returns what the command printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, as it does while the group has members or if no offset is
+    /// missing; or runs for more than 60 s.
+    pub fn recover_caller_group(&self, group: &str) -> Result<String> {
+        self.outbox(&["group", "recover", "--group", group, "--yes"])
+    }
+
     /// Runs the operator's command line, and returns what it printed.
     fn outbox(&self, arguments: &[&str]) -> Result<String> {
         let settings = self.settings(&self.validator_group);

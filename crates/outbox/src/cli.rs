@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Begins the callers' consumer group.
+    /// Begins the callers' consumer group, or recovers one that has lost its offsets.
     #[command(subcommand)]
     Group(GroupCommand),
     /// Pauses the calls of a callers' group: its callers stop sending within a second, and keep their calls.
@@ -68,6 +68,23 @@ pub(crate) enum GroupCommand {
     /// Shows which calls will be made, asks, commits, and reads back. Refuses while the group has members,
     /// and leaves existing offsets unchanged.
     Create(CreateGroup),
+    /// Recovers a group that has lost its offsets: rebuilds them, and the call notes, from the outbox, the
+    /// outcomes, the call dead letters and the parked calls. A call with neither is ambiguous, and the callers'
+    /// policy decides on it. Shows what was found, asks, commits, and reads back. Refuses while the group has
+    /// members, and leaves existing offsets unchanged.
+    Recover(RecoverGroup),
+}
+
+/// Arguments of `group recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverGroup {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Arguments of `group create`.

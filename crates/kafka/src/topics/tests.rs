@@ -101,7 +101,7 @@ fn each_role_verifies_its_own_topics() {
     let of = |role| verify(&required(&topics, role), &ExistingTopics::new());
     assert_eq!(
         (of(Validator).len(), of(Caller).len(), of(Operator).len()),
-        (4, 4, 7)
+        (4, 5, 8)
     );
     let text = of(Caller)[0].to_string();
     assert!(

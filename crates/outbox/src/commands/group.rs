@@ -1,4 +1,7 @@
 //! `group create`: begins a callers' group whose offsets are missing, at a place that the operator chooses.
+//! `group recover` rebuilds one that was lost.
+
+mod recover;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -51,6 +54,7 @@ struct Created<'a> {
 pub(crate) fn run(command: &GroupCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         GroupCommand::Create(options) => create(options, config, json),
+        GroupCommand::Recover(options) => recover::run(options, config, json),
     }
 }
 

@@ -285,10 +285,10 @@ pub enum HaltReason {
         "the group has no committed offset, and the outbox partition holds or held calls (offsets {log_start} \
          to {log_end}), which may have been made already. Either the brokers deleted the group's offsets \
          (offsets.retention.minutes after its last member left, or with an outbox that was deleted and created \
-         again), or someone deleted the group, or kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it; \
-         otherwise find out from the outcomes which calls were made, stop all callers of the group, and \
-         begin it where no call was made yet: outbox group create --group GROUP --at \
-         beginning|end|TIMESTAMP"
+         again), or someone deleted the group, or kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it. \
+         Otherwise stop all callers of the group, and rebuild it from the outcomes: outbox group recover \
+         --group GROUP. Calls without an outcome are then ambiguous. Only to begin deliberately elsewhere, \
+         where no call was made yet: outbox group create --group GROUP --at beginning|end|TIMESTAMP"
     )]
     NoOffset {
         /// First offset that the log still has.

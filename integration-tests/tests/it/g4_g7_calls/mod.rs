@@ -5,6 +5,6 @@ mod at_most_once;
 mod call_notes;
 mod deferral;
 mod delayed_commit;
-mod fixture;
+pub(crate) mod fixture;
 mod mass_rejection;
 mod stage_two;

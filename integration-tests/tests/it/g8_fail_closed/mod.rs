@@ -4,4 +4,5 @@ mod changed_topics;
 mod halted_partitions;
 mod lost_group;
 mod rebuilt_changelog;
+mod recovered_group;
 mod startup_checks;

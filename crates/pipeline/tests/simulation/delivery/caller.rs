@@ -12,6 +12,7 @@ use pipeline::delivery::{
     FinalState, Gauges, HaltReason, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
     ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
+use pipeline::ledger::Terminal;
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition, TopicId};
 
@@ -525,6 +526,12 @@ impl Simulation {
         let policy = self.log[&position].policy;
         self.trace(|| format!("outcome of {position:?}: {state:?}"));
         let (order, abandons) = (self.origin(position), self.setup.abandons);
+        let terminal = match state {
+            FinalState::Accepted(_) | FinalState::Found(_) => Terminal::Accepted,
+            FinalState::Rejected(_) | FinalState::Abandoned(_) | FinalState::NotACall => Terminal::DeadLetter,
+            FinalState::Parked(_) => Terminal::Parked,
+        };
+        self.terminals.push((position, terminal));
         match self
             .checks
             .record_outcome(order, state, policy, abandons, self.now)
@@ -612,7 +619,7 @@ impl Simulation {
             Action::Halt {
                 why: HaltReason::NoOffset { .. },
                 ..
-            } if self.group.has_lost_offsets() => self.group.is_operator_called = true,
+            } if self.group.is_lost => self.group.is_operator_called = true,
             Action::Halt { partition, why } => {
                 self.checks.violation(ViolationKind::InvalidAction, || {
                     format!("{partition} is halted: {why}")

@@ -323,6 +323,40 @@ fn ignored_loss_of_offsets_is_detected() {
 }
 
 #[test]
+fn recovery_that_forgets_intents_is_detected() {
+    let mutation = Mutation::RecoveryWithoutIntents;
+    assert_detected(mutation, Policy::Park, ViolationKind::ProcessedTwice);
+    assert_detected(mutation, Policy::Verify, ViolationKind::ProcessedTwice);
+}
+
+#[test]
+fn recovery_that_forgets_parked_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutParked,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn recovery_that_forgets_outcomes_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutOutcomes,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn recovery_that_forgets_copies_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutCopies,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
 fn missing_limit_on_ambiguous_attempts_is_detected() {
     assert_detected(
         Mutation::NoAmbiguousLimit,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{Ambiguity, Event, FlowControlSettings, Policy};
+use pipeline::ledger::Terminal;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{IdempotencyKey, Offset, Partition};
@@ -97,6 +98,14 @@ pub(crate) enum Mutation {
     RejectionsAreFailures,
     /// A partition without a committed offset starts at the beginning of a filled outbox.
     LostOffsetsIgnored,
+    /// A recovered group has no intents.
+    RecoveryWithoutIntents,
+    /// Parked records do not count when a group is recovered.
+    RecoveryWithoutParked,
+    /// Outcomes do not count when a group is recovered.
+    RecoveryWithoutOutcomes,
+    /// Copies do not end the records before them when a group is recovered.
+    RecoveryWithoutCopies,
 }
 
 /// Record of the outbox.
@@ -129,6 +138,8 @@ pub(crate) struct Simulation {
     began: Instant,
     pub(crate) log: BTreeMap<CallPosition, OutboxRecord>,
     pub(crate) log_end: BTreeMap<Partition, Offset>,
+    /// Outcomes, dead letters and parked records, with the records that they name.
+    pub(crate) terminals: Vec<(CallPosition, Terminal)>,
     pub(crate) group: Group,
     pub(crate) transactions: Vec<Transaction>,
     pub(crate) deferrals_started: u64,
@@ -198,6 +209,10 @@ impl Mutation {
             | Self::UnstableNotesRead
             | Self::AmbiguityForgotten
             | Self::LostOffsetsIgnored
+            | Self::RecoveryWithoutIntents
+            | Self::RecoveryWithoutParked
+            | Self::RecoveryWithoutOutcomes
+            | Self::RecoveryWithoutCopies
             | Self::AmbiguousAttemptsForgotten
             | Self::NoAmbiguousLimit => false,
         }
@@ -257,6 +272,7 @@ impl Simulation {
             began: now,
             log,
             log_end,
+            terminals: Vec::new(),
             group: Group::default(),
             transactions: Vec::new(),
             deferrals_started: 0,
@@ -436,7 +452,8 @@ impl Simulation {
                 let kind = self.draw_outage_kind();
                 self.start_outage(kind, time);
             }
-            19 if !self.setup.moves_only => self.lose_group(),
+            // In some seeds only: a recovered group has all open calls as ambiguous, and then little else happens.
+            19 if !self.setup.moves_only && (self.setup.seed / 8).is_multiple_of(4) => self.lose_group(),
             14..16 if !self.callers[at].stopping => {
                 self.count("stops");
                 self.trace(|| format!("{process} is stopped"));
