@@ -110,12 +110,12 @@ fn recreated_changelog_halts_without_store() {
         let words = [
             "partition 0 is halted",
             &format!("{} was deleted and created again", topics.changelog),
-            "--reset-offsets --shift-by 0 --execute",
+            "outbox state rebuild",
         ];
         await_unready(&mut validator, &words)?;
         validator.process.terminate(DRAIN_MAX)?;
 
-        // The operator runs the command without the repair. The empty changelog is found all the same.
+        // The operator sets the offset, which removes what it remembers, without the repair. The empty changelog is found all the same.
         let (kafka, group) = (&pipeline.kafka, &pipeline.validator_group);
         retry_until_accepted("the group is empty", || {
             cluster::set_committed(kafka, group, &topics.orders, Partition(0), Offset(20))
