@@ -319,7 +319,7 @@ fn check_transactions(
     // A record that is refused again after the loss of the group has a second dead letter, long after its
     // offset was committed.
     let mut sources = HashSet::new();
-    let mut first_letters = dead_letters.clone();
+    let mut first_letters = dead_letters;
     first_letters.sort_by_key(|letter| letter.timestamp_ms);
     first_letters.retain(|letter| sources.insert(letter.header(dead_letter::SOURCE).map(str::to_owned)));
     violations.extend(atomicity::check(
