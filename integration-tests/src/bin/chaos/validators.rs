@@ -18,10 +18,11 @@ use crate::tally::{Incident, Tally};
 const REJOINS: &str = "instance id is vacant again";
 /// Error of a write beyond the limit on the file size, which stands for a full disk.
 const DISK_FULL: &str = "File too large";
-/// Time in which a validator on a full disk must say so. It may own no partition that it writes to.
+/// Time in which a validator on a full disk must say so. It may own no partition to write to.
 const DISK_FULL_NOTICED_MAX: Duration = Duration::from_secs(12);
-/// Size in KiB by which the log may grow on a full disk. Below the size of the smallest store.
-const LOG_GROWTH_KIB_MAX: u64 = 256;
+/// Size in KiB by which the log may grow on a full disk. Small, because a store with few keys is written near
+/// its start.
+const LOG_GROWTH_KIB_MAX: u64 = 64;
 
 /// Validator under test, and the random stream of its faults.
 pub(crate) struct Validator {
