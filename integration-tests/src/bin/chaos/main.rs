@@ -9,6 +9,7 @@
 mod aborted_orders;
 mod brokers;
 mod callers;
+mod grown_topics;
 mod instance;
 mod mishaps;
 mod observer;

@@ -33,7 +33,7 @@ use crate::observer::{Observed, Observers};
 use crate::report::Report;
 use crate::tally::{Incident, Tally};
 use crate::validators::Validator;
-use crate::{Arguments, brokers, plan};
+use crate::{Arguments, brokers, grown_topics, plan};
 
 /// Heap of each broker: three of them must fit beside the validators.
 const BROKER_HEAP_MIB: u32 = 320;
@@ -142,6 +142,9 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     let violations = [&found.violations, &more, &calls.violations]
         .into_iter()
         .flatten();
+    // Last: the topics cannot shrink again.
+    let grown = grown_topics::grow(&pipeline, &mut validators, &tally)?;
+    let violations = violations.chain(&grown);
     let report = Report {
         tally: &tally,
         found: &found,
