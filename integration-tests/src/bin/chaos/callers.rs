@@ -173,7 +173,6 @@ impl Caller {
 
 /// Deletes a group whose members were killed, once Kafka has noticed that. Returns the offsets that it had.
 pub(crate) fn delete_group(kafka: &str, group: &str, topic: &str) -> Result<TopicPartitionList> {
-    let administrator = Administrator::new(kafka)?;
     let mut offsets = None;
     await_until(&format!("{group} is deleted"), READY_MAX, || {
         let deleted = cluster::committed_with_metadata(kafka, group, topic).and_then(|found| {
@@ -186,7 +185,8 @@ pub(crate) fn delete_group(kafka: &str, group: &str, topic: &str) -> Result<Topi
             {
                 offsets = Some(found);
             }
-            administrator.delete_group(group)
+            // A new client each time: one that was asked while the coordinator moved goes on asking the old one.
+            Administrator::new(kafka)?.delete_group(group)
         });
         Ok(match deleted {
             Ok(()) => ControlFlow::Break(()),
