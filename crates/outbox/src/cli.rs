@@ -33,9 +33,13 @@ pub(crate) enum Command {
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Begins the callers' consumer group.
+    /// Begins the callers' consumer group, or recovers one that has lost its offsets.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Pauses the calls of a callers' group: its callers stop sending within a second, and keep their calls.
+    Pause(SwitchCalls),
+    /// Resumes the calls of a callers' group.
+    Resume(SwitchCalls),
     /// Repairs the state of the validators.
     #[command(subcommand)]
     State(StateCommand),
@@ -64,6 +68,23 @@ pub(crate) enum GroupCommand {
     /// Shows which calls will be made, asks, commits, and reads back. Refuses while the group has members,
     /// and leaves existing offsets unchanged.
     Create(CreateGroup),
+    /// Recovers a group that has lost its offsets: rebuilds them, and the call notes, from the outbox, the
+    /// outcomes, the call dead letters and the parked calls. A call with neither is ambiguous, and the callers'
+    /// policy decides on it. Shows what was found, asks, commits, and reads back. Refuses while the group has
+    /// members, and leaves existing offsets unchanged.
+    Recover(RecoverGroup),
+}
+
+/// Arguments of `group recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverGroup {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Arguments of `group create`.
@@ -84,6 +105,26 @@ pub(crate) struct CreateGroup {
     /// on (UTC, such as 2026-03-01T08:00:00Z).
     #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = StartPosition::parse)]
     pub(crate) at: StartPosition,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Arguments of `pause` and `resume`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox pause --reason 'provider maintenance until 03:00'
+  outbox resume
+      callers that start meanwhile follow the switch too; it stays as it is until it is set again")]
+pub(crate) struct SwitchCalls {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Reason, which callers log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 
     /// Changes without asking for confirmation.
     #[arg(long)]

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod confirm;
+mod operator;
 mod start_position;
 mod timestamp;
 
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use records::control::Calls;
 
 use crate::cli::{Cli, Command};
 use crate::commands::Status;
@@ -37,6 +39,8 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
         Command::Group(command) => commands::group::run(command, &config, cli.json),
+        Command::Pause(options) => commands::switch::run(Calls::Paused, options, &config, cli.json),
+        Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }

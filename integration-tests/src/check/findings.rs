@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use records::Topics;
 use records::dead_letter::Reason;
 
 use crate::api::Api;
@@ -96,14 +97,6 @@ fn stage_one_of(
     })
 }
 
-/// Reads the topics of stage two and the API's record, and checks them under the policy `retry`.
-///
-/// # Errors
-/// A topic cannot be read to its end, or the API does not answer.
-pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption]) -> Result<StageTwoFindings> {
-    stage_two_with_policy(Policy::Retry, pipeline, api, interruptions)
-}
-
 /// Reads the topics of stage two and the API's record, and checks them under this policy.
 ///
 /// # Errors
@@ -114,7 +107,20 @@ pub fn stage_two_with_policy(
     api: &Api,
     interruptions: &[Interruption],
 ) -> Result<StageTwoFindings> {
-    let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+    stage_two_of_group(policy, &pipeline.kafka, &pipeline.topics, api, interruptions)
+}
+
+/// Reads the topics of one of several groups of callers and the record of its API, and checks them under its policy.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the API does not answer.
+pub fn stage_two_of_group(
+    policy: Policy,
+    kafka: &str,
+    topics: &Topics,
+    api: &Api,
+    interruptions: &[Interruption],
+) -> Result<StageTwoFindings> {
     let (counts, violations) = StageTwo {
         pending_topic: &topics.pending,
         pending: &read_topic(kafka, &topics.pending, Keep::Fingerprints)?,

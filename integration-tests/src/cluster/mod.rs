@@ -93,19 +93,48 @@ pub fn commit_all(kafka: &str, group: &str, offsets: &TopicPartitionList) -> Res
         .with_context(|| format!("committing the offsets of {group}"))
 }
 
+/// Committed offsets of a group, with their metadata.
+pub struct Offsets(TopicPartitionList);
+
+/// Returns the committed offsets of a topic's first partition, to be committed again.
+///
+/// # Errors
+/// Kafka does not answer.
+pub fn read_offsets(kafka: &str, group: &str, topic: &str) -> Result<Offsets> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition(topic, 0);
+    let offsets = offset_client(kafka, group)?
+        .committed_offsets(wanted, LIMIT)
+        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))?;
+    Ok(Offsets(offsets))
+}
+
+/// Commits offsets again, with their metadata: brokers forget those of a deleted topic, but not always.
+///
+/// # Errors
+/// Kafka refuses, which it does while the group has members.
+pub fn write_offsets(kafka: &str, group: &str, offsets: &Offsets) -> Result<()> {
+    offset_client(kafka, group)?
+        .commit(&offsets.0, CommitMode::Sync)
+        .with_context(|| format!("committing {:?} for {group}", offsets.0))
+}
+
+fn offset_client(kafka: &str, group: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .create()
+        .context("creating a consumer")
+}
+
 /// Sets a group's committed offset of a partition, as an operator's repair does.
 ///
 /// # Errors
 /// Kafka refuses, which it does while the group has members.
 pub fn set_committed(kafka: &str, group: &str, topic: &str, partition: Partition, to: Offset) -> Result<()> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", group)
-        .create()
-        .context("creating a consumer")?;
     let mut offsets = TopicPartitionList::new();
     offsets.add_partition_offset(topic, partition.0, At::Offset(to.0))?;
-    consumer
+    offset_client(kafka, group)?
         .commit(&offsets, CommitMode::Sync)
         .with_context(|| format!("committing offset {to} of {topic}/{partition} for {group}"))
 }

@@ -64,7 +64,8 @@ impl ChangelogReader {
         let warmed = self
             .input_committed(input, partition, timeout)
             .and_then(|_| self.bounds(partition, timeout))
-            .and_then(|_| self.stable_bounds(partition, timeout));
+            .and_then(|_| self.stable_bounds(partition, timeout))
+            .and_then(|_| self.input_metadata(input, &[partition], timeout));
         // The restore makes the same requests, and reports an error that lasts.
         if let Err(error) = warmed {
             tracing::debug!(%error, "changelog reader not warmed up");
@@ -98,6 +99,24 @@ impl ChangelogReader {
         metadata
             .map(Arc::new)
             .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {:?}", self.group_id)))
+    }
+
+    /// Returns the metadata of the committed offsets of input partitions, also while transactions are pending
+    /// on them: then of the offsets before.
+    ///
+    /// # Errors
+    /// The coordinator cannot be reached.
+    pub fn input_metadata(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<(Partition, String)>, ClientError> {
+        let found = offsets::committed(&self.uncommitted, &self.group_id, topic, partitions, timeout)?;
+        Ok(found
+            .into_iter()
+            .map(|found| (found.partition, found.metadata))
+            .collect())
     }
 
     /// Returns the start and the high watermark of a partition of another topic.

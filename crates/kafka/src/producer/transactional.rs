@@ -198,27 +198,11 @@ impl TransactionalProducer {
         }
     }
 
-    /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets, and commits.
+    /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets with their
+    /// commit metadata, and commits.
     ///
     /// `before_commit` runs between the offsets and the commit, where tests inject faults.
     pub fn end(
-        &self,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-        metadata: &Arc<ConsumerGroupMetadata>,
-        before_commit: impl FnOnce(),
-    ) -> TransactionEnd {
-        let without_metadata = |(partition, offset): &(Partition, Offset)| CommitOffset {
-            partition: *partition,
-            offset: *offset,
-            metadata: String::new(),
-        };
-        let offsets: Vec<CommitOffset> = offsets.iter().map(without_metadata).collect();
-        self.end_with(topic, &offsets, metadata, before_commit)
-    }
-
-    /// As [`Self::end`], with commit metadata for each offset.
-    pub fn end_with(
         &self,
         topic: &str,
         offsets: &[CommitOffset],

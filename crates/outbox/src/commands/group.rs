@@ -1,4 +1,7 @@
 //! `group create`: begins a callers' group whose offsets are missing, at a place that the operator chooses.
+//! `group recover` rebuilds one that was lost.
+
+mod recover;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{Counted, GroupOffsets};
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
-use records::{Bounds, Offset, Partition, Timestamp};
+use records::{Bounds, Offset, Partition, Timestamp, TopicId};
 use serde::Serialize;
 
 use crate::cli::{CreateGroup, GroupCommand};
@@ -51,6 +54,7 @@ struct Created<'a> {
 pub(crate) fn run(command: &GroupCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         GroupCommand::Create(options) => create(options, config, json),
+        GroupCommand::Recover(options) => recover::run(options, config, json),
     }
 }
 
@@ -58,11 +62,11 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
     let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let count = admin
+    let outbox = admin
         .identities(&[topic], REQUEST_TIMEOUT)?
-        .get(topic)
-        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?
-        .partitions;
+        .remove(topic)
+        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?;
+    let count = outbox.partitions;
     let partitions: Vec<Partition> = (0..i32::try_from(count)?).map(Partition).collect();
     let members = admin.group(group, topic, REQUEST_TIMEOUT)?.members.len();
     ensure!(
@@ -104,7 +108,12 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
         "the offsets of the group {group:?} have changed since they were listed: someone else has begun it, \
          and nothing was changed here. Run the command again to see what is missing"
     );
-    let commits = begun.iter().map(commit_of).collect::<anyhow::Result<Vec<_>>>()?;
+    // As of the start: if the outbox was created again since, its callers halt.
+    let id = TopicId::new(&outbox.id);
+    let commits = begun
+        .iter()
+        .map(|begun| commit_of(begun, id.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     offsets.commit(topic, &commits).context(
         "the group is not begun, or not on each partition: stop all callers of the group, and run the command \
          again, which leaves existing offsets as they are",
@@ -177,12 +186,16 @@ fn begun(partition: Partition, from: Offset, bounds: Bounds, counted: Counted) -
     }
 }
 
-fn commit_of(begun: &Begun) -> anyhow::Result<CommitOffset> {
+fn commit_of(begun: &Begun, outbox: Option<TopicId>) -> anyhow::Result<CommitOffset> {
+    // No call from there on has begun or is final.
+    let note = CallNote {
+        outbox,
+        ..CallNote::default()
+    };
     Ok(CommitOffset {
         partition: begun.partition,
         offset: begun.from,
-        // No call from there on has begun or is final.
-        metadata: CallNote::default().encode(begun.from)?,
+        metadata: note.encode(begun.from)?,
     })
 }
 
@@ -265,7 +278,7 @@ mod tests {
     #[test]
     fn foreign_commit_is_found_when_reading_back() {
         let begun = begun(Partition(0), Offset(7), BOUNDS, Counted::default());
-        let commits = [commit_of(&begun).expect("a commit")];
+        let commits = [commit_of(&begun, TopicId::new("id")).expect("a commit")];
         let read = |offset: Option<i64>, metadata: &str| {
             let read = Committed {
                 partition: Partition(0),
@@ -274,8 +287,8 @@ mod tests {
             };
             check_read_back(&commits, &[read]).is_ok()
         };
-        assert!(read(Some(7), ""));
-        assert!(!read(Some(8), "") && !read(Some(7), "1:x") && !read(None, ""));
+        assert!(read(Some(7), "2:id::"));
+        assert!(!read(Some(8), "2:id::") && !read(Some(7), "2:other::") && !read(None, ""));
         assert!(check_read_back(&commits, &[]).is_err());
     }
 

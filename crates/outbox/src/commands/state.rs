@@ -6,12 +6,15 @@ use anyhow::{Context, bail, ensure};
 use comfy_table::{ContentArrangement, Table};
 use kafka::admin::Admin;
 use kafka::changelog::{ChangelogReader, ChangelogRecord, ReadError};
+use kafka::consumer::CommitOffset;
+use kafka::group_offsets::GroupOffsets;
 use kafka::producer::RecordSizes;
 use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
-use kafka::{OutgoingRecord, TransactionalProducer};
+use kafka::topic_ids::TopicIdentity;
+use kafka::{KafkaSettings, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::{AdmittedOrder, ChangelogRebuild};
 use records::pending::Admission;
-use records::{Bounds, Entry, Fingerprint, Partition, Topics};
+use records::{Bounds, Entry, Fingerprint, Partition, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 
 use crate::cli::{RebuildState, StateCommand};
@@ -60,6 +63,8 @@ struct Rebuilt<'a> {
     partitions: &'a [Compared],
     /// Number of entries appended.
     appended: u64,
+    /// Partitions whose committed offset named another changelog, and names this one now.
+    confirmed: Vec<Partition>,
 }
 
 pub(crate) fn run(command: &StateCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
@@ -71,7 +76,7 @@ pub(crate) fn run(command: &StateCommand, config: &Config, json: bool) -> anyhow
 fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Result<Status> {
     let (topics, settings) = (&config.topics, config.connection_as(&options.group));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let partitions = partitions(&admin, topics)?;
+    let (partitions, changelog) = partitions(&admin, topics)?;
     ensure_no_validator(&admin, topics, &options.group)?;
     let sizes = RecordSizes::of(
         &admin.describe(&[&topics.changelog])?,
@@ -124,25 +129,70 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
             topics.changelog
         );
     }
+    // Last: before, the validators would halt on the changelog's id, and now they may go on.
+    let confirmed = confirm_changelog(&settings, topics, &partitions, &changelog)?;
     if json {
         print_json(&Rebuilt {
             changelog: &topics.changelog,
             partitions: &compared,
             appended,
+            confirmed,
         })?;
     } else {
         println!(
-            "{} has each key of {}; {appended} entries were appended.",
+            "{} has each key of {}; {appended} entries were appended. Remove the state directories of all \
+             validators before they are started: a store that was equal to the changelog before is not trusted.",
             topics.changelog, topics.pending
         );
     }
     Ok(Status::Ok)
 }
 
-/// Returns the partitions of the changelog.
-fn partitions(admin: &Admin, topics: &Topics) -> anyhow::Result<Vec<Partition>> {
+/// Has the committed offsets name the changelog as it is now, and returns their partitions. A validator halts on
+/// an offset that was committed with another changelog.
+fn confirm_changelog(
+    settings: &KafkaSettings,
+    topics: &Topics,
+    partitions: &[Partition],
+    changelog: &TopicIdentity,
+) -> anyhow::Result<Vec<Partition>> {
+    let offsets = GroupOffsets::open(settings, CLIENT_ID)?;
+    let mut commits = Vec::new();
+    for committed in offsets.committed(&topics.orders, partitions, REQUEST_TIMEOUT)? {
+        let note = TopicsNote::decode(&committed.metadata).with_context(|| {
+            format!(
+                "the metadata of the committed offset of {}/{}",
+                topics.orders, committed.partition
+            )
+        })?;
+        if let Some((offset, note)) = committed.offset.zip(note)
+            && let Some(note) = renamed(note, TopicId::new(&changelog.id))
+        {
+            commits.push(CommitOffset {
+                partition: committed.partition,
+                offset,
+                metadata: note.encode(),
+            });
+        }
+    }
+    if !commits.is_empty() {
+        offsets.commit(&topics.orders, &commits).context(
+            "the changelog is rebuilt, and the committed offsets still name the one before: run the command again",
+        )?;
+    }
+    Ok(commits.into_iter().map(|commit| commit.partition).collect())
+}
+
+/// Returns the note with this changelog; `None` if it has it already.
+fn renamed(note: TopicsNote, changelog: Option<TopicId>) -> Option<TopicsNote> {
+    let is_other = note.changelog.is_some() && changelog.is_some() && note.changelog != changelog;
+    is_other.then_some(TopicsNote { changelog, ..note })
+}
+
+/// Returns the partitions and the identity of the changelog.
+fn partitions(admin: &Admin, topics: &Topics) -> anyhow::Result<(Vec<Partition>, TopicIdentity)> {
     let names = [topics.orders.as_str(), &topics.pending, &topics.changelog];
-    let found = admin.identities(&names, REQUEST_TIMEOUT)?;
+    let mut found = admin.identities(&names, REQUEST_TIMEOUT)?;
     let count = |name: &str| {
         let identity = found.get(name);
         let identity = identity.with_context(|| format!("the topic {name:?} does not exist"))?;
@@ -155,7 +205,11 @@ fn partitions(admin: &Admin, topics: &Topics) -> anyhow::Result<Vec<Partition>> 
         "the topics {names:?} have {orders}, {pending} and {changelog} partitions: keys are looked up on the \
          partition of their order, so the counts must be equal. Nothing was changed"
     );
-    Ok((0..i32::try_from(changelog)?).map(Partition).collect())
+    let partitions = (0..i32::try_from(changelog)?).map(Partition).collect();
+    let identity = found
+        .remove(names[2])
+        .context("the brokers did not describe the changelog")?;
+    Ok((partitions, identity))
 }
 
 fn ensure_no_validator(admin: &Admin, topics: &Topics, group: &str) -> anyhow::Result<()> {
@@ -325,4 +379,26 @@ fn table(compared: &[Compared]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_changelog_is_renamed() {
+        let note = |changelog: &str| TopicsNote {
+            partitions: 6,
+            orders: TopicId::new("o"),
+            pending: TopicId::new("p"),
+            changelog: TopicId::new(changelog),
+        };
+        assert_eq!(renamed(note("old"), TopicId::new("new")), Some(note("new")));
+        assert_eq!(renamed(note("new"), TopicId::new("new")), None);
+        assert_eq!(
+            renamed(note(""), TopicId::new("new")),
+            None,
+            "brokers without ids"
+        );
+    }
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use kafka::TransactionalProducer;
+use kafka::consumer::CommitOffset;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::producer::transactional::TransactionEnd;
 use pipeline::admission::{Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
-use records::{Partition, Timestamp};
+use records::{Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::config::PRODUCER_OPEN_TIMEOUT;
@@ -96,7 +97,13 @@ impl Shell {
             None
         };
         let fence = unjoined.as_ref().unwrap_or(fence);
-        let ended = producer.end(&self.config.topics.orders, offsets, fence, || {
+        let with_note = |(partition, offset): &(Partition, Offset)| CommitOffset {
+            partition: *partition,
+            offset: *offset,
+            metadata: self.note.clone(),
+        };
+        let offsets: Vec<CommitOffset> = offsets.iter().map(with_note).collect();
+        let ended = producer.end(&self.config.topics.orders, &offsets, fence, || {
             kill_at!("after-offsets");
             kill_at!("before-end");
         });

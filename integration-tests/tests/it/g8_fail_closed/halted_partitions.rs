@@ -74,7 +74,7 @@ fn recreated_topic_is_refused() {
         )?;
 
         // The message tells the operator to remove the state directory. That accepts the new orders topic,
-        // but not an empty changelog beside a filled outbox.
+        // whose offsets Kafka has deleted with the old one, but not an empty changelog beside a filled outbox.
         recreate(&pipeline, &topics.changelog, &COMPACTED)?;
         expect_refused_start(
             &mut validator,

@@ -28,16 +28,21 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 #[test]
 fn changelog_is_rebuilt_from_the_outbox() {
-    run(|| rebuilt("rebuilt", 0, "is empty, and the outbox"));
+    run(|| rebuilt("rebuilt", 0, "was deleted and created again", ""));
 }
 
 #[test]
 fn changelog_without_its_end_is_rebuilt() {
-    run(|| rebuilt("end-lost", 12, "the changelog has lost its end"));
+    run(|| {
+        // A changelog that lost its end has the same id. Here it is a new one, whose id must not be looked at.
+        let unguarded = "guard-topics-note=return";
+        rebuilt("end-lost", 12, "the changelog has lost its end", unguarded)
+    });
 }
 
-/// Runs the scenario with a changelog that keeps this number of entries; `reason` is part of the halt's.
-fn rebuilt(name: &str, kept: usize, reason: &str) -> Result<()> {
+/// Runs the scenario with a changelog that keeps this number of entries; `reason` is part of the halt's, and
+/// the validator that halts has these failpoints.
+fn rebuilt(name: &str, kept: usize, reason: &str, failpoints: &str) -> Result<()> {
     let (mut pipeline, mut validator, sent) = validator_with_orders(name, ORDERS)?;
     let topics = pipeline.topics.clone();
     validator.process.terminate(DRAIN_MAX)?;
@@ -53,7 +58,7 @@ fn rebuilt(name: &str, kept: usize, reason: &str) -> Result<()> {
         .collect();
     send(&pipeline.kafka, &topics.changelog, &entries)?;
     fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
-    validator.process.start()?;
+    validator.process.start_with(&[("FAILPOINTS", failpoints)])?;
     await_unready(
         &mut validator,
         &["partition 0 is halted", reason, "outbox state rebuild"],

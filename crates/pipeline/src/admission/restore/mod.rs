@@ -4,6 +4,7 @@
 //! ```text
 //! committed offset ─▶ newest order ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶
 //!  (stable)           (of the outbox)  (read_uncommitted)                  └ (is the outbox empty?)
+//!   and its note of the topics
 //!
 //! changelog read ─▶ newest order known ─▶ ready
 //! ```
@@ -18,8 +19,9 @@
 
 mod overlap;
 mod tail;
+mod topics;
 
-use records::{Bounds, IdempotencyKey, Offset, Partition, Topics};
+use records::{Bounds, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
 
 pub use self::overlap::Overlap;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
@@ -30,6 +32,8 @@ pub struct Restore<'a> {
     context: &'a RestoreContext,
     /// `None` until known; `Some(None)` if the group has no committed offset.
     committed: Option<Option<Offset>>,
+    /// The topics are those that the group has committed its offsets with.
+    topics_are_same: bool,
     changelog: Option<Bounds>,
     /// Input offset to start at.
     next: Option<Offset>,
@@ -47,6 +51,8 @@ pub struct Restore<'a> {
 pub struct RestoreContext {
     /// Topics of the pipeline.
     pub topics: Topics,
+    /// Ids and partition count of the topics when this validator started. It commits them with each offset.
+    pub note: TopicsNote,
     /// Consumer group of the validators.
     pub group_id: String,
     /// Partition to restore.
@@ -58,8 +64,12 @@ pub struct RestoreContext {
 /// Request of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreRequest {
-    /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
+    /// Committed offset of the orders, with its metadata, once no transaction is pending on it
+    /// (`require_stable`).
     CommittedOffset,
+    /// Metadata of the committed offsets of the topic's other partitions.
+    // Without require_stable: they have transactions pending all the time, and a note does not change with them.
+    OtherNotes,
     /// Newest committed order of the outbox partition.
     // Before the bounds of the changelog: its entry then is below the changelog's end, also if another process
     // goes on meanwhile because this one has lost the partition without noticing.
@@ -90,8 +100,11 @@ pub enum RestoreRequest {
 /// Response to the [`RestoreRequest`] of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreResponse {
-    /// Committed offset; `None` if the group never committed one, or it has expired.
-    CommittedOffset(Option<Offset>),
+    /// Committed offset; `None` if the group never committed one, or it has expired. With its metadata, which
+    /// is empty if there is none.
+    CommittedOffset(Option<Offset>, String),
+    /// Metadata of other partitions' offsets.
+    OtherNotes(Vec<(Partition, String)>),
     /// Bounds of the changelog.
     ChangelogBounds(Bounds),
     /// Bounds of the orders.
@@ -137,6 +150,7 @@ impl<'a> Restore<'a> {
         Self {
             context,
             committed: None,
+            topics_are_same: false,
             changelog: None,
             next: None,
             checkpoint: None,
@@ -150,11 +164,18 @@ impl<'a> Restore<'a> {
     /// Takes the response to the last request, and returns the next step.
     pub fn on(&mut self, response: RestoreResponse) -> RestoreStep {
         let checked = match response {
-            RestoreResponse::CommittedOffset(offset) => {
+            RestoreResponse::CommittedOffset(offset, metadata) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
                 *self = Self::new(self.context);
                 self.committed = Some(offset);
-                Ok(())
+                self.compare_topics(&[(self.context.partition, metadata)])
+            }
+            RestoreResponse::OtherNotes(notes) => {
+                let compared = self.compare_topics(&notes);
+                // None of them has a note: the group is new, or an earlier version or an operator has committed
+                // its offsets. The next commit has one.
+                self.topics_are_same |= self.committed.is_some();
+                compared
             }
             RestoreResponse::ChangelogBounds(bounds) => {
                 // Read before the committed offset, the end may be too low: ignored.
@@ -196,6 +217,11 @@ impl<'a> Restore<'a> {
         if self.committed.is_none() {
             return RestoreStep::Request(RestoreRequest::CommittedOffset);
         }
+        // Before anything else: offsets and keys of other topics mean nothing. The others are asked if this
+        // partition has no note, as a partition by which the topic has grown.
+        if !self.topics_are_same {
+            return RestoreStep::Request(RestoreRequest::OtherNotes);
+        }
         let Some(newest) = &self.newest else {
             return RestoreStep::Request(RestoreRequest::NewestOrder);
         };
@@ -228,6 +254,17 @@ impl<'a> Restore<'a> {
             }
             Some(_) | None => RestoreStep::Ready(next),
         }
+    }
+
+    /// Compares the topics with those that offsets were committed with.
+    ///
+    /// # Errors
+    /// A topic has grown, or is another one; or a note cannot be read.
+    fn compare_topics(&mut self, notes: &[(Partition, String)]) -> Result<(), String> {
+        for (partition, metadata) in notes {
+            self.topics_are_same |= topics::compare_committed(self.context, *partition, metadata)?;
+        }
+        Ok(())
     }
 
     /// Chooses the input offset to start at.

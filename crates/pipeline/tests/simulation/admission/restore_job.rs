@@ -6,7 +6,7 @@ use pipeline::admission::RestoreId;
 use pipeline::admission::restore::{
     Chunk, NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
 };
-use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
+use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, TopicId, Topics, TopicsNote};
 
 use crate::admission::broker::{LogEntry, Topic};
 use crate::admission::disk::Store;
@@ -38,14 +38,25 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
+/// Topics of the simulated cluster, which stay the same.
+static NOTE: LazyLock<TopicsNote> = LazyLock::new(|| TopicsNote {
+    partitions: PARTITIONS_MAX,
+    orders: TopicId::new("orders"),
+    pending: TopicId::new("pending"),
+    changelog: TopicId::new("changelog"),
+});
+
+const PARTITIONS_MAX: usize = 8;
+
 static CONTEXTS: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
     let context = |number| RestoreContext {
         topics: Topics::default(),
+        note: NOTE.clone(),
         group_id: "order-validator".into(),
         partition: Partition(number),
         store: format!("state/{number}.redb"),
     };
-    (0..8).map(context).collect()
+    (0..).take(PARTITIONS_MAX).map(context).collect()
 });
 
 const CHUNK: usize = 2;
@@ -80,7 +91,12 @@ impl RestoreJob {
             }
             return None;
         };
-        match self.restore.on(response) {
+        let mut next = self.restore.on(response);
+        // In the same step: the topics stay the same, so it does not matter when their notes are read.
+        if next == RestoreStep::Request(RestoreRequest::OtherNotes) {
+            next = self.restore.on(RestoreResponse::OtherNotes(other_notes(env)));
+        }
+        match next {
             RestoreStep::Request(request) => {
                 self.request = request;
                 None
@@ -124,8 +140,11 @@ impl RestoreJob {
                 if requires_stable && !env.broker.is_stable(partition) {
                     return None;
                 }
-                RestoreResponse::CommittedOffset(env.broker.committed(partition))
+                let committed = env.broker.committed(partition);
+                let metadata = committed.map_or(String::new(), |_| NOTE.encode());
+                RestoreResponse::CommittedOffset(committed, metadata)
             }
+            RestoreRequest::OtherNotes => RestoreResponse::OtherNotes(other_notes(env)),
             RestoreRequest::ChangelogBounds => {
                 let end = match self.early_end {
                     Some(end) => end,
@@ -224,6 +243,15 @@ impl RestoreJob {
         }
         is_done.then_some(RestoreResponse::ChangelogApplied)
     }
+}
+
+fn other_notes(env: &Env) -> Vec<(Partition, String)> {
+    (0..)
+        .map(Partition)
+        .take(PARTITIONS_MAX)
+        .filter(|partition| env.broker.committed(*partition).is_some())
+        .map(|partition| (partition, NOTE.encode()))
+        .collect()
 }
 
 fn write(store: &mut Store, chunk: Chunk) {
