@@ -78,21 +78,6 @@ pub fn committed_with_metadata(kafka: &str, group: &str, topic: &str) -> Result<
         .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))
 }
 
-/// Commits all these offsets, with their metadata, for a group without members.
-///
-/// # Errors
-/// Kafka refuses, which it does while the group has members.
-pub fn commit_all(kafka: &str, group: &str, offsets: &TopicPartitionList) -> Result<()> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", group)
-        .create()
-        .context("creating a consumer")?;
-    consumer
-        .commit(offsets, CommitMode::Sync)
-        .with_context(|| format!("committing the offsets of {group}"))
-}
-
 /// Committed offsets of a group, with their metadata.
 pub struct Offsets(TopicPartitionList);
 

@@ -90,10 +90,10 @@ impl<'a> Callers<'a> {
             caller.instance.stop_at_once(tally)?;
         }
         let (kafka, group) = (&self.pipeline.kafka, &self.pipeline.caller_group);
-        let lost = delete_group(kafka, group, &self.pipeline.topics.pending)?;
+        delete_group(kafka, group, &self.pipeline.topics.pending)?;
         self.expect_halted(tally)?;
         self.terminate(tally)?;
-        self.recover_group(&lost)?;
+        self.recover_group()?;
         tally.count(Incident::CallersGroupDeleted);
         self.start_ready(tally)
     }
@@ -119,15 +119,16 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Gives the group its offsets and call notes back, as from a backup.
-    fn recover_group(&self, lost: &TopicPartitionList) -> Result<()> {
-        let (kafka, group) = (&self.pipeline.kafka, &self.pipeline.caller_group);
+    /// Rebuilds the group from the topics, as an operator does.
+    fn recover_group(&self) -> Result<()> {
         // Refused until the group has noticed that the callers left, and while a broker is away.
         await_until("the callers' group is recovered", READY_MAX, || {
-            Ok(match cluster::commit_all(kafka, group, lost) {
-                Ok(()) => ControlFlow::Break(()),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
+            Ok(
+                match self.pipeline.recover_caller_group(&self.pipeline.caller_group) {
+                    Ok(_) => ControlFlow::Break(()),
+                    Err(error) => ControlFlow::Continue(format!("{error:#}")),
+                },
+            )
         })
     }
 }

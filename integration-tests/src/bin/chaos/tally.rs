@@ -20,6 +20,7 @@ pub(crate) enum Incident {
     AllStateLost,
     GroupDeleted,
     ChangelogTailLost,
+    TopicsGrown,
     CallerKilled,
     CallerKilledWhileStarting,
     CallerKilledAndStayedDown,
@@ -35,7 +36,7 @@ pub(crate) enum Incident {
 
 impl Incident {
     /// All incidents, in the order of the table.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Killed,
         Self::KilledWhileStarting,
         Self::KilledAndStayedDown,
@@ -50,6 +51,7 @@ impl Incident {
         Self::AllStateLost,
         Self::GroupDeleted,
         Self::ChangelogTailLost,
+        Self::TopicsGrown,
         Self::CallerKilled,
         Self::CallerKilledWhileStarting,
         Self::CallerKilledAndStayedDown,
@@ -80,6 +82,7 @@ impl Incident {
             | Self::AllStateLost
             | Self::GroupDeleted
             | Self::ChangelogTailLost
+            | Self::TopicsGrown
             | Self::CallerKilled
             | Self::CallerKilledWhileStarting
             | Self::CallerKilledAndStayedDown
@@ -116,6 +119,7 @@ impl Incident {
             Self::AllStateLost => "all validators killed, all state directories lost",
             Self::GroupDeleted => "all validators killed, their group deleted",
             Self::ChangelogTailLost => "changelog's tail lost on all replicas, rebuilt",
+            Self::TopicsGrown => "topics grown with all state lost, all partitions halted",
             Self::CallerKilled => "caller killed (kill -9) while it works",
             Self::CallerKilledWhileStarting => "caller killed while it starts",
             Self::CallerKilledAndStayedDown => "caller killed, down past its session",
