@@ -51,6 +51,34 @@ pub fn send(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
     send_with(kafka, topic, records, OwnedHeaders::new())
 }
 
+/// Sends records in a transaction, and aborts it.
+///
+/// # Errors
+/// Kafka does not acknowledge them, or the end of the transaction, within 30 s.
+pub fn abort(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("client.id", "harness-aborting")
+        .set("transactional.id", format!("{topic}-aborting"))
+        .create()
+        .context("creating a transactional producer")?;
+    let failed = || format!("sending records to {topic} in a transaction that is aborted");
+    producer.init_transactions(TIMEOUT).with_context(failed)?;
+    producer.begin_transaction().with_context(failed)?;
+    for record in records {
+        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(record.partition.0);
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        producer
+            .send(sent)
+            .map_err(|(error, _)| error)
+            .with_context(failed)?;
+    }
+    // Flushed, so that the records lie on the topic before they are aborted.
+    producer.flush(TIMEOUT).with_context(failed)?;
+    producer.abort_transaction(TIMEOUT).with_context(failed)
+}
+
 /// Sends records in order, each with these headers, and waits until Kafka has acknowledged all.
 ///
 /// # Errors

@@ -25,6 +25,8 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Number of offsets below a topic's end that are searched for its last record. Transaction markers and
 /// aborted records may follow it.
 const LOOK_BACK: i64 = 1_000;
+/// Factor by which the search grows if there is none.
+const LOOK_BACK_GROWTH: i64 = 10;
 
 impl Worker {
     /// Returns the input offset to process from, or `None` if the restore was cancelled.
@@ -251,25 +253,44 @@ fn read_target(
     Ok(high_watermark)
 }
 
-/// Looks for the newest committed order of the outbox partition, among its last records.
+/// Looks for the newest committed order of the outbox partition, from its end backwards.
 fn newest_order(reader: &ChangelogReader, context: &RestoreContext) -> anyhow::Result<Option<NewestOrder>> {
     if guard_removed!("guard-newest-order") {
         return Ok(None);
     }
+    // The last stable offset: a transaction of a caller that is still open must not hold up the validators. An
+    // order that is committed behind it is not compared.
+    let Bounds { start, mut end } =
+        reader.stable_bounds_of(&context.topics.pending, context.partition, REQUEST_TIMEOUT)?;
+    let mut length = LOOK_BACK;
+    // Down to the start if need be: an aborted transaction of any size may follow the newest order, and
+    // without one nothing is compared.
+    while start < end {
+        let from = start.max(Offset(end.0 - length));
+        let newest = newest_order_within(reader, context, Bounds { start: from, end })?;
+        if newest.is_some() {
+            return Ok(newest);
+        }
+        (end, length) = (from, length.saturating_mul(LOOK_BACK_GROWTH));
+    }
+    Ok(None)
+}
+
+fn newest_order_within(
+    reader: &ChangelogReader,
+    context: &RestoreContext,
+    bounds: Bounds,
+) -> anyhow::Result<Option<NewestOrder>> {
     let RestoreContext {
         topics, partition, ..
     } = context;
-    // The last stable offset: a transaction of a caller that is still open must not hold up the validators. An
-    // order that is committed behind it is not compared.
-    let Bounds { start, end } = reader.stable_bounds_of(&topics.pending, *partition, REQUEST_TIMEOUT)?;
-    let start = start.max(Offset(end.0 - LOOK_BACK));
     let mut newest = None;
-    let read = reader.read_other(&topics.pending, *partition, Bounds { start, end }, |record| {
+    let read = reader.read_other(&topics.pending, *partition, bounds, |record| {
         // What a person has written to the outbox by hand has no source, and no entry.
         let is_of_partition = Admission::read(&record.headers.readable).is_ok_and(|admission| {
             admission.source.topic == topics.orders && admission.source.partition == *partition
         });
-        if is_of_partition && record.offset < end {
+        if is_of_partition && record.offset < bounds.end {
             newest = Some(NewestOrder {
                 offset: record.offset,
                 key: IdempotencyKey::from_bytes(record.key)?,

@@ -119,15 +119,16 @@ impl<'a> Callers<'a> {
         })
     }
 
-    /// Rebuilds the group from the topics.
+    /// Rebuilds the group from the topics, as an operator does.
     fn recover_group(&self) -> Result<()> {
-        let group = &self.pipeline.caller_group;
         // Refused until the group has noticed that the callers left, and while a broker is away.
         await_until("the callers' group is recovered", READY_MAX, || {
-            Ok(match self.pipeline.recover_caller_group(group) {
-                Ok(_) => ControlFlow::Break(()),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
+            Ok(
+                match self.pipeline.recover_caller_group(&self.pipeline.caller_group) {
+                    Ok(_) => ControlFlow::Break(()),
+                    Err(error) => ControlFlow::Continue(format!("{error:#}")),
+                },
+            )
         })
     }
 }

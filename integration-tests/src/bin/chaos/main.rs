@@ -9,7 +9,6 @@
 mod aborted_orders;
 mod brokers;
 mod callers;
-mod grown_topics;
 mod instance;
 mod mishaps;
 mod observer;

@@ -23,7 +23,7 @@ pub(crate) struct Report<'a> {
     pub(crate) snapshots: usize,
     /// Orders whose own transaction was aborted.
     pub(crate) aborted_orders: usize,
-    /// True if each order had its verdict, and each call its outcome, in time.
+    /// True if each order had its verdict and each call its outcome in time, and grown topics halted.
     pub(crate) completed: bool,
     /// True if the run was long enough for each incident to happen.
     pub(crate) is_long: bool,
@@ -138,7 +138,7 @@ impl fmt::Display for Report<'_> {
         if !self.completed {
             writeln!(
                 f,
-                "Not every order had its verdict and its outcome within the time limit."
+                "Not every order had its verdict and its outcome, or not every partition halted, within the time limit."
             )?;
         }
         for missing in self.missing() {

@@ -28,19 +28,19 @@ use records::dead_letter;
 use crate::aborted_orders::AbortedOrders;
 use crate::callers::Callers;
 use crate::instance::for_each_at_once;
-use crate::mishaps::Mishaps;
+use crate::mishaps::{self, Mishaps};
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
 use crate::tally::{Incident, Tally};
 use crate::validators::Validator;
-use crate::{Arguments, brokers, grown_topics, plan};
+use crate::{Arguments, brokers, plan};
 
 /// Heap of each broker: three of them must fit beside the validators.
 const BROKER_HEAP_MIB: u32 = 320;
 /// Maximum time between two mishaps.
 const ROUND_MAX: Duration = Duration::from_secs(60);
 /// Number of rounds in the duration of a short run.
-const ROUNDS_MIN: f64 = 6.0;
+const ROUNDS_MIN: f64 = 12.0;
 /// Minimum time left for a mishap that is not among the first.
 const MISHAP_MIN: Duration = Duration::from_secs(20);
 /// Duration of a run that must have each incident at least once, in minutes.
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     let until = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes);
     let stop = AtomicBool::new(false);
     let one_broker_fault = Mutex::new(());
-    let mishaps = Mishaps {
+    let all_validators = Mishaps {
         cluster: &cluster,
         brokers: &one_broker_fault,
         pipeline: &pipeline,
@@ -100,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
             minutes: arguments.minutes,
             tally: &tally,
         };
-        let injected = rounds.inject(&mut validators, &mishaps, &mut observers);
+        let injected = rounds.inject(&mut validators, &all_validators, &mut observers);
         // A validator that has failed ends the run before its time.
         stop.store(true, Ordering::Relaxed);
         let calls = calls
@@ -139,12 +139,12 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     // A caller repeats an outcome after the fault of a broker too, if it cannot learn of its commit.
     let interruptions = [callers.interruptions(), broker_faults].concat();
     let calls = findings::stage_two_with_policy(Policy::Park, &pipeline, &api, &interruptions)?;
-    let violations = [&found.violations, &more, &calls.violations]
+    // Last, because nothing can be processed afterwards.
+    let grown = mishaps::grow_topics(&pipeline, &mut validators, &orders, sent, &tally);
+    let admitted_again = grown.as_ref().map_or(&[][..], Vec::as_slice);
+    let violations = [&found.violations[..], &more, &calls.violations, admitted_again]
         .into_iter()
         .flatten();
-    // Last: the topics cannot shrink again.
-    let grown = grown_topics::grow(&pipeline, &mut validators, &tally)?;
-    let violations = violations.chain(&grown);
     let report = Report {
         tally: &tally,
         found: &found,
@@ -152,14 +152,14 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         violations: violations.cloned().collect(),
         snapshots: observed.snapshots.len(),
         aborted_orders,
-        completed: completed.is_ok(),
+        completed: completed.is_ok() && grown.is_ok(),
         is_long: arguments.minutes >= LONG_MIN,
         took: started.elapsed(),
         seed,
     };
     println!("{report}");
     let held = report.held();
-    if let Err(error) = completed {
+    for error in [completed.err(), grown.err()].into_iter().flatten() {
         eprintln!("error: {error:#}");
     }
     drop((callers, api));

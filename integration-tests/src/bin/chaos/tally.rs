@@ -119,7 +119,7 @@ impl Incident {
             Self::AllStateLost => "all validators killed, all state directories lost",
             Self::GroupDeleted => "all validators killed, their group deleted",
             Self::ChangelogTailLost => "changelog's tail lost on all replicas, rebuilt",
-            Self::TopicsGrown => "all topics grown, all state directories lost, orders sent again",
+            Self::TopicsGrown => "topics grown with all state lost, all partitions halted",
             Self::CallerKilled => "caller killed (kill -9) while it works",
             Self::CallerKilledWhileStarting => "caller killed while it starts",
             Self::CallerKilledAndStayedDown => "caller killed, down past its session",

@@ -2,7 +2,8 @@
 //!
 //! Set-up: a validator has admitted 20 orders and has stopped. The changelog is deleted and created again,
 //! empty or with its first 12 entries, as if it had lost its end. The state directory is lost, so that the
-//! missing keys are in the outbox alone.
+//! missing keys are in the outbox alone. The end of the outbox is a large transaction that was aborted, as a
+//! validator leaves it that is killed with a backlog.
 //!
 //! Must hold: the validator halts. `outbox state rebuild` refuses while it runs, appends the missing entries,
 //! and appends nothing when it is repeated. The validator goes on: the same orders are duplicates, new ones are
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::orders::manual::{InputRecord, orders, send};
+use harness::orders::manual::{InputRecord, abort, orders, send};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
@@ -24,6 +25,8 @@ use crate::g8_fail_closed::halted_partitions::{COMPACTED, recreate};
 use crate::run;
 
 const ORDERS: u32 = 20;
+/// Number of records at the end of the outbox that were aborted.
+const ABORTED: u32 = 5_000;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 #[test]
@@ -57,6 +60,7 @@ fn rebuilt(name: &str, kept: usize, reason: &str, failpoints: &str) -> Result<()
         })
         .collect();
     send(&pipeline.kafka, &topics.changelog, &entries)?;
+    abort(&pipeline.kafka, &topics.pending, &orders(0, "aborted", ABORTED))?;
     fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
     validator.process.start_with(&[("FAILPOINTS", failpoints)])?;
     await_unready(

@@ -1,4 +1,9 @@
-//! Mishaps of all validators together: their state, their group, or the end of the changelog is lost.
+//! Mishaps of all validators together: their state, their group, or the end of the changelog is lost, or the
+//! topics have grown.
+
+mod grown_topics;
+
+pub(crate) use self::grown_topics::grow_topics;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -41,7 +46,7 @@ impl Mishaps<'_> {
     ) -> Result<()> {
         match mishap {
             Mishap::AllStateLost => {
-                self.kill_all(validators)?;
+                kill_all(validators, self.tally)?;
                 validators.iter().try_for_each(Validator::lose_state)?;
                 self.tally.count(Incident::AllStateLost);
                 self.start_all(validators)
@@ -57,7 +62,7 @@ impl Mishaps<'_> {
     fn delete_group(&self, validators: &mut [Validator], observers: &mut Observers) -> Result<()> {
         let (kafka, group) = (&self.pipeline.kafka, &self.pipeline.validator_group);
         let topic = &self.pipeline.topics.orders;
-        self.kill_all(validators)?;
+        kill_all(validators, self.tally)?;
         // Until the committed offsets are where they were, they say nothing about the outbox.
         observers.pause_snapshots();
         let lost: HashMap<Partition, Offset> = delete_group(kafka, group, topic)?
@@ -86,7 +91,7 @@ impl Mishaps<'_> {
     /// the outbox.
     fn lose_changelog_tail(&self, validators: &mut [Validator], observers: &mut Observers) -> Result<()> {
         let changelog = &self.pipeline.topics.changelog;
-        self.kill_all(validators)?;
+        kill_all(validators, self.tally)?;
         // What was seen of the changelog will have other offsets.
         observers.forget(changelog)?;
         let cut = {
@@ -103,8 +108,13 @@ impl Mishaps<'_> {
             cut.iter().any(Option::is_some),
             "no partition of {changelog} was long enough to lose its end"
         );
-        self.expect_halted(&cut, validators)?;
-        self.kill_all(validators)?;
+        let halted: Vec<i32> = (0..)
+            .zip(&cut)
+            .filter_map(|(partition, end)| end.map(|_| partition))
+            .collect();
+        await_halted(validators, &halted, self.tally)
+            .with_context(|| format!("the changelog has lost its end at {cut:?}"))?;
+        kill_all(validators, self.tally)?;
         // Refused until the group has noticed that the validators left.
         let output = await_until("the changelog is rebuilt", READY_MAX, || {
             Ok(match self.pipeline.rebuild_state() {
@@ -123,37 +133,40 @@ impl Mishaps<'_> {
         self.start_all(validators)
     }
 
-    /// Starts the validators, and waits until each partition that has lost its end is halted.
-    fn expect_halted(&self, cut: &[Option<i64>], validators: &mut [Validator]) -> Result<()> {
-        let expected: Vec<String> = (0..)
-            .zip(cut)
-            .filter(|(_, end)| end.is_some())
-            .map(|(partition, _): (i32, _)| format!("partition {partition} is halted"))
-            .collect();
-        await_until("the partitions of a cut changelog are halted", READY_MAX, || {
+    fn start_all(&self, validators: &mut [Validator]) -> Result<()> {
+        for_each_at_once(validators, |validator| validator.instance.start_ready(self.tally))
+    }
+}
+
+fn kill_all(validators: &mut [Validator], tally: &Tally) -> Result<()> {
+    validators
+        .iter_mut()
+        .try_for_each(|validator| validator.instance.stop_at_once(tally).map(drop))
+}
+
+/// Starts the validators, and waits until each of these partitions is halted.
+fn await_halted(validators: &mut [Validator], partitions: &[i32], tally: &Tally) -> Result<()> {
+    let expected: Vec<String> = partitions
+        .iter()
+        .map(|partition| format!("partition {partition} is halted"))
+        .collect();
+    await_until(
+        &format!("the partitions {partitions:?} are halted"),
+        READY_MAX,
+        || {
             let mut seen = String::new();
             for Validator { instance, .. } in &mut *validators {
-                if instance.has_exited(self.tally)? || instance.service.process.id().is_none() {
+                if instance.has_exited(tally)? || instance.service.process.id().is_none() {
                     instance.service.process.start()?;
                 }
                 seen += &instance.readiness().1;
             }
             Ok(match expected.iter().all(|halted| seen.contains(halted)) {
                 true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(format!("{seen}; the ends are {cut:?}")),
+                false => ControlFlow::Continue(seen),
             })
-        })
-    }
-
-    fn kill_all(&self, validators: &mut [Validator]) -> Result<()> {
-        validators
-            .iter_mut()
-            .try_for_each(|validator| validator.instance.stop_at_once(self.tally).map(drop))
-    }
-
-    fn start_all(&self, validators: &mut [Validator]) -> Result<()> {
-        for_each_at_once(validators, |validator| validator.instance.start_ready(self.tally))
-    }
+        },
+    )
 }
 
 /// Scales down to one validator, which takes all partitions over, up to all, and restarts one after the
