@@ -17,7 +17,7 @@ use crate::effects::completion::Completion;
 impl Shell {
     /// Commits offsets with their notes, on a blocking thread: the coordinator may take long to respond.
     pub(crate) fn commit(&mut self, commits: &[Commit]) {
-        let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
+        let offsets: Vec<CommitOffset> = self.offsets_of(commits);
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;
@@ -44,6 +44,17 @@ impl Shell {
             drop(consumer);
             completions.send(Completion::Committed { number, result, took });
         });
+    }
+
+    /// Returns commits in the consumer's terms.
+    pub(crate) fn offsets_of(&self, commits: &[Commit]) -> Vec<CommitOffset> {
+        let offset_of = |commit: &Commit| CommitOffset {
+            partition: commit.partition,
+            offset: commit.offset,
+            metadata: metadata_of(commit),
+            leader_epoch: self.consumer.leader_epoch(commit.partition),
+        };
+        commits.iter().map(offset_of).collect()
     }
 
     /// Interprets the result of a commit. Returns `None` for one of an earlier membership.
@@ -82,15 +93,6 @@ impl Shell {
         };
         self.metrics.commit_finished(label, took);
         Ok(Some(result))
-    }
-}
-
-/// Returns a commit in the consumer's terms.
-pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
-    CommitOffset {
-        partition: commit.partition,
-        offset: commit.offset,
-        metadata: metadata_of(commit),
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Bounds, Offset, Partition};
+use records::{Bounds, Partition};
 
 pub use self::commit::CommitOffset;
 pub use self::event::ConsumerEvent;
@@ -34,6 +34,7 @@ pub use self::headers::Headers;
 pub use self::join::Membership;
 pub use self::member_id::unjoined_metadata;
 use self::offsets::Committed;
+use self::positions::Next;
 use crate::client::error::ClientError;
 
 /// A member of a consumer group that reads one topic.
@@ -41,8 +42,8 @@ pub struct Consumer {
     inner: BaseConsumer<RebalanceQueue>,
     topic: String,
     group_id: String,
-    /// Next offset of each started partition.
-    next: Mutex<HashMap<Partition, Offset>>,
+    /// Next record of each started partition.
+    next: Mutex<HashMap<Partition, Next>>,
     /// Rebalance that `poll` has returned and that is not completed yet.
     uncompleted: Mutex<Option<Rebalance>>,
 }
@@ -153,7 +154,7 @@ impl Consumer {
         drop(self);
     }
 
-    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Offset>> {
+    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Next>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -34,6 +34,7 @@ use crate::client::error::ClientError;
 use crate::client::log_bridge;
 use crate::client::retry::retry_until;
 use crate::consumer::CommitOffset;
+use crate::consumer::offsets::leader_epoch;
 
 /// A producer with a transactional id, and at most one open transaction.
 pub struct TransactionalProducer {
@@ -201,23 +202,6 @@ impl TransactionalProducer {
     /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets, and commits.
     ///
     /// `before_commit` runs between the offsets and the commit, where tests inject faults.
-    pub fn end(
-        &self,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-        metadata: &Arc<ConsumerGroupMetadata>,
-        before_commit: impl FnOnce(),
-    ) -> TransactionEnd {
-        let without_metadata = |(partition, offset): &(Partition, Offset)| CommitOffset {
-            partition: *partition,
-            offset: *offset,
-            metadata: String::new(),
-        };
-        let offsets: Vec<CommitOffset> = offsets.iter().map(without_metadata).collect();
-        self.end_with(topic, &offsets, metadata, before_commit)
-    }
-
-    /// As [`Self::end`], with commit metadata for each offset.
     pub fn end_with(
         &self,
         topic: &str,
@@ -285,6 +269,9 @@ impl TransactionalProducer {
             element
                 .set_offset(Seek::Offset(offset.offset.0))
                 .map_err(|error| ClientError::new(attempted.clone(), error))?;
+        }
+        for offset in offsets {
+            leader_epoch::set(&list, topic, offset.partition, offset.leader_epoch);
         }
         let request = {
             let (sender, metadata) = (Arc::clone(&self.sender), Arc::clone(metadata));

@@ -183,6 +183,8 @@ fn commit_of(begun: &Begun) -> anyhow::Result<CommitOffset> {
         offset: begun.from,
         // No call from there on has begun or is final.
         metadata: CallNote::default().encode(begun.from)?,
+        // The operator's offset is accepted as it is.
+        leader_epoch: None,
     })
 }
 
@@ -275,6 +277,7 @@ mod tests {
             partition: Partition(partition),
             offset: offset.map(Offset),
             metadata: String::new(),
+            leader_epoch: None,
         };
         let found = [committed(0, None), committed(1, Some(0)), committed(2, None)];
         assert_eq!(without_offset(&found), [Partition(0), Partition(2)]);
@@ -289,6 +292,7 @@ mod tests {
                 partition: Partition(0),
                 offset: offset.map(Offset),
                 metadata: metadata.into(),
+                leader_epoch: None,
             };
             check_read_back(&commits, &[read]).is_ok()
         };

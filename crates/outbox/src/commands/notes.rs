@@ -179,6 +179,7 @@ mod tests {
             partition: Partition(3),
             offset: Some(Offset(100)),
             metadata: metadata.into(),
+            leader_epoch: None,
         }
     }
 

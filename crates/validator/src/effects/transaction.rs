@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use kafka::TransactionalProducer;
+use kafka::consumer::CommitOffset;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::producer::transactional::TransactionEnd;
+use kafka::{Consumer, TransactionalProducer};
 use pipeline::admission::{Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -77,6 +78,7 @@ impl Shell {
     /// This validator is fenced, or cannot commit until an operator acts.
     pub(super) fn end_transaction(
         &mut self,
+        consumer: &Consumer,
         offsets: &Offsets,
         fence: &Fence,
     ) -> anyhow::Result<Event<Fence>> {
@@ -96,7 +98,16 @@ impl Shell {
             None
         };
         let fence = unjoined.as_ref().unwrap_or(fence);
-        let ended = producer.end(&self.config.topics.orders, offsets, fence, || {
+        let offsets: Vec<CommitOffset> = offsets
+            .iter()
+            .map(|(partition, offset)| CommitOffset {
+                partition: *partition,
+                offset: *offset,
+                metadata: String::new(),
+                leader_epoch: consumer.leader_epoch(*partition),
+            })
+            .collect();
+        let ended = producer.end_with(&self.config.topics.orders, &offsets, fence, || {
             kill_at!("after-offsets");
             kill_at!("before-end");
         });

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use anyhow::Context;
 use kafka::ClientError;
 use kafka::changelog::ChangelogReader;
+use kafka::offsets::Committed;
 use pipeline::admission::restore::{Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep};
-use records::{Bounds, Offset, Partition, Timestamp};
+use records::{Bounds, LeaderEpoch, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{DirectoryError, Identity, Options, Store, StoreError};
 
@@ -21,14 +22,15 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_BACK: i64 = 1_000;
 
 impl Worker {
-    /// Returns the input offset to process from, or `None` if the restore was cancelled.
+    /// Returns the input offset to process from and the leader epoch committed with it, or `None` if the restore
+    /// was cancelled.
     pub(super) fn attempt(
         &self,
         reader: &ChangelogReader,
         partition: Partition,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
-    ) -> anyhow::Result<Option<Offset>> {
+    ) -> anyhow::Result<Option<(Offset, Option<LeaderEpoch>)>> {
         // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids()?;
         let context = self.context(partition);
@@ -38,9 +40,11 @@ impl Worker {
         let mut request = RestoreRequest::CommittedOffset;
         let mut is_new_group = false;
         let mut orders = None;
+        let mut input = None;
         loop {
             let sent_at = Instant::now();
-            let Some(response) = self.perform(reader, &context, request, store, cancelled)? else {
+            let Some(response) = self.perform(reader, (&context, &mut input), request, store, cancelled)?
+            else {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
@@ -59,7 +63,10 @@ impl Worker {
                              oldest there is",
                         );
                     }
-                    return Ok(Some(start));
+                    let epoch = input
+                        .filter(|at| at.offset == Some(start))
+                        .and_then(|at| at.leader_epoch);
+                    return Ok(Some((start, epoch)));
                 }
                 RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
@@ -100,7 +107,7 @@ impl Worker {
     fn perform(
         &self,
         reader: &ChangelogReader,
-        context: &RestoreContext,
+        (context, input): (&RestoreContext, &mut Option<Committed>),
         request: RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
@@ -109,13 +116,30 @@ impl Worker {
         Ok(Some(match request {
             RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
-                RestoreResponse::CommittedOffset(committed.offset)
+                RestoreResponse::CommittedOffset(input.insert(committed).offset)
             }
             RestoreRequest::ChangelogBounds => {
                 RestoreResponse::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?)
             }
             RestoreRequest::OrdersBounds => {
                 RestoreResponse::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+            }
+            RestoreRequest::OrdersEpochEnd => {
+                let epoch_end = match input.as_ref().map(|input| (input.offset, input.leader_epoch)) {
+                    Some((Some(offset), Some(epoch))) => {
+                        let log = (topics.orders.as_str(), partition);
+                        let start = reader.bounds_of(log.0, partition, REQUEST_TIMEOUT)?.start;
+                        let committed = (offset, epoch);
+                        Some(
+                            reader
+                                .log_check()
+                                .epoch_end(log, start, committed, REQUEST_TIMEOUT)?,
+                        )
+                    }
+                    _ => None,
+                };
+                // A test removes the guard: orders of a log that has grown again are then skipped.
+                RestoreResponse::OrdersEpochEnd(epoch_end.filter(|_| !guard_removed!("guard-leader-epoch")))
             }
             RestoreRequest::Checkpoint => {
                 let store = match store {

@@ -3,3 +3,4 @@
 mod halted_partitions;
 mod lost_group;
 mod startup_checks;
+mod truncated_log;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use records::{CallNote, Offset, Partition};
+use records::{CallNote, EpochEnd, Offset, Partition};
 
 use super::Delivery;
 use crate::delivery::event::{Action, Assignment, HaltReason, LoadedNotes};
@@ -46,6 +46,7 @@ impl<P> Delivery<P> {
                 self.actions.push(Action::Start {
                     partition,
                     offset,
+                    leader_epoch: loaded.epoch_end.map(|checked| checked.epoch),
                     is_first,
                 });
             }
@@ -76,8 +77,16 @@ fn start_position(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason
         None => Err(HaltReason::NoOffset { log_start, log_end }),
         Some(committed) if committed < log_start => Err(HaltReason::Deleted { committed, log_start }),
         Some(committed) if committed > log_end => Err(HaltReason::Ahead { committed, log_end }),
-        Some(committed) => CallNote::decode(committed, &loaded.metadata)
-            .map(|note| (committed, note))
-            .map_err(|source| HaltReason::Note { committed, source }),
+        Some(committed) => match loaded.epoch_end {
+            // Before the note, which is about the calls that were there before.
+            Some(EpochEnd { epoch, end }) if end < committed => Err(HaltReason::Truncated {
+                committed,
+                epoch,
+                end,
+            }),
+            Some(_) | None => CallNote::decode(committed, &loaded.metadata)
+                .map(|note| (committed, note))
+                .map_err(|source| HaltReason::Note { committed, source }),
+        },
     }
 }

@@ -436,6 +436,8 @@ impl Simulation {
         LoadedNotes {
             committed: committed.map(|(offset, _)| offset),
             metadata,
+            // The simulation's brokers lose no records.
+            epoch_end: None,
             log_start: Offset(0),
             log_end: if looks_empty {
                 Offset(0)
