@@ -204,25 +204,73 @@ stop_private_kafka() {
 # Prints cargo's target directory.
 target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
 
-# Builds the programs, and the binaries of integration-tests that run them, for release. Exports OUTBOX_BIN_DIR.
-build_release() {
+# build_programs PROFILE BINARY: builds the programs with this profile of Cargo.toml, and the binary of
+# integration-tests that runs them. Exports OUTBOX_BIN_DIR.
+build_programs() {
+    local expected="ten minutes or more" features=""
+    if [ "$1" = demo ]; then
+        expected="about four minutes"
+        # Without jemalloc, which takes a quarter of the time and pays off under load only.
+        features=--no-default-features
+    fi
     step "set-up" setup_build
-    step "build (some minutes the first time)" \
-        cargo build --manifest-path "$project/Cargo.toml" --release --workspace --bins
-    OUTBOX_BIN_DIR=$(target_dir)/release
+    # These packages only: the other binaries and their tests take as long again.
+    step "build ($expected on two cores the first time; seconds later)" cargo_build \
+        --manifest-path "$project/Cargo.toml" --profile "$1" ${features:+"$features"} \
+        -p validator -p caller -p outbox -p legacy-api -p integration-tests \
+        --bin validator --bin caller --bin outbox --bin legacy-api --bin "$2"
+    OUTBOX_BIN_DIR=$(target_dir)/$1
     export OUTBOX_BIN_DIR
 }
 
-# run_on_private_kafka BINARY ARGUMENT...: builds the programs for release, starts a Kafka, and runs this binary of
+# cargo_build ARGUMENT...: `cargo build`. Cargo draws a progress bar on a terminal; elsewhere there is a line about
+# every 15 seconds instead of one for each of its crates.
+cargo_build() {
+    if [ -t 2 ]; then
+        cargo build "$@"
+    else
+        cargo build "$@" 2>&1 | compiled_crates >&2
+    fi
+}
+
+# Filters cargo's messages: counts the crates, and prints everything else, such as warnings and errors.
+compiled_crates() {
+    local line crate="" compiled=0 started=$SECONDS due=$((SECONDS + 15)) waiting
+    while true; do
+        waiting=$SECONDS
+        # In bash 3.2 a timeout and the end of the input have the same status.
+        if ! IFS= read -r -t 15 line; then
+            [ $((SECONDS - waiting)) -ge 14 ] || break
+            line=""
+        fi
+        case $line in
+        *" Compiling "*)
+            compiled=$((compiled + 1))
+            line=${line#*Compiling }
+            crate=${line%% *}
+            ;;
+        "" | *" Downloading "* | *" Downloaded "*) ;;
+        *) say "$line" ;;
+        esac
+        if [ "$SECONDS" -ge "$due" ]; then
+            due=$((SECONDS + 15))
+            say "   $((SECONDS - started)) s: $compiled crates begun, the latest is $crate"
+        fi
+    done
+    [ "$compiled" -eq 0 ] || say "   $((SECONDS - started)) s: $compiled crates compiled"
+}
+
+# run_on_private_kafka PROFILE BINARY ARGUMENT...: builds the programs, starts a Kafka, and runs this binary of
 # integration-tests on it. Returns the status of the binary.
 run_on_private_kafka() {
-    local binary=$1 argument
-    shift
-    build_release
+    local profile=$1 binary=$2 argument
+    shift 2
+    build_programs "$profile" "$binary"
     for argument in "$@"; do
         # Help needs no Kafka.
         case $argument in -h | --help) exec "$OUTBOX_BIN_DIR/$binary" "$@" ;; esac
     done
-    step "Kafka" private_kafka
+    step "Kafka (downloads about 100 MB the first time)" private_kafka
+    say "== $binary"
     "$OUTBOX_BIN_DIR/$binary" "$@"
 }

@@ -80,11 +80,19 @@ impl Api {
     /// # Errors
     /// It exits, or does not answer within 20 s.
     pub fn start(pipeline: &Pipeline, faults: &[String]) -> Result<Self> {
+        Self::start_as("legacy-api", pipeline, faults)
+    }
+
+    /// Starts a stand-in whose process and log have this name, and waits until it answers.
+    ///
+    /// # Errors
+    /// It exits, or does not answer within 20 s.
+    pub fn start_as(name: &str, pipeline: &Pipeline, faults: &[String]) -> Result<Self> {
         // Two listeners: the control endpoint must answer while the payments endpoint is down.
         let (port, control_port) = (free_port()?, free_port()?);
         let mut api = Self {
             process: pipeline
-                .process("legacy-api", "legacy-api")?
+                .process(name, "legacy-api")?
                 .arguments([format!("--listen=127.0.0.1:{port}")])
                 .arguments([format!("--control-listen=127.0.0.1:{control_port}")])
                 .arguments(faults),

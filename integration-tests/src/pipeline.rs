@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub caller_group: String,
     name: String,
     folder: PathBuf,
+    /// Names of further topics, of other groups of callers.
+    further_topics: Vec<String>,
     outcome: Outcome,
 }
 
@@ -96,12 +98,14 @@ impl Pipeline {
                 processed: format!("{name}.{}", topics.processed),
                 call_dead_letters: format!("{name}.{}", topics.call_dead_letters),
                 parked: format!("{name}.{}", topics.parked),
+                control: format!("{name}.{}", topics.control),
             },
             partitions,
             validator_group: format!("{name}.order-validator"),
             caller_group: format!("{name}.api-caller"),
             name,
             folder,
+            further_topics: Vec::new(),
             outcome: Outcome::Unknown,
         })
     }
@@ -125,7 +129,7 @@ impl Pipeline {
 
     /// Names of all topics.
     #[must_use]
-    pub fn topic_names(&self) -> [&str; 7] {
+    pub fn topic_names(&self) -> [&str; 8] {
         let topics = &self.topics;
         [
             &topics.orders,
@@ -135,6 +139,7 @@ impl Pipeline {
             &topics.processed,
             &topics.call_dead_letters,
             &topics.parked,
+            &topics.control,
         ]
     }
 
@@ -167,6 +172,19 @@ impl Pipeline {
             .map(|_| ())
     }
 
+    /// Creates the topics of another group of callers, which has outcomes, dead letters and parked calls of its own.
+    ///
+    /// # Errors
+    /// `outbox topics create` fails.
+    pub fn create_topics_of_group(&mut self, topics: &Topics) -> Result<()> {
+        let own = std::mem::replace(&mut self.topics, topics.clone());
+        let created = self.create_topics();
+        self.topics = own;
+        self.further_topics
+            .extend([&topics.processed, &topics.call_dead_letters, &topics.parked].map(String::clone));
+        created
+    }
+
     /// Begins the callers' group with `outbox group create`, at `beginning` or another place. Returns what
     /// the command printed. Callers need it unless they start beside an empty outbox.
     ///
@@ -175,6 +193,40 @@ impl Pipeline {
     /// missing; or runs for more than 60 s.
     pub fn begin_caller_group(&self, group: &str, at: &str) -> Result<String> {
         self.outbox(&["group", "create", "--group", group, "--at", at, "--yes"])
+    }
+
+    /// Pauses or resumes the calls of the callers' group, with `outbox pause` or `outbox resume`. Returns what
+    /// the command printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, or runs for more than 60 s.
+    pub fn switch_calls(&self, command: &str, reason: &str) -> Result<String> {
+        self.outbox(&[
+            command,
+            "--group",
+            &self.caller_group,
+            "--reason",
+            reason,
+            "--yes",
+        ])
+    }
+
+    /// Appends to the changelog what it has lost, with `outbox state rebuild`. Returns what the command
+    /// printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, as it does while the group has members; or runs for more than 60 s.
+    pub fn rebuild_state(&self) -> Result<String> {
+        self.outbox(&["state", "rebuild", "--group", &self.validator_group, "--yes"])
+    }
+
+    /// Recovers the callers' group with `outbox group recover`. Returns what the command printed.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, as it does while the group has members or if no offset is
+    /// missing; or runs for more than 60 s.
+    pub fn recover_caller_group(&self, group: &str) -> Result<String> {
+        self.outbox(&["group", "recover", "--group", group, "--yes"])
     }
 
     /// Runs the operator's command line, and returns what it printed.
@@ -261,7 +313,14 @@ impl Pipeline {
     /// # Errors
     /// The program does not exist, or the settings cannot be written.
     pub fn service(&self, program: &str, number: u32, settings: Settings) -> Result<Service> {
-        let name = format!("{program}-{number}");
+        self.service_as(&format!("{program}-{number}"), program, settings)
+    }
+
+    /// Describes a program with these settings, whose process, log and settings file have this name.
+    ///
+    /// # Errors
+    /// The program does not exist, or the settings cannot be written.
+    pub fn service_as(&self, name: &str, program: &str, settings: Settings) -> Result<Service> {
         // Chosen here, because the program does not report a port chosen by the system.
         let admin = format!("127.0.0.1:{}", free_port()?);
         let file = settings
@@ -269,7 +328,7 @@ impl Pipeline {
             .write(&self.folder.join(format!("{name}.toml")))?;
         Ok(Service {
             process: self
-                .process(&name, program)?
+                .process(name, program)?
                 .arguments(["--config"])
                 .arguments([file]),
             admin: format!("http://{admin}"),
@@ -335,7 +394,9 @@ impl Drop for Pipeline {
             Outcome::Unknown | Outcome::Passed => {
                 // Best effort: names are unique, so leftovers disturb no later run.
                 if let Ok(administrator) = Administrator::new(&self.kafka) {
-                    let _deleted = administrator.delete_topics(&self.topic_names());
+                    let further = self.further_topics.iter().map(String::as_str);
+                    let names: Vec<&str> = self.topic_names().into_iter().chain(further).collect();
+                    let _deleted = administrator.delete_topics(&names);
                 }
                 let _removed = std::fs::remove_dir_all(&self.folder);
             }

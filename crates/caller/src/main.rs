@@ -2,6 +2,7 @@
 
 mod calls_endpoint;
 mod config;
+mod control;
 mod effects;
 mod http;
 mod metrics;

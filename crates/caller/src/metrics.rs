@@ -43,8 +43,10 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     in_flight_limit: Gauge,
     pub(crate) outages: Counter,
+    pub(crate) mass_rejections: Counter,
     pub(crate) probes_failed: Counter,
     breaker: Labelled<Gauge>,
+    paused: Gauge,
     open: Gauge,
     open_bytes: Gauge,
     partitions: Labelled<Gauge>,
@@ -211,10 +213,20 @@ impl Metrics {
                 "outbox_api_outages",
                 "Times the circuit breaker opened because the API was unhealthy",
             ),
+            mass_rejections: counter(
+                registry,
+                "outbox_api_mass_rejections",
+                "Times the circuit breaker opened because the API rejected most calls",
+            ),
             probes_failed: counter(
                 registry,
                 "outbox_api_probes_failed",
                 "Probes of the API that failed while the circuit breaker was open",
+            ),
+            paused: gauge(
+                registry,
+                "outbox_calls_paused",
+                "1 while an operator has paused the calls, or the control topic is not read yet",
             ),
             breaker: gauges(
                 registry,
@@ -302,6 +314,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.in_flight.set(number(gauges.calls_in_flight));
         self.in_flight_limit.set(number(gauges.calls_in_flight_limit));
+        self.paused.set(i64::from(gauges.is_paused));
         // Each state is written each time: a state that is over must fall back to 0.
         for state in BreakerState::ALL {
             self.breaker
@@ -368,7 +381,9 @@ mod tests {
                 "outbox_calls_in_flight gauge",
                 "outbox_calls_in_flight_limit gauge",
                 "outbox_api_outages counter",
+                "outbox_api_mass_rejections counter",
                 "outbox_api_probes_failed counter",
+                "outbox_calls_paused gauge",
                 "outbox_api_breaker gauge",
                 "outbox_calls_open gauge",
                 "outbox_calls_open_bytes gauge",

@@ -3,7 +3,9 @@
 use crate::admin::Admin;
 use crate::client::config::KafkaSettings;
 use crate::client::error::{ClientError, ErrorClass};
-use crate::topics::{self, ExistingTopics, Finding, Requirements, Severity};
+use crate::topics::{
+    self, ExistingTopics, Finding, Requirements, Role, Severity, TransactionVerification, UnverifiedBroker,
+};
 
 /// Reason why a program must not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +31,22 @@ pub fn check(
     client_id: &str,
     required: &Requirements<'_>,
 ) -> Result<ExistingTopics, PreflightError> {
-    let existing = describe(&Admin::connect(settings, client_id)?, required)?;
-    let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(required, &existing)
+    let admin = Admin::connect(settings, client_id)?;
+    let existing = describe(&admin, required)?;
+    let unverified = match required.role {
+        Role::Validator => unverified_brokers(&admin, |why| {
+            tracing::warn!(
+                why,
+                "transaction verification of the brokers not checked, continuing"
+            );
+        }),
+        Role::Caller | Role::Operator => Vec::new(),
+    };
+    let required = Requirements {
+        unverified_brokers: &unverified,
+        ..*required
+    };
+    let (refused, warnings): (Vec<Finding>, Vec<Finding>) = topics::verify(&required, &existing)
         .into_iter()
         .partition(|finding| finding.severity == Severity::Refuse);
     for Finding {
@@ -48,6 +64,40 @@ pub fn check(
     } else {
         Err(PreflightError::Refused(refused))
     }
+}
+
+/// Returns the brokers that do not verify transactions. `warn` gets the reason where a broker does not say: a
+/// user may lack the permission to ask, and some services hide the settings of their brokers.
+pub fn unverified_brokers(admin: &Admin, mut warn: impl FnMut(String)) -> Vec<UnverifiedBroker> {
+    let described = admin.transaction_verification().unwrap_or_else(|error| {
+        warn(error.to_string());
+        Vec::new()
+    });
+    let mut unverified = Vec::new();
+    for broker in described {
+        let is_disabled = match broker.verification {
+            Ok(TransactionVerification::Enabled) => continue,
+            Ok(TransactionVerification::Disabled) => true,
+            Ok(TransactionVerification::Unsupported) => false,
+            Ok(TransactionVerification::NotReported) => {
+                warn(format!(
+                    "broker {} does not report transaction.partition.verification.enable, without which late \
+                     records of an aborted transaction may be read; make sure that it is true",
+                    broker.id
+                ));
+                continue;
+            }
+            Err(error) => {
+                warn(error.to_string());
+                continue;
+            }
+        };
+        unverified.push(UnverifiedBroker {
+            id: broker.id,
+            is_disabled,
+        });
+    }
+    unverified
 }
 
 fn describe(admin: &Admin, required: &Requirements<'_>) -> Result<ExistingTopics, ClientError> {

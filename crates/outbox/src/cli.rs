@@ -33,9 +33,16 @@ pub(crate) enum Command {
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
-    /// Begins the callers' consumer group.
+    /// Begins the callers' consumer group, or recovers one that has lost its offsets.
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Pauses the calls of a callers' group: its callers stop sending within a second, and keep their calls.
+    Pause(SwitchCalls),
+    /// Resumes the calls of a callers' group.
+    Resume(SwitchCalls),
+    /// Repairs the state of the validators.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
     /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
@@ -61,6 +68,23 @@ pub(crate) enum GroupCommand {
     /// Shows which calls will be made, asks, commits, and reads back. Refuses while the group has members,
     /// and leaves existing offsets unchanged.
     Create(CreateGroup),
+    /// Recovers a group that has lost its offsets: rebuilds them, and the call notes, from the outbox, the
+    /// outcomes, the call dead letters and the parked calls. A call with neither is ambiguous, and the callers'
+    /// policy decides on it. Shows what was found, asks, commits, and reads back. Refuses while the group has
+    /// members, and leaves existing offsets unchanged.
+    Recover(RecoverGroup),
+}
+
+/// Arguments of `group recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverGroup {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Arguments of `group create`.
@@ -81,6 +105,58 @@ pub(crate) struct CreateGroup {
     /// on (UTC, such as 2026-03-01T08:00:00Z).
     #[arg(long, value_name = "beginning|end|TIMESTAMP", value_parser = StartPosition::parse)]
     pub(crate) at: StartPosition,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Arguments of `pause` and `resume`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox pause --reason 'provider maintenance until 03:00'
+  outbox resume
+      callers that start meanwhile follow the switch too; it stays as it is until it is set again")]
+pub(crate) struct SwitchCalls {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+
+    /// Reason, which callers log.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Commands on the state of the validators: the changelog, from which each store is restored.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Appends to the changelog the entries that it has lost, as the outbox shows them: a validator halts a
+    /// partition whose changelog was recreated or has lost its end, because it would admit those orders again.
+    /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
+    /// the command appends nothing twice.
+    Rebuild(RebuildState),
+}
+
+/// Arguments of `state rebuild`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml state rebuild
+      compares all partitions, shows what the changelog lacks, and asks before it appends it
+  outbox --config validator.toml state rebuild --accept-gap
+      also where the outbox no longer has the orders that followed the last entry of the changelog: each of
+      them is admitted, and paid, again if it is sent again")]
+pub(crate) struct RebuildState {
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) group: String,
+
+    /// Appends what the outbox still has, although entries between the changelog and the outbox are lost.
+    #[arg(long)]
+    pub(crate) accept_gap: bool,
 
     /// Changes without asking for confirmation.
     #[arg(long)]

@@ -2,6 +2,8 @@
 
 pub(crate) mod group;
 pub(crate) mod notes;
+pub(crate) mod state;
+pub(crate) mod switch;
 pub(crate) mod topics;
 
 /// Result of a command that could be carried out. It becomes the exit status.

@@ -4,12 +4,15 @@ mod cli;
 mod commands;
 mod config;
 mod confirm;
+mod operator;
 mod start_position;
+mod timestamp;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use records::control::Calls;
 
 use crate::cli::{Cli, Command};
 use crate::commands::Status;
@@ -36,6 +39,9 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
     match &cli.command {
         Command::Topics(command) => commands::topics::run(command, &config, cli.json),
         Command::Group(command) => commands::group::run(command, &config, cli.json),
+        Command::Pause(options) => commands::switch::run(Calls::Paused, options, &config, cli.json),
+        Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
+        Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }
 }

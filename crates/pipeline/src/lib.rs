@@ -1,4 +1,4 @@
-//! Decisions of both stages, without input or output.
+//! Decisions of both stages and of the operator's commands, without input or output.
 //!
 //! Events and the time come in, actions go out. Nothing here reads a clock, a random source, a socket or a
 //! file, so a unit test can play every crash, rebalance and late response in microseconds. This crate never
@@ -14,3 +14,7 @@
 
 pub mod admission;
 pub mod delivery;
+pub mod ledger;
+mod sliding_count;
+
+pub use sliding_count::ShareLimit;

@@ -12,12 +12,15 @@
 //! | `payments-processed` | [`outcome`] | caller | downstream consumers |
 //! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller | operators |
 //! | `pending-api-calls.parked` | [`parked`] | caller | operators |
+//! | `pending-api-calls.control` | [`control`] | command line | caller, command line |
+//! | metadata of the validators' committed offsets | [`topics_note`] | validator | validator |
 //! | metadata of the callers' committed offsets | [`call_note`] | caller | caller, command line |
 //!
 //! Version rule: a format that a program reads back starts with its version, and a reader refuses any version
 //! but its own. A field that it does not know may be the one that prevents a second payment.
 
 mod calls;
+pub mod control;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
@@ -40,3 +43,6 @@ pub use offset_set::OffsetSet;
 pub use order::Order;
 pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;
+pub use topics::note as topics_note;
+pub use topics::note::TopicsNote;
+pub use topics::topic_id::TopicId;

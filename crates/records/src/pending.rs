@@ -5,7 +5,8 @@
 //! The headers are text without a version. A deferred copy has one more; see
 //! [`continuation`](crate::continuation).
 
-use crate::Entry;
+use crate::position::InvalidPosition;
+use crate::{Entry, Position, Timestamp, header};
 
 /// Position of the order, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-source";
@@ -13,6 +14,48 @@ pub const SOURCE: &str = "outbox-source";
 pub const ADMITTED_AT: &str = "outbox-admitted-at";
 /// W3C trace context. An order that has one keeps it.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// Admission of an order, as the headers of its outbox record state it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Position of the order.
+    pub source: Position,
+    /// Time of the admission.
+    pub at: Timestamp,
+}
+
+/// Headers that do not state an admission: no validator wrote them.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidAdmission {
+    /// A header is missing, has no value, or is not text.
+    #[error("the header {0} is missing or not text")]
+    Missing(&'static str),
+    /// The source is not a position.
+    #[error("the header {SOURCE}: {0}")]
+    Source(#[from] InvalidPosition),
+    /// The time of the admission is not a number.
+    #[error("the header {ADMITTED_AT} has {0:?}, which is no number of milliseconds")]
+    Time(String),
+}
+
+impl Admission {
+    /// Reads the headers of an outbox record.
+    ///
+    /// # Errors
+    /// A header is missing or malformed.
+    pub fn read(headers: &[(&str, Option<&[u8]>)]) -> Result<Self, InvalidAdmission> {
+        let text = |name| {
+            let value = header::last(headers, name).flatten();
+            let text = value.and_then(|bytes| std::str::from_utf8(bytes).ok());
+            text.ok_or(InvalidAdmission::Missing(name))
+        };
+        let at = text(ADMITTED_AT)?;
+        Ok(Self {
+            source: text(SOURCE)?.parse()?,
+            at: Timestamp(at.parse().map_err(|_| InvalidAdmission::Time(at.to_owned()))?),
+        })
+    }
+}
 
 /// Creates a trace context for an order without one.
 // Derived from the entry, since this crate has no source of randomness: the fingerprint is as good as random.
@@ -55,6 +98,31 @@ mod tests {
     use super::*;
     use crate::entry::Status;
     use crate::{Fingerprint, Offset, Timestamp};
+
+    #[test]
+    fn admission_is_read_from_the_headers() {
+        let read = |source: Option<&str>, at: &str| {
+            let headers = [
+                // The order's own headers come first, and may have any name.
+                (SOURCE, Some(&b"forged"[..])),
+                (SOURCE, source.map(str::as_bytes)),
+                (ADMITTED_AT, Some(at.as_bytes())),
+            ];
+            Admission::read(&headers)
+        };
+        let admission = read(Some("payment-orders/3@1042"), "1790000000123").expect("an admission");
+        assert_eq!(admission.source.to_string(), "payment-orders/3@1042");
+        assert_eq!(admission.at, Timestamp(1_790_000_000_123));
+        assert!(matches!(read(None, "1"), Err(InvalidAdmission::Missing(SOURCE))));
+        assert!(matches!(
+            read(Some("orders"), "1"),
+            Err(InvalidAdmission::Source(_))
+        ));
+        assert!(matches!(
+            read(Some("o/0@1"), "now"),
+            Err(InvalidAdmission::Time(_))
+        ));
+    }
 
     #[test]
     fn trace_context_is_derived_from_the_entry() {

@@ -43,8 +43,9 @@ pub enum DirectoryError {
     #[error(
         "the state directory {} was created for {was}, and the topics are now {is}. With another number of \
          partitions a key is on another partition than before, where its first order is unknown, and it \
-         would be paid twice. Restore the old number of partitions, or drain the pipeline and create new \
-         topics and a new state directory",
+         would be paid twice. Kafka cannot remove partitions: stop the producers and the validators, create \
+         orders, pending and changelog topics under new names in [topics], with a new state directory, and send \
+         nothing to the new topics that was sent to the old ones",
         path.display()
     )]
     OtherTopics {
@@ -61,7 +62,8 @@ pub enum DirectoryError {
          {was}, and its id is now {is}. Records of the old topic are not in the new one, so orders could be \
          paid twice or never. Operator action required: compare the topic with the outbox, rebuild the \
          changelog from the outbox if it is the changelog, then stop all validators and remove their state \
-         directories",
+         directories. A partition whose committed offset remembers the id too halts after the next start, with the \
+         command that sets it",
         path.display()
     )]
     TopicRecreated {

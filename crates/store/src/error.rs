@@ -45,8 +45,8 @@ pub enum StoreError {
     /// The changelog has lost its end, so the store may hold the last copy of some keys. Nothing was applied.
     #[error(
         "moving the checkpoint of the store {} back from {from} to {to} was refused: the changelog has lost \
-         records that Kafka had acknowledged. The store is kept, as it may hold the last copy of their keys; \
-         rebuild the changelog from the outbox before this partition goes on",
+         records that Kafka had acknowledged. The store is kept, as it may hold the last copy of their keys. \
+         Stop all validators, and rebuild the changelog from the outbox: outbox state rebuild",
         path.display()
     )]
     CheckpointBackwards {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use kafka::admin::Admin;
 use kafka::topic_ids::TopicIdentity;
+use records::Topics;
 use service::Health;
 use service::failpoint::guard_removed;
 
@@ -40,6 +41,7 @@ pub(crate) struct TopicChanges {
 /// The thread cannot be started.
 pub(crate) fn start(
     admin: Arc<Admin>,
+    topics: &Topics,
     ids: BTreeMap<String, String>,
     partitions: usize,
     health: &Health,
@@ -48,6 +50,7 @@ pub(crate) fn start(
     let monitor = Monitor {
         admin,
         ids,
+        pending: topics.pending.clone(),
         partitions,
         health: health.clone(),
         changes: Arc::clone(&changes),
@@ -65,6 +68,8 @@ pub(crate) fn start(
 struct Monitor {
     admin: Arc<Admin>,
     ids: BTreeMap<String, String>,
+    /// Name of the outbox.
+    pending: String,
     partitions: usize,
     health: Health,
     changes: Arc<TopicChanges>,
@@ -106,12 +111,14 @@ impl Monitor {
         }
         // A topic is missing here while it is being recreated; its id is compared once it is back.
         for (name, topic) in topics {
+            // A larger outbox moves no key: a pending call goes to the partition of its order.
+            let may_grow = name == self.pending;
             let known = self.ids.entry(name).or_insert_with(|| topic.id.clone());
             if *known != topic.id && !guard_removed!("guard-topic-watch") {
                 // Remembered, so that one recreation is reported once.
                 *known = topic.id;
                 self.changes.recreated.store(true, Ordering::Release);
-            } else if topic.partitions > self.partitions {
+            } else if topic.partitions > self.partitions && !may_grow {
                 self.changes.grown_to.store(topic.partitions, Ordering::Release);
             }
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::KafkaSettings;
-use pipeline::admission::{KeySource, Partitioner, RecordKey, Rules, TransactionLimits};
+use pipeline::ShareLimit;
+use pipeline::admission::{KeySource, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
@@ -18,6 +19,7 @@ pub(crate) struct Config {
     pub(crate) kafka: KafkaSettings,
     pub(crate) topics: Topics,
     pub(crate) validator: ValidatorSettings,
+    pub(crate) refusals: RefusalsSettings,
     pub(crate) store: StoreSettings,
     pub(crate) admin: AdminSettings,
 }
@@ -52,6 +54,20 @@ pub(crate) struct ValidatorSettings {
     /// Time after which a commit without a response has an unknown outcome, which a restore resolves.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_timeout: Duration,
+}
+
+/// Settings for refusals in mass: `[refusals]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RefusalsSettings {
+    /// Refused records, conflicts included, among the last `window` of a partition that are not duplicates, at
+    /// which each further one pauses it; 0: never. All of them become dead letters.
+    pub(crate) threshold: usize,
+    /// Number of records, duplicates apart, of which the refused ones are counted.
+    pub(crate) window: usize,
+    /// Time for which the partition is paused after each of them.
+    #[serde(with = "humantime_serde")]
+    pub(crate) pause: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +118,7 @@ impl Default for Config {
             },
             topics: Topics::default(),
             validator: ValidatorSettings::default(),
+            refusals: RefusalsSettings::default(),
             store: StoreSettings::default(),
             admin: AdminSettings::on_port(9464),
         }
@@ -124,6 +141,18 @@ impl Default for ValidatorSettings {
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(15),
             commit_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for RefusalsSettings {
+    fn default() -> Self {
+        Self {
+            // Far above what one faulty producer among several causes.
+            threshold: 60,
+            window: 100,
+            // Two dead letters a minute leave a person time, and a batch of bad records still passes.
+            pause: Duration::from_secs(30),
         }
     }
 }
@@ -202,6 +231,24 @@ impl Config {
             self.store.restores_max >= 1,
             "the setting store.restores_max must be 1 or more"
         );
+        // Kept in memory, one entry for each record of each partition.
+        ensure!(
+            (1..=REFUSAL_WINDOW_MAX).contains(&self.refusals.window),
+            "the setting refusals.window is {}; it must be from 1 to {REFUSAL_WINDOW_MAX}",
+            self.refusals.window
+        );
+        ensure!(
+            self.refusals.threshold <= self.refusals.window,
+            "the setting refusals.threshold is {}; it must be at most refusals.window, {}, or it is never \
+             reached; 0 switches it off",
+            self.refusals.threshold,
+            self.refusals.window
+        );
+        ensure!(
+            self.refusals.pause >= REFUSAL_PAUSE_MIN,
+            "the setting refusals.pause is {:?}; it must be at least {REFUSAL_PAUSE_MIN:?}, or it holds nothing up",
+            self.refusals.pause
+        );
         self.key_source()?;
         Ok(())
     }
@@ -226,6 +273,17 @@ impl Config {
             partitions: u32::try_from(partitions)?,
             record_bytes_max,
         })
+    }
+
+    /// Returns the settings for refusals in mass.
+    pub(crate) fn refusals(&self) -> RefusalSettings {
+        RefusalSettings {
+            limit: ShareLimit {
+                threshold: self.refusals.threshold,
+                window: self.refusals.window,
+            },
+            pause: self.refusals.pause,
+        }
     }
 
     /// Returns the limits at which a transaction ends.
@@ -283,6 +341,10 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Timeout of one attempt to open the producer.
 // The loop polls nothing meanwhile, so it stays well below `max.poll.interval.ms`.
 pub(crate) const PRODUCER_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum of `refusals.window`.
+const REFUSAL_WINDOW_MAX: usize = 10_000;
+/// Minimum of `refusals.pause`.
+const REFUSAL_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Minimum of the session timeout: several heartbeats, which are at least 100 ms apart.
 const SESSION_MIN: Duration = Duration::from_secs(1);
 
@@ -319,6 +381,23 @@ mod tests {
             |v| (v.transaction_timeout, v.commit_timeout) = (POLL_INTERVAL_MAX, POLL_INTERVAL_MAX / 2),
             "does not poll",
         );
+    }
+
+    #[test]
+    fn refusal_settings_out_of_range_are_refused() {
+        let check = |change: fn(&mut RefusalsSettings), names: &str| {
+            let mut config = Config::default();
+            change(&mut config.refusals);
+            let error = config.check().expect_err(names).to_string();
+            assert!(error.contains(names), "{error}");
+        };
+        check(|refusals| refusals.threshold = 101, "refusals.threshold");
+        check(|refusals| refusals.window = 0, "refusals.window");
+        check(|refusals| refusals.window = 10_001, "refusals.window");
+        check(|refusals| refusals.pause = Duration::ZERO, "refusals.pause");
+        let mut off = Config::default();
+        off.refusals.threshold = 0;
+        assert!(off.check().is_ok());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use service::{Program, Shutdown};
 use crate::config::Config;
 
 // Also librdkafka's allocator: its threads free what ours allocate. `Cargo.toml` has the measurement.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "jemalloc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) restore_records: Counter,
     pub(crate) restore_seconds: Histogram,
     pub(crate) stores_rebuilt: Counter,
+    pub(crate) mass_refusals: Counter,
     partitions: Labelled<Gauge>,
 }
 
@@ -120,6 +121,11 @@ impl Metrics {
                 "outbox_stores_rebuilt",
                 "Stores discarded and rebuilt from the changelog, because they could not be trusted",
             ),
+            mass_refusals: counter(
+                registry,
+                "outbox_mass_refusals",
+                "Times most records of a partition were refused, so that it was paused",
+            ),
             partitions: gauges(
                 registry,
                 "outbox_partitions",
@@ -199,6 +205,7 @@ mod tests {
                 "outbox_restore_records counter",
                 "outbox_restore_seconds histogram",
                 "outbox_stores_rebuilt counter",
+                "outbox_mass_refusals counter",
                 "outbox_partitions gauge",
             ]
         );

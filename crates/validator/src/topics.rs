@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use kafka::producer::RecordSizes;
 use kafka::topics::{Requirements, Role};
+use records::{TopicId, TopicsNote};
 
 use crate::config::Config;
 
@@ -18,6 +19,8 @@ pub(crate) struct Topics {
     pub(crate) record_sizes: RecordSizes,
     /// Ids of the topics that the state directory belongs to, by name.
     pub(crate) ids: BTreeMap<String, String>,
+    /// Partition count and ids, as they are committed with each offset.
+    pub(crate) note: TopicsNote,
 }
 
 /// Checks the topics.
@@ -28,9 +31,8 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Validator,
-        // The state directory remembers the count, and compares it once the topics agree with each other.
-        partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required)?;
@@ -53,12 +55,13 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
                 topics.pending
             )
         })?;
-    let ids = [&topics.orders, &topics.changelog]
+    let ids: BTreeMap<String, String> = [&topics.orders, &topics.pending, &topics.changelog]
         .into_iter()
         // Brokers without topic ids cannot tell a recreated topic from the old one.
         .filter_map(|topic| Some((topic.clone(), existing.get(topic)?.id.clone()?)))
         .collect();
     Ok(Topics {
+        note: note(topics, orders.partitions, &ids),
         partitions: orders.partitions,
         record_bytes_max,
         record_sizes: RecordSizes::of(
@@ -71,4 +74,19 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         ),
         ids,
     })
+}
+
+/// Returns the note of these topics. Ids that the brokers do not report are missing in it.
+pub(crate) fn note(
+    topics: &records::Topics,
+    partitions: usize,
+    ids: &BTreeMap<String, String>,
+) -> TopicsNote {
+    let id = |topic: &String| ids.get(topic).and_then(|id| TopicId::new(id));
+    TopicsNote {
+        partitions,
+        orders: id(&topics.orders),
+        pending: id(&topics.pending),
+        changelog: id(&topics.changelog),
+    }
 }

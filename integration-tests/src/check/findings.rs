@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use records::Topics;
 use records::dead_letter::Reason;
 
 use crate::api::Api;
@@ -48,6 +49,28 @@ pub struct StageTwoFindings {
 /// # Errors
 /// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
 pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<StageOneFindings> {
+    stage_one_of(pipeline, orders, sent, false)
+}
+
+/// Reads the topics of stage one and checks them, after a loss of the validators' group: records that were
+/// refused before it are refused again.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the orders topic does not contain exactly what was sent.
+pub fn stage_one_after_lost_group(
+    pipeline: &Pipeline,
+    orders: &Orders,
+    sent: u64,
+) -> Result<StageOneFindings> {
+    stage_one_of(pipeline, orders, sent, true)
+}
+
+fn stage_one_of(
+    pipeline: &Pipeline,
+    orders: &Orders,
+    sent: u64,
+    lost_group: bool,
+) -> Result<StageOneFindings> {
     let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
     // Fingerprints suffice for orders: the mix computes their values again.
     let input = read_topic(kafka, &topics.orders, Keep::Fingerprints)?;
@@ -61,6 +84,7 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
         // Entries are decoded, not only compared.
         changelog: &read_topic(kafka, &topics.changelog, Keep::Values)?,
         dead_letters: &read_topic(kafka, &topics.order_dead_letters, Keep::Fingerprints)?,
+        lost_group,
     }
     .check();
     Ok(StageOneFindings {
@@ -73,14 +97,6 @@ pub fn stage_one(pipeline: &Pipeline, orders: &Orders, sent: u64) -> Result<Stag
     })
 }
 
-/// Reads the topics of stage two and the API's record, and checks them under the policy `retry`.
-///
-/// # Errors
-/// A topic cannot be read to its end, or the API does not answer.
-pub fn stage_two(pipeline: &Pipeline, api: &Api, interruptions: &[Interruption]) -> Result<StageTwoFindings> {
-    stage_two_with_policy(Policy::Retry, pipeline, api, interruptions)
-}
-
 /// Reads the topics of stage two and the API's record, and checks them under this policy.
 ///
 /// # Errors
@@ -91,7 +107,20 @@ pub fn stage_two_with_policy(
     api: &Api,
     interruptions: &[Interruption],
 ) -> Result<StageTwoFindings> {
-    let (kafka, topics) = (&pipeline.kafka, &pipeline.topics);
+    stage_two_of_group(policy, &pipeline.kafka, &pipeline.topics, api, interruptions)
+}
+
+/// Reads the topics of one of several groups of callers and the record of its API, and checks them under its policy.
+///
+/// # Errors
+/// A topic cannot be read to its end, or the API does not answer.
+pub fn stage_two_of_group(
+    policy: Policy,
+    kafka: &str,
+    topics: &Topics,
+    api: &Api,
+    interruptions: &[Interruption],
+) -> Result<StageTwoFindings> {
     let (counts, violations) = StageTwo {
         pending_topic: &topics.pending,
         pending: &read_topic(kafka, &topics.pending, Keep::Fingerprints)?,

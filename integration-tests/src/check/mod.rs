@@ -67,8 +67,16 @@ pub struct Violation {
 }
 
 impl Guarantee {
-    /// Guarantees checked in each run, under any ambiguity policy.
-    pub const ALL: [Self; 5] = [Self::G1, Self::G2, Self::G3, Self::G4, Self::G5];
+    /// All of them, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::G1,
+        Self::G2,
+        Self::G3,
+        Self::G4,
+        Self::G5,
+        Self::G6,
+        Self::G7,
+    ];
 
     /// Returns the guarantee in one sentence.
     #[must_use]

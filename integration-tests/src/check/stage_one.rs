@@ -27,6 +27,9 @@ pub struct StageOne<'a> {
     pub changelog: &'a [Record],
     /// Records of the dead-letter topic.
     pub dead_letters: &'a [Record],
+    /// True if the validators' group was lost: they begin with the first order again, drop what they have
+    /// admitted as duplicates, and refuse again what they had refused.
+    pub lost_group: bool,
 }
 
 /// Counts for the report.
@@ -153,7 +156,7 @@ impl StageOne<'_> {
             // Removed, so that what is left at the end has no refused record.
             let letters = by_source.remove(source.as_str()).unwrap_or_default();
             // Exactly one: a dead letter is part of the transaction, like a pending call.
-            let [letter] = letters[..] else {
+            if letters.is_empty() || (letters.len() > 1 && !self.lost_group) {
                 let anomaly = match letters.len() {
                     0 => Anomaly::Lost,
                     _ => Anomaly::Duplicated,
@@ -167,25 +170,10 @@ impl StageOne<'_> {
                     ),
                 ));
                 continue;
-            };
-            *counts.entry(*reason).or_default() += 1;
-            let found = letter.header(dead_letter::REASON);
-            if found != Some(reason.as_str()) {
-                violations.push(violation(
-                    Guarantee::G2,
-                    Anomaly::Wrong,
-                    format!("{source} must be refused as {reason} but its dead letter has reason {found:?}"),
-                ));
             }
-            if letter.key != order.key
-                || letter.fingerprint != order.fingerprint
-                || !letter.headers.starts_with(&order.headers)
-            {
-                violations.push(violation(
-                    Guarantee::G2,
-                    Anomaly::Wrong,
-                    format!("the dead letter of {source} differs from it in key, value or headers"),
-                ));
+            *counts.entry(*reason).or_default() += 1;
+            for letter in letters {
+                check_dead_letter(&source, order, *reason, letter, violations);
             }
         }
         for source in by_source.keys() {
@@ -288,6 +276,34 @@ impl StageOne<'_> {
 
     fn position(&self, order: &Record) -> String {
         format!("{}/{}@{}", self.orders_topic, order.partition, order.offset)
+    }
+}
+
+/// Checks G2: a dead letter is its order, unchanged, with the right reason.
+fn check_dead_letter(
+    source: &str,
+    order: &Record,
+    reason: Reason,
+    letter: &Record,
+    violations: &mut Vec<Violation>,
+) {
+    let found = letter.header(dead_letter::REASON);
+    if found != Some(reason.as_str()) {
+        violations.push(violation(
+            Guarantee::G2,
+            Anomaly::Wrong,
+            format!("{source} must be refused as {reason} but its dead letter has reason {found:?}"),
+        ));
+    }
+    if letter.key != order.key
+        || letter.fingerprint != order.fingerprint
+        || !letter.headers.starts_with(&order.headers)
+    {
+        violations.push(violation(
+            Guarantee::G2,
+            Anomaly::Wrong,
+            format!("the dead letter of {source} differs from it in key, value or headers"),
+        ));
     }
 }
 

@@ -68,6 +68,10 @@ pub struct Counts {
     pub outcomes_repeated: u64,
     /// Number of repeated requests, by explanation.
     pub repeats: BTreeMap<Explanation, u64>,
+    /// Number of orders that the API charged at least once.
+    pub charged: u64,
+    /// Number of calls that the API neither charged nor rejected.
+    pub undecided: u64,
     /// Number of orders that the API charged more than once: the cost of at-least-once with such an API.
     pub charged_again: u64,
 }
@@ -287,7 +291,9 @@ impl StageTwo<'_> {
         violations: &mut Vec<Violation>,
     ) {
         let charges = requests.iter().filter(|request| is_charge(request)).count();
+        counts.charged += u64::from(charges > 0);
         counts.charged_again += u64::from(charges > 1);
+        counts.undecided += u64::from(requests.iter().all(|request| request.decision.is_none()));
         for pair in requests.windows(2) {
             let [earlier, later] = pair else { continue };
             // An ambiguous request may be sent again under `retry`, and under `verify` after a look-up.

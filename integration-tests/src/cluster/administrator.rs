@@ -88,20 +88,32 @@ impl Administrator {
     /// # Errors
     /// Kafka refuses, or does not answer within 30 s.
     pub fn configure_topic(&self, name: &str, setting: &str, value: &str) -> Result<()> {
+        self.configure(ResourceSpecifier::Topic(name), setting, value)
+    }
+
+    /// Does the same with a setting of a broker that can be changed while it runs.
+    ///
+    /// # Errors
+    /// Kafka refuses, or does not answer within 30 s.
+    pub fn configure_broker(&self, id: i32, setting: &str, value: &str) -> Result<()> {
+        self.configure(ResourceSpecifier::Broker(id), setting, value)
+    }
+
+    fn configure(&self, of: ResourceSpecifier<'_>, setting: &str, value: &str) -> Result<()> {
         // AlterConfigs replaces the whole set of settings; rdkafka has no incremental variant.
-        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+        let change = AlterConfig::new(of).set(setting, value);
         let results = self
             .runtime
             .block_on(self.client.alter_configs(&[change], &options()))
-            .with_context(|| format!("setting {setting} of {name}"))?;
+            .with_context(|| format!("setting {setting} of {of:?}"))?;
         for result in results {
             result.map_err(|(of, error)| {
                 anyhow!("Kafka refused to set {setting}={value} on {of:?}: {error}")
             })?;
         }
         // A broker may report old settings for a while after a change.
-        await_until(&format!("{setting} of {name} is {value}"), LIMIT, || {
-            let reported = self.setting(name, setting)?;
+        await_until(&format!("{setting} of {of:?} is {value}"), LIMIT, || {
+            let reported = self.setting(of, setting)?;
             Ok(match reported.as_deref() == Some(value) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(format!("{reported:?}")),
@@ -109,19 +121,16 @@ impl Administrator {
         })
     }
 
-    fn setting(&self, topic: &str, setting: &str) -> Result<Option<String>> {
+    fn setting(&self, of: ResourceSpecifier<'_>, setting: &str) -> Result<Option<String>> {
         let described = self
             .runtime
-            .block_on(
-                self.client
-                    .describe_configs(&[ResourceSpecifier::Topic(topic)], &options()),
-            )
-            .with_context(|| format!("describing the settings of {topic}"))?;
+            .block_on(self.client.describe_configs(&[of], &options()))
+            .with_context(|| format!("describing the settings of {of:?}"))?;
         let first = described
             .into_iter()
             .next()
-            .with_context(|| format!("Kafka returned no settings of {topic}"))?;
-        let config = first.map_err(|error| anyhow!("Kafka refused to describe {topic}: {error}"))?;
+            .with_context(|| format!("Kafka returned no settings of {of:?}"))?;
+        let config = first.map_err(|error| anyhow!("Kafka refused to describe {of:?}: {error}"))?;
         Ok(config.get(setting).and_then(|entry| entry.value.clone()))
     }
 

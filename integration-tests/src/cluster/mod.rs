@@ -2,6 +2,7 @@
 
 mod administrator;
 pub mod broker;
+pub mod log_truncation;
 pub mod three_brokers;
 pub mod two_brokers;
 
@@ -44,20 +45,7 @@ pub fn address() -> Result<String> {
 /// # Errors
 /// Kafka does not answer, or a transaction keeps the offsets pending for 30 s.
 pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partition, Offset>> {
-    // read_committed makes librdkafka send require_stable: offsets of an open transaction are waited for.
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", kafka)
-        .set("group.id", group)
-        .set("isolation.level", "read_committed")
-        .create()
-        .context("creating a consumer")?;
-    let mut wanted = TopicPartitionList::new();
-    for (partition, _) in high_watermarks(kafka, topic)? {
-        wanted.add_partition(topic, partition.0);
-    }
-    let offsets = consumer
-        .committed_offsets(wanted, LIMIT)
-        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))?;
+    let offsets = committed_with_metadata(kafka, group, topic)?;
     Ok(offsets
         .elements()
         .iter()
@@ -69,19 +57,84 @@ pub fn committed(kafka: &str, group: &str, topic: &str) -> Result<HashMap<Partit
         .collect())
 }
 
-/// Sets a group's committed offset of a partition, as an operator's repair does.
+/// Returns a group's committed offset of each partition with its metadata.
+///
+/// # Errors
+/// Kafka does not answer, or a transaction keeps the offsets pending for 30 s.
+pub fn committed_with_metadata(kafka: &str, group: &str, topic: &str) -> Result<TopicPartitionList> {
+    // read_committed makes librdkafka send require_stable: offsets of an open transaction are waited for.
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .create()
+        .context("creating a consumer")?;
+    let mut wanted = TopicPartitionList::new();
+    for (partition, _) in high_watermarks(kafka, topic)? {
+        wanted.add_partition(topic, partition.0);
+    }
+    consumer
+        .committed_offsets(wanted, LIMIT)
+        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))
+}
+
+/// Commits all these offsets, with their metadata, for a group without members.
 ///
 /// # Errors
 /// Kafka refuses, which it does while the group has members.
-pub fn set_committed(kafka: &str, group: &str, topic: &str, partition: Partition, to: Offset) -> Result<()> {
+pub fn commit_all(kafka: &str, group: &str, offsets: &TopicPartitionList) -> Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("group.id", group)
         .create()
         .context("creating a consumer")?;
+    consumer
+        .commit(offsets, CommitMode::Sync)
+        .with_context(|| format!("committing the offsets of {group}"))
+}
+
+/// Committed offsets of a group, with their metadata.
+pub struct Offsets(TopicPartitionList);
+
+/// Returns the committed offsets of a topic's first partition, to be committed again.
+///
+/// # Errors
+/// Kafka does not answer.
+pub fn read_offsets(kafka: &str, group: &str, topic: &str) -> Result<Offsets> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition(topic, 0);
+    let offsets = offset_client(kafka, group)?
+        .committed_offsets(wanted, LIMIT)
+        .with_context(|| format!("fetching the committed offsets of {group} for {topic}"))?;
+    Ok(Offsets(offsets))
+}
+
+/// Commits offsets again, with their metadata: brokers forget those of a deleted topic, but not always.
+///
+/// # Errors
+/// Kafka refuses, which it does while the group has members.
+pub fn write_offsets(kafka: &str, group: &str, offsets: &Offsets) -> Result<()> {
+    offset_client(kafka, group)?
+        .commit(&offsets.0, CommitMode::Sync)
+        .with_context(|| format!("committing {:?} for {group}", offsets.0))
+}
+
+fn offset_client(kafka: &str, group: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .create()
+        .context("creating a consumer")
+}
+
+/// Sets a group's committed offset of a partition, as an operator's repair does.
+///
+/// # Errors
+/// Kafka refuses, which it does while the group has members.
+pub fn set_committed(kafka: &str, group: &str, topic: &str, partition: Partition, to: Offset) -> Result<()> {
     let mut offsets = TopicPartitionList::new();
     offsets.add_partition_offset(topic, partition.0, At::Offset(to.0))?;
-    consumer
+    offset_client(kafka, group)?
         .commit(&offsets, CommitMode::Sync)
         .with_context(|| format!("committing offset {to} of {topic}/{partition} for {group}"))
 }

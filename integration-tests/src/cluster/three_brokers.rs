@@ -68,18 +68,7 @@ impl ThreeBrokers {
                 Broker::new(folder.join(node.to_string()), options)
             })
             .collect();
-        // Concurrently: a controller answers nothing before a majority of the voters runs.
-        let addresses = std::thread::scope(|scope| {
-            let starts: Vec<_> = brokers
-                .iter()
-                .map(|broker| scope.spawn(|| broker.start()))
-                .collect();
-            starts
-                .into_iter()
-                .map(|start| start.join().map_err(|_| anyhow!("starting a broker panicked"))?)
-                .collect::<Result<Vec<_>>>()
-        })
-        .context("starting the three brokers of this scenario")?;
+        let addresses = start_all(&brokers).context("starting the three brokers of this scenario")?;
         Ok(Self {
             kafka: addresses.join(","),
             brokers,
@@ -92,6 +81,20 @@ impl ThreeBrokers {
     #[must_use]
     pub fn broker(&self, index: usize) -> &Broker {
         &self.brokers[index]
+    }
+
+    /// Kills all brokers, passes the data folder of each to `change`, and starts them again, in any case.
+    ///
+    /// # Errors
+    /// `change` failed, or a broker does not start.
+    pub fn kill_all_and_restart<T>(&self, change: impl FnOnce(&[PathBuf]) -> Result<T>) -> Result<T> {
+        self.brokers.iter().try_for_each(Broker::kill)?;
+        let data: Vec<PathBuf> = (1..=Self::COUNT)
+            .map(|node| self.folder.join(node.to_string()).join("data"))
+            .collect();
+        let changed = change(&data);
+        start_all(&self.brokers).context("starting all brokers again")?;
+        changed
     }
 
     /// Waits until all replicas of all partitions are in sync, so that the next broker may go down.
@@ -135,6 +138,21 @@ impl ThreeBrokers {
     pub fn passed(mut self) {
         self.passed = true;
     }
+}
+
+/// Starts all brokers, and returns their addresses.
+// Concurrently: a controller answers nothing before a majority of the voters runs.
+fn start_all(brokers: &[Broker]) -> Result<Vec<String>> {
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = brokers
+            .iter()
+            .map(|broker| scope.spawn(|| broker.start()))
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().map_err(|_| anyhow!("starting a broker panicked"))?)
+            .collect()
+    })
 }
 
 impl Drop for ThreeBrokers {

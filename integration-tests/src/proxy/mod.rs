@@ -9,6 +9,7 @@
 
 pub mod delayed_end_txn;
 pub mod delayed_join_group;
+pub mod delayed_offset_commit;
 mod gate;
 mod hold_requests;
 pub mod lost_end_txn;

@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// API key of Produce.
 pub(crate) const PRODUCE: i16 = 0;
+/// API key of `OffsetCommit`.
+pub(crate) const OFFSET_COMMIT: i16 = 8;
 /// API key of `FindCoordinator`.
 pub(crate) const FIND_COORDINATOR: i16 = 10;
 /// API key of `JoinGroup`.
@@ -48,6 +50,20 @@ fn request_length(bytes: &[u8]) -> Option<usize> {
 /// Returns the API key of a request; -1, which Kafka does not use, if the request is too short.
 pub(crate) fn api_key(request: &[u8]) -> i16 {
     int16(request, 4).unwrap_or(-1)
+}
+
+/// Returns the correlation id of a request, which its response repeats behind the length.
+pub(crate) fn correlation_id(request: &[u8]) -> &[u8] {
+    request.get(8..12).unwrap_or_default()
+}
+
+/// Returns the error code of the first partition in an `OffsetCommit` response of version 8 or 9, the latest
+/// that librdkafka sends.
+pub(crate) fn offset_commit_error(response: &[u8]) -> Option<i16> {
+    // Length (4), correlation id (4), tags (1), throttle time (4), number of topics (1), then the first
+    // topic's name behind its length plus one (1), number of partitions (1), partition (4).
+    let name = usize::from(*response.get(14)?).checked_sub(1)?;
+    int16(response, 15 + name + 1 + 4)
 }
 
 /// Returns true for a `FindCoordinator` request for a consumer group.

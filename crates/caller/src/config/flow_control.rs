@@ -3,18 +3,26 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use pipeline::ShareLimit;
 use pipeline::delivery::{BreakerSettings, FlowControlSettings, RateSettings};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the circuit breaker: `[circuit_breaker]`.
 ///
-/// The breaker opens when the API fails: no connection, no response, or 5xx. Rejected orders and 429 do not
-/// count. While it is open, calls wait, and partitions are paused but stay assigned.
+/// The breaker opens when the API fails: no connection, no response, or 5xx; and when it rejects most calls,
+/// as with a wrong route or an expired account. 429 does not count. While it is open, calls wait, and
+/// partitions are paused but stay assigned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CircuitBreakerSettings {
     /// Consecutive failures that open the breaker; 0: it never opens.
     pub(crate) failure_threshold: u32,
+    /// Rejected calls among the last `rejection_window` at which the breaker opens; 0: never. The calls before
+    /// it become dead letters. From then on rejected calls are kept and tried again, until a probe is
+    /// accepted.
+    pub(crate) rejection_threshold: usize,
+    /// Number of accepted and rejected calls of which the rejected ones are counted.
+    pub(crate) rejection_window: usize,
     /// Interval between probes while the breaker is open. A probe is an ordinary call; the first that
     /// succeeds closes the breaker. If the API accepts requests without responding, each probe is an
     /// ambiguous call.
@@ -52,6 +60,10 @@ impl Default for CircuitBreakerSettings {
             // Reached within a moment in an outage, and not by chance: an API that fails one request in five
             // has ten failures in a row once in ten million requests.
             failure_threshold: 10,
+            // Far above the tenth to third of payments that are declined in normal operation: of 100 calls that
+            // are each rejected with probability 0.3, 60 are rejected once in 10^9 times.
+            rejection_threshold: 60,
+            rejection_window: 100,
             // Also the longest delay before calls resume once the API has recovered.
             probe_interval: Duration::from_secs(5),
         }
@@ -93,6 +105,19 @@ pub(crate) fn check(
          probes overload an API that is recovering",
         circuit_breaker.probe_interval
     );
+    // Kept in memory, one entry for each call.
+    ensure!(
+        (1..=REJECTION_WINDOW_MAX).contains(&circuit_breaker.rejection_window),
+        "the setting circuit_breaker.rejection_window is {}; it must be from 1 to {REJECTION_WINDOW_MAX}",
+        circuit_breaker.rejection_window
+    );
+    ensure!(
+        circuit_breaker.rejection_threshold <= circuit_breaker.rejection_window,
+        "the setting circuit_breaker.rejection_threshold is {}; it must be at most \
+         circuit_breaker.rejection_window, {}, or it is never reached; 0 switches it off",
+        circuit_breaker.rejection_threshold,
+        circuit_breaker.rejection_window
+    );
     // The pipeline divides the period by the number of requests.
     ensure!(
         !rate_limit.per.is_zero(),
@@ -116,6 +141,10 @@ pub(crate) fn settings(
     FlowControlSettings {
         breaker: BreakerSettings {
             failure_threshold: circuit_breaker.failure_threshold,
+            rejections: ShareLimit {
+                threshold: circuit_breaker.rejection_threshold,
+                window: circuit_breaker.rejection_window,
+            },
             probe_interval: circuit_breaker.probe_interval,
         },
         rate: (rate_limit.requests_max > 0).then_some(RateSettings {
@@ -128,6 +157,8 @@ pub(crate) fn settings(
 
 /// Minimum interval between probes.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Maximum of `circuit_breaker.rejection_window`.
+const REJECTION_WINDOW_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -57,6 +57,8 @@ pub(crate) struct CallerSettings {
     /// that became free during the latest commit. A killed caller leaves these calls ambiguous, like those in
     /// flight.
     pub(crate) intents_ahead_max: usize,
+    /// Make no call before an operator resumes them, unless the control topic already has a switch of this group.
+    pub(crate) start_paused: bool,
     /// Policy for an ambiguous call, that is, one whose outcome is unknown.
     pub(crate) on_ambiguous: OnAmbiguous,
     /// Header of a pending call that sets its ambiguity policy to `retry`, `park` or `verify`; empty: none. A
@@ -160,6 +162,7 @@ impl Default for CallerSettings {
             calls_in_flight_max: 64,
             // Four times the slots: enough for an API that responds within half a commit (some 7 ms).
             intents_ahead_max: 256,
+            start_paused: false,
             on_ambiguous: OnAmbiguous::Retry,
             policy_header: String::new(),
             calls_open_max: 500,
@@ -415,6 +418,14 @@ mod tests {
         check(
             |config| config.circuit_breaker.probe_interval = Duration::ZERO,
             "circuit_breaker.probe_interval",
+        );
+        check(
+            |config| config.circuit_breaker.rejection_threshold = 101,
+            "circuit_breaker.rejection_threshold",
+        );
+        check(
+            |config| config.circuit_breaker.rejection_window = 0,
+            "circuit_breaker.rejection_window",
         );
         check(|config| config.rate_limit.per = Duration::ZERO, "rate_limit.per");
         check(

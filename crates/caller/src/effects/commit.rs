@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::ClientError;
-use kafka::consumer::CommitOffset;
+use kafka::consumer::{CommitOffset, CommitResponse};
 use kafka::error::ErrorClass;
 use pipeline::delivery::{Commit, CommitResult};
 use rdkafka::types::RDKafkaErrorCode;
-use records::{CallNote, OffsetSet};
+use records::{CallNote, LeaderEpoch, OffsetSet, Partition};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::effects::Shell;
@@ -26,7 +26,10 @@ impl Shell {
             // A test removes the guard: calls are then sent before their intents are committed.
             completions.send(Completion::Committed {
                 number,
-                result: Ok(()),
+                response: CommitResponse {
+                    result: Ok(()),
+                    request_in_flight: None,
+                },
                 took: Duration::ZERO,
             });
             tokio::task::spawn_blocking(move || {
@@ -37,12 +40,16 @@ impl Shell {
         }
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();
-            let result = consumer.commit_and_wait(&offsets);
+            let response = consumer.commit_and_wait(&offsets);
             let took = started.elapsed();
             // Before the result is sent: the loop may then replace the consumer, and this thread must not be
             // the one that keeps the old one in the group.
             drop(consumer);
-            completions.send(Completion::Committed { number, result, took });
+            completions.send(Completion::Committed {
+                number,
+                response,
+                took,
+            });
         });
     }
 
@@ -52,36 +59,55 @@ impl Shell {
             partition: commit.partition,
             offset: commit.offset,
             metadata: metadata_of(commit),
-            leader_epoch: self.consumer.leader_epoch(commit.partition),
+            leader_epoch: self.leader_epoch(commit.partition),
         };
         commits.iter().map(offset_of).collect()
     }
 
-    /// Interprets the result of a commit. Returns `None` for one of an earlier membership.
+    fn leader_epoch(&self, partition: Partition) -> Option<LeaderEpoch> {
+        // A test removes the guard: the calls of an outbox that has lost its end and has grown again are then
+        // skipped up to the committed offset.
+        let epoch = self.consumer.leader_epoch(partition);
+        epoch.filter(|_| !guard_removed!("guard-leader-epoch"))
+    }
+
+    /// Interprets the response to a commit. Returns `None` for one of an earlier membership.
     ///
     /// # Errors
     /// The commit cannot succeed until an operator acts.
     pub(crate) fn committed(
         &mut self,
         number: u64,
-        result: Result<(), ClientError>,
+        response: CommitResponse,
         took: Duration,
     ) -> anyhow::Result<Option<CommitResult>> {
         // The delivery has dropped that membership; to it the result would be the one of the next commit.
         if number != self.commits_sent {
             return Ok(None);
         }
-        let (result, label) = match result {
-            Ok(()) => {
-                kill_at!("after-commit");
-                (CommitResult::Committed, "committed")
-            }
+        // A test removes the guard: the commit is then trusted although an earlier copy of it may still land,
+        // over those that follow.
+        let request_in_flight = response
+            .request_in_flight
+            .filter(|_| !guard_removed!("guard-commit-in-flight"));
+        let (result, label) = match response.result {
+            Ok(()) => match request_in_flight {
+                None => {
+                    kill_at!("after-commit");
+                    (CommitResult::Committed, "committed")
+                }
+                Some(why) => (unknown(&why), label_of(CommitResult::Unknown)),
+            },
             Err(error) if error.class == ErrorClass::Fenced => {
                 self.set_fenced(&error);
                 (CommitResult::Fenced, label_of(CommitResult::Fenced))
             }
             Err(error) => {
-                let (result, error) = commit_result(error)?;
+                let (mut result, error) = commit_result(error)?;
+                // A refusal of the last copy says nothing about an earlier one.
+                if let (CommitResult::Rejected, Some(why)) = (result, request_in_flight) {
+                    result = unknown(&why);
+                }
                 match result {
                     CommitResult::Rejected => tracing::info!(%error, "commit rejected, retrying"),
                     CommitResult::Committed | CommitResult::Fenced | CommitResult::Unknown => {
@@ -94,6 +120,15 @@ impl Shell {
         self.metrics.commit_finished(label, took);
         Ok(Some(result))
     }
+}
+
+/// Logs that an earlier request of a commit may still land.
+fn unknown(why: &str) -> CommitResult {
+    tracing::warn!(
+        why,
+        "commit repeated and an earlier request may still be in flight, leaving the group and joining again"
+    );
+    CommitResult::Unknown
 }
 
 fn metadata_of(commit: &Commit) -> String {
@@ -136,8 +171,7 @@ fn commit_result(error: ClientError) -> anyhow::Result<(CommitResult, ClientErro
                        fit: raise it, then restart the caller";
             return Err(anyhow::Error::new(error).context(why));
         }
-        // Timeouts and broken connections: the coordinator may have taken it, and librdkafka may have sent it
-        // twice.
+        // Timeouts and broken connections: the coordinator may have taken it.
         _ => CommitResult::Unknown,
     };
     Ok((result, error))

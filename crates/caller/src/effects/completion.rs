@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use kafka::ClientError;
+use kafka::consumer::CommitResponse;
 use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::calls_endpoint::CallView;
+use crate::control::Control;
 use crate::outbox::deferral_txn::DeferralResult;
 
 /// Sending half of the run loop's channel.
@@ -20,6 +22,11 @@ impl Completions {
     pub(crate) fn send(&self, completion: Completion) {
         // The channel is closed only when the program exits, and nothing acts on a completion then.
         let _ = self.0.send(completion);
+    }
+
+    /// Returns `true` once the run loop has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 }
 
@@ -58,10 +65,10 @@ pub(crate) enum Completion {
         assignment: Assignment,
         partitions: Vec<Partition>,
     },
-    /// Result of a commit.
+    /// Response to a commit.
     Committed {
         number: u64,
-        result: Result<(), ClientError>,
+        response: CommitResponse,
         took: Duration,
     },
     /// Result of a deferral transaction.
@@ -71,6 +78,8 @@ pub(crate) enum Completion {
         calls: usize,
         took: Duration,
     },
+    /// State of the control topic.
+    Control(Control),
     /// Vacant instance id, or the error that a live process owns it.
     InstanceIdResolved(anyhow::Result<()>),
     /// Query of `GET /calls`.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use kafka::offsets::log_check::LogCheck;
 use kafka::{ClientError, Consumer};
 use pipeline::delivery::{Assignment, LoadedNotes};
-use records::{Offset, Partition};
+use records::{Offset, Partition, TopicId};
 use service::failpoint::guard_removed;
 
+use crate::config::Config;
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
 
@@ -60,6 +61,20 @@ impl Shell {
     }
 }
 
+/// Opens the client that checks the outbox's log, and has it connect while the group is being joined.
+///
+/// # Errors
+/// librdkafka refused a setting.
+pub(super) fn open_log_check(config: &Config) -> Result<Arc<Mutex<LogCheck>>, ClientError> {
+    let log_check = Arc::new(Mutex::new(LogCheck::open(&config.kafka)?));
+    let (warmed, topic) = (Arc::clone(&log_check), config.topics.pending.clone());
+    drop(tokio::task::spawn_blocking(move || {
+        let log_check = warmed.lock().unwrap_or_else(PoisonError::into_inner);
+        log_check.warm_up(&topic, Partition(0), REQUEST_TIMEOUT);
+    }));
+    Ok(log_check)
+}
+
 /// Reads the committed offsets and notes of partitions, and the bounds of their logs. Blocks.
 fn load(
     consumer: &Consumer,
@@ -70,6 +85,11 @@ fn load(
     let started = Instant::now();
     // Offsets before bounds: the log end read afterwards cannot be below an offset that is valid.
     let committed = consumer.committed(partitions, REQUEST_TIMEOUT)?;
+    // As the consumer has it, which reports a change before it returns a record of the new topic. Another
+    // client could see the id of a topic that this one does not read yet, or reads no more.
+    let topic_id = consumer.topic_id().and_then(|id| TopicId::new(&id));
+    // A test removes the guard: a caller then goes on at an offset of the old outbox.
+    let outbox = topic_id.filter(|_| !guard_removed!("guard-outbox-id"));
     let mut all = Vec::with_capacity(committed.len());
     for committed in committed {
         let bounds = loop {
@@ -96,8 +116,8 @@ fn load(
         let loaded = LoadedNotes {
             committed: committed.offset,
             metadata: committed.metadata,
-            // A test removes the guard: calls of a log that has grown again are then skipped.
-            epoch_end: epoch_end.filter(|_| !guard_removed!("guard-leader-epoch")),
+            epoch_end,
+            outbox: outbox.clone(),
             log_start: bounds.start,
             log_end: if looks_empty { Offset(0) } else { bounds.end },
         };

@@ -98,7 +98,7 @@ impl Shell {
             policies: Policies::new(config),
             config: config.clone(),
             consumer: Arc::new(consumer),
-            log_check: Arc::new(Mutex::new(LogCheck::open(&config.kafka)?)),
+            log_check: load_offsets::open_log_check(config)?,
             consumer_ready,
             producer,
             is_producer_unready: false,

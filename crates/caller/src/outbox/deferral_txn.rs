@@ -153,12 +153,12 @@ impl DeferralProducer {
         if guard_removed!("guard-deferral-atomic") {
             // A test removes the guard: the copies are then committed alone, so a crash now leaves the calls to
             // be made twice.
-            let copies_alone = producer.end_with(topic, &[], metadata, || ());
+            let copies_alone = producer.end(topic, &[], metadata, || ());
             kill_at!("before-deferral-end");
             tracing::warn!(?copies_alone, begun = ?producer.begin(), "guard removed");
         }
         let end = match sent {
-            Ok(()) => producer.end_with(topic, offsets, metadata, || {
+            Ok(()) => producer.end(topic, offsets, metadata, || {
                 kill_at!("before-deferral-end");
                 freeze_at!("frozen-before-deferral-end");
             }),

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::calls_endpoint;
 use crate::config::Config;
+use crate::control;
 use crate::effects::completion::{Completion, Completions};
 use crate::effects::{Shell, join};
 use crate::metrics::Metrics;
@@ -50,14 +51,15 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Caller,
-        // The caller is stateless: it has no earlier partition count to compare with.
-        partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
-    // Its deferrals go to the outbox, too: the caller writes to each topic of its role.
-    Ok(RecordSizes::of(&existing, Role::Caller.names(&config.topics)))
+    // Its deferrals go to the outbox, too: the caller writes to each topic of its role but the control topic.
+    let names = Role::Caller.names(&config.topics);
+    let written = names.into_iter().filter(|name| *name != config.topics.control);
+    Ok(RecordSizes::of(&existing, written))
 }
 
 /// Makes the calls until the shutdown is requested.
@@ -84,6 +86,7 @@ pub(crate) async fn run(
         let (kafka, name) = (config.kafka.clone(), config.caller.instance_id.clone());
         move || Admin::connect(&kafka, &name)
     });
+    control::follow(config, completions.clone())?;
     let reports = completions.clone();
     let producer = Producer::open(
         &config.kafka,
@@ -156,6 +159,9 @@ struct Loop {
 impl Loop {
     async fn run_until_stopped(mut self, health: &Health, shutdown: &Shutdown) -> anyhow::Result<Shell> {
         let mut is_stopping = false;
+        // Until the control topic is read: an operator may have paused the calls.
+        self.shell.control_unknown();
+        self.apply(Event::Paused(true))?;
         // Poll once before the first wait: the consumer signals only the change from empty to not empty, and
         // that may have happened before the loop started.
         let mut has_more = true;
@@ -271,12 +277,14 @@ impl Loop {
                     .looked_up(call, response.response(), response.result(), took);
                 self.apply(Event::LookedUp { call, response })
             }
-            Completion::Committed { number, result, took } => {
-                match self.shell.committed(number, result, took)? {
-                    Some(result) => self.apply(Event::Committed(result)),
-                    None => Ok(()),
-                }
-            }
+            Completion::Committed {
+                number,
+                response,
+                took,
+            } => match self.shell.committed(number, response, took)? {
+                Some(result) => self.apply(Event::Committed(result)),
+                None => Ok(()),
+            },
             Completion::Deferred {
                 number,
                 result,
@@ -312,6 +320,10 @@ impl Loop {
                 self.shell.load_after(assignment, partitions, LOAD_RETRY);
                 Ok(())
             }
+            Completion::Control(control) => match self.shell.control(control) {
+                Some(is_paused) => self.apply(Event::Paused(is_paused)),
+                None => Ok(()),
+            },
             Completion::InstanceIdResolved(resolved) => self.on_instance_id_resolved(resolved),
             Completion::CallsQuery(result) => {
                 let topic = &self.shell.config.topics.pending;

@@ -1,16 +1,27 @@
 //! Descriptions of topics: partitions, replicas, ids and settings, gathered from three requests; and of the
-//! one setting of the brokers that the topics depend on.
+//! settings of the brokers that the topics depend on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use rdkafka::admin::{OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataBroker;
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::{Admin, REQUEST_TIMEOUT, options, wait};
 use crate::client::error::ClientError;
-use crate::topics::{ExistingTopics, TopicDescription};
+use crate::topics::{ExistingTopics, TopicDescription, TransactionVerification};
+
+/// A broker, and whether it verifies transactions.
+#[derive(Debug)]
+pub struct DescribedBroker {
+    /// Id of the broker.
+    pub id: i32,
+    /// Its setting; or the broker did not respond, or this user may not describe its settings.
+    pub verification: Result<TransactionVerification, ClientError>,
+}
 
 /// Describes those of the topics that exist.
 ///
@@ -110,31 +121,89 @@ fn configs(admin: &Admin, names: &[&str]) -> Result<BTreeMap<String, BTreeMap<St
 /// # Errors
 /// The cluster did not respond, or this user may not describe the settings of a broker.
 pub(super) fn offsets_retention_minutes(admin: &Admin) -> Result<Option<i64>, ClientError> {
-    const SETTING: &str = "offsets.retention.minutes";
-    let what = "the settings of a broker (which needs the permission DESCRIBE_CONFIGS on the cluster)";
+    // The setting is the same on all brokers of a sound cluster, so one is enough.
+    let Some(broker) = broker_ids(admin)?.first().copied() else {
+        return Ok(None);
+    };
+    let settings = broker_settings(admin, broker, &options())?;
+    let minutes = settings.get("offsets.retention.minutes");
+    Ok(minutes.and_then(|minutes| minutes.parse().ok()))
+}
+
+/// Returns whether each broker verifies transactions; ends with the first one that did not say.
+///
+/// # Errors
+/// The cluster did not respond.
+pub(super) fn transaction_verification(admin: &Admin) -> Result<Vec<DescribedBroker>, ClientError> {
+    let options = options().request_timeout(Some(BROKER_TIMEOUT));
+    let mut described = Vec::new();
+    // One after the other: librdkafka describes the settings of one broker per request.
+    for id in broker_ids(admin)? {
+        let verification = broker_settings(admin, id, &options).map(|settings| verification_of(&settings));
+        // The others may not respond either, and each costs the timeout.
+        let is_last = verification.is_err();
+        described.push(DescribedBroker { id, verification });
+        if is_last {
+            break;
+        }
+    }
+    Ok(described)
+}
+
+fn verification_of(settings: &BTreeMap<String, String>) -> TransactionVerification {
+    match settings
+        .get("transaction.partition.verification.enable")
+        .map(String::as_str)
+    {
+        Some("true") => TransactionVerification::Enabled,
+        Some(_) => TransactionVerification::Disabled,
+        // A setting that each broker with transactions has: this one reports its settings, and does not have
+        // the other.
+        None if settings.contains_key("transactional.id.expiration.ms") => {
+            TransactionVerification::Unsupported
+        }
+        None => TransactionVerification::NotReported,
+    }
+}
+
+/// Timeout for the settings of one broker. The programs start with a warning after it.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn broker_ids(admin: &Admin) -> Result<Vec<i32>, ClientError> {
     let metadata = admin
         .cluster
         .client()
         .fetch_metadata(None, REQUEST_TIMEOUT)
         .map_err(|error| failed(admin, "the brokers", error))?;
-    // The setting is the same on all brokers of a sound cluster, so one is enough.
-    let Some(broker) = metadata.brokers().first() else {
-        return Ok(None);
-    };
+    Ok(metadata.brokers().iter().map(MetadataBroker::id).collect())
+}
+
+/// Returns the settings of a broker.
+fn broker_settings(
+    admin: &Admin,
+    broker: i32,
+    options: &AdminOptions,
+) -> Result<BTreeMap<String, String>, ClientError> {
+    let what = format!(
+        "the settings of broker {broker} (which needs the permission DESCRIBE_CONFIGS on the cluster)"
+    );
     let results = wait(
         admin
             .client
-            .describe_configs(&[ResourceSpecifier::Broker(broker.id())], &options()),
+            .describe_configs(&[ResourceSpecifier::Broker(broker)], options),
     )
-    .map_err(|error| failed(admin, what, error))?;
+    .map_err(|error| failed(admin, &what, error))?;
+    let mut settings = BTreeMap::new();
     for result in results {
-        let resource = result.map_err(|code| failed(admin, what, KafkaError::AdminOp(code)))?;
-        let minutes = resource.get(SETTING).and_then(|entry| entry.value.as_deref());
-        if let Some(minutes) = minutes {
-            return Ok(minutes.parse().ok());
-        }
+        let resource = result.map_err(|code| failed(admin, &what, KafkaError::AdminOp(code)))?;
+        settings.extend(
+            resource
+                .entries
+                .into_iter()
+                .filter_map(|entry| Some((entry.name, entry.value?))),
+        );
     }
-    Ok(None)
+    Ok(settings)
 }
 
 fn failed(admin: &Admin, what: &str, error: KafkaError) -> ClientError {
@@ -142,4 +211,27 @@ fn failed(admin: &Admin, what: &str, error: KafkaError) -> ClientError {
         format!("describing {what} at {:?}", admin.bootstrap_servers),
         error,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_without_the_setting_is_too_old() {
+        let of = |settings: &[(&str, &str)]| {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            verification_of(&settings.iter().map(owned).collect())
+        };
+        let setting = |value| ("transaction.partition.verification.enable", value);
+        let other = ("transactional.id.expiration.ms", "604800000");
+        assert_eq!(of(&[other, setting("true")]), TransactionVerification::Enabled);
+        assert_eq!(of(&[other, setting("false")]), TransactionVerification::Disabled);
+        assert_eq!(of(&[other]), TransactionVerification::Unsupported);
+        assert_eq!(
+            of(&[]),
+            TransactionVerification::NotReported,
+            "a broker that hides its settings"
+        );
+    }
 }

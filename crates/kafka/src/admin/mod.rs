@@ -18,6 +18,7 @@ use rdkafka::producer::{Producer as _, ThreadedProducer};
 
 use self::connection_errors::ConnectionErrors;
 use self::describe_group::Group;
+pub use self::describe_topics::DescribedBroker;
 use self::topic_ids::TopicIdentity;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
@@ -105,6 +106,15 @@ impl Admin {
     /// The cluster did not respond, or this user may not describe the settings of a broker.
     pub fn offsets_retention_minutes(&self) -> Result<Option<i64>, ClientError> {
         describe_topics::offsets_retention_minutes(self)
+    }
+
+    /// Returns whether each broker verifies that a record which it appends belongs to an open transaction;
+    /// ends with the first broker that did not say.
+    ///
+    /// # Errors
+    /// The cluster did not respond.
+    pub fn transaction_verification(&self) -> Result<Vec<DescribedBroker>, ClientError> {
+        describe_topics::transaction_verification(self)
     }
 
     /// Returns the ids of those of the topics that exist, by name. A topic that was deleted and created again

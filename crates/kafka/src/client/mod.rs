@@ -4,4 +4,5 @@ pub(crate) mod c_string;
 pub mod config;
 pub mod error;
 pub(crate) mod log_bridge;
+pub(crate) mod log_queue;
 pub(crate) mod retry;

@@ -1,9 +1,10 @@
 //! Reader of the changelog, and of the offsets that a restore compares with it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::offsets::log_check::LogCheck;
@@ -66,7 +67,8 @@ impl ChangelogReader {
         let warmed = self
             .input_committed(input, partition, timeout)
             .and_then(|_| self.bounds(partition, timeout))
-            .and_then(|_| self.stable_bounds(partition, timeout));
+            .and_then(|_| self.stable_bounds(partition, timeout))
+            .and_then(|_| self.input_metadata(input, &[partition], timeout));
         self.log_check.warm_up(input, partition, timeout);
         // The restore makes the same requests, and reports an error that lasts.
         if let Err(error) = warmed {
@@ -99,6 +101,35 @@ impl ChangelogReader {
         &self.log_check
     }
 
+    /// Returns the metadata of the group, as of a client that is no member of it.
+    ///
+    /// # Errors
+    /// librdkafka has no metadata of the group.
+    pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
+        let metadata = self.committed.group_metadata();
+        metadata
+            .map(Arc::new)
+            .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {:?}", self.group_id)))
+    }
+
+    /// Returns the metadata of the committed offsets of input partitions, also while transactions are pending
+    /// on them: then of the offsets before.
+    ///
+    /// # Errors
+    /// The coordinator cannot be reached.
+    pub fn input_metadata(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timeout: Duration,
+    ) -> Result<Vec<(Partition, String)>, ClientError> {
+        let found = offsets::committed(&self.uncommitted, &self.group_id, topic, partitions, timeout)?;
+        Ok(found
+            .into_iter()
+            .map(|found| (found.partition, found.metadata))
+            .collect())
+    }
+
     /// Returns the start and the high watermark of a partition of another topic.
     ///
     /// # Errors
@@ -118,6 +149,19 @@ impl ChangelogReader {
     /// The leader did not respond within `timeout`.
     pub fn bounds(&self, partition: Partition, timeout: Duration) -> Result<Bounds, ClientError> {
         offsets::bounds(&self.uncommitted, &self.topic, partition, timeout)
+    }
+
+    /// Returns the start and the last stable offset of a partition of another topic.
+    ///
+    /// # Errors
+    /// The leader did not respond within `timeout`.
+    pub fn stable_bounds_of(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
+        offsets::bounds(&self.committed, topic, partition, timeout)
     }
 
     /// Returns the start and the last stable offset of a changelog partition. A test restores up to here, to
@@ -166,7 +210,7 @@ impl ChangelogReader {
     ) -> Result<bool, ClientError> {
         // The error ends the read at the first record.
         struct Found;
-        match self.visit(topic, partition, bounds, |_| Err(Found)) {
+        match self.read_other(topic, partition, bounds, |_| Err(Found)) {
             Ok(()) => Ok(false),
             Err(ReadError::Sink(Found) | ReadError::Cancelled) => Ok(true),
             Err(ReadError::Client(error)) => Err(error),
@@ -187,7 +231,7 @@ impl ChangelogReader {
         // The error ends the read at the first record.
         struct Found;
         let mut at = None;
-        let result = self.visit(topic, partition, bounds, |record| {
+        let result = self.read_other(topic, partition, bounds, |record| {
             at = record.at;
             Err(Found)
         });
@@ -208,7 +252,7 @@ impl ChangelogReader {
         bounds: Bounds,
     ) -> Result<Option<Timestamp>, ClientError> {
         let mut at = None;
-        let result = self.visit(topic, partition, bounds, |record| {
+        let result = self.read_other(topic, partition, bounds, |record| {
             at = record.at.or(at);
             Ok::<(), Infallible>(())
         });
@@ -219,14 +263,18 @@ impl ChangelogReader {
         }
     }
 
-    fn visit<E>(
+    /// Passes every committed record of another topic's partition within the bounds to `sink`.
+    ///
+    /// # Errors
+    /// As those of [`Self::read`].
+    pub fn read_other<E>(
         &self,
         topic: &str,
         partition: Partition,
         bounds: Bounds,
         mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
-        // Never cancelled: these reads are short.
+        // Never cancelled: these reads are short, or those of a command, which ends with its process.
         read_to_end(&self.committed, topic, partition, bounds, || false, &mut sink)
     }
 }

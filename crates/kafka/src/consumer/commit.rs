@@ -7,6 +7,8 @@
 
 #![expect(unsafe_code, reason = "librdkafka's function has no safe wrapper")]
 
+pub(super) mod responses;
+
 use std::os::raw::c_void;
 use std::ptr;
 
@@ -35,26 +37,42 @@ pub struct CommitOffset {
     pub leader_epoch: Option<LeaderEpoch>,
 }
 
+/// What is known of a commit that has ended.
+#[derive(Debug)]
+pub struct CommitResponse {
+    /// The coordinator took it; or it refused at least one partition, or did not respond.
+    pub result: Result<(), ClientError>,
+    /// Evidence for a request of this commit that may still be in flight, whatever the result is. It would
+    /// put this commit over later ones of the same membership.
+    pub request_in_flight: Option<String>,
+}
+
 impl Consumer {
     /// Commits offsets under the current generation, and waits for the coordinator's response. Blocks for as
-    /// long as librdkafka keeps trying, so it must run on a thread of its own.
+    /// long as librdkafka keeps trying, so it must run on a thread of its own. One at a time.
     ///
     /// The caller must wait for the response before it releases one of these partitions.
-    ///
-    /// # Errors
-    /// The coordinator refused at least one partition, or the outcome is unknown.
-    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> Result<(), ClientError> {
+    pub fn commit_and_wait(&self, commits: &[CommitOffset]) -> CommitResponse {
         let attempted = |partition| attempted(&self.topic, &self.group_id, partition);
         for commit in commits {
             // librdkafka stamps a commit with the generation that is current when it is sent, so that a
             // commit of a released partition could overwrite what its new owner has committed.
             if !self.next().contains_key(&commit.partition) {
-                return Err(ClientError::unavailable(attempted(Some(commit.partition))));
+                return CommitResponse {
+                    result: Err(ClientError::unavailable(attempted(Some(commit.partition)))),
+                    request_in_flight: None,
+                };
             }
         }
-        list(&self.topic, commits)
+        self.commit_responses.reset();
+        let result = list(&self.topic, commits)
             .and_then(|list| commit_and_wait(&self.inner, &list))
-            .map_err(|refused| ClientError::new(attempted(refused.partition), self.cause(refused.error)))
+            .map_err(|refused| ClientError::new(attempted(refused.partition), self.cause(refused.error)));
+        self.serve_log();
+        CommitResponse {
+            result,
+            request_in_flight: self.commit_responses.request_in_flight(),
+        }
     }
 }
 

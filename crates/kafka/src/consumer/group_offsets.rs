@@ -4,12 +4,14 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
+use super::Headers;
 use super::commit::{self, CommitOffset};
 use super::offsets::{self, Committed};
-use super::read_to_end::{ReadError, read_to_end};
+use super::read_to_end::{ReadError, read_messages_to_end, read_to_end};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::retry::retry_until;
@@ -29,9 +31,24 @@ pub struct Counted {
     pub last_at: Option<Timestamp>,
 }
 
+/// Record of any topic.
+pub struct TopicRecord<'a> {
+    /// Offset of the record.
+    pub offset: Offset,
+    /// Key; empty if there is none.
+    pub key: &'a [u8],
+    /// Value; empty if there is none.
+    pub value: &'a [u8],
+    /// Headers.
+    pub headers: Headers<'a>,
+}
+
 /// Reads and commits offsets of a group without joining it.
 pub struct GroupOffsets {
     consumer: BaseConsumer,
+    // Sees the high watermark. The last stable offset is below the records of a transaction that is committed
+    // and whose markers are still being written.
+    uncommitted: BaseConsumer,
     group_id: String,
 }
 
@@ -41,19 +58,24 @@ impl GroupOffsets {
     /// # Errors
     /// librdkafka refused a setting.
     pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, ClientError> {
-        let consumer = settings
-            .client(client_id)
-            .set("group.id", &settings.group_id)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            // Records that are deleted while they are counted are an error, not a smaller number.
-            .set("auto.offset.reset", "error")
-            .set("isolation.level", "read_committed")
-            .set("queued.max.messages.kbytes", "16384")
-            .create()
-            .map_err(|error| ClientError::new("opening a client for the offsets of a group", error))?;
+        let client = |isolation: &str| {
+            settings
+                .client(client_id)
+                .set("group.id", &settings.group_id)
+                .set("enable.auto.commit", "false")
+                .set("enable.auto.offset.store", "false")
+                // Records that are deleted while they are read are an error, not a smaller number.
+                .set("auto.offset.reset", "error")
+                .set("isolation.level", isolation)
+                // A changed batch is an error, not missing records.
+                .set("check.crcs", "true")
+                .set("queued.max.messages.kbytes", "16384")
+                .create::<BaseConsumer>()
+                .map_err(|error| ClientError::new("opening a client for the offsets of a group", error))
+        };
         Ok(Self {
-            consumer,
+            consumer: client("read_committed")?,
+            uncommitted: client("read_uncommitted")?,
             group_id: settings.group_id.clone(),
         })
     }
@@ -153,6 +175,73 @@ impl GroupOffsets {
                 "counting the records of {topic}/{partition}"
             ))),
             Err(ReadError::Sink(never)) => match never {},
+        }
+    }
+
+    /// Returns the start and the high watermark of a partition, once all transactions up to there have ended.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The partition's leader did not respond, or a transaction stayed open, for `timeout`.
+    pub fn settled_bounds(
+        &self,
+        topic: &str,
+        partition: Partition,
+        timeout: Duration,
+    ) -> Result<Bounds, ClientError> {
+        let deadline = Instant::now() + timeout;
+        let settled = retry_until(deadline, RETRY_INTERVAL, |left| {
+            offsets::bounds(&self.uncommitted, topic, partition, left)
+        })?;
+        while self.bounds(topic, partition, timeout)?.end < settled.end {
+            if Instant::now() > deadline {
+                return Err(ClientError::unavailable(format!(
+                    "waiting for the open transactions of {topic}/{partition} to end"
+                )));
+            }
+            std::thread::sleep(RETRY_INTERVAL);
+        }
+        Ok(settled)
+    }
+
+    /// Passes each committed record within the bounds to `sink`. Blocks.
+    ///
+    /// # Errors
+    /// Kafka refused the read, it made no progress for some seconds, or `sink` refused a record.
+    pub fn read<E: From<ClientError>>(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+        mut sink: impl FnMut(&TopicRecord<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let read = read_messages_to_end(
+            &self.consumer,
+            topic,
+            partition,
+            bounds,
+            || false,
+            &mut |record| {
+                // A record from beyond the bounds may come with the last fetch.
+                if record.offset() >= bounds.end.0 {
+                    return Ok(());
+                }
+                sink(&TopicRecord {
+                    offset: Offset(record.offset()),
+                    key: record.key().unwrap_or_default(),
+                    value: record.payload().unwrap_or_default(),
+                    headers: Headers::of(record),
+                })
+            },
+        );
+        match read {
+            Ok(()) => Ok(()),
+            Err(ReadError::Sink(error)) => Err(error),
+            Err(ReadError::Client(error)) => Err(error.into()),
+            // Nothing cancels it.
+            Err(ReadError::Cancelled) => {
+                Err(ClientError::unavailable(format!("reading {topic}/{partition}")).into())
+            }
         }
     }
 

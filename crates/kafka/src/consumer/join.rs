@@ -1,5 +1,7 @@
 //! Joining a group: the settings of a member, each with its reason.
 
+#![expect(unsafe_code, reason = "the queue of the log must not outlive the client")]
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -7,11 +9,13 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::Consumer;
+use super::commit::responses::OffsetCommitResponses;
 use super::event::RebalanceQueue;
-use super::topic_recreation::DEBUG_CONTEXT;
+use super::{commit, topic_recreation};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::log_bridge;
+use crate::client::log_queue::LogQueue;
 
 /// Kind and timeouts of a membership.
 #[derive(Clone, Debug)]
@@ -34,10 +38,11 @@ impl Consumer {
     /// librdkafka refused a setting.
     pub fn join(settings: &KafkaSettings, membership: &Membership, topic: &str) -> Result<Self, ClientError> {
         let mut config = settings.client(membership.instance_id.as_deref().unwrap_or(&settings.group_id));
-        let debug = log_bridge::debug(&config, DEBUG_CONTEXT);
+        let contexts = [topic_recreation::DEBUG_CONTEXT, commit::responses::DEBUG_CONTEXTS];
+        let debug = log_bridge::debug(&config, &contexts.join(","));
         config
             .set("debug", debug)
-            // The new id of a recreated topic is logged at this level.
+            // The new id of a recreated topic, and the responses to commits, are logged at this level.
             .set_log_level(RDKafkaLogLevel::Debug)
             .set("group.id", &settings.group_id)
             // KIP-848 ends in a fatal error after a lost membership, where the classic protocol rejoins.
@@ -84,7 +89,11 @@ impl Consumer {
             .create_with_context(RebalanceQueue::new(topic))
             .map_err(failed)?;
         inner.subscribe(&[topic]).map_err(failed)?;
+        // SAFETY: `Consumer` drops the queue before the client.
+        let log = unsafe { LogQueue::of(inner.client()) };
         Ok(Self {
+            log,
+            commit_responses: OffsetCommitResponses::default(),
             inner,
             topic: topic.to_owned(),
             group_id: settings.group_id.clone(),

@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset as Seek, TopicPartitionList};
+use rdkafka::{ClientContext as _, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Partition};
 
-pub use self::commit::CommitOffset;
+use self::commit::responses::OffsetCommitResponses;
+pub use self::commit::{CommitOffset, CommitResponse};
 pub use self::event::ConsumerEvent;
 use self::event::{Rebalance, RebalanceQueue, complete};
 pub use self::headers::Headers;
@@ -36,9 +37,13 @@ pub use self::member_id::unjoined_metadata;
 use self::offsets::Committed;
 use self::positions::Next;
 use crate::client::error::ClientError;
+use crate::client::log_queue::LogQueue;
 
 /// A member of a consumer group that reads one topic.
 pub struct Consumer {
+    // Declared before the client, so that it is dropped first.
+    log: LogQueue,
+    commit_responses: OffsetCommitResponses,
     inner: BaseConsumer<RebalanceQueue>,
     topic: String,
     group_id: String,
@@ -66,6 +71,7 @@ impl Consumer {
         }
         let polled = self.inner.poll(timeout);
         // Before the record: it may be the first one of the new topic, at an offset of the old one.
+        self.serve_log();
         if self.inner.context().topic_recreation.take() {
             let attempted = format!(
                 "reading {:?} in group {:?} (the topic was deleted and created again)",
@@ -149,9 +155,24 @@ impl Consumer {
         offsets::bounds(&self.inner, &self.topic, partition, timeout)
     }
 
+    /// Returns the id of the topic that the records come from; `None` if the brokers do not report ids. If it
+    /// changes later, [`Self::poll`] reports that before it returns a record of the new topic.
+    #[must_use]
+    pub fn topic_id(&self) -> Option<String> {
+        self.inner.context().topic_recreation.id()
+    }
+
     /// Leaves the group. Partitions that are still owned are released without a commit.
     pub fn leave(self) {
         drop(self);
+    }
+
+    /// Passes on the log lines that librdkafka has written so far.
+    fn serve_log(&self) {
+        self.log.serve(|level, facility, line| {
+            self.commit_responses.observe_log(facility, line);
+            self.inner.context().log(level, facility, line);
+        });
     }
 
     fn next(&self) -> MutexGuard<'_, HashMap<Partition, Next>> {

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
+use super::headers::Headers;
 use crate::client::error::{ClientError, ErrorClass};
 
 /// Wait for the next record before the position is checked.
@@ -16,12 +17,14 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 /// Maximum time without progress. Brokers write the markers of a finished transaction within milliseconds.
 const STALLED_MAX: Duration = Duration::from_secs(5);
 
-/// A record of the changelog.
+/// A record of the changelog, or of another topic that is read to its end.
 pub struct ChangelogRecord<'a> {
-    /// Bytes of the idempotency key.
+    /// Bytes of the key, the idempotency key.
     pub key: &'a [u8],
-    /// Encoded entry; `None` is a tombstone.
+    /// Bytes of the value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Headers; the changelog's records have none.
+    pub headers: Headers<'a>,
     /// Offset of the record.
     pub offset: Offset,
     /// Timestamp of the record, by its producer or its broker; `None` if it has none.
@@ -42,11 +45,11 @@ pub enum ReadError<E> {
     Sink(E),
 }
 
-/// Passes every committed record within the bounds to `sink`. Returns once the reader's position proves that
-/// there are no more.
+/// Passes every committed record within the bounds to `sink`, as a record of the changelog. Returns once the
+/// reader's position proves that there are no more.
 ///
 /// # Errors
-/// The position did not move for some seconds; or the read was cancelled, or refused by Kafka or the sink.
+/// As those of [`read_messages_to_end`].
 pub(super) fn read_to_end<E>(
     consumer: &BaseConsumer,
     topic: &str,
@@ -54,6 +57,31 @@ pub(super) fn read_to_end<E>(
     bounds: Bounds,
     cancelled: impl Fn() -> bool,
     sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
+) -> Result<(), ReadError<E>> {
+    let mut sink = |record: &BorrowedMessage<'_>| {
+        sink(ChangelogRecord {
+            key: record.key().unwrap_or_default(),
+            value: record.payload(),
+            headers: Headers::of(record),
+            offset: Offset(record.offset()),
+            at: record.timestamp().to_millis().map(Timestamp),
+        })
+    };
+    read_messages_to_end(consumer, topic, partition, bounds, cancelled, &mut sink)
+}
+
+/// Passes every committed record within the bounds to `sink`. Returns once the reader's position proves that
+/// there are no more. A record from beyond the bounds may come with the last fetch.
+///
+/// # Errors
+/// The position did not move for some seconds; or the read was cancelled, or refused by Kafka or the sink.
+pub(super) fn read_messages_to_end<E>(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partition: Partition,
+    bounds: Bounds,
+    cancelled: impl Fn() -> bool,
+    sink: &mut impl FnMut(&BorrowedMessage<'_>) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
     let Bounds { start: from, end: to } = bounds;
     if from >= to {
@@ -78,7 +106,7 @@ fn read_assigned<E>(
     partition: Partition,
     to: Offset,
     cancelled: impl Fn() -> bool,
-    sink: &mut impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
+    sink: &mut impl FnMut(&BorrowedMessage<'_>) -> Result<(), E>,
     failed: impl Fn(KafkaError) -> ClientError,
 ) -> Result<(), ReadError<E>> {
     let (mut moved_at, mut moved_to) = (Instant::now(), None);
@@ -90,13 +118,7 @@ fn read_assigned<E>(
         match consumer.poll(POLL_TIMEOUT) {
             Some(Ok(record)) if record.partition() == partition.0 && record.topic() == topic => {
                 let offset = Offset(record.offset());
-                sink(ChangelogRecord {
-                    key: record.key().unwrap_or_default(),
-                    value: record.payload(),
-                    offset,
-                    at: record.timestamp().to_millis().map(Timestamp),
-                })
-                .map_err(ReadError::Sink)?;
+                sink(&record).map_err(ReadError::Sink)?;
                 if offset.next() < to {
                     continue;
                 }

@@ -2,8 +2,8 @@
 //!
 //! librdkafka then continues in the new topic, at the offset that it had reached in the old one, and does not
 //! report that to its caller: the records before that offset would be skipped. It logs the new id in its
-//! debug log for `metadata` before it delivers any record of the new topic, and the log is served in one
-//! queue with the records. So the detection precedes each new record.
+//! debug log for `metadata` before it delivers any record of the new topic, and the consumer serves the log
+//! before it returns a record. So the detection precedes each new record.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,6 +40,12 @@ impl TopicRecreation {
         // Compared with our own copy: librdkafka forgets the id while the topic is missing.
         state.is_recreated |= state.id.as_deref().is_some_and(|before| before != id);
         state.id = Some(id.to_owned());
+    }
+
+    /// Returns the id that was logged last; `None` if the brokers do not report ids.
+    pub(super) fn id(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.id.clone()
     }
 
     /// Returns `true` if the topic was recreated since the last call.
@@ -88,5 +94,6 @@ mod tests {
             "librdkafka had forgotten the id"
         );
         assert!(!recreation.take(), "reported once");
+        assert_eq!(recreation.id().as_deref(), Some("three"));
     }
 }

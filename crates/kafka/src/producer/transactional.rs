@@ -199,10 +199,11 @@ impl TransactionalProducer {
         }
     }
 
-    /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets, and commits.
+    /// Ends the transaction: waits until every record is acknowledged, adds the input's offsets with their
+    /// commit metadata, and commits.
     ///
     /// `before_commit` runs between the offsets and the commit, where tests inject faults.
-    pub fn end_with(
+    pub fn end(
         &self,
         topic: &str,
         offsets: &[CommitOffset],

@@ -43,7 +43,12 @@ pub fn missing(
         .map(|purpose| NewTopic {
             name: purpose.name(topics).to_owned(),
             purpose,
-            partitions,
+            // Few records, which every caller reads as a whole.
+            partitions: if purpose == Purpose::Control {
+                1
+            } else {
+                partitions
+            },
             replication_factor,
             configs: configs(purpose, replication_factor, &bytes_max),
         })
@@ -91,6 +96,10 @@ fn configs(
             // A key is written once, so that compaction finds little: a lower ratio would only cost reads.
             ("min.cleanable.dirty.ratio", "0.5".to_owned()),
         ]),
+        // The latest switch of each group, for ever.
+        Purpose::Control => {
+            configs.insert("cleanup.policy", "compact".to_owned());
+        }
         Purpose::OrderDeadLetters => {
             // Until an operator has dealt with them.
             keep(None);

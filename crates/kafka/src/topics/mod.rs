@@ -34,6 +34,8 @@ pub enum Purpose {
     CallDeadLetters,
     /// Ambiguous calls that wait for an operator.
     Parked,
+    /// Switches by which an operator pauses and resumes the calls.
+    Control,
 }
 
 /// User of the topics, which decides the topics that are verified.
@@ -70,14 +72,36 @@ pub struct Requirements<'a> {
     pub topics: &'a Topics,
     /// Role whose topics are verified.
     pub role: Role,
-    /// Number of partitions of the orders topic when the stores were created; `None` if there are no stores
-    /// yet.
-    pub partitions_remembered: Option<usize>,
     /// Minutes for which the brokers keep the offsets of a group without members; `None` if unknown, or not
     /// to be verified.
     pub offsets_retention_minutes: Option<i64>,
+    /// Brokers that do not verify transactions; empty if it is not known.
+    pub unverified_brokers: &'a [UnverifiedBroker],
     /// Addresses of the brokers, for the commands that repair.
     pub bootstrap_servers: &'a str,
+}
+
+/// Verification by a broker that a record which it appends belongs to an open transaction
+/// (`transaction.partition.verification.enable`, KIP-890).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionVerification {
+    /// The broker verifies each transaction.
+    Enabled,
+    /// The setting is off.
+    Disabled,
+    /// The broker is too old to have the setting.
+    Unsupported,
+    /// The broker does not report the setting.
+    NotReported,
+}
+
+/// A broker that does not verify transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnverifiedBroker {
+    /// Id of the broker.
+    pub id: i32,
+    /// It has the setting, which is off; otherwise it is too old to have it.
+    pub is_disabled: bool,
 }
 
 /// Severity of a finding.
@@ -123,7 +147,7 @@ pub fn is_refused(findings: &[Finding]) -> bool {
 
 impl Purpose {
     /// All purposes, in the order in which an order passes the topics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Orders,
         Self::Pending,
         Self::Changelog,
@@ -131,6 +155,7 @@ impl Purpose {
         Self::Processed,
         Self::CallDeadLetters,
         Self::Parked,
+        Self::Control,
     ];
 
     /// Returns the configured name of the topic.
@@ -144,6 +169,7 @@ impl Purpose {
             Self::Processed => &topics.processed,
             Self::CallDeadLetters => &topics.call_dead_letters,
             Self::Parked => &topics.parked,
+            Self::Control => &topics.control,
         }
     }
 
@@ -152,7 +178,7 @@ impl Purpose {
         match self {
             Self::Pending | Self::OrderDeadLetters => Some(Self::Orders),
             Self::Processed | Self::CallDeadLetters | Self::Parked => Some(Self::Pending),
-            Self::Orders | Self::Changelog => None,
+            Self::Orders | Self::Changelog | Self::Control => None,
         }
     }
 }
@@ -161,10 +187,12 @@ impl Role {
     /// Returns the purposes of the topics that this role uses.
     #[must_use]
     pub fn purposes(self) -> Vec<Purpose> {
-        use Purpose::{CallDeadLetters, Changelog, OrderDeadLetters, Orders, Parked, Pending, Processed};
+        use Purpose::{
+            CallDeadLetters, Changelog, Control, OrderDeadLetters, Orders, Parked, Pending, Processed,
+        };
         match self {
             Self::Validator => vec![Orders, Pending, Changelog, OrderDeadLetters],
-            Self::Caller => vec![Pending, Processed, CallDeadLetters, Parked],
+            Self::Caller => vec![Pending, Processed, CallDeadLetters, Parked, Control],
             Self::Operator => Purpose::ALL.to_vec(),
         }
     }

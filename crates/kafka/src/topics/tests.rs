@@ -8,8 +8,8 @@ fn required(topics: &Topics, role: Role) -> Requirements<'_> {
     Requirements {
         topics,
         role,
-        partitions_remembered: None,
         offsets_retention_minutes: None,
+        unverified_brokers: &[],
         bootstrap_servers: "b:9092",
     }
 }
@@ -101,7 +101,7 @@ fn each_role_verifies_its_own_topics() {
     let of = |role| verify(&required(&topics, role), &ExistingTopics::new());
     assert_eq!(
         (of(Validator).len(), of(Caller).len(), of(Operator).len()),
-        (4, 4, 7)
+        (4, 5, 8)
     );
     let text = of(Caller)[0].to_string();
     assert!(
@@ -131,20 +131,6 @@ fn different_partition_counts_are_refused() {
         six,
         Refuse,
         &["has 6 partitions", "--partitions 10", "b:9092"],
-    );
-
-    let topics = Topics::default();
-    let remembered = |partitions| Requirements {
-        partitions_remembered: Some(partitions),
-        ..required(&topics, Validator)
-    };
-    assert_eq!(verify(&remembered(10), &created(10, 3)), []);
-    let findings = verify(&remembered(6), &created(10, 3));
-    assert!(is_refused(&findings) && findings.len() == 1, "{findings:#?}");
-    assert!(
-        findings[0].what.contains("has 10 partitions, and had 6"),
-        "{}",
-        findings[0]
     );
 }
 
@@ -390,7 +376,7 @@ fn created_topics_follow_existing_orders_topic() {
     };
     let existing = ExistingTopics::from([(topics.orders.clone(), orders)]);
     let new = missing(&topics, &existing, 10, 3);
-    assert_eq!(new.len(), 6);
+    assert_eq!(new.len(), 7);
     assert!(
         new.iter()
             .all(|new| new.name != topics.orders && new.configs["min.insync.replicas"] == "2")
@@ -401,4 +387,31 @@ fn created_topics_follow_existing_orders_topic() {
     };
     assert_eq!(bytes(Pending), 5_000_000 + HEADERS_BYTES);
     assert_eq!(bytes(Parked), 5_000_000 + 2 * HEADERS_BYTES);
+}
+
+#[test]
+fn brokers_that_verify_no_transactions_are_refused() {
+    let topics = Topics::default();
+    let broker = |id, is_disabled| UnverifiedBroker { id, is_disabled };
+    let found = |brokers: &[UnverifiedBroker]| {
+        let required = Requirements {
+            unverified_brokers: brokers,
+            ..required(&topics, Validator)
+        };
+        let findings = verify(&required, &created(10, 3));
+        assert!(findings.iter().all(|finding| finding.severity == Refuse));
+        findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[]), [""; 0]);
+    let [disabled, unsupported] = &found(&[broker(1, true), broker(2, false), broker(3, true)])[..] else {
+        panic!("one finding for each cause");
+    };
+    assert!(
+        disabled.contains("=false: 1, 3\n") && disabled.contains("--add-config"),
+        "{disabled}"
+    );
+    assert!(
+        unsupported.contains(": 2\n") && unsupported.contains("3.6"),
+        "{unsupported}"
+    );
 }

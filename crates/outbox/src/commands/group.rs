@@ -1,17 +1,19 @@
 //! `group create`: begins a callers' group whose offsets are missing, at a place that the operator chooses.
+//! `group recover` rebuilds one that was lost.
+
+mod recover;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use comfy_table::{ContentArrangement, Table};
-use humantime::format_rfc3339_seconds;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{Counted, GroupOffsets};
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
-use records::{Bounds, Offset, Partition, Timestamp};
+use records::{Bounds, Offset, Partition, Timestamp, TopicId};
 use serde::Serialize;
 
 use crate::cli::{CreateGroup, GroupCommand};
@@ -19,6 +21,7 @@ use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 use crate::start_position::StartPosition;
+use crate::timestamp::rfc3339;
 
 const CLIENT_ID: &str = "outbox-command-line";
 /// Time limit of each request to the brokers.
@@ -51,6 +54,7 @@ struct Created<'a> {
 pub(crate) fn run(command: &GroupCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         GroupCommand::Create(options) => create(options, config, json),
+        GroupCommand::Recover(options) => recover::run(options, config, json),
     }
 }
 
@@ -58,11 +62,11 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
     let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let count = admin
+    let outbox = admin
         .identities(&[topic], REQUEST_TIMEOUT)?
-        .get(topic)
-        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?
-        .partitions;
+        .remove(topic)
+        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?;
+    let count = outbox.partitions;
     let partitions: Vec<Partition> = (0..i32::try_from(count)?).map(Partition).collect();
     let members = admin.group(group, topic, REQUEST_TIMEOUT)?.members.len();
     ensure!(
@@ -104,7 +108,12 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
         "the offsets of the group {group:?} have changed since they were listed: someone else has begun it, \
          and nothing was changed here. Run the command again to see what is missing"
     );
-    let commits = begun.iter().map(commit_of).collect::<anyhow::Result<Vec<_>>>()?;
+    // As of the start: if the outbox was created again since, its callers halt.
+    let id = TopicId::new(&outbox.id);
+    let commits = begun
+        .iter()
+        .map(|begun| commit_of(begun, id.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     offsets.commit(topic, &commits).context(
         "the group is not begun, or not on each partition: stop all callers of the group, and run the command \
          again, which leaves existing offsets as they are",
@@ -177,12 +186,16 @@ fn begun(partition: Partition, from: Offset, bounds: Bounds, counted: Counted) -
     }
 }
 
-fn commit_of(begun: &Begun) -> anyhow::Result<CommitOffset> {
+fn commit_of(begun: &Begun, outbox: Option<TopicId>) -> anyhow::Result<CommitOffset> {
+    // No call from there on has begun or is final.
+    let note = CallNote {
+        outbox,
+        ..CallNote::default()
+    };
     Ok(CommitOffset {
         partition: begun.partition,
         offset: begun.from,
-        // No call from there on has begun or is final.
-        metadata: CallNote::default().encode(begun.from)?,
+        metadata: note.encode(begun.from)?,
         // The operator's offset is accepted as it is.
         leader_epoch: None,
     })
@@ -226,23 +239,11 @@ fn table(begun: &[Begun]) -> Table {
             begun.from.to_string(),
             begun.end.to_string(),
             begun.calls.to_string(),
-            time(begun.first_at),
-            time(begun.last_at),
+            rfc3339(begun.first_at),
+            rfc3339(begun.last_at),
         ]);
     }
     table
-}
-
-fn time(at: Option<Timestamp>) -> String {
-    // humantime panics beyond the year 9999, and a producer may set any timestamp.
-    const MAX_MS: u64 = 253_402_300_799_000;
-    let ms = at.and_then(|at| u64::try_from(at.0).ok());
-    match ms {
-        Some(ms) if ms <= MAX_MS => {
-            format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
-        }
-        Some(_) | None => "-".into(),
-    }
 }
 
 #[cfg(test)]
@@ -253,12 +254,6 @@ mod tests {
         start: Offset(5),
         end: Offset(9),
     };
-
-    #[test]
-    fn time_is_shown_in_utc() {
-        assert_eq!(time(Some(Timestamp(1_772_352_000_500))), "2026-03-01T08:00:00Z");
-        assert_eq!(time(Some(Timestamp(i64::MAX))), "-");
-    }
 
     #[test]
     fn group_begins_within_the_bounds() {
@@ -286,7 +281,7 @@ mod tests {
     #[test]
     fn foreign_commit_is_found_when_reading_back() {
         let begun = begun(Partition(0), Offset(7), BOUNDS, Counted::default());
-        let commits = [commit_of(&begun).expect("a commit")];
+        let commits = [commit_of(&begun, TopicId::new("id")).expect("a commit")];
         let read = |offset: Option<i64>, metadata: &str| {
             let read = Committed {
                 partition: Partition(0),
@@ -296,8 +291,8 @@ mod tests {
             };
             check_read_back(&commits, &[read]).is_ok()
         };
-        assert!(read(Some(7), ""));
-        assert!(!read(Some(8), "") && !read(Some(7), "1:x") && !read(None, ""));
+        assert!(read(Some(7), "2:id::"));
+        assert!(!read(Some(8), "2:id::") && !read(Some(7), "2:other::") && !read(None, ""));
         assert!(check_read_back(&commits, &[]).is_err());
     }
 

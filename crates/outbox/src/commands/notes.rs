@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 use kafka::admin::Admin;
 use kafka::offsets::{Committed, OffsetReader};
 use records::call_note::CallNote;
-use records::{Bounds, Offset, OffsetSet, Partition};
+use records::{Bounds, Offset, OffsetSet, Partition, TopicId};
 use serde::Serialize;
 
 use crate::cli::Notes;
@@ -34,6 +34,11 @@ struct Noted {
     finals: Vec<(Offset, Offset)>,
     /// Ranges of offsets of calls whose intent is recorded, and which may have been processed.
     intents: Vec<(Offset, Offset)>,
+    /// Id of the outbox that the notes count in; `None` if an earlier version of the caller, or an operator,
+    /// has committed the offset.
+    outbox_id: Option<String>,
+    /// The outbox has another id now: it was created again. A caller halts such a partition.
+    recreated: bool,
     /// Reason for which the notes cannot be read. A caller halts such a partition.
     unreadable: Option<String>,
 }
@@ -45,18 +50,22 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let described = admin.identities(&[topic], REQUEST_TIMEOUT)?;
-    let count = described
+    let outbox = described
         .get(topic)
-        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?
-        .partitions;
+        .with_context(|| format!("the topic {topic:?} (setting topics.pending) does not exist"))?;
+    let id_now = TopicId::new(&outbox.id);
     let reader = OffsetReader::open(&settings, CLIENT_ID)?;
     // One request for offsets and notes of all partitions, as the callers make it: the two belong together.
     let noted = reader
-        .committed(topic, &partitions(which, topic, count)?, REQUEST_TIMEOUT)?
+        .committed(
+            topic,
+            &partitions(which, topic, outbox.partitions)?,
+            REQUEST_TIMEOUT,
+        )?
         .into_iter()
         .map(|committed| {
             let bounds = reader.bounds(topic, committed.partition, REQUEST_TIMEOUT)?;
-            Ok(noted(committed, bounds))
+            Ok(noted(committed, bounds, id_now.as_ref()))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     // An error and not an empty table: a wrong group would look like a pipeline without open calls.
@@ -74,10 +83,21 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
             if let Some(why) = &noted.unreadable {
                 println!("partition {} of {topic}: {why}", noted.partition);
             }
+            if let Some(id) = noted.outbox_id.as_ref().filter(|_| noted.recreated) {
+                println!(
+                    "partition {} of {topic}: the offset was committed in the outbox with the id {id}, and \
+                     it has another id now: it was deleted and created again, and callers halt",
+                    noted.partition
+                );
+            }
         }
     }
-    let is_readable = noted.iter().all(|noted| noted.unreadable.is_none());
-    Ok(if is_readable { Status::Ok } else { Status::Problem })
+    let is_sound = |noted: &Noted| noted.unreadable.is_none() && !noted.recreated;
+    Ok(if noted.iter().all(is_sound) {
+        Status::Ok
+    } else {
+        Status::Problem
+    })
 }
 
 fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Partition>> {
@@ -99,7 +119,7 @@ fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Pa
         .collect()
 }
 
-fn noted(committed: Committed, bounds: Bounds) -> Noted {
+fn noted(committed: Committed, bounds: Bounds, id_now: Option<&TopicId>) -> Noted {
     // Notes count from the committed offset. Without one there are none, and the base does not matter.
     let base = committed.offset.unwrap_or(bounds.start);
     let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
@@ -113,6 +133,12 @@ fn noted(committed: Committed, bounds: Bounds) -> Noted {
         end: bounds.end,
         finals: runs(&note.finals),
         intents: runs(&note.intents),
+        recreated: note
+            .outbox
+            .as_ref()
+            .zip(id_now)
+            .is_some_and(|(was, is)| was != is),
+        outbox_id: note.outbox.map(|id| id.to_string()),
         unreadable,
     }
 }
@@ -186,6 +212,7 @@ mod tests {
     #[test]
     fn notes_are_decoded_or_reported_unreadable() {
         let note = CallNote {
+            outbox: TopicId::new("old"),
             finals: [101, 102, 107].into_iter().map(Offset).collect(),
             intents: [100, 105].into_iter().map(Offset).collect(),
         };
@@ -194,13 +221,19 @@ mod tests {
             start: Offset(0),
             end: Offset(120),
         };
-        let read = noted(committed(&metadata), bounds);
+        let new = TopicId::new("new");
+        let read = noted(committed(&metadata), bounds, TopicId::new("old").as_ref());
+        assert!(!read.recreated);
+        assert_eq!(read.outbox_id.as_deref(), Some("old"));
+        assert!(noted(committed(&metadata), bounds, new.as_ref()).recreated);
+        // Of an earlier version.
+        assert!(!noted(committed("1:bAg:"), bounds, new.as_ref()).recreated);
         assert_eq!(
             (text(&read.finals), text(&read.intents)),
             ("101-102, 107".to_owned(), "100, 105".to_owned())
         );
         assert_eq!(read.unreadable, None);
-        let later = noted(committed("2:x"), bounds);
+        let later = noted(committed("3:x"), bounds, new.as_ref());
         assert!(
             later
                 .unreadable

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use kafka::admin::Admin;
+use kafka::preflight;
 use kafka::topics::creation::{self, NewTopic};
 use kafka::topics::{self, ExistingTopics, Finding, Purpose, Requirements, Role};
 use records::Topics;
@@ -143,12 +144,14 @@ fn findings(config: &Config, admin: &Admin, existing: &ExistingTopics) -> Vec<Fi
         eprintln!("offsets.retention.minutes of the brokers is not verified: {error}");
         None
     });
+    let unverified_brokers = preflight::unverified_brokers(admin, |why| {
+        eprintln!("transaction verification of the brokers is not checked: {why}");
+    });
     let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
-        // Only the programs remember a partition count, in their state and commit metadata.
-        partitions_remembered: None,
         offsets_retention_minutes,
+        unverified_brokers: &unverified_brokers,
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
     topics::verify(&required, existing)

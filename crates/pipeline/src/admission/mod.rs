@@ -6,19 +6,23 @@
 //!                          └── any failure: new producer, committed offsets, tail ◀─┘
 //! ```
 
+mod changelog_rebuild;
 mod input;
 mod machine;
 mod membership;
 mod partitioner;
+mod refusals;
 pub mod restore;
 mod rules;
 mod transaction;
 mod verdict;
 
+pub use changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
 pub use input::Input;
 pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
 pub use membership::Membership;
 pub use partitioner::Partitioner;
+pub use refusals::{MassRefusal, RefusalSettings};
 pub use rules::{KeySource, RecordKey, Refusal, Rules};
 pub use transaction::{Admitted, Offsets, Transaction, TransactionLimits};
 pub use verdict::{Verdict, decide};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::call_note::{InvalidNote, NoteTooLong};
-use records::{EpochEnd, LeaderEpoch, Offset, Partition};
+use records::{EpochEnd, LeaderEpoch, Offset, Partition, TopicId};
 
 use super::call::{Ambiguity, FinalState, History, LookupResponse, Pending};
 use super::flow::Outage;
@@ -73,6 +73,8 @@ pub enum Event<P> {
     Lost(Vec<Partition>),
     /// The Kafka client can no longer take part in the group.
     ClientLost,
+    /// An operator has paused the calls (`true`), or resumed them.
+    Paused(bool),
     /// The program is asked to shut down.
     Stop,
     /// The time from [`Delivery::wake_at`](super::Delivery::wake_at) has come.
@@ -88,6 +90,8 @@ pub struct LoadedNotes {
     pub metadata: String,
     /// End of the log that the committed offset belongs to; `None` if no leader epoch was committed with it.
     pub epoch_end: Option<EpochEnd>,
+    /// Id of the outbox that the records come from; `None` if the brokers do not report it.
+    pub outbox: Option<TopicId>,
     /// First offset that the log still has.
     pub log_start: Offset,
     /// Offset behind the last record that can be read.
@@ -284,17 +288,35 @@ pub enum HaltReason {
     #[error(
         "the group has no committed offset, and the outbox partition holds or held calls (offsets {log_start} \
          to {log_end}), which may have been made already. Either the brokers deleted the group's offsets \
-         (offsets.retention.minutes after its last member left), or someone deleted the group, or \
-         kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it; \
-         otherwise find out from the outcomes which calls were made, stop all callers of the group, and \
-         begin it where no call was made yet: outbox group create --group GROUP --at \
-         beginning|end|TIMESTAMP"
+         (offsets.retention.minutes after its last member left, or with an outbox that was deleted and created \
+         again), or someone deleted the group, or kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it. \
+         Otherwise stop all callers of the group, and rebuild it from the outcomes: outbox group recover \
+         --group GROUP. Calls without an outcome are then ambiguous. Only to begin deliberately elsewhere, \
+         where no call was made yet: outbox group create --group GROUP --at beginning|end|TIMESTAMP"
     )]
     NoOffset {
         /// First offset that the log still has.
         log_start: Offset,
         /// Offset behind the last record that can be read.
         log_end: Offset,
+    },
+    /// The offset was committed in another outbox.
+    #[error(
+        "the outbox was deleted and created again, or topics.pending named another topic before: the group \
+         committed offset {committed} in the topic with the id {was}, and the id is {is} now. Offset and call \
+         notes mean nothing in it: calls below the offset would never be made, and others would count as \
+         made. None is made. Stop all callers of the group, find the old calls that have no outcome and see \
+         that they are made, then forget the old offsets, which `outbox group create` never overwrites, and \
+         begin the group at the first call of this outbox: kafka-consumer-groups --group GROUP --topic TOPIC \
+         --delete-offsets; outbox group create --group GROUP --at beginning"
+    )]
+    Recreated {
+        /// Committed offset of the group.
+        committed: Offset,
+        /// Id of the outbox that the offset was committed in.
+        was: TopicId,
+        /// Id of the outbox now.
+        is: TopicId,
     },
     /// The log starts behind the committed offset.
     #[error(

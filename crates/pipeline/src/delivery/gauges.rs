@@ -21,6 +21,8 @@ pub struct Gauges {
     pub calls_in_flight_limit: usize,
     /// State of the circuit breaker.
     pub breaker: BreakerState,
+    /// `true` while an operator has the calls paused.
+    pub is_paused: bool,
     /// Number of ambiguous calls that await quiescence or are looked up.
     pub calls_awaiting_quiescence: usize,
     /// Bytes of the calls that are not final.

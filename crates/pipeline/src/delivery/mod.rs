@@ -65,7 +65,7 @@ pub use event::{
     Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Rejoin,
     WaitReason,
 };
-pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, RateSettings};
+pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, OutageCause, RateSettings};
 pub use gauges::Gauges;
 pub use limits::{DeferralLimits, Limits};
 pub use machine::Delivery;

@@ -37,6 +37,9 @@ pub(crate) struct Shell {
     pub(crate) producer: Option<TransactionalProducer>,
     /// Sizes that the producer's topics accept.
     pub(crate) record_sizes: RecordSizes,
+    /// Encoded note of the topics, for the metadata of each offset. It stays as it was checked at the start: a
+    /// topic that changes while this validator runs must not look right to the next one.
+    pub(crate) note: String,
     /// Number of input records in the open transaction.
     pub(crate) transaction_orders: u32,
     /// The group is left; nothing follows.

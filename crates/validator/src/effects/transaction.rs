@@ -11,7 +11,7 @@ use kafka::{Consumer, TransactionalProducer};
 use pipeline::admission::{Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
-use records::{Partition, Timestamp};
+use records::{Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::config::PRODUCER_OPEN_TIMEOUT;
@@ -98,16 +98,18 @@ impl Shell {
             None
         };
         let fence = unjoined.as_ref().unwrap_or(fence);
-        let offsets: Vec<CommitOffset> = offsets
-            .iter()
-            .map(|(partition, offset)| CommitOffset {
-                partition: *partition,
-                offset: *offset,
-                metadata: String::new(),
-                leader_epoch: consumer.leader_epoch(*partition),
-            })
-            .collect();
-        let ended = producer.end_with(&self.config.topics.orders, &offsets, fence, || {
+        let with_note = |(partition, offset): &(Partition, Offset)| CommitOffset {
+            partition: *partition,
+            offset: *offset,
+            metadata: self.note.clone(),
+            // A test removes the guard: the orders of a log that has lost its end and has grown again are then
+            // skipped up to the committed offset.
+            leader_epoch: consumer
+                .leader_epoch(*partition)
+                .filter(|_| !guard_removed!("guard-leader-epoch")),
+        };
+        let offsets: Vec<CommitOffset> = offsets.iter().map(with_note).collect();
+        let ended = producer.end(&self.config.topics.orders, &offsets, fence, || {
             kill_at!("after-offsets");
             kill_at!("before-end");
         });

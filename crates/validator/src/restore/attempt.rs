@@ -6,20 +6,51 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
 use kafka::ClientError;
-use kafka::changelog::ChangelogReader;
+use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::offsets::Committed;
-use pipeline::admission::restore::{Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep};
-use records::{Bounds, LeaderEpoch, Offset, Partition, Timestamp};
+use pipeline::admission::restore::{
+    NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep,
+};
+use records::key::InvalidKey;
+use records::pending::Admission;
+use records::{Bounds, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
-use store::{DirectoryError, Identity, Options, Store, StoreError};
+use store::{Identity, Options, Store, StoreError};
 
+use super::read_changelog::{ChangelogRange, ChangelogRead};
 use super::worker::{Worker, halted};
+use crate::topics;
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Number of offsets below the changelog's end that are searched for its last record. Transaction markers and
+/// Number of offsets below a topic's end that are searched for its last record. Transaction markers and
 /// aborted records may follow it.
 const LOOK_BACK: i64 = 1_000;
+
+/// Responses that later requests of the attempt depend on.
+#[derive(Default)]
+struct Seen {
+    committed: Option<Committed>,
+    /// Bounds of the orders topic's partition.
+    orders: Option<Bounds>,
+}
+
+impl Seen {
+    /// Returns the committed offset and its leader epoch, with the bounds that the offset is within; `None` if
+    /// no epoch was committed.
+    fn committed_in_epoch(&self) -> Option<(Bounds, (Offset, LeaderEpoch))> {
+        let committed = self.committed.as_ref()?;
+        Some((self.orders?, (committed.offset?, committed.leader_epoch?)))
+    }
+
+    /// Returns the leader epoch that was committed with this offset.
+    fn epoch_of(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let committed = self.committed.as_ref()?;
+        committed
+            .leader_epoch
+            .filter(|_| committed.offset == Some(offset))
+    }
+}
 
 impl Worker {
     /// Returns the input offset to process from and the leader epoch committed with it, or `None` if the restore
@@ -31,27 +62,23 @@ impl Worker {
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<(Offset, Option<LeaderEpoch>)>> {
-        // Before any offset is read: offsets and keys of another topic mean nothing.
-        self.check_topic_ids()?;
         let context = self.context(partition);
+        // Before any offset is read: offsets and keys of another topic mean nothing.
+        self.check_topic_ids(&context)?;
         let mut restore = Restore::new(&context);
         // The committed offset first. It is not returned while a transaction of the last owner is pending, so
         // everything read after it includes that transaction.
         let mut request = RestoreRequest::CommittedOffset;
         let mut is_new_group = false;
-        let mut orders = None;
-        let mut input = None;
+        let mut seen = Seen::default();
         loop {
             let sent_at = Instant::now();
-            let Some(response) = self.perform(reader, (&context, &mut input), request, store, cancelled)?
+            let Some(response) = self.perform(reader, (&context, &mut seen), &request, store, cancelled)?
             else {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
-            is_new_group |= response == RestoreResponse::CommittedOffset(None);
-            if let RestoreResponse::OrdersBounds(bounds) = response {
-                orders = Some(bounds);
-            }
+            is_new_group |= matches!(response, RestoreResponse::CommittedOffset(None, _));
             match restore.on(response) {
                 RestoreStep::Request(next) => request = next,
                 RestoreStep::Ready(start) => {
@@ -63,40 +90,39 @@ impl Worker {
                              oldest there is",
                         );
                     }
-                    let epoch = input
-                        .filter(|at| at.offset == Some(start))
-                        .and_then(|at| at.leader_epoch);
-                    return Ok(Some((start, epoch)));
+                    return Ok(Some((start, seen.epoch_of(start))));
                 }
                 RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
                     // period.
-                    return Err(match orders.filter(|_| request == RestoreRequest::OrdersBounds) {
-                        Some(orders) => halted(format!("{reason}. {}", gap(reader, &context, orders))),
-                        None => halted(reason),
-                    });
+                    return Err(
+                        match seen.orders.filter(|_| request == RestoreRequest::OrdersBounds) {
+                            Some(orders) => halted(format!("{reason}. {}", gap(reader, &context, orders))),
+                            None => halted(reason),
+                        },
+                    );
                 }
             }
         }
     }
 
-    /// Checks that the topics are still those that the state directory belongs to. Topics may have been
-    /// recreated since the start.
-    fn check_topic_ids(&self) -> anyhow::Result<()> {
-        let names: Vec<&str> = self.topic_ids.keys().map(String::as_str).collect();
-        if names.is_empty() || guard_removed!("guard-topic-ids") {
+    /// Checks that the topics are still those that this validator started with. Topics may have been recreated
+    /// since.
+    fn check_topic_ids(&self, context: &RestoreContext) -> anyhow::Result<()> {
+        if guard_removed!("guard-topic-ids") {
             return Ok(());
         }
+        let topics = &context.topics;
+        let names = [&topics.orders, &topics.pending, &topics.changelog].map(String::as_str);
         let found = self.admin.topic_ids(&names, REQUEST_TIMEOUT)?;
-        match self.directory.claim_ids(&found) {
-            Err(error @ DirectoryError::TopicRecreated { .. }) => Err(halted(error.to_string())),
-            other => Ok(other?),
-        }
+        let now = topics::note(topics, self.note.partitions, &found);
+        context.check_unchanged(&now).map_err(halted)
     }
 
     fn context(&self, partition: Partition) -> RestoreContext {
         RestoreContext {
             topics: self.config.topics.clone(),
+            note: self.note.clone(),
             group_id: self.config.kafka.group_id.clone(),
             partition,
             store: self.directory.store(partition).display().to_string(),
@@ -107,39 +133,46 @@ impl Worker {
     fn perform(
         &self,
         reader: &ChangelogReader,
-        (context, input): (&RestoreContext, &mut Option<Committed>),
-        request: RestoreRequest,
+        (context, seen): (&RestoreContext, &mut Seen),
+        request: &RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
     ) -> anyhow::Result<Option<RestoreResponse>> {
         let (topics, partition) = (&context.topics, context.partition);
-        Ok(Some(match request {
+        Ok(Some(match *request {
             RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
-                RestoreResponse::CommittedOffset(input.insert(committed).offset)
+                let committed = seen.committed.insert(committed);
+                RestoreResponse::CommittedOffset(committed.offset, noted(committed.metadata.clone()))
+            }
+            RestoreRequest::OtherNotes => {
+                let count = i32::try_from(self.note.partitions).unwrap_or(i32::MAX);
+                let others: Vec<Partition> = (0..count)
+                    .map(Partition)
+                    .filter(|other| *other != partition)
+                    .collect();
+                let found = reader.input_metadata(&topics.orders, &others, REQUEST_TIMEOUT)?;
+                RestoreResponse::OtherNotes(
+                    found
+                        .into_iter()
+                        .map(|(partition, metadata)| (partition, noted(metadata)))
+                        .collect(),
+                )
             }
             RestoreRequest::ChangelogBounds => {
                 RestoreResponse::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?)
             }
             RestoreRequest::OrdersBounds => {
-                RestoreResponse::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+                let bounds = reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?;
+                RestoreResponse::OrdersBounds(*seen.orders.insert(bounds))
             }
             RestoreRequest::OrdersEpochEnd => {
-                let epoch_end = match input.as_ref().map(|input| (input.offset, input.leader_epoch)) {
-                    Some((Some(offset), Some(epoch))) => {
-                        let log = (topics.orders.as_str(), partition);
-                        let start = reader.bounds_of(log.0, partition, REQUEST_TIMEOUT)?.start;
-                        let committed = (offset, epoch);
-                        Some(
-                            reader
-                                .log_check()
-                                .epoch_end(log, start, committed, REQUEST_TIMEOUT)?,
-                        )
-                    }
-                    _ => None,
-                };
-                // A test removes the guard: orders of a log that has grown again are then skipped.
-                RestoreResponse::OrdersEpochEnd(epoch_end.filter(|_| !guard_removed!("guard-leader-epoch")))
+                let epoch_end = seen.committed_in_epoch().map(|(orders, committed)| {
+                    let log = (topics.orders.as_str(), partition);
+                    let log_check = reader.log_check();
+                    log_check.epoch_end(log, orders.start, committed, REQUEST_TIMEOUT)
+                });
+                RestoreResponse::OrdersEpochEnd(epoch_end.transpose()?)
             }
             RestoreRequest::Checkpoint => {
                 let store = match store {
@@ -153,14 +186,23 @@ impl Worker {
                 let outbox = reader.bounds_of(&topics.pending, partition, REQUEST_TIMEOUT)?;
                 RestoreResponse::OutboxIsEmpty(!reader.has_committed(&topics.pending, partition, outbox)?)
             }
-            RestoreRequest::ApplyChangelog(from, to) => {
-                let to = read_target(reader, partition, to)?;
+            RestoreRequest::ApplyChangelog {
+                start,
+                checkpoint,
+                end,
+            } => {
+                let range = ChangelogRange {
+                    start,
+                    checkpoint,
+                    end: read_target(reader, partition, end)?,
+                };
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, context, opened, (from, to), cancelled) {
-                    Ok(true) => RestoreResponse::ChangelogApplied,
-                    Ok(false) => return Ok(None),
+                match self.read_changelog(reader, context, opened, range, cancelled) {
+                    Ok(ChangelogRead::Applied) => RestoreResponse::ChangelogApplied,
+                    Ok(ChangelogRead::Differs(offset)) => RestoreResponse::StoreDiffers(offset),
+                    Ok(ChangelogRead::Cancelled) => return Ok(None),
                     Err(error) => {
                         // A store that failed while it was written is not used any further. The next attempt
                         // opens it again, or builds a new one if it is corrupt.
@@ -174,6 +216,13 @@ impl Worker {
                     }
                 }
             }
+            RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(newest_order(reader, context)?),
+            RestoreRequest::IsKnown(ref key) => {
+                let opened = store
+                    .as_deref()
+                    .context("the store was not opened before its keys were compared with the outbox")?;
+                RestoreResponse::IsKnown(opened.get(key)?.is_some())
+            }
         }))
     }
 
@@ -184,12 +233,12 @@ impl Worker {
         let identity = Identity {
             changelog: self.config.topics.changelog.clone(),
             partition,
-            partitions: self.partitions,
+            partitions: self.note.partitions,
         };
         let cache = usize::try_from(self.config.store.cache.as_u64()).unwrap_or(usize::MAX);
         let options = Options {
             // The setting is the total: one instance may own all partitions.
-            cache_bytes: cache / self.partitions.max(1),
+            cache_bytes: cache / self.note.partitions.max(1),
             verify: self.config.store.verify,
         };
         let opened = Store::open(&path, &identity, options)?;
@@ -216,6 +265,15 @@ impl Worker {
     }
 }
 
+/// Returns the metadata of a committed offset. A test removes the guard: topics that have grown then look right
+/// to a validator that has lost its state directory, and orders are paid twice.
+fn noted(metadata: String) -> String {
+    if guard_removed!("guard-topics-note") {
+        return String::new();
+    }
+    metadata
+}
+
 /// Returns the offset to read to: the high watermark. The last stable offset would miss a transaction whose
 /// markers are still being written, and its orders would be paid twice; a test removes this guard to show
 /// that.
@@ -228,6 +286,39 @@ fn read_target(
         return Ok(reader.stable_bounds(partition, REQUEST_TIMEOUT)?.end);
     }
     Ok(high_watermark)
+}
+
+/// Looks for the newest committed order of the outbox partition, among its last records.
+fn newest_order(reader: &ChangelogReader, context: &RestoreContext) -> anyhow::Result<Option<NewestOrder>> {
+    if guard_removed!("guard-newest-order") {
+        return Ok(None);
+    }
+    let RestoreContext {
+        topics, partition, ..
+    } = context;
+    // The last stable offset: a transaction of a caller that is still open must not hold up the validators. An
+    // order that is committed behind it is not compared.
+    let Bounds { start, end } = reader.stable_bounds_of(&topics.pending, *partition, REQUEST_TIMEOUT)?;
+    let start = start.max(Offset(end.0 - LOOK_BACK));
+    let mut newest = None;
+    let read = reader.read_other(&topics.pending, *partition, Bounds { start, end }, |record| {
+        // What a person has written to the outbox by hand has no source, and no entry.
+        let is_of_partition = Admission::read(&record.headers.readable).is_ok_and(|admission| {
+            admission.source.topic == topics.orders && admission.source.partition == *partition
+        });
+        if is_of_partition && record.offset < end {
+            newest = Some(NewestOrder {
+                offset: record.offset,
+                key: IdempotencyKey::from_bytes(record.key)?,
+            });
+        }
+        Ok::<(), InvalidKey>(())
+    });
+    match read {
+        Ok(()) | Err(ReadError::Cancelled) => Ok(newest),
+        Err(ReadError::Client(error)) => Err(error.into()),
+        Err(ReadError::Sink(error)) => Err(error.into()),
+    }
 }
 
 /// Describes the period of which orders may be missing, as far as the topics show it.

@@ -13,7 +13,7 @@ mod queue;
 mod read_changelog;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -22,7 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use pipeline::admission::RestoreId;
-use records::{LeaderEpoch, Offset, Partition};
+use records::{LeaderEpoch, Offset, Partition, TopicsNote};
 use store::{StateDirectory, Store};
 
 use self::errors::RestoreErrors;
@@ -102,8 +102,7 @@ impl Restorers {
     /// librdkafka refuses a setting, or a thread cannot be started.
     pub(crate) fn start(
         config: &Config,
-        partitions: usize,
-        topic_ids: BTreeMap<String, String>,
+        note: &TopicsNote,
         admin: &Arc<Admin>,
         directory: &Arc<StateDirectory>,
         metrics: &Metrics,
@@ -111,10 +110,9 @@ impl Restorers {
         let errors = Arc::<RestoreErrors>::default();
         let worker = Worker {
             config: config.clone(),
-            partitions,
             directory: Arc::clone(directory),
             metrics: metrics.clone(),
-            topic_ids,
+            note: note.clone(),
             admin: Arc::clone(admin),
             errors: Arc::clone(&errors),
         };

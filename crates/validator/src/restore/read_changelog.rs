@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::error::ErrorClass;
-use pipeline::admission::restore::{Chunk, RestoreContext, Tail};
+use pipeline::admission::restore::{Chunk, Overlap, RestoreContext, Tail};
 use records::entry::InvalidEntry;
-use records::{Entry, Offset};
-use service::failpoint::kill_at;
+use records::{Entry, IdempotencyKey, Offset};
+use service::failpoint::{guard_removed, kill_at};
 use store::{Store, StoreUpdate};
 
 use super::worker::{Worker, halted};
@@ -15,35 +15,83 @@ use super::worker::{Worker, halted};
 /// Maximum number of records in memory: a few MB.
 const CHUNK_RECORDS: usize = 10_000;
 
+/// Part of the changelog to read.
+pub(super) struct ChangelogRange {
+    /// Offset to read from.
+    pub(super) start: Offset,
+    /// Checkpoint of the store.
+    pub(super) checkpoint: Offset,
+    /// Offset to read to.
+    pub(super) end: Offset,
+}
+
+/// End of a read.
+pub(super) enum ChangelogRead {
+    /// The store has all changes.
+    Applied,
+    /// The store lacks the record at this offset, below its checkpoint.
+    Differs(Offset),
+    /// The restore was cancelled.
+    Cancelled,
+}
+
+/// Reason why a read ended early.
+enum Stopped {
+    Differs(Offset),
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl Worker {
-    /// Reads the changelog from one offset to another into the store. Returns `false` if the restore was
-    /// cancelled.
+    /// Reads a part of the changelog into the store, after a comparison of what the store must have already.
     pub(super) fn read_changelog(
         &self,
         reader: &ChangelogReader,
         context: &RestoreContext,
         store: &mut Store,
-        (from, to): (Offset, Offset),
+        ChangelogRange {
+            start,
+            checkpoint,
+            end,
+        }: ChangelogRange,
         cancelled: &AtomicBool,
-    ) -> anyhow::Result<bool> {
-        let mut tail = Tail::new(from, to, CHUNK_RECORDS);
+    ) -> anyhow::Result<ChangelogRead> {
+        let (mut overlap, mut tail) = (
+            Some(Overlap::new(checkpoint)),
+            Tail::new(checkpoint, end, CHUNK_RECORDS),
+        );
+        let unreadable = |error: InvalidEntry, offset: Offset| {
+            halted(format!(
+                "the changelog record {}/{}@{offset} cannot be read: {error}. Run the version of the \
+                 validator that wrote it, or find out what else writes to the changelog",
+                context.topics.changelog, context.partition
+            ))
+        };
         let mut records = 0;
         let outcome = reader.read(
             context.partition,
-            from,
-            to,
+            start,
+            end,
             || cancelled.load(Ordering::Acquire),
             |change| {
+                if let Some(compared) = &mut overlap {
+                    let is_below = compared.take(change.key, change.value, change.offset);
+                    if is_below.map_err(|error| unreadable(error, change.offset))? {
+                        return Ok(());
+                    }
+                    // Before the first change is applied.
+                    check_overlap(compared, store)?;
+                    overlap = None;
+                }
                 records += 1;
                 let full = tail
                     .take(change.key, change.value, change.offset)
-                    .map_err(|error| {
-                        halted(format!(
-                            "the changelog record {}/{}@{} cannot be read: {error}. Run the version of the \
-                             validator that wrote it, or find out what else writes to the changelog",
-                            context.topics.changelog, context.partition, change.offset
-                        ))
-                    })?;
+                    .map_err(|error| unreadable(error, change.offset))?;
                 full.map_or(Ok(()), |chunk| {
                     apply(store, chunk)?;
                     // Durable after each chunk, so that a restore that is killed does not start from nothing.
@@ -54,7 +102,7 @@ impl Worker {
         self.metrics.restore_records.inc_by(records);
         match outcome {
             Ok(()) => {}
-            Err(ReadError::Cancelled) => return Ok(false),
+            Err(ReadError::Cancelled) => return Ok(ChangelogRead::Cancelled),
             Err(ReadError::Client(error)) if error.class == ErrorClass::Permanent => {
                 // What was deleted may have held keys, so the store cannot be trusted to know all of them.
                 return Err(halted(format!(
@@ -62,7 +110,15 @@ impl Worker {
                 )));
             }
             Err(ReadError::Client(error)) => return Err(error.into()),
-            Err(ReadError::Sink(error)) => return Err(error),
+            Err(ReadError::Sink(Stopped::Differs(offset))) => return Ok(ChangelogRead::Differs(offset)),
+            Err(ReadError::Sink(Stopped::Failed(error))) => return Err(error),
+        }
+        if let Some(compared) = &overlap {
+            match check_overlap(compared, store) {
+                Ok(()) => {}
+                Err(Stopped::Differs(offset)) => return Ok(ChangelogRead::Differs(offset)),
+                Err(Stopped::Failed(error)) => return Err(error),
+            }
         }
         if let Some(chunk) = tail.end() {
             apply(store, chunk)?;
@@ -70,7 +126,23 @@ impl Worker {
             // and a crash only means that the changelog's tail is read again.
             store.write_pending()?;
         }
-        Ok(true)
+        Ok(ChangelogRead::Applied)
+    }
+}
+
+/// Compares the store with the records below its checkpoint.
+fn check_overlap(overlap: &Overlap, store: &Store) -> Result<(), Stopped> {
+    if guard_removed!("guard-overlap") {
+        return Ok(());
+    }
+    let stored = |key: &[u8]| {
+        // The validator writes no other keys.
+        let key = IdempotencyKey::from_bytes(key)?;
+        Ok::<_, anyhow::Error>(store.get(&key)?)
+    };
+    match overlap.compare(stored).map_err(Stopped::Failed)? {
+        Some(offset) => Err(Stopped::Differs(offset)),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! A restore thread: takes one restore at a time from the queue and makes one attempt. A restore is retried until
 //! it succeeds, halts or is cancelled.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +13,7 @@ use kafka::ClientError;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::error::ErrorClass;
-use records::Partition;
+use records::{Partition, TopicsNote};
 use store::StateDirectory;
 
 use super::errors::RestoreErrors;
@@ -38,12 +37,10 @@ const REOPEN_AFTER: u32 = 4;
 #[derive(Clone)]
 pub(super) struct Worker {
     pub(super) config: Config,
-    /// Partition count of the orders topic.
-    pub(super) partitions: usize,
     pub(super) directory: Arc<StateDirectory>,
     pub(super) metrics: Metrics,
-    /// Ids of the topics that the state directory belongs to.
-    pub(super) topic_ids: BTreeMap<String, String>,
+    /// Topics that the state directory belongs to.
+    pub(super) note: TopicsNote,
     pub(super) admin: Arc<Admin>,
     pub(super) errors: Arc<RestoreErrors>,
 }

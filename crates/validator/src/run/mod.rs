@@ -6,7 +6,7 @@ mod fenced;
 mod readiness;
 mod topic_changes;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use kafka::admin::Admin;
 use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, PartitionState};
-use records::Offset;
+use records::{Offset, Partition};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
@@ -58,7 +58,11 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         record_bytes_max,
         record_sizes,
         ids,
+        note,
     } = topics::check(config)?;
+    // The directory remembers what the group's committed offsets remember, too. Brokers delete those with the
+    // orders topic, and a week after the group's last member has left; an operator may delete them, or change
+    // kafka.group_id.
     directory.claim(&format!(
         "{} and {} with {partitions} partitions",
         config.topics.orders, config.topics.changelog
@@ -73,13 +77,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
-    let topic_changes = cluster_monitor::start(Arc::clone(&admin), ids.clone(), partitions, &health)?;
+    let topic_changes = cluster_monitor::start(Arc::clone(&admin), &config.topics, ids, partitions, &health)?;
     let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
     // Before the group is joined, so that the restore threads are connected when partitions come.
-    let restorers = Restorers::start(config, partitions, ids, &admin, &directory, &metrics)?;
+    let restorers = Restorers::start(config, &note, &admin, &directory, &metrics)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
-    let admission = Admission::new(rules, config.limits(), Instant::now());
+    let admission = Admission::new(rules, config.limits(), Instant::now()).with_refusals(config.refusals());
     let shell = Shell {
         config: config.clone(),
         metrics,
@@ -89,6 +93,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         restorers,
         producer: None,
         record_sizes,
+        note: note.encode(),
         transaction_orders: 0,
         has_left: false,
     };
@@ -100,6 +105,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     );
     let mut run = Loop {
         is_assigned: false,
+        refusing: [].into(),
         topic_changes,
         member,
         partitions,
@@ -148,6 +154,8 @@ fn member_settings(config: &Config) -> MemberSettings {
 struct Loop<'a> {
     /// The group has reported an assignment, perhaps an empty one.
     is_assigned: bool,
+    /// Partitions that are reported as paused for their refusals.
+    refusing: BTreeSet<Partition>,
     topic_changes: Arc<TopicChanges>,
     member: GroupMember,
     /// Partition count of the orders topic at start-up.

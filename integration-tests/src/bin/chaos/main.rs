@@ -1,12 +1,16 @@
-//! Chaos: validators on three brokers, random faults for as long as wanted, and a check of every record at
-//! the end.
+//! Chaos: validators and callers on three brokers, random faults for as long as wanted, and a check of every
+//! record and every charge at the end.
 //!
-//! `plan` draws the faults from the seed, `validators` and `brokers` inject them, `aborted_orders` sends
-//! orders that must never be processed, `observer` reads along, `tally` counts, `scenario` runs it all, and
-//! `report` prints the tables at the end.
+//! `plan` draws the faults from the seed. `validators`, `callers` and `brokers` inject those of one process,
+//! with `instance` for what validators and callers share, and `mishaps` those of all validators together.
+//! `aborted_orders` sends orders that must never be processed, `observer` reads along, `tally` counts,
+//! `scenario` runs it all, and `report` prints the tables at the end.
 
 mod aborted_orders;
 mod brokers;
+mod callers;
+mod instance;
+mod mishaps;
 mod observer;
 mod plan;
 mod report;
@@ -20,8 +24,9 @@ use clap::Parser;
 use harness::process::signals;
 use harness::wait;
 
-/// Kills, freezes and restarts validators and brokers at random, deletes and damages stores, and checks at
-/// the end that each order is in the outbox exactly once. The exit status is 0 only if every guarantee held.
+/// Kills, freezes and restarts validators, callers and brokers at random, deletes and damages stores, loses
+/// groups and the end of the changelog, and checks at the end that each order is in the outbox exactly once
+/// and is charged at most once. The exit status is 0 only if every guarantee held.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Arguments {
@@ -35,6 +40,9 @@ struct Arguments {
     /// Number of validators, which share the partitions.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]
     validators: u32,
+    /// Number of callers, which share the outbox.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    callers: u32,
     /// Number of partitions of each topic.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=100))]
     partitions: i32,
@@ -54,8 +62,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let again = format!(
-        "scripts/chaos --minutes {} --seed {seed} --validators {} --partitions {} --orders-per-second {}",
-        arguments.minutes, arguments.validators, arguments.partitions, arguments.orders_per_second
+        "scripts/chaos --minutes {} --seed {seed} --validators {} --callers {} --partitions {} --orders-per-second {}",
+        arguments.minutes,
+        arguments.validators,
+        arguments.callers,
+        arguments.partitions,
+        arguments.orders_per_second
     );
     println!("seed {seed}; to repeat this run: {again}");
     match signals::interrupt_waits().and_then(|()| scenario::run(&arguments, seed)) {

@@ -24,12 +24,25 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Running observers; they stop when this is dropped.
 pub(crate) struct Observers {
+    kafka: String,
+    /// Outbox and changelog.
+    topics: [String; 2],
+    partitions: i32,
+    positions: Arc<Positions>,
+    paused: Arc<AtomicBool>,
+    running: Option<Running>,
+    earlier: Observed,
+}
+
+/// Threads of the observers.
+struct Running {
     stop: Arc<AtomicBool>,
-    reading: Option<JoinHandle<Vec<ObservedRecords>>>,
-    snapshots: Option<JoinHandle<Vec<Snapshot>>>,
+    reading: JoinHandle<Vec<ObservedRecords>>,
+    snapshots: JoinHandle<Vec<Snapshot>>,
 }
 
 /// Observations of a run.
+#[derive(Default)]
 pub(crate) struct Observed {
     /// Records of the outbox and of the changelog, as a reader saw them while they were written.
     pub(crate) seen: Vec<ObservedRecords>,
@@ -39,43 +52,85 @@ pub(crate) struct Observed {
 
 impl Observers {
     pub(crate) fn start(pipeline: &Pipeline) -> Result<Self> {
+        let mut observers = Self {
+            kafka: pipeline.kafka.clone(),
+            topics: [pipeline.topics.pending.clone(), pipeline.topics.changelog.clone()],
+            partitions: pipeline.partitions,
+            positions: Arc::new(Positions::new(pipeline)),
+            paused: Arc::new(AtomicBool::new(false)),
+            running: None,
+            earlier: Observed::default(),
+        };
+        observers.follow_again()?;
+        Ok(observers)
+    }
+
+    /// Starts the observers, at the beginning of the topics.
+    pub(crate) fn follow_again(&mut self) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
-        let topics = [pipeline.topics.pending.clone(), pipeline.topics.changelog.clone()];
-        let consumer = reader(&pipeline.kafka, &topics, pipeline.partitions)?;
+        let consumer = reader(&self.kafka, &self.topics, self.partitions)?;
         let reading = std::thread::spawn({
             let stop = Arc::clone(&stop);
             move || follow(&consumer, &stop)
         });
         let snapshots = std::thread::spawn({
-            let (stop, positions) = (Arc::clone(&stop), Positions::new(pipeline));
-            move || positions.take_snapshots(&stop)
+            let (stop, paused) = (Arc::clone(&stop), Arc::clone(&self.paused));
+            let positions = Arc::clone(&self.positions);
+            move || positions.take_snapshots(&stop, &paused)
         });
-        Ok(Self {
+        self.running = Some(Running {
             stop,
-            reading: Some(reading),
-            snapshots: Some(snapshots),
-        })
+            reading,
+            snapshots,
+        });
+        Ok(())
+    }
+
+    /// Takes no snapshots until [`Observers::resume_snapshots`].
+    pub(crate) fn pause_snapshots(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn resume_snapshots(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+    }
+
+    /// Stops the observers and forgets what they have seen of a topic. [`Observers::follow_again`] starts
+    /// them again.
+    pub(crate) fn forget(&mut self, topic: &str) -> Result<()> {
+        self.end()?;
+        self.earlier.seen.retain(|seen| seen.topic != topic);
+        for snapshot in &mut self.earlier.snapshots {
+            snapshot.readable.remove(topic);
+            snapshot.ends.remove(topic);
+        }
+        Ok(())
     }
 
     /// Stops the observers; returns what they have seen.
     pub(crate) fn stop(mut self) -> Result<Observed> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.end()?;
+        Ok(std::mem::take(&mut self.earlier))
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let running = self.running.take().context("the observers were stopped before")?;
+        running.stop.store(true, Ordering::Relaxed);
         let panicked = |_| anyhow!("an observer thread panicked");
-        let reading = self.reading.take().context("the observers were stopped before")?;
-        let snapshots = self
-            .snapshots
-            .take()
-            .context("the observers were stopped before")?;
-        Ok(Observed {
-            seen: reading.join().map_err(panicked)?,
-            snapshots: snapshots.join().map_err(panicked)?,
-        })
+        self.earlier
+            .seen
+            .extend(running.reading.join().map_err(panicked)?);
+        let snapshots = running.snapshots.join().map_err(panicked)?;
+        self.earlier.snapshots.extend(snapshots);
+        Ok(())
     }
 }
 
 impl Drop for Observers {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        if let Some(running) = &self.running {
+            running.stop.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -149,11 +204,15 @@ impl Positions {
         }
     }
 
-    fn take_snapshots(&self, stop: &AtomicBool) -> Vec<Snapshot> {
+    fn take_snapshots(&self, stop: &AtomicBool, paused: &AtomicBool) -> Vec<Snapshot> {
         let mut snapshots = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            // While a broker does not answer there is no snapshot to compare.
-            snapshots.extend(self.snapshot().ok());
+            if !paused.load(Ordering::SeqCst) {
+                // While a broker does not answer there is no snapshot to compare.
+                let snapshot = self.snapshot().ok();
+                // Paused while it was taken: its offsets may not belong together.
+                snapshots.extend(snapshot.filter(|_| !paused.load(Ordering::SeqCst)));
+            }
             std::thread::sleep(SNAPSHOT_INTERVAL);
         }
         snapshots

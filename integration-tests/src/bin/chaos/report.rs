@@ -5,25 +5,28 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
-use harness::check::findings::StageOneFindings;
+use harness::check::findings::{StageOneFindings, StageTwoFindings};
 use harness::check::{Anomaly, Violation, listed};
 
 use crate::tally::{Incident, Tally};
 
-/// Maximum number of validators that exited by themselves to list.
+/// Maximum number of programs that exited by themselves to list.
 const EXITS_LISTED_MAX: usize = 10;
 
 /// Result of a run.
 pub(crate) struct Report<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) found: &'a StageOneFindings,
+    pub(crate) calls: &'a StageTwoFindings,
     pub(crate) violations: Vec<Violation>,
     /// Number of snapshots of outbox, changelog and committed offsets that were compared.
     pub(crate) snapshots: usize,
     /// Orders whose own transaction was aborted.
     pub(crate) aborted_orders: usize,
-    /// True if each order had its verdict in time.
+    /// True if each order had its verdict, and each call its outcome, in time.
     pub(crate) completed: bool,
+    /// True if the run was long enough for each incident to happen.
+    pub(crate) is_long: bool,
     pub(crate) took: Duration,
     pub(crate) seed: u64,
 }
@@ -31,7 +34,16 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Returns true if every guarantee held.
     pub(crate) fn held(&self) -> bool {
-        self.completed && self.violations.is_empty()
+        self.completed && self.violations.is_empty() && self.missing().is_empty()
+    }
+
+    /// Returns the incidents that a long run must have and this one lacks.
+    fn missing(&self) -> Vec<Incident> {
+        if self.is_long {
+            self.tally.missing()
+        } else {
+            Vec::new()
+        }
     }
 
     fn incidents(&self) -> Table {
@@ -70,9 +82,32 @@ impl Report<'_> {
         table
     }
 
+    fn calls(&self) -> Table {
+        let counts = &self.calls.counts;
+        let mut table = table(&["calls, under park", "count"]);
+        add(&mut table, "requests to the API", counts.requests);
+        add(&mut table, "accepted", counts.accepted);
+        add(&mut table, "rejected", counts.rejected);
+        add(&mut table, "parked", counts.parked);
+        add(
+            &mut table,
+            "  for an intent of a killed caller",
+            counts.parked_with_intent,
+        );
+        add(&mut table, "abandoned", counts.abandoned);
+        add(&mut table, "deferred", counts.deferred);
+        add(
+            &mut table,
+            "outcomes repeated after an interruption",
+            counts.outcomes_repeated,
+        );
+        add(&mut table, "charged twice", counts.charged_again);
+        table
+    }
+
     fn violations(&self) -> Table {
         let mut table = table(&["violation", "count"]);
-        for anomaly in Anomaly::STAGE_ONE {
+        for anomaly in Anomaly::STAGE_ONE.into_iter().chain([Anomaly::Call]) {
             let count = self
                 .violations
                 .iter()
@@ -88,9 +123,10 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}\n{}\n{}",
+            "{}\n{}\n{}\n{}",
             self.incidents(),
             self.orders(),
+            self.calls(),
             self.violations()
         )?;
         for exit in self.tally.exits().iter().take(EXITS_LISTED_MAX) {
@@ -100,7 +136,13 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "{}", listed(&self.violations))?;
         }
         if !self.completed {
-            writeln!(f, "Not every order had its verdict within the time limit.")?;
+            writeln!(
+                f,
+                "Not every order had its verdict and its outcome within the time limit."
+            )?;
+        }
+        for missing in self.missing() {
+            writeln!(f, "Never happened in this long run: {}", missing.label())?;
         }
         let verdict = if self.held() {
             "Every guarantee held"

@@ -1,26 +1,33 @@
-//! Course of a run: rounds of faults with a rolling restart after each, then a wait for all verdicts, and the
-//! checks.
+//! Course of a run: rounds of faults with a mishap of all validators after each, then a wait for all verdicts and outcomes, and the checks.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
+use harness::api::{self, Api};
 use harness::check::aborted::{self, AbortedReadCheck};
+use harness::check::at_most_once::Policy;
 use harness::check::atomicity::{self, RecordSources};
+use harness::check::chains::chains;
 use harness::check::findings;
 use harness::check::{Violation, stores};
 use harness::cluster;
 use harness::cluster::three_brokers::ThreeBrokers;
 use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Mix, Orders};
-use harness::pipeline::{Pipeline, SESSION_TIMEOUT};
+use harness::pipeline::Pipeline;
 use harness::read_back::stores::read_stores;
+use harness::read_back::tail::Tail;
 use harness::read_back::topics::{Keep, read_topic, read_topic_uncommitted};
-use harness::wait::{await_until, pause};
+use harness::wait::await_until;
 
 use crate::aborted_orders::AbortedOrders;
+use crate::callers::Callers;
+use crate::instance::for_each_at_once;
+use crate::mishaps::Mishaps;
 use crate::observer::{Observed, Observers};
 use crate::report::Report;
 use crate::tally::{Incident, Tally};
@@ -29,11 +36,17 @@ use crate::{Arguments, brokers, plan};
 
 /// Heap of each broker: three of them must fit beside the validators.
 const BROKER_HEAP_MIB: u32 = 320;
-/// Maximum time between two rolling restarts.
-const ROUND_MAX: Duration = Duration::from_secs(75);
-/// Minimum time left to begin a rolling restart.
-const ROLL_MIN: Duration = Duration::from_secs(15);
-/// Timeout from the last fault until each order has its verdict.
+/// Maximum time between two mishaps.
+const ROUND_MAX: Duration = Duration::from_secs(60);
+/// Number of rounds in the duration of a short run.
+const ROUNDS_MIN: f64 = 6.0;
+/// Minimum time left for a mishap that is not among the first.
+const MISHAP_MIN: Duration = Duration::from_secs(20);
+/// Duration of a run that must have each incident at least once, in minutes.
+const LONG_MIN: f64 = 20.0;
+/// Latency of the API: long enough that a kill finds requests in flight.
+const API_LATENCY: Duration = Duration::from_millis(30);
+/// Timeout from the last fault until each order has its verdict, and then each call its outcome.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 
 /// Runs the scenario, and returns true if every guarantee held.
@@ -48,6 +61,12 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         .map(|number| Validator::new(&pipeline, number, seed))
         .collect::<Result<_>>()?;
 
+    let api = Api::start(&pipeline, &api::faults(seed, API_LATENCY))?;
+    // Beside an empty outbox, so that their group needs no beginning.
+    let mut callers = Callers::new(&pipeline, &api, arguments.callers, seed)?;
+    callers.start_ready(&tally)?;
+    let outcomes = Tail::start(&pipeline.kafka, &outcome_topics(&pipeline))?;
+
     let orders = Orders::Generated(Mix::with_seed(seed));
     let feed = Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
@@ -59,19 +78,37 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
         per_second: Some(arguments.orders_per_second),
     });
     let aborted_orders = AbortedOrders::start(pipeline.kafka.clone(), pipeline.topics.orders.clone());
-    let observers = Observers::start(&pipeline)?;
+    let mut observers = Observers::start(&pipeline)?;
     let until = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes);
     let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let random = plan::random_stream(seed, 0);
-        let brokers = scope.spawn(|| brokers::inject_until(&cluster, random, until, &stop, &tally));
-        let injected = inject_until(&mut validators, until, arguments, &tally);
+    let one_broker_fault = Mutex::new(());
+    let mishaps = Mishaps {
+        cluster: &cluster,
+        brokers: &one_broker_fault,
+        pipeline: &pipeline,
+        tally: &tally,
+    };
+    let broker_faults = std::thread::scope(|scope| {
+        let random = plan::random_stream(seed, plan::BROKERS);
+        let brokers =
+            scope.spawn(|| brokers::inject_until(&cluster, &one_broker_fault, random, until, &stop, &tally));
+        let calls = scope.spawn(|| callers.inject_until(until, &tally));
+        let rounds = Rounds {
+            seed,
+            until,
+            minutes: arguments.minutes,
+            tally: &tally,
+        };
+        let injected = rounds.inject(&mut validators, &mishaps, &mut observers);
         // A validator that has failed ends the run before its time.
         stop.store(true, Ordering::Relaxed);
+        let calls = calls
+            .join()
+            .map_err(|_| anyhow!("the thread that injects faults of callers panicked"))?;
         let brokers = brokers
             .join()
             .map_err(|_| anyhow!("the thread that injects broker faults panicked"))?;
-        injected.and(brokers)
+        injected.and(calls).and(brokers)
     })?;
 
     eprintln!("no more faults; waiting until each order has its verdict ...");
@@ -81,27 +118,38 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     let sent = last_orders(feed, arguments.partitions)?;
     // One may have exited by itself since its last fault.
     for validator in &mut validators {
-        validator.start_ready(&tally)?;
+        validator.instance.start_ready(&tally)?;
     }
-    let completed = await_completion(&pipeline);
+    callers.start_ready(&tally)?;
+    let completed = await_completion(&pipeline).and_then(|()| await_outcomes(&pipeline, &outcomes));
     for validator in &mut validators {
-        validator.terminate(&tally)?;
+        validator.instance.terminate(&tally)?;
         validator.count_rejoins(&tally)?;
     }
+    callers.terminate(&tally)?;
     // The observers run until the end, so that they see the records of the recovery too.
     let observed = observers.stop()?;
 
     eprintln!("reading the topics and the stores ...");
-    let found = findings::stage_one(&pipeline, &orders, sent)?;
+    // Each run loses the group once.
+    let found = findings::stage_one_after_lost_group(&pipeline, &orders, sent)?;
     let numbers: Vec<u32> = (1..=arguments.validators).collect();
     let (more, aborted_orders) = check_transactions(&pipeline, &numbers, &observed)?;
+    // A caller repeats an outcome after the fault of a broker too, if it cannot learn of its commit.
+    let interruptions = [callers.interruptions(), broker_faults].concat();
+    let calls = findings::stage_two_with_policy(Policy::Park, &pipeline, &api, &interruptions)?;
+    let violations = [&found.violations, &more, &calls.violations]
+        .into_iter()
+        .flatten();
     let report = Report {
         tally: &tally,
         found: &found,
-        violations: found.violations.iter().cloned().chain(more).collect(),
+        calls: &calls,
+        violations: violations.cloned().collect(),
         snapshots: observed.snapshots.len(),
         aborted_orders,
         completed: completed.is_ok(),
+        is_long: arguments.minutes >= LONG_MIN,
         took: started.elapsed(),
         seed,
     };
@@ -110,6 +158,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     if let Err(error) = completed {
         eprintln!("error: {error:#}");
     }
+    drop((callers, api));
     if held {
         pipeline.passed();
         drop(pipeline);
@@ -124,66 +173,49 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     Ok(held)
 }
 
-/// Injects faults into all validators at the same time, with a rolling restart after each round, until this
-/// time.
-fn inject_until(
-    validators: &mut [Validator],
+/// Rounds of faults of the validators.
+struct Rounds<'a> {
+    seed: u64,
     until: Instant,
-    arguments: &Arguments,
-    tally: &Tally,
-) -> Result<()> {
-    let round_max = ROUND_MAX.min(Duration::from_secs_f64(30.0 * arguments.minutes));
-    while Instant::now() < until {
-        let end = until.min(Instant::now() + round_max);
-        for_each_at_once(validators, |validator| validator.inject_until(end, tally))?;
-        if until.saturating_duration_since(Instant::now()) >= ROLL_MIN {
-            rolling_restart(validators, tally).context("a rolling restart")?;
+    minutes: f64,
+    tally: &'a Tally,
+}
+
+impl Rounds<'_> {
+    /// Injects faults into all validators at the same time, with a mishap of all of them after each round.
+    fn inject(
+        &self,
+        validators: &mut [Validator],
+        mishaps: &Mishaps<'_>,
+        observers: &mut Observers,
+    ) -> Result<()> {
+        let round_max = ROUND_MAX.min(Duration::from_secs_f64(60.0 * self.minutes / ROUNDS_MIN));
+        for (number, mishap) in plan::mishaps(self.seed).enumerate() {
+            // Each run has the first ones, also if the faults before them took long.
+            let is_due = number < plan::CHEAP_MISHAPS.len();
+            if self.left().is_zero() && !is_due {
+                break;
+            }
+            let end = self.until.min(Instant::now() + round_max);
+            for_each_at_once(validators, |validator| validator.inject_until(end, self.tally))?;
+            if is_due || self.left() >= MISHAP_MIN {
+                mishaps.inject(mishap, validators, observers)?;
+            }
+            eprintln!(
+                "{} kills and {} zombies of validators; brokers: {} killed, {} restarted; last {mishap:?}; {} s left",
+                self.tally.kills(),
+                self.tally.of(Incident::Zombie),
+                self.tally.of(Incident::BrokerKilled),
+                self.tally.of(Incident::BrokerRestarted),
+                self.left().as_secs()
+            );
         }
-        eprintln!(
-            "{} kills and {} zombies of validators; brokers: {} killed, {} restarted; {} s left",
-            tally.kills(),
-            tally.of(Incident::Zombie),
-            tally.of(Incident::BrokerKilled),
-            tally.of(Incident::BrokerRestarted),
-            until.saturating_duration_since(Instant::now()).as_secs()
-        );
+        Ok(())
     }
-    Ok(())
-}
 
-/// Scales down to one validator, which takes all partitions over, up to all, and restarts one after the
-/// other.
-fn rolling_restart(validators: &mut [Validator], tally: &Tally) -> Result<()> {
-    for_each_at_once(&mut validators[1..], |validator| validator.terminate(tally))?;
-    // A static member keeps its partitions until its session ends.
-    pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
-    for validator in &mut *validators {
-        validator.start_ready(tally)?;
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
     }
-    for validator in validators {
-        validator.terminate(tally)?;
-        validator.start_ready(tally)?;
-    }
-    tally.count(Incident::RollingRestart);
-    Ok(())
-}
-
-fn for_each_at_once(
-    validators: &mut [Validator],
-    act: impl Fn(&mut Validator) -> Result<()> + Sync,
-) -> Result<()> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = validators
-            .iter_mut()
-            .map(|validator| scope.spawn(|| act(validator)))
-            .collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .map_err(|_| anyhow!("a validator's thread panicked"))
-                .and_then(|result| result)
-        })
-    })
 }
 
 /// Waits for the last orders, and returns the number of all orders sent.
@@ -212,6 +244,25 @@ fn await_completion(pipeline: &Pipeline) -> Result<()> {
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })
+}
+
+/// Waits until each pending call has its outcome.
+fn await_outcomes(pipeline: &Pipeline, outcomes: &Tail) -> Result<()> {
+    // With each verdict committed, the outbox grows no more but by deferrals, which add no key.
+    let pending = findings::pending_keys(pipeline)?;
+    await_until("each call has its outcome", SETTLE_MAX, || {
+        let found = outcomes.keys_of_all(&outcome_topics(pipeline));
+        Ok(match found >= pending {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(format!("{found} of {pending} have one")),
+        })
+    })
+}
+
+/// Topics in which a call has its final state.
+fn outcome_topics(pipeline: &Pipeline) -> [&str; 3] {
+    let topics = &pipeline.topics;
+    [&topics.processed, &topics.call_dead_letters, &topics.parked].map(String::as_str)
 }
 
 /// Checks stores, aborted reads and torn transactions, which the counts of the orders do not show. Returns
@@ -258,10 +309,16 @@ fn check_transactions(
         };
         violations.extend(aborted::check_observed(seen, committed));
     }
+    // Only the first record of a call comes from the transaction of its order, not a deferred copy.
+    let first: Vec<_> = chains(&pending)
+        .0
+        .iter()
+        .map(|chain| chain.first.clone())
+        .collect();
     violations.extend(atomicity::check(
         &observed.snapshots,
         &[
-            RecordSources::from_headers(&topics.pending, &pending),
+            RecordSources::from_headers(&topics.pending, &first),
             RecordSources::from_headers(&topics.order_dead_letters, &dead_letters),
             RecordSources::from_entries(&topics.changelog, &changelog),
         ],

@@ -2,38 +2,35 @@
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use harness::http::Http;
-use harness::pipeline::{Pipeline, Service};
-use harness::wait::{await_until, pause};
+use anyhow::{Context, Result};
+use harness::pipeline::Pipeline;
+use harness::wait::pause;
 use rand_chacha::ChaCha8Rng;
 
+use crate::instance::Instance;
 use crate::plan::{self, Damage, TRANSACTION_TIMEOUT, ValidatorFault};
 use crate::tally::{Incident, Tally};
 
-/// Timeout until all partitions of a validator are processed.
-// The open transaction of a frozen validator and a broker that is down may delay it, one after the other.
-const READY_MAX: Duration = Duration::from_secs(180);
-/// Timeout of a drain.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of exits in a row before a validator counts as broken.
-// It may exit by design, and an orchestrator restarts it; one that never gets ready is a defect.
-const EXITS_MAX: u32 = 20;
 /// Text that a validator logs when it rejoins after a stale static member has fenced it.
 const REJOINS: &str = "instance id is vacant again";
-/// Pause before a validator that exited by itself is restarted.
-const RESTART_DELAY: Duration = Duration::from_millis(500);
+/// Error of a write beyond the limit on the file size, which stands for a full disk.
+const DISK_FULL: &str = "File too large";
+/// Time in which a validator on a full disk must say so. It may own no partition that it writes to.
+const DISK_FULL_NOTICED_MAX: Duration = Duration::from_secs(12);
+/// Size in KiB by which the log may grow on a full disk. Below the size of the smallest store.
+const LOG_GROWTH_KIB_MAX: u64 = 256;
 
 /// Validator under test, and the random stream of its faults.
 pub(crate) struct Validator {
-    service: Service,
+    pub(crate) instance: Instance,
     state: PathBuf,
+    log: PathBuf,
     random: ChaCha8Rng,
-    http: Http,
+    /// Fault before the drawn ones.
+    first: Option<ValidatorFault>,
 }
 
 impl Validator {
@@ -45,71 +42,37 @@ impl Validator {
             // A commit must be abandoned before the brokers abort its transaction.
             .with("validator.commit_timeout", humantime(TRANSACTION_TIMEOUT * 3 / 4));
         Ok(Self {
-            service: pipeline.service("validator", number, settings)?,
+            instance: Instance::new(pipeline.service("validator", number, settings)?)?,
             state: pipeline.state_folder(number),
+            log: pipeline.folder().join(format!("validator-{number}.log")),
             random: plan::random_stream(seed, number),
-            http: Http::new()?,
+            // Cheap but rare: so each run has it, however short it is.
+            first: (number == 1).then_some(ValidatorFault::FillDisk),
         })
     }
 
     /// Injects one fault after the other until this time; the validator is ready afterwards.
     pub(crate) fn inject_until(&mut self, until: Instant, tally: &Tally) -> Result<()> {
-        self.start_ready(tally)?;
+        self.instance.start_ready(tally)?;
         while Instant::now() < until {
-            let fault = plan::validator_fault(&mut self.random);
+            let fault = self
+                .first
+                .take()
+                .unwrap_or_else(|| plan::validator_fault(&mut self.random));
             self.inject(fault, tally)
-                .and_then(|()| self.start_ready(tally))
-                .with_context(|| format!("{}: {fault:?}", self.service.process.name()))?;
+                .and_then(|()| self.instance.start_ready(tally))
+                .with_context(|| format!("{}: {fault:?}", self.instance.name()))?;
         }
         Ok(())
     }
 
-    /// Starts the validator if it does not run, and waits until it is ready; restarts it if it exits
-    /// meanwhile.
-    pub(crate) fn start_ready(&mut self, tally: &Tally) -> Result<()> {
-        let started = Instant::now();
-        let url = format!("{}/readyz", self.service.admin);
-        for _ in 0..EXITS_MAX {
-            if self.service.process.id().is_none() {
-                self.service.process.start()?;
-            }
-            // One limit for all attempts, however often it exits.
-            let left = READY_MAX.saturating_sub(started.elapsed());
-            let what = format!("{} is ready ({url})", self.service.process.name());
-            let is_ready = await_until(&what, left, || {
-                if self.has_exited(tally)? {
-                    return Ok(ControlFlow::Break(false));
-                }
-                Ok(match self.http.get(&url) {
-                    Ok((200, _)) => ControlFlow::Break(true),
-                    Ok((status, body)) => ControlFlow::Continue(format!("{status} {body}")),
-                    Err(error) => ControlFlow::Continue(format!("{error:#}")),
-                })
-            })?;
-            if is_ready {
-                return Ok(());
-            }
-            pause(RESTART_DELAY)?;
+    /// Deletes the state directory of the validator, which does not run.
+    pub(crate) fn lose_state(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.state) {
+            // Killed before it had made one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context("losing the state directory"),
         }
-        bail!(
-            "{} exited {EXITS_MAX} times by itself and never got ready",
-            self.service.process.name()
-        )
-    }
-
-    /// Drains the validator with SIGTERM, and counts an exit with an error.
-    pub(crate) fn terminate(&mut self, tally: &Tally) -> Result<()> {
-        if !self.has_exited(tally)? && self.service.process.id().is_some() {
-            let status = self.service.process.request_shutdown(DRAIN_MAX)?;
-            if !status.success() {
-                tally.exited_by_itself(format!(
-                    "{} after SIGTERM ({status}): {}",
-                    self.service.process.name(),
-                    self.last_line()?
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn inject(&mut self, fault: ValidatorFault, tally: &Tally) -> Result<()> {
@@ -120,7 +83,7 @@ impl Validator {
             }
             ValidatorFault::KillWhileStarting(after) => {
                 self.kill(Incident::Killed, tally)?;
-                self.service.process.start()?;
+                self.instance.service.process.start()?;
                 pause(after)?;
                 self.kill(Incident::KilledWhileStarting, tally)
             }
@@ -128,12 +91,13 @@ impl Validator {
                 self.kill(Incident::KilledAndStayedDown, tally)?;
                 pause(time)
             }
-            ValidatorFault::FreezePastSession(time) => self.freeze(time, Incident::Zombie, tally),
-            ValidatorFault::FreezeBriefly(time) => self.freeze(time, Incident::FrozenBriefly, tally),
+            ValidatorFault::FreezePastSession(time) => self.instance.freeze(time, Incident::Zombie, tally),
+            ValidatorFault::FreezeBriefly(time) => self.instance.freeze(time, Incident::FrozenBriefly, tally),
             ValidatorFault::LoseDisk => {
                 self.kill(Incident::DiskLost, tally)?;
-                fs::remove_dir_all(&self.state).context("losing the state directory")
+                self.lose_state()
             }
+            ValidatorFault::FillDisk => self.fill_disk(tally),
             ValidatorFault::LoseStore(which) => {
                 self.kill(Incident::StoreLost, tally)?;
                 match self.store(which)? {
@@ -149,7 +113,7 @@ impl Validator {
                 }
             }
             ValidatorFault::Restart => {
-                self.terminate(tally)?;
+                self.instance.terminate(tally)?;
                 tally.count(Incident::Restarted);
                 Ok(())
             }
@@ -157,49 +121,38 @@ impl Validator {
     }
 
     fn kill(&mut self, incident: Incident, tally: &Tally) -> Result<()> {
-        if !self.has_exited(tally)? {
-            self.service.process.kill()?;
-            tally.count(incident);
+        self.instance.kill(incident, tally)
+    }
+
+    /// Restarts the validator on a full disk, and gives it space again once it has said so.
+    fn fill_disk(&mut self, tally: &Tally) -> Result<()> {
+        self.instance.stop_at_once(tally)?;
+        let log_kib = fs::metadata(&self.log).map_or(0, |log| log.len()) / 1024;
+        // Before the store's end, so that its next write fails, and the creation of another store too.
+        let process = &mut self.instance.service.process;
+        process.limit_files(log_kib + LOG_GROWTH_KIB_MAX);
+        process.start()?;
+        if self
+            .instance
+            .await_unready(DISK_FULL, DISK_FULL_NOTICED_MAX, tally)?
+        {
+            tally.count(Incident::DiskFull);
+        }
+        // With space again the same process must go on.
+        if self.instance.service.process.id().is_some() {
+            self.instance.service.process.lift_file_limit()?;
         }
         Ok(())
     }
 
-    fn freeze(&mut self, time: Duration, incident: Incident, tally: &Tally) -> Result<()> {
-        if self.has_exited(tally)? {
-            return Ok(());
-        }
-        self.service.process.freeze()?;
-        pause(time)?;
-        self.service.process.thaw()?;
-        tally.count(incident);
-        // It finishes what it had begun before it learns that it was fenced: no other fault may interrupt
-        // that.
-        pause(Duration::from_millis(500))
-    }
-
     /// Counts the rejoins after a stale static member has fenced the validator, from its whole log.
     pub(crate) fn count_rejoins(&self, tally: &Tally) -> Result<()> {
-        let log = self.service.process.log()?;
+        let log = self.instance.service.process.log()?;
         // A rejoin ends no process, so only the log shows it.
         log.lines()
             .filter(|line| line.contains(REJOINS))
             .for_each(|_| tally.count(Incident::Rejoined));
         Ok(())
-    }
-
-    /// Returns true if the validator has exited by itself, and counts that.
-    fn has_exited(&mut self, tally: &Tally) -> Result<bool> {
-        let Some(status) = self.service.process.try_wait()? else {
-            return Ok(false);
-        };
-        let line = self.last_line()?;
-        tally.exited_by_itself(format!("{} ({status}): {line}", self.service.process.name()));
-        Ok(true)
-    }
-
-    fn last_line(&self) -> Result<String> {
-        let log = self.service.process.log_since_start()?;
-        Ok(log.lines().last().unwrap_or("it logged nothing").to_owned())
     }
 
     /// Returns one of the stores that exist, if any, picked by this number.

@@ -1,13 +1,15 @@
-//! Demo of the whole pipeline on a real Kafka, with kills and API faults, and a table of each guarantee at
-//! the end.
+//! Demo of the whole pipeline on a real Kafka, with kills and API faults: each guarantee, and the three ambiguity
+//! policies side by side.
 //!
-//! `setup` starts the programs, `scenario` sends orders and injects the faults, `screen` shows the progress,
-//! and `report` prints the result and what to try next.
+//! `setup` starts the programs and `groups` the callers of each policy, `scenario` sends orders and injects the
+//! faults, `screen` shows the progress, `report` prints the result, and `try_next` what to try next.
 
+mod groups;
 mod report;
 mod scenario;
 mod screen;
 mod setup;
+mod try_next;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,15 +21,16 @@ use harness::process::signals;
 use harness::wait;
 
 /// Runs the whole pipeline on a real Kafka: sends orders, kills each program once with `kill -9`, lets the
-/// API lose responses and go down, and checks every guarantee at the end. The exit status is 0 only if all of
-/// them held.
+/// API lose responses and go down, and checks every guarantee at the end. Three groups of callers make the same calls
+/// under the policies retry, park and verify; the last table compares them. The exit status is 0 only if every
+/// guarantee held.
 #[derive(Debug, Parser)]
 #[command(name = "demo")]
 pub(crate) struct Arguments {
     /// Number of orders to send; with --input, all lines of the file are sent.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     orders: u64,
-    /// Seed of the orders and of the API's faults: the same seed sends the same orders.
+    /// Seed of the orders and of the APIs' faults: the same seed sends the same orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Number of partitions of each topic.

@@ -1,5 +1,4 @@
-//! Course of the demo: orders flow, each program is killed once, the API goes down, and everything is
-//! checked.
+//! Course of the demo: orders flow, each program is killed once, the APIs go down, and everything is checked.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -14,10 +13,10 @@ use harness::pipeline::Service;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::{await_until, interrupted, pause};
 
-use crate::report::{Report, grouped};
+use crate::report::{GroupReport, Report, grouped};
 use crate::screen::{Progress, Screen, Totals};
 use crate::setup::{READY_MAX, Setup};
-use crate::{Arguments, report};
+use crate::{Arguments, report, try_next};
 
 /// Approximate time over which the orders are spread, in seconds, so that the kills strike while orders flow.
 const FEED_SECONDS: u64 = 25;
@@ -25,7 +24,7 @@ const FEED_SECONDS: u64 = 25;
 const ORDERS_PER_SECOND_MIN: u64 = 200;
 /// Time between a kill and the restart.
 const DOWNTIME: Duration = Duration::from_secs(1);
-/// Duration of the API outage.
+/// Duration of the outage of the APIs.
 const OUTAGE: Duration = Duration::from_secs(3);
 /// Timeout from the last order until all calls are final.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
@@ -41,7 +40,9 @@ struct Fault {
 #[derive(Clone, Copy)]
 enum FaultKind {
     KillValidator(usize),
-    KillCaller(usize),
+    /// This caller of each group.
+    KillCallers(usize),
+    /// All APIs at once.
     ApiOutage,
 }
 
@@ -52,7 +53,7 @@ const FAULTS: [Fault; 5] = [
     },
     Fault {
         at_percent: 35,
-        kind: FaultKind::KillCaller(0),
+        kind: FaultKind::KillCallers(0),
     },
     Fault {
         at_percent: 50,
@@ -64,14 +65,16 @@ const FAULTS: [Fault; 5] = [
     },
     Fault {
         at_percent: 80,
-        kind: FaultKind::KillCaller(1),
+        kind: FaultKind::KillCallers(1),
     },
 ];
 
 /// Runs the demo, and returns true if every guarantee held.
 pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<bool> {
     let started = Instant::now();
-    eprintln!("creating topics; starting the stand-in API, two validators and two callers ...");
+    eprintln!(
+        "creating topics; starting two validators, and for each policy a stand-in API and two callers ..."
+    );
     let mut setup = Setup::start(arguments.partitions, arguments.seed)?;
     eprintln!("{}", report::opening(arguments, &setup, count));
 
@@ -109,11 +112,19 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
         eprintln!("stopping the programs with SIGTERM: each finishes what is in flight ...");
         setup.stop()?;
     }
-    eprintln!("reading all topics with read_committed, and the API's record of each request ...");
+    eprintln!("reading all topics with read_committed, and each API's record of its requests ...");
+    let groups = setup.groups.iter().map(|group| {
+        let (findings, kills) = group.findings(&setup.pipeline.kafka)?;
+        Ok(GroupReport {
+            policy: group.policy,
+            findings,
+            kills,
+        })
+    });
     let report = Report {
         // Checked from outside: no program is asked about its own work.
         stage_one: findings::stage_one(&setup.pipeline, &orders, sent)?,
-        stage_two: findings::stage_two(&setup.pipeline, &setup.api, &setup.caller_interruptions())?,
+        groups: groups.collect::<Result<_>>()?,
         completed: completed.is_ok(),
         took: started.elapsed(),
     };
@@ -122,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
     if arguments.keep {
         // Kept without being marked as failed: the user ends it with Ctrl-C.
         setup.pipeline.keep();
-        println!("\n{}", report::try_next_while_running(&setup));
+        println!("\n{}", try_next::while_running(&setup)?);
         await_interrupt();
         return Ok(held);
     }
@@ -135,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments, orders: Orders, count: u64) -> Result<b
             setup.pipeline.folder().display()
         );
     }
-    println!("\n{}", report::try_next(arguments));
+    println!("\n{}", try_next::after_the_end(arguments));
     Ok(held)
 }
 
@@ -176,39 +187,47 @@ fn await_sent(setup: &mut Setup, feed: &Feed, screen: &mut Screen, count: u64) -
 fn inject(setup: &mut Setup, feed: &Feed, screen: &mut Screen, fault: FaultKind) -> Result<()> {
     match fault {
         FaultKind::ApiOutage => {
-            setup.api.go_down(OUTAGE)?;
-            screen.event(&format!("the API goes down for {} s", OUTAGE.as_secs()));
-            Ok(())
+            for group in &setup.groups {
+                group.api.go_down(OUTAGE)?;
+            }
+            screen.event(&format!("the APIs go down for {} s", OUTAGE.as_secs()));
+            return Ok(());
         }
-        FaultKind::KillValidator(index) => {
-            kill_and_restart(&mut setup.validators[index], screen)?;
-            show(setup, feed.acknowledged(), screen);
-            Ok(())
-        }
-        FaultKind::KillCaller(index) => {
-            kill_and_restart(&mut setup.callers[index], screen)?;
-            show(setup, feed.acknowledged(), screen);
-            Ok(())
+        FaultKind::KillValidator(index) => kill_and_restart(&mut [&mut setup.validators[index]], screen)?,
+        FaultKind::KillCallers(index) => {
+            let groups = setup.groups.iter_mut();
+            let mut callers: Vec<&mut Service> = groups.map(|group| &mut group.callers[index]).collect();
+            kill_and_restart(&mut callers, screen)?;
         }
     }
+    show(setup, feed.acknowledged(), screen);
+    Ok(())
 }
 
-fn kill_and_restart(service: &mut Service, screen: &Screen) -> Result<()> {
-    let name = service.process.name().to_owned();
-    service.process.kill()?;
-    screen.event(&format!("kill -9 of {name}"));
+/// Kills these programs at the same time, and restarts them.
+fn kill_and_restart(services: &mut [&mut Service], screen: &Screen) -> Result<()> {
+    for service in &mut *services {
+        service.process.kill()?;
+    }
+    let names: Vec<&str> = services.iter().map(|service| service.process.name()).collect();
+    let names = names.join(", ");
+    screen.event(&format!("kill -9 of {names}"));
     pause(DOWNTIME)?;
     let restarted = Instant::now();
-    service.process.start()?;
-    await_ready(service, READY_MAX)?;
+    for service in &mut *services {
+        service.process.start()?;
+    }
+    for service in services {
+        await_ready(service, READY_MAX)?;
+    }
     screen.event(&format!(
-        "{name} is ready again, {:.1} s after its restart",
+        "ready again, {:.1} s after the restart: {names}",
         restarted.elapsed().as_secs_f64()
     ));
     Ok(())
 }
 
-/// Waits until each order has its verdict and each pending call its outcome.
+/// Waits until each order has its verdict, and each pending call its outcome in each group.
 fn await_completion(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result<()> {
     let limit = Instant::now() + SETTLE_MAX;
     let left = || limit.saturating_duration_since(Instant::now());
@@ -228,11 +247,11 @@ fn await_completion(setup: &mut Setup, screen: &mut Screen, sent: u64) -> Result
     let pending = findings::pending_keys(&setup.pipeline)?;
     await_until("each pending call has its outcome", left(), || {
         show(setup, sent, screen);
-        let calls_final = setup.calls_final();
-        Ok(if calls_final >= pending {
+        let fewest = setup.calls_final().into_iter().min().unwrap_or_default();
+        Ok(if fewest >= pending {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(format!("{calls_final} of {pending} have one"))
+            ControlFlow::Continue(format!("{fewest} of {pending} have one in the slowest group"))
         })
     })
 }
@@ -243,7 +262,12 @@ fn show(setup: &Setup, sent: u64, screen: &mut Screen) {
         pending: setup.tail.keys(&setup.pipeline.topics.pending),
         calls_final: setup.calls_final(),
         // A statistic for the eye: an API that does not respond for a moment is no reason to stop.
-        in_flight: setup.api.stats().map_or(0, |stats| stats.in_progress),
+        in_flight: setup
+            .groups
+            .iter()
+            .filter_map(|group| group.api.stats().ok())
+            .map(|stats| stats.in_progress)
+            .sum(),
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::groups::POLICIES;
 use crate::report::grouped;
 
 /// Interval between the lines with the counts where there is no terminal.
@@ -35,16 +36,16 @@ pub(crate) struct Progress {
     pub(crate) sent: u64,
     /// Number of committed pending calls.
     pub(crate) pending: u64,
-    /// Number of calls with a final state.
-    pub(crate) calls_final: u64,
-    /// Number of requests that the API is processing.
+    /// Number of calls with a final state, for each policy.
+    pub(crate) calls_final: [u64; POLICIES.len()],
+    /// Number of requests that the APIs are processing.
     pub(crate) in_flight: u64,
 }
 
 struct Bars {
     sent: ProgressBar,
     pending: ProgressBar,
-    calls_final: ProgressBar,
+    calls_final: [ProgressBar; POLICIES.len()],
 }
 
 impl Screen {
@@ -78,12 +79,12 @@ impl Screen {
                 self.line_due = Instant::now() + LINE_INTERVAL;
                 self.shown = progress;
                 self.event(&format!(
-                    "{} of {} orders sent, {} of {} in the outbox, {} calls final, {} in flight",
+                    "{} of {} orders sent, {} of {} in the outbox, calls final: {}; {} in flight",
                     grouped(progress.sent),
                     grouped(self.total.sent),
                     grouped(progress.pending),
                     grouped(self.total.distinct),
-                    grouped(progress.calls_final),
+                    by_policy(progress.calls_final),
                     progress.in_flight
                 ));
             }
@@ -94,11 +95,20 @@ impl Screen {
     /// Leaves the bars as they are.
     pub(crate) fn finish(&self) {
         if let Some(bars) = &self.bars {
-            for bar in [&bars.sent, &bars.pending, &bars.calls_final] {
+            for bar in [&bars.sent, &bars.pending].into_iter().chain(&bars.calls_final) {
                 bar.abandon();
             }
         }
     }
+}
+
+/// Returns counts with their policies: `retry 10, park 9, verify 10`.
+fn by_policy(counts: [u64; POLICIES.len()]) -> String {
+    let counts = POLICIES.iter().zip(counts);
+    let texts: Vec<String> = counts
+        .map(|(policy, count)| format!("{} {}", policy.as_str(), grouped(count)))
+        .collect();
+    texts.join(", ")
 }
 
 impl Bars {
@@ -116,15 +126,16 @@ impl Bars {
         Self {
             sent: bar("orders sent", total.sent),
             pending: bar("in the outbox", total.distinct),
-            calls_final: bar("calls final", total.distinct),
+            calls_final: POLICIES.map(|policy| bar(policy.as_str(), total.distinct)),
         }
     }
 
     fn show(&self, progress: Progress) {
         self.sent.set_position(progress.sent);
         self.pending.set_position(progress.pending);
-        self.calls_final.set_position(progress.calls_final);
-        self.calls_final
-            .set_message(format!("{} in flight", progress.in_flight));
+        for (bar, calls_final) in self.calls_final.iter().zip(progress.calls_final) {
+            bar.set_position(calls_final);
+            bar.set_message("calls final");
+        }
     }
 }

@@ -1,18 +1,18 @@
-//! Set-up of the demo: the topics, the stand-in API, two validators and two callers.
+//! Set-up of the demo: the topics, two validators, and for each policy a stand-in API and two callers.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::api::{self, Api};
 use harness::pipeline::{Pipeline, Service};
-use harness::process::Interruption;
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::tail::Tail;
 
+use crate::groups::{Group, POLICIES};
+
 /// Timeout from the start of a program until it is ready.
 pub(crate) const READY_MAX: Duration = Duration::from_secs(60);
-/// Latency of the API.
-const API_LATENCY: Duration = Duration::from_millis(3);
+/// Latency of the APIs.
+pub(crate) const API_LATENCY: Duration = Duration::from_millis(3);
 /// Timeout of the drain of a program.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -21,8 +21,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 // the logs of the others if something fails.
 pub(crate) struct Setup {
     pub(crate) validators: Vec<Service>,
-    pub(crate) callers: Vec<Service>,
-    pub(crate) api: Api,
+    pub(crate) groups: Vec<Group>,
     pub(crate) tail: Tail,
     pub(crate) pipeline: Pipeline,
 }
@@ -30,27 +29,25 @@ pub(crate) struct Setup {
 impl Setup {
     /// Creates the topics, starts all processes, and waits until they are ready.
     pub(crate) fn start(partitions: i32, seed: u64) -> Result<Self> {
-        let pipeline = Pipeline::create("demo", partitions)?;
-        let api = Api::start(&pipeline, &api::faults(seed, API_LATENCY))?;
-        let topics = &pipeline.topics;
-        let tail = Tail::start(
-            &pipeline.kafka,
-            &[
-                &topics.pending,
-                &topics.order_dead_letters,
-                &topics.processed,
-                &topics.call_dead_letters,
-                &topics.parked,
-            ],
-        )?;
+        let mut pipeline = Pipeline::without_topics("demo", partitions)?;
+        let groups = POLICIES
+            .into_iter()
+            .map(|policy| Group::create(policy, &mut pipeline, seed))
+            .collect::<Result<Vec<_>>>()?;
+        let mut followed = vec![
+            pipeline.topics.pending.as_str(),
+            pipeline.topics.order_dead_letters.as_str(),
+        ];
+        followed.extend(groups.iter().flat_map(Group::outcome_topics));
+        let tail = Tail::start(&pipeline.kafka, &followed)?;
         let mut setup = Self {
             validators: vec![pipeline.validator(1)?, pipeline.validator(2)?],
-            callers: vec![pipeline.caller(1, &api.url)?, pipeline.caller(2, &api.url)?],
-            api,
+            groups,
             tail,
             pipeline,
         };
-        // All start before the first is waited for, so that they get ready at the same time.
+        // All start before the first is waited for, so that they get ready at the same time. The callers are ready
+        // before the first order: a group without offsets starts beside an empty outbox only.
         for service in setup.services() {
             service.process.start()?;
         }
@@ -60,24 +57,15 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Returns all four programs, validators first.
+    /// Returns the validators and callers, validators first.
     pub(crate) fn services(&mut self) -> impl Iterator<Item = &mut Service> {
-        self.validators.iter_mut().chain(&mut self.callers)
+        let callers = self.groups.iter_mut().flat_map(|group| &mut group.callers);
+        self.validators.iter_mut().chain(callers)
     }
 
-    /// Returns the number of calls that have a final state.
-    pub(crate) fn calls_final(&self) -> u64 {
-        let topics = &self.pipeline.topics;
-        self.tail
-            .keys_of_all(&[&topics.processed, &topics.call_dead_letters, &topics.parked])
-    }
-
-    /// Returns every kill of a caller, which explains repeated requests.
-    pub(crate) fn caller_interruptions(&self) -> Vec<Interruption> {
-        self.callers
-            .iter()
-            .flat_map(|caller| caller.process.interruptions().to_vec())
-            .collect()
+    /// Returns the number of calls that have a final state, for each group.
+    pub(crate) fn calls_final(&self) -> [u64; POLICIES.len()] {
+        std::array::from_fn(|index| self.groups[index].calls_final(&self.tail))
     }
 
     /// Drains all programs with SIGTERM.

@@ -21,6 +21,7 @@ struct Fixture {
     changelog: Vec<Record>,
     dead_letters: Vec<Record>,
     committed: HashMap<Partition, Offset>,
+    lost_group: bool,
 }
 
 impl Fixture {
@@ -33,6 +34,7 @@ impl Fixture {
             changelog: Vec::new(),
             dead_letters: Vec::new(),
             committed: HashMap::new(),
+            lost_group: false,
         };
         let expected = expected(&fixture.input, &fixture.orders, COUNT).expect("what was sent");
         for order in expected.admitted.values() {
@@ -79,6 +81,7 @@ impl Fixture {
             pending: &self.pending,
             changelog: &self.changelog,
             dead_letters: &self.dead_letters,
+            lost_group: self.lost_group,
         }
         .check()
     }
@@ -329,4 +332,15 @@ fn order_missing_from_the_input_voids_the_run() {
     let mut fixture = Fixture::faultless();
     fixture.input.remove(5);
     assert!(expected(&fixture.input, &fixture.orders, COUNT).is_err());
+}
+
+#[test]
+fn lost_group_repeats_dead_letters_alone() {
+    let mut fixture = Fixture::faultless();
+    fixture.lost_group = true;
+    let again = fixture.dead_letters.clone();
+    fixture.dead_letters.extend(again);
+    assert_eq!(fixture.check().1, []);
+    fixture.pending.push(fixture.pending[0].clone());
+    fixture.check_finds(Guarantee::G1, Anomaly::Duplicated, "is in the outbox 2 times");
 }

@@ -94,6 +94,22 @@ fn faultless_run_has_no_violation() {
     let (counts, violations) = Fixture::faultless().check();
     assert_eq!(violations, []);
     assert_eq!((counts.accepted, counts.rejected, counts.requests), (9, 1, 10));
+    assert_eq!(
+        (counts.charged, counts.charged_again, counts.undecided),
+        (9, 0, 0)
+    );
+}
+
+#[test]
+fn charged_and_undecided_orders_are_counted() {
+    let mut fixture = Fixture::faultless();
+    fixture.requests.push(request(0, 201, Decision::Charged));
+    fixture.requests[1].decision = None;
+    let (counts, _) = fixture.check();
+    assert_eq!(
+        (counts.charged, counts.charged_again, counts.undecided),
+        (8, 1, 1)
+    );
 }
 
 #[test]

@@ -5,24 +5,27 @@
 //! spaces or brackets, deep nesting, duplicate fields, numbers out of range, keys that do not match. A second
 //! scenario lowers the outbox's `max.message.bytes` below the size of an order, before and after the
 //! validator has read that setting. A third sets those of the outbox and the changelog far below
-//! librdkafka's batches of 1 MB, with a backlog of small orders.
+//! librdkafka's batches of 1 MB, with a backlog of small orders. A fourth runs the validator with a wrong pointer
+//! to the idempotency key, which refuses everything.
 //!
 //! Must hold: the valid orders are in the outbox exactly once, and each other record is in the dead-letter
-//! topic with the reason, the source and the bytes that it had.
+//! topic with the reason, the source and the bytes that it had. With the wrong pointer few records become dead
+//! letters, the validator says so, and with the right one it admits all others.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use harness::cluster::{self, Administrator};
 use harness::orders::manual::{InputRecord, order, orders, send};
 use harness::pipeline::Pipeline;
+use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
-use harness::wait::await_until;
+use harness::wait::{await_until, pause};
 use records::dead_letter::{DETAIL, REASON, Reason, SOURCE};
 use records::{Fingerprint, Partition};
 
-use crate::assertions::{LIMIT, await_verdicts, expect_outbox};
+use crate::assertions::{LIMIT, await_unready, await_verdicts, counter, expect_outbox};
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -261,6 +264,71 @@ fn backlog_passes_topics_that_take_small_batches() {
             "the validator has exited: a topic refused a batch"
         );
         validator.process.terminate(DRAIN_MAX)?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn mass_refusal_pauses_the_partition() {
+    /// Default of the validator's setting: refusals among the last records after which each one is a pause.
+    const THRESHOLD: usize = 60;
+    const PAUSE: Duration = Duration::from_secs(2);
+    const PAUSED_FOR: Duration = Duration::from_secs(9);
+    run(|| {
+        let mut pipeline = Pipeline::create("mass-refusal", 1)?;
+        let topics = pipeline.topics.clone();
+        let all = orders(0, "o", 3_000);
+        send(&pipeline.kafka, &topics.orders, &all)?;
+        let wrong = pipeline
+            .validator_settings(1)
+            .with("validator.idempotency_key", "/payment_id")
+            .with("refusals.pause", "2s");
+        let mut validator = pipeline.service("validator", 1, wrong)?;
+        validator.process.start()?;
+        let reason = await_unready(
+            &mut validator,
+            &[
+                "\"refusals\"",
+                "partition 0 is paused",
+                "key-missing",
+                &topics.order_dead_letters,
+            ],
+        )?;
+        println!("{reason}");
+        let paused = Instant::now();
+        pause(PAUSED_FOR)?;
+        let still = await_unready(&mut validator, &["\"refusals\""])?;
+        ensure!(still != reason, "no record was taken for {PAUSED_FOR:?}: {still}");
+        let mass_refusals = counter(&validator, "outbox_mass_refusals_total")?;
+        ensure!(mass_refusals == 1, "{mass_refusals} mass refusals are counted");
+        validator.process.terminate(DRAIN_MAX)?;
+        let pauses = usize::try_from(paused.elapsed().as_secs() / PAUSE.as_secs())?;
+        let log = validator.process.log_since_start()?;
+        ensure!(
+            log.contains("most records are refused") && log.contains("operator action required"),
+            "the log does not name the refusals"
+        );
+        let letters = read_topic(&pipeline.kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
+        println!("{} dead letters after {pauses} pauses", letters.len());
+        ensure!(
+            (THRESHOLD + 1..=THRESHOLD + pauses + 1).contains(&letters.len()),
+            "{} records became dead letters, expected {THRESHOLD} and one in each of {pauses} pauses",
+            letters.len()
+        );
+        // With the right setting the others are admitted, and nothing is skipped or taken twice.
+        let mut validator = pipeline.validator(2)?;
+        validator.process.start()?;
+        await_ready(&mut validator, LIMIT)?;
+        await_verdicts(&pipeline)?;
+        validator.process.terminate(DRAIN_MAX)?;
+        expect_outbox(&pipeline, &[&all[letters.len()..]])?;
+        let after = read_topic(&pipeline.kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
+        ensure!(
+            after.len() == letters.len(),
+            "{} dead letters at the end",
+            after.len()
+        );
         pipeline.passed();
         Ok(())
     });

@@ -9,7 +9,8 @@
 //!
 //! Must hold: the second validator decides nothing until the marker is written, and then drops the copy as a
 //! duplicate. The same scenario runs without `guard-high-watermark`: the restore reads to the last stable
-//! offset, finds nothing, and the order is in the outbox twice, which the checker must report.
+//! offset, finds nothing, and the order is in the outbox twice, which the checker must report. That needs
+//! `guard-newest-order` to be removed too, which would halt the partition.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -73,9 +74,10 @@ fn take_over(brokers: &TwoBrokers, name: &str, guard: Guard) -> Result<Vec<Viola
             expect_between_markers(&pipeline, Offset(1))?;
         }
         Guard::Removed => {
-            second
-                .process
-                .start_with(&[("FAILPOINTS", "guard-high-watermark=return")])?;
+            second.process.start_with(&[(
+                "FAILPOINTS",
+                "guard-high-watermark=return;guard-newest-order=return",
+            )])?;
             await_committed(&pipeline, Offset(2))?;
             await_ready(&mut second, LIMIT)?;
             expect_between_markers(&pipeline, Offset(2))?;

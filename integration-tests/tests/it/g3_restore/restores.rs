@@ -1,7 +1,7 @@
 //! G3: a sound store is kept and only brought up to date; any other store is rebuilt, or its partition is
 //! halted. It is never trusted.
 //!
-//! Three scenarios with one validator and one partition:
+//! Four scenarios with one validator and one partition:
 //!
 //! * It crashes between Kafka's commit and the store's. Only the tail of the changelog is read again; after
 //!   the loss of the state directory all of it is.
@@ -9,6 +9,8 @@
 //!   another topic. Each time the store is rebuilt once, and no order is admitted twice.
 //! * Its store is ahead of the changelog. It may hold the last copy of keys that Kafka has lost, so it is
 //!   left unchanged and its partition is halted.
+//! * Its store lacks a record below its checkpoint, as if the changelog had lost its end and had grown again
+//!   beyond the checkpoint. The partition is halted, except without `guard-overlap`.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -21,7 +23,7 @@ use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::high_watermarks;
 use records::{Offset, Partition};
-use store::{Identity, Options, Store};
+use store::{Identity, Options, Store, StoreUpdate};
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, counter, expect_outbox};
 use crate::fixtures::validator_with_orders;
@@ -195,6 +197,45 @@ fn store_ahead_of_changelog_halts_its_partition() {
                 && kept.store.len()? == 50,
             "the validator changed a store that is ahead of its changelog"
         );
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn store_without_a_record_of_its_log_halts() {
+    run(|| {
+        let (mut pipeline, mut validator, sent) = validator_with_orders("regrown", 50)?;
+        let topic = pipeline.topics.orders.clone();
+        validator.process.terminate(DRAIN_MAX)?;
+        let mut store = Store::open(&file(&pipeline), &identity(&pipeline), OPTIONS)?.store;
+        let checkpoint = store.checkpoint().context("a store without a checkpoint")?;
+        let removed = StoreUpdate {
+            key: sent[42].key.clone().context("an order without a key")?.into(),
+            entry: None,
+        };
+        store.apply([removed], checkpoint)?;
+        store.persist()?;
+        drop(store);
+
+        validator.process.start()?;
+        let words = [
+            "partition 0 is halted",
+            "does not have its record at",
+            "outbox state rebuild",
+        ];
+        await_unready(&mut validator, &words)?;
+        send(&pipeline.kafka, &topic, &sent)?;
+        validator.process.terminate(DRAIN_MAX)?;
+        expect_outbox(&pipeline, &[&sent])?;
+
+        // The changelog has all keys here, so removing the store is enough.
+        fs::remove_file(file(&pipeline)).context("removing the store")?;
+        validator.process.start()?;
+        await_ready(&mut validator, LIMIT)?;
+        await_verdicts(&pipeline)?;
+        expect_outbox(&pipeline, &[&sent])?;
+        validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();
         Ok(())
     });

@@ -28,15 +28,15 @@ use records::Timestamp;
 use crate::assertions::{LIMIT, await_unready, await_verdicts, counter};
 use crate::{run, seed};
 
-const PARTITIONS: i32 = 6;
+pub(super) const PARTITIONS: i32 = 6;
 const API_LATENCY: Duration = Duration::from_millis(2);
-const DRAIN_MAX: Duration = Duration::from_secs(60);
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Defaults of the caller's settings: failures that open the circuit breaker, interval between probes, calls
 /// in flight.
 const FAILURE_THRESHOLD: u64 = 10;
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const CALLS_IN_FLIGHT_MAX: u64 = 64;
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const CALLS_IN_FLIGHT_MAX: u64 = 64;
 
 /// Delay that a loaded machine may add to a probe interval.
 const LATE_MAX: Duration = Duration::from_secs(2);
@@ -181,7 +181,7 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     Ok(())
 }
 
-fn feed(pipeline: &Pipeline, seed: u64, count: u64) -> Feed {
+pub(super) fn feed(pipeline: &Pipeline, seed: u64, count: u64) -> Feed {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
@@ -193,7 +193,7 @@ fn feed(pipeline: &Pipeline, seed: u64, count: u64) -> Feed {
 }
 
 /// Waits until each pending call is final, and the group has committed past it.
-fn await_calls(pipeline: &Pipeline) -> Result<()> {
+pub(super) fn await_calls(pipeline: &Pipeline) -> Result<()> {
     let (group, topic) = (&pipeline.caller_group, &pipeline.topics.pending);
     await_until("each pending call is final", LIMIT, || {
         Ok(match cluster::lag(&pipeline.kafka, group, topic)? {

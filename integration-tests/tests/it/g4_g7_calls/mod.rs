@@ -4,5 +4,7 @@ mod api_outage;
 mod at_most_once;
 mod call_notes;
 mod deferral;
-mod fixture;
+mod delayed_commit;
+pub(crate) mod fixture;
+mod mass_rejection;
 mod stage_two;

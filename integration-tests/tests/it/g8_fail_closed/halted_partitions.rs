@@ -28,9 +28,9 @@ use crate::fixtures::{validator_with_orders, validator_with_orders_and_failpoint
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
+pub(crate) const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
 
-fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
     let administrator = Administrator::new(&pipeline.kafka)?;
     administrator.delete_topics(&[topic])?;
     // The broker goes on deleting for a moment after it has responded.
@@ -74,7 +74,7 @@ fn recreated_topic_is_refused() {
         )?;
 
         // The message tells the operator to remove the state directory. That accepts the new orders topic,
-        // but not an empty changelog beside a filled outbox.
+        // whose offsets Kafka has deleted with the old one, but not an empty changelog beside a filled outbox.
         recreate(&pipeline, &topics.changelog, &COMPACTED)?;
         expect_refused_start(
             &mut validator,

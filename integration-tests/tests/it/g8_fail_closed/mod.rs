@@ -1,6 +1,9 @@
 //! G8: what would break a guarantee halts the partition, or the start, with a message that says what to do.
 
+mod changed_topics;
 mod halted_partitions;
 mod lost_group;
+mod rebuilt_changelog;
+mod recovered_group;
 mod startup_checks;
 mod truncated_log;

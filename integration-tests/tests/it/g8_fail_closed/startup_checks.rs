@@ -1,20 +1,22 @@
 //! G8: a program refuses to start with topics or settings that would break a guarantee.
 //!
 //! Set-up: in each scenario something is wrong before the start: topics are missing, have another number of
-//! partitions or a cleanup policy that deletes keys, no broker answers, another process uses the state
-//! directory, a setting is unknown or would weaken a guarantee.
+//! partitions or a cleanup policy that deletes keys, a broker verifies no transactions, no broker answers,
+//! another process uses the state directory, a setting is unknown or would weaken a guarantee.
 //!
 //! Must hold: the program exits with an error within ten seconds, and its message names what is wrong.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use harness::cluster::Administrator;
 use harness::pipeline::{Pipeline, Service};
 use harness::process::free_port;
 use harness::process::instance_lifecycle::await_ready;
+use harness::proxy::HoldRequests;
 
 use crate::assertions::expect_refused_start;
+use crate::fixtures::ProxiedPipeline;
 use crate::run;
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
@@ -98,6 +100,32 @@ fn changelog_with_delete_policy_is_refused() {
             expect_refused(pipeline.validator(1)?, &words)?;
         }
         pipeline.passed();
+        Ok(())
+    });
+}
+
+/// Without the verification a record that arrives after its transaction was aborted joins the next one.
+#[test]
+fn broker_that_verifies_no_transactions_is_refused() {
+    run(|| {
+        const SETTING: &str = "transaction.partition.verification.enable";
+        let proxied = ProxiedPipeline::start(HoldRequests::default(), "unverified", PARTITIONS)?;
+        let pipeline = &proxied.pipeline;
+        let administrator = Administrator::new(&pipeline.kafka)?;
+        administrator.configure_broker(1, SETTING, "false")?;
+        let words = [&pipeline.topics.pending, SETTING, "false: 1"];
+        expect_refused(pipeline.validator(1)?, &words)?;
+        ensure!(
+            pipeline.create_topics().is_err(),
+            "`outbox topics create` found nothing wrong with the broker"
+        );
+        administrator.configure_broker(1, SETTING, "true")?;
+        pipeline.create_topics()?;
+        let mut validator = pipeline.validator(1)?;
+        validator.process.start()?;
+        await_ready(&mut validator, Duration::from_secs(60))?;
+        validator.process.terminate(Duration::from_secs(30))?;
+        proxied.passed();
         Ok(())
     });
 }

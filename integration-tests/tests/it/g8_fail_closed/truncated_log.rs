@@ -4,8 +4,9 @@
 //! written, beyond the committed offset. Meanwhile the program that reads the log is stopped.
 //!
 //! Must hold: the program reports on `/readyz` that the partition is halted, and where the log was truncated. It
-//! processes nothing. At the offset that the operator sets, it goes on. Without `guard-leader-epoch` the records
-//! below the committed offset are skipped silently.
+//! processes nothing. At the offset that the operator sets, it goes on. Without
+//! `guard-leader-epoch` offsets are committed without the leader epoch: the records below the committed offset of
+//! a log that has grown again are then skipped silently.
 
 use std::fs;
 use std::path::PathBuf;

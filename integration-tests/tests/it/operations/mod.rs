@@ -2,6 +2,7 @@
 
 mod instance_id_conflict;
 mod outages;
+mod pause;
 mod secrets;
 mod shutdown;
 mod unassigned_partitions;

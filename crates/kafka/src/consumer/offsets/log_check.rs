@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset as Seek, TopicPartitionList};
@@ -14,10 +16,11 @@ use records::{EpochEnd, LeaderEpoch, Offset, Partition};
 use super::leader_epoch;
 use crate::client::config::KafkaSettings;
 use crate::client::error::{ClientError, ErrorClass};
+use crate::client::log_bridge;
 
 /// Checks one offset at a time. Never joins the group.
 pub struct LogCheck {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<QuietContext>,
 }
 
 impl LogCheck {
@@ -40,13 +43,13 @@ impl LogCheck {
             .set("fetch.wait.max.ms", "10")
             .set("fetch.message.max.bytes", "1024")
             .set("queued.max.messages.kbytes", "1024")
-            .create()
+            .create_with_context(QuietContext)
             .map_err(|error| ClientError::new("opening a client that checks logs", error))?;
         Ok(Self { consumer })
     }
 
-    /// Connects to a partition's leader ahead of the first check.
-    pub(crate) fn warm_up(&self, topic: &str, partition: Partition, timeout: Duration) {
+    /// Connects to a partition's leader ahead of the first check. Blocks.
+    pub fn warm_up(&self, topic: &str, partition: Partition, timeout: Duration) {
         if let Err(error) = super::bounds(&self.consumer, topic, partition, timeout) {
             tracing::debug!(%error, "log check not warmed up");
         }
@@ -155,3 +158,19 @@ impl LogCheck {
         }
     }
 }
+
+/// Context that leaves the client's errors to the caller.
+struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_bridge::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Each step of a search reports a truncation, which the check returns as its result.
+        tracing::debug!(%error, reason, "log check's client reports an error");
+    }
+}
+
+impl ConsumerContext for QuietContext {}

@@ -58,7 +58,7 @@ impl Rules<'_> {
                        lost without a trace, and an order may be lost or paid twice";
             let repair = self.alter(purpose, "unclean.leader.election.enable=false");
             match purpose {
-                Purpose::Orders | Purpose::Pending | Purpose::Changelog => {
+                Purpose::Orders | Purpose::Pending | Purpose::Changelog | Purpose::Control => {
                     self.refuse(purpose, what, why, repair);
                 }
                 Purpose::OrderDeadLetters

@@ -35,24 +35,14 @@ impl Rules<'_> {
 
     /// Refuses partition counts that move keys to other partitions.
     pub(super) fn partitions(&mut self, purpose: Purpose, topic: &TopicDescription) {
-        if purpose == Purpose::Orders
-            && let Some(remembered) = self.required.partitions_remembered
-            && remembered != topic.partitions
-        {
+        if purpose == Purpose::Control && topic.partitions != 1 {
             self.refuse(
                 purpose,
-                format!(
-                    "has {} partitions, and had {remembered} when the stores were created",
-                    topic.partitions
-                ),
-                "the number decides a key's partition: an order that was admitted on its old partition is \
-                 unknown on its new one, and would be paid twice",
-                format!(
-                    "Kafka cannot remove partitions. Stop the producers, create orders, pending and \
-                     changelog topics under new names in [topics], with {} partitions and an empty state \
-                     directory, and send nothing to the new topics that was sent to the old ones",
-                    topic.partitions
-                ),
+                format!("has {} partitions", topic.partitions),
+                "callers read one partition of it, and would miss a pause on another",
+                "Kafka cannot remove partitions: name a new topic in [topics] as topics.control, and create it \
+                 with outbox --config FILE topics create"
+                    .into(),
             );
         }
         let must_equal_orders = matches!(purpose, Purpose::Pending | Purpose::Changelog);

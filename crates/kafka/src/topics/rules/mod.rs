@@ -4,6 +4,7 @@ mod durability;
 mod layout;
 mod retention;
 mod sizes;
+mod transactions;
 
 pub(super) use self::durability::creatable_in_sync_min;
 use super::{ExistingTopics, Finding, Purpose, Requirements, Severity, TopicDescription};
@@ -39,6 +40,7 @@ impl<'a> Rules<'a> {
             self.replication(purpose, topic);
             self.sizes(purpose, topic);
             self.timestamps(purpose, topic);
+            self.transactions(purpose);
         }
         self.findings
     }

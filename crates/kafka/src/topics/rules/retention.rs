@@ -49,6 +49,13 @@ impl Rules<'_> {
                  neither admitted nor made a dead letter, and its partition would halt",
                 self.alter(purpose, "cleanup.policy=delete"),
             ),
+            Purpose::Control if delete || !compact => self.refuse(
+                purpose,
+                what,
+                "Kafka deletes a pause by age, and callers that start after that would make calls that an \
+                 operator has paused",
+                self.alter(purpose, "cleanup.policy=compact"),
+            ),
             Purpose::CallDeadLetters | Purpose::Parked if compact => self.warn(
                 purpose,
                 what,
@@ -61,7 +68,8 @@ impl Rules<'_> {
             | Purpose::OrderDeadLetters
             | Purpose::Processed
             | Purpose::CallDeadLetters
-            | Purpose::Parked => {}
+            | Purpose::Parked
+            | Purpose::Control => {}
         }
     }
 
@@ -78,7 +86,7 @@ impl Rules<'_> {
                 30,
                 "a record that no operator has dealt with in time is lost, with its evidence",
             ),
-            Purpose::Changelog | Purpose::Processed => return,
+            Purpose::Changelog | Purpose::Processed | Purpose::Control => return,
         };
         // Without `delete` in the policy nothing expires.
         if topic.config("cleanup.policy") == Some("compact") {

@@ -17,6 +17,7 @@ use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
 
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
+use crate::admission::refusals::{MassRefusal, RefusalSettings, Refusals, Step};
 use crate::admission::rules::Rules;
 use crate::admission::transaction::{Admitted, Transaction, TransactionLimits};
 use crate::admission::verdict::{Verdict, decide};
@@ -38,6 +39,7 @@ pub struct Admission<M> {
     limits: TransactionLimits,
     partitions: BTreeMap<Partition, PartitionState>,
     transaction: Option<Transaction>,
+    refusals: Refusals,
     /// Changelog offset up to which each store equals the changelog.
     // Kept after the release of a partition, until its next restore: its last transaction ends after that.
     checkpoints: BTreeMap<Partition, Offset>,
@@ -58,7 +60,8 @@ enum Producer {
 }
 
 impl<M: Clone> Admission<M> {
-    /// Creates a state machine without partitions and without a producer, which the first tick opens.
+    /// Creates a state machine without partitions and without a producer, which the first tick opens. It
+    /// pauses no partition for its refusals ([`Admission::with_refusals`]).
     #[must_use]
     pub fn new(rules: Rules, limits: TransactionLimits, now: Instant) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl<M: Clone> Admission<M> {
             limits,
             partitions: BTreeMap::new(),
             transaction: None,
+            refusals: Refusals::new(RefusalSettings::OFF),
             checkpoints: BTreeMap::new(),
             membership: None,
             producer: Producer::OpenAt(now),
@@ -73,6 +77,13 @@ impl<M: Clone> Admission<M> {
             last_restore_id: RestoreId::default(),
             stopping: false,
         }
+    }
+
+    /// The same state machine, with these settings for refusals in mass.
+    #[must_use]
+    pub fn with_refusals(mut self, settings: RefusalSettings) -> Self {
+        self.refusals = Refusals::new(settings);
+        self
     }
 
     /// Decides on an input record and adds it to the open transaction, which it begins if there is none.
@@ -93,7 +104,7 @@ impl<M: Clone> Admission<M> {
         );
         // Such a record may be in the consumer's queue still. Dropping it is safe: the partition starts again
         // at its committed offset.
-        if !is_running || self.stopping {
+        if !is_running || self.stopping || self.refusals.is_paused(input.partition) {
             return Ok(AdmitResult::NotRunning);
         }
         let transaction = self.transaction.as_ref();
@@ -110,6 +121,8 @@ impl<M: Clone> Admission<M> {
             // A duplicate or conflict must not replace the entry of the order that was admitted.
             Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
         };
+        self.refusals
+            .decided(input.partition, input.offset, &verdict, now);
         let bytes = input.bytes();
         self.transaction
             .get_or_insert_with(|| Transaction::begin(now))
@@ -168,10 +181,16 @@ impl<M: Clone> Admission<M> {
             .transaction
             .as_ref()
             .map(|transaction| transaction.due(&self.limits));
+        let due = end.into_iter().chain(self.refusals.due());
         match self.producer {
-            Producer::OpenAt(at) => end.into_iter().chain([at]).min(),
-            Producer::Ready => end,
+            Producer::OpenAt(at) => due.chain([at]).min(),
+            Producer::Ready => due.min(),
         }
+    }
+
+    /// Returns the partitions most of whose records are refused, which are paused after each further one.
+    pub fn mass_refusals(&self) -> impl Iterator<Item = (Partition, MassRefusal)> + '_ {
+        self.refusals.in_mass()
     }
 
     /// Returns the assigned partitions and their states.
@@ -245,6 +264,7 @@ impl<M: Clone> Admission<M> {
 
     fn fenced(&mut self, now: Instant) -> Vec<Action<M>> {
         self.transaction = None;
+        self.refusals.forget_all();
         self.membership = None;
         // Another process that took over the membership has the same transactional id, so it fences this
         // producer, too.
@@ -261,6 +281,7 @@ impl<M: Clone> Admission<M> {
     }
 
     fn release(&mut self, partitions: Vec<Partition>) -> Vec<Action<M>> {
+        self.refusals.forget(&partitions);
         let mut actions = Vec::new();
         for partition in &partitions {
             if let Some(PartitionState::Restoring(_)) = self.partitions.remove(partition) {
@@ -342,6 +363,7 @@ impl<M: Clone> Admission<M> {
         // next restore compares it with the changelog, too.
         let mut actions = vec![Action::Apply(partition, admitted, checkpoint)];
         if let Some(state) = self.partitions.get_mut(&partition) {
+            self.refusals.end_pause(partition);
             let reason = lost_end(partition, written, reached, checkpoint);
             *state = PartitionState::Halted(reason.clone());
             actions.push(Action::Pause(vec![partition]));
@@ -370,6 +392,7 @@ impl<M: Clone> Admission<M> {
     fn recover(&mut self, now: Instant) -> Vec<Action<M>> {
         // Perhaps committed, perhaps not: the restore learns it from Kafka.
         self.transaction = None;
+        self.refusals.end_pauses();
         let mut actions = Vec::new();
         let mut running = Vec::new();
         for (partition, state) in &mut self.partitions {
@@ -422,8 +445,13 @@ impl<M: Clone> Admission<M> {
             Producer::OpenAt(_) | Producer::Ready => {}
         }
         match &self.transaction {
+            // Alone: its failure stops the partitions, and one that continues behind it would run.
             Some(transaction) if transaction.due(&self.limits) <= now => self.end(now),
-            Some(_) | None => Vec::new(),
+            Some(_) | None => match self.refusals.step(now) {
+                Some(Step::Pause(partition)) => vec![Action::Pause(vec![partition])],
+                Some(Step::Continue(partition, next)) => vec![Action::Start(partition, next)],
+                None => Vec::new(),
+            },
         }
     }
 
@@ -448,8 +476,8 @@ fn lost_end(partition: Partition, written: i64, reached: Offset, checkpoint: Off
          keys, and the store was equal to it up to {checkpoint} before: the changelog has lost records that Kafka had \
          acknowledged (its log was truncated, or the topic was deleted and created again). Their keys are \
          unknown to any other validator, which would admit their orders again, and they would be paid twice. \
-         This validator's store is kept, as it may hold the last copy of these keys: stop the validators, keep \
-         this state directory, and rebuild the changelog from the outbox before this partition goes on"
+         This validator's store is kept, as it may hold the last copy of these keys: stop all validators, keep \
+         this state directory, and rebuild the changelog from the outbox: outbox state rebuild"
     )
 }
 

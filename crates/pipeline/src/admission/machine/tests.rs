@@ -544,3 +544,81 @@ fn commit_at_an_unknown_offset_restores() {
     ));
     assert!(revoked.on(Event::Committed(HashMap::new())).is_empty());
 }
+
+/// Scenario: the pointer to the idempotency key is wrong, so each record is refused.
+#[test]
+fn mass_refusal_pauses_its_partition_alone() {
+    let mut fixture = Fixture::running();
+    fixture.admission = fixture.admission.with_refusals(RefusalSettings {
+        limit: crate::ShareLimit {
+            threshold: 2,
+            window: 3,
+        },
+        pause: Duration::from_secs(30),
+    });
+    let refused = |taken: AdmitResult| {
+        matches!(
+            taken,
+            AdmitResult::Decided {
+                verdict: Verdict::Refuse(_),
+                ..
+            }
+        )
+    };
+    assert!(refused(fixture.order(0, 0, "")));
+    assert_eq!(fixture.admission.mass_refusals().count(), 0);
+    assert!(refused(fixture.order(0, 1, "")));
+    assert_eq!(fixture.admission.mass_refusals().count(), 1);
+    // Read ahead: it is dropped, and comes again. The other partition goes on.
+    assert!(matches!(fixture.order(0, 2, ""), AdmitResult::NotRunning));
+    assert!(refused(fixture.order(1, 0, "")));
+    assert_eq!(fixture.admission.due(), Some(fixture.start));
+    // The transaction is full, so it ends first.
+    let actions = fixture.on(Event::Tick);
+    let [Action::EndTransaction(offsets, _)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(
+        offsets[..],
+        [(Partition(0), Offset(2)), (Partition(1), Offset(1))]
+    );
+    fixture.on(Event::Committed(HashMap::new()));
+    let paused = fixture.on(Event::Tick);
+    assert!(matches!(&paused[..], [Action::Pause(partitions)] if partitions[..] == [Partition(0)]));
+    assert!(fixture.on(Event::Tick).is_empty());
+    fixture.start += Duration::from_secs(30);
+    assert_eq!(fixture.admission.due(), Some(fixture.start));
+    let started = fixture.on(Event::Tick);
+    assert!(matches!(started[..], [Action::Start(Partition(0), Offset(2))]));
+    assert!(!refused(fixture.order(0, 2, "good")));
+    assert!(!refused(fixture.order(0, 3, "better")));
+    assert_eq!(fixture.admission.mass_refusals().count(), 0);
+}
+
+/// Scenario: a transaction fails while its partition is paused. The partition starts where it committed last,
+/// and not once more when the pause would have ended.
+#[test]
+fn failure_ends_the_pause_of_mass_refusal() {
+    let mut fixture = Fixture::running();
+    fixture.admission = fixture.admission.with_refusals(RefusalSettings {
+        limit: crate::ShareLimit {
+            threshold: 1,
+            window: 1,
+        },
+        pause: Duration::from_secs(30),
+    });
+    fixture.order(0, 0, "");
+    assert_eq!(names(&fixture.on(Event::Tick)), ["Pause"]);
+    fixture.on(Event::TransactionFailed);
+    assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
+    assert_eq!(names(&fixture.on(Event::ProducerOpened)), ["Restore", "Restore"]);
+    fixture.restored(0, 3);
+    fixture.start += Duration::from_secs(60);
+    assert!(fixture.on(Event::Tick).is_empty());
+    assert!(matches!(fixture.order(0, 0, ""), AdmitResult::Decided { .. }));
+    // A partition that is revoked meanwhile is not started either.
+    fixture.on(Event::Lost(vec![Partition(0)]));
+    fixture.start += Duration::from_secs(60);
+    let actions = names(&fixture.on(Event::Tick));
+    assert!(!actions.contains(&"Start".to_owned()), "{actions:?}");
+}

@@ -2,10 +2,11 @@
 //! the responses.
 //!
 //! ```text
-//! committed offset ─▶ changelog's ends ─▶ orders' ends ─▶ orders' log ─▶ store's checkpoint ─▶
-//!  (stable)            (read_uncommitted)                 (same until?)   └ (is the outbox empty?)
+//! committed offset ─▶ newest order ─▶ changelog's ends ─▶ orders' ends ─▶ orders' log ─▶ store's checkpoint ─▶
+//!  (stable)           (of the outbox)  (read_uncommitted)                 (same until?)   └ (is the outbox empty?)
+//!   and its note of the topics
 //!
-//! changelog read ─▶ ready
+//! changelog read ─▶ newest order known ─▶ ready
 //! ```
 //!
 //! G1 and G3 depend on this order; any other admits an order twice in some sequence of events:
@@ -16,10 +17,13 @@
 //! The program sends each request and passes the response in. A request that fails ends the attempt, and the
 //! next attempt starts with the first request.
 
+mod overlap;
 mod tail;
+mod topics;
 
-use records::{Bounds, EpochEnd, Offset, Partition, Topics};
+use records::{Bounds, EpochEnd, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
 
+pub use self::overlap::Overlap;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
 
 /// Attempt to restore a partition's store.
@@ -28,6 +32,8 @@ pub struct Restore<'a> {
     context: &'a RestoreContext,
     /// `None` until known; `Some(None)` if the group has no committed offset.
     committed: Option<Option<Offset>>,
+    /// The topics are those that the group has committed its offsets with.
+    topics_are_same: bool,
     changelog: Option<Bounds>,
     /// Input offset to start at.
     next: Option<Offset>,
@@ -35,6 +41,10 @@ pub struct Restore<'a> {
     checkpoint: Option<Offset>,
     outbox_is_empty: Option<bool>,
     is_read: bool,
+    /// Newest order of the outbox; `None` until it was looked for.
+    newest: Option<Option<NewestOrder>>,
+    /// Set once the store is known to have the newest order.
+    is_newest_known: bool,
 }
 
 /// Topics, group, partition and store of a restore, as its messages name them.
@@ -42,6 +52,8 @@ pub struct Restore<'a> {
 pub struct RestoreContext {
     /// Topics of the pipeline.
     pub topics: Topics,
+    /// Ids and partition count of the topics when this validator started. It commits them with each offset.
+    pub note: TopicsNote,
     /// Consumer group of the validators.
     pub group_id: String,
     /// Partition to restore.
@@ -51,10 +63,18 @@ pub struct RestoreContext {
 }
 
 /// Request of a restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreRequest {
-    /// Committed offset of the orders, once no transaction is pending on it (`require_stable`).
+    /// Committed offset of the orders, with its metadata, once no transaction is pending on it
+    /// (`require_stable`).
     CommittedOffset,
+    /// Metadata of the committed offsets of the topic's other partitions.
+    // Without require_stable: they have transactions pending all the time, and a note does not change with them.
+    OtherNotes,
+    /// Newest committed order of the outbox partition.
+    // Before the bounds of the changelog: its entry then is below the changelog's end, also if another process
+    // goes on meanwhile because this one has lost the partition without noticing.
+    NewestOrder,
     /// Bounds of the changelog, as a read_uncommitted client sees them.
     // With the last stable offset as end, a restore would miss a transaction that is committed while its
     // markers are still being written.
@@ -68,16 +88,27 @@ pub enum RestoreRequest {
     Checkpoint,
     /// Presence of any committed record on the outbox partition.
     OutboxIsEmpty,
-    /// Application of all committed changes from the first offset on to the store, until the reader's position
-    /// has reached the second offset; see [`Tail`].
-    ApplyChangelog(Offset, Offset),
+    /// Application of all committed changes to the store, and comparison with those that it must have already.
+    ApplyChangelog {
+        /// Offset to read from. The records below the checkpoint are compared; see [`Overlap`].
+        start: Offset,
+        /// Checkpoint of the store. The records from there on are applied; see [`Tail`].
+        checkpoint: Offset,
+        /// Offset that the reader's position must reach.
+        end: Offset,
+    },
+    /// Presence of this key in the restored store.
+    IsKnown(IdempotencyKey),
 }
 
 /// Response to the [`RestoreRequest`] of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreResponse {
-    /// Committed offset; `None` if the group never committed one, or it has expired.
-    CommittedOffset(Option<Offset>),
+    /// Committed offset; `None` if the group never committed one, or it has expired. With its metadata, which
+    /// is empty if there is none.
+    CommittedOffset(Option<Offset>, String),
+    /// Metadata of other partitions' offsets.
+    OtherNotes(Vec<(Partition, String)>),
     /// Bounds of the changelog.
     ChangelogBounds(Bounds),
     /// Bounds of the orders.
@@ -91,6 +122,21 @@ pub enum RestoreResponse {
     OutboxIsEmpty(bool),
     /// All changes are applied.
     ChangelogApplied,
+    /// The store does not have the record at this offset, which is below its checkpoint. Nothing is applied.
+    StoreDiffers(Offset),
+    /// Newest order; `None` if none was found among the last records of the partition.
+    NewestOrder(Option<NewestOrder>),
+    /// `true` if the store has the key.
+    IsKnown(bool),
+}
+
+/// Newest committed order of the outbox partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewestOrder {
+    /// Offset in the outbox.
+    pub offset: Offset,
+    /// Idempotency key.
+    pub key: IdempotencyKey,
 }
 
 /// Next step of a restore.
@@ -111,23 +157,33 @@ impl<'a> Restore<'a> {
         Self {
             context,
             committed: None,
+            topics_are_same: false,
             changelog: None,
             next: None,
             is_log_checked: false,
             checkpoint: None,
             outbox_is_empty: None,
             is_read: false,
+            newest: None,
+            is_newest_known: false,
         }
     }
 
     /// Takes the response to the last request, and returns the next step.
     pub fn on(&mut self, response: RestoreResponse) -> RestoreStep {
         let checked = match response {
-            RestoreResponse::CommittedOffset(offset) => {
+            RestoreResponse::CommittedOffset(offset, metadata) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
                 *self = Self::new(self.context);
                 self.committed = Some(offset);
-                Ok(())
+                self.compare_topics(&[(self.context.partition, metadata)])
+            }
+            RestoreResponse::OtherNotes(notes) => {
+                let compared = self.compare_topics(&notes);
+                // None of them has a note: the group is new, or an earlier version or an operator has committed
+                // its offsets. The next commit has one.
+                self.topics_are_same |= self.committed.is_some();
+                compared
             }
             RestoreResponse::ChangelogBounds(bounds) => {
                 // Read before the committed offset, the end may be too low: ignored.
@@ -151,6 +207,16 @@ impl<'a> Restore<'a> {
                 self.is_read = self.checkpoint.is_some();
                 Ok(())
             }
+            RestoreResponse::StoreDiffers(offset) => Err(self.store_differs(offset)),
+            RestoreResponse::NewestOrder(newest) => {
+                // Like the changelog's end below: ignored before the committed offset.
+                self.newest = self.committed.and(Some(newest));
+                Ok(())
+            }
+            RestoreResponse::IsKnown(is_known) => {
+                self.is_newest_known = is_known;
+                self.check_newest_order()
+            }
         };
         checked.map_or_else(RestoreStep::Halted, |()| self.next())
     }
@@ -160,6 +226,14 @@ impl<'a> Restore<'a> {
         if self.committed.is_none() {
             return RestoreStep::Request(RestoreRequest::CommittedOffset);
         }
+        // Before anything else: offsets and keys of other topics mean nothing. The others are asked if this
+        // partition has no note, as a partition by which the topic has grown.
+        if !self.topics_are_same {
+            return RestoreStep::Request(RestoreRequest::OtherNotes);
+        }
+        let Some(newest) = &self.newest else {
+            return RestoreStep::Request(RestoreRequest::NewestOrder);
+        };
         let Some(changelog) = self.changelog else {
             return RestoreStep::Request(RestoreRequest::ChangelogBounds);
         };
@@ -178,9 +252,31 @@ impl<'a> Restore<'a> {
             return RestoreStep::Request(RestoreRequest::OutboxIsEmpty);
         }
         if !self.is_read {
-            return RestoreStep::Request(RestoreRequest::ApplyChangelog(checkpoint, changelog.end));
+            return RestoreStep::Request(RestoreRequest::ApplyChangelog {
+                start: Overlap::start(checkpoint, changelog.start),
+                checkpoint,
+                end: changelog.end,
+            });
         }
-        RestoreStep::Ready(next)
+        // The last transaction wrote the outbox's newest order and its entry. A changelog that has lost its end
+        // lacks this entry, which nothing else shows if the stores are lost too.
+        match newest {
+            Some(newest) if !self.is_newest_known => {
+                RestoreStep::Request(RestoreRequest::IsKnown(newest.key.clone()))
+            }
+            Some(_) | None => RestoreStep::Ready(next),
+        }
+    }
+
+    /// Compares the topics with those that offsets were committed with.
+    ///
+    /// # Errors
+    /// A topic has grown, or is another one; or a note cannot be read.
+    fn compare_topics(&mut self, notes: &[(Partition, String)]) -> Result<(), String> {
+        for (partition, metadata) in notes {
+            self.topics_are_same |= topics::compare_committed(self.context, *partition, metadata)?;
+        }
+        Ok(())
     }
 
     /// Chooses the input offset to start at.
@@ -278,8 +374,9 @@ impl<'a> Restore<'a> {
         if from < bounds.start {
             return Err(format!(
                 "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice; rebuild the changelog \
-                 from the outbox before this partition goes on",
+                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, delete and \
+                 create the changelog again without `delete` in its cleanup.policy, and rebuild it from the outbox: \
+                 outbox state rebuild",
                 bounds.start
             ));
         }
@@ -290,12 +387,46 @@ impl<'a> Restore<'a> {
                 "the store equals the changelog {changelog}/{partition} up to {from}, and it ends at {}: the topic was \
                  deleted and created again, or has lost its end, or the store is another cluster's. The store \
                  is kept, as it may hold the last copy of these keys. If it is another cluster's, remove {}; \
-                 otherwise rebuild the changelog before this partition goes on",
+                 otherwise stop all validators, and rebuild the changelog from the outbox: outbox state rebuild",
                 bounds.end, self.context.store
             ));
         }
         self.checkpoint = Some(from);
         Ok(())
+    }
+
+    /// Describes a store that was equal to another log than the changelog.
+    fn store_differs(&self, offset: Offset) -> String {
+        let (changelog, partition) = (&self.context.topics.changelog, self.context.partition);
+        format!(
+            "the store equals the changelog {changelog}/{partition} up to {}, and does not have its record at {offset}: \
+             the changelog has lost its end and has grown again, or was rebuilt, or the store is another \
+             cluster's. Keys from there on may be missing in either, and their orders would be paid twice. Stop \
+             all validators, rebuild the changelog from the outbox (outbox state rebuild), then remove {}",
+            self.checkpoint.unwrap_or(Offset(0)),
+            self.context.store
+        )
+    }
+
+    /// Checks that the changelog has the entry of the outbox's newest order.
+    ///
+    /// # Errors
+    /// The changelog has lost its end.
+    fn check_newest_order(&self) -> Result<(), String> {
+        let Some(Some(NewestOrder { offset, key })) = &self.newest else {
+            return Ok(());
+        };
+        if self.is_newest_known {
+            return Ok(());
+        }
+        let (topics, partition) = (&self.context.topics, self.context.partition);
+        Err(format!(
+            "the changelog {}/{partition} has no entry of the order {key}, the newest of the outbox \
+             ({}/{partition}@{offset}): the changelog has lost its end (an unclean leader election, or replicas that lost their \
+             disks), and this order and others before it would be paid twice. Stop all validators, and rebuild \
+             it: outbox state rebuild",
+            topics.changelog, topics.pending
+        ))
     }
 
     /// Compares the changelog, read again, with an outbox that has records.
@@ -314,8 +445,8 @@ impl<'a> Restore<'a> {
         let (topics, partition) = (&self.context.topics, self.context.partition);
         Err(format!(
             "the changelog {}/{partition} is empty, and the outbox {}/{partition} is not: the \
-             changelog was deleted and created again, and the keys of these orders are unknown; rebuild \
-             it from the outbox before this partition goes on",
+             changelog was deleted and created again, and the keys of these orders are unknown. Stop all \
+             validators, and rebuild it: outbox state rebuild",
             topics.changelog, topics.pending
         ))
     }

@@ -1,10 +1,20 @@
-use records::LeaderEpoch;
+use records::{LeaderEpoch, TopicId};
 
 use super::*;
+
+fn note() -> TopicsNote {
+    TopicsNote {
+        partitions: 6,
+        orders: TopicId::new("orders-1"),
+        pending: TopicId::new("pending-1"),
+        changelog: TopicId::new("changelog-1"),
+    }
+}
 
 fn context() -> RestoreContext {
     RestoreContext {
         topics: Topics::default(),
+        note: note(),
         group_id: "order-validator".into(),
         partition: Partition(3),
         store: "state/3.redb".into(),
@@ -21,12 +31,18 @@ fn bounds(start: i64, end: i64) -> Bounds {
 /// Responses to the requests of a restore.
 struct Facts {
     committed: Option<i64>,
+    metadata: String,
+    /// Metadata of the other partitions' offsets.
+    others: Vec<String>,
     changelog: Bounds,
     orders: Bounds,
     /// Committed leader epoch, and the offset up to which it has written.
     orders_epoch: Option<(i32, i64)>,
     checkpoint: Option<i64>,
     outbox_is_empty: bool,
+    newest_is_known: bool,
+    /// Offset of a record that the store lacks below its checkpoint.
+    differs_at: Option<i64>,
 }
 
 impl Facts {
@@ -34,11 +50,15 @@ impl Facts {
     fn sound() -> Self {
         Self {
             committed: Some(40),
+            metadata: note().encode(),
+            others: Vec::new(),
             changelog: bounds(0, 90),
             orders: bounds(7, 50),
             orders_epoch: Some((4, 40)),
             checkpoint: Some(30),
             outbox_is_empty: false,
+            newest_is_known: true,
+            differs_at: None,
         }
     }
 
@@ -52,10 +72,14 @@ impl Facts {
             let RestoreStep::Request(request) = step else {
                 return (requests, step);
             };
-            requests.push(request);
+            requests.push(request.clone());
             step = restore.on(match request {
                 RestoreRequest::CommittedOffset => {
-                    RestoreResponse::CommittedOffset(self.committed.map(Offset))
+                    let metadata = self.committed.map_or("", |_| &self.metadata);
+                    RestoreResponse::CommittedOffset(self.committed.map(Offset), metadata.into())
+                }
+                RestoreRequest::OtherNotes => {
+                    RestoreResponse::OtherNotes((4..).map(Partition).zip(self.others.clone()).collect())
                 }
                 RestoreRequest::ChangelogBounds => RestoreResponse::ChangelogBounds(self.changelog),
                 RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
@@ -67,7 +91,15 @@ impl Facts {
                 }
                 RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
                 RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
-                RestoreRequest::ApplyChangelog(..) => RestoreResponse::ChangelogApplied,
+                RestoreRequest::ApplyChangelog { .. } => match self.differs_at {
+                    Some(offset) => RestoreResponse::StoreDiffers(Offset(offset)),
+                    None => RestoreResponse::ChangelogApplied,
+                },
+                RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(Some(NewestOrder {
+                    offset: Offset(60),
+                    key: IdempotencyKey::new("order-1").expect("a key"),
+                })),
+                RestoreRequest::IsKnown(_) => RestoreResponse::IsKnown(self.newest_is_known),
             });
         }
     }
@@ -93,11 +125,17 @@ fn committed_offset_then_high_watermark_then_tail() {
         requests,
         [
             RestoreRequest::CommittedOffset,
+            RestoreRequest::NewestOrder,
             RestoreRequest::ChangelogBounds,
             RestoreRequest::OrdersBounds,
             RestoreRequest::OrdersEpochEnd,
             RestoreRequest::Checkpoint,
-            RestoreRequest::ApplyChangelog(Offset(30), Offset(90)),
+            RestoreRequest::ApplyChangelog {
+                start: Offset(0),
+                checkpoint: Offset(30),
+                end: Offset(90),
+            },
+            RestoreRequest::IsKnown(IdempotencyKey::new("order-1").expect("a key")),
         ]
     );
     assert_eq!(step, RestoreStep::Ready(Offset(40)));
@@ -109,13 +147,15 @@ fn changelog_end_read_too_early_is_ignored() {
     let mut restore = Restore::new(&context);
     let step = restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::CommittedOffset));
-    let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    let step = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9)), note().encode()));
+    assert_eq!(step, RestoreStep::Request(RestoreRequest::NewestOrder));
+    let step = restore.on(RestoreResponse::NewestOrder(None));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::ChangelogBounds));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 5)));
-    let again = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9))));
+    let again = restore.on(RestoreResponse::CommittedOffset(Some(Offset(9)), note().encode()));
     assert_eq!(
         again,
-        RestoreStep::Request(RestoreRequest::ChangelogBounds),
+        RestoreStep::Request(RestoreRequest::NewestOrder),
         "the attempt starts again"
     );
 }
@@ -127,10 +167,11 @@ fn new_store_reads_the_whole_changelog() {
         ..Facts::sound()
     };
     let (requests, _) = facts.run();
-    assert_eq!(
-        requests.last(),
-        Some(&RestoreRequest::ApplyChangelog(Offset(0), Offset(90)))
-    );
+    assert!(requests.contains(&RestoreRequest::ApplyChangelog {
+        start: Offset(0),
+        checkpoint: Offset(0),
+        end: Offset(90),
+    }));
 }
 
 #[test]
@@ -156,6 +197,24 @@ fn group_without_offset_starts_at_a_complete_log_only() {
         ..never
     }
     .assert_ready(7);
+}
+
+#[test]
+fn changelog_without_the_newest_order_halts() {
+    let facts = Facts {
+        newest_is_known: false,
+        ..Facts::sound()
+    };
+    facts.assert_halted("no entry of the order order-1, the newest of the outbox (pending-api-calls/3@60)");
+}
+
+#[test]
+fn store_of_another_log_halts() {
+    let facts = Facts {
+        differs_at: Some(17),
+        ..Facts::sound()
+    };
+    facts.assert_halted("up to 30, and does not have its record at 17");
 }
 
 #[test]
@@ -223,7 +282,9 @@ fn changelog_that_lost_keys_halts() {
 fn changelog_filled_meanwhile_does_not_halt() {
     let context = context();
     let mut restore = Restore::new(&context);
-    restore.on(RestoreResponse::CommittedOffset(None));
+    restore.on(RestoreResponse::CommittedOffset(None, String::new()));
+    restore.on(RestoreResponse::OtherNotes(Vec::new()));
+    restore.on(RestoreResponse::NewestOrder(None));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
     restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));
     restore.on(RestoreResponse::OrdersEpochEnd(None));
@@ -241,4 +302,127 @@ fn changelog_filled_meanwhile_does_not_halt() {
         RestoreStep::Request(RestoreRequest::CommittedOffset),
         "the attempt starts again"
     );
+}
+
+#[test]
+fn grown_topics_halt() {
+    let before = TopicsNote {
+        partitions: 4,
+        ..note()
+    };
+    let because = "have 6 partitions, and had 4 when the group \"order-validator\" committed its offset of \
+                   payment-orders/3: a topic has grown";
+    let own = Facts {
+        metadata: before.encode(),
+        ..Facts::sound()
+    };
+    own.assert_halted(because);
+    // A new partition has no offset, so it would begin with its oldest order.
+    let new = Facts {
+        committed: None,
+        others: vec![String::new(), before.encode()],
+        orders: bounds(0, 50),
+        ..Facts::sound()
+    };
+    new.assert_halted("committed its offset of payment-orders/5: a topic has grown");
+    let (requests, _) = new.run();
+    assert_eq!(
+        requests,
+        [RestoreRequest::CommittedOffset, RestoreRequest::OtherNotes]
+    );
+    // An operator has set the offset of one partition, which says nothing about the others.
+    let set = Facts {
+        metadata: String::new(),
+        others: vec![before.encode()],
+        ..Facts::sound()
+    };
+    set.assert_halted("a topic has grown");
+}
+
+#[test]
+fn recreated_or_other_topic_halts() {
+    let with = |change: fn(&mut TopicsNote)| {
+        let mut before = note();
+        change(&mut before);
+        Facts {
+            metadata: before.encode(),
+            ..Facts::sound()
+        }
+    };
+    with(|note| note.orders = TopicId::new("orders-0")).assert_halted(
+        "payment-orders was deleted and created again, or topics.orders named another topic before (its id was \
+         orders-0",
+    );
+    with(|note| note.orders = TopicId::new("orders-0"))
+        .assert_halted("--reset-offsets --to-earliest --execute");
+    let pending = with(|note| note.pending = TopicId::new("p"));
+    pending.assert_halted("pending-api-calls was deleted");
+    pending.assert_halted(
+        "--group order-validator --topic payment-orders --reset-offsets --shift-by 0 --execute",
+    );
+    // The command that rebuilds it has the offsets name it.
+    let changelog = with(|note| note.changelog = TopicId::new("c"));
+    changelog.assert_halted("they would be paid twice. Stop all validators, and rebuild it");
+    match changelog.run().1 {
+        RestoreStep::Halted(reason) => assert!(!reason.contains("--reset-offsets"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    // The command removes the memory of all, so all are named.
+    let all = with(|note| {
+        note.orders = TopicId::new("o");
+        note.changelog = TopicId::new("c");
+    });
+    all.assert_halted("payment-orders was deleted");
+    all.assert_halted("idempotency-key-store-changelog was deleted");
+    // Brokers that do not report ids prove nothing.
+    with(|note| note.changelog = None).assert_ready(40);
+}
+
+#[test]
+fn topic_recreated_since_the_start_is_another() {
+    let context = context();
+    let now = TopicsNote {
+        changelog: TopicId::new("changelog-2"),
+        ..note()
+    };
+    let reason = context.check_unchanged(&now).expect_err("another changelog");
+    assert!(
+        reason.contains("its id was changelog-1 when this validator started, and is changelog-2 now"),
+        "{reason}"
+    );
+    assert_eq!(context.check_unchanged(&note()), Ok(()));
+}
+
+#[test]
+fn offset_without_a_note_is_accepted() {
+    // Committed by an earlier version, or set by the operator whom a message told to.
+    let set = Facts {
+        metadata: String::new(),
+        others: vec![String::new(), note().encode()],
+        ..Facts::sound()
+    };
+    set.assert_ready(40);
+    let all_set = Facts {
+        metadata: String::new(),
+        others: vec![String::new()],
+        ..Facts::sound()
+    };
+    all_set.assert_ready(40);
+}
+
+#[test]
+fn unreadable_note_halts() {
+    for text in ["2:6:o:p:c", "1:six", "\u{fffd}"] {
+        let own = Facts {
+            metadata: text.into(),
+            ..Facts::sound()
+        };
+        own.assert_halted("Run the version of the validator that wrote it");
+        let other = Facts {
+            metadata: String::new(),
+            others: vec![text.into()],
+            ..Facts::sound()
+        };
+        other.assert_halted("payment-orders/4 cannot be read");
+    }
 }

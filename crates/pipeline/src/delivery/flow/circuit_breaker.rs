@@ -1,13 +1,19 @@
-//! Circuit breaker: while the API is unhealthy calls wait, and one of them probes now and then whether it is
-//! back.
+//! Circuit breaker: while the API is unhealthy, or rejects most calls, calls wait, and one of them probes now
+//! and then whether it is back.
 //!
 //! ```text
-//!        failure_threshold unhealthy responses in a row
+//!        failure_threshold unhealthy responses in a row,
+//!        or the rejections among the last calls reach their limit
 //!   Closed ───────────────────────────────────────────▶ Open
 //!     ▲ calls as the ramp allows               one probe per interval │
-//!     └────────────── first healthy response to a probe ◀─────────────┘
+//!     └──── first healthy response to a probe; after rejections ◀─────┘
+//!           the first probe that is accepted
 //! ```
 //!
+//! * One rejected order is the order's fault. When most are rejected, it is the route, the account or a
+//!   setting, and each further call would become a dead letter for nothing. So the call whose rejection opens
+//!   the breaker, and each one that is rejected by a request from before it closes, is kept
+//!   ([`CircuitBreaker::keeps_rejection`]).
 //! * A probe is an ordinary call. One is sent per interval, even if the last one has no response yet: an API
 //!   that hangs until the timeout and then recovers is found within one interval all the same.
 //! * A response counts only for the period in which its request was sent. A request that hangs since before
@@ -22,23 +28,42 @@
 use std::time::{Duration, Instant};
 
 use super::ApiHealth;
-use crate::delivery::response::Response;
+use crate::delivery::response::{ClassifiedResponse, Response, ResponseClass};
+use crate::sliding_count::{ShareLimit, SlidingCount};
 
 /// Settings of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
     /// Failures in a row after which it opens; 0: never.
     pub failure_threshold: u32,
+    /// Rejections among the last accepted and rejected calls at which it opens.
+    pub rejections: ShareLimit,
     /// Interval between two probes.
     pub probe_interval: Duration,
+}
+
+/// Cause of an outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutageCause {
+    /// The API was unhealthy.
+    Unhealthy,
+    /// The API rejected this many of the last calls.
+    Rejections {
+        /// Number of rejected calls.
+        rejected: usize,
+        /// Number of calls that were accepted or rejected.
+        of: usize,
+    },
 }
 
 /// An outage of the API, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
-    /// Time of the first failure of those that opened the breaker.
+    /// Reason why the breaker opened.
+    pub cause: OutageCause,
+    /// Time of the first failure, or rejection, of those that opened the breaker.
     pub since: Instant,
-    /// Number of failures since then, with those of probes.
+    /// Number of failures, or rejections, since then, with those of probes.
     pub failures: u32,
     /// Number of failed probes.
     pub probes_failed: u32,
@@ -50,6 +75,17 @@ pub struct Outage {
     pub failed_at: Instant,
     /// Time of the next probe.
     pub probe_at: Instant,
+}
+
+impl Outage {
+    /// Counts a failed probe. Returns the outage as it is then.
+    fn probe_failed(&mut self, response: &Response, now: Instant) -> Self {
+        self.failures = self.failures.saturating_add(1);
+        self.probes_failed = self.probes_failed.saturating_add(1);
+        (self.kind, self.status) = (response.kind(), response.status());
+        self.failed_at = now;
+        *self
+    }
 }
 
 /// State of the circuit breaker.
@@ -104,6 +140,10 @@ pub(super) struct CircuitBreaker {
     failures: u32,
     /// Time of the first of these failures.
     failing_since: Option<Instant>,
+    /// Rejections among the last calls that the API decided.
+    rejections: SlidingCount,
+    /// Time at which the last outage with rejections ended.
+    rejections_until: Option<Instant>,
     /// Present while it is open.
     outage: Option<Outage>,
 }
@@ -118,6 +158,8 @@ impl CircuitBreaker {
             ramp: usize::MAX,
             failures: 0,
             failing_since: None,
+            rejections: SlidingCount::new(settings.rejections),
+            rejections_until: None,
             outage: None,
         }
     }
@@ -137,6 +179,18 @@ impl CircuitBreaker {
 
     pub(super) fn is_open(&self) -> bool {
         self.outage.is_some()
+    }
+
+    /// Returns `true` while it is open because most calls were rejected.
+    fn is_open_for_rejections(&self) -> bool {
+        let cause = self.outage.map(|outage| outage.cause);
+        matches!(cause, Some(OutageCause::Rejections { .. }))
+    }
+
+    /// Returns `true` if a call whose request was sent then, and is rejected now, is kept and tried again.
+    pub(super) fn keeps_rejection(&self, sent_at: Instant) -> bool {
+        // Also after it closed: that request left while the API still rejected most calls.
+        self.is_open_for_rejections() || self.rejections_until.is_some_and(|until| sent_at < until)
     }
 
     pub(super) fn state(&self) -> BreakerState {
@@ -160,15 +214,27 @@ impl CircuitBreaker {
     pub(super) fn responded(
         &mut self,
         sent_at: Instant,
-        response: &Response,
+        response: &ClassifiedResponse,
         health: ApiHealth,
         now: Instant,
     ) -> BreakerChange {
-        if self.is_late(sent_at) {
-            return BreakerChange::None;
+        let is_late = self.is_late(sent_at);
+        if !is_late {
+            self.in_flight = self.in_flight.saturating_sub(1);
         }
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.judge(response, health, now)
+        // Also of late responses: each rejection that is not kept makes a dead letter.
+        if response.class().is_definite() && !self.keeps_rejection(sent_at) {
+            let is_rejected = response.class() == ResponseClass::Rejected;
+            self.rejections.push(is_rejected, now);
+            if is_rejected && self.rejections.is_at_limit() {
+                return self.open_for_rejections(response.response(), now);
+            }
+        }
+        match self.outage.map(|outage| outage.cause) {
+            _ if is_late => BreakerChange::None,
+            Some(OutageCause::Rejections { .. }) => self.judge_after_rejections(response, health, now),
+            Some(OutageCause::Unhealthy) | None => self.judge(response.response(), health, now),
+        }
     }
 
     /// Takes in the response to a look-up.
@@ -179,10 +245,21 @@ impl CircuitBreaker {
         health: ApiHealth,
         now: Instant,
     ) -> BreakerChange {
+        if self.is_open_for_rejections() {
+            // It says nothing of whether the API accepts calls.
+            if !self.is_late(sent_at) {
+                self.in_flight = self.in_flight.saturating_sub(1);
+            }
+            return BreakerChange::None;
+        }
         match self.is_open() {
+            _ if self.is_late(sent_at) => BreakerChange::None,
             // It was the probe, for want of a call.
-            true => self.responded(sent_at, response, health, now),
-            false if health.is_unhealthy() && !self.is_late(sent_at) => self.judge(response, health, now),
+            true => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.judge(response, health, now)
+            }
+            false if health.is_unhealthy() => self.judge(response, health, now),
             // Look-ups may be served while payments are not: a healthy one must not reset the failures in a
             // row.
             false => BreakerChange::None,
@@ -209,6 +286,7 @@ impl CircuitBreaker {
                     return BreakerChange::None;
                 }
                 let outage = Outage {
+                    cause: OutageCause::Unhealthy,
                     since,
                     failures: self.failures,
                     probes_failed: 0,
@@ -227,11 +305,7 @@ impl CircuitBreaker {
                 BreakerChange::Closed
             }
             (Some(outage), ApiHealth::Overloaded | ApiHealth::Unhealthy) => {
-                outage.failures = outage.failures.saturating_add(1);
-                outage.probes_failed = outage.probes_failed.saturating_add(1);
-                (outage.kind, outage.status) = (response.kind(), response.status());
-                outage.failed_at = now;
-                BreakerChange::Failed(*outage)
+                BreakerChange::Failed(outage.probe_failed(response, now))
             }
             (Some(outage), ApiHealth::Unknown) => {
                 // The probe was never sent, so another one may go at once.
@@ -239,6 +313,54 @@ impl CircuitBreaker {
                 BreakerChange::None
             }
             (None, ApiHealth::Unknown) => BreakerChange::None,
+        }
+    }
+
+    /// Opens it at the limit of rejections, also while it is open because the API was unhealthy.
+    fn open_for_rejections(&mut self, response: &Response, now: Instant) -> BreakerChange {
+        let (rejected, of) = self.rejections.counts();
+        let outage = Outage {
+            cause: OutageCause::Rejections { rejected, of },
+            since: self.rejections.since().unwrap_or(now),
+            failures: u32::try_from(rejected).unwrap_or(u32::MAX),
+            probes_failed: 0,
+            kind: response.kind(),
+            status: response.status(),
+            failed_at: now,
+            probe_at: now + self.settings.probe_interval,
+        };
+        // After it closes, the share is taken of new calls.
+        self.rejections.clear();
+        self.turn(Some(outage), now);
+        BreakerChange::Failed(outage)
+    }
+
+    /// Takes in the response to a probe after most calls were rejected.
+    fn judge_after_rejections(
+        &mut self,
+        response: &ClassifiedResponse,
+        health: ApiHealth,
+        now: Instant,
+    ) -> BreakerChange {
+        let Some(outage) = &mut self.outage else {
+            return BreakerChange::None;
+        };
+        match response.class() {
+            ResponseClass::Accepted => {
+                self.rejections_until = Some(now);
+                self.turn(None, now);
+                self.ramp = 2;
+                BreakerChange::Closed
+            }
+            // The probe was never sent, so another one may go at once.
+            _ if health == ApiHealth::Unknown => {
+                outage.probe_at = now;
+                BreakerChange::None
+            }
+            // Healthy or not: only an accepted call shows that calls are accepted again.
+            ResponseClass::Rejected | ResponseClass::Retryable | ResponseClass::Ambiguous => {
+                BreakerChange::Failed(outage.probe_failed(response.response(), now))
+            }
         }
     }
 

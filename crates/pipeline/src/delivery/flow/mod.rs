@@ -10,9 +10,10 @@ mod rate_limit;
 
 use std::time::{Duration, Instant};
 
-use super::response::Response;
+use super::response::{ClassifiedResponse, Response};
+use crate::sliding_count::ShareLimit;
 
-pub use circuit_breaker::{BreakerSettings, BreakerState, Outage};
+pub use circuit_breaker::{BreakerSettings, BreakerState, Outage, OutageCause};
 pub use rate_limit::RateSettings;
 
 pub(super) use api_health::ApiHealth;
@@ -45,6 +46,8 @@ pub(super) struct FlowControl {
     breaker: CircuitBreaker,
     rate: Option<RateLimit>,
     adaptive: Option<AdaptiveConcurrency>,
+    /// An operator has paused the calls.
+    is_paused: bool,
 }
 
 impl FlowControl {
@@ -52,6 +55,7 @@ impl FlowControl {
     pub(super) fn unlimited(calls_in_flight_max: usize) -> Self {
         let never_opens = BreakerSettings {
             failure_threshold: 0,
+            rejections: ShareLimit::OFF,
             probe_interval: Duration::ZERO,
         };
         Self {
@@ -59,6 +63,7 @@ impl FlowControl {
             breaker: CircuitBreaker::new(never_opens),
             rate: None,
             adaptive: None,
+            is_paused: false,
         }
     }
 
@@ -71,6 +76,7 @@ impl FlowControl {
             breaker: CircuitBreaker::new(settings.breaker),
             rate: settings.rate.map(RateLimit::new),
             adaptive: settings.calls_in_flight_min.map(adaptive),
+            is_paused: false,
         }
     }
 
@@ -88,19 +94,40 @@ impl FlowControl {
         self.breaker.is_open()
     }
 
+    pub(super) fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Returns `true` if a call whose request was sent then, and is rejected now, is kept and tried again.
+    pub(super) fn keeps_rejection(&self, sent_at: Instant) -> bool {
+        self.breaker.keeps_rejection(sent_at)
+    }
+
     /// Returns `true` if one more request may be sent now.
     pub(super) fn has_room(&self, now: Instant) -> bool {
-        self.breaker.room(now) > 0 && self.rate.as_ref().is_none_or(|rate| rate.room(now) > 0)
+        !self.is_paused
+            && self.breaker.room(now) > 0
+            && self.rate.as_ref().is_none_or(|rate| rate.room(now) > 0)
     }
 
     /// Number of requests that may be sent soon, and whose intents may therefore be recorded now.
     pub(super) fn room_ahead(&self, now: Instant) -> usize {
+        if self.is_paused {
+            return 0;
+        }
         let rate = self.rate.as_ref().map(|rate| rate.room(now + INTENTS_AHEAD));
         self.breaker.room(now).min(rate.unwrap_or(usize::MAX))
     }
 
     /// Time at which there is room again; `None` if time alone does not bring it.
     pub(super) fn room_at(&self) -> Option<Instant> {
+        if self.is_paused {
+            return None;
+        }
         let rate = self.rate.as_ref().and_then(RateLimit::room_at);
         // Both must have room, so the later time counts.
         self.breaker.room_at().max(rate)
@@ -137,7 +164,7 @@ impl FlowControl {
     pub(super) fn responded(
         &mut self,
         sent_at: Instant,
-        response: &Response,
+        response: &ClassifiedResponse,
         health: ApiHealth,
         now: Instant,
     ) -> BreakerChange {

@@ -1,5 +1,6 @@
-//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, recorded
-//! intents are taken back, and calls wait for the breaker instead of their own backoff.
+//! Flow control applied to calls: while the circuit breaker is open only its probes are sent, and nothing while
+//! an operator has the calls paused; recorded intents are taken back, and calls wait for the breaker instead of
+//! their own backoff.
 
 use std::time::Instant;
 
@@ -18,10 +19,18 @@ impl<P> Delivery<P> {
         self
     }
 
+    /// Pauses the calls, or resumes them. Requests in flight end as usual.
+    pub(super) fn set_paused(&mut self, is_paused: bool, now: Instant) {
+        self.flow.set_paused(is_paused);
+        if is_paused {
+            self.take_back_intents(now);
+        }
+    }
+
     /// Takes in what the response to a call says of the API's health.
     pub(super) fn observe_response(&mut self, sent_at: Instant, response: &ClassifiedResponse, now: Instant) {
         let health = ApiHealth::of(response.response(), response.class().is_definite());
-        let change = self.flow.responded(sent_at, response.response(), health, now);
+        let change = self.flow.responded(sent_at, response, health, now);
         self.breaker_changed(change, now);
     }
 
@@ -61,7 +70,7 @@ impl<P> Delivery<P> {
         is_free && self.flow.has_room(now)
     }
 
-    /// Takes back recorded intents of calls that are not sent while the breaker is open.
+    /// Takes back recorded intents of calls that are not sent while the breaker is open or the calls are paused.
     pub(super) fn take_back_intents(&mut self, now: Instant) {
         // They would be ambiguous for nothing if this process were killed during the outage. One stays if a
         // probe may be sent now.

@@ -86,6 +86,7 @@ impl<P> Delivery<P> {
             Event::Revoked(partitions) => self.revoked(partitions, now),
             Event::Lost(partitions) => self.lost(partitions, now),
             Event::ClientLost => self.rejoin(Rejoin::ClientLost),
+            Event::Paused(is_paused) => self.set_paused(is_paused, now),
             Event::Stop => self.shut_down(now),
             // Only time has passed. What is due follows below.
             Event::Tick => {}
@@ -157,6 +158,7 @@ impl<P> Delivery<P> {
             calls_in_flight: self.requests.in_flight(),
             calls_in_flight_limit: self.flow.limit(),
             breaker: self.flow.breaker_state(),
+            is_paused: self.flow.is_paused(),
             calls_awaiting_quiescence: calls.filter(|(_, call)| awaits_quiescence(call)).count(),
             bytes_open: self.partitions.bytes_open(),
         }

@@ -16,6 +16,10 @@ impl<P> Delivery<P> {
             return;
         };
         self.observe_response(sent_at, &response, now);
+        let response = match self.flow.keeps_rejection(sent_at) {
+            true => response.kept(),
+            false => response,
+        };
         self.intents.request_ended();
         match self.partitions.get(id.partition) {
             // Whatever the assignment: the call may be ours again by a later one, and waits for this
@@ -45,7 +49,7 @@ impl<P> Delivery<P> {
         let last = abandon_after
             .is_some_and(|max| call.age(now) >= max)
             .then(|| response.clone());
-        let summary = response.summary();
+        let (summary, is_kept) = (response.summary(), response.is_kept());
         let quiescence = self.verify.quiescence();
         let next = call.responded(response, quiescence, self.limits.ambiguous_attempts_max, now);
         // While the breaker is open it is what calls wait for. Their own backoff would only delay the
@@ -73,7 +77,8 @@ impl<P> Delivery<P> {
             Next::AwaitQuiescence => {
                 self.await_quiescence(id, now + quiescence, now);
             }
-            Next::Wait(_) if self.apply_retry_limits(id, last, now) => {}
+            // A call that was rejected with most others is neither worse than they are nor too old.
+            Next::Wait(_) if !is_kept && self.apply_retry_limits(id, last, now) => {}
             Next::Wait(at_least) => self.actions.push(Action::Wait {
                 call: id,
                 what: WaitReason::Attempt,

@@ -60,8 +60,8 @@ impl<P> Delivery<P> {
             (true, false) | (false, true) => has_tried,
             (false, false) => false,
         };
-        // While the breaker is open no call is worse than another.
-        is_due && !self.flow.is_breaker_open() && self.queue_deferral(id, now)
+        // While the breaker is open no call is worse than another, and while the calls are paused none is tried.
+        is_due && !self.flow.is_breaker_open() && !self.flow.is_paused() && self.queue_deferral(id, now)
     }
 
     /// Defers a call whose key has an earlier call that was deferred, to keep their order. Returns `true` if

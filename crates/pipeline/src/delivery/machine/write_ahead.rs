@@ -72,8 +72,8 @@ impl<P> Delivery<P> {
                 self.queues.push_ready(id);
             }
         }
-        if self.flow.is_breaker_open() {
-            // The breaker opened while the commit was in flight.
+        if self.flow.is_breaker_open() || self.flow.is_paused() {
+            // The breaker opened, or the calls were paused, while the commit was in flight.
             self.take_back_intents(now);
         }
     }

@@ -1,7 +1,7 @@
 //! Progress of one partition: the commit position, and which calls from there on are final.
 
 use records::call_note::{self, CallNote, NoteTooLong};
-use records::{Offset, OffsetSet};
+use records::{Offset, OffsetSet, TopicId};
 
 /// Progress of one partition.
 #[derive(Clone, Debug)]
@@ -12,6 +12,9 @@ pub(crate) struct Progress {
     next: Offset,
     /// Final offsets from the commit position on.
     finals: OffsetSet,
+    /// Id of the outbox as it was when the notes were read. It goes into each note as long as the partition is
+    /// owned: in a topic that is created again meanwhile these offsets mean nothing.
+    outbox: Option<TopicId>,
     /// Recorded intents in the note of the last owner.
     inherited_intents: OffsetSet,
     /// End of the offsets that the note of the last owner covers.
@@ -40,6 +43,7 @@ impl Progress {
             commit_position,
             next: commit_position,
             finals: note.finals,
+            outbox: note.outbox,
             inherited_intents: note.intents,
             noted_until: noted_until.unwrap_or(commit_position),
         };
@@ -109,11 +113,16 @@ impl Progress {
         for (from, until) in self.inherited_intents.runs() {
             intents.insert_run(from.max(self.next).max(self.commit_position), until);
         }
-        let note = CallNote {
+        let mut note = CallNote {
+            outbox: self.outbox.clone(),
             finals: self.finals.clone(),
             intents,
         };
-        note.encode(self.commit_position)
+        note.encode(self.commit_position).or_else(|_| {
+            // Only while a note is as long as a caller of an earlier version, which wrote no id, could make it.
+            note.outbox = None;
+            note.encode(self.commit_position)
+        })
     }
 
     fn advance(&mut self) {
@@ -134,7 +143,7 @@ mod tests {
     fn started_at(commit_position: i64, finals: &[i64]) -> Progress {
         let note = CallNote {
             finals: offsets(finals),
-            intents: OffsetSet::new(),
+            ..CallNote::default()
         };
         Progress::new(Offset(commit_position), note)
     }
@@ -238,8 +247,34 @@ mod tests {
     }
 
     #[test]
+    fn note_without_room_for_the_id_is_kept() {
+        // As long as a caller that wrote no id could make it.
+        let inherited = CallNote {
+            outbox: TopicId::new("qzWZZ0AiS2-KyFasPsl03Q"),
+            finals: (0..12_264).filter(|offset| offset % 2 == 1).map(Offset).collect(),
+            intents: (0..12_264).filter(|offset| offset % 2 == 0).map(Offset).collect(),
+        };
+        assert!(inherited.encode(Offset(0)).is_err());
+        let mut progress = Progress::new(Offset(0), inherited);
+        let text = progress.note(OffsetSet::new()).expect("a note");
+        assert!(text.starts_with("1:"), "{text}");
+        for offset in 0..500 {
+            if progress.arrived(Offset(offset)) == (Arrival::New { maybe_called: true }) {
+                progress.finish(Offset(offset));
+            }
+        }
+        let text = progress.note(OffsetSet::new()).expect("a note");
+        assert!(text.starts_with("2:qzWZZ0AiS2-KyFasPsl03Q:"), "{text}");
+    }
+
+    #[test]
     fn intake_stops_before_the_note_is_too_long() {
-        let mut progress = started_at(0, &[]);
+        let outbox = TopicId::new("qzWZZ0AiS2-KyFasPsl03Q");
+        let with_id = CallNote {
+            outbox,
+            ..CallNote::default()
+        };
+        let mut progress = Progress::new(Offset(0), with_id);
         let mut intents = OffsetSet::new();
         let mut offset = 0;
         while progress.has_room() {
@@ -254,7 +289,7 @@ mod tests {
             offset += 1;
         }
         assert!(offset > 12_000, "{offset}");
-        assert!(progress.note(intents).is_ok_and(|note| !note.is_empty()));
+        assert!(progress.note(intents).is_ok_and(|note| note.starts_with("2:")));
         progress.finish(Offset(0));
         progress.finish(Offset(2));
         assert!(progress.has_room());

@@ -9,6 +9,8 @@ pub struct ClassifiedResponse {
     // Private, so that only the classifier pairs a response with a class.
     response: Response,
     class: ResponseClass,
+    /// It is a rejection whose call is kept.
+    is_kept: bool,
 }
 
 /// Summary of a response for logs.
@@ -27,14 +29,22 @@ impl ResponseClassifier {
     #[must_use]
     pub fn classify(&self, response: Response) -> ClassifiedResponse {
         let class = self.class_of(&response);
-        ClassifiedResponse { response, class }
+        ClassifiedResponse {
+            response,
+            class,
+            is_kept: false,
+        }
     }
 }
 
 impl ClassifiedResponse {
     /// Restores a response from its parts. Its class must be the one that the classifier gave it.
     pub(crate) fn from_parts(class: ResponseClass, response: Response) -> Self {
-        Self { response, class }
+        Self {
+            response,
+            class,
+            is_kept: false,
+        }
     }
 
     /// Response as it was received.
@@ -57,6 +67,24 @@ impl ClassifiedResponse {
             kind: self.response.kind(),
             status: self.response.status(),
         }
+    }
+
+    /// The same response, whose call is kept if it is a rejection: that becomes *retryable*, because the order
+    /// was surely not processed.
+    pub(crate) fn kept(self) -> Self {
+        match self.class {
+            ResponseClass::Rejected => Self {
+                class: ResponseClass::Retryable,
+                is_kept: true,
+                ..self
+            },
+            ResponseClass::Accepted | ResponseClass::Retryable | ResponseClass::Ambiguous => self,
+        }
+    }
+
+    /// Returns `true` if it is a rejection whose call is kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     pub(crate) fn into_parts(self) -> (ResponseClass, Response) {

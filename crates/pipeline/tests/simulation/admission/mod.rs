@@ -51,7 +51,7 @@ fn each_order_is_admitted_exactly_once() {
 }
 
 /// Events that must occur once in a hundred seeds on average.
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 17] = [
     "commits with a resent EndTxn",
     "disks lost",
     "kills",
@@ -60,6 +60,7 @@ const FAULTS: [&str; 16] = [
     "unknown outcomes",
     "partitions lost",
     "pauses",
+    "pauses for refusals",
     "processes fenced",
     "requests of producers that are gone",
     "second processes",

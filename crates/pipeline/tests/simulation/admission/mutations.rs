@@ -54,6 +54,8 @@ pub(crate) enum Mutation {
     /// A commit with a resent EndTxn is trusted and its producer reused, so the second request may end the
     /// next transaction (KAFKA-17754).
     ResentEndTxnTrusted,
+    /// The newest order of the outbox is read after the changelog.
+    NewestOrderLate,
     /// A restore that times out counts as complete.
     RestoreTimeoutIsComplete,
     /// The result of an earlier restore is accepted.
@@ -102,19 +104,20 @@ assert_detected! {
     m7_no_require_stable: NoRequireStable breaks G1, Topics, within 200;
     m7c_no_require_stable_in_state: NoRequireStable breaks G3, State, within 100;
     m7_no_require_stable_pipelined: NoRequireStablePipelined breaks G1, Topics, within 300;
-    m8_high_watermark_first: HighWatermarkFirst breaks G1, Topics, within 3_000;
+    m8_high_watermark_first: HighWatermarkFirst breaks G1, Topics, within 8_000;
     m9_no_group_metadata: NoGroupMetadata breaks G1, Topics, within 60;
     m10_metadata_at_send_time: MetadataAtSendTime breaks G1, Topics, within 100;
-    m11_generation_only: GenerationOnly breaks G1, Topics, within 400;
+    m11_generation_only: GenerationOnly breaks G1, Topics, within 5_000;
     m12_unknown_is_aborted: UnknownIsAborted breaks G1, Topics, within 20;
     m13_unknown_is_committed: UnknownIsCommitted breaks G2, Topics, within 700;
     m14_checkpoint_before_keys: CheckpointBeforeKeys breaks G1, Topics, within 1_000;
-    m15_checkpoint_at_log_end: CheckpointAtLogEnd breaks G3, State, within 6_000;
+    m15_checkpoint_at_log_end: CheckpointAtLogEnd breaks G3, State, within 40_000;
     m16_reads_uncommitted: ReadsUncommitted breaks G2, Topics, within 20;
     m19_no_verification: NoVerification breaks G1, Topics, within 300;
     m19b_no_verification_hangs: NoVerification breaks Drain, Topics, within 60;
     m20_producer_reused: ProducerReused breaks G1, Topics, within 600;
     resent_end_txn_trusted: ResentEndTxnTrusted breaks G1, Topics, within 250;
+    newest_order_late: NewestOrderLate breaks Drain, Topics, within 8_000;
     restore_timeout_is_complete: RestoreTimeoutIsComplete breaks G1, Topics, within 1_500;
     old_restore_accepted: OldRestoreAccepted breaks G1, Topics, within 900;
     aborted_overlay_kept: AbortedOverlayKept breaks G2, Topics, within 20;

@@ -76,7 +76,7 @@ impl Process {
             stop_requested: false,
             left: false,
             awaits_instance_id: false,
-            admission: Admission::new(rules, limits, env.now),
+            admission: Admission::new(rules, limits, env.now).with_refusals(env.refusals),
             actions: VecDeque::new(),
             operation: None,
             stores: BTreeMap::new(),
@@ -339,6 +339,10 @@ impl Process {
                         self.id, order.offset
                     )
                 });
+                let is_refused = matches!(verdict, Verdict::Refuse(_));
+                if is_refused && self.admission.mass_refusals().any(|(of, _)| of == partition) {
+                    env.count("pauses for refusals");
+                }
                 self.send(partition, order.offset, verdict, begins, env);
             }
             Err(()) => {

@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use pipeline::admission::RestoreId;
 use pipeline::admission::restore::{
-    Chunk, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
+    Chunk, NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
 };
-use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, Topics};
+use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, TopicId, Topics, TopicsNote};
 
 use crate::admission::broker::{LogEntry, Topic};
 use crate::admission::disk::Store;
@@ -38,14 +38,25 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
+/// Topics of the simulated cluster, which stay the same.
+static NOTE: LazyLock<TopicsNote> = LazyLock::new(|| TopicsNote {
+    partitions: PARTITIONS_MAX,
+    orders: TopicId::new("orders"),
+    pending: TopicId::new("pending"),
+    changelog: TopicId::new("changelog"),
+});
+
+const PARTITIONS_MAX: usize = 8;
+
 static CONTEXTS: LazyLock<Vec<RestoreContext>> = LazyLock::new(|| {
     let context = |number| RestoreContext {
         topics: Topics::default(),
+        note: NOTE.clone(),
         group_id: "order-validator".into(),
         partition: Partition(number),
         store: format!("state/{number}.redb"),
     };
-    (0..8).map(context).collect()
+    (0..).take(PARTITIONS_MAX).map(context).collect()
 });
 
 const CHUNK: usize = 2;
@@ -80,12 +91,16 @@ impl RestoreJob {
             }
             return None;
         };
-        let mut step = self.restore.on(response);
-        if step == RestoreStep::Request(RestoreRequest::OrdersEpochEnd) {
-            // Answered at once: a broker that loses nothing gives no fault to find between the two.
-            step = self.restore.on(RestoreResponse::OrdersEpochEnd(None));
+        let mut next = self.restore.on(response);
+        // In the same step: the topics stay the same, so it does not matter when their notes are read.
+        if next == RestoreStep::Request(RestoreRequest::OtherNotes) {
+            next = self.restore.on(RestoreResponse::OtherNotes(other_notes(env)));
         }
-        match step {
+        // Likewise: the simulation's brokers lose no records.
+        if next == RestoreStep::Request(RestoreRequest::OrdersEpochEnd) {
+            next = self.restore.on(RestoreResponse::OrdersEpochEnd(None));
+        }
+        match next {
             RestoreStep::Request(request) => {
                 self.request = request;
                 None
@@ -116,7 +131,7 @@ impl RestoreJob {
     fn perform(&mut self, host: usize, env: &mut Env) -> Option<RestoreResponse> {
         let partition = self.partition;
         let changelog = env.broker.log(Topic::Changelog, partition);
-        Some(match self.request {
+        Some(match self.request.clone() {
             RestoreRequest::CommittedOffset => {
                 if env.is(Mutation::HighWatermarkFirst) && self.early_end.is_none() {
                     self.early_end = Some(changelog.high_watermark());
@@ -129,8 +144,11 @@ impl RestoreJob {
                 if requires_stable && !env.broker.is_stable(partition) {
                     return None;
                 }
-                RestoreResponse::CommittedOffset(env.broker.committed(partition))
+                let committed = env.broker.committed(partition);
+                let metadata = committed.map_or(String::new(), |_| NOTE.encode());
+                RestoreResponse::CommittedOffset(committed, metadata)
             }
+            RestoreRequest::OtherNotes => RestoreResponse::OtherNotes(other_notes(env)),
             RestoreRequest::ChangelogBounds => {
                 let end = match self.early_end {
                     Some(end) => end,
@@ -159,7 +177,24 @@ impl RestoreJob {
                 // Off with this mutation, since it would hide the guard that the mutation removes.
                 RestoreResponse::OutboxIsEmpty(!committed || env.is(Mutation::LastStableOffsetAsEnd))
             }
-            RestoreRequest::ApplyChangelog(from, to) => return self.read(from, to, host, env),
+            // Without the comparison: simulated logs lose nothing, and it would hide the rules that mutations
+            // remove.
+            RestoreRequest::ApplyChangelog { checkpoint, end, .. } => {
+                return self.read(checkpoint, end, host, env);
+            }
+            RestoreRequest::NewestOrder => {
+                // Off with a mutation, since it would hide the rule that the mutation removes.
+                let is_off = env.mutation.is_some() && !env.is(Mutation::NewestOrderLate);
+                RestoreResponse::NewestOrder(newest_order(env, partition).filter(|_| !is_off))
+            }
+            RestoreRequest::IsKnown(key) => {
+                let store = self.store.as_ref().expect("an open store");
+                let key = match newest_order(env, partition) {
+                    Some(newest) if env.is(Mutation::NewestOrderLate) => newest.key,
+                    Some(_) | None => key,
+                };
+                RestoreResponse::IsKnown(store.content.entries.contains_key(&key))
+            }
         })
     }
 
@@ -216,6 +251,15 @@ impl RestoreJob {
     }
 }
 
+fn other_notes(env: &Env) -> Vec<(Partition, String)> {
+    (0..)
+        .map(Partition)
+        .take(PARTITIONS_MAX)
+        .filter(|partition| env.broker.committed(*partition).is_some())
+        .map(|partition| (partition, NOTE.encode()))
+        .collect()
+}
+
 fn write(store: &mut Store, chunk: Chunk) {
     let read = |bytes: Vec<u8>| IdempotencyKey::from_bytes(&bytes).expect("a key");
     let changes = chunk.changes.into_iter().map(|(key, entry)| {
@@ -225,4 +269,13 @@ fn write(store: &mut Store, chunk: Chunk) {
         )
     });
     store.apply(changes, chunk.checkpoint);
+}
+
+fn newest_order(env: &Env, partition: Partition) -> Option<NewestOrder> {
+    let newest = env.broker.log(Topic::Outbox, partition).committed().last()?;
+    let order = env.orders.at(partition, newest.source).expect("an order");
+    Some(NewestOrder {
+        offset: newest.source,
+        key: IdempotencyKey::new(&order.key).expect("an admitted key"),
+    })
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use pipeline::ShareLimit;
+use pipeline::admission::RefusalSettings;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use records::{Entry, IdempotencyKey, Partition};
@@ -34,6 +36,7 @@ pub(crate) struct Simulation {
 pub(crate) struct Env {
     pub(crate) random: ChaCha8Rng,
     pub(crate) now: Instant,
+    pub(crate) refusals: RefusalSettings,
     pub(crate) steps: u64,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) faults: bool,
@@ -116,6 +119,17 @@ impl Simulation {
             orders: Rc::new(Orders::draw(&mut random, count)),
             random,
             now: Instant::now(),
+            // Small, because a seed has few records.
+            refusals: match (mutation, seed % 2) {
+                (None, 1) => RefusalSettings {
+                    limit: ShareLimit {
+                        threshold: 2,
+                        window: 4,
+                    },
+                    pause: Duration::from_millis(100),
+                },
+                _ => RefusalSettings::OFF,
+            },
             steps: 0,
             mutation,
             faults: true,

@@ -57,19 +57,19 @@ pub(crate) fn status(status: u16, retry_after_ms: Option<u64>) -> Response {
     })
 }
 
-/// Draws the plan for a request that is sent now. Some orders are always rejected.
+/// Draws the plan for a request that is sent now. Some orders are always rejected, if `rejects`.
 pub(crate) fn plan_request(
     random: &mut ChaCha8Rng,
     position: CallPosition,
     now: Instant,
-    faults: bool,
+    (faults, rejects): (bool, bool),
 ) -> RequestPlan {
     let mut soon = |max: u64| now + Duration::from_millis(random.random_range(0..max));
     let (processed, responded, late) = (soon(30), soon(30), soon(PROCESSING_MAX_MS - 1));
     // Lost packets delay a request, whether its sender still waits or not.
     let delayed = soon(TRANSPORT_MAX_MS) + late.duration_since(now);
     let response_at = processed.max(responded);
-    let is_rejected = (position.1.0 + i64::from(position.0.0)) % 9 == 4;
+    let is_rejected = rejects && (position.1.0 + i64::from(position.0.0)) % 9 == 4;
     let kind = if faults { random.random_range(0..100) } else { 99 };
     let (processed_at, response, response_at) = match kind {
         // Processed long after the timeout, or after the connection was lost.
@@ -121,7 +121,8 @@ impl Api {
         random: &mut ChaCha8Rng,
         position: CallPosition,
         now: Instant,
-        (faults, seed, abandons): (bool, u64, bool),
+        (faults, rejects): (bool, bool),
+        (seed, abandons): (u64, bool),
     ) -> RequestPlan {
         let requests = self.requests.entry(position).or_default();
         *requests += 1;
@@ -133,7 +134,7 @@ impl Api {
         };
         match *requests <= fails {
             true => plan_failure(random, now),
-            false => plan_request(random, position, now, faults),
+            false => plan_request(random, position, now, (faults, rejects)),
         }
     }
 

@@ -12,8 +12,9 @@ use pipeline::delivery::{
     FinalState, Gauges, HaltReason, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
     ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
+use pipeline::ledger::Terminal;
 use rand::RngExt as _;
-use records::{CallNote, Offset, OffsetSet, Partition};
+use records::{CallNote, Offset, OffsetSet, Partition, TopicId};
 
 use crate::delivery::api::{self, PROCESSING_MAX, TIMEOUT, TRANSPORT_MAX, status};
 use crate::delivery::checks::{CallPosition, Outcome, ViolationKind};
@@ -353,7 +354,7 @@ impl Simulation {
                 let order = self.origin(position(call));
                 let sent_at = self.checks.in_flight.remove(&(process, order));
                 if let Response::Status(http) = &response
-                    && matches!(http.status, 200 | 422)
+                    && (http.status == 200 || http.status == 422 && !self.may_keep_rejection(at, call))
                 {
                     let definite = self.checks.definite.entry(order).or_default();
                     definite.extend(sent_at.map(|at| (process, at, position(call))));
@@ -438,6 +439,7 @@ impl Simulation {
             metadata,
             // The simulation's brokers lose no records.
             epoch_end: None,
+            outbox: TopicId::new("outbox"),
             log_start: Offset(0),
             log_end: if looks_empty {
                 Offset(0)
@@ -482,14 +484,18 @@ impl Simulation {
             self.checks
                 .within_ambiguous_limit(order, (process, call.assignment));
         }
-        let kind = (self.faults, self.setup.seed, self.setup.abandons);
+        // A breaker that is open for rejections needs a call that is accepted. In the end there may be none but
+        // rejected orders, so these are accepted then.
+        let kind = (self.faults, self.faults || !self.has_rejection_limit());
+        let of_seed = (self.setup.seed, self.setup.abandons);
         let mut plan = match self.setup.outage_only {
-            None => self.api.plan_request(&mut self.random, order, now, kind),
-            Some(_) => api::plan_request(&mut self.random, order, now, false),
+            None => self.api.plan_request(&mut self.random, order, now, kind, of_seed),
+            Some(_) => api::plan_request(&mut self.random, order, now, kind),
         };
         if let Some(response) = down {
             // The API may have processed the order nevertheless.
-            plan.processed_at = plan.processed_at.filter(|_| self.faults);
+            let is_rejected = response.status() == Some(outage::REJECTS_ALL);
+            plan.processed_at = plan.processed_at.filter(|_| self.faults && !is_rejected);
             plan.response = response;
         }
         if let (Some(_), Response::Lost(_), Policy::Verify) = (plan.processed_at, &plan.response, policy)
@@ -522,6 +528,12 @@ impl Simulation {
         let policy = self.log[&position].policy;
         self.trace(|| format!("outcome of {position:?}: {state:?}"));
         let (order, abandons) = (self.origin(position), self.setup.abandons);
+        let terminal = match state {
+            FinalState::Accepted(_) | FinalState::Found(_) => Terminal::Accepted,
+            FinalState::Rejected(_) | FinalState::Abandoned(_) | FinalState::NotACall => Terminal::DeadLetter,
+            FinalState::Parked(_) => Terminal::Parked,
+        };
+        self.terminals.push((position, terminal));
         match self
             .checks
             .record_outcome(order, state, policy, abandons, self.now)
@@ -538,16 +550,23 @@ impl Simulation {
         let Some(mut commit) = self.callers[at].commit.take() else {
             return;
         };
+        let mut is_repeated = false;
         match commit.result {
             CommitResult::Committed => {
                 if !self.accept_commit(&commit) {
                     commit.result = CommitResult::Fenced;
                 }
             }
-            // The commit was accepted, or is still on the network and may be accepted at any later time.
-            CommitResult::Unknown => match self.random.random_ratio(1, 2) {
-                true => drop(self.accept_commit(&commit)),
-                false => self.group.late.push(commit.clone()),
+            // The commit was accepted, or is still on the network and may be accepted at any later time; or
+            // both, if a client repeats it after it has lost its connection.
+            CommitResult::Unknown => match self.random.random_range(0..3) {
+                0 => drop(self.accept_commit(&commit)),
+                1 => self.group.late.push(commit.clone()),
+                _ => {
+                    self.count("repeated commits");
+                    is_repeated = self.accept_commit(&commit);
+                    self.group.late.push(commit.clone());
+                }
             },
             CommitResult::Rejected | CommitResult::Fenced => {}
         }
@@ -556,6 +575,9 @@ impl Simulation {
             Some(Mutation::IntentNotAwaited) => {}
             Some(Mutation::UnknownCommitIgnored) if commit.result == CommitResult::Unknown => {
                 self.handle(at, Event::Committed(CommitResult::Rejected));
+            }
+            Some(Mutation::RepeatedCommitTrusted) if is_repeated => {
+                self.handle(at, Event::Committed(CommitResult::Committed));
             }
             _ => {
                 if matches!(commit.result, CommitResult::Unknown | CommitResult::Fenced) {
@@ -599,7 +621,7 @@ impl Simulation {
             Action::Halt {
                 why: HaltReason::NoOffset { .. },
                 ..
-            } if self.group.has_lost_offsets() => self.group.is_operator_called = true,
+            } if self.group.is_lost => self.group.is_operator_called = true,
             Action::Halt { partition, why } => {
                 self.checks.violation(ViolationKind::InvalidAction, || {
                     format!("{partition} is halted: {why}")
@@ -712,6 +734,7 @@ impl Simulation {
     }
 
     fn publish(&mut self, at: usize, call: CallId, state: Arc<FinalState>) {
+        self.count_dead_letter(at, position(call), &state);
         let written_at = self.soon(25);
         if self.setup.mutation == Some(Mutation::OutcomeNotAcknowledged) {
             let step = Step::Publish(call, state, true, None);
@@ -747,7 +770,14 @@ impl Simulation {
         let has_faults = self.faults && !self.setup.moves_only;
         let result = match self.random.random_range(0..100) {
             0..3 if has_faults => CommitResult::Unknown,
-            3..30 if self.setup.mutation == Some(Mutation::UnknownCommitIgnored) => CommitResult::Unknown,
+            3..30
+                if self
+                    .setup
+                    .mutation
+                    .is_some_and(Mutation::is_about_unknown_commits) =>
+            {
+                CommitResult::Unknown
+            }
             3..7 if self.faults => CommitResult::Rejected,
             _ => CommitResult::Committed,
         };

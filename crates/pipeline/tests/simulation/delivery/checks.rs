@@ -44,6 +44,8 @@ pub(crate) enum ViolationKind {
     LimitExceeded,
     /// During an outage, or with an open circuit breaker, there was more than one probe in an interval.
     TooManyProbes,
+    /// While the API rejected all calls, too many of them became dead letters.
+    TooManyDeadLetters,
     /// The circuit breaker opened after too few failures of the API.
     OpenedUnnecessarily,
     /// Calls are left without an outcome at the end.
@@ -53,7 +55,6 @@ pub(crate) enum ViolationKind {
 /// Violation of a guarantee.
 #[derive(Debug)]
 pub(crate) struct Violation {
-    #[expect(dead_code, reason = "printed in the message of a failed test")]
     pub(crate) kind: ViolationKind,
     #[expect(dead_code, reason = "printed in the message of a failed test")]
     pub(crate) details: String,
@@ -87,6 +88,8 @@ pub(crate) struct Checks {
     /// Requests with a definite response: process, time of sending, and position of the call.
     pub(crate) definite: HashMap<CallPosition, Vec<(u64, Instant, CallPosition)>>,
     pub(crate) ambiguous: BTreeSet<CallPosition>,
+    /// Orders that were rejected, and that the API may accept later.
+    pub(crate) rejected_for_a_time: BTreeSet<CallPosition>,
     /// Ambiguous responses to each order: those to its last owner, and all.
     pub(crate) ambiguous_responses: HashMap<CallPosition, AmbiguousResponses>,
     /// Last owner that deferred each order.
@@ -252,11 +255,15 @@ impl Checks {
             .unwrap_or_default();
         let is_true = |outcome: &Outcome| match outcome {
             Outcome::Accepted | Outcome::Found => processed > 0,
-            Outcome::Rejected => processed == 0 || policy == Policy::Retry,
+            Outcome::Rejected if !self.rejected_for_a_time.contains(&position) => {
+                processed == 0 || policy == Policy::Retry
+            }
             // As long as the outcome is not committed, the next owner sends the call again if it learns that the
             // order was not processed.
-            Outcome::Abandoned => {
-                processed == 0 || (policy != Policy::Park && !self.interruptions.is_empty())
+            Outcome::Rejected | Outcome::Abandoned => {
+                processed == 0
+                    || policy == Policy::Retry && *outcome == Outcome::Rejected
+                    || policy != Policy::Park && !self.interruptions.is_empty()
             }
             Outcome::Parked => true,
         };
@@ -264,7 +271,11 @@ impl Checks {
         // park.
         let definite = outcomes
             .iter()
-            .filter(|outcome| **outcome != Outcome::Parked)
+            .filter(|outcome| match outcome {
+                Outcome::Parked => false,
+                Outcome::Rejected => !self.rejected_for_a_time.contains(&position),
+                Outcome::Accepted | Outcome::Found | Outcome::Abandoned => true,
+            })
             .count();
         let is_one = match outcomes[..] {
             [] => false,

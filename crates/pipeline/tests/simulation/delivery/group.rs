@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::CommitResult;
+use pipeline::ledger::{Ledger, Terminal};
 use rand::RngExt as _;
-use records::{CallNote, Offset, OffsetSet, Partition};
+use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position};
 
 use crate::delivery::checks::{CallPosition, ViolationKind};
 use crate::delivery::simulation::{Mutation, Simulation};
@@ -18,8 +19,8 @@ pub(crate) struct Group {
     pub(crate) members: BTreeMap<u64, Member>,
     members_joined: u64,
     pub(crate) committed: BTreeMap<Partition, (Offset, String)>,
-    /// Offsets that the brokers have lost, and that only an operator can rebuild.
-    lost: BTreeMap<Partition, (Offset, String)>,
+    /// The brokers have lost the offsets, which only an operator can rebuild.
+    pub(crate) is_lost: bool,
     /// A caller has halted a partition because of them.
     pub(crate) is_operator_called: bool,
     /// Sequence number of the commit that is in effect. A commit with a lower number is ignored.
@@ -63,10 +64,6 @@ impl Group {
         self.members.insert(self.members_joined, member);
         self.members_joined
     }
-
-    pub(crate) fn has_lost_offsets(&self) -> bool {
-        !self.lost.is_empty()
-    }
 }
 
 fn without_intents(mut note: CallNote, offset: Offset) -> String {
@@ -91,18 +88,66 @@ impl Simulation {
         self.count("groups lost");
         self.trace(|| "the group is deleted".into());
         self.replace_callers();
-        self.group.lost = std::mem::take(&mut self.group.committed);
+        self.group.committed.clear();
+        self.group.is_lost = true;
     }
 
-    /// Lets the operator rebuild the offsets from the topics, once a halted partition asks for it.
+    /// Lets the operator stop the callers and recover the group from the topics, as `outbox group recover` does,
+    /// once a halted partition asks for it.
     pub(crate) fn operator_turn(&mut self) {
-        if !std::mem::take(&mut self.group.is_operator_called) {
+        // The command waits for the end of open transactions.
+        if !self.group.is_operator_called || self.has_pending_transactions() {
             return;
         }
+        self.group.is_operator_called = false;
         self.count("groups rebuilt");
-        self.trace(|| "the operator rebuilds the group".into());
+        self.trace(|| "the operator recovers the group".into());
         self.replace_callers();
-        self.group.committed = std::mem::take(&mut self.group.lost);
+        self.group.is_lost = false;
+        let mutation = self.setup.mutation;
+        let mut ledger = Ledger::new("outbox");
+        let as_position = |(partition, offset): CallPosition| Position {
+            topic: "outbox".into(),
+            partition,
+            offset,
+        };
+        for (position, terminal) in &self.terminals {
+            let ignored = match terminal {
+                Terminal::Parked => Mutation::RecoveryWithoutParked,
+                Terminal::Accepted | Terminal::DeadLetter => Mutation::RecoveryWithoutOutcomes,
+            };
+            if mutation != Some(ignored) {
+                let key = self.log[position].key.as_bytes();
+                ledger
+                    .terminal(*terminal, &as_position(*position), key)
+                    .expect("one outbox");
+            }
+        }
+        for (&(partition, offset), record) in &self.log {
+            if self.is_visible(record) {
+                let is_copy = record.origin != (partition, offset);
+                let continues = (is_copy && mutation != Some(Mutation::RecoveryWithoutCopies))
+                    .then(|| as_position(record.origin));
+                ledger
+                    .pending(partition, offset, record.key.as_bytes(), continues.as_ref())
+                    .expect("one outbox");
+            }
+        }
+        for partition in self.partitions() {
+            let bounds = Bounds {
+                start: Offset(0),
+                end: self.log_end[&partition],
+            };
+            let recovery = ledger.recover(partition, bounds, None).expect("a short note");
+            let (offset, mut note) = (recovery.commit_position, recovery.note);
+            self.check_finals(partition, offset, &note);
+            if mutation == Some(Mutation::RecoveryWithoutIntents) {
+                note.intents = OffsetSet::new();
+            }
+            let note = note.encode(offset).expect("a short note");
+            self.trace(|| format!("{partition} is recovered at {offset} with {note}"));
+            self.group.committed.insert(partition, (offset, note));
+        }
     }
 
     /// Kills all callers and starts others. The members are gone from the group at once.

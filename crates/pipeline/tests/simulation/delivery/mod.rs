@@ -22,16 +22,18 @@ mod transactions;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pipeline::ShareLimit;
 use pipeline::delivery::Policy;
 
-use self::checks::ViolationKind;
+use self::checks::{Outcome, ViolationKind};
+use self::outage::OutageKind;
 use self::simulation::{Mutation, Policies, Setup, Simulation};
 
 /// Number of seeds. A quarter of them has each of the three policies, and a quarter has all.
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 25] = [
+const EVENTS: [&str; 28] = [
     "kills",
     "pauses",
     "evictions",
@@ -40,6 +42,7 @@ const EVENTS: [&str; 25] = [
     "rejoins",
     "processed after the response",
     "late commits",
+    "repeated commits",
     "requests withheld",
     "parked",
     "parked at the limit",
@@ -54,6 +57,8 @@ const EVENTS: [&str; 25] = [
     "abandoned",
     "outages",
     "breaker openings",
+    "openings on rejections",
+    "dead letters of mass rejection",
     "probes",
     "groups lost",
     "groups rebuilt",
@@ -159,6 +164,15 @@ fn ignored_unknown_commit_is_detected() {
         Mutation::UnknownCommitIgnored,
         Policy::Park,
         ViolationKind::CommitPositionDecreased,
+    );
+}
+
+#[test]
+fn trusted_repeated_commit_is_detected() {
+    assert_detected(
+        Mutation::RepeatedCommitTrusted,
+        Policy::Park,
+        ViolationKind::ProcessedTwice,
     );
 }
 
@@ -309,6 +323,40 @@ fn ignored_loss_of_offsets_is_detected() {
 }
 
 #[test]
+fn recovery_that_forgets_intents_is_detected() {
+    let mutation = Mutation::RecoveryWithoutIntents;
+    assert_detected(mutation, Policy::Park, ViolationKind::ProcessedTwice);
+    assert_detected(mutation, Policy::Verify, ViolationKind::ProcessedTwice);
+}
+
+#[test]
+fn recovery_that_forgets_parked_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutParked,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn recovery_that_forgets_outcomes_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutOutcomes,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
+fn recovery_that_forgets_copies_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithoutCopies,
+        Policy::Retry,
+        ViolationKind::CalledAfterFinal,
+    );
+}
+
+#[test]
 fn missing_limit_on_ambiguous_attempts_is_detected() {
     assert_detected(
         Mutation::NoAmbiguousLimit,
@@ -364,6 +412,54 @@ fn calls_resume_soon_after_ten_minutes_of_outage() {
             assert!(is_park || !simulation.counts.contains_key(never), "{never}");
         }
     }
+}
+
+/// The API rejects each call for ten minutes, with a backlog, and nothing else happens. A few calls of each
+/// caller become dead letters, and all others are accepted soon after the end.
+#[test]
+fn mass_rejection_makes_few_dead_letters() {
+    const CALLERS: u64 = 2;
+    for seed in 0..12 {
+        let simulation = check(mass_rejection(seed));
+        let (stats, counts) = (&simulation.outage_stats, &simulation.counts);
+        println!("seed {seed}: {} steps, {stats:?}, {counts:?}", simulation.steps);
+        let allowed = CALLERS * (outage::REJECTIONS.threshold as u64 - 1);
+        let dead_letters = counts.get("dead letters of mass rejection").copied();
+        assert!(dead_letters.is_some_and(|n| n <= allowed), "{dead_letters:?}");
+        assert!(!stats.resumed_after.is_empty(), "no caller stopped");
+        let other = simulation.checks.outcomes.values().filter(|outcomes| {
+            outcomes
+                .keys()
+                .any(|outcome| !matches!(outcome, Outcome::Accepted | Outcome::Rejected))
+        });
+        assert_eq!(other.count(), 0, "neither abandoned nor parked");
+        let rejected = simulation.checks.outcomes.values();
+        let rejected = rejected.filter(|outcomes| outcomes.contains_key(&Outcome::Rejected));
+        assert!(rejected.count() as u64 <= allowed);
+    }
+}
+
+fn mass_rejection(seed: u64) -> Setup {
+    let mut flow_control = outage::flow_control(4, None).expect("flow control settings");
+    flow_control.breaker.rejections = outage::REJECTIONS;
+    flow_control.breaker.probe_interval = Duration::from_secs(5);
+    Setup {
+        flow_control: Some(flow_control),
+        outage_only: Some(Duration::from_secs(600)),
+        outage_kind: OutageKind::RejectsAll,
+        ..Setup::any(seed)
+    }
+}
+
+#[test]
+fn missing_limit_on_rejections_is_detected() {
+    let mut setup = mass_rejection(0);
+    setup.mutation = Some(Mutation::NoRejectionBreaker);
+    if let Some(flow_control) = &mut setup.flow_control {
+        flow_control.breaker.rejections = ShareLimit::OFF;
+    }
+    let violation = Simulation::new(setup).run().expect_err("dead letters");
+    assert_eq!(violation.kind, ViolationKind::TooManyDeadLetters, "{violation:?}");
 }
 
 #[test]

@@ -4,21 +4,46 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use pipeline::delivery::{BreakerSettings, CallId, FlowControlSettings, Outage, RateSettings, Response};
+use pipeline::ShareLimit;
+use pipeline::delivery::{
+    BreakerSettings, CallId, FinalState, FlowControlSettings, Outage, OutageCause, RateSettings, Response,
+};
 use rand::RngExt as _;
 
 use crate::delivery::api::status;
 use crate::delivery::caller::LIMITS;
-use crate::delivery::checks::ViolationKind;
+use crate::delivery::checks::{CallPosition, ViolationKind};
 use crate::delivery::simulation::{Mutation, Setup, Simulation};
+
+/// Limit on rejections in the seeds that have one. Small, because a seed has few calls.
+pub(crate) const REJECTIONS: ShareLimit = ShareLimit {
+    threshold: 4,
+    window: 6,
+};
+
+/// Status of calls while the API rejects all of them. Rejected orders have another one.
+pub(crate) const REJECTS_ALL: u16 = 404;
+
+/// What the API does during an outage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OutageKind {
+    /// It fails, or cannot be reached.
+    #[default]
+    Fails,
+    /// It rejects each call, as with a wrong route or an expired account.
+    RejectsAll,
+}
 
 /// Outage of the API.
 #[derive(Debug)]
 pub(crate) struct ApiOutage {
+    kind: OutageKind,
     since: Instant,
     pub(crate) until: Instant,
     /// Requests during the outage, by caller.
     requests: BTreeMap<u64, u64>,
+    /// Calls that became dead letters because the API rejects all, by caller.
+    dead_letters: BTreeMap<u64, BTreeSet<CallPosition>>,
 }
 
 /// Expected state of one caller's circuit breaker.
@@ -26,6 +51,12 @@ pub(crate) struct ApiOutage {
 pub(crate) struct BreakerView {
     /// Consecutive failures of the API that the caller has seen.
     consecutive_failures: u32,
+    /// Rejections that the caller has seen since its breaker opened for them.
+    rejections: usize,
+    /// The breaker is open because most calls were rejected.
+    is_rejecting: bool,
+    /// It was, at some time.
+    has_rejected: bool,
     /// Calls whose requests were sent since the breaker last opened or closed.
     sent_since: BTreeSet<CallId>,
     /// While the circuit breaker is open: time of the last probe, if any.
@@ -46,6 +77,10 @@ pub(crate) fn flow_control(seed: u64, mutation: Option<Mutation>) -> Option<Flow
     let ms = Duration::from_millis;
     let breaker = BreakerSettings {
         failure_threshold: 3,
+        rejections: match (mutation, seed / 16 % 3) {
+            (None, 1) => REJECTIONS,
+            _ => ShareLimit::OFF,
+        },
         probe_interval: match mutation {
             Some(Mutation::NoProbes) => ms(1_000_000_000),
             _ => ms(100),
@@ -74,10 +109,12 @@ pub(crate) fn flow_control(seed: u64, mutation: Option<Mutation>) -> Option<Flow
 }
 
 impl Simulation {
-    pub(crate) fn start_outage(&mut self, time: Duration) {
+    pub(crate) fn start_outage(&mut self, kind: OutageKind, time: Duration) {
         self.count("outages");
-        self.trace(|| format!("the API goes down for {time:?}"));
+        self.trace(|| format!("the API goes down for {time:?}: {kind:?}"));
         self.down = Some(ApiOutage {
+            kind,
+            dead_letters: BTreeMap::new(),
             since: self.now,
             until: self.now + time,
             requests: BTreeMap::new(),
@@ -86,6 +123,45 @@ impl Simulation {
 
     pub(crate) fn is_api_down(&self) -> bool {
         self.down.as_ref().is_some_and(|down| self.now < down.until)
+    }
+
+    /// Draws the kind of an outage.
+    pub(crate) fn draw_outage_kind(&mut self) -> OutageKind {
+        match self.has_rejection_limit() && self.random.random_ratio(1, 2) {
+            true => OutageKind::RejectsAll,
+            false => OutageKind::Fails,
+        }
+    }
+
+    pub(crate) fn has_rejection_limit(&self) -> bool {
+        let flow_control = self.setup.flow_control;
+        flow_control.is_some_and(|settings| settings.breaker.rejections != ShareLimit::OFF)
+    }
+
+    /// Counts a final state that is about to be published: while the API rejects all calls few become dead
+    /// letters.
+    pub(crate) fn count_dead_letter(&mut self, at: usize, call: CallPosition, state: &FinalState) {
+        let process = self.callers[at].process;
+        let FinalState::Rejected(http) = state else {
+            return;
+        };
+        if self.has_rejection_limit() {
+            self.checks.rejected_for_a_time.insert(self.log[&call].origin);
+        }
+        let Some(down) = self.down.as_mut().filter(|_| http.status == REJECTS_ALL) else {
+            return;
+        };
+        let dead_letters = down.dead_letters.entry(process).or_default();
+        dead_letters.insert(call);
+        // Those in flight when the outage began may belong to the last one.
+        let allowed = REJECTIONS.threshold - 1 + LIMITS.calls_in_flight_max;
+        let count = dead_letters.len();
+        if count > allowed {
+            self.checks.violation(ViolationKind::TooManyDeadLetters, || {
+                format!("{process} makes dead letter {count} while the API rejects all calls")
+            });
+        }
+        self.count("dead letters of mass rejection");
     }
 
     /// Handles a request during an outage, and returns its response.
@@ -99,7 +175,9 @@ impl Simulation {
                 now.duration_since(down.since).as_nanos() / flow_control.breaker.probe_interval.as_nanos();
             // The failures that open the circuit breaker, the calls in flight, and the probes. Each may be
             // withheld once.
+            let rejections = flow_control.breaker.rejections.threshold as u128;
             let before = u128::from(flow_control.breaker.failure_threshold.max(3))
+                + rejections
                 + LIMITS.calls_in_flight_max as u128;
             let (requests, allowed) = (u128::from(*requests), before + 2 * (intervals + 1));
             if requests > allowed {
@@ -110,6 +188,13 @@ impl Simulation {
                 });
             }
         }
+        if self
+            .down
+            .as_ref()
+            .is_some_and(|down| down.kind == OutageKind::RejectsAll)
+        {
+            return status(REJECTS_ALL, None);
+        }
         match random {
             0..6 => Response::NotSent(pipeline::delivery::NotSent::NoConnection),
             6..8 => Response::Lost(pipeline::delivery::Lost::Closed),
@@ -117,9 +202,19 @@ impl Simulation {
         }
     }
 
+    /// Returns `true` if a rejection of this call may be kept, to be read before the response is handled.
+    pub(crate) fn may_keep_rejection(&self, at: usize, call: CallId) -> bool {
+        let view = &self.callers[at].breaker_view;
+        let reaches_limit = self.has_rejection_limit() && view.rejections + 1 >= REJECTIONS.threshold;
+        view.is_rejecting || reaches_limit || view.has_rejected && !view.sent_since.contains(&call)
+    }
+
     /// Counts a response for the circuit breaker.
     pub(crate) fn count_response(&mut self, at: usize, call: CallId, response: &Response) {
         let breaker_view = &mut self.callers[at].breaker_view;
+        if matches!(response, Response::Status(http) if matches!(http.status, REJECTS_ALL | 422)) {
+            breaker_view.rejections += 1;
+        }
         // The success of a request that was sent before the breaker last opened or closed proves nothing.
         let is_late = !breaker_view.sent_since.remove(&call);
         match response {
@@ -151,10 +246,22 @@ impl Simulation {
         let breaker_view = &mut self.callers[at].breaker_view;
         breaker_view.last_probe = Some(Some(self.now));
         breaker_view.sent_since.clear();
-        let (seen, needed) = (
-            breaker_view.consecutive_failures,
-            self.setup.flow_control.map_or(1, |p| p.breaker.failure_threshold),
-        );
+        breaker_view.is_rejecting = matches!(outage.cause, OutageCause::Rejections { .. });
+        breaker_view.has_rejected |= breaker_view.is_rejecting;
+        let (seen, needed) = match outage.cause {
+            OutageCause::Unhealthy => (
+                breaker_view.consecutive_failures as usize,
+                self.setup
+                    .flow_control
+                    .map_or(1, |p| p.breaker.failure_threshold as usize),
+            ),
+            OutageCause::Rejections { .. } => {
+                (std::mem::take(&mut breaker_view.rejections), REJECTIONS.threshold)
+            }
+        };
+        if matches!(outage.cause, OutageCause::Rejections { .. }) {
+            self.count("openings on rejections");
+        }
         if seen < needed {
             self.checks.violation(ViolationKind::OpenedUnnecessarily, || {
                 format!("{process} after {seen} failures of the API")
@@ -166,6 +273,7 @@ impl Simulation {
         let process = self.callers[at].process;
         self.trace(|| format!("{process} closes its circuit breaker"));
         self.callers[at].breaker_view.last_probe = None;
+        self.callers[at].breaker_view.is_rejecting = false;
         self.callers[at].breaker_view.sent_since.clear();
         if let Some(down) = &self.down
             && self.now >= down.until

@@ -2,11 +2,13 @@
 //!
 //! Written and read by the caller, and read by `outbox notes`. The committed offset is the commit position:
 //! all calls below it are final. The note says which calls from there on are final, too, and for which an
-//! intent was recorded, so that they may have been processed. It is all that the next owner knows.
+//! intent was recorded, so that they may have been processed. And it has the id of the outbox, since offsets mean
+//! nothing in one that was created again. It is all that the next owner knows.
 //!
-//! ASCII text, `1:FINALS:INTENTS`. Each part is empty, or a letter and base64 (URL alphabet, no padding): `r` and
-//! the run lengths in LEB128, alternately outside and inside the set; or `b` and a bitmap, lowest bit first.
-//! The shorter one is written. Both count from the committed offset.
+//! ASCII text, `2:OUTBOX:FINALS:INTENTS`, or `1:FINALS:INTENTS` without the id, as earlier versions wrote it. Each
+//! set is empty, or a letter and base64 (URL alphabet, no padding): `r` and the run lengths in LEB128, alternately
+//! outside and inside the set; or `b` and a bitmap, lowest bit first. The shorter one is written. Both count
+//! from the committed offset.
 //!
 //! Version rule: a note of another version, or one that is malformed, is an error and never an empty note.
 //! Without its intents, calls would be sent a second time.
@@ -14,16 +16,23 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::{Offset, OffsetSet};
+use crate::topics::topic_id::ID_BYTES_MAX;
+use crate::{Offset, OffsetSet, TopicId};
 
 /// Maximum length of a note, in bytes: the broker's default of `offset.metadata.max.bytes`.
 pub const NOTE_BYTES_MAX: usize = 4096;
 
-const PREFIX: &str = "1:";
+/// Prefix of a note with the outbox's id.
+const PREFIX: &str = "2:";
+/// Prefix of a note without it.
+const PREFIX_WITHOUT_ID: &str = "1:";
 
 /// Intents and completions of a partition, from its commit position on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallNote {
+    /// Id of the outbox that the offsets count in; `None` in a note of an earlier version, or if the brokers do
+    /// not report it.
+    pub outbox: Option<TopicId>,
     /// Final calls, and offsets without a call.
     pub finals: OffsetSet,
     /// Calls with an intent and without a completion: sent, or about to be, with unknown outcome.
@@ -46,7 +55,7 @@ pub struct NoteTooLong {
 pub enum InvalidNote {
     /// A later version of the program, or another program, wrote the text.
     #[error(
-        "the metadata of the committed offset begins with {0:?}, which is not a call note of version 1: \
+        "the metadata of the committed offset begins with {0:?}, which is not a call note of version 1 or 2: \
          a later version of the caller, or another program, has committed it"
     )]
     UnknownVersion(String),
@@ -62,13 +71,14 @@ impl CallNote {
     /// # Errors
     /// The note is too long for the broker.
     pub fn encode(&self, base: Offset) -> Result<String, NoteTooLong> {
-        // No metadata, as in commits of Kafka's own tools.
-        if self.finals.is_empty() && self.intents.is_empty() {
-            return Ok(String::new());
-        }
         let finals = encode_set(&self.finals, base);
         let intents = encode_set(&self.intents, base);
-        let text = format!("{PREFIX}{finals}:{intents}");
+        let text = match &self.outbox {
+            Some(outbox) => format!("{PREFIX}{outbox}:{finals}:{intents}"),
+            // No metadata, as in commits of Kafka's own tools.
+            None if finals.is_empty() && intents.is_empty() => String::new(),
+            None => format!("{PREFIX_WITHOUT_ID}{finals}:{intents}"),
+        };
         match text.len() {
             bytes if bytes > NOTE_BYTES_MAX => Err(NoteTooLong { bytes }),
             _ => Ok(text),
@@ -78,22 +88,31 @@ impl CallNote {
     /// Parses a note that was committed with the offset `base`. Empty text is an empty note.
     ///
     /// # Errors
-    /// The text is not a note of version 1.
+    /// The text is not a note of version 1 or 2.
     pub fn decode(base: Offset, text: &str) -> Result<Self, InvalidNote> {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let parts = text
-            .strip_prefix(PREFIX)
+        let (with_id, without_id) = (text.strip_prefix(PREFIX), text.strip_prefix(PREFIX_WITHOUT_ID));
+        let parts = with_id
+            .or(without_id)
             .ok_or_else(|| InvalidNote::UnknownVersion(text.chars().take(16).collect()))?;
         // A broker with a higher limit may hold a longer text, but no caller wrote it.
         if text.len() > NOTE_BYTES_MAX {
             return Err(InvalidNote::Malformed("it is longer than a note can be"));
         }
-        let (finals, intents) = parts
-            .split_once(':')
-            .ok_or(InvalidNote::Malformed("it has no second part"))?;
+        let missing = InvalidNote::Malformed("a part is missing");
+        let (outbox, sets) = match with_id {
+            None => (None, parts),
+            Some(parts) => {
+                let (id, sets) = parts.split_once(':').ok_or(missing.clone())?;
+                let id = TopicId::new(id).ok_or(InvalidNote::Malformed("the topic's id is none"))?;
+                (Some(id), sets)
+            }
+        };
+        let (finals, intents) = sets.split_once(':').ok_or(missing)?;
         Ok(Self {
+            outbox,
             finals: decode_set(finals, base)?,
             intents: decode_set(intents, base)?,
         })
@@ -113,9 +132,9 @@ pub fn fits_always(open: u64, span: u64) -> bool {
 }
 
 /// Maximum size of both sets before base64, in bytes.
-// Of the note, 5 bytes are the prefix, the colon and the two letters. Base64 turns 3 bytes into 4, and may round
-// up by one byte for each set.
-const SETS_BYTES_MAX: u64 = (NOTE_BYTES_MAX as u64 - 7) / 4 * 3;
+// Of the note, 6 bytes and the id are the prefix, the colons and the two letters. Base64 turns 3 bytes into 4,
+// and may round up by one byte for each set.
+const SETS_BYTES_MAX: u64 = (NOTE_BYTES_MAX - ID_BYTES_MAX - 8) as u64 / 4 * 3;
 
 fn encode_set(set: &OffsetSet, base: Offset) -> String {
     let Some(end) = set.end() else {

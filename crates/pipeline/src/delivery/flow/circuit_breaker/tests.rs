@@ -16,6 +16,10 @@ impl Scenario {
     fn new() -> Self {
         let settings = BreakerSettings {
             failure_threshold: 3,
+            rejections: ShareLimit {
+                threshold: 6,
+                window: 10,
+            },
             probe_interval: INTERVAL,
         };
         Self {
@@ -39,7 +43,35 @@ impl Scenario {
             ApiHealth::Unhealthy => Response::Lost(Lost::Closed),
             ApiHealth::Unknown => Response::NotSent(NotSent::Withheld),
         };
+        let class = match health {
+            ApiHealth::Healthy => ResponseClass::Accepted,
+            ApiHealth::Busy | ApiHealth::Unknown => ResponseClass::Retryable,
+            ApiHealth::Overloaded | ApiHealth::Unhealthy => ResponseClass::Ambiguous,
+        };
+        let response = ClassifiedResponse::from_parts(class, response);
         self.breaker.responded(sent_at, &response, health, self.now)
+    }
+
+    fn reject(&mut self, sent_at: Instant) -> BreakerChange {
+        self.now += MS;
+        let response = ClassifiedResponse::from_parts(ResponseClass::Rejected, status(404));
+        self.breaker
+            .responded(sent_at, &response, ApiHealth::Healthy, self.now)
+    }
+
+    fn request_rejected(&mut self) -> BreakerChange {
+        let sent_at = self.send();
+        self.reject(sent_at)
+    }
+
+    fn opened_for_rejections() -> Self {
+        let mut scenario = Self::new();
+        for _ in 0..5 {
+            assert_eq!(scenario.request_rejected(), BreakerChange::None);
+        }
+        assert!(matches!(scenario.request_rejected(), BreakerChange::Failed(_)));
+        assert!(scenario.breaker.is_open_for_rejections());
+        scenario
     }
 
     fn request(&mut self, health: ApiHealth) -> BreakerChange {
@@ -214,4 +246,127 @@ fn threshold_of_zero_never_opens() {
         scenario.request(ApiHealth::Unhealthy);
     }
     assert_eq!(scenario.breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn opens_on_the_share_of_rejections() {
+    let mut scenario = Scenario::new();
+    // Half of the orders are rejected, for ever.
+    for _ in 0..1_000 {
+        assert_eq!(scenario.request_rejected(), BreakerChange::None);
+        assert_eq!(scenario.request(ApiHealth::Healthy), BreakerChange::None);
+        // These decide no call, so they are not in the share.
+        scenario.request(ApiHealth::Busy);
+        scenario.request(ApiHealth::Unhealthy);
+    }
+    assert_eq!(scenario.request_rejected(), BreakerChange::None);
+    let BreakerChange::Failed(outage) = scenario.request_rejected() else {
+        panic!("it did not open");
+    };
+    let rejections = OutageCause::Rejections { rejected: 6, of: 10 };
+    assert_eq!((outage.cause, outage.status), (rejections, Some(404)));
+    assert_eq!((outage.failures, outage.probes_failed), (6, 0));
+    assert_eq!(scenario.room(), 0);
+    assert_eq!(scenario.breaker.room_at(), Some(scenario.now + INTERVAL));
+}
+
+#[test]
+fn only_an_accepted_probe_ends_mass_rejection() {
+    let mut scenario = Scenario::opened_for_rejections();
+    for health in [ApiHealth::Busy, ApiHealth::Unhealthy, ApiHealth::Overloaded] {
+        scenario.now += INTERVAL;
+        assert!(matches!(scenario.request(health), BreakerChange::Failed(_)));
+    }
+    scenario.now += INTERVAL;
+    let BreakerChange::Failed(outage) = scenario.request_rejected() else {
+        panic!("it closed");
+    };
+    assert_eq!((outage.probes_failed, outage.failures), (4, 10));
+    // A withheld probe was none.
+    scenario.now += INTERVAL;
+    assert_eq!(scenario.request(ApiHealth::Unknown), BreakerChange::None);
+    assert_eq!(scenario.room(), 1);
+    assert_eq!(scenario.request(ApiHealth::Healthy), BreakerChange::Closed);
+    assert_eq!(scenario.room(), 2, "calls ramp up");
+    // The share is taken of new calls.
+    for _ in 0..5 {
+        assert_eq!(scenario.request_rejected(), BreakerChange::None);
+    }
+    assert!(matches!(scenario.request_rejected(), BreakerChange::Failed(_)));
+}
+
+#[test]
+fn look_up_says_nothing_of_mass_rejection() {
+    let mut scenario = Scenario::opened_for_rejections();
+    scenario.now += INTERVAL;
+    for (status, health) in [(200, ApiHealth::Healthy), (503, ApiHealth::Overloaded)] {
+        let sent_at = scenario.send();
+        let response = Response::Status(HttpResponse {
+            status,
+            ..HttpResponse::default()
+        });
+        let change = scenario
+            .breaker
+            .look_up_responded(sent_at, &response, health, scenario.now);
+        assert_eq!(change, BreakerChange::None);
+        assert_eq!(scenario.breaker.state(), BreakerState::Open);
+    }
+}
+
+#[test]
+fn rejections_of_earlier_requests_are_kept() {
+    let mut scenario = Scenario::new();
+    let hanging: Vec<Instant> = (0..3).map(|_| scenario.send()).collect();
+    assert!(!scenario.breaker.keeps_rejection(hanging[0]));
+    for _ in 0..6 {
+        scenario.request_rejected();
+    }
+    // In flight when it opened, and its own probes.
+    assert!(scenario.breaker.keeps_rejection(hanging[0]));
+    assert_eq!(scenario.reject(hanging[0]), BreakerChange::None);
+    scenario.now += INTERVAL;
+    let probe = scenario.send();
+    assert!(scenario.breaker.keeps_rejection(probe));
+    scenario.now += INTERVAL;
+    assert_eq!(scenario.request(ApiHealth::Healthy), BreakerChange::Closed);
+    // Requests from before it closed; those after it count again.
+    assert!(scenario.breaker.keeps_rejection(hanging[1]) && scenario.breaker.keeps_rejection(probe));
+    for sent_at in [hanging[1], hanging[2], probe] {
+        assert_eq!(scenario.reject(sent_at), BreakerChange::None);
+    }
+    let after = scenario.send();
+    assert!(!scenario.breaker.keeps_rejection(after));
+    for _ in 0..4 {
+        scenario.request_rejected();
+    }
+    assert_eq!(
+        scenario.reject(after),
+        BreakerChange::None,
+        "kept ones do not count"
+    );
+    assert!(matches!(scenario.request_rejected(), BreakerChange::Failed(_)));
+}
+
+/// Scenario: the API flaps between failures and rejections. An outage must not start the count again.
+#[test]
+fn outage_between_rejections_does_not_hide_them() {
+    let mut scenario = Scenario::new();
+    let hanging = scenario.send();
+    for _ in 0..2 {
+        scenario.request_rejected();
+        scenario.request_rejected();
+        for _ in 0..3 {
+            scenario.request(ApiHealth::Unhealthy);
+        }
+        assert!(scenario.breaker.is_open() && !scenario.breaker.is_open_for_rejections());
+        scenario.now += INTERVAL;
+        scenario.request(ApiHealth::Busy);
+    }
+    scenario.request_rejected();
+    for _ in 0..3 {
+        scenario.request(ApiHealth::Unhealthy);
+    }
+    // The one that reaches the limit belongs to a request from before the outage.
+    assert!(matches!(scenario.reject(hanging), BreakerChange::Failed(_)));
+    assert!(scenario.breaker.is_open_for_rejections());
 }

@@ -20,7 +20,7 @@ fn fail(scenario: &mut Scenario, offset: i64) {
 /// A partition with a call at 7 that has failed for a minute, and one at 8 that was accepted meanwhile.
 fn deferral(policy: Policy) -> Scenario {
     let mut scenario = Scenario::with(LIMITS, policy);
-    scenario.assign(loaded(Some(7), ""));
+    scenario.assign(loaded(Some(7), "2:id::"));
     scenario.pending(7, "a");
     drive(&mut scenario, 7);
     fail(&mut scenario, 7);
@@ -121,8 +121,11 @@ fn call_that_fails_while_others_succeed_is_deferred() {
         let (copies, commits) = until_deferred(&mut scenario);
         assert_eq!((copies.len(), copies[0].call.offset), (1, Offset(7)));
         assert_eq!((copies[0].history.attempts, copies[0].ambiguity), (2, None));
-        // Both are final with it, and no intent is recorded.
-        assert_eq!((commits[0].offset, commits[0].note.as_str()), (Offset(9), ""));
+        // Both are final with it, and no intent is recorded. The outbox's id is.
+        assert_eq!(
+            (commits[0].offset, commits[0].note.as_str()),
+            (Offset(9), "2:id::")
+        );
         scenario.advance(MINUTE / 60).check(&[]);
         scenario.committed();
         assert_eq!(scenario.delivery.calls().count(), 0);
@@ -427,7 +430,7 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
         (copies[0].ambiguity, copies[0].lookups),
         (Some(Ambiguity::AmbiguousResponse), 1)
     );
-    assert_eq!(commits[0].note, "");
+    assert_eq!(commits[0].note, "2:id::");
     scenario.on(Event::Committed(CommitResult::Rejected));
     assert!(
         scenario

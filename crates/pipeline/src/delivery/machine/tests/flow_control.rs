@@ -1,6 +1,7 @@
 //! Flow control: the rate of calls, and the circuit breaker.
 
 use super::*;
+use crate::ShareLimit;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -8,6 +9,10 @@ fn settings() -> FlowControlSettings {
     FlowControlSettings {
         breaker: BreakerSettings {
             failure_threshold: 2,
+            rejections: ShareLimit {
+                threshold: 2,
+                window: 4,
+            },
             probe_interval: INTERVAL,
         },
         rate: None,
@@ -135,6 +140,85 @@ fn open_breaker_reads_on_until_an_untried_call() {
     scenario
         .respond(1, 201)
         .check_calls(&["outage is over", "publish 1", "send 0 again: ambiguous"]);
+}
+
+/// Scenario: the API rejects each call. Once the breaker is open no call becomes a dead letter, each probe is
+/// another call, and a call that is rejected again afterwards becomes one.
+#[test]
+fn mass_rejection_keeps_calls_and_probes_by_turns() {
+    let limits = Limits {
+        deferral: DeferralLimits {
+            abandon_after: Some(MS),
+            ..LIMITS.deferral
+        },
+        ..LIMITS
+    };
+    let mut scenario = Scenario::with(limits, Policy::Retry);
+    scenario.delivery = scenario.delivery.with_flow_control(settings());
+    scenario.assign(loaded(Some(0), ""));
+    for offset in 0..3 {
+        scenario.pending(offset, &format!("key-{offset}"));
+    }
+    scenario.committed();
+    scenario.respond(0, 404).check_calls(&["publish 0", "send 2"]);
+    scenario.acknowledge(0);
+    scenario.now += MS;
+    scenario
+        .respond(1, 404)
+        .check_calls(&["outage, 2 failed", "wait 1 Attempt"]);
+    // In flight when it opened.
+    scenario.now += MS;
+    scenario.respond(2, 404).check_calls(&["wait 2 Attempt"]);
+    scenario.pending(3, "key-3").check_calls(&["pause"]);
+    scenario.waited(&[1, 2]);
+    // The call that was never tried comes first, then the others by turns, however long they are kept.
+    for (turn, probe) in [3, 1, 2, 3, 1, 2].into_iter().enumerate() {
+        let sent = format!("send {probe}");
+        scenario.pass_to_probe(Duration::from_secs(3_600));
+        assert!(
+            scenario.actions.iter().any(|action| short(action) == sent),
+            "{turn}: {:?}",
+            scenario.actions
+        );
+        let outage = format!("outage, {} failed", turn + 3);
+        let wait = format!("wait {probe} Attempt");
+        scenario.respond(probe, 403).check_calls(&[&outage, &wait]);
+        scenario.waited(&[probe]);
+    }
+    assert_eq!(scenario.delivery.gauges().calls_open, 3);
+    scenario.pass_to_probe(INTERVAL).check_calls(&["send 3"]);
+    scenario
+        .respond(3, 201)
+        .check_calls(&["outage is over", "publish 3", "send 1", "send 2"]);
+    scenario.respond(1, 422);
+    assert_eq!(short(&scenario.actions[0]), "publish 1");
+}
+
+/// Scenario: the partition moves while its calls are kept. They go to the next owner, and none is final.
+#[test]
+fn kept_calls_are_released_and_not_final() {
+    for policy in [Policy::Retry, Policy::Park, Policy::Verify] {
+        let mut scenario = Scenario::with_flow_control(policy, settings(), 3);
+        for _ in 0..3 {
+            scenario.committed();
+        }
+        scenario.respond(0, 404).acknowledge(0);
+        scenario.committed().respond(1, 404);
+        assert_eq!(
+            scenario.delivery.gauges().breaker,
+            BreakerState::Open,
+            "{policy:?}"
+        );
+        scenario.on(Event::Revoked(vec![P]));
+        let is_published = |action: &Action<()>| matches!(action, Action::Publish { .. });
+        assert!(!scenario.actions.iter().any(is_published), "{policy:?}");
+        let offsets: Vec<i64> = scenario.delivery.calls().map(|(id, _)| id.offset.0).collect();
+        for offset in offsets {
+            scenario.respond(offset, 404);
+            assert!(!scenario.actions.iter().any(is_published), "{policy:?} {offset}");
+        }
+        assert_eq!(scenario.delivery.calls().count(), 0, "{policy:?}");
+    }
 }
 
 /// Scenario: the breaker opens while calls with a recorded intent wait for a slot, or while their commit is
@@ -320,4 +404,36 @@ fn released_calls_take_no_slots() {
     scenario.assign(loaded(Some(0), ""));
     scenario.pending(0, "a").check(&["commit 0"]).check_intents(&[0]);
     scenario.committed().check(&["extend lease", "send 0"]);
+}
+
+#[test]
+fn paused_calls_are_kept_and_sent_after_resume() {
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 1);
+    scenario.on(Event::Paused(true)).check_calls(&[]);
+    // The request in flight ends as usual; a failed one waits like all others.
+    scenario.refuse(0).check_calls(&["wait 0 Attempt"]);
+    scenario.pending(1, "key-1").check_calls(&[]);
+    scenario.waited(&[0]);
+    scenario.pass_to_probe(INTERVAL).check_calls(&[]);
+    assert!(scenario.delivery.gauges().is_paused);
+    scenario
+        .on(Event::Paused(false))
+        .check_calls(&["send 0", "send 1"]);
+}
+
+/// Killed during the pause, this process must leave no intent of a call that it never sent.
+#[test]
+fn pause_takes_intents_back() {
+    let mut scenario = Scenario::with_flow_control(Policy::Park, settings(), 2);
+    scenario.respond(0, 200);
+    scenario.pending(2, "key-2");
+    scenario.pending(3, "key-3");
+    // The intents of these calls are in the commit in flight.
+    assert!(scenario.count(&CallState::RecordingIntent) > 0);
+    scenario.on(Event::Paused(true));
+    scenario.committed();
+    scenario.check_calls(&[]);
+    assert_eq!(scenario.count(&CallState::IntentCommitted), 0);
+    assert_eq!(scenario.count(&CallState::RecordingIntent), 0);
+    scenario.on(Event::Paused(false)).check_intents(&[0, 1, 2, 3]);
 }

@@ -1,6 +1,6 @@
 //! Assignment, ownership lease, drains and rejoins.
 
-use records::{EpochEnd, LeaderEpoch};
+use records::{EpochEnd, LeaderEpoch, TopicId};
 
 use super::*;
 
@@ -180,8 +180,68 @@ fn offsets_never_reset_silently() {
     check(with_epoch_end(7), "start at 7");
     // The log was truncated, and has grown again.
     check(with_epoch_end(6), "halt");
-    check(loaded(Some(7), "2:rAQE:"), "halt");
+    check(loaded(Some(7), "3:rAQE:"), "halt");
     check(loaded(Some(7), "\u{fffd}"), "halt");
+}
+
+fn with_outbox(id: &str, loaded: LoadedNotes) -> LoadedNotes {
+    LoadedNotes {
+        outbox: TopicId::new(id),
+        ..loaded
+    }
+}
+
+#[test]
+fn recreated_outbox_halts() {
+    let note = CallNote {
+        outbox: TopicId::new("old"),
+        ..CallNote::default()
+    };
+    // Its offsets may lie within the new log, or not.
+    for committed in [7, 2_000] {
+        let text = note.encode(Offset(committed)).expect("a note");
+        let mut scenario = Scenario::new();
+        scenario.assign(with_outbox("new", loaded(Some(committed), &text)));
+        let [Action::Halt { why, .. }] = &scenario.actions[..] else {
+            panic!("{:?}", scenario.actions);
+        };
+        let why = why.to_string();
+        assert!(why.contains("with the id old, and the id is new now"), "{why}");
+        assert!(why.contains("--delete-offsets"), "{why}");
+    }
+    let text = note.encode(Offset(7)).expect("a note");
+    let mut scenario = Scenario::new();
+    scenario.assign(with_outbox("old", loaded(Some(7), &text)));
+    scenario.check(&["start at 7"]);
+    // Brokers that do not report ids prove nothing.
+    let mut scenario = Scenario::new();
+    scenario.assign(loaded(Some(7), &text)).check(&["start at 7"]);
+}
+
+#[test]
+fn each_note_has_the_id_of_the_outbox() {
+    let outbox_in = |commits: &[Commit]| {
+        let note = CallNote::decode(commits[0].offset, &commits[0].note).expect("a note");
+        note.outbox.map(|id| id.to_string())
+    };
+    // Of an earlier version, or set by an operator.
+    for text in ["", "1:bAg:"] {
+        let mut scenario = Scenario::new();
+        scenario.assign(with_outbox("id", loaded(Some(7), text)));
+        scenario.pending(7, "first");
+        let [Action::Commit(commits)] = &scenario.actions[..] else {
+            panic!("{:?}", scenario.actions);
+        };
+        assert_eq!(outbox_in(commits).as_deref(), Some("id"));
+    }
+    // Known ids are kept while the brokers report none.
+    let mut scenario = Scenario::new();
+    scenario.assign(loaded(Some(7), "2:id::"));
+    scenario.pending(7, "first");
+    let [Action::Commit(commits)] = &scenario.actions[..] else {
+        panic!("{:?}", scenario.actions);
+    };
+    assert_eq!(outbox_in(commits).as_deref(), Some("id"));
 }
 
 /// Otherwise a group that began beside an empty outbox would halt at a start after the first orders.

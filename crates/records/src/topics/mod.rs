@@ -1,4 +1,7 @@
-//! Names of the topics.
+//! Names of the topics, and what is remembered of them.
+
+pub mod note;
+pub mod topic_id;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,8 @@ pub struct Topics {
     pub call_dead_letters: String,
     /// Calls with an unknown outcome, with their evidence.
     pub parked: String,
+    /// Switches of the callers' groups, by which an operator pauses and resumes the calls.
+    pub control: String,
 }
 
 impl Default for Topics {
@@ -33,6 +38,7 @@ impl Default for Topics {
             processed: "payments-processed".into(),
             call_dead_letters: "pending-api-calls.dead-letters".into(),
             parked: "pending-api-calls.parked".into(),
+            control: "pending-api-calls.control".into(),
         }
     }
 }

@@ -1,0 +1,121 @@
+//! Scenario: librdkafka repeats a commit by itself. Its response then says whether an earlier request may
+//! still reach the coordinator. Nobody polls meanwhile.
+
+use std::time::{Duration, Instant};
+
+use kafka::consumer::{CommitOffset, CommitResponse};
+use kafka::{Consumer, ConsumerEvent, KafkaSettings, Membership};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use records::{Offset, Partition};
+
+/// Timeout of each step.
+const LIMIT: Duration = Duration::from_secs(30);
+const TOPIC: &str = "orders";
+/// Timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Joins the group, and starts its partition.
+fn member(cluster: &MockCluster<'_, DefaultProducerContext>) -> Consumer {
+    let request_timeout = REQUEST_TIMEOUT.as_millis().to_string();
+    let settings = KafkaSettings {
+        bootstrap_servers: cluster.bootstrap_servers(),
+        group_id: "group".into(),
+        properties: [("socket.timeout.ms".into(), request_timeout)].into(),
+    };
+    let membership = Membership {
+        instance_id: None,
+        session_timeout: Duration::from_secs(60),
+        heartbeat_interval: Duration::from_secs(1),
+        prefetch_kib_max: 1024,
+    };
+    let consumer = Consumer::join(&settings, &membership, TOPIC).expect("valid settings");
+    let deadline = Instant::now() + LIMIT;
+    let partitions = loop {
+        assert!(Instant::now() < deadline, "no assignment within {LIMIT:?}");
+        let polled = consumer.poll(Duration::from_millis(10)).expect("a response");
+        if let Some(ConsumerEvent::Assigned { partitions, .. }) = polled {
+            break partitions;
+        }
+    };
+    consumer.accept(&partitions).expect("a member");
+    consumer
+        .start(Partition(0), Offset(0), None)
+        .expect("its partition");
+    consumer
+}
+
+fn commit(consumer: &Consumer) -> CommitResponse {
+    consumer.commit_and_wait(&[CommitOffset {
+        partition: Partition(0),
+        offset: Offset(0),
+        metadata: "note".into(),
+        leader_epoch: None,
+    }])
+}
+
+fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+    cluster
+}
+
+#[test]
+fn commit_is_in_flight_after_a_lost_connection() {
+    let cluster = cluster();
+    let consumer = member(&cluster);
+    let answered = commit(&consumer);
+    answered.result.expect("committed");
+    assert_eq!(answered.request_in_flight, None);
+
+    // The mock broker closes the connection instead of a response.
+    cluster.request_errors(
+        RDKafkaApiKey::OffsetCommit,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT],
+    );
+    let repeated = commit(&consumer);
+    repeated.result.expect("committed by the repetition");
+    let why = repeated.request_in_flight.expect("the first request");
+    assert!(why.contains("Broker transport failure"), "{why}");
+
+    let next = commit(&consumer);
+    next.result.expect("committed");
+    assert_eq!(next.request_in_flight, None, "of an earlier commit");
+}
+
+#[test]
+fn commit_is_in_flight_after_a_request_timeout() {
+    let cluster = cluster();
+    let consumer = member(&cluster);
+    let repeated = std::thread::scope(|scope| {
+        cluster
+            .broker_round_trip_time(1, 3 * REQUEST_TIMEOUT)
+            .expect("a slow broker");
+        let committing = scope.spawn(|| commit(&consumer));
+        std::thread::sleep(REQUEST_TIMEOUT + REQUEST_TIMEOUT / 2);
+        cluster
+            .broker_round_trip_time(1, Duration::ZERO)
+            .expect("a fast broker");
+        committing.join().expect("no panic")
+    });
+    repeated.result.expect("committed by the repetition");
+    let why = repeated.request_in_flight.expect("the first request");
+    assert!(why.contains("Timed out"), "{why}");
+}
+
+#[test]
+fn refused_commit_leaves_nothing_in_flight() {
+    let cluster = cluster();
+    let consumer = member(&cluster);
+    cluster.request_errors(
+        RDKafkaApiKey::OffsetCommit,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+        ],
+    );
+    let repeated = commit(&consumer);
+    repeated.result.expect("committed by a repetition");
+    assert_eq!(repeated.request_in_flight, None);
+}

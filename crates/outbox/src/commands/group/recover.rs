@@ -1,0 +1,442 @@
+//! `group recover`: rebuilds the offsets and call notes of a callers' group from the topics.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use comfy_table::{ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kafka::admin::Admin;
+use kafka::consumer::CommitOffset;
+use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use pipeline::ledger::{Ledger, Recovery, Terminal};
+use records::outcome::Outcome;
+use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
+use serde::Serialize;
+
+use super::{CLIENT_ID, REQUEST_TIMEOUT, check_read_back, without_offset};
+use crate::cli::RecoverGroup;
+use crate::commands::{Status, print_json};
+use crate::config::Config;
+use crate::confirm::confirm;
+
+/// Maximum wait for open transactions to end. Brokers abort those of dead programs after
+/// `transaction.timeout.ms`, a minute by default.
+const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
+/// Time after which progress is shown.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// Partition on which the group continues. Its field names are those of the JSON output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Recovered {
+    partition: Partition,
+    /// First offset that the partition still has.
+    start: Offset,
+    /// End of the partition.
+    end: Offset,
+    /// Number of records, deferred copies included.
+    calls: u64,
+    accepted: u64,
+    dead_letters: u64,
+    parked: u64,
+    /// Records that a later copy continues.
+    deferred: u64,
+    /// Calls without any of these: they may have been sent.
+    ambiguous: u64,
+    /// Offset to commit.
+    commit: Offset,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    group: &'a str,
+    topic: &'a str,
+    partitions: &'a [Recovered],
+}
+
+pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
+    let settings = config.connection_as(group);
+    let admin = Admin::connect(&settings, CLIENT_ID)?;
+    let terminal_topics = [
+        (Terminal::Accepted, config.topics.processed.as_str()),
+        (Terminal::DeadLetter, config.topics.call_dead_letters.as_str()),
+        (Terminal::Parked, config.topics.parked.as_str()),
+    ];
+    let names: Vec<&str> = terminal_topics
+        .iter()
+        .map(|(_, name)| *name)
+        .chain([topic])
+        .collect();
+    let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
+    let partitions_of = |name: &str| -> anyhow::Result<Vec<Partition>> {
+        let count = identities
+            .get(name)
+            .with_context(|| {
+                format!(
+                    "the topic {name:?} does not exist, and the group is recovered from its records: check \
+                     the section [topics] of the settings"
+                )
+            })?
+            .partitions;
+        Ok((0..i32::try_from(count)?).map(Partition).collect())
+    };
+    let partitions = partitions_of(topic)?;
+    // As of the start: if the outbox is created again meanwhile, its callers halt.
+    let id = identities.get(topic).and_then(|outbox| TopicId::new(&outbox.id));
+    let members = admin.group(group, topic, REQUEST_TIMEOUT)?.members.len();
+    ensure!(
+        members == 0,
+        "the group {group:?} has {members} members, which still make calls: stop all callers of the group \
+         first (a killed one counts until its session timeout)"
+    );
+    let offsets = GroupOffsets::open(&settings, CLIENT_ID)?;
+    let before = offsets.committed(topic, &partitions, REQUEST_TIMEOUT)?;
+    let missing = without_offset(&before);
+    // Committed offsets are the memory of the calls that were made, and never overwritten.
+    ensure!(
+        !missing.is_empty(),
+        "the group {group:?} has a committed offset of each partition of {topic:?}: its callers continue \
+         there, and nothing was changed. `outbox notes --group {group}` shows the offsets"
+    );
+
+    let mut reading = Reading::new(&offsets, topic, &missing);
+    // The outcomes first: what they end is then never held in memory.
+    for (kind, name) in terminal_topics {
+        for partition in partitions_of(name)? {
+            reading.terminals(kind, name, partition)?;
+        }
+    }
+    let bounds = missing
+        .iter()
+        .map(|partition| Ok((*partition, reading.outbox(*partition)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    reading.progress.bar.finish_and_clear();
+    let (ledger, unreadable) = (reading.ledger, reading.unreadable);
+    let recoveries = bounds
+        .iter()
+        .map(|(partition, bounds)| {
+            let recovery = ledger.recover(*partition, *bounds, id.clone()).with_context(|| {
+                format!(
+                    "recovering partition {partition} of {topic}; nothing was changed. Begin this group \
+                     deliberately: `outbox group create --group {group} --at TIMESTAMP`"
+                )
+            })?;
+            Ok((recovered(&ledger, *partition, *bounds, &recovery), recovery))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let recovered: Vec<_> = recoveries.iter().map(|(shown, _)| shown.clone()).collect();
+
+    // To standard error: the result on standard output may be redirected to a file.
+    eprintln!("{}", table(&recovered));
+    if unreadable > 0 {
+        eprintln!(
+            "{unreadable} outcomes, dead letters or parked records do not name a call and were ignored: the \
+             calls they end are ambiguous."
+        );
+    }
+    let ambiguous: u64 = recovered.iter().map(|recovered| recovered.ambiguous).sum();
+    let question = format!(
+        "Recover the group {group} on {} of {} partitions of {topic}? {}",
+        recovered.len(),
+        partitions.len(),
+        consequence(ambiguous)
+    );
+    if !confirm(&question, options.yes)? {
+        eprintln!("Nothing was changed.");
+        return Ok(Status::Problem);
+    }
+    // A caller, or a second operator, may have committed since. While a caller is in the group, the
+    // coordinator refuses the commit below.
+    ensure!(
+        offsets.committed(topic, &partitions, REQUEST_TIMEOUT)? == before,
+        "the offsets of the group {group:?} have changed since they were listed: someone else has begun it, \
+         and nothing was changed here. Run the command again to see what is missing"
+    );
+    let commits = recoveries
+        .iter()
+        .map(commit_of)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    offsets.commit(topic, &commits).context(
+        "the group is not recovered, or not on each partition: stop all callers of the group, and run the \
+         command again, which leaves existing offsets as they are",
+    )?;
+    let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
+    check_read_back(&commits, &after)?;
+    if json {
+        print_json(&Report {
+            group,
+            topic,
+            partitions: &recovered,
+        })?;
+    } else {
+        println!(
+            "The group {group} is recovered on {} partitions of {topic}. {} Start the callers.",
+            recovered.len(),
+            consequence(ambiguous)
+        );
+    }
+    Ok(Status::Ok)
+}
+
+/// Describes what callers do with the ambiguous calls.
+fn consequence(ambiguous: u64) -> String {
+    match ambiguous {
+        0 => "Each call is final.".into(),
+        _ => format!(
+            "{ambiguous} calls are ambiguous: they have no outcome, and may have been sent. The policy of the \
+             caller decides on each: park parks it, verify looks it up and sends it if the API never saw it, \
+             and retry sends it, which may charge twice."
+        ),
+    }
+}
+
+fn recovered(ledger: &Ledger, partition: Partition, bounds: Bounds, recovery: &Recovery) -> Recovered {
+    let counts = ledger.counts(partition);
+    Recovered {
+        partition,
+        start: bounds.start,
+        end: bounds.end,
+        calls: counts.records,
+        accepted: counts.accepted,
+        dead_letters: counts.dead_letters,
+        parked: counts.parked,
+        deferred: counts.deferred,
+        ambiguous: recovery.ambiguous,
+        commit: recovery.commit_position,
+    }
+}
+
+fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<CommitOffset> {
+    Ok(CommitOffset {
+        partition: shown.partition,
+        offset: recovery.commit_position,
+        metadata: recovery.note.encode(recovery.commit_position)?,
+        // The topics are taken as they are now.
+        leader_epoch: None,
+    })
+}
+
+/// Reading of the topics into a ledger.
+struct Reading<'a> {
+    offsets: &'a GroupOffsets,
+    topic: &'a str,
+    missing: &'a [Partition],
+    ledger: Ledger,
+    /// Number of terminal records that do not name a call.
+    unreadable: u64,
+    progress: Progress,
+}
+
+impl<'a> Reading<'a> {
+    fn new(offsets: &'a GroupOffsets, topic: &'a str, missing: &'a [Partition]) -> Self {
+        Self {
+            offsets,
+            topic,
+            missing,
+            ledger: Ledger::new(topic),
+            unreadable: 0,
+            progress: Progress::new(),
+        }
+    }
+
+    fn terminals(&mut self, kind: Terminal, name: &str, partition: Partition) -> anyhow::Result<()> {
+        let bounds = self.bounds(name, partition)?;
+        let Self {
+            ledger,
+            missing,
+            unreadable,
+            progress,
+            ..
+        } = self;
+        self.offsets
+            .read::<anyhow::Error>(name, partition, bounds, |record| {
+                progress.read(name);
+                match call_of(kind, record) {
+                    // Partitions that have an offset are not recovered.
+                    Some(call) if missing.contains(&call.partition) => ledger
+                        .terminal(kind, &call, record.key)
+                        .with_context(|| refused(name, partition, record.offset)),
+                    Some(_) => Ok(()),
+                    None => {
+                        *unreadable += 1;
+                        Ok(())
+                    }
+                }
+            })
+    }
+
+    /// Reads a partition of the outbox, and returns its bounds.
+    fn outbox(&mut self, partition: Partition) -> anyhow::Result<Bounds> {
+        let topic = self.topic;
+        let bounds = self.bounds(topic, partition)?;
+        let Self { ledger, progress, .. } = self;
+        self.offsets
+            .read::<anyhow::Error>(topic, partition, bounds, |record| {
+                progress.read(topic);
+                // No caller calls a copy whose header it cannot read, and it ends no earlier record.
+                let header = record.headers.last(continuation::CONTINUES).flatten();
+                let continues = header.and_then(|value| Continuation::parse(value).ok());
+                let first = continues.as_ref().map(|continues| &continues.call);
+                ledger
+                    .pending(partition, record.offset, record.key, first)
+                    .with_context(|| refused(topic, partition, record.offset))?;
+                Ok(())
+            })?;
+        Ok(bounds)
+    }
+
+    fn bounds(&self, topic: &str, partition: Partition) -> anyhow::Result<Bounds> {
+        self.progress
+            .bar
+            .set_message(format!("{topic}/{partition}, waiting for open transactions"));
+        let bounds = self
+            .offsets
+            .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX);
+        bounds.context("nothing was changed. Run the command again once the transactions have ended")
+    }
+}
+
+fn refused(topic: &str, partition: Partition, offset: Offset) -> String {
+    format!(
+        "reading {topic}/{partition}@{offset}; nothing was changed. Find out from the outcomes and the API's \
+         records which calls were made, and begin the group deliberately with `outbox group create`"
+    )
+}
+
+/// Returns the record of the outbox that a terminal record names.
+fn call_of(kind: Terminal, record: &TopicRecord<'_>) -> Option<Position> {
+    // The last header of the name: an order that carries one cannot forge it.
+    let header = record.headers.last(call_dead_letter::CALL).flatten();
+    let text = header.and_then(|value| std::str::from_utf8(value).ok());
+    match (text, kind) {
+        (Some(text), _) => text.parse().ok(),
+        // Outcomes name the call in their value, too.
+        (None, Terminal::Accepted) => Outcome::parse(record.value).ok()?.call.parse().ok(),
+        (None, Terminal::DeadLetter | Terminal::Parked) => None,
+    }
+}
+
+/// Progress on standard error, once reading has taken a second, and only on a terminal.
+struct Progress {
+    bar: ProgressBar,
+    since: Instant,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self {
+            bar: bar.with_style(ProgressStyle::default_spinner()),
+            since: Instant::now(),
+            is_shown: false,
+        }
+    }
+
+    fn read(&mut self, topic: &str) {
+        self.bar.inc(1);
+        if !self.bar.position().is_multiple_of(1024) {
+            return;
+        }
+        if !self.is_shown && self.since.elapsed() > SHOWN_AFTER {
+            self.is_shown = true;
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar
+            .set_message(format!("{} records read, now {topic}", self.bar.position()));
+    }
+}
+
+fn table(recovered: &[Recovered]) -> Table {
+    let mut table = Table::new();
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(vec![
+            "partition",
+            "start",
+            "end",
+            "calls",
+            "accepted",
+            "dead letters",
+            "parked",
+            "deferred",
+            "ambiguous",
+            "commit",
+        ]);
+    for row in recovered {
+        table.add_row([
+            row.partition.to_string(),
+            row.start.to_string(),
+            row.end.to_string(),
+            row.calls.to_string(),
+            row.accepted.to_string(),
+            row.dead_letters.to_string(),
+            row.parked.to_string(),
+            row.deferred.to_string(),
+            row.ambiguous.to_string(),
+            row.commit.to_string(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka::Headers;
+
+    use super::*;
+
+    fn named(kind: Terminal, header: Option<&[u8]>, value: &[u8]) -> Option<String> {
+        let headers = Headers {
+            readable: header
+                .map(|value| (call_dead_letter::CALL, Some(value)))
+                .into_iter()
+                .collect(),
+            unreadable: None,
+        };
+        let record = TopicRecord {
+            offset: Offset(0),
+            key: b"key",
+            value,
+            headers,
+        };
+        call_of(kind, &record).map(|call| call.to_string())
+    }
+
+    #[test]
+    fn terminal_record_names_its_call() {
+        let outcome = Outcome::new("o".into(), "k".into(), "outbox/1@7".into()).to_json();
+        let position = Some("outbox/1@8".to_owned());
+        assert_eq!(named(Terminal::Parked, Some(b"outbox/1@8"), b""), position);
+        assert_eq!(named(Terminal::Accepted, Some(b"outbox/1@8"), &outcome), position);
+        let by_value = named(Terminal::Accepted, None, &outcome);
+        assert_eq!(by_value.as_deref(), Some("outbox/1@7"));
+        assert_eq!(named(Terminal::DeadLetter, None, &outcome), None);
+        assert_eq!(named(Terminal::Parked, Some(b"\xff"), b""), None);
+    }
+
+    #[test]
+    fn json_field_names_are_stable() {
+        let mut ledger = Ledger::new("t");
+        ledger
+            .pending(Partition(0), Offset(4), b"k", None)
+            .expect("no other key");
+        let bounds = Bounds {
+            start: Offset(3),
+            end: Offset(6),
+        };
+        let recovery = ledger.recover(Partition(0), bounds, None).expect("a note");
+        let recovered = [recovered(&ledger, Partition(0), bounds, &recovery)];
+        let json = serde_json::to_value(Report {
+            group: "g",
+            topic: "t",
+            partitions: &recovered,
+        });
+        let expected = serde_json::json!({"group": "g", "topic": "t", "partitions": [{
+            "partition": 0, "start": 3, "end": 6, "calls": 1, "accepted": 0, "dead_letters": 0, "parked": 0,
+            "deferred": 0, "ambiguous": 1, "commit": 4,
+        }]});
+        assert_eq!(json.expect("JSON"), expected);
+        assert!(table(&recovered).to_string().contains("dead letters"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Ledger: the current state of each pending call, folded from the records that Kafka has.
+//!
+//! First come the terminal records (outcomes, dead letters, parked records), in any order and as often as they
+//! were written. Then come the records of the outbox, in the order of their offsets. One call is one chain: its
+//! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
+//! names; any other terminal record ends the record that it names, and not a later copy.
+//!
+//! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
+//! the topics.
+
+mod keys;
+mod recovery;
+
+use std::collections::BTreeMap;
+
+use records::{Bounds, Offset, OffsetSet, Partition, Position, TopicId};
+
+use self::keys::KeySample;
+pub use self::recovery::{CannotRecover, Recovery};
+
+/// Kind of a terminal record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// Outcome of an accepted call.
+    Accepted,
+    /// Dead letter.
+    DeadLetter,
+    /// Parked record.
+    Parked,
+}
+
+/// State of a record of the outbox, at the time at which it is folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallState {
+    /// A terminal record ends it.
+    Final(Terminal),
+    /// Neither a terminal record nor, so far, a later copy. It may have been sent.
+    Open,
+}
+
+/// Two records that cannot belong to the same call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the outcomes, dead letters or parked records name {call}, which has another key in the outbox: the outbox \
+     was deleted and created again, or two pipelines share these topics, so that it is unknown which calls are \
+     final"
+)]
+pub struct ForeignRecord {
+    /// Position of the call.
+    pub call: Position,
+}
+
+/// Calls of one outbox, with their states.
+#[derive(Debug)]
+pub struct Ledger {
+    topic: String,
+    partitions: BTreeMap<Partition, Calls>,
+}
+
+/// Calls of one partition.
+#[derive(Debug, Default)]
+struct Calls {
+    accepted: OffsetSet,
+    dead_letters: OffsetSet,
+    parked: OffsetSet,
+    /// Keys of terminal records, to be compared with those of the outbox.
+    keys: KeySample,
+    /// First records of the calls of which a copy was accepted.
+    accepted_copies: OffsetSet,
+    /// Last record of each open call, by its first record.
+    open: BTreeMap<Offset, Offset>,
+    counts: Counts,
+}
+
+/// Number of records of an outbox partition, by their states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All records.
+    pub records: u64,
+    /// Records of accepted calls.
+    pub accepted: u64,
+    /// Records with a dead letter.
+    pub dead_letters: u64,
+    /// Records with a parked record.
+    pub parked: u64,
+    /// Records that a later copy continues.
+    pub deferred: u64,
+}
+
+impl Ledger {
+    /// Creates the ledger of an outbox.
+    #[must_use]
+    pub fn new(topic: impl Into<String>) -> Self {
+        Self {
+            topic: topic.into(),
+            partitions: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a terminal record, with its key and the record of the outbox that it names. One that names
+    /// another topic is ignored.
+    ///
+    /// # Errors
+    /// Another terminal record names the same record with another key.
+    pub fn terminal(&mut self, kind: Terminal, call: &Position, key: &[u8]) -> Result<(), ForeignRecord> {
+        if call.topic != self.topic {
+            return Ok(());
+        }
+        let calls = self.partitions.entry(call.partition).or_default();
+        if !calls.keys.insert(call.offset, key) {
+            return Err(ForeignRecord { call: call.clone() });
+        }
+        let set = match kind {
+            Terminal::Accepted => &mut calls.accepted,
+            Terminal::DeadLetter => &mut calls.dead_letters,
+            Terminal::Parked => &mut calls.parked,
+        };
+        set.insert(call.offset);
+        Ok(())
+    }
+
+    /// Takes in a record of the outbox, after all terminal records. `continues` is the call's first record, if
+    /// this one is a copy.
+    ///
+    /// # Errors
+    /// A terminal record names this record with another key.
+    pub fn pending(
+        &mut self,
+        partition: Partition,
+        offset: Offset,
+        key: &[u8],
+        continues: Option<&Position>,
+    ) -> Result<CallState, ForeignRecord> {
+        // A copy on another partition does not end the call's earlier records: callers of two partitions know
+        // nothing of each other.
+        let first = continues
+            .filter(|call| call.topic == self.topic && call.partition == partition && call.offset < offset)
+            .map_or(offset, |call| call.offset);
+        let calls = self.partitions.entry(partition).or_default();
+        if !calls.keys.matches(offset, key) {
+            let topic = self.topic.clone();
+            return Err(ForeignRecord {
+                call: Position {
+                    topic,
+                    partition,
+                    offset,
+                },
+            });
+        }
+        calls.counts.records += 1;
+        // The copy is the open record from now on.
+        if calls.open.remove(&first).is_some() {
+            calls.counts.deferred += 1;
+        }
+        let state = calls.state(first, offset);
+        match state {
+            CallState::Final(Terminal::Accepted) => {
+                calls.counts.accepted += 1;
+                // A caller may die after the outcome and before its notes are committed; the next one may defer
+                // the call again.
+                if first != offset {
+                    calls.accepted_copies.insert(first);
+                }
+            }
+            CallState::Final(Terminal::DeadLetter) => calls.counts.dead_letters += 1,
+            CallState::Final(Terminal::Parked) => calls.counts.parked += 1,
+            CallState::Open => drop(calls.open.insert(first, offset)),
+        }
+        Ok(state)
+    }
+
+    /// Returns the open calls of a partition in the order of their first records: each with its first record
+    /// and its last one.
+    pub fn open(&self, partition: Partition) -> impl Iterator<Item = (Offset, Offset)> + '_ {
+        let calls = self.partitions.get(&partition);
+        calls
+            .into_iter()
+            .flat_map(|calls| calls.open.iter().map(|(first, last)| (*first, *last)))
+    }
+
+    /// Returns the number of records of a partition by their states.
+    #[must_use]
+    pub fn counts(&self, partition: Partition) -> Counts {
+        self.partitions
+            .get(&partition)
+            .map_or(Counts::default(), |calls| calls.counts)
+    }
+
+    /// Returns what a group that lost its offsets continues with on a partition, all records of which within
+    /// the bounds were taken in. `outbox` is the id of the outbox, if the brokers report it.
+    ///
+    /// # Errors
+    /// The call note would be too long.
+    pub fn recover(
+        &self,
+        partition: Partition,
+        bounds: Bounds,
+        outbox: Option<TopicId>,
+    ) -> Result<Recovery, CannotRecover> {
+        let open = self.open(partition).map(|(_, last)| last).collect();
+        Recovery::of(open, bounds, outbox)
+    }
+}
+
+impl Calls {
+    fn state(&self, first: Offset, offset: Offset) -> CallState {
+        let is_accepted = |at| self.accepted.contains(at);
+        if is_accepted(offset) || is_accepted(first) || self.accepted_copies.contains(first) {
+            CallState::Final(Terminal::Accepted)
+        } else if self.dead_letters.contains(offset) {
+            CallState::Final(Terminal::DeadLetter)
+        } else if self.parked.contains(offset) {
+            CallState::Final(Terminal::Parked)
+        } else {
+            CallState::Open
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+use records::CallNote;
+
+use super::*;
+
+const P: Partition = Partition(1);
+
+fn at(offset: i64) -> Position {
+    Position {
+        topic: "outbox".into(),
+        partition: P,
+        offset: Offset(offset),
+    }
+}
+
+fn set(offsets: &[i64]) -> OffsetSet {
+    offsets.iter().copied().map(Offset).collect()
+}
+
+/// Folds terminal records, and records of the outbox with the first records that they continue.
+fn fold(terminals: &[(Terminal, i64)], pending: &[(i64, Option<i64>)]) -> Ledger {
+    let mut ledger = Ledger::new("outbox");
+    for (kind, offset) in terminals {
+        ledger
+            .terminal(*kind, &at(*offset), b"key")
+            .expect("the same key");
+    }
+    for (offset, continues) in pending {
+        let continues = continues.map(at);
+        ledger
+            .pending(P, Offset(*offset), b"key", continues.as_ref())
+            .expect("the same key");
+    }
+    ledger
+}
+
+fn recover(ledger: &Ledger, start: i64, end: i64) -> Recovery {
+    let bounds = Bounds {
+        start: Offset(start),
+        end: Offset(end),
+    };
+    ledger.recover(P, bounds, None).expect("a short note")
+}
+
+#[test]
+fn call_without_a_terminal_record_is_ambiguous() {
+    use Terminal::{Accepted, DeadLetter, Parked};
+    // Offsets 3 and 7 hold markers. An outcome is there twice, and one of a deleted record.
+    let terminals = [
+        (Accepted, 0),
+        (Accepted, 2),
+        (DeadLetter, 4),
+        (Parked, 5),
+        (Accepted, 4),
+        (Accepted, 2),
+    ];
+    let ledger = fold(
+        &terminals,
+        &[(1, None), (2, None), (4, None), (5, None), (6, None)],
+    );
+    let recovery = recover(&ledger, 1, 8);
+    assert_eq!(recovery.commit_position, Offset(1));
+    assert_eq!(recovery.note.intents, set(&[1, 6]));
+    assert_eq!(recovery.note.finals, set(&[2, 3, 4, 5, 7]));
+    assert_eq!(recovery.ambiguous, 2);
+    let counts = ledger.counts(P);
+    assert_eq!((counts.records, counts.accepted, counts.parked), (5, 2, 1));
+}
+
+#[test]
+fn later_copy_is_the_open_record() {
+    let ledger = fold(&[], &[(0, None), (1, None), (3, Some(0)), (5, Some(0))]);
+    assert_eq!(
+        ledger.open(P).collect::<Vec<_>>(),
+        [(Offset(0), Offset(5)), (Offset(1), Offset(1))]
+    );
+    let recovery = recover(&ledger, 0, 7);
+    assert_eq!(recovery.commit_position, Offset(1));
+    assert_eq!(recovery.note.intents, set(&[1, 5]));
+    assert_eq!(ledger.counts(P).deferred, 2);
+}
+
+#[test]
+fn accepted_call_stays_accepted_in_its_copies() {
+    let pending = [(0, None), (3, Some(0)), (5, Some(0))];
+    for accepted in [0, 3, 5] {
+        let ledger = fold(&[(Terminal::Accepted, accepted)], &pending);
+        assert_eq!(recover(&ledger, 0, 7).commit_position, Offset(7), "{accepted}");
+    }
+    // A parked call may be sent again by an operator: its copy is open.
+    let ledger = fold(&[(Terminal::Parked, 0)], &pending);
+    assert_eq!(recover(&ledger, 0, 7).note.intents, set(&[5]));
+}
+
+#[test]
+fn records_of_another_topic_or_partition_say_nothing() {
+    let mut ledger = Ledger::new("outbox");
+    let other = Position {
+        topic: "another".into(),
+        ..at(0)
+    };
+    ledger
+        .terminal(Terminal::Accepted, &other, b"key")
+        .expect("ignored");
+    let elsewhere = Position {
+        partition: Partition(2),
+        ..at(0)
+    };
+    for (offset, continues) in [(0, None), (1, Some(&other)), (2, Some(&elsewhere))] {
+        let state = ledger.pending(P, Offset(offset), b"key", continues);
+        assert_eq!(state, Ok(CallState::Open));
+    }
+    assert_eq!(recover(&ledger, 0, 3).note.intents, set(&[0, 1, 2]));
+}
+
+#[test]
+fn outcome_of_an_earlier_outbox_is_refused() {
+    let mut ledger = Ledger::new("outbox");
+    ledger
+        .terminal(Terminal::Accepted, &at(4), b"old")
+        .expect("the first");
+    assert_eq!(
+        ledger.pending(P, Offset(4), b"new", None),
+        Err(ForeignRecord { call: at(4) })
+    );
+    assert!(ledger.terminal(Terminal::Parked, &at(4), b"new").is_err());
+}
+
+#[test]
+fn partition_without_open_calls_is_committed_at_its_end() {
+    let ledger = fold(&[(Terminal::Accepted, 0)], &[(0, None)]);
+    let recovery = recover(&ledger, 0, 2);
+    assert_eq!((recovery.commit_position, recovery.ambiguous), (Offset(2), 0));
+    assert_eq!(recovery.note, CallNote::default());
+}
+
+#[test]
+fn scattered_calls_are_exact_or_refused() {
+    let recover = |offsets: i64| {
+        let open: Vec<_> = (0..offsets)
+            .filter(|offset| offset % 2 == 0)
+            .map(|at| (at, None))
+            .collect();
+        let bounds = Bounds {
+            start: Offset(0),
+            end: Offset(offsets),
+        };
+        fold(&[], &open).recover(P, bounds, None)
+    };
+    let small = recover(12_000).expect("both sets fit");
+    assert_eq!(small.note.intents.count(), 6_000);
+    let large = recover(24_000).expect("the final calls fit");
+    assert_eq!(large.note.intents.count(), 24_000, "one run");
+    assert_eq!(large.note.finals.count(), 12_000);
+    let refused = recover(26_000).expect_err("too long").to_string();
+    assert!(refused.contains("13000 open calls"), "{refused}");
+}
