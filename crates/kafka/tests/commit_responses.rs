@@ -40,7 +40,9 @@ fn member(cluster: &MockCluster<'_, DefaultProducerContext>, request_timeout: Du
         }
     };
     consumer.accept(&partitions).expect("a member");
-    consumer.start(Partition(0), Offset(0)).expect("its partition");
+    consumer
+        .start(Partition(0), Offset(0), None)
+        .expect("its partition");
     consumer
 }
 
@@ -49,6 +51,7 @@ fn commit(consumer: &Consumer) -> CommitResponse {
         partition: Partition(0),
         offset: Offset(0),
         metadata: "note".into(),
+        leader_epoch: None,
     }])
 }
 

@@ -41,7 +41,7 @@ pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;
 pub use offset_set::OffsetSet;
 pub use order::Order;
-pub use position::{Bounds, Offset, Partition, Position, Timestamp};
+pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;
 pub use topics::note as topics_note;
 pub use topics::note::TopicsNote;

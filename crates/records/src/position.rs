@@ -16,6 +16,21 @@ pub struct Partition(pub i32);
 #[serde(transparent)]
 pub struct Offset(pub i64);
 
+/// Number of a partition's leadership: each leader that Kafka elects has a higher one, and writes it into its
+/// records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaderEpoch(pub i32);
+
+/// How far the log is still the one that a committed offset belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// Leader epoch that was committed with the offset.
+    pub epoch: LeaderEpoch,
+    /// End of what the leaders up to that epoch have written, but not above the committed offset. The records
+    /// from here on are of later leaders.
+    pub end: Offset,
+}
+
 /// Bounds of a partition: its first offset, and the one after its last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {

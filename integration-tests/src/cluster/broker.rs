@@ -1,12 +1,14 @@
 //! A broker for one scenario, started and stopped by `scripts/kafka`.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use records::{Offset, Partition};
 
 use crate::cluster::ADDRESS_VARIABLE;
 use crate::process::free_port;
@@ -93,6 +95,40 @@ impl Broker {
         self.signal(Signal::SIGCONT)
     }
 
+    /// Removes the end of a partition's log from the disk of a broker that was killed, as a lost disk or a leader
+    /// that was not in sync does.
+    ///
+    /// # Errors
+    /// No record batch begins at `end`, or the log's file cannot be changed.
+    pub fn truncate_log(&self, topic: &str, partition: Partition, end: Offset) -> Result<()> {
+        let name = format!("{topic}-{partition}");
+        let log = find_folder(&self.folder, &name)?.with_context(|| format!("{name} has no folder"))?;
+        for entry in std::fs::read_dir(&log)? {
+            let path = entry?.path();
+            // The broker rebuilds these from the log.
+            let is_derived = ["index", "timeindex", "txnindex", "snapshot"].map(OsStr::new);
+            if path
+                .extension()
+                .is_some_and(|extension| is_derived.contains(&extension))
+            {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        let segment = log.join("00000000000000000000.log");
+        let bytes = std::fs::read(&segment).with_context(|| format!("reading {}", segment.display()))?;
+        let mut at = 0;
+        // Each batch begins with its first offset (8 bytes) and the length of what follows (4 bytes).
+        while let Some((offset, rest)) = bytes.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
+            if i64::from_be_bytes(*offset) == end.0 {
+                let file = std::fs::OpenOptions::new().write(true).open(&segment)?;
+                return Ok(file.set_len(u64::try_from(at)?)?);
+            }
+            let length = rest.first_chunk::<4>().context("the log ends within a batch")?;
+            at += 12 + usize::try_from(u32::from_be_bytes(*length))?;
+        }
+        bail!("no record batch of {name} begins at {end}")
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let file = self.folder.join("kafka.pid");
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -132,6 +168,23 @@ impl Broker {
         );
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
+}
+
+/// Returns the folder of this name within a folder, at any depth.
+fn find_folder(within: &Path, name: &str) -> Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(within).with_context(|| format!("reading {}", within.display()))? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        if path.file_name() == Some(OsStr::new(name)) {
+            return Ok(Some(path));
+        }
+        if let Some(found) = find_folder(&path, name)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Environment variable from which the JVM reads more options.

@@ -1,6 +1,8 @@
 //! Set-ups that several scenarios begin with.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use harness::cluster::broker::Broker;
 use harness::orders::manual::{InputRecord, orders, send};
 use harness::pipeline::{Pipeline, Service};
@@ -61,4 +63,17 @@ impl<R: Rule> ProxiedPipeline<R> {
         drop(pipeline);
         broker.discard();
     }
+}
+
+/// Returns a broker for this scenario alone, and the folder to delete when the scenario has passed.
+pub(crate) fn own_broker() -> Result<(Broker, PathBuf)> {
+    let folder = tempfile::Builder::new()
+        .prefix("outbox-own-broker-")
+        .tempdir()
+        .context("making a folder for a broker")?
+        .keep();
+    Ok((
+        Broker::new(folder.join("1"), ["--heap", "384"].map(str::to_owned).to_vec()),
+        folder,
+    ))
 }

@@ -8,7 +8,7 @@ use kafka::consumer::{CommitOffset, CommitResponse};
 use kafka::error::ErrorClass;
 use pipeline::delivery::{Commit, CommitResult};
 use rdkafka::types::RDKafkaErrorCode;
-use records::{CallNote, OffsetSet};
+use records::{CallNote, LeaderEpoch, OffsetSet, Partition};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::effects::Shell;
@@ -17,7 +17,7 @@ use crate::effects::completion::Completion;
 impl Shell {
     /// Commits offsets with their notes, on a blocking thread: the coordinator may take long to respond.
     pub(crate) fn commit(&mut self, commits: &[Commit]) {
-        let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
+        let offsets: Vec<CommitOffset> = self.offsets_of(commits);
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;
@@ -51,6 +51,24 @@ impl Shell {
                 took,
             });
         });
+    }
+
+    /// Returns commits in the consumer's terms.
+    pub(crate) fn offsets_of(&self, commits: &[Commit]) -> Vec<CommitOffset> {
+        let offset_of = |commit: &Commit| CommitOffset {
+            partition: commit.partition,
+            offset: commit.offset,
+            metadata: metadata_of(commit),
+            leader_epoch: self.leader_epoch(commit.partition),
+        };
+        commits.iter().map(offset_of).collect()
+    }
+
+    fn leader_epoch(&self, partition: Partition) -> Option<LeaderEpoch> {
+        // A test removes the guard: the calls of an outbox that has lost its end and has grown again are then
+        // skipped up to the committed offset.
+        let epoch = self.consumer.leader_epoch(partition);
+        epoch.filter(|_| !guard_removed!("guard-leader-epoch"))
     }
 
     /// Interprets the response to a commit. Returns `None` for one of an earlier membership.
@@ -111,15 +129,6 @@ fn unknown(why: &str) -> CommitResult {
         "commit repeated and an earlier request may still be in flight, leaving the group and joining again"
     );
     CommitResult::Unknown
-}
-
-/// Returns a commit in the consumer's terms.
-pub(crate) fn offset_of(commit: &Commit) -> CommitOffset {
-    CommitOffset {
-        partition: commit.partition,
-        offset: commit.offset,
-        metadata: metadata_of(commit),
-    }
 }
 
 fn metadata_of(commit: &Commit) -> String {

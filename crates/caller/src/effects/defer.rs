@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use kafka::consumer::CommitOffset;
 use kafka::error::ErrorClass;
 use pipeline::delivery::{Commit, CommitResult, DeferredCopy};
 use rdkafka::types::RDKafkaErrorCode;
 use service::failpoint::kill_at;
 
 use crate::effects::Shell;
-use crate::effects::commit::offset_of;
 use crate::effects::completion::Completion;
 use crate::outbox::deferral_txn::DeferralResult;
 use crate::outbox::pending_call::PendingCall;
@@ -45,7 +43,7 @@ impl Shell {
                 "call deferred to the tail of the outbox, so that it does not block its partition"
             );
         }
-        let offsets: Vec<CommitOffset> = commits.iter().map(offset_of).collect();
+        let offsets = self.offsets_of(commits);
         let deferral_producer = self.deferral_producer.clone();
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();

@@ -1,13 +1,15 @@
 //! Loading of committed offsets, call notes and log bounds from Kafka, off the loop.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kafka::offsets::log_check::LogCheck;
 use kafka::{ClientError, Consumer};
 use pipeline::delivery::{Assignment, LoadedNotes};
 use records::{Offset, Partition, TopicId};
 use service::failpoint::guard_removed;
 
+use crate::config::Config;
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
 
@@ -29,11 +31,12 @@ impl Shell {
             return;
         }
         let (consumer, completions) = (Arc::clone(&self.consumer), self.completions.clone());
+        let (log_check, topic) = (Arc::clone(&self.log_check), self.config.topics.pending.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let loading = tokio::task::spawn_blocking({
                 let partitions = partitions.clone();
-                move || load(&consumer, &partitions)
+                move || load(&consumer, &log_check, &topic, &partitions)
             });
             match loading.await {
                 Ok(Ok(loaded)) => {
@@ -58,8 +61,27 @@ impl Shell {
     }
 }
 
+/// Opens the client that checks the outbox's log, and has it connect while the group is being joined.
+///
+/// # Errors
+/// librdkafka refused a setting.
+pub(super) fn open_log_check(config: &Config) -> Result<Arc<Mutex<LogCheck>>, ClientError> {
+    let log_check = Arc::new(Mutex::new(LogCheck::open(&config.kafka)?));
+    let (warmed, topic) = (Arc::clone(&log_check), config.topics.pending.clone());
+    drop(tokio::task::spawn_blocking(move || {
+        let log_check = warmed.lock().unwrap_or_else(PoisonError::into_inner);
+        log_check.warm_up(&topic, Partition(0), REQUEST_TIMEOUT);
+    }));
+    Ok(log_check)
+}
+
 /// Reads the committed offsets and notes of partitions, and the bounds of their logs. Blocks.
-fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
+fn load(
+    consumer: &Consumer,
+    log_check: &Mutex<LogCheck>,
+    topic: &str,
+    partitions: &[Partition],
+) -> Result<Vec<(Partition, LoadedNotes)>, ClientError> {
     let started = Instant::now();
     // Offsets before bounds: the log end read afterwards cannot be below an offset that is valid.
     let committed = consumer.committed(partitions, REQUEST_TIMEOUT)?;
@@ -80,11 +102,21 @@ fn load(consumer: &Consumer, partitions: &[Partition]) -> Result<Vec<(Partition,
             }
             std::thread::sleep(LOG_END_RETRY);
         };
+        let epoch_end = match (committed.offset, committed.leader_epoch) {
+            // An offset outside of the log halts the partition in any case.
+            (Some(offset), Some(epoch)) if (bounds.start..=bounds.end).contains(&offset) => {
+                let log_check = log_check.lock().unwrap_or_else(PoisonError::into_inner);
+                let log = (topic, committed.partition);
+                Some(log_check.epoch_end(log, bounds.start, (offset, epoch), REQUEST_TIMEOUT)?)
+            }
+            _ => None,
+        };
         // A test removes the guard: an outbox then looks empty to a group without offsets.
         let looks_empty = committed.offset.is_none() && guard_removed!("guard-lost-offsets");
         let loaded = LoadedNotes {
             committed: committed.offset,
             metadata: committed.metadata,
+            epoch_end,
             outbox: outbox.clone(),
             log_start: bounds.start,
             log_end: if looks_empty { Offset(0) } else { bounds.end },

@@ -14,9 +14,10 @@ mod recover_producer;
 mod send;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use kafka::offsets::log_check::LogCheck;
 use kafka::producer::Producer;
 use kafka::{ClientError, Consumer};
 use membership::GroupMember;
@@ -41,6 +42,8 @@ pub(crate) struct Shell {
     pub(crate) api: Arc<Api>,
     pub(crate) policies: Policies,
     pub(crate) consumer: Arc<Consumer>,
+    /// Checks the outbox's log at each assignment.
+    pub(crate) log_check: Arc<Mutex<LogCheck>>,
     /// Wakes the run loop when the consumer has something to poll.
     pub(crate) consumer_ready: Arc<Notify>,
     pub(crate) producer: Producer,
@@ -95,6 +98,7 @@ impl Shell {
             policies: Policies::new(config),
             config: config.clone(),
             consumer: Arc::new(consumer),
+            log_check: load_offsets::open_log_check(config)?,
             consumer_ready,
             producer,
             is_producer_unready: false,

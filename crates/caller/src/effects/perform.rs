@@ -7,7 +7,7 @@ use kafka::{ClientError, Consumer};
 use pipeline::delivery::{
     Action, Assignment, CallId, Event, HaltReason, Rejoin, ResponseSummary, WaitReason,
 };
-use records::{Offset, Partition};
+use records::{LeaderEpoch, Offset, Partition};
 use service::failpoint::kill_at;
 
 use crate::effects::{Shell, join, numbers};
@@ -34,8 +34,9 @@ impl Shell {
             Action::Start {
                 partition,
                 offset,
+                leader_epoch,
                 is_first,
-            } => return Ok(self.start(partition, offset, is_first)),
+            } => return Ok(self.start((partition, offset), leader_epoch, is_first)),
             Action::Halt { partition, why } => self.halt(partition, &why),
             Action::Pause(partitions) => self.control_intake(&partitions, "paused", Consumer::pause),
             Action::Resume(partitions) => self.control_intake(&partitions, "resumed", Consumer::resume),
@@ -110,7 +111,12 @@ impl Shell {
         None
     }
 
-    fn start(&mut self, partition: Partition, offset: Offset, is_first: bool) -> Option<Event<PendingCall>> {
+    fn start(
+        &mut self,
+        (partition, offset): (Partition, Offset),
+        leader_epoch: Option<LeaderEpoch>,
+        is_first: bool,
+    ) -> Option<Event<PendingCall>> {
         self.set_assigned();
         let topic = &self.config.topics.pending;
         if is_first {
@@ -119,7 +125,7 @@ impl Shell {
                 "no committed offset and an empty partition, starting at its beginning"
             );
         }
-        match self.consumer.start(partition, offset) {
+        match self.consumer.start(partition, offset, leader_epoch) {
             Ok(()) => {
                 tracing::info!(topic, %partition, %offset, "partition started");
                 None

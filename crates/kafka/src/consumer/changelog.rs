@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use records::{Bounds, Offset, Partition, Timestamp};
 
+use super::offsets::log_check::LogCheck;
 use super::offsets::{self, Committed};
 use super::read_to_end::read_to_end;
 pub use super::read_to_end::{ChangelogRecord, ReadError};
@@ -20,6 +21,7 @@ pub struct ChangelogReader {
     // Sees the high watermark. A read_committed client would take the last stable offset for the end, miss a
     // committed transaction whose markers are still being written, and admit its orders again.
     uncommitted: BaseConsumer,
+    log_check: LogCheck,
     group_id: String,
     topic: String,
 }
@@ -52,6 +54,7 @@ impl ChangelogReader {
         Ok(Self {
             committed: client("read_committed")?,
             uncommitted: client("read_uncommitted")?,
+            log_check: LogCheck::open(settings)?,
             group_id: settings.group_id.clone(),
             topic: topic.to_owned(),
         })
@@ -66,6 +69,7 @@ impl ChangelogReader {
             .and_then(|_| self.bounds(partition, timeout))
             .and_then(|_| self.stable_bounds(partition, timeout))
             .and_then(|_| self.input_metadata(input, &[partition], timeout));
+        self.log_check.warm_up(input, partition, timeout);
         // The restore makes the same requests, and reports an error that lasts.
         if let Err(error) = warmed {
             tracing::debug!(%error, "changelog reader not warmed up");
@@ -87,7 +91,14 @@ impl ChangelogReader {
             partition,
             offset: None,
             metadata: String::new(),
+            leader_epoch: None,
         }))
+    }
+
+    /// Returns the client that checks the log of the input topic.
+    #[must_use]
+    pub const fn log_check(&self) -> &LogCheck {
+        &self.log_check
     }
 
     /// Returns the metadata of the group, as of a client that is no member of it.

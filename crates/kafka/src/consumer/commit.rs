@@ -17,9 +17,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition};
+use records::{LeaderEpoch, Offset, Partition};
 
 use super::Consumer;
+use super::offsets::leader_epoch;
 use crate::client::error::ClientError;
 
 /// An offset to commit, with its metadata.
@@ -31,6 +32,9 @@ pub struct CommitOffset {
     pub offset: Offset,
     /// Commit metadata: ASCII, and at most 4096 bytes (the broker's default limit).
     pub metadata: String,
+    /// Leader epoch of the last record before the offset, or a later one that was seen since; `None` if none is
+    /// known.
+    pub leader_epoch: Option<LeaderEpoch>,
 }
 
 /// What is known of a commit that has ended.
@@ -104,6 +108,9 @@ fn list(topic: &str, commits: &[CommitOffset]) -> Result<TopicPartitionList, Ref
                 partition: Some(commit.partition),
                 error,
             })?;
+    }
+    for commit in commits {
+        leader_epoch::set(&list, topic, commit.partition, commit.leader_epoch);
     }
     Ok(list)
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext as _, Offset as Seek, TopicPartitionList};
-use records::{Bounds, Offset, Partition};
+use records::{Bounds, Partition};
 
 use self::commit::responses::OffsetCommitResponses;
 pub use self::commit::{CommitOffset, CommitResponse};
@@ -35,6 +35,7 @@ pub use self::headers::Headers;
 pub use self::join::Membership;
 pub use self::member_id::unjoined_metadata;
 use self::offsets::Committed;
+use self::positions::Next;
 use crate::client::error::ClientError;
 use crate::client::log_queue::LogQueue;
 
@@ -46,8 +47,8 @@ pub struct Consumer {
     inner: BaseConsumer<RebalanceQueue>,
     topic: String,
     group_id: String,
-    /// Next offset of each started partition.
-    next: Mutex<HashMap<Partition, Offset>>,
+    /// Next record of each started partition.
+    next: Mutex<HashMap<Partition, Next>>,
     /// Rebalance that `poll` has returned and that is not completed yet.
     uncompleted: Mutex<Option<Rebalance>>,
 }
@@ -174,7 +175,7 @@ impl Consumer {
         });
     }
 
-    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Offset>> {
+    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Next>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

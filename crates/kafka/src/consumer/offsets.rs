@@ -1,10 +1,13 @@
 //! Committed offsets of a group, and the bounds of partitions.
 
+pub(crate) mod leader_epoch;
+pub mod log_check;
+
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Bounds, Offset, Partition};
+use records::{Bounds, LeaderEpoch, Offset, Partition};
 
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
@@ -18,6 +21,9 @@ pub struct Committed {
     pub offset: Option<Offset>,
     /// Commit metadata; empty if there is none, U+FFFD if it is not UTF-8.
     pub metadata: String,
+    /// Leader epoch that was committed with the offset; `None` if an operator or an earlier version committed
+    /// it.
+    pub leader_epoch: Option<LeaderEpoch>,
 }
 
 /// Reads committed offsets of a group without joining it.
@@ -111,6 +117,7 @@ pub fn committed<C: ConsumerContext>(
                 partition: Partition(element.partition()),
                 offset,
                 metadata,
+                leader_epoch: leader_epoch::get(&response, topic, Partition(element.partition())),
             })
         })
         .collect()

@@ -3,26 +3,50 @@
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition};
+use records::{LeaderEpoch, Offset, Partition};
 
 use super::Consumer;
+use super::offsets::leader_epoch;
 use crate::client::error::ClientError;
 
 /// Timeout for setting a position. librdkafka only has to notify a thread of its own.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Next record of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Next {
+    offset: Offset,
+    /// Latest leader epoch that is known to have written below the offset.
+    leader_epoch: Option<LeaderEpoch>,
+}
+
 impl Consumer {
-    /// Starts to return the records of an accepted partition, from `offset` on.
+    /// Starts to return the records of an accepted partition, from `offset` on. If the log up to there is not
+    /// that of `leader_epoch` any more, now or later, [`Self::poll`] reports that instead.
     ///
     /// # Errors
     /// The position could not be set; the partition stays paused.
-    pub fn start(&self, partition: Partition, offset: Offset) -> Result<(), ClientError> {
-        self.seek(partition, offset)?;
-        self.next().insert(partition, offset);
+    pub fn start(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<(), ClientError> {
+        let next = Next { offset, leader_epoch };
+        self.seek(partition, next, SEEK_TIMEOUT)?;
+        self.next().insert(partition, next);
         self.resume(&[partition])
+    }
+
+    /// Returns the leader epoch to commit with an offset of a started partition.
+    // The latest epoch that was read will do for any offset up to there: if the log is truncated below that
+    // offset later, what replaces its end has a higher one.
+    #[must_use]
+    pub fn leader_epoch(&self, partition: Partition) -> Option<LeaderEpoch> {
+        self.next().get(&partition)?.leader_epoch
     }
 
     /// Stops returning records of these partitions. Records that were fetched ahead are dropped.
@@ -46,19 +70,15 @@ impl Consumer {
         partitions
             .iter()
             .try_for_each(|partition| self.wake_fetcher(*partition))
-            .map_err(|error| self.error("resuming", partitions, error))
     }
 
     /// Makes librdkafka fetch a resumed partition at once.
-    fn wake_fetcher(&self, partition: Partition) -> Result<(), KafkaError> {
+    fn wake_fetcher(&self, partition: Partition) -> Result<(), ClientError> {
         // The thread of the partition's broker sleeps for up to a second while all its partitions are paused.
         // A resume does not wake it, but a seek does, here to the position that the partition has anyhow.
         // With a timeout of zero nobody waits for the seek.
         let next = self.next().get(&partition).copied();
-        next.map_or(Ok(()), |next| {
-            self.inner
-                .seek(&self.topic, partition.0, Seek::Offset(next.0), Duration::ZERO)
-        })
+        next.map_or(Ok(()), |next| self.seek(partition, next, Duration::ZERO))
     }
 
     /// Returns `true` if a record is at or behind its partition's next offset, and advances that. Otherwise
@@ -67,8 +87,9 @@ impl Consumer {
         let (partition, offset) = (Partition(record.partition()), Offset(record.offset()));
         let next = match self.next().get_mut(&partition) {
             // Gaps are normal: transaction markers, aborted and compacted records are not returned.
-            Some(next) if offset >= *next => {
-                *next = offset.next();
+            Some(next) if offset >= next.offset => {
+                next.offset = offset.next();
+                next.leader_epoch = next.leader_epoch.max(leader_epoch::of(record));
                 return Ok(true);
             }
             Some(next) => *next,
@@ -78,24 +99,33 @@ impl Consumer {
         // its look-up of that position crosses our seek. Without a second seek the partition would be read
         // from its beginning.
         tracing::warn!(
-            topic = self.topic, %partition, %offset, %next,
+            topic = self.topic, %partition, %offset, next = %next.offset,
             "partition went back, seeking forward to the next offset"
         );
-        self.seek(partition, next)?;
+        self.seek(partition, next, SEEK_TIMEOUT)?;
         Ok(false)
     }
 
-    fn seek(&self, partition: Partition, offset: Offset) -> Result<(), ClientError> {
+    fn seek(&self, partition: Partition, next: Next, timeout: Duration) -> Result<(), ClientError> {
         let mut list = TopicPartitionList::new();
         let failed = |error| self.error("setting the position of", &[partition], error);
-        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(offset.0))
+        list.add_partition_offset(&self.topic, partition.0, Seek::Offset(next.offset.0))
             .map_err(failed)?;
-        let sought = self.inner.seek_partitions(list, SEEK_TIMEOUT).map_err(failed)?;
+        // Without the epoch librdkafka would not notice that the log was truncated and has grown again.
+        leader_epoch::set(&list, &self.topic, partition, next.leader_epoch);
+        let sought = self.inner.seek_partitions(list, timeout).map_err(failed)?;
         // The call succeeds as a whole even if the seek of a partition failed.
         sought
             .elements()
             .iter()
-            .try_for_each(|element| element.error())
+            .map(|element| element.error())
+            // Without a timeout librdkafka only notes that the seek is on its way.
+            .filter(|result| !matches!(result, Err(error) if is_in_progress(error)))
+            .try_for_each(|result| result)
             .map_err(failed)
     }
+}
+
+fn is_in_progress(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InProgress)
 }

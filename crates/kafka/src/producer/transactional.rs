@@ -34,6 +34,7 @@ use crate::client::error::ClientError;
 use crate::client::log_bridge;
 use crate::client::retry::retry_until;
 use crate::consumer::CommitOffset;
+use crate::consumer::offsets::leader_epoch;
 
 /// A producer with a transactional id, and at most one open transaction.
 pub struct TransactionalProducer {
@@ -269,6 +270,9 @@ impl TransactionalProducer {
             element
                 .set_offset(Seek::Offset(offset.offset.0))
                 .map_err(|error| ClientError::new(attempted.clone(), error))?;
+        }
+        for offset in offsets {
+            leader_epoch::set(&list, topic, offset.partition, offset.leader_epoch);
         }
         let request = {
             let (sender, metadata) = (Arc::clone(&self.sender), Arc::clone(metadata));

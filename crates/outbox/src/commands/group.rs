@@ -196,6 +196,8 @@ fn commit_of(begun: &Begun, outbox: Option<TopicId>) -> anyhow::Result<CommitOff
         partition: begun.partition,
         offset: begun.from,
         metadata: note.encode(begun.from)?,
+        // The operator's offset is accepted as it is.
+        leader_epoch: None,
     })
 }
 
@@ -270,6 +272,7 @@ mod tests {
             partition: Partition(partition),
             offset: offset.map(Offset),
             metadata: String::new(),
+            leader_epoch: None,
         };
         let found = [committed(0, None), committed(1, Some(0)), committed(2, None)];
         assert_eq!(without_offset(&found), [Partition(0), Partition(2)]);
@@ -284,6 +287,7 @@ mod tests {
                 partition: Partition(0),
                 offset: offset.map(Offset),
                 metadata: metadata.into(),
+                leader_epoch: None,
             };
             check_read_back(&commits, &[read]).is_ok()
         };

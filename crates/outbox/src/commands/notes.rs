@@ -205,6 +205,7 @@ mod tests {
             partition: Partition(3),
             offset: Some(Offset(100)),
             metadata: metadata.into(),
+            leader_epoch: None,
         }
     }
 

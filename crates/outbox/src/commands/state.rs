@@ -172,6 +172,8 @@ fn confirm_changelog(
                 partition: committed.partition,
                 offset,
                 metadata: note.encode(),
+                // The same offset, and so the same log.
+                leader_epoch: committed.leader_epoch,
             });
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use records::call_note::{InvalidNote, NoteTooLong};
-use records::{Offset, Partition, TopicId};
+use records::{EpochEnd, LeaderEpoch, Offset, Partition, TopicId};
 
 use super::call::{Ambiguity, FinalState, History, LookupResponse, Pending};
 use super::flow::Outage;
@@ -88,6 +88,8 @@ pub struct LoadedNotes {
     pub committed: Option<Offset>,
     /// Metadata that was committed with the offset.
     pub metadata: String,
+    /// End of the log that the committed offset belongs to; `None` if no leader epoch was committed with it.
+    pub epoch_end: Option<EpochEnd>,
     /// Id of the outbox that the records come from; `None` if the brokers do not report it.
     pub outbox: Option<TopicId>,
     /// First offset that the log still has.
@@ -128,6 +130,8 @@ pub enum Action<P> {
         partition: Partition,
         /// Offset to read from: the commit position.
         offset: Offset,
+        /// Leader epoch that was committed with the offset.
+        leader_epoch: Option<LeaderEpoch>,
         /// `true` if nothing was ever committed for it, and the partition is empty.
         is_first: bool,
     },
@@ -337,6 +341,24 @@ pub enum HaltReason {
         committed: Offset,
         /// Offset behind the last record that can be read.
         log_end: Offset,
+    },
+    /// The log has lost its end, and has grown again beyond the committed offset.
+    #[error(
+        "the log was truncated at {end} and has grown again: the group has committed offset {committed} in leader \
+         epoch {}, and the records from {end} on are of later leaders (after an unclean leader election, for \
+         example). The calls now at {end} to {committed} were not made at these offsets, and those that were there \
+         before may have been made and be in the outbox again. Find out from the outcomes which orders were called, \
+         then, while no caller of the group runs, commit the offset to continue at: kafka-consumer-groups \
+         --reset-offsets --to-offset N",
+        epoch.0
+    )]
+    Truncated {
+        /// Committed offset of the group.
+        committed: Offset,
+        /// Leader epoch that was committed with it.
+        epoch: LeaderEpoch,
+        /// Offset of the first record that a later leader has written.
+        end: Offset,
     },
 }
 

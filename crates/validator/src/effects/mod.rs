@@ -13,7 +13,7 @@ use std::sync::Arc;
 use kafka::TransactionalProducer;
 use kafka::producer::RecordSizes;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use records::Partition;
+use records::{LeaderEpoch, Partition};
 use store::{StateDirectory, Store};
 
 use crate::config::Config;
@@ -31,6 +31,8 @@ pub(crate) struct Shell {
     pub(crate) directory: Arc<StateDirectory>,
     /// Open stores of the running partitions.
     pub(crate) stores: BTreeMap<Partition, Box<Store>>,
+    /// Committed leader epochs of the restored partitions, until they start.
+    pub(crate) leader_epochs: BTreeMap<Partition, LeaderEpoch>,
     pub(crate) restorers: Restorers,
     pub(crate) producer: Option<TransactionalProducer>,
     /// Sizes that the producer's topics accept.

@@ -25,7 +25,7 @@ impl Shell {
             }
             Action::CancelRestore(partition) => self.restorers.cancel(partition),
             Action::Start(partition, offset) => {
-                if let Err(error) = consumer.start(partition, offset) {
+                if let Err(error) = consumer.start(partition, offset, self.leader_epochs.remove(&partition)) {
                     // librdkafka has stopped the partition meanwhile, as it does while its topic is being
                     // deleted. Restoring it again finds out why.
                     tracing::warn!(%partition, %error, "partition not started, restoring it again");
@@ -34,7 +34,7 @@ impl Shell {
             }
             Action::Pause(partitions) => consumer.pause(&partitions)?,
             Action::EndTransaction(offsets, fence) => {
-                return self.end_transaction(&offsets, &fence).map(Some);
+                return self.end_transaction(consumer, &offsets, &fence).map(Some);
             }
             Action::Apply(partition, admitted, checkpoint) => {
                 return Ok(self.apply_to_store(partition, admitted, checkpoint));

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use anyhow::Context;
 use kafka::ClientError;
 use kafka::changelog::{ChangelogReader, ReadError};
+use kafka::offsets::Committed;
 use pipeline::admission::restore::{
     NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep,
 };
 use records::key::InvalidKey;
 use records::pending::Admission;
-use records::{Bounds, IdempotencyKey, Offset, Partition, Timestamp};
+use records::{Bounds, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{Identity, Options, Store, StoreError};
 
@@ -28,15 +29,41 @@ const LOOK_BACK: i64 = 1_000;
 /// Factor by which the search grows if there is none.
 const LOOK_BACK_GROWTH: i64 = 10;
 
+/// Responses that later requests of the attempt depend on.
+#[derive(Default)]
+struct Seen {
+    committed: Option<Committed>,
+    /// Bounds of the orders topic's partition.
+    orders: Option<Bounds>,
+}
+
+impl Seen {
+    /// Returns the committed offset and its leader epoch, with the bounds that the offset is within; `None` if
+    /// no epoch was committed.
+    fn committed_in_epoch(&self) -> Option<(Bounds, (Offset, LeaderEpoch))> {
+        let committed = self.committed.as_ref()?;
+        Some((self.orders?, (committed.offset?, committed.leader_epoch?)))
+    }
+
+    /// Returns the leader epoch that was committed with this offset.
+    fn epoch_of(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let committed = self.committed.as_ref()?;
+        committed
+            .leader_epoch
+            .filter(|_| committed.offset == Some(offset))
+    }
+}
+
 impl Worker {
-    /// Returns the input offset to process from, or `None` if the restore was cancelled.
+    /// Returns the input offset to process from and the leader epoch committed with it, or `None` if the restore
+    /// was cancelled.
     pub(super) fn attempt(
         &self,
         reader: &ChangelogReader,
         partition: Partition,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
-    ) -> anyhow::Result<Option<Offset>> {
+    ) -> anyhow::Result<Option<(Offset, Option<LeaderEpoch>)>> {
         let context = self.context(partition);
         // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids(&context)?;
@@ -45,17 +72,15 @@ impl Worker {
         // everything read after it includes that transaction.
         let mut request = RestoreRequest::CommittedOffset;
         let mut is_new_group = false;
-        let mut orders = None;
+        let mut seen = Seen::default();
         loop {
             let sent_at = Instant::now();
-            let Some(response) = self.perform(reader, &context, &request, store, cancelled)? else {
+            let Some(response) = self.perform(reader, (&context, &mut seen), &request, store, cancelled)?
+            else {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
             is_new_group |= matches!(response, RestoreResponse::CommittedOffset(None, _));
-            if let RestoreResponse::OrdersBounds(bounds) = response {
-                orders = Some(bounds);
-            }
             match restore.on(response) {
                 RestoreStep::Request(next) => request = next,
                 RestoreStep::Ready(start) => {
@@ -67,15 +92,17 @@ impl Worker {
                              oldest there is",
                         );
                     }
-                    return Ok(Some(start));
+                    return Ok(Some((start, seen.epoch_of(start))));
                 }
                 RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
                     // period.
-                    return Err(match orders.filter(|_| request == RestoreRequest::OrdersBounds) {
-                        Some(orders) => halted(format!("{reason}. {}", gap(reader, &context, orders))),
-                        None => halted(reason),
-                    });
+                    return Err(
+                        match seen.orders.filter(|_| request == RestoreRequest::OrdersBounds) {
+                            Some(orders) => halted(format!("{reason}. {}", gap(reader, &context, orders))),
+                            None => halted(reason),
+                        },
+                    );
                 }
             }
         }
@@ -108,7 +135,7 @@ impl Worker {
     fn perform(
         &self,
         reader: &ChangelogReader,
-        context: &RestoreContext,
+        (context, seen): (&RestoreContext, &mut Seen),
         request: &RestoreRequest,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
@@ -117,7 +144,8 @@ impl Worker {
         Ok(Some(match *request {
             RestoreRequest::CommittedOffset => {
                 let committed = reader.input_committed(&topics.orders, partition, REQUEST_TIMEOUT)?;
-                RestoreResponse::CommittedOffset(committed.offset, noted(committed.metadata))
+                let committed = seen.committed.insert(committed);
+                RestoreResponse::CommittedOffset(committed.offset, noted(committed.metadata.clone()))
             }
             RestoreRequest::OtherNotes => {
                 let count = i32::try_from(self.note.partitions).unwrap_or(i32::MAX);
@@ -137,7 +165,16 @@ impl Worker {
                 RestoreResponse::ChangelogBounds(reader.bounds(partition, REQUEST_TIMEOUT)?)
             }
             RestoreRequest::OrdersBounds => {
-                RestoreResponse::OrdersBounds(reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?)
+                let bounds = reader.bounds_of(&topics.orders, partition, REQUEST_TIMEOUT)?;
+                RestoreResponse::OrdersBounds(*seen.orders.insert(bounds))
+            }
+            RestoreRequest::OrdersEpochEnd => {
+                let epoch_end = seen.committed_in_epoch().map(|(orders, committed)| {
+                    let log = (topics.orders.as_str(), partition);
+                    let log_check = reader.log_check();
+                    log_check.epoch_end(log, orders.start, committed, REQUEST_TIMEOUT)
+                });
+                RestoreResponse::OrdersEpochEnd(epoch_end.transpose()?)
             }
             RestoreRequest::Checkpoint => {
                 let store = match store {

@@ -22,7 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use pipeline::admission::RestoreId;
-use records::{Offset, Partition, TopicsNote};
+use records::{LeaderEpoch, Offset, Partition, TopicsNote};
 use store::{StateDirectory, Store};
 
 use self::errors::RestoreErrors;
@@ -50,8 +50,9 @@ pub(crate) struct Restored {
 
 /// Outcome of a restore.
 pub(crate) enum Outcome {
-    /// Store that equals the changelog, and the input offset to process from.
-    Ready(Box<Store>, Offset),
+    /// Store that equals the changelog, and the input offset to process from, with the leader epoch that was
+    /// committed with it.
+    Ready(Box<Store>, Offset, Option<LeaderEpoch>),
     /// Reason why retrying does not help and an operator must act.
     Halted(String),
     /// Cancelled; the store is closed.

@@ -89,6 +89,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         metrics,
         directory,
         stores: [].into(),
+        leader_epochs: [].into(),
         restorers,
         producer: None,
         record_sizes,
@@ -219,10 +220,15 @@ impl Loop<'_> {
         // closed here, by being dropped.
         let is_wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         let event = match outcome {
-            Outcome::Ready(store, next) if is_wanted => {
+            Outcome::Ready(store, next, leader_epoch) if is_wanted => {
                 // A restore leaves a store without a checkpoint only where the changelog is empty.
                 let checkpoint = store.checkpoint().unwrap_or(Offset(0));
                 self.shell.stores.insert(partition, store);
+                // One of an earlier restore that never started is replaced, too.
+                self.shell.leader_epochs.remove(&partition);
+                self.shell
+                    .leader_epochs
+                    .extend(leader_epoch.map(|epoch| (partition, epoch)));
                 Event::Restored {
                     partition,
                     id,

@@ -6,3 +6,4 @@ mod lost_group;
 mod rebuilt_changelog;
 mod recovered_group;
 mod startup_checks;
+mod truncated_log;

@@ -9,11 +9,9 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::cluster::broker::Broker;
 use harness::http::Http;
 use harness::orders::manual::{order, orders, send};
 use harness::pipeline::{Pipeline, Service};
@@ -22,6 +20,7 @@ use harness::wait::{await_until, pause};
 use serde_json::Value;
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, expect_outbox};
+use crate::fixtures::own_broker;
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -97,19 +96,6 @@ fn await_loop_turns(validator: &Service) -> Result<()> {
             _ => ControlFlow::Continue(format!("{status} {body}")),
         })
     })
-}
-
-/// Returns a broker for this scenario alone, and the folder to delete when the scenario has passed.
-fn own_broker() -> Result<(Broker, PathBuf)> {
-    let folder = tempfile::Builder::new()
-        .prefix("outbox-own-broker-")
-        .tempdir()
-        .context("making a folder for a broker")?
-        .keep();
-    Ok((
-        Broker::new(folder.join("1"), ["--heap", "384"].map(str::to_owned).to_vec()),
-        folder,
-    ))
 }
 
 #[test]

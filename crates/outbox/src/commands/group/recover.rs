@@ -211,6 +211,8 @@ fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<Commit
         partition: shown.partition,
         offset: recovery.commit_position,
         metadata: recovery.note.encode(recovery.commit_position)?,
+        // The topics are taken as they are now.
+        leader_epoch: None,
     })
 }
 

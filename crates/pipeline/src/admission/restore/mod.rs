@@ -2,8 +2,8 @@
 //! the responses.
 //!
 //! ```text
-//! committed offset ─▶ newest order ─▶ changelog's ends ─▶ orders' ends ─▶ store's checkpoint ─▶
-//!  (stable)           (of the outbox)  (read_uncommitted)                  └ (is the outbox empty?)
+//! committed offset ─▶ newest order ─▶ changelog's ends ─▶ orders' ends ─▶ orders' log ─▶ store's checkpoint ─▶
+//!  (stable)           (of the outbox)  (read_uncommitted)                 (same until?)   └ (is the outbox empty?)
 //!   and its note of the topics
 //!
 //! changelog read ─▶ newest order known ─▶ ready
@@ -21,7 +21,7 @@ mod overlap;
 mod tail;
 mod topics;
 
-use records::{Bounds, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
+use records::{Bounds, EpochEnd, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
 
 pub use self::overlap::Overlap;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
@@ -37,6 +37,7 @@ pub struct Restore<'a> {
     changelog: Option<Bounds>,
     /// Input offset to start at.
     next: Option<Offset>,
+    is_log_checked: bool,
     checkpoint: Option<Offset>,
     outbox_is_empty: Option<bool>,
     is_read: bool,
@@ -80,6 +81,9 @@ pub enum RestoreRequest {
     ChangelogBounds,
     /// Bounds of the orders topic's partition, as a read_uncommitted client sees them.
     OrdersBounds,
+    /// End of the orders' log that the committed offset belongs to.
+    // After the bounds: the offset lies within them.
+    OrdersEpochEnd,
     /// Checkpoint of the store, which is opened for it and stays open.
     Checkpoint,
     /// Presence of any committed record on the outbox partition.
@@ -109,6 +113,9 @@ pub enum RestoreResponse {
     ChangelogBounds(Bounds),
     /// Bounds of the orders.
     OrdersBounds(Bounds),
+    /// End of what the leaders up to the committed epoch have written; `None` if the group committed no offset,
+    /// or no epoch with it.
+    OrdersEpochEnd(Option<EpochEnd>),
     /// Checkpoint of the store; `None` if the store is new.
     Checkpoint(Option<Offset>),
     /// `true` if the outbox partition has no committed record.
@@ -153,6 +160,7 @@ impl<'a> Restore<'a> {
             topics_are_same: false,
             changelog: None,
             next: None,
+            is_log_checked: false,
             checkpoint: None,
             outbox_is_empty: None,
             is_read: false,
@@ -183,6 +191,7 @@ impl<'a> Restore<'a> {
                 self.check_changelog_against_outbox(bounds)
             }
             RestoreResponse::OrdersBounds(bounds) => self.choose_next(bounds),
+            RestoreResponse::OrdersEpochEnd(end) => self.check_orders_log(end),
             RestoreResponse::Checkpoint(checkpoint) => self.check_checkpoint(checkpoint),
             RestoreResponse::OutboxIsEmpty(is_empty) => {
                 self.outbox_is_empty = Some(is_empty);
@@ -231,6 +240,9 @@ impl<'a> Restore<'a> {
         let Some(next) = self.next else {
             return RestoreStep::Request(RestoreRequest::OrdersBounds);
         };
+        if !self.is_log_checked {
+            return RestoreStep::Request(RestoreRequest::OrdersEpochEnd);
+        }
         let Some(checkpoint) = self.checkpoint else {
             return RestoreStep::Request(RestoreRequest::Checkpoint);
         };
@@ -314,6 +326,37 @@ impl<'a> Restore<'a> {
             }
             Some(next) => next,
         });
+        Ok(())
+    }
+
+    /// Checks that the orders below the committed offset are those that were processed.
+    ///
+    /// # Errors
+    /// The log has lost its end and has grown again, so that orders below the committed offset were never
+    /// processed.
+    fn check_orders_log(&mut self, checked: Option<EpochEnd>) -> Result<(), String> {
+        let Some(Some(committed)) = self.committed else {
+            self.is_log_checked = self.next.is_some();
+            return Ok(());
+        };
+        if let Some(EpochEnd { epoch, end }) = checked.filter(|checked| checked.end < committed) {
+            let (topic, group, partition) = (
+                &self.context.topics.orders,
+                &self.context.group_id,
+                self.context.partition,
+            );
+            return Err(format!(
+                "the log of {topic}/{partition} was truncated at {end} and has grown again: group {group:?} has \
+                 committed offset {committed} in leader epoch {}, and the records from {end} on are of later leaders \
+                 (after an unclean leader election, for example). The orders now at {end} to {committed} were never \
+                 processed, and those that were there before are in the outbox: compare both, then, while no \
+                 validator runs, set the group's offset (an order that comes again is a counted duplicate): \
+                 `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic {topic}:{partition} \
+                 --reset-offsets --to-offset {end} --execute`",
+                epoch.0
+            ));
+        }
+        self.is_log_checked = self.next.is_some();
         Ok(())
     }
 

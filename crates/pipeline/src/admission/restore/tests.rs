@@ -1,4 +1,4 @@
-use records::TopicId;
+use records::{LeaderEpoch, TopicId};
 
 use super::*;
 
@@ -36,6 +36,8 @@ struct Facts {
     others: Vec<String>,
     changelog: Bounds,
     orders: Bounds,
+    /// Committed leader epoch, and the offset up to which it has written.
+    orders_epoch: Option<(i32, i64)>,
     checkpoint: Option<i64>,
     outbox_is_empty: bool,
     newest_is_known: bool,
@@ -52,6 +54,7 @@ impl Facts {
             others: Vec::new(),
             changelog: bounds(0, 90),
             orders: bounds(7, 50),
+            orders_epoch: Some((4, 40)),
             checkpoint: Some(30),
             outbox_is_empty: false,
             newest_is_known: true,
@@ -80,6 +83,12 @@ impl Facts {
                 }
                 RestoreRequest::ChangelogBounds => RestoreResponse::ChangelogBounds(self.changelog),
                 RestoreRequest::OrdersBounds => RestoreResponse::OrdersBounds(self.orders),
+                RestoreRequest::OrdersEpochEnd => {
+                    RestoreResponse::OrdersEpochEnd(self.orders_epoch.map(|(epoch, end)| EpochEnd {
+                        epoch: LeaderEpoch(epoch),
+                        end: Offset(end),
+                    }))
+                }
                 RestoreRequest::Checkpoint => RestoreResponse::Checkpoint(self.checkpoint.map(Offset)),
                 RestoreRequest::OutboxIsEmpty => RestoreResponse::OutboxIsEmpty(self.outbox_is_empty),
                 RestoreRequest::ApplyChangelog { .. } => match self.differs_at {
@@ -119,6 +128,7 @@ fn committed_offset_then_high_watermark_then_tail() {
             RestoreRequest::NewestOrder,
             RestoreRequest::ChangelogBounds,
             RestoreRequest::OrdersBounds,
+            RestoreRequest::OrdersEpochEnd,
             RestoreRequest::Checkpoint,
             RestoreRequest::ApplyChangelog {
                 start: Offset(0),
@@ -221,9 +231,26 @@ fn gap_in_the_orders_halts() {
     .assert_halted("the committed offset 51 of payment-orders/3 is beyond the partition's end 50");
     let at_the_end = Facts {
         committed: Some(50),
+        orders_epoch: Some((4, 50)),
         ..Facts::sound()
     };
     at_the_end.assert_ready(50);
+}
+
+#[test]
+fn truncated_log_that_has_grown_again_halts() {
+    let with_epoch = |orders_epoch| Facts {
+        orders_epoch,
+        ..Facts::sound()
+    };
+    with_epoch(Some((4, 39))).assert_halted(
+        "payment-orders/3 was truncated at 39 and has grown again: group \"order-validator\" has committed \
+         offset 40 in leader epoch 4",
+    );
+    with_epoch(Some((4, 7))).assert_halted("--reset-offsets --to-offset 7 --execute");
+    with_epoch(Some((4, 40))).assert_ready(40);
+    // Committed by an operator or an earlier version.
+    with_epoch(None).assert_ready(40);
 }
 
 #[test]
@@ -260,6 +287,7 @@ fn changelog_filled_meanwhile_does_not_halt() {
     restore.on(RestoreResponse::NewestOrder(None));
     restore.on(RestoreResponse::ChangelogBounds(bounds(0, 0)));
     restore.on(RestoreResponse::OrdersBounds(bounds(0, 50)));
+    restore.on(RestoreResponse::OrdersEpochEnd(None));
     let step = restore.on(RestoreResponse::Checkpoint(None));
     assert_eq!(step, RestoreStep::Request(RestoreRequest::OutboxIsEmpty));
     let step = restore.on(RestoreResponse::OutboxIsEmpty(false));

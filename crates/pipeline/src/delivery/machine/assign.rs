@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use records::{CallNote, Offset, Partition};
+use records::{CallNote, EpochEnd, Offset, Partition};
 
 use super::Delivery;
 use crate::delivery::event::{Action, Assignment, HaltReason, LoadedNotes};
@@ -46,6 +46,7 @@ impl<P> Delivery<P> {
                 self.actions.push(Action::Start {
                     partition,
                     offset,
+                    leader_epoch: loaded.epoch_end.map(|checked| checked.epoch),
                     is_first,
                 });
             }
@@ -93,6 +94,14 @@ fn start_position(loaded: &LoadedNotes) -> Result<(Offset, CallNote), HaltReason
             return Err(HaltReason::Ahead { committed, log_end });
         }
         Some((committed, decoded)) => {
+            // Before the note, which is about the calls that were there before.
+            if let Some(EpochEnd { epoch, end }) = loaded.epoch_end.filter(|same| same.end < committed) {
+                return Err(HaltReason::Truncated {
+                    committed,
+                    epoch,
+                    end,
+                });
+            }
             let note = decoded.map_err(|source| HaltReason::Note { committed, source })?;
             (committed, note)
         }

@@ -96,6 +96,10 @@ impl RestoreJob {
         if next == RestoreStep::Request(RestoreRequest::OtherNotes) {
             next = self.restore.on(RestoreResponse::OtherNotes(other_notes(env)));
         }
+        // Likewise: the simulation's brokers lose no records.
+        if next == RestoreStep::Request(RestoreRequest::OrdersEpochEnd) {
+            next = self.restore.on(RestoreResponse::OrdersEpochEnd(None));
+        }
         match next {
             RestoreStep::Request(request) => {
                 self.request = request;
@@ -160,6 +164,8 @@ impl RestoreJob {
                 start: Offset(0),
                 end: env.orders.end(partition),
             }),
+            // The simulation's brokers lose no records.
+            RestoreRequest::OrdersEpochEnd => RestoreResponse::OrdersEpochEnd(None),
             RestoreRequest::Checkpoint => {
                 let disk = &mut env.disks[host];
                 let store = self.store.get_or_insert_with(|| Store::open(disk, partition));

@@ -1,6 +1,6 @@
 //! Assignment, ownership lease, drains and rejoins.
 
-use records::TopicId;
+use records::{EpochEnd, LeaderEpoch, TopicId};
 
 use super::*;
 
@@ -170,6 +170,16 @@ fn offsets_never_reset_silently() {
     // The records are gone, or none can be read: calls of them may have been made.
     check(with_log(None, 9, 9), "halt");
     check(with_log(None, 0, 1), "halt");
+    let with_epoch_end = |end| LoadedNotes {
+        epoch_end: Some(EpochEnd {
+            epoch: LeaderEpoch(4),
+            end: Offset(end),
+        }),
+        ..loaded(Some(7), "")
+    };
+    check(with_epoch_end(7), "start at 7");
+    // The log was truncated, and has grown again.
+    check(with_epoch_end(6), "halt");
     check(loaded(Some(7), "3:rAQE:"), "halt");
     check(loaded(Some(7), "\u{fffd}"), "halt");
 }

@@ -243,6 +243,7 @@ fn loaded(committed: Option<i64>, note: &str) -> LoadedNotes {
     LoadedNotes {
         committed: committed.map(Offset),
         metadata: note.into(),
+        epoch_end: None,
         outbox: None,
         log_start: Offset(0),
         log_end: Offset(1_000),
