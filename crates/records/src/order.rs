@@ -9,6 +9,7 @@ use std::fmt;
 use iso_currency::Currency;
 use serde::Deserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::dead_letter::Reason;
 use crate::unique_names::{Check, Names, Text};
@@ -113,6 +114,64 @@ impl<'a> Order<'a> {
             currency,
             customer_id: fields.customer_id,
         })
+    }
+}
+
+/// Returns the order id of a pending call: the string, or the digits of the integer, at `/order_id`. `None` if
+/// the value is another kind of text or JSON, or has none that names an order.
+///
+/// # Errors
+/// The member `order_id` occurs twice.
+// Checks nothing else: the validator has admitted the order, in whatever form its settings ask for.
+pub fn order_id(value: &[u8]) -> Result<Option<Cow<'_, str>>, InvalidOrder> {
+    let found = std::str::from_utf8(value).ok().and_then(|text| {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let found = json.deserialize_map(FindOrderId).ok()?;
+        json.end().ok().map(|()| found)
+    });
+    let (raw, is_twice) = found.unwrap_or_default();
+    // Of two values this program could take one and the API the other.
+    if is_twice {
+        return Err(refuse(
+            Reason::NotAnOrder,
+            "order_id occurs twice in the order".into(),
+        ));
+    }
+    Ok(raw.and_then(|raw| match raw.get() {
+        text if text.starts_with('"') => serde_json::from_str::<Text<'_>>(text)
+            .ok()
+            .map(|Text(text)| text)
+            .filter(|text| !text.is_empty()),
+        // From the text: a number beyond 64 bits would be rounded.
+        number => {
+            let digits = number.strip_prefix('-').unwrap_or(number);
+            digits
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then_some(Cow::Borrowed(number))
+        }
+    }))
+}
+
+/// Finds the member `order_id`, and reports whether it occurs twice.
+struct FindOrderId;
+
+impl<'de> Visitor<'de> for FindOrderId {
+    type Value = (Option<&'de RawValue>, bool);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut found, mut is_twice) = (None, false);
+        while let Some(Text(name)) = members.next_key()? {
+            match &*name {
+                "order_id" => is_twice |= found.replace(members.next_value()?).is_some(),
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok((found, is_twice))
     }
 }
 
@@ -329,6 +388,41 @@ mod tests {
             found(&with(r#""ref":{"n":"1"},"other":{"n":"2"}"#), "/ref/n"),
             Ok(Some("1".into()))
         );
+    }
+
+    #[test]
+    fn order_id_is_found_in_any_form_of_order() {
+        let id = |value: &[u8]| order_id(value).map(|id| id.map(Cow::into_owned));
+        for (value, expected) in [
+            (r#"{"order_id":"o-1","amount":"12.50"}"#, Some("o-1")),
+            (r#"{"order_id":"o\u002d1"}"#, Some("o-1")),
+            (r#"{"a":[{"order_id":"x"}],"order_id":-7}"#, Some("-7")),
+            (
+                r#"{"order_id":18446744073709551616}"#,
+                Some("18446744073709551616"),
+            ),
+            (r#"{"order_id":1.0}"#, None),
+            (r#"{"order_id":1e3}"#, None),
+            (r#"{"order_id":""}"#, None),
+            (r#"{"order_id":"\ud800"}"#, None),
+            (r#"{"order_id":null}"#, None),
+            (r#"{"order_id":{"order_id":"x"}}"#, None),
+            (r#"{"order_id":"o-1"} x"#, None),
+            (r#"{"order_id":"o-1""#, None),
+            (r#"["order_id","o-1"]"#, None),
+            ("12.50 EUR to C-7", None),
+            ("", None),
+        ] {
+            assert_eq!(id(value.as_bytes()), Ok(expected.map(str::to_owned)), "{value}");
+        }
+        assert_eq!(id(b"{\"order_id\":\"\xff\"}"), Ok(None));
+        assert!(id(br#"{"order_id":"a","order_\u0069d":"b"}"#).is_err());
+        let deep = format!(
+            r#"{{"deep":{}{},"order_id":"o-1"}}"#,
+            "[".repeat(5_000),
+            "]".repeat(5_000)
+        );
+        assert_eq!(id(deep.as_bytes()), Ok(Some("o-1".into())));
     }
 
     #[test]
