@@ -28,6 +28,8 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     concurrency: IgnoredAny,
     #[serde(skip_serializing)]
+    order: IgnoredAny,
+    #[serde(skip_serializing)]
     refusals: IgnoredAny,
     #[serde(skip_serializing)]
     retry: IgnoredAny,

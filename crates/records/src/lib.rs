@@ -40,7 +40,7 @@ pub use entry::Entry;
 pub use fingerprint::Fingerprint;
 pub use key::IdempotencyKey;
 pub use offset_set::OffsetSet;
-pub use order::Order;
+pub use order::{Amount, AmountForm, Order, find_unique, order_id};
 pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;
 pub use topics::note as topics_note;

@@ -1,25 +1,31 @@
 //! Order: the value of a record on `payment-orders`.
 //!
-//! Written by the users' producers, read by the validator. The format is the users' and has no version of ours:
-//! four fields are checked, all others pass through unchanged.
+//! Written by the users' producers, read by the validator. The format is the users' and has no version of ours: of
+//! an [`Order`] four fields are checked, and all others pass through unchanged. Orders of other forms have a key
+//! at most.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use iso_currency::Currency;
 use serde::Deserializer;
-use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::dead_letter::Reason;
 use crate::unique_names::{Check, Names, Text};
+
+mod amount;
+
+pub use amount::{Amount, AmountForm, InvalidAmount};
 
 /// Fields of an order that the pipeline uses. The outbox gets the order's bytes, with all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order<'a> {
     /// Order id.
     pub order_id: Cow<'a, str>,
-    /// Amount to pay, in minor units of the currency.
-    pub amount: u64,
+    /// Amount to pay.
+    pub amount: Amount,
     /// Currency of ISO 4217.
     pub currency: Currency,
     /// Id of the paying customer.
@@ -39,64 +45,80 @@ pub struct InvalidOrder {
 /// Fields of the JSON.
 struct Fields<'a> {
     order_id: Cow<'a, str>,
-    amount: u64,
+    amount: Written<'a>,
     currency: Cow<'a, str>,
     customer_id: Cow<'a, str>,
 }
 
+/// Amount as it is written in the JSON.
+enum Written<'a> {
+    MinorUnits(u64),
+    Decimal(&'a RawValue),
+}
+
+impl<'a> Written<'a> {
+    fn read<A: MapAccess<'a>>(form: AmountForm, members: &mut A) -> Result<Self, A::Error> {
+        Ok(match form {
+            AmountForm::MinorUnits => Self::MinorUnits(members.next_value()?),
+            AmountForm::Decimal => Self::Decimal(members.next_value()?),
+        })
+    }
+
+    fn value(&self, currency: Currency) -> Result<Amount, InvalidAmount> {
+        match self {
+            Self::MinorUnits(units) => Amount::of_minor_units(*units),
+            Self::Decimal(json) => Amount::of_decimal(json.get(), currency),
+        }
+    }
+
+    /// Returns the text of the string, or the digits of the integer.
+    fn text(&self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::MinorUnits(units) => Some(units.to_string().into()),
+            Self::Decimal(json) => string_or_integer(json.get()),
+        }
+    }
+}
+
 impl<'a> Order<'a> {
-    /// Parses an order.
+    /// Parses an order with an amount in minor units.
     ///
     /// # Errors
-    /// Returns the field that is missing or wrong, and its position in the text.
+    /// As [`Self::parse_unique`].
     pub fn parse(value: &'a [u8]) -> Result<Self, InvalidOrder> {
-        Self::parse_fields(value, ReadFields { check: None })
+        Self::parse_unique(value, AmountForm::MinorUnits, None).map(|(order, _)| order)
     }
 
     /// Parses an order, and returns the string, or the digits of the integer, at a JSON pointer (RFC 6901) in
     /// it, if there is one. Refuses an order in which any object has two members of one name.
     ///
     /// # Errors
-    /// As [`Self::parse`], or the name that occurs twice.
+    /// Returns the field that is missing or wrong, or the name that occurs twice, and its position in the text.
     pub fn parse_unique(
         value: &'a [u8],
+        amount: AmountForm,
         pointer: Option<&str>,
     ) -> Result<(Self, Option<Cow<'a, str>>), InvalidOrder> {
+        let text = text(value)?;
+        // serde reads a JSON array of the right length as the fields in their order.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(refuse_text(text, "the value is not a JSON object"));
+        }
         let mut found = None;
         let check = Check {
             pointer,
             found: &mut found,
             depth: 0,
         };
-        let order = Self::parse_fields(value, ReadFields { check: Some(check) })?;
-        Ok((order, found))
-    }
-
-    fn parse_fields(value: &'a [u8], read: ReadFields<'_, '_, 'a>) -> Result<Self, InvalidOrder> {
-        let text = std::str::from_utf8(value)
-            .map_err(|error| refuse(Reason::NotJson, format!("the value is not UTF-8: {error}")))?;
-        // serde reads a JSON array of the right length as the fields in their order.
-        match text.trim_ascii_start().chars().next() {
-            Some('{') => {}
-            Some(_) => return Err(refuse_text(text, "the value is not a JSON object")),
-            None => return Err(refuse(Reason::NotJson, "the value is empty".into())),
-        }
         let mut json = serde_json::Deserializer::from_str(text);
         let fields = json
-            .deserialize_map(read)
+            .deserialize_map(ReadFields { amount, check })
             .and_then(|fields| json.end().map(|()| fields))
             .map_err(|error| refuse_text(text, &error.to_string()))?;
         if fields.order_id.is_empty() || fields.customer_id.is_empty() {
             return Err(refuse(
                 Reason::NotAnOrder,
                 "order_id or customer_id is empty".into(),
-            ));
-        }
-        // A payment of nothing is a mistake of its producer. serde has refused floats and negative numbers.
-        if fields.amount == 0 {
-            return Err(refuse(
-                Reason::NotAnOrder,
-                "the amount is 0; it must be 1 or more minor units".into(),
             ));
         }
         let currency = Currency::from_code(&fields.currency).ok_or_else(|| {
@@ -107,18 +129,114 @@ impl<'a> Order<'a> {
                 format!("{shown:?} is not a currency of ISO 4217"),
             )
         })?;
-        Ok(Self {
+        let amount = fields
+            .amount
+            .value(currency)
+            .map_err(|error| refuse(Reason::NotAnOrder, error.to_string()))?;
+        let order = Self {
             order_id: fields.order_id,
-            amount: fields.amount,
+            amount,
             currency,
             customer_id: fields.customer_id,
-        })
+        };
+        Ok((order, found))
     }
 }
 
-/// Reads the fields of an order, and checks all others if `check` says so.
+/// Returns the string, or the digits of the integer, at a JSON pointer (RFC 6901) in a JSON value of any form, if
+/// there is one. Refuses a value in which any object has two members of one name.
+///
+/// # Errors
+/// The value is not JSON, or a name occurs twice.
+pub fn find_unique<'a>(value: &'a [u8], pointer: &str) -> Result<Option<Cow<'a, str>>, InvalidOrder> {
+    let text = text(value)?;
+    let mut found = None;
+    let check = Check {
+        pointer: Some(pointer),
+        found: &mut found,
+        depth: 0,
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    check
+        .deserialize(&mut json)
+        .and_then(|()| json.end())
+        .map_err(|error| refuse_text(text, &error.to_string()))?;
+    Ok(found)
+}
+
+fn text(value: &[u8]) -> Result<&str, InvalidOrder> {
+    let text = std::str::from_utf8(value)
+        .map_err(|error| refuse(Reason::NotJson, format!("the value is not UTF-8: {error}")))?;
+    match text.trim_ascii_start().is_empty() {
+        false => Ok(text),
+        true => Err(refuse(Reason::NotJson, "the value is empty".into())),
+    }
+}
+
+/// Returns the text of a JSON string, or a JSON integer as it is written.
+fn string_or_integer(json: &str) -> Option<Cow<'_, str>> {
+    if json.starts_with('"') {
+        return serde_json::from_str(json).ok().map(|Text(text)| text);
+    }
+    // From the text: a number beyond 64 bits would be rounded.
+    let digits = json.strip_prefix('-').unwrap_or(json);
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(Cow::Borrowed(json))
+}
+
+/// Returns the order id of a pending call: the string, or the digits of the integer, at `/order_id`. `None` if
+/// the value is another kind of text or JSON, or has none that names an order.
+///
+/// # Errors
+/// The member `order_id` occurs twice.
+// Checks nothing else: the validator has admitted the order, in whatever form its settings ask for.
+pub fn order_id(value: &[u8]) -> Result<Option<Cow<'_, str>>, InvalidOrder> {
+    let found = std::str::from_utf8(value).ok().and_then(|text| {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let found = json.deserialize_map(FindOrderId).ok()?;
+        json.end().ok().map(|()| found)
+    });
+    let (raw, is_twice) = found.unwrap_or_default();
+    // Of two values this program could take one and the API the other.
+    if is_twice {
+        return Err(refuse(
+            Reason::NotAnOrder,
+            "order_id occurs twice in the order".into(),
+        ));
+    }
+    Ok(raw
+        .and_then(|raw| string_or_integer(raw.get()))
+        .filter(|id| !id.is_empty()))
+}
+
+/// Finds the member `order_id`, and reports whether it occurs twice.
+struct FindOrderId;
+
+impl<'de> Visitor<'de> for FindOrderId {
+    type Value = (Option<&'de RawValue>, bool);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut found, mut is_twice) = (None, false);
+        while let Some(Text(name)) = members.next_key()? {
+            match &*name {
+                "order_id" => is_twice |= found.replace(members.next_value()?).is_some(),
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok((found, is_twice))
+    }
+}
+
+/// Reads the fields of an order, and checks all others.
 struct ReadFields<'p, 'f, 'de> {
-    check: Option<Check<'p, 'f, 'de>>,
+    amount: AmountForm,
+    check: Check<'p, 'f, 'de>,
 }
 
 impl<'de> Visitor<'de> for ReadFields<'_, '_, 'de> {
@@ -132,24 +250,20 @@ impl<'de> Visitor<'de> for ReadFields<'_, '_, 'de> {
         let (mut order_id, mut amount, mut currency, mut customer_id) = (None, None, None, None);
         let mut names = Names::default();
         while let Some(Text(name)) = members.next_key()? {
-            // Refused for orders that are on the outbox, too: of two values this program could take one and the
-            // API the other.
+            // Refused if it occurs twice: of two values the validator could take one and the API the other.
             match &*name {
                 "order_id" => read(&mut order_id, "order_id", members.next_value::<Text<'de>>()?.0)?,
-                "amount" => read(&mut amount, "amount", members.next_value()?)?,
+                "amount" => read(&mut amount, "amount", Written::read(self.amount, &mut members)?)?,
                 "currency" => read(&mut currency, "currency", members.next_value::<Text<'de>>()?.0)?,
                 "customer_id" => read(
                     &mut customer_id,
                     "customer_id",
                     members.next_value::<Text<'de>>()?.0,
                 )?,
-                _ => match &mut self.check {
-                    Some(check) => {
-                        members.next_value_seed(check.member(&name))?;
-                        names.add(name)?;
-                    }
-                    None => drop(members.next_value::<IgnoredAny>()?),
-                },
+                _ => {
+                    members.next_value_seed(self.check.member(&name))?;
+                    names.add(name)?;
+                }
             }
         }
         let fields = Fields {
@@ -158,14 +272,12 @@ impl<'de> Visitor<'de> for ReadFields<'_, '_, 'de> {
             currency: currency.ok_or_else(|| A::Error::missing_field("currency"))?,
             customer_id: customer_id.ok_or_else(|| A::Error::missing_field("customer_id"))?,
         };
-        if let Some(check) = self.check {
-            match check.pointer {
-                Some("/order_id") => *check.found = Some(fields.order_id.clone()),
-                Some("/amount") => *check.found = Some(fields.amount.to_string().into()),
-                Some("/currency") => *check.found = Some(fields.currency.clone()),
-                Some("/customer_id") => *check.found = Some(fields.customer_id.clone()),
-                Some(_) | None => {}
-            }
+        match self.check.pointer {
+            Some("/order_id") => *self.check.found = Some(fields.order_id.clone()),
+            Some("/amount") => *self.check.found = fields.amount.text(),
+            Some("/currency") => *self.check.found = Some(fields.currency.clone()),
+            Some("/customer_id") => *self.check.found = Some(fields.customer_id.clone()),
+            Some(_) | None => {}
         }
         Ok(fields)
     }
@@ -192,9 +304,14 @@ fn refuse_text(text: &str, detail: &str) -> InvalidOrder {
     refuse(reason, detail.to_owned())
 }
 
-fn refuse(reason: Reason, detail: String) -> InvalidOrder {
+fn refuse(reason: Reason, mut detail: String) -> InvalidOrder {
+    // serde quotes what it finds, and that comes from a producer.
+    detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
     InvalidOrder { reason, detail }
 }
+
+/// Maximum length of an explanation, in bytes.
+const DETAIL_BYTES_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +320,9 @@ mod tests {
     fn check(value: &str, expected: Result<u64, Reason>) {
         let outcome = Order::parse(value.as_bytes());
         assert_eq!(
-            outcome.map(|order| order.amount).map_err(|error| error.reason),
+            outcome
+                .map(|order| order.amount.minor_units())
+                .map_err(|error| error.reason),
             expected,
             "{value}"
         );
@@ -255,7 +374,7 @@ mod tests {
     }
 
     fn found(value: &str, pointer: &str) -> Result<Option<String>, String> {
-        Order::parse_unique(value.as_bytes(), Some(pointer))
+        Order::parse_unique(value.as_bytes(), AmountForm::MinorUnits, Some(pointer))
             .map(|(_, found)| found.map(Cow::into_owned))
             .map_err(|error| format!("{}: {}", error.reason, error.detail))
     }
@@ -311,10 +430,8 @@ mod tests {
             let error = found(&with(member), "/ref/n").expect_err(member);
             assert!(error.contains("not-an-order"), "{error}");
             assert!(error.contains("occurs twice in one object"), "{error}");
-            assert!(
-                Order::parse(with(member).as_bytes()).is_ok(),
-                "on the outbox already: {member}"
-            );
+            let error = find_unique(with(member).as_bytes(), "/order_id").expect_err(member);
+            assert_eq!(error.reason, Reason::NotAnOrder, "{error}");
         }
         let many: String = (0..40).map(|number| format!(r#""n{number}":0,"#)).collect();
         assert_eq!(
@@ -329,6 +446,101 @@ mod tests {
             found(&with(r#""ref":{"n":"1"},"other":{"n":"2"}"#), "/ref/n"),
             Ok(Some("1".into()))
         );
+    }
+
+    #[test]
+    fn decimal_order_has_the_amount_in_minor_units() {
+        let decimal = |amount: &str, currency: &str| {
+            let value = format!(
+                r#"{{"amount":{amount},"order_id":"o-1","currency":"{currency}","customer_id":"c-1"}}"#
+            );
+            Order::parse_unique(value.as_bytes(), AmountForm::Decimal, Some("/amount"))
+                .map(|(order, found)| (order.amount.minor_units(), found.map(Cow::into_owned)))
+                .map_err(|error| (error.reason, error.detail))
+        };
+        assert_eq!(decimal("12.50", "EUR"), Ok((1250, None)));
+        assert_eq!(decimal("\"12.50\"", "EUR"), Ok((1250, Some("12.50".into()))));
+        assert_eq!(decimal("12", "EUR"), Ok((1200, Some("12".into()))));
+        for (amount, currency, expected) in [
+            ("12.505", "EUR", "2 decimal places"),
+            ("12.5", "JPY", "0 decimal places"),
+            ("1.25e1", "EUR", "plain digits"),
+            ("null", "EUR", "plain digits"),
+            ("\"\\ud800\"", "EUR", "plain digits"),
+        ] {
+            let (reason, detail) = decimal(amount, currency).expect_err(amount);
+            assert_eq!(reason, Reason::NotAnOrder);
+            assert!(
+                detail.contains(expected) && detail.contains("/amount"),
+                "{detail}"
+            );
+        }
+        let unknown = decimal("12.505", "EURO").expect_err("unknown");
+        assert_eq!(unknown.0, Reason::UnknownCurrency);
+        assert_eq!(decimal("12.", "EUR").expect_err("no JSON").0, Reason::NotJson);
+    }
+
+    #[test]
+    fn key_is_found_in_json_of_any_form() {
+        let found = |value: &str, pointer| {
+            find_unique(value.as_bytes(), pointer)
+                .map(|found| found.map(Cow::into_owned))
+                .map_err(|error| error.reason)
+        };
+        assert_eq!(found(r#"{"ref":{"n":"k"}}"#, "/ref/n"), Ok(Some("k".into())));
+        assert_eq!(found(r#"[{"n":7},{"n":8}]"#, "/1/n"), Ok(Some("8".into())));
+        assert_eq!(found("12", "/n"), Ok(None));
+        assert_eq!(found(r#"{"n":1.0}"#, "/n"), Ok(None));
+        assert_eq!(found(r#"{"n":1} 2"#, "/n"), Err(Reason::NotJson));
+        assert_eq!(found("pay", "/n"), Err(Reason::NotJson));
+        assert_eq!(found(" ", "/n"), Err(Reason::NotJson));
+        assert_eq!(found(r#"{"n":1,"\u006e":2}"#, "/n"), Err(Reason::NotAnOrder));
+        assert_eq!(found(&"[".repeat(100_000), "/n"), Err(Reason::NotJson));
+    }
+
+    #[test]
+    fn explanation_has_a_maximum_length() {
+        let long = "\u{e4}".repeat(10_000);
+        let value = with(&format!(r#""amount":"{long}""#)).replacen("150", &format!("\"{long}\""), 1);
+        for form in [AmountForm::MinorUnits, AmountForm::Decimal] {
+            let error = Order::parse_unique(value.as_bytes(), form, None).expect_err("no amount");
+            assert!(error.detail.len() <= DETAIL_BYTES_MAX, "{}", error.detail.len());
+        }
+    }
+
+    #[test]
+    fn order_id_is_found_in_any_form_of_order() {
+        let id = |value: &[u8]| order_id(value).map(|id| id.map(Cow::into_owned));
+        for (value, expected) in [
+            (r#"{"order_id":"o-1","amount":"12.50"}"#, Some("o-1")),
+            (r#"{"order_id":"o\u002d1"}"#, Some("o-1")),
+            (r#"{"a":[{"order_id":"x"}],"order_id":-7}"#, Some("-7")),
+            (
+                r#"{"order_id":18446744073709551616}"#,
+                Some("18446744073709551616"),
+            ),
+            (r#"{"order_id":1.0}"#, None),
+            (r#"{"order_id":1e3}"#, None),
+            (r#"{"order_id":""}"#, None),
+            (r#"{"order_id":"\ud800"}"#, None),
+            (r#"{"order_id":null}"#, None),
+            (r#"{"order_id":{"order_id":"x"}}"#, None),
+            (r#"{"order_id":"o-1"} x"#, None),
+            (r#"{"order_id":"o-1""#, None),
+            (r#"["order_id","o-1"]"#, None),
+            ("12.50 EUR to C-7", None),
+            ("", None),
+        ] {
+            assert_eq!(id(value.as_bytes()), Ok(expected.map(str::to_owned)), "{value}");
+        }
+        assert_eq!(id(b"{\"order_id\":\"\xff\"}"), Ok(None));
+        assert!(id(br#"{"order_id":"a","order_\u0069d":"b"}"#).is_err());
+        let deep = format!(
+            r#"{{"deep":{}{},"order_id":"o-1"}}"#,
+            "[".repeat(5_000),
+            "]".repeat(5_000)
+        );
+        assert_eq!(id(deep.as_bytes()), Ok(Some("o-1".into())));
     }
 
     #[test]

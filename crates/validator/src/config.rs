@@ -7,8 +7,10 @@ use anyhow::ensure;
 use bytesize::ByteSize;
 use kafka::KafkaSettings;
 use pipeline::ShareLimit;
-use pipeline::admission::{KeySource, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits};
-use records::Topics;
+use pipeline::admission::{
+    KeySource, OrderForm, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits,
+};
+use records::{AmountForm, Topics};
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
@@ -19,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) kafka: KafkaSettings,
     pub(crate) topics: Topics,
     pub(crate) validator: ValidatorSettings,
+    pub(crate) order: OrderSettings,
     pub(crate) refusals: RefusalsSettings,
     pub(crate) store: StoreSettings,
     pub(crate) admin: AdminSettings,
@@ -54,6 +57,34 @@ pub(crate) struct ValidatorSettings {
     /// Time after which a commit without a response has an unknown outcome, which a restore resolves.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_timeout: Duration,
+}
+
+/// Form of an order: `[order]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OrderSettings {
+    /// What is checked of an order.
+    pub(crate) form: OrderFormSetting,
+    /// Form of the amount in an order of the built-in form.
+    pub(crate) amount: AmountSetting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OrderFormSetting {
+    /// JSON object with order id, amount, currency and customer id.
+    BuiltIn,
+    /// Any bytes; only the idempotency key is checked.
+    KeyOnly,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum AmountSetting {
+    /// Integer in minor units of the currency.
+    MinorUnits,
+    /// Number or string with a decimal point.
+    Decimal,
 }
 
 /// Settings for refusals in mass: `[refusals]`.
@@ -118,6 +149,7 @@ impl Default for Config {
             },
             topics: Topics::default(),
             validator: ValidatorSettings::default(),
+            order: OrderSettings::default(),
             refusals: RefusalsSettings::default(),
             store: StoreSettings::default(),
             admin: AdminSettings::on_port(9464),
@@ -141,6 +173,15 @@ impl Default for ValidatorSettings {
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(15),
             commit_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for OrderSettings {
+    fn default() -> Self {
+        Self {
+            form: OrderFormSetting::BuiltIn,
+            amount: AmountSetting::MinorUnits,
         }
     }
 }
@@ -250,6 +291,7 @@ impl Config {
             self.refusals.pause
         );
         self.key_source()?;
+        self.order_form()?;
         Ok(())
     }
 
@@ -257,9 +299,10 @@ impl Config {
     /// maximum record size of the outbox.
     ///
     /// # Errors
-    /// `validator.idempotency_key` is malformed.
+    /// `validator.idempotency_key` is malformed, or the settings of `[order]` contradict each other.
     pub(crate) fn rules(&self, partitions: usize, record_bytes_max: usize) -> anyhow::Result<Rules> {
         Ok(Rules {
+            form: self.order_form()?,
             key: self.key_source()?,
             record_key: match self.validator.record_key {
                 RecordKeySetting::IsIdempotencyKey => RecordKey::IsIdempotencyKey,
@@ -320,6 +363,23 @@ impl Config {
     /// earlier run, and has the group in it, so that pipelines on one cluster do not fence each other.
     pub(crate) fn transactional_id(&self) -> String {
         format!("{}-{}", self.kafka.group_id, self.validator.instance_id)
+    }
+
+    fn order_form(&self) -> anyhow::Result<OrderForm> {
+        match (self.order.form, self.order.amount) {
+            (OrderFormSetting::BuiltIn, AmountSetting::MinorUnits) => {
+                Ok(OrderForm::BuiltIn(AmountForm::MinorUnits))
+            }
+            (OrderFormSetting::BuiltIn, AmountSetting::Decimal) => {
+                Ok(OrderForm::BuiltIn(AmountForm::Decimal))
+            }
+            (OrderFormSetting::KeyOnly, AmountSetting::MinorUnits) => Ok(OrderForm::KeyOnly),
+            // Whoever writes this expects a check that is not made.
+            (OrderFormSetting::KeyOnly, AmountSetting::Decimal) => anyhow::bail!(
+                "the setting order.amount is \"decimal\", but with order.form \"key-only\" no amount is checked; \
+                 set order.form to \"built-in\", or remove order.amount"
+            ),
+        }
     }
 
     fn key_source(&self) -> anyhow::Result<KeySource> {
@@ -398,6 +458,30 @@ mod tests {
         let mut off = Config::default();
         off.refusals.threshold = 0;
         assert!(off.check().is_ok());
+    }
+
+    #[test]
+    fn order_form_follows_the_settings() {
+        let form = |form, amount| {
+            let config = Config {
+                order: OrderSettings { form, amount },
+                ..Config::default()
+            };
+            config.check().map_err(|error| error.to_string())?;
+            Ok(config.rules(1, 1_000).map_err(|error| error.to_string())?.form)
+        };
+        use {AmountSetting as Amount, OrderFormSetting as Form};
+        assert_eq!(
+            form(Form::BuiltIn, Amount::MinorUnits),
+            Ok(OrderForm::BuiltIn(AmountForm::MinorUnits))
+        );
+        assert_eq!(
+            form(Form::BuiltIn, Amount::Decimal),
+            Ok(OrderForm::BuiltIn(AmountForm::Decimal))
+        );
+        assert_eq!(form(Form::KeyOnly, Amount::MinorUnits), Ok(OrderForm::KeyOnly));
+        let error: String = form(Form::KeyOnly, Amount::Decimal).expect_err("a contradiction");
+        assert!(error.contains("order.amount"), "{error}");
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //! Numbers keep every digit of the order.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
+use serde::Deserializer as _;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Parsed template, filled for each order.
@@ -246,11 +247,9 @@ fn field<'a>(order: &'a str, pointer: &str) -> Result<&'a str, String> {
     for name in pointer.split('/').skip(1) {
         let name = name.replace("~1", "/").replace("~0", "~");
         let inner: Option<&'a RawValue> = match at.trim_ascii_start().as_bytes().first() {
-            Some(b'{') => {
-                let fields: HashMap<String, &'a RawValue> =
-                    serde_json::from_str(at).map_err(|error| error.to_string())?;
-                fields.get(&name).copied()
-            }
+            Some(b'{') => serde_json::Deserializer::from_str(at)
+                .deserialize_map(Member { name: &name })
+                .map_err(|error| error.to_string())?,
             Some(b'[') => {
                 let items: Vec<&'a RawValue> = serde_json::from_str(at).map_err(|error| error.to_string())?;
                 name.parse().ok().and_then(|at: usize| items.get(at).copied())
@@ -260,6 +259,35 @@ fn field<'a>(order: &'a str, pointer: &str) -> Result<&'a str, String> {
         at = inner.ok_or_else(missing)?.get();
     }
     Ok(at)
+}
+
+/// Finds the member of an object by its name.
+struct Member<'n> {
+    name: &'n str,
+}
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = members.next_key::<String>()? {
+            if name != self.name {
+                members.next_value::<IgnoredAny>()?;
+            } else if found.replace(members.next_value()?).is_some() {
+                // Of two values this program could take one and the API the other.
+                return Err(A::Error::custom(format_args!(
+                    "the order has two fields named {:.40?}",
+                    self.name
+                )));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters.

@@ -1,6 +1,7 @@
 //! A record of the outbox as a pending call with its HTTP request. `terminal_records.rs` leads back, to the
 //! record that the call ends in.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use pipeline::delivery::{Ambiguity, DeferralContext, Pending};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
-use records::{IdempotencyKey, Offset, Order, Partition, Position, Timestamp, pending};
+use records::{IdempotencyKey, Offset, Partition, Position, Timestamp, order_id, pending};
 
 use crate::http::{Api, Facts, Request};
 use crate::outbox::policies::Policies;
@@ -41,6 +42,7 @@ pub(crate) struct NotACall {
 #[derive(Debug)]
 pub(crate) struct Callable {
     pub(crate) key: IdempotencyKey,
+    /// Id in the order, or else the idempotency key.
     pub(crate) order_id: String,
     pub(crate) request: Request,
 }
@@ -71,7 +73,12 @@ impl PendingCall {
             (Err(error), _) => Err(not_pending(error.to_string())),
             // The validator admits no such record, so this one is not from it.
             (Ok(_), Some(number)) => Err(not_pending(format!("the name of header {number} is not UTF-8"))),
-            (Ok(_), None) => Callable::read(record, &headers, &value, api),
+            (Ok(_), None) => Callable::new(
+                record.key().unwrap_or_default(),
+                &value,
+                headers.last(pending::TRACEPARENT).flatten(),
+                api,
+            ),
         };
         let continuation = continuation.unwrap_or_default();
         let pending = Self {
@@ -141,41 +148,48 @@ impl PendingCall {
         let facts = Facts {
             order_id: &call.order_id,
             idempotency_key: &call.key.to_string(),
-            order: std::str::from_utf8(&self.value).map_err(|error| error.to_string())?,
+            order: json_of(&self.value),
         };
         api.look_up_request(&facts, &call.request)
     }
 }
 
 impl Callable {
-    fn read(
-        record: &BorrowedMessage<'_>,
-        headers: &Headers<'_>,
-        value: &Bytes,
-        api: &Api,
-    ) -> Result<Self, NotACall> {
+    /// Reads a pending call. Its order has the form that the validator's settings ask for, which this program
+    /// does not know: of the order it needs what its templates name.
+    fn new(key: &[u8], value: &Bytes, traceparent: Option<&[u8]>, api: &Api) -> Result<Self, NotACall> {
         let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
         let not_pending = because(Reason::NotAPendingCall);
-        let key = IdempotencyKey::from_bytes(record.key().unwrap_or_default())
-            .map_err(|error| not_pending(error.to_string()))?;
-        let order = Order::parse(value).map_err(|error| not_pending(error.to_string()))?;
-        let text = std::str::from_utf8(value).map_err(|error| not_pending(error.to_string()))?;
+        let key = IdempotencyKey::from_bytes(key).map_err(|error| not_pending(error.to_string()))?;
+        // The validator admits no such record, so this one is not from it.
+        if value.is_empty() {
+            return Err(not_pending("the record has no value".into()));
+        }
+        let order_id = order_id(value)
+            .map_err(|error| not_pending(error.to_string()))?
+            .map_or_else(|| key.to_string(), Cow::into_owned);
         let facts = Facts {
-            order_id: &order.order_id,
+            order_id: &order_id,
             idempotency_key: &key.to_string(),
-            order: text,
+            order: json_of(value),
         };
         // Built once, here: every attempt sends the same bytes, and an order without a request is found
         // before its intent is committed.
         let request = api
-            .request(&facts, value, headers.last(pending::TRACEPARENT).flatten())
+            .request(&facts, value, traceparent)
             .map_err(because(Reason::NoRequest))?;
         Ok(Self {
-            order_id: order.order_id.into_owned(),
+            order_id,
             request,
             key,
         })
     }
+}
+
+/// Returns the text in which templates look for fields.
+// Bytes that are no text have no fields: such an order can be called if the templates name none.
+fn json_of(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or_default()
 }
 
 /// Copies the headers whose name is UTF-8.
@@ -205,6 +219,52 @@ mod tests {
     use rdkafka::message::Headers as _;
 
     use super::*;
+    use crate::http::ApiSettings;
+
+    fn call(url: &str, value: &[u8]) -> Result<(String, String), Reason> {
+        let settings = ApiSettings {
+            url: url.into(),
+            ..ApiSettings::default()
+        };
+        let api = Api::new(&settings).expect("an API");
+        let value = Bytes::copy_from_slice(value);
+        let call = Callable::new(b"k-1", &value, None, &api).map_err(|why| why.reason)?;
+        assert_eq!(call.request.body, value, "the order's bytes");
+        Ok((call.order_id, call.request.url.path().to_owned()))
+    }
+
+    #[test]
+    fn order_of_any_form_is_called() {
+        let called = |id: &str, path: &str| Ok((id.to_owned(), path.to_owned()));
+        let by_id = "http://h/{order_id}";
+        for (value, id) in [
+            (br#"{"order_id":"o-1","amount":"12.50"}"#.as_slice(), "o-1"),
+            (br#"{"order_id":7,"amount":12.50}"#, "7"),
+            (br#"{"reference":"r-1"}"#, "k-1"),
+            (b"12.50 EUR to C-7", "k-1"),
+            (b"\xff\x00", "k-1"),
+        ] {
+            assert_eq!(call(by_id, value), called(id, &format!("/{id}")));
+        }
+        let by_field = "http://h/{/customer/id}";
+        assert_eq!(
+            call(by_field, br#"{"order_id":"o-1","customer":{"id":"c-1"}}"#),
+            called("o-1", "/c-1")
+        );
+        for value in [
+            br#"{"order_id":"o-1"}"#.as_slice(),
+            br#"{"customer":{"id":"c-1""#,
+            br#"{"customer":{"id":"c-1","id":"c-2"}}"#,
+            br#"{"customer":{"id":"c-1"},"customer":{"id":"c-2"}}"#,
+            b"12.50 EUR to C-7",
+            b"\xff\x00",
+        ] {
+            assert_eq!(call(by_field, value), Err(Reason::NoRequest));
+        }
+        for value in [b"".as_slice(), br#"{"order_id":"a","order_id":"b"}"#] {
+            assert_eq!(call(by_id, value), Err(Reason::NotAPendingCall));
+        }
+    }
 
     #[test]
     fn readable_headers_are_copied_in_order() {

@@ -23,6 +23,6 @@ pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, Restore
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use refusals::{MassRefusal, RefusalSettings};
-pub use rules::{KeySource, RecordKey, Refusal, Rules};
+pub use rules::{KeySource, OrderForm, RecordKey, Refusal, Rules};
 pub use transaction::{Admitted, Offsets, Transaction, TransactionLimits};
 pub use verdict::{Verdict, decide};

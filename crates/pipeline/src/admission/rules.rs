@@ -1,8 +1,8 @@
-//! Checks that a record is an order with an idempotency key, on the partition of that key.
+//! Checks that a record is an order of the configured form with an idempotency key, on the partition of that key.
 
 use records::dead_letter::Reason;
 use records::key::InvalidKey;
-use records::{IdempotencyKey, Order};
+use records::{AmountForm, IdempotencyKey, Order, find_unique};
 
 use super::input::Input;
 use super::partitioner::Partitioner;
@@ -11,6 +11,8 @@ use super::partitioner::Partitioner;
 /// another partition, or an order under another key.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// Form of an order.
+    pub form: OrderForm,
     /// Source of the idempotency key.
     pub key: KeySource,
     /// Requirement on the record key.
@@ -28,6 +30,15 @@ pub struct Rules {
 // name in `outbox-source`. Too small a bound would make the produce request fail, and with it each
 // transaction that holds the order.
 const ADDED_BYTES: usize = 1024;
+
+/// Form of an order. It may change while the topics live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderForm {
+    /// Object of the form of [`Order`], with amounts of this form.
+    BuiltIn(AmountForm),
+    /// Any bytes from which the idempotency key can be read.
+    KeyOnly,
+}
 
 /// Source of an order's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +103,18 @@ impl Rules {
             KeySource::Pointer(pointer) => Some(&**pointer),
             KeySource::RecordKey | KeySource::Header(_) => None,
         };
-        let (_, at_pointer) =
-            Order::parse_unique(value, pointer).map_err(|error| refusal(error.reason, error.detail))?;
+        let at_pointer = match (self.form, pointer) {
+            (OrderForm::BuiltIn(amount), pointer) => {
+                Order::parse_unique(value, amount, pointer).map(|(_, at_pointer)| at_pointer)
+            }
+            (OrderForm::KeyOnly, Some(pointer)) => find_unique(value, pointer),
+            // The caller would have nothing to send.
+            (OrderForm::KeyOnly, None) if value.is_empty() => {
+                return Err(refusal(Reason::NotJson, "the value is empty".into()));
+            }
+            (OrderForm::KeyOnly, None) => Ok(None),
+        }
+        .map_err(|error| refusal(error.reason, error.detail))?;
         let key = self.key(input, at_pointer.as_deref())?;
         self.check_partition(input, &key)?;
         Ok(key)

@@ -75,9 +75,9 @@ mod tests {
     use std::collections::HashMap;
     use std::convert::Infallible;
 
-    use records::{Offset, Partition};
+    use records::{AmountForm, Offset, Partition};
 
-    use super::super::{KeySource, Partitioner, RecordKey};
+    use super::super::{KeySource, OrderForm, Partitioner, RecordKey};
     use super::*;
 
     const ORDER: &str =
@@ -85,6 +85,7 @@ mod tests {
 
     fn rules() -> Rules {
         Rules {
+            form: OrderForm::BuiltIn(AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
             partitioner: Partitioner::Any,
@@ -203,6 +204,61 @@ mod tests {
             ..rules()
         };
         check(&rules, None, Some(&order), Err(Reason::NotAnOrder));
+    }
+
+    #[test]
+    fn decimal_order_is_admitted_where_configured() {
+        let decimal = Rules {
+            form: OrderForm::BuiltIn(AmountForm::Decimal),
+            ..rules()
+        };
+        for amount in ["1.5", "\"1.50\"", "150"] {
+            let order = ORDER.replace("150", amount);
+            check(&decimal, Some("o-1"), Some(&order), Ok("o-1"));
+        }
+        for amount in ["1.505", "0", "-1.50", "15e-1"] {
+            let order = ORDER.replace("150", amount);
+            check(&decimal, Some("o-1"), Some(&order), Err(Reason::NotAnOrder));
+        }
+        check(
+            &rules(),
+            Some("o-1"),
+            Some(&ORDER.replace("150", "1.50")),
+            Err(Reason::NotAnOrder),
+        );
+    }
+
+    #[test]
+    fn order_of_any_form_needs_only_its_key() {
+        let with = |key| Rules {
+            form: OrderForm::KeyOnly,
+            record_key: RecordKey::Ignored,
+            key,
+            ..rules()
+        };
+        let by_record_key = with(KeySource::RecordKey);
+        for value in ["12.50 EUR to C-7", "{\"n\":1,\"n\":2}", "{", "\0", " "] {
+            check(&by_record_key, Some("r"), Some(value), Ok("r"));
+            check(
+                &with(KeySource::Header("idempotency".into())),
+                None,
+                Some(value),
+                Ok("h-1"),
+            );
+        }
+        check(&by_record_key, Some("r"), Some(""), Err(Reason::NotJson));
+        check(&by_record_key, Some("r"), None, Err(Reason::NotJson));
+        check(&by_record_key, None, Some("x"), Err(Reason::KeyMissing));
+        let by_pointer = with(KeySource::Pointer("/ref/n".into()));
+        check(&by_pointer, None, Some(r#"{"ref":{"n":"k"}}"#), Ok("k"));
+        check(&by_pointer, None, Some("{}"), Err(Reason::KeyMissing));
+        check(&by_pointer, None, Some("pay"), Err(Reason::NotJson));
+        check(
+            &by_pointer,
+            None,
+            Some(r#"{"ref":{"n":"k","n":"l"}}"#),
+            Err(Reason::NotAnOrder),
+        );
     }
 
     #[test]

@@ -7,4 +7,5 @@ mod deferral;
 mod delayed_commit;
 pub(crate) mod fixture;
 mod mass_rejection;
+mod order_forms;
 mod stage_two;

@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 
 use super::*;
-use crate::admission::{KeySource, Partitioner, RecordKey};
+use crate::admission::{KeySource, OrderForm, Partitioner, RecordKey};
 
 struct Fixture {
     admission: Admission<&'static str>,
@@ -13,6 +13,7 @@ impl Fixture {
     /// Returns a state machine with partitions 0 and 1 running.
     fn running() -> Self {
         let rules = Rules {
+            form: OrderForm::BuiltIn(records::AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
             partitioner: Partitioner::Any,

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use pipeline::admission::{
-    Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, PartitionState,
+    Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, OrderForm, PartitionState,
     Partitioner, RecordKey, RestoreId, Rules, StoreFailure, TransactionLimits, Verdict,
 };
-use records::{Offset, Partition, Timestamp};
+use records::{AmountForm, Offset, Partition, Timestamp};
 
 use crate::admission::broker::{BrokerError, Record, Topic};
 use crate::admission::checker::{Guarantee, Violation, violation};
@@ -56,6 +56,7 @@ enum Operation {
 impl Process {
     pub(crate) fn start(id: ProcessId, instance: usize, host: usize, env: &mut Env) -> Self {
         let rules = Rules {
+            form: OrderForm::BuiltIn(AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
             partitioner: Partitioner::Any,
