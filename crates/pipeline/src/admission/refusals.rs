@@ -10,8 +10,10 @@
 //! batch of bad records a partition is at full speed again with the first good ones, and no number of bad
 //! records holds up a quiet partition for ever.
 //!
-//! Duplicates do not count: a producer that sends its orders again says nothing of what is new. Each partition
-//! is counted for itself, so that one bad producer does not hold up the others.
+//! Duplicates do not count: a producer that sends its orders again says nothing of what is new. The record of an
+//! admitted order that is read again counts as admitted: after the loss of the group all of them are, and the
+//! refused ones between them must not look like all there is. Each partition is counted for itself, so that one
+//! bad producer does not hold up the others.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -44,7 +46,7 @@ impl RefusalSettings {
 pub struct MassRefusal {
     /// Number of refused records.
     pub refused: usize,
-    /// Number of records that are not duplicates.
+    /// Number of records that are no duplicates of another record.
     pub of: usize,
     /// Reason of the last refusal.
     pub reason: Reason,
@@ -103,6 +105,8 @@ impl Refusals {
             pause: None,
         });
         match verdict {
+            // The very record that was admitted.
+            Verdict::Duplicate { first, .. } if first.source == offset => refused.count.push(false, now),
             Verdict::Duplicate { .. } => {}
             Verdict::Admit { .. } => refused.count.push(false, now),
             Verdict::Refuse(refusal) => {
@@ -254,7 +258,8 @@ mod tests {
             status: Status::Pending,
             fingerprint: Fingerprint::of(b""),
             admitted_at: Timestamp(1),
-            source: Offset(0),
+            // Of another record than those of the scenario.
+            source: Offset(1_000_000),
         };
         let key = IdempotencyKey::new("k").expect("a key");
         let refused = Verdict::Refuse(Refusal {
@@ -293,6 +298,26 @@ mod tests {
         }
         assert_eq!(scenario.refusals.in_mass().count(), 0);
         assert!(!scenario.decide(&refused));
+    }
+
+    #[test]
+    fn orders_that_are_read_again_count_as_admitted() {
+        let (refused, _, duplicate) = verdicts();
+        let Verdict::Duplicate { key, mut first } = duplicate else {
+            unreachable!("a duplicate");
+        };
+        let mut scenario = Scenario::new();
+        for _ in 0..20 {
+            for _ in 0..2 {
+                first.source = Offset(scenario.offset);
+                let again = Verdict::Duplicate {
+                    key: key.clone(),
+                    first,
+                };
+                assert!(!scenario.decide(&again));
+            }
+            assert!(!scenario.decide(&refused));
+        }
     }
 
     #[test]
