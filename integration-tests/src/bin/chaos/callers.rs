@@ -18,7 +18,8 @@ use crate::plan::{self, CallerFault};
 use crate::tally::{Incident, Tally};
 
 /// Maximum time between two losses of the callers' group.
-const ROUND_MAX: Duration = Duration::from_secs(100);
+// Each leaves all calls that wait in the outbox ambiguous, and so parked.
+const ROUND_MAX: Duration = Duration::from_secs(240);
 /// Minimum time left to delete the group.
 const GROUP_MIN: Duration = Duration::from_secs(15);
 /// Text with which a caller halts a partition whose committed offset is lost.

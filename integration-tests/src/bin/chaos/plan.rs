@@ -147,8 +147,9 @@ pub(crate) fn caller_fault(random: &mut ChaCha8Rng) -> CallerFault {
     let drawn = random.random_range(0..100);
     let mut ms = |range| Duration::from_millis(random.random_range::<u64, _>(range));
     match drawn {
-        // Long enough that most callers have requests in flight.
-        0..55 => CallerFault::Kill(ms(200..3_000)),
+        // Long enough that calls are made and not only resolved: each fault of one makes all wait for a
+        // rebalance, and the unknown outcomes wait for the API's longest processing time.
+        0..55 => CallerFault::Kill(ms(2_000..10_000)),
         55..70 => CallerFault::KillWhileStarting(ms(0..1_500)),
         70..78 => CallerFault::KillAndStayDown(SESSION_TIMEOUT + ms(1_000..3_000)),
         78..88 => CallerFault::FreezePastSession(SESSION_TIMEOUT + ms(1_000..5_000)),
