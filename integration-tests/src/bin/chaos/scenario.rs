@@ -91,14 +91,19 @@ pub(crate) fn run(arguments: &Arguments, seed: u64) -> Result<bool> {
     };
     let broker_faults = std::thread::scope(|scope| {
         let random = plan::random_stream(seed, plan::BROKERS);
-        let brokers =
-            scope.spawn(|| brokers::inject_until(&cluster, &one_broker_fault, random, until, &stop, &tally));
+        let brokers = scope.spawn(|| {
+            let injected = brokers::inject_until(&cluster, &one_broker_fault, random, until, &stop, &tally);
+            // The run proves little without faults of brokers, so it ends before its time.
+            stop.store(true, Ordering::Relaxed);
+            injected
+        });
         let calls = scope.spawn(|| callers.inject_until(until, &tally));
         let rounds = Rounds {
             seed,
             until,
             minutes: arguments.minutes,
             tally: &tally,
+            stop: &stop,
         };
         let injected = rounds.inject(&mut validators, &all_validators, &mut observers);
         // A validator that has failed ends the run before its time.
@@ -183,6 +188,8 @@ struct Rounds<'a> {
     until: Instant,
     minutes: f64,
     tally: &'a Tally,
+    /// Set when another thread has ended.
+    stop: &'a AtomicBool,
 }
 
 impl Rounds<'_> {
@@ -197,7 +204,7 @@ impl Rounds<'_> {
         for (number, mishap) in plan::mishaps(self.seed).enumerate() {
             // Each run has the first ones, also if the faults before them took long.
             let is_due = number < plan::CHEAP_MISHAPS.len();
-            if self.left().is_zero() && !is_due {
+            if (self.left().is_zero() || self.stop.load(Ordering::Relaxed)) && !is_due {
                 break;
             }
             let end = self.until.min(Instant::now() + round_max);
