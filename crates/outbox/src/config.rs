@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kafka::KafkaSettings;
-use records::Topics;
+use pipeline::admission::OrderForm;
+use records::{AmountForm, Selection, Topics};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     concurrency: IgnoredAny,
     #[serde(skip_serializing)]
-    order: IgnoredAny,
+    pub(crate) order: OrderSettings,
     #[serde(skip_serializing)]
     refusals: IgnoredAny,
     #[serde(skip_serializing)]
@@ -38,9 +39,53 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     deferral: IgnoredAny,
     #[serde(skip_serializing)]
-    validator: IgnoredAny,
+    pub(crate) validator: Validator,
     #[serde(skip_serializing)]
     verify: IgnoredAny,
+}
+
+/// Settings of the validators: `[validator]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+// The others are the validator's own, and are ignored.
+#[serde(default)]
+pub(crate) struct Validator {
+    /// Part of an order that two records with one key have in common if they are the same order.
+    pub(crate) fingerprint: Selection,
+}
+
+/// Form of an order: `[order]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OrderSettings {
+    form: FormSetting,
+    amount: AmountSetting,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FormSetting {
+    #[default]
+    BuiltIn,
+    KeyOnly,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AmountSetting {
+    #[default]
+    MinorUnits,
+    Decimal,
+}
+
+impl OrderSettings {
+    /// Returns the form of an order.
+    pub(crate) fn form(self) -> OrderForm {
+        match (self.form, self.amount) {
+            (FormSetting::KeyOnly, _) => OrderForm::KeyOnly,
+            (FormSetting::BuiltIn, AmountSetting::MinorUnits) => OrderForm::BuiltIn(AmountForm::MinorUnits),
+            (FormSetting::BuiltIn, AmountSetting::Decimal) => OrderForm::BuiltIn(AmountForm::Decimal),
+        }
+    }
 }
 
 /// Connection to the Kafka cluster: `[kafka]`.
@@ -117,6 +162,24 @@ mod tests {
             }
         }
         assert!(seen >= 2, "the validator's file and this program's own are there");
+    }
+
+    #[test]
+    fn fingerprint_of_the_validators_file_is_read() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).expect("written");
+            let config = service::config::load::<Config>(Some(file.path()), &[]);
+            config.map(|config| (config.validator.fingerprint, config.order.form()))
+        };
+        let default = OrderForm::BuiltIn(AmountForm::MinorUnits);
+        assert_eq!(read("").expect("the default"), (Selection::Order, default));
+        let text =
+            "[validator]\ninstance_id = \"v\"\nfingerprint = \"payload\"\n[order]\namount = \"decimal\"\n";
+        let decimal = OrderForm::BuiltIn(AmountForm::Decimal);
+        assert_eq!(read(text).expect("a word"), (Selection::Payload, decimal));
+        let error = read("[validator]\nfingerprint = [\"amount\"]\n").expect_err("no pointer");
+        assert!(format!("{error:#}").contains("JSON pointer"), "{error:#}");
     }
 
     #[test]

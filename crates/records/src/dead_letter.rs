@@ -33,8 +33,11 @@ pub enum Reason {
     KeyMismatch,
     /// The configured partitioner chooses another partition for the key.
     WrongPartition,
-    /// The same idempotency key was admitted with another payload.
+    /// The same idempotency key was admitted with another fingerprint.
     Conflict,
+    /// The same idempotency key was admitted under another setting of the fingerprint, and the two orders are not
+    /// known to be the same.
+    FingerprintChanged,
     /// The record is too large to be written to the outbox.
     TooLarge,
     /// The name of a header is not UTF-8; the dead letter lacks this header.
@@ -44,7 +47,7 @@ pub enum Reason {
 impl Reason {
     /// All reasons, each with a metric from the start.
     // A counter that appears with its first event hides that event from `increase()`, and so from alerts.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotJson,
         Self::NotAnOrder,
         Self::UnknownCurrency,
@@ -53,6 +56,7 @@ impl Reason {
         Self::KeyMismatch,
         Self::WrongPartition,
         Self::Conflict,
+        Self::FingerprintChanged,
         Self::TooLarge,
         Self::HeaderUnreadable,
     ];
@@ -69,6 +73,7 @@ impl Reason {
             Self::KeyMismatch => "key-mismatch",
             Self::WrongPartition => "wrong-partition",
             Self::Conflict => "conflict",
+            Self::FingerprintChanged => "fingerprint-changed",
             Self::TooLarge => "too-large",
             Self::HeaderUnreadable => "header-unreadable",
         }

@@ -37,7 +37,7 @@ pub use calls::call_note::CallNote;
 pub use calls::continuation::Continuation;
 pub use calls::{call_dead_letter, call_note, continuation, outcome, parked};
 pub use entry::Entry;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, Selection};
 pub use key::IdempotencyKey;
 pub use offset_set::OffsetSet;
 pub use order::{Amount, AmountForm, Order, find_unique, order_id};

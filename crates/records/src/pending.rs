@@ -6,7 +6,7 @@
 //! [`continuation`](crate::continuation).
 
 use crate::position::InvalidPosition;
-use crate::{Entry, Position, Timestamp, header};
+use crate::{Entry, Fingerprint, IdempotencyKey, Position, Timestamp, header};
 
 /// Position of the order, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-source";
@@ -58,12 +58,17 @@ impl Admission {
 }
 
 /// Creates a trace context for an order without one.
-// Derived from the entry, since this crate has no source of randomness: the fingerprint is as good as random.
+// Derived from key and admission, since this crate has no source of randomness: their hash is as good as random.
+// Not from the entry's fingerprint, which orders of equal fields have in common.
 #[must_use]
-pub fn traceparent(entry: &Entry) -> Traceparent {
+pub fn traceparent(key: &IdempotencyKey, entry: &Entry) -> Traceparent {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    hex(&mut text[3..35], &entry.fingerprint.0);
-    // Offsets and times are small numbers. Rotated apart, their XOR differs between admissions of one payload.
+    let mut admission = Vec::with_capacity(16 + key.as_bytes().len());
+    admission.extend(entry.admitted_at.0.to_be_bytes());
+    admission.extend(entry.source.0.to_be_bytes());
+    admission.extend(key.as_bytes());
+    hex(&mut text[3..35], &Fingerprint::of(&admission).0);
+    // Offsets and times are small numbers. Rotated apart, their XOR differs between admissions.
     let parent = entry.admitted_at.0.rotate_left(20) ^ entry.source.0;
     // A parent id of zeros is invalid (W3C Trace Context, section 3.2).
     hex(
@@ -97,6 +102,7 @@ fn hex(to: &mut [u8], bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::entry::Status;
+    use crate::fingerprint::SelectionId;
     use crate::{Fingerprint, Offset, Timestamp};
 
     #[test]
@@ -125,15 +131,24 @@ mod tests {
     }
 
     #[test]
-    fn trace_context_is_derived_from_the_entry() {
-        let entry = Entry {
-            status: Status::Pending,
-            fingerprint: Fingerprint([0xab; 16]),
-            admitted_at: Timestamp(1),
-            source: Offset(2),
+    fn trace_context_is_derived_from_the_admission() {
+        // Without a fingerprint, a trace id made of it would be all zeros, which is invalid.
+        let trace = |key: &str, source: i64| {
+            let entry = Entry {
+                status: Status::Pending,
+                selection: SelectionId::None,
+                fingerprint: Fingerprint([0; 16]),
+                admitted_at: Timestamp(1),
+                source: Offset(source),
+            };
+            let key = IdempotencyKey::new(key).expect("a key");
+            String::from_utf8(traceparent(&key, &entry).as_bytes().to_vec()).expect("text")
         };
-        let text = traceparent(&entry);
-        let expected = format!("00-{}-0000000000100002-01", "ab".repeat(16));
-        assert_eq!(std::str::from_utf8(text.as_bytes()), Ok(expected.as_str()));
+        let text = trace("o-1", 2);
+        assert_eq!((&text[..3], &text[35..]), ("00-", "-0000000000100002-01"));
+        assert_ne!(text[3..35], *"0".repeat(32));
+        assert_eq!(trace("o-1", 2), text);
+        assert_ne!(trace("o-2", 2)[3..35], text[3..35]);
+        assert_ne!(trace("o-1", 3)[3..35], text[3..35]);
     }
 }

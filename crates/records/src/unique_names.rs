@@ -76,7 +76,7 @@ impl<'de> Check<'_, '_, 'de> {
 }
 
 /// Returns what is left of a pointer below the member of this name or index; `None` if it leads elsewhere.
-fn below<'p>(pointer: Option<&'p str>, name: &str) -> Option<&'p str> {
+pub(crate) fn below<'p>(pointer: Option<&'p str>, name: &str) -> Option<&'p str> {
     let pointer = pointer?.strip_prefix('/')?;
     let end = pointer.find('/').unwrap_or(pointer.len());
     let (token, rest) = pointer.split_at(end);

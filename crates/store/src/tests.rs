@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
 
 use crate::write::PENDING_MAX;
@@ -25,6 +26,7 @@ fn identity(partition: i32) -> Identity {
 fn entry(source: i64) -> Entry {
     Entry {
         status: Status::Pending,
+        selection: SelectionId::Order,
         fingerprint: Fingerprint::of(&source.to_be_bytes()),
         admitted_at: Timestamp(1),
         source: Offset(source),

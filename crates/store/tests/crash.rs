@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use rand::{RngExt, SeedableRng};
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
 use store::{Identity, Opened, Options, Store, StoreUpdate};
 
@@ -38,6 +39,7 @@ fn key(number: i64) -> String {
 fn entry(number: i64) -> Entry {
     Entry {
         status: Status::Pending,
+        selection: SelectionId::Order,
         fingerprint: Fingerprint::of(&number.to_be_bytes()),
         admitted_at: Timestamp(number),
         source: Offset(number),

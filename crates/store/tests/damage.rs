@@ -7,6 +7,7 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
 use store::{Identity, Options, Store};
 
@@ -21,6 +22,7 @@ fn key(number: i64) -> IdempotencyKey {
 fn entry(number: i64) -> Entry {
     Entry {
         status: Status::Pending,
+        selection: SelectionId::Order,
         fingerprint: Fingerprint::of(&number.to_be_bytes()),
         admitted_at: Timestamp(number),
         source: Offset(number),

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
 use store::{Identity, Opened, Options, Store, StoreError};
 
@@ -33,6 +34,7 @@ fn key(number: i64) -> IdempotencyKey {
 fn entry(number: i64) -> Entry {
     Entry {
         status: Status::Pending,
+        selection: SelectionId::Order,
         fingerprint: Fingerprint::of(&number.to_be_bytes()),
         admitted_at: Timestamp(number),
         source: Offset(number),

@@ -10,7 +10,7 @@ use pipeline::ShareLimit;
 use pipeline::admission::{
     KeySource, OrderForm, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits,
 };
-use records::{AmountForm, Topics};
+use records::{AmountForm, Selection, Topics};
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 
@@ -42,6 +42,9 @@ pub(crate) struct ValidatorSettings {
     pub(crate) batch_bytes_max: ByteSize,
     /// Source of the idempotency key: a JSON pointer, `record-key`, or `header:NAME`.
     pub(crate) idempotency_key: String,
+    /// Part of an order that two records with one key have in common if they are the same order. Others are a
+    /// conflict.
+    pub(crate) fingerprint: Selection,
     /// Requirement on the record key.
     pub(crate) record_key: RecordKeySetting,
     /// Partitioner of the producers. Unless `any`, an order on another partition than its own is refused.
@@ -167,6 +170,7 @@ impl Default for ValidatorSettings {
             batch_orders_max: 10_000,
             batch_bytes_max: ByteSize::mib(32),
             idempotency_key: "/order_id".into(),
+            fingerprint: Selection::default(),
             record_key: RecordKeySetting::IsIdempotencyKey,
             partitioner: PartitionerSetting::Any,
             // Failover takes this long. Much less would evict a validator whose host only pauses.
@@ -308,6 +312,7 @@ impl Config {
                 RecordKeySetting::IsIdempotencyKey => RecordKey::IsIdempotencyKey,
                 RecordKeySetting::Any => RecordKey::Ignored,
             },
+            fingerprint: self.validator.fingerprint.clone(),
             partitioner: match self.validator.partitioner {
                 PartitionerSetting::Murmur2 => Partitioner::Murmur2,
                 PartitionerSetting::Crc32 => Partitioner::Crc32,

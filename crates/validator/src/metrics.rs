@@ -148,10 +148,9 @@ impl Metrics {
                 self.dead_letters.with(refusal.reason.as_str()).inc();
                 // Apart from malformed records: a conflict is a producer that uses one key for two payments,
                 // which has another remedy.
-                let verdict = if refusal.reason == Reason::Conflict {
-                    "conflict"
-                } else {
-                    "refuse"
+                let verdict = match refusal.reason {
+                    Reason::Conflict | Reason::FingerprintChanged => "conflict",
+                    _ => "refuse",
                 };
                 self.orders.with(verdict).inc();
             }

@@ -62,6 +62,7 @@ async fn order(State(queries): State<Sender<Query>>, Path(key): Path<String>) ->
             "key": key.as_str(),
             "status": "PENDING",
             "fingerprint": entry.fingerprint.to_string(),
+            "fingerprint_of": entry.selection.to_string(),
             "admitted_at": entry.admitted_at.0,
             "source_offset": entry.source.0,
             "partition": partition.0,

@@ -212,6 +212,7 @@ mod tests {
     fn changelog_entries_have_a_source_too() {
         let entry = Entry {
             status: records::entry::Status::Pending,
+            selection: records::fingerprint::SelectionId::Order,
             fingerprint: records::Fingerprint::of(b"x"),
             admitted_at: records::Timestamp(1),
             source: Offset(7),

@@ -1,14 +1,16 @@
 //! Expected verdicts, computed from the orders topic alone.
 //!
 //! A second, independent implementation of stage one: per partition in offset order, the first valid order of
-//! a key is admitted, an identical one is a duplicate, and a different one is a conflict.
+//! a key is admitted; one with the same amount, currency and customer is a duplicate, and any other a conflict. That
+//! is the validator's default setting.
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
 use records::dead_letter::Reason;
-use records::{Offset, Partition};
+use records::{Fingerprint, Offset, Partition};
 
+use crate::check::order_fingerprint::order_fingerprint;
 use crate::orders::{Label, Orders, SEQUENCE, Sent};
 use crate::read_back::topics::Record;
 
@@ -17,6 +19,8 @@ use crate::read_back::topics::Record;
 pub struct Expected<'a> {
     /// Orders that must be in the outbox, by key.
     pub admitted: HashMap<&'a [u8], &'a Record>,
+    /// Fingerprints of their amounts, currencies and customers.
+    pub fingerprints: HashMap<&'a [u8], Fingerprint>,
     /// Records that must be dead letters, with the reason.
     pub refused: HashMap<(Partition, Offset), (&'a Record, Reason)>,
     /// Number of duplicates to be dropped.
@@ -57,10 +61,15 @@ impl<'a> Expected<'a> {
             Label::Refused(reason) => drop(self.refused.insert(position, (record, *reason))),
             Label::Order(_) => {
                 let key = record.key.as_deref().expect("an order is sent with its key");
-                match self.admitted.get(key) {
+                let fingerprint = sent.value.as_deref().and_then(order_fingerprint);
+                let fingerprint = fingerprint.expect("an order has its fields");
+                match self.fingerprints.get(key) {
                     // Keys are unique across partitions: a key determines its partition.
-                    None => drop(self.admitted.insert(key, record)),
-                    Some(first) if first.fingerprint == record.fingerprint => self.duplicates += 1,
+                    None => {
+                        self.admitted.insert(key, record);
+                        self.fingerprints.insert(key, fingerprint);
+                    }
+                    Some(first) if *first == fingerprint => self.duplicates += 1,
                     Some(_) => drop(self.refused.insert(position, (record, Reason::Conflict))),
                 }
             }

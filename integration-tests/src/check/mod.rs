@@ -10,6 +10,7 @@ pub mod chains;
 pub mod expected;
 pub mod explain;
 pub mod findings;
+pub mod order_fingerprint;
 pub mod stage_one;
 pub mod stage_two;
 pub mod stores;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use records::dead_letter::{self, Reason};
+use records::fingerprint::SelectionId;
 use records::{Entry, Offset, Partition, pending};
 
 use super::chains::chains;
@@ -243,8 +244,12 @@ impl StageOne<'_> {
                 record.partition, call.partition
             ));
         }
-        if Some(entry.fingerprint) != call.fingerprint {
-            return Err("has the fingerprint of another payload".into());
+        let key = call.key.as_deref().unwrap_or_default();
+        if entry.selection != SelectionId::Order {
+            return Err(format!("has a fingerprint of {}", entry.selection));
+        }
+        if self.expected.fingerprints.get(key) != Some(&entry.fingerprint) {
+            return Err("has the fingerprint of another order".into());
         }
         let source = format!("{}/{}@{}", self.orders_topic, record.partition, entry.source);
         if call.header(pending::SOURCE) != Some(source.as_str()) {

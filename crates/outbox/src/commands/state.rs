@@ -12,9 +12,10 @@ use kafka::producer::RecordSizes;
 use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
 use kafka::topic_ids::TopicIdentity;
 use kafka::{KafkaSettings, OutgoingRecord, TransactionalProducer};
-use pipeline::admission::{AdmittedOrder, ChangelogRebuild};
+use pipeline::admission::{AdmittedOrder, ChangelogRebuild, OrderForm};
+use records::entry::EncodedEntry;
 use records::pending::Admission;
-use records::{Bounds, Entry, Fingerprint, Partition, TopicId, Topics, TopicsNote};
+use records::{Bounds, Entry, Partition, Selection, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 
 use crate::cli::{RebuildState, StateCommand};
@@ -87,7 +88,12 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
     let producer =
         TransactionalProducer::open(&settings, TRANSACTIONAL_ID, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
     let reader = ChangelogReader::open(&settings, &topics.changelog)?;
-    let topic = Comparison { reader, topics };
+    let topic = Comparison {
+        reader,
+        topics,
+        form: config.order.form(),
+        fingerprint: &config.validator.fingerprint,
+    };
 
     let compared = topic.compare_all(&partitions)?;
     eprintln!("{}", table(&compared));
@@ -106,8 +112,9 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
     if missing > 0 {
         let question = format!(
             "Append {missing} entries to {}? The validators will treat these orders as duplicates if they are \
-             sent again.",
-            topics.changelog
+             sent again. Their fingerprints are made for validator.fingerprint = {}: if the validators have another, \
+             run the command with their settings file.",
+            topics.changelog, config.validator.fingerprint
         );
         if !confirm(&question, options.yes)? {
             eprintln!("Nothing was changed.");
@@ -228,6 +235,9 @@ fn ensure_no_validator(admin: &Admin, topics: &Topics, group: &str) -> anyhow::R
 struct Comparison<'a> {
     reader: ChangelogReader,
     topics: &'a Topics,
+    /// Settings of the validators.
+    form: OrderForm,
+    fingerprint: &'a Selection,
 }
 
 impl Comparison<'_> {
@@ -265,7 +275,7 @@ impl Comparison<'_> {
         &self,
         partition: Partition,
         producer: &TransactionalProducer,
-        batch: &[(Box<[u8]>, [u8; Entry::BYTES])],
+        batch: &[(Box<[u8]>, EncodedEntry)],
     ) -> anyhow::Result<u64> {
         producer.begin()?;
         for (key, entry) in batch {
@@ -302,7 +312,12 @@ impl Comparison<'_> {
         let Topics {
             pending, changelog, ..
         } = self.topics;
-        let mut rebuild = ChangelogRebuild::new(&self.topics.orders, partition);
+        let mut rebuild = ChangelogRebuild::new(
+            &self.topics.orders,
+            partition,
+            self.form,
+            self.fingerprint.clone(),
+        );
         // The outbox's end first: each order below it has its entry, if that was not lost, below the end of
         // the changelog that is read afterwards.
         let outbox = self.reader.bounds_of(pending, partition, REQUEST_TIMEOUT)?;
@@ -315,7 +330,7 @@ impl Comparison<'_> {
         self.read(pending, partition, outbox, |record| {
             let admission = Admission::read(&record.headers.readable)?;
             let value = record.value.unwrap_or_default();
-            let missing = rebuild.pending_call(record.key, &admission, || Fingerprint::of(value))?;
+            let missing = rebuild.pending_call(record.key, &admission, value)?;
             missing.map_or(Ok(()), |entry| sink(record.key, &entry))
         })?;
         Ok(Compared {

@@ -7,8 +7,11 @@
 use std::collections::HashSet;
 
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::pending::Admission;
-use records::{Entry, Fingerprint, Offset, Partition, Timestamp};
+use records::{Entry, Fingerprint, Offset, Order, Partition, Selection, Timestamp};
+
+use super::rules::OrderForm;
 
 /// Comparison of one partition. Takes the whole changelog partition first, then the outbox partition in the
 /// order of its offsets.
@@ -17,6 +20,8 @@ use records::{Entry, Fingerprint, Offset, Partition, Timestamp};
 pub struct ChangelogRebuild {
     orders_topic: String,
     partition: Partition,
+    form: OrderForm,
+    selection: Selection,
     /// Fingerprints of the keys that the changelog has, or will have.
     keys: HashSet<[u8; Fingerprint::BYTES]>,
     /// Last admission that the changelog has.
@@ -46,12 +51,15 @@ pub struct AdmittedOrder {
 }
 
 impl ChangelogRebuild {
-    /// Creates the comparison of a partition.
+    /// Creates the comparison of a partition; `form` and `selection` are the validators'
+    /// settings of orders and their fingerprints.
     #[must_use]
-    pub fn new(orders_topic: &str, partition: Partition) -> Self {
+    pub fn new(orders_topic: &str, partition: Partition, form: OrderForm, selection: Selection) -> Self {
         Self {
             orders_topic: orders_topic.to_owned(),
             partition,
+            form,
+            selection,
             keys: HashSet::new(),
             last_entry: None,
             first_order: None,
@@ -78,7 +86,7 @@ impl ChangelogRebuild {
         &mut self,
         key: &[u8],
         admission: &Admission,
-        fingerprint: impl FnOnce() -> Fingerprint,
+        value: &[u8],
     ) -> Result<Option<Entry>, ForeignOrder> {
         let source = &admission.source;
         if source.topic != self.orders_topic || source.partition != self.partition {
@@ -98,12 +106,24 @@ impl ChangelogRebuild {
             return Ok(None);
         }
         self.missing += 1;
+        let (selection, fingerprint) = self.fingerprint(value);
         Ok(Some(Entry {
             status: Status::Pending,
-            fingerprint: fingerprint(),
+            selection,
+            fingerprint,
             admitted_at: admission.at,
             source: source.offset,
         }))
+    }
+
+    fn fingerprint(&self, value: &[u8]) -> (SelectionId, Fingerprint) {
+        let order = match self.form {
+            // No order, if the form was changed since. Its key counts all the same.
+            OrderForm::BuiltIn(amount) => Order::parse_unique(value, amount, None).ok(),
+            OrderForm::KeyOnly => None,
+        };
+        self.selection
+            .fingerprint(order.as_ref().map(|(order, _)| order), value)
     }
 
     /// Number of keys in the changelog and the outbox together.
@@ -146,12 +166,16 @@ pub struct ForeignOrder {
 
 #[cfg(test)]
 mod tests {
+    use records::AmountForm;
+
     use super::*;
 
     const PARTITION: Partition = Partition(3);
+    const FORM: OrderForm = OrderForm::BuiltIn(AmountForm::MinorUnits);
+    const ORDER: &[u8] = br#"{"order_id":"b","amount":1,"currency":"EUR","customer_id":"c"}"#;
 
     fn rebuild() -> ChangelogRebuild {
-        ChangelogRebuild::new("orders", PARTITION)
+        ChangelogRebuild::new("orders", PARTITION, FORM, Selection::Payload)
     }
 
     fn admission(source: i64) -> Admission {
@@ -164,7 +188,8 @@ mod tests {
     fn entry(source: i64) -> Entry {
         Entry {
             status: Status::Pending,
-            fingerprint: Fingerprint::of(b"order"),
+            selection: SelectionId::Payload,
+            fingerprint: Fingerprint::of(ORDER),
             admitted_at: Timestamp(1_000 + source),
             source: Offset(source),
         }
@@ -172,7 +197,7 @@ mod tests {
 
     fn pending(rebuild: &mut ChangelogRebuild, key: &str, source: i64) -> Option<Entry> {
         rebuild
-            .pending_call(key.as_bytes(), &admission(source), || Fingerprint::of(b"order"))
+            .pending_call(key.as_bytes(), &admission(source), ORDER)
             .expect("an order of this partition")
     }
 
@@ -188,6 +213,31 @@ mod tests {
     }
 
     #[test]
+    fn entry_is_made_under_the_validators_setting() {
+        let mut rebuild = ChangelogRebuild::new("orders", PARTITION, FORM, Selection::Order);
+        let order = Order::parse(ORDER).expect("an order");
+        let expected = Entry {
+            selection: SelectionId::Order,
+            fingerprint: Selection::Order.fingerprint(Some(&order), ORDER).1,
+            ..entry(4)
+        };
+        assert_eq!(pending(&mut rebuild, "b", 4), Some(expected));
+        let decimal = std::str::from_utf8(ORDER)
+            .expect("text")
+            .replace(":1,", ":\"0.01\",");
+        let form = OrderForm::BuiltIn(AmountForm::Decimal);
+        let entry_of_decimal = ChangelogRebuild::new("orders", PARTITION, form, Selection::Order)
+            .pending_call(b"b", &admission(4), decimal.as_bytes());
+        assert_eq!(entry_of_decimal, Ok(Some(expected)));
+        let other = rebuild.pending_call(b"c", &admission(5), b"no order");
+        let expected = Entry {
+            fingerprint: Fingerprint::of(b"no order"),
+            ..entry(5)
+        };
+        assert_eq!(other, Ok(Some(expected)));
+    }
+
+    #[test]
     fn removed_key_is_not_written_again() {
         let mut rebuild = rebuild();
         rebuild.changelog_record(b"a", None);
@@ -199,7 +249,7 @@ mod tests {
         let mut admission = admission(0);
         admission.source.partition = Partition(4);
         let error = rebuild()
-            .pending_call(b"a", &admission, || Fingerprint::of(b"order"))
+            .pending_call(b"a", &admission, ORDER)
             .expect_err("another partition");
         assert_eq!(error.to_string(), "its order is orders/4@0, and not of orders/3");
     }

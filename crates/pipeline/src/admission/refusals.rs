@@ -205,6 +205,7 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use records::entry::Status;
+    use records::fingerprint::SelectionId;
     use records::{Entry, Fingerprint, IdempotencyKey, Timestamp};
 
     use super::super::rules::Refusal;
@@ -256,6 +257,7 @@ mod tests {
     fn verdicts() -> (Verdict, Verdict, Verdict) {
         let entry = Entry {
             status: Status::Pending,
+            selection: SelectionId::Order,
             fingerprint: Fingerprint::of(b""),
             admitted_at: Timestamp(1),
             // Of another record than those of the scenario.

@@ -2,13 +2,13 @@
 
 use records::dead_letter::Reason;
 use records::key::InvalidKey;
-use records::{AmountForm, IdempotencyKey, Order, find_unique};
+use records::{AmountForm, IdempotencyKey, Order, Selection, find_unique};
 
 use super::input::Input;
 use super::partitioner::Partitioner;
 
-/// Validation rules of one pipeline. They must not change while the topics live: a key would be looked up on
-/// another partition, or an order under another key.
+/// Validation rules of one pipeline. All but the fingerprint must not change while the topics live: a key would
+/// be looked up on another partition, or an order under another key.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Form of an order.
@@ -17,6 +17,8 @@ pub struct Rules {
     pub key: KeySource,
     /// Requirement on the record key.
     pub record_key: RecordKey,
+    /// Part of an order that two records with one key have in common if they are the same order.
+    pub fingerprint: Selection,
     /// Rule by which producers choose the partition of a key.
     pub partitioner: Partitioner,
     /// Number of partitions of the orders topic.
@@ -70,11 +72,12 @@ pub struct Refusal {
 }
 
 impl Rules {
-    /// Returns the idempotency key of a record that is a valid order on the right partition.
+    /// Returns the idempotency key of a record that is a valid order on the right partition, and the order if it
+    /// is of the built-in form.
     ///
     /// # Errors
     /// Returns the reason for which the record is refused.
-    pub fn identify(&self, input: &Input<'_>) -> Result<IdempotencyKey, Refusal> {
+    pub fn identify<'a>(&self, input: &Input<'a>) -> Result<(IdempotencyKey, Option<Order<'a>>), Refusal> {
         // rdkafka writes header names as text only, and dropping a header would change the order.
         if let Some(number) = input.unreadable_header {
             return Err(refusal(
@@ -103,21 +106,22 @@ impl Rules {
             KeySource::Pointer(pointer) => Some(&**pointer),
             KeySource::RecordKey | KeySource::Header(_) => None,
         };
-        let at_pointer = match (self.form, pointer) {
-            (OrderForm::BuiltIn(amount), pointer) => {
-                Order::parse_unique(value, amount, pointer).map(|(_, at_pointer)| at_pointer)
+        let (order, at_pointer) = match (self.form, pointer) {
+            (OrderForm::BuiltIn(amount), pointer) => Order::parse_unique(value, amount, pointer)
+                .map(|(order, at_pointer)| (Some(order), at_pointer)),
+            (OrderForm::KeyOnly, Some(pointer)) => {
+                find_unique(value, pointer).map(|at_pointer| (None, at_pointer))
             }
-            (OrderForm::KeyOnly, Some(pointer)) => find_unique(value, pointer),
             // The caller would have nothing to send.
             (OrderForm::KeyOnly, None) if value.is_empty() => {
                 return Err(refusal(Reason::NotJson, "the value is empty".into()));
             }
-            (OrderForm::KeyOnly, None) => Ok(None),
+            (OrderForm::KeyOnly, None) => Ok((None, None)),
         }
         .map_err(|error| refusal(error.reason, error.detail))?;
         let key = self.key(input, at_pointer.as_deref())?;
         self.check_partition(input, &key)?;
-        Ok(key)
+        Ok((key, order))
     }
 
     fn key(&self, input: &Input<'_>, at_pointer: Option<&str>) -> Result<IdempotencyKey, Refusal> {

@@ -2,7 +2,7 @@
 
 use records::dead_letter::Reason;
 use records::entry::Status;
-use records::{Entry, Fingerprint, IdempotencyKey, Timestamp};
+use records::{Entry, Fingerprint, IdempotencyKey, Order, Selection, Timestamp};
 
 use super::input::Input;
 use super::rules::{Refusal, Rules};
@@ -24,7 +24,7 @@ pub enum Verdict {
         /// Entry of the order that was admitted.
         first: Entry,
     },
-    /// Invalid record, or a conflict (admitted key, another payload): written to the dead letters.
+    /// Invalid record, or a conflict (admitted key, another order): written to the dead letters.
     Refuse(Refusal),
 }
 
@@ -39,35 +39,103 @@ pub fn decide<E>(
     now: Timestamp,
     known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
 ) -> Result<Verdict, E> {
-    let key = match rules.identify(input) {
-        Ok(key) => key,
+    let (key, order) = match rules.identify(input) {
+        Ok(found) => found,
         Err(refusal) => return Ok(Verdict::Refuse(refusal)),
     };
-    // Over the bytes, not the parsed order: fields that this program does not know count, too.
-    let fingerprint = Fingerprint::of(input.value.unwrap_or_default());
+    let payload = input.value.unwrap_or_default();
+    let selection = &rules.fingerprint;
     Ok(match known(&key)? {
         None => {
+            let (selection, fingerprint) = selection.fingerprint(order.as_ref(), payload);
             let entry = Entry {
                 status: Status::Pending,
+                selection,
                 fingerprint,
                 admitted_at: now,
                 source: input.offset,
             };
             Verdict::Admit { key, entry }
         }
-        Some(first) if first.fingerprint == fingerprint => Verdict::Duplicate { key, first },
-        // Two payments under one key: which of them is meant, only the producer can say.
-        Some(first) => Verdict::Refuse(Refusal {
-            reason: Reason::Conflict,
-            detail: format!(
-                "order {:?} was admitted with another payload at offset {} of this partition (fingerprint {}, \
-                 now {fingerprint}); this record causes no call",
-                key.as_str(),
-                first.source,
-                first.fingerprint,
-            ),
-        }),
+        // Never admitted again, whatever the fingerprints are.
+        Some(first) => match compare(selection, &first, order.as_ref(), payload) {
+            Ok(()) => Verdict::Duplicate { key, first },
+            Err(difference) => Verdict::Refuse(refuse(&key, &first, &difference)),
+        },
     })
+}
+
+/// Difference between an order and the one that was admitted with its key.
+struct Difference {
+    /// Fingerprint under the selection of the entry; `None` if it cannot be computed.
+    fingerprint: Option<Fingerprint>,
+    /// Selection that counts now, if it is not that of the entry.
+    changed_to: Option<String>,
+}
+
+/// Compares an order with the entry of its key: in the part of the order that the entry was made of, since nothing
+/// else is known of the first one.
+fn compare(
+    selection: &Selection,
+    first: &Entry,
+    order: Option<&Order<'_>>,
+    payload: &[u8],
+) -> Result<(), Difference> {
+    if *selection == Selection::None {
+        return Ok(());
+    }
+    let (id, now) = selection.fingerprint(order, payload);
+    let is_changed = id != first.selection;
+    let fingerprint = match is_changed {
+        false => Some(now),
+        true => first.selection.fingerprint(order, payload),
+    };
+    if fingerprint == Some(first.fingerprint) {
+        return Ok(());
+    }
+    // The list of pointers says more than its id.
+    let shown = if id == selection.id() {
+        selection.to_string()
+    } else {
+        id.to_string()
+    };
+    Err(Difference {
+        fingerprint,
+        changed_to: is_changed.then_some(shown),
+    })
+}
+
+// Two payments under one key: which of them is meant, only the producer can say.
+fn refuse(key: &IdempotencyKey, first: &Entry, difference: &Difference) -> Refusal {
+    let admitted = format!(
+        "order {:?} was admitted at offset {} of this partition",
+        key.as_str(),
+        first.source
+    );
+    let was = first.selection;
+    let differs = difference.fingerprint.map_or_else(
+        || "which leaves nothing to compare this record with".to_owned(),
+        |now| {
+            format!(
+                "and this record differs from it in that (fingerprint {}, now {now})",
+                first.fingerprint
+            )
+        },
+    );
+    let (reason, detail) = match &difference.changed_to {
+        None => (
+            Reason::Conflict,
+            format!("{admitted} and is compared by {was}, {differs}; it causes no call"),
+        ),
+        Some(selection) => (
+            Reason::FingerprintChanged,
+            format!(
+                "{admitted} while validator.fingerprint was {was} (it is {selection} now), {differs}; it causes no \
+                 call"
+            ),
+        ),
+    };
+    Refusal { reason, detail }
 }
 
 #[cfg(test)]
@@ -88,6 +156,7 @@ mod tests {
             form: OrderForm::BuiltIn(AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
+            fingerprint: Selection::Order,
             partitioner: Partitioner::Any,
             partitions: 10,
             record_bytes_max: 4096,
@@ -278,26 +347,136 @@ mod tests {
         }
     }
 
-    #[test]
-    fn same_payload_is_duplicate_another_is_conflict() {
-        let Verdict::Admit { key, entry } = verdict(&rules(), Some("o-1"), Some(ORDER), &HashMap::new())
-        else {
+    /// Decides on an order, and then on another one with its key under a changed setting.
+    fn again(first: &Selection, then: &Selection, order: &str) -> Result<(), Refusal> {
+        let under = |selection: &Selection| Rules {
+            fingerprint: selection.clone(),
+            ..rules()
+        };
+        let admitted = verdict(&under(first), Some("o-1"), Some(ORDER), &HashMap::new());
+        let Verdict::Admit { key, entry } = admitted else {
             panic!("a new order was not admitted");
         };
         assert_eq!((entry.source, entry.admitted_at), (Offset(5), Timestamp(9)));
         let known = HashMap::from([(key.to_string(), entry)]);
-        let again = verdict(&rules(), Some("o-1"), Some(ORDER), &known);
-        assert_eq!(again, Verdict::Duplicate { key, first: entry });
-        let other = verdict(&rules(), Some("o-1"), Some(&ORDER.replace("150", "151")), &known);
-        assert!(
-            matches!(
-                other,
-                Verdict::Refuse(Refusal {
-                    reason: Reason::Conflict,
-                    ..
-                })
+        match verdict(&under(then), Some("o-1"), Some(order), &known) {
+            Verdict::Duplicate { first, .. } => {
+                assert_eq!(first, entry);
+                Ok(())
+            }
+            Verdict::Refuse(refusal) => Err(refusal),
+            Verdict::Admit { .. } => panic!("a known key was admitted again"),
+        }
+    }
+
+    fn pointers(pointer: &str) -> Selection {
+        Selection::pointers(vec![pointer.to_owned()]).expect("a pointer")
+    }
+
+    #[test]
+    fn same_order_is_duplicate_another_is_conflict() {
+        let other = ORDER.replace("150", "151");
+        for selection in [Selection::Order, Selection::Payload, pointers("/amount")] {
+            assert_eq!(again(&selection, &selection, ORDER), Ok(()));
+            let refusal = again(&selection, &selection, &other).expect_err("another order");
+            assert_eq!(refusal.reason, Reason::Conflict, "{refusal:?}");
+        }
+        assert_eq!(again(&Selection::None, &Selection::None, &other), Ok(()));
+    }
+
+    #[test]
+    fn resend_with_a_new_timestamp_is_a_duplicate() {
+        let resent = ORDER.replace("\"ref\"", "\"created_at\":2,\"ref\"");
+        assert_eq!(again(&Selection::Order, &Selection::Order, &resent), Ok(()));
+        assert_eq!(again(&pointers("/ref/n"), &pointers("/ref/n"), &resent), Ok(()));
+        let refusal = again(&Selection::Payload, &Selection::Payload, &resent).expect_err("other bytes");
+        assert_eq!(refusal.reason, Reason::Conflict);
+    }
+
+    #[test]
+    fn order_of_any_form_is_compared_by_its_bytes() {
+        let rules = |form| Rules {
+            form,
+            key: KeySource::RecordKey,
+            ..rules()
+        };
+        let known = |form| match verdict(&rules(form), Some("o-1"), Some(ORDER), &HashMap::new()) {
+            Verdict::Admit { key, entry } => HashMap::from([(key.to_string(), entry)]),
+            other => panic!("a new order was not admitted: {other:?}"),
+        };
+        let built_in = OrderForm::BuiltIn(AmountForm::MinorUnits);
+        let resent = ORDER.replace("\"ref\"", " \"ref\"");
+        for (first, then, order, expected) in [
+            (OrderForm::KeyOnly, OrderForm::KeyOnly, ORDER, None),
+            (
+                OrderForm::KeyOnly,
+                OrderForm::KeyOnly,
+                &*resent,
+                Some(Reason::Conflict),
             ),
-            "{other:?}"
-        );
+            (OrderForm::KeyOnly, built_in, ORDER, None),
+            (
+                OrderForm::KeyOnly,
+                built_in,
+                &*resent,
+                Some(Reason::FingerprintChanged),
+            ),
+            (
+                built_in,
+                OrderForm::KeyOnly,
+                ORDER,
+                Some(Reason::FingerprintChanged),
+            ),
+        ] {
+            let found = match verdict(&rules(then), Some("o-1"), Some(order), &known(first)) {
+                Verdict::Duplicate { .. } => None,
+                Verdict::Refuse(refusal) => Some(refusal.reason),
+                Verdict::Admit { .. } => panic!("a known key was admitted again"),
+            };
+            assert_eq!(found, expected, "{first:?} {then:?} {order}");
+        }
+    }
+
+    #[test]
+    fn changed_setting_admits_no_key_again() {
+        let all = || {
+            [
+                Selection::Order,
+                Selection::Payload,
+                pointers("/ref/n"),
+                pointers("/amount"),
+                Selection::None,
+            ]
+        };
+        let (resent, other) = (ORDER.replace("\"ref\"", " \"ref\""), ORDER.replace("150", "151"));
+        for (first, then) in all()
+            .iter()
+            .flat_map(|first| all().map(|then| (first.clone(), then)))
+        {
+            if first == then {
+                continue;
+            }
+            // What the first selection tells of the same bytes, of other bytes, and of another amount.
+            let expected = match (&first, &then) {
+                (_, Selection::None) => [true; 3],
+                (Selection::Order, _) => [true, true, false],
+                (Selection::Payload, _) => [true, false, false],
+                (Selection::Pointers(_) | Selection::None, _) => [false; 3],
+            };
+            for (order, is_duplicate) in [ORDER, &resent, &other].into_iter().zip(expected) {
+                let outcome = again(&first, &then, order);
+                assert_eq!(
+                    outcome.is_ok(),
+                    is_duplicate,
+                    "{first} {then} {order}: {outcome:?}"
+                );
+                if let Err(refusal) = outcome {
+                    assert_eq!(refusal.reason, Reason::FingerprintChanged);
+                    for word in [&*first.id().to_string(), &then.to_string(), "at offset 5"] {
+                        assert!(refusal.detail.contains(word), "{word}: {}", refusal.detail);
+                    }
+                }
+            }
+        }
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn pending_call<'a>(
     copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
     // A producer that traces has set its own.
     if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
-        copied.add(pending::TRACEPARENT, Some(pending::traceparent(entry).as_bytes()));
+        copied.add(
+            pending::TRACEPARENT,
+            Some(pending::traceparent(key, entry).as_bytes()),
+        );
     }
     OutgoingRecord {
         topic: &topics.pending,

@@ -4,7 +4,7 @@ use super::*;
 use crate::check::expected::expected;
 use crate::orders::{Mix, Orders, SEQUENCE, partition_of};
 use records::continuation::{CONTINUES, Continuation};
-use records::{Fingerprint, Timestamp, entry::Status};
+use records::{Fingerprint, Timestamp, entry::Status, fingerprint::SelectionId};
 
 const TOPIC: &str = "orders";
 const COUNT: u64 = 400;
@@ -48,7 +48,8 @@ impl Fixture {
             ));
             let entry = Entry {
                 status: Status::Pending,
-                fingerprint: order.fingerprint.expect("a value"),
+                selection: SelectionId::Order,
+                fingerprint: expected.fingerprints[order.key.as_deref().expect("a key")],
                 admitted_at: Timestamp(1_790_000_000_000),
                 source: order.offset,
             };
@@ -293,7 +294,7 @@ fn wrong_dead_letters_are_found() {
 
 #[test]
 fn changelog_that_differs_is_found() {
-    let changes: [Change<Vec<Record>>; 6] = [
+    let changes: [Change<Vec<Record>>; 7] = [
         ("0 times in the changelog", |entries| {
             entries.pop();
         }),
@@ -304,11 +305,14 @@ fn changelog_that_differs_is_found() {
             entries[0].key = Some(b"other".to_vec());
         }),
         ("cannot be decoded", |entries| entries[0].value = None),
-        ("another payload", |entries| {
-            entries[0].value.as_mut().expect("a value")[5] ^= 1;
+        ("another order", |entries| {
+            entries[0].value.as_mut().expect("a value")[12] ^= 1;
         }),
         ("unlike the pending call", |entries| {
-            entries[0].value.as_mut().expect("a value")[30] ^= 1;
+            entries[0].value.as_mut().expect("a value")[38] ^= 1;
+        }),
+        ("a fingerprint of none", |entries| {
+            entries[0].value.as_mut().expect("a value")[2] = 3;
         }),
     ];
     for (words, change) in changes {

@@ -1,5 +1,7 @@
 use std::convert::Infallible;
 
+use records::Selection;
+
 use super::*;
 use crate::admission::{KeySource, OrderForm, Partitioner, RecordKey};
 
@@ -16,6 +18,7 @@ impl Fixture {
             form: OrderForm::BuiltIn(records::AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
+            fingerprint: Selection::Order,
             partitioner: Partitioner::Any,
             partitions: 2,
             record_bytes_max: 1 << 20,

@@ -75,6 +75,7 @@ mod tests {
     use std::convert::Infallible;
 
     use records::entry::Status;
+    use records::fingerprint::SelectionId;
     use records::{Fingerprint, Timestamp};
 
     use super::*;
@@ -82,6 +83,7 @@ mod tests {
     fn entry(source: i64) -> Entry {
         Entry {
             status: Status::Pending,
+            selection: SelectionId::Order,
             fingerprint: Fingerprint::of(b"payload"),
             admitted_at: Timestamp(1),
             source: Offset(source),

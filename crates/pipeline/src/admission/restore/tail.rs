@@ -74,15 +74,17 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use records::entry::Status;
+    use records::entry::{EncodedEntry, Status};
+    use records::fingerprint::SelectionId;
     use records::{Fingerprint, Timestamp};
 
     use super::*;
 
-    fn value() -> [u8; Entry::BYTES] {
+    fn value() -> EncodedEntry {
         let fingerprint = Fingerprint::of(b"payload");
         Entry {
             status: Status::Pending,
+            selection: SelectionId::Order,
             fingerprint,
             admitted_at: Timestamp(1),
             source: Offset(0),
@@ -117,8 +119,8 @@ mod tests {
     fn entry_of_a_later_version_is_refused() {
         let mut tail = Tail::new(Offset(0), Offset(1), 2);
         assert_eq!(
-            tail.take(b"a", Some(&[2, 1]), Offset(0)),
-            Err(InvalidEntry::UnknownVersion(2))
+            tail.take(b"a", Some(&[3, 1]), Offset(0)),
+            Err(InvalidEntry::UnknownVersion(3))
         );
     }
 }

@@ -8,7 +8,7 @@ use pipeline::admission::{
     Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, OrderForm, PartitionState,
     Partitioner, RecordKey, RestoreId, Rules, StoreFailure, TransactionLimits, Verdict,
 };
-use records::{AmountForm, Offset, Partition, Timestamp};
+use records::{AmountForm, Offset, Partition, Selection, Timestamp};
 
 use crate::admission::broker::{BrokerError, Record, Topic};
 use crate::admission::checker::{Guarantee, Violation, violation};
@@ -59,6 +59,7 @@ impl Process {
             form: OrderForm::BuiltIn(AmountForm::MinorUnits),
             key: KeySource::Pointer("/order_id".into()),
             record_key: RecordKey::IsIdempotencyKey,
+            fingerprint: Selection::Order,
             partitioner: Partitioner::Any,
             partitions: 2,
             record_bytes_max: 1 << 20,

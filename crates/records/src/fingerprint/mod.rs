@@ -1,11 +1,17 @@
-//! Fingerprint of an order's bytes. One key with two fingerprints is a conflict.
+//! Fingerprint of an order. One key with two fingerprints is a conflict.
 //!
-//! Part of each [`Entry`](crate::Entry). It has no version of its own: the algorithm never changes, or every
-//! redelivered order would be a conflict.
+//! Part of each [`Entry`](crate::Entry), next to the [`Selection`] that it was computed over. It has no version
+//! of its own: the algorithm of a selection never changes, or every redelivered order would be a conflict.
+
+mod fields;
+mod number;
+mod selection;
 
 use std::fmt;
 
-/// First 128 bits of the payload's BLAKE3 hash.
+pub use selection::{InvalidSelection, Selection, SelectionId};
+
+/// First 128 bits of a BLAKE3 hash.
 // A cryptographic hash: a producer that can make two payments collide can have one of them dropped as a
 // duplicate. 128 bits: forging a second payload for a given one still costs 2^128 attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,12 +21,16 @@ impl Fingerprint {
     /// Length of a fingerprint, in bytes.
     pub const BYTES: usize = 16;
 
-    /// Computes the fingerprint of an order's bytes, as received.
+    /// Computes the fingerprint of bytes.
     #[must_use]
-    pub fn of(payload: &[u8]) -> Self {
-        let mut first = [0; Self::BYTES];
+    pub fn of(bytes: &[u8]) -> Self {
         // No keyed hash and no normalization: every instance and version must compute the same value.
-        first.copy_from_slice(&blake3::hash(payload).as_bytes()[..Self::BYTES]);
+        Self::first_of(&blake3::hash(bytes))
+    }
+
+    fn first_of(hash: &blake3::Hash) -> Self {
+        let mut first = [0; Self::BYTES];
+        first.copy_from_slice(&hash.as_bytes()[..Self::BYTES]);
         Self(first)
     }
 }
