@@ -10,15 +10,11 @@ use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::Headers;
 use super::commit::{self, CommitOffset};
-use super::offsets::{self, Committed};
+use super::offsets::{self, Committed, RETRY_INTERVAL};
 use super::read_to_end::{ReadError, read_messages_to_end, read_to_end};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::retry::retry_until;
-
-/// Wait between two attempts of a request.
-// A partition has no leader for a moment after its topic was created, or while a broker restarts.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Records of a range of a partition under read_committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,9 +101,7 @@ impl GroupOffsets {
         partition: Partition,
         timeout: Duration,
     ) -> Result<Bounds, ClientError> {
-        retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
-            offsets::bounds(&self.consumer, topic, partition, left)
-        })
+        offsets::bounds(&self.consumer, topic, partition, timeout)
     }
 
     /// Returns the offset of the first record whose timestamp is `at` or later; `None` if there is none.
@@ -190,9 +184,7 @@ impl GroupOffsets {
         timeout: Duration,
     ) -> Result<Bounds, ClientError> {
         let deadline = Instant::now() + timeout;
-        let settled = retry_until(deadline, RETRY_INTERVAL, |left| {
-            offsets::bounds(&self.uncommitted, topic, partition, left)
-        })?;
+        let settled = offsets::bounds(&self.uncommitted, topic, partition, timeout)?;
         while self.bounds(topic, partition, timeout)?.end < settled.end {
             if Instant::now() > deadline {
                 return Err(ClientError::unavailable(format!(

@@ -3,7 +3,7 @@
 pub(crate) mod leader_epoch;
 pub mod log_check;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
@@ -11,6 +11,11 @@ use records::{Bounds, LeaderEpoch, Offset, Partition};
 
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
+use crate::client::retry::retry_until;
+
+/// Wait between two attempts of a request.
+// A partition has no leader for a moment after its topic was created, or while a broker restarts.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Offset and metadata that a group has committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +129,8 @@ pub fn committed<C: ConsumerContext>(
 }
 
 /// Returns the bounds of a partition by the consumer's isolation level: the end is the last stable offset for
-/// read_committed, and the high watermark for read_uncommitted.
+/// read_committed, and the high watermark for read_uncommitted. Repeated while the partition has no
+/// leader.
 ///
 /// # Errors
 /// The partition's leader did not respond within `timeout`.
@@ -134,12 +140,14 @@ pub fn bounds<C: ConsumerContext>(
     partition: Partition,
     timeout: Duration,
 ) -> Result<Bounds, ClientError> {
-    let (start, end) = consumer
-        .fetch_watermarks(topic, partition.0, timeout)
-        .map_err(|error| ClientError::new(format!("reading the bounds of {topic}/{partition}"), error))?;
-    Ok(Bounds {
-        start: Offset(start),
-        end: Offset(end),
+    retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
+        let (start, end) = consumer
+            .fetch_watermarks(topic, partition.0, left)
+            .map_err(|error| ClientError::new(format!("reading the bounds of {topic}/{partition}"), error))?;
+        Ok(Bounds {
+            start: Offset(start),
+            end: Offset(end),
+        })
     })
 }
 
