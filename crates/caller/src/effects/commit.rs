@@ -8,7 +8,7 @@ use kafka::consumer::{CommitOffset, CommitResponse};
 use kafka::error::ErrorClass;
 use pipeline::delivery::{Commit, CommitResult};
 use rdkafka::types::RDKafkaErrorCode;
-use records::{CallNote, LeaderEpoch, OffsetSet, Partition};
+use records::{CallNote, LeaderEpoch, OffsetSet};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::effects::Shell;
@@ -59,15 +59,15 @@ impl Shell {
             partition: commit.partition,
             offset: commit.offset,
             metadata: metadata_of(commit),
-            leader_epoch: self.leader_epoch(commit.partition),
+            leader_epoch: self.leader_epoch(commit),
         };
         commits.iter().map(offset_of).collect()
     }
 
-    fn leader_epoch(&self, partition: Partition) -> Option<LeaderEpoch> {
+    fn leader_epoch(&self, commit: &Commit) -> Option<LeaderEpoch> {
         // A test removes the guard: the calls of an outbox that has lost its end and has grown again are then
         // skipped up to the committed offset.
-        let epoch = self.consumer.leader_epoch(partition);
+        let epoch = self.consumer.leader_epoch(commit.partition, commit.offset);
         epoch.filter(|_| !guard_removed!("guard-leader-epoch"))
     }
 

@@ -23,6 +23,18 @@ pub(super) struct Next {
     leader_epoch: Option<LeaderEpoch>,
 }
 
+impl Next {
+    /// Returns the leader epoch to commit with an offset of the partition; `None` if records below the offset were
+    /// not read.
+    // The latest epoch that was read will do for any offset up to there: if the log is truncated below that
+    // offset later, what replaces its end has a higher one. Beyond, a later leader may have written, and the
+    // log would look truncated at that leader's first record: a caller commits beyond calls that an earlier
+    // owner has noted as final, without reading them.
+    fn leader_epoch_of(self, offset: Offset) -> Option<LeaderEpoch> {
+        self.leader_epoch.filter(|_| offset <= self.offset)
+    }
+}
+
 impl Consumer {
     /// Starts to return the records of an accepted partition, from `offset` on. If the log up to there is not
     /// that of `leader_epoch` any more, now or later, [`Self::poll`] reports that instead.
@@ -41,12 +53,10 @@ impl Consumer {
         self.resume(&[partition])
     }
 
-    /// Returns the leader epoch to commit with an offset of a started partition.
-    // The latest epoch that was read will do for any offset up to there: if the log is truncated below that
-    // offset later, what replaces its end has a higher one.
+    /// Returns the leader epoch to commit with an offset of a started partition; `None` if none is known.
     #[must_use]
-    pub fn leader_epoch(&self, partition: Partition) -> Option<LeaderEpoch> {
-        self.next().get(&partition)?.leader_epoch
+    pub fn leader_epoch(&self, partition: Partition, offset: Offset) -> Option<LeaderEpoch> {
+        self.next().get(&partition)?.leader_epoch_of(offset)
     }
 
     /// Stops returning records of these partitions. Records that were fetched ahead are dropped.
@@ -128,4 +138,20 @@ impl Consumer {
 
 fn is_in_progress(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::InProgress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoch_is_known_of_what_was_read_only() {
+        let epoch = Some(LeaderEpoch(3));
+        let next = Next {
+            offset: Offset(10),
+            leader_epoch: epoch,
+        };
+        let of = |offset| next.leader_epoch_of(Offset(offset));
+        assert_eq!([of(4), of(10), of(11)], [epoch, epoch, None]);
+    }
 }

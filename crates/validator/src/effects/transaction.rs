@@ -105,7 +105,7 @@ impl Shell {
             // A test removes the guard: the orders of a log that has lost its end and has grown again are then
             // skipped up to the committed offset.
             leader_epoch: consumer
-                .leader_epoch(*partition)
+                .leader_epoch(*partition, *offset)
                 .filter(|_| !guard_removed!("guard-leader-epoch")),
         };
         let offsets: Vec<CommitOffset> = offsets.iter().map(with_note).collect();
