@@ -6,7 +6,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "topic handles of librdkafka, and a flush that rust-rdkafka does not have"
+    reason = "topic handles of librdkafka, and a flush and a wait that rust-rdkafka does not have"
 )]
 
 use std::ffi::{CString, c_void};
@@ -41,6 +41,14 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
     /// Returns the producer, for everything but sending.
     pub(crate) fn producer(&self) -> &ThreadedProducer<C> {
         &self.producer
+    }
+
+    /// Waits until the client has heard from a broker.
+    pub(crate) fn await_connection(&self, timeout: Duration) {
+        let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // The id comes with the first metadata; librdkafka has no other wait for them. SAFETY: the client is
+        // alive.
+        let _controller = unsafe { rd::rd_kafka_controllerid(self.client(), timeout) };
     }
 
     /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in

@@ -141,9 +141,16 @@ impl TransactionalProducer {
         let producer: ThreadedProducer<DeliveryReports> = config
             .create_with_context(DeliveryReports::default())
             .map_err(failed)?;
-        producer.init_transactions(timeout).map_err(failed)?;
+        let deadline = Instant::now() + timeout;
+        let sender = Sender::new(producer);
+        // While no connection is up, librdkafka looks for the coordinator every 500 ms only.
+        sender.await_connection(CONNECT_WAIT_MAX.min(timeout));
+        sender
+            .producer()
+            .init_transactions(deadline.saturating_duration_since(Instant::now()))
+            .map_err(failed)?;
         Ok(Self {
-            sender: Arc::new(Sender::new(producer)),
+            sender: Arc::new(sender),
             limits,
         })
     }
@@ -312,6 +319,8 @@ impl TransactionalProducer {
     }
 }
 
+/// Maximum wait for the first connection. Afterwards librdkafka goes on by itself.
+const CONNECT_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Maximum size of records that are not acknowledged yet, in KiB.
 const QUEUE_KIB_MAX: u64 = 128 * 1024;
 // Safe to repeat: librdkafka resumes the request rather than sending a second one.
