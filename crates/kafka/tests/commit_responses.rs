@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use kafka::consumer::{CommitOffset, CommitResponse};
+use kafka::group_offsets::GroupOffsets;
 use kafka::{Consumer, ConsumerEvent, KafkaSettings, Membership};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -53,6 +54,29 @@ fn commit(consumer: &Consumer) -> CommitResponse {
         metadata: "note".into(),
         leader_epoch: None,
     }])
+}
+
+/// Commits without membership, after the coordinator has closed this number of connections instead of a
+/// response.
+fn commit_without_membership(lost: usize) -> CommitResponse {
+    let cluster = cluster();
+    let settings = KafkaSettings {
+        bootstrap_servers: cluster.bootstrap_servers(),
+        group_id: "group".into(),
+        properties: [].into(),
+    };
+    cluster.request_errors(
+        RDKafkaApiKey::OffsetCommit,
+        &vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT; lost],
+    );
+    let offsets = GroupOffsets::open(&settings, "operator").expect("valid settings");
+    let commit = CommitOffset {
+        partition: Partition(0),
+        offset: Offset(0),
+        metadata: "note".into(),
+        leader_epoch: None,
+    };
+    offsets.commit(TOPIC, &[commit])
 }
 
 fn cluster() -> MockCluster<'static, DefaultProducerContext> {
@@ -118,4 +142,15 @@ fn refused_commit_leaves_nothing_in_flight() {
     let repeated = commit(&consumer);
     repeated.result.expect("committed by a repetition");
     assert_eq!(repeated.request_in_flight, None);
+}
+
+#[test]
+fn repeated_commit_of_an_operator_is_in_flight() {
+    let answered = commit_without_membership(0);
+    answered.result.expect("committed");
+    assert_eq!(answered.request_in_flight, None);
+    let repeated = commit_without_membership(1);
+    repeated.result.expect("committed by the repetition");
+    let why = repeated.request_in_flight.expect("the first request");
+    assert!(why.contains("Broker transport failure"), "{why}");
 }

@@ -13,15 +13,19 @@ use std::os::raw::c_void;
 use std::ptr;
 
 use rdkafka::bindings::{self, rd_kafka_commit_queue, rd_kafka_resp_err_t};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset as Seek, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset as Seek, TopicPartitionList};
 use records::{LeaderEpoch, Offset, Partition};
 
+use self::responses::OffsetCommitResponses;
 use super::Consumer;
 use super::offsets::leader_epoch;
 use crate::client::error::ClientError;
+use crate::client::log_bridge;
+use crate::client::log_queue::LogQueue;
 
 /// An offset to commit, with its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub struct CommitResponse {
     /// The coordinator took it; or it refused at least one partition, or did not respond.
     pub result: Result<(), ClientError>,
     /// Evidence for a request of this commit that may still be in flight, whatever the result is. It would
-    /// put this commit over later ones of the same membership.
+    /// put this commit over later ones of the same membership, or of a group without members.
     pub request_in_flight: Option<String>,
 }
 
@@ -76,20 +80,44 @@ impl Consumer {
     }
 }
 
-/// Commits offsets of a group with a consumer that is no member, and waits for the coordinator's response.
-///
-/// # Errors
-/// The coordinator refused at least one partition, as it does while the group has members; or the outcome is
-/// unknown.
-pub(super) fn without_membership<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+/// Commits offsets of a group with a client of its own, which is no member, and waits for the coordinator's
+/// response. The coordinator refuses the commit while the group has members.
+pub(super) fn without_membership(
+    mut config: ClientConfig,
     group_id: &str,
     topic: &str,
     commits: &[CommitOffset],
-) -> Result<(), ClientError> {
-    list(topic, commits)
-        .and_then(|list| commit_and_wait(consumer, &list))
-        .map_err(|refused| ClientError::new(attempted(topic, group_id, refused.partition), refused.error))
+) -> CommitResponse {
+    let failed =
+        |refused: Refused| ClientError::new(attempted(topic, group_id, refused.partition), refused.error);
+    let debug = log_bridge::debug(&config, responses::DEBUG_CONTEXTS);
+    // The responses are logged at this level.
+    config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
+    let opened = config.create::<BaseConsumer>().map_err(|error| Refused {
+        partition: None,
+        error,
+    });
+    let (consumer, list) = match opened.and_then(|consumer| Ok((consumer, list(topic, commits)?))) {
+        Ok(opened) => opened,
+        Err(refused) => {
+            return CommitResponse {
+                result: Err(failed(refused)),
+                request_in_flight: None,
+            };
+        }
+    };
+    // SAFETY: it is dropped before the client, which was declared earlier.
+    let log = unsafe { LogQueue::of(consumer.client()) };
+    let commit_responses = OffsetCommitResponses::default();
+    let result = commit_and_wait(&consumer, &list).map_err(failed);
+    log.serve(|level, facility, line| {
+        commit_responses.observe_log(facility, line);
+        log_bridge::log(level, facility, line);
+    });
+    CommitResponse {
+        result,
+        request_in_flight: commit_responses.request_in_flight(),
+    }
 }
 
 fn attempted(topic: &str, group_id: &str, partition: Option<Partition>) -> String {

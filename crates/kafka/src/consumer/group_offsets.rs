@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
-use rdkafka::{Offset as Seek, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::Headers;
-use super::commit::{self, CommitOffset};
+use super::commit::{self, CommitOffset, CommitResponse};
 use super::offsets::{self, Committed, RETRY_INTERVAL};
 use super::read_to_end::{ReadError, read_messages_to_end, read_to_end};
 use crate::client::config::KafkaSettings;
@@ -45,6 +45,7 @@ pub struct GroupOffsets {
     // Sees the high watermark. The last stable offset is below the records of a transaction that is committed
     // and whose markers are still being written.
     uncommitted: BaseConsumer,
+    config: ClientConfig,
     group_id: String,
 }
 
@@ -54,24 +55,27 @@ impl GroupOffsets {
     /// # Errors
     /// librdkafka refused a setting.
     pub fn open(settings: &KafkaSettings, client_id: &str) -> Result<Self, ClientError> {
+        let mut config = settings.client(client_id);
+        config
+            .set("group.id", &settings.group_id)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Records that are deleted while they are read are an error, not a smaller number.
+            .set("auto.offset.reset", "error")
+            // A changed batch is an error, not missing records.
+            .set("check.crcs", "true")
+            .set("queued.max.messages.kbytes", "16384");
         let client = |isolation: &str| {
-            settings
-                .client(client_id)
-                .set("group.id", &settings.group_id)
-                .set("enable.auto.commit", "false")
-                .set("enable.auto.offset.store", "false")
-                // Records that are deleted while they are read are an error, not a smaller number.
-                .set("auto.offset.reset", "error")
+            let mut config = config.clone();
+            config
                 .set("isolation.level", isolation)
-                // A changed batch is an error, not missing records.
-                .set("check.crcs", "true")
-                .set("queued.max.messages.kbytes", "16384")
                 .create::<BaseConsumer>()
                 .map_err(|error| ClientError::new("opening a client for the offsets of a group", error))
         };
         Ok(Self {
             consumer: client("read_committed")?,
             uncommitted: client("read_uncommitted")?,
+            config,
             group_id: settings.group_id.clone(),
         })
     }
@@ -238,11 +242,10 @@ impl GroupOffsets {
     }
 
     /// Commits offsets, and waits for the coordinator's response. Blocks. The coordinator takes them only
-    /// while the group has no members.
-    ///
-    /// # Errors
-    /// The coordinator refused at least one partition, or the outcome is unknown.
-    pub fn commit(&self, topic: &str, commits: &[CommitOffset]) -> Result<(), ClientError> {
-        commit::without_membership(&self.consumer, &self.group_id, topic, commits)
+    /// while the group has no members, also those of a request that is still in flight.
+    #[must_use]
+    pub fn commit(&self, topic: &str, commits: &[CommitOffset]) -> CommitResponse {
+        // A client of its own: the log of the others would pile up while nobody reads it.
+        commit::without_membership(self.config.clone(), &self.group_id, topic, commits)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use comfy_table::{ContentArrangement, Table};
 use kafka::admin::Admin;
-use kafka::consumer::CommitOffset;
+use kafka::consumer::{CommitOffset, CommitResponse};
 use kafka::group_offsets::{Counted, GroupOffsets};
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
@@ -114,10 +114,7 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
         .iter()
         .map(|begun| commit_of(begun, id.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    offsets.commit(topic, &commits).context(
-        "the group is not begun, or not on each partition: stop all callers of the group, and run the command \
-         again, which leaves existing offsets as they are",
-    )?;
+    check_commit(offsets.commit(topic, &commits), group, "begun")?;
     let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
     check_read_back(&commits, &after)?;
     if json {
@@ -201,6 +198,34 @@ fn commit_of(begun: &Begun, outbox: Option<TopicId>) -> anyhow::Result<CommitOff
     })
 }
 
+/// Checks that the group is `done`, and that nothing of its commit can arrive later.
+fn check_commit(response: CommitResponse, group: &str, done: &str) -> anyhow::Result<()> {
+    let not_done = || {
+        format!(
+            "the group is not {done}, or not on each partition: stop all callers of the group, and run the \
+             command again, which leaves existing offsets as they are"
+        )
+    };
+    let Some(why) = response.request_in_flight else {
+        return response.result.with_context(not_done);
+    };
+    // Members fence it, but each time all callers are stopped it is accepted again.
+    let in_flight = format!(
+        "a request of this commit may still be in flight: {why}. Whenever it arrives while the group {group:?} has \
+         no members, it puts the group back to the offsets listed above, and calls that were made since are made \
+         again. Start no caller yet: restart the broker that coordinates the group (`kafka-consumer-groups.sh \
+         --describe --state --group {group}` shows it), after which nothing of the request remains. Then look with \
+         `outbox notes --group {group}`:"
+    );
+    match response.result {
+        Ok(()) => bail!("{in_flight} the group is {done} if its offsets are those listed"),
+        Err(error) => Err(error).context(format!(
+            "{in_flight} the group may be {done}, or not on each partition; run the command again if offsets \
+             are missing"
+        )),
+    }
+}
+
 fn check_read_back(commits: &[CommitOffset], after: &[Committed]) -> anyhow::Result<()> {
     let read: BTreeSet<_> = after
         .iter()
@@ -248,6 +273,8 @@ fn table(begun: &[Begun]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use kafka::ClientError;
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds {
@@ -294,6 +321,29 @@ mod tests {
         assert!(read(Some(7), "2:id::"));
         assert!(!read(Some(8), "2:id::") && !read(Some(7), "2:other::") && !read(None, ""));
         assert!(check_read_back(&commits, &[]).is_err());
+    }
+
+    #[test]
+    fn commit_in_flight_is_no_success() {
+        let check = |result, in_flight: Option<&str>| {
+            let response = CommitResponse {
+                result,
+                request_in_flight: in_flight.map(str::to_owned),
+            };
+            check_commit(response, "g", "begun").map_err(|error| format!("{error:#}"))
+        };
+        let refused = || Err(ClientError::refused("committing"));
+        assert_eq!(check(Ok(()), None), Ok(()));
+        let text = check(refused(), None).expect_err("refused");
+        assert!(
+            text.contains("not begun") && !text.contains("in flight"),
+            "{text}"
+        );
+        for result in [Ok(()), refused()] {
+            let text = check(result, Some("no response")).expect_err("unknown");
+            let words = ["no response", "Start no caller", "--group g", "`outbox notes"];
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use records::outcome::Outcome;
 use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
 use serde::Serialize;
 
-use super::{CLIENT_ID, REQUEST_TIMEOUT, check_read_back, without_offset};
+use super::{CLIENT_ID, REQUEST_TIMEOUT, check_commit, check_read_back, without_offset};
 use crate::cli::RecoverGroup;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -156,10 +156,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .iter()
         .map(commit_of)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    offsets.commit(topic, &commits).context(
-        "the group is not recovered, or not on each partition: stop all callers of the group, and run the \
-         command again, which leaves existing offsets as they are",
-    )?;
+    check_commit(offsets.commit(topic, &commits), group, "recovered")?;
     let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
     check_read_back(&commits, &after)?;
     if json {
