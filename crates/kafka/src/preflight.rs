@@ -4,7 +4,7 @@ use crate::admin::Admin;
 use crate::client::config::KafkaSettings;
 use crate::client::error::{ClientError, ErrorClass};
 use crate::topics::{
-    self, ExistingTopics, Finding, Requirements, Role, Severity, TransactionVerification, UnverifiedBroker,
+    self, ExistingTopics, Finding, Requirements, Severity, TransactionVerification, UnverifiedBroker,
 };
 
 /// Reason why a program must not start.
@@ -21,8 +21,8 @@ pub enum PreflightError {
     Refused(Vec<Finding>),
 }
 
-/// Describes the topics that `required` names, and verifies them. Findings that do not break a guarantee are
-/// logged as warnings.
+/// Describes the topics that `required` names, and verifies them; the brokers too, if the program
+/// `writes_transactions`. Findings that do not break a guarantee are logged as warnings.
 ///
 /// # Errors
 /// The cluster cannot be reached, or a guarantee would not hold.
@@ -30,17 +30,19 @@ pub fn check(
     settings: &KafkaSettings,
     client_id: &str,
     required: &Requirements<'_>,
+    writes_transactions: bool,
 ) -> Result<ExistingTopics, PreflightError> {
     let admin = Admin::connect(settings, client_id)?;
     let existing = describe(&admin, required)?;
-    let unverified = match required.role {
-        Role::Validator => unverified_brokers(&admin, |why| {
+    let unverified = if writes_transactions {
+        unverified_brokers(&admin, |why| {
             tracing::warn!(
                 why,
                 "transaction verification of the brokers not checked, continuing"
             );
-        }),
-        Role::Caller | Role::Operator => Vec::new(),
+        })
+    } else {
+        Vec::new()
     };
     let required = Requirements {
         unverified_brokers: &unverified,
@@ -82,7 +84,8 @@ pub fn unverified_brokers(admin: &Admin, mut warn: impl FnMut(String)) -> Vec<Un
             Ok(TransactionVerification::NotReported) => {
                 warn(format!(
                     "broker {} does not report transaction.partition.verification.enable, without which late \
-                     records of an aborted transaction may be read; make sure that it is true",
+                     records of an aborted transaction may be read, and late call notes be kept; make sure \
+                     that it is true",
                     broker.id
                 ));
                 continue;

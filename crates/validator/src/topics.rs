@@ -35,7 +35,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required)?;
+    let existing = kafka::preflight::check(&config.kafka, &config.validator.instance_id, &required, true)?;
     let topics = &config.topics;
     let describe = |topic: &String| {
         existing

@@ -55,7 +55,9 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
     };
-    let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required)?;
+    // Nothing but a deferral is written in a transaction.
+    let defers = !config.deferral.defer_after.is_zero();
+    let existing = kafka::preflight::check(&config.kafka, &config.caller.instance_id, &required, defers)?;
     // Its deferrals go to the outbox, too: the caller writes to each topic of its role but the control topic.
     let names = Role::Caller.names(&config.topics);
     let written = names.into_iter().filter(|name| *name != config.topics.control);

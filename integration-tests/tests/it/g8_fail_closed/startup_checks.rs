@@ -115,6 +115,15 @@ fn broker_that_verifies_no_transactions_is_refused() {
         administrator.configure_broker(1, SETTING, "false")?;
         let words = [&pipeline.topics.pending, SETTING, "false: 1"];
         expect_refused(pipeline.validator(1)?, &words)?;
+        expect_refused(pipeline.caller(1, NO_API)?, &words)?;
+        // Without deferrals it makes no transaction.
+        let settings = pipeline
+            .caller_settings(2, NO_API)
+            .with("deferral.defer_after", "0s");
+        let mut caller = pipeline.service("caller", 2, settings)?;
+        caller.process.start()?;
+        await_ready(&mut caller, Duration::from_secs(60))?;
+        caller.process.terminate(Duration::from_secs(30))?;
         ensure!(
             pipeline.create_topics().is_err(),
             "`outbox topics create` found nothing wrong with the broker"

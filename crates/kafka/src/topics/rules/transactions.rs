@@ -4,7 +4,8 @@ use super::Rules;
 use crate::topics::{Purpose, UnverifiedBroker};
 
 impl Rules<'_> {
-    /// Refuses an outbox on brokers that append a record although its transaction has ended.
+    /// Refuses an outbox on brokers that append a record, or commit offsets, although their transaction has
+    /// ended.
     pub(super) fn transactions(&mut self, purpose: Purpose) {
         const SETTING: &str = "transaction.partition.verification.enable";
         // Once, at the topic whose records are paid.
@@ -18,7 +19,8 @@ impl Rules<'_> {
             .partition(|broker| broker.is_disabled);
         let why = "a broker then appends a record that arrives after its transaction was aborted; the record \
                    becomes part of the next transaction, and its order is in the outbox twice and paid twice, \
-                   or no later record of the partition is ever read";
+                   or no later record of the partition is ever read; and call notes of a deferral that arrive \
+                   late replace newer ones, so that calls are made again";
         if !disabled.is_empty() {
             let what = format!("is on brokers with {SETTING}=false: {}", ids(&disabled));
             let repair = format!(
