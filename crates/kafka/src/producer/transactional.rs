@@ -10,6 +10,12 @@
 //! After anything but `Committed` the producer is not used again: librdkafka speaks the transaction protocol
 //! without KIP-890's epoch bump per transaction, so that a late record of an aborted transaction could join
 //! the next one of the same epoch. Opening a new producer bumps the epoch.
+//!
+//! `Committed` has one exception. librdkafka repeats TxnOffsetCommit by itself when its connection breaks; the
+//! first copy may arrive within the producer's next transaction, after that one's own offsets, and set the
+//! committed offsets back to those of the transaction before. A program for which that is not harmless uses a
+//! producer for one transaction. To the validator it is: the orders are read again and are duplicates; at most
+//! their dead letters are written twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
