@@ -1,5 +1,5 @@
-//! A rule under which an `OffsetCommit` request reaches the broker late, after its repetition and after later
-//! commits.
+//! A rule under which an `OffsetCommit` or `TxnOffsetCommit` request reaches the broker late, after its
+//! repetition and after later commits.
 //!
 //! ```text
 //! OffsetCommit ──▶ withheld, the sender's connection is closed
@@ -14,19 +14,23 @@ use std::io::{Result, Write};
 use std::net::{Shutdown, TcpStream};
 
 use super::gate::Gate;
-use super::wire::{OFFSET_COMMIT, RequestSplitter, api_key, correlation_id, offset_commit_error};
+use super::wire::{
+    OFFSET_COMMIT, RequestSplitter, TXN_OFFSET_COMMIT, api_key, correlation_id, offset_commit_error,
+};
 use super::{Rule, Sockets};
 
-/// Delays one `OffsetCommit` request on demand.
-#[derive(Default)]
+/// Delays one request on demand.
 pub struct DelayedOffsetCommit {
+    /// API key of the request.
+    delayed_key: i16,
     gate: Gate<State>,
     splitter: RequestSplitter,
 }
 
 #[derive(Default)]
 struct State {
-    armed: bool,
+    /// Group whose request is delayed.
+    group: Option<String>,
     delayed: Option<Delayed>,
     released: bool,
 }
@@ -40,11 +44,31 @@ struct Delayed {
 }
 
 impl DelayedOffsetCommit {
-    /// Delays the next `OffsetCommit`, and forgets an earlier one.
-    pub fn delay_next(&self) {
+    /// Returns the rule for `OffsetCommit`.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self::of(OFFSET_COMMIT)
+    }
+
+    /// Returns the rule for `TxnOffsetCommit`, the commit of offsets within a transaction.
+    #[must_use]
+    pub fn transactional() -> Self {
+        Self::of(TXN_OFFSET_COMMIT)
+    }
+
+    fn of(delayed_key: i16) -> Self {
+        Self {
+            delayed_key,
+            gate: Gate::default(),
+            splitter: RequestSplitter::default(),
+        }
+    }
+
+    /// Delays the next such request for this group, and forgets an earlier one.
+    pub fn delay_next(&self, group: &str) {
         self.gate.update(|state| {
             *state = State {
-                armed: true,
+                group: Some(group.to_owned()),
                 ..State::default()
             };
         });
@@ -89,9 +113,10 @@ impl Rule for DelayedOffsetCommit {
     fn to_server(&self, connection: u64, bytes: &[u8], mut sockets: Sockets<'_>) -> Result<()> {
         for request in self.splitter.split(connection, bytes) {
             let mut state = self.gate.lock();
-            let is_delayed = state.armed && api_key(&request) == OFFSET_COMMIT;
+            let is_delayed = api_key(&request) == self.delayed_key
+                && state.group.as_ref().is_some_and(|group| names(&request, group));
             if is_delayed {
-                state.armed = false;
+                state.group = None;
                 state.delayed = Some(Delayed {
                     connection,
                     correlation_id: correlation_id(&request).to_vec(),
@@ -129,4 +154,9 @@ impl Rule for DelayedOffsetCommit {
     fn close(&self) {
         self.gate.close();
     }
+}
+
+/// Returns true if the request contains this name.
+fn names(request: &[u8], name: &str) -> bool {
+    request.windows(name.len()).any(|bytes| bytes == name.as_bytes())
 }

@@ -17,6 +17,8 @@ pub(crate) const FIND_COORDINATOR: i16 = 10;
 pub(crate) const JOIN_GROUP: i16 = 11;
 /// API key of `EndTxn`.
 pub(crate) const END_TXN: i16 = 26;
+/// API key of `TxnOffsetCommit`.
+pub(crate) const TXN_OFFSET_COMMIT: i16 = 28;
 
 /// Splits each connection's byte stream into whole requests.
 #[derive(Default)]
@@ -57,8 +59,8 @@ pub(crate) fn correlation_id(request: &[u8]) -> &[u8] {
     request.get(8..12).unwrap_or_default()
 }
 
-/// Returns the error code of the first partition in an `OffsetCommit` response of version 8 or 9, the latest
-/// that librdkafka sends.
+/// Returns the error code of the first partition in an `OffsetCommit` response of version 8 or 9, or in a
+/// `TxnOffsetCommit` response of version 3: the latest that librdkafka sends.
 pub(crate) fn offset_commit_error(response: &[u8]) -> Option<i16> {
     // Length (4), correlation id (4), tags (1), throttle time (4), number of topics (1), then the first
     // topic's name behind its length plus one (1), number of partitions (1), partition (4).

@@ -48,8 +48,8 @@ impl Shell {
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();
             let result = deferral_producer.defer(producer, &copies, &offsets, &metadata);
-            // A transaction with an unknown outcome withholds the offsets of its partitions from their next
-            // owner. A new producer ends it at once.
+            // At once: the next deferral needs it, and a transaction with an unknown outcome withholds the
+            // offsets of its partitions from their next owner until a new producer ends it.
             deferral_producer.open_if_closed();
             complete(result, started.elapsed());
         });

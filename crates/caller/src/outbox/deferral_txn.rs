@@ -2,6 +2,7 @@
 //! call notes, together or not at all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use kafka::consumer::CommitOffset;
 use kafka::producer::RecordSizes;
@@ -19,7 +20,8 @@ use crate::outbox::wall_clock::WallClock;
 
 /// Transactional producer of deferrals. Clones share it.
 ///
-/// It is opened for the first deferral, and again after each transaction that was not committed.
+/// Each producer makes one transaction. It is opened for the first deferral, and the next one as soon as a
+/// transaction has ended.
 #[derive(Clone)]
 pub(crate) struct DeferralProducer {
     config: Arc<Config>,
@@ -74,6 +76,7 @@ impl DeferralProducer {
             commit_timeout: commit_timeout / 2,
         };
         let id = self.transactional_id();
+        let started = Instant::now();
         let producer = TransactionalProducer::open(
             &self.config.kafka,
             &id,
@@ -81,7 +84,7 @@ impl DeferralProducer {
             self.record_sizes,
             commit_timeout / 2,
         )?;
-        tracing::info!(transactional_id = id, "deferral producer opened");
+        tracing::info!(transactional_id = id, took = ?started.elapsed(), "deferral producer opened");
         Ok(producer)
     }
 
@@ -167,14 +170,20 @@ impl DeferralProducer {
         let result = match end {
             TransactionEnd::Committed { .. } => {
                 kill_at!("after-deferral-end");
-                *self.state() = State::Idle(producer);
-                return DeferralResult::Committed;
+                if guard_removed!("guard-deferral-epoch") {
+                    // A test removes the guard: a late request of this transaction can then join the next one.
+                    *self.state() = State::Idle(producer);
+                    return DeferralResult::Committed;
+                }
+                DeferralResult::Committed
             }
-            // Not reused: a late request to end this transaction could end the next one halfway.
             TransactionEnd::CommittedRetireProducer { .. } => DeferralResult::Committed,
             TransactionEnd::Aborted(error) => DeferralResult::Aborted(error),
             TransactionEnd::Unknown(error) => DeferralResult::Unknown(error),
         };
+        // Not reused: librdkafka repeats a request whose connection broke, without a word. The first copy may
+        // arrive within the next transaction, and would put this one's call notes over those, or end it
+        // halfway. The epoch of a new producer fences it.
         producer.abandon();
         *self.state() = State::Closed;
         result

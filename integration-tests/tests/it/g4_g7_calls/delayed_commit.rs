@@ -34,7 +34,7 @@ const SECOND: &str = "second";
 #[test]
 fn delayed_commit_hides_no_intent() {
     run(|| {
-        let proxied = ProxiedPipeline::start(DelayedOffsetCommit::default(), "late-commit", 1)?;
+        let proxied = ProxiedPipeline::start(DelayedOffsetCommit::plain(), "late-commit", 1)?;
         let proxy = &proxied.proxy;
         let guarded = requests_after_delayed_commit(&proxied.pipeline, proxy, "", UNKNOWN_MEMBER_ID)?;
         ensure!(
@@ -87,7 +87,7 @@ fn requests_after_delayed_commit(
     killed.process.start_with(&[("FAILPOINTS", failpoints)])?;
     await_ready(&mut killed, LIMIT)?;
 
-    rule.delay_next();
+    rule.delay_next(&pipeline.caller_group);
     send(&pipeline.kafka, &pipeline.topics.orders, &[order(0, FIRST)])?;
     // Joined again, the caller does not know whether it was sent, and parks it.
     await_taken(pipeline, &api, &mut killed, FIRST)?;

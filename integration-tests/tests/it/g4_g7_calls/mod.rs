@@ -5,6 +5,7 @@ mod at_most_once;
 mod call_notes;
 mod deferral;
 mod delayed_commit;
+mod delayed_deferral;
 pub(crate) mod fixture;
 mod mass_rejection;
 mod order_forms;
