@@ -6,12 +6,13 @@
 //! | topic | module | written by | read by |
 //! | --- | --- | --- | --- |
 //! | `payment-orders` | [`order`] | producers | validator |
-//! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller | caller |
+//! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller, command line | caller |
 //! | `idempotency-key-store-changelog` | [`entry`] | validator | validator |
 //! | `payment-orders.dead-letters` | [`dead_letter`] | validator | operators |
-//! | `payments-processed` | [`outcome`] | caller | downstream consumers |
-//! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller | operators |
-//! | `pending-api-calls.parked` | [`parked`] | caller | operators |
+//! | `payments-processed` | [`outcome`] | caller, command line | downstream consumers |
+//! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller, command line | operators |
+//! | `pending-api-calls.parked` | [`parked`] | caller | command line |
+//! | | [`settlement`] | command line | command line |
 //! | `pending-api-calls.control` | [`control`] | command line | caller, command line |
 //! | metadata of the validators' committed offsets | [`topics_note`] | validator | validator |
 //! | metadata of the callers' committed offsets | [`call_note`] | caller | caller, command line |
@@ -35,7 +36,7 @@ mod unique_names;
 
 pub use calls::call_note::CallNote;
 pub use calls::continuation::Continuation;
-pub use calls::{call_dead_letter, call_note, continuation, outcome, parked};
+pub use calls::{call_dead_letter, call_note, continuation, outcome, parked, settlement};
 pub use entry::Entry;
 pub use fingerprint::{Fingerprint, Selection};
 pub use key::IdempotencyKey;

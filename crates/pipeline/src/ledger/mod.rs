@@ -9,6 +9,7 @@
 //! the topics.
 
 mod keys;
+mod parked_calls;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use records::{Bounds, Offset, OffsetSet, Partition, Position, TopicId};
 
 use self::keys::KeySample;
+pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
 pub use self::recovery::{CannotRecover, Recovery};
 
 /// Kind of a terminal record.

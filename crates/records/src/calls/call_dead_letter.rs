@@ -22,6 +22,10 @@ pub const FIRST_ATTEMPT_AT: &str = "outbox-first-attempt-at";
 /// Time of the last response, in milliseconds since 1970 UTC.
 pub const RESPONDED_AT: &str = "outbox-responded-at";
 
+/// Reason of the dead letter of a parked call that an operator settled as rejected.
+// Not one of `Reason`: callers never write it, and have no metric of it.
+pub const REJECTED_BY_OPERATOR: &str = "rejected-by-operator";
+
 /// Reason for which a pending call became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {

@@ -26,7 +26,7 @@ pub struct Outcome {
     /// Position of the call's first record, as `topic/partition@offset`, if it was deferred since.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub continues: Option<String>,
-    /// HTTP status of the API's response.
+    /// HTTP status of the API's response; 0 if an operator settled the call.
     pub status: u16,
     /// Response body, truncated; bytes that are not UTF-8 are replaced.
     pub response: String,
@@ -38,6 +38,12 @@ pub struct Outcome {
     /// `true` if a look-up found the order processed, and no request had an accepting response.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub found_by_look_up: bool,
+    /// Person who settled the parked call as accepted, as `user@host`; `None` if the API's response says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled_by: Option<String>,
+    /// Reason that this person gave.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled_because: Option<String>,
     /// Number of requests sent.
     pub attempts: u32,
     /// Number of these requests with an unknown outcome: unless it is 0, the API may have processed the order
@@ -81,6 +87,8 @@ impl Outcome {
             response_truncated: false,
             transaction_id: None,
             found_by_look_up: false,
+            settled_by: None,
+            settled_because: None,
             attempts: 0,
             attempts_ambiguous: 0,
             admitted_at: None,

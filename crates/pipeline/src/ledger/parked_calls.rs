@@ -1,0 +1,362 @@
+//! Parked calls: which of them wait for an operator, and whether one may be settled.
+//!
+//! First come the parked records and the settlements, then the outcomes and the dead letters, then the notes of the
+//! callers' group. What is kept grows with the calls that wait, and with the runs of a set of offsets for those
+//! that are settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use records::settlement::{Decision, Settlement};
+use records::{CallNote, Offset, OffsetSet, Partition, Position, Timestamp};
+
+/// Parked calls of one outbox.
+#[derive(Debug)]
+pub struct ParkedCalls<T> {
+    topic: String,
+    partitions: BTreeMap<Partition, Calls<T>>,
+}
+
+#[derive(Debug)]
+struct Calls<T> {
+    waiting: BTreeMap<Offset, Waiting<T>>,
+    /// First records of the calls that were ever in `waiting`.
+    firsts: OffsetSet,
+    settled: OffsetSet,
+    /// First records of calls in `waiting` that were accepted.
+    accepted: BTreeSet<Offset>,
+    /// Calls in `waiting` that have a dead letter.
+    dead_letters: BTreeSet<Offset>,
+    /// Offset and call note of the callers' group; `None` if it has committed no offset.
+    note: Option<(Offset, CallNote)>,
+}
+
+/// Parked call without a settlement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting<T> {
+    /// First record of the call, which it continues if it is a deferred copy.
+    pub first: Offset,
+    /// Time at which it was parked; the last one if it was parked twice.
+    pub parked_at: Timestamp,
+    /// What the shell keeps of its parked record.
+    pub record: T,
+}
+
+/// Reason for which a parked call cannot be settled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsettled {
+    /// No parked record names the call, or it was settled before.
+    #[error("it is not parked, or was settled before")]
+    NotWaiting,
+    /// The call has an outcome.
+    #[error(
+        "it was accepted: an outcome names it, so there is nothing to settle, and it must not be sent again"
+    )]
+    Accepted,
+    /// The call has a dead letter.
+    #[error("it was rejected: a dead letter names it, so there is nothing to settle")]
+    DeadLetter,
+    /// No call note says that the call is final.
+    #[error(
+        "the callers have not committed that it is final, so one of them may still look it up or send it: wait \
+         until they have, or start one; `outbox notes` shows it"
+    )]
+    Open,
+    /// An earlier request of the call may still be processed.
+    #[error(
+        "an earlier request of it may be processed until {until} (ms since 1970 UTC): it may be sent again then"
+    )]
+    TooEarly {
+        /// Time from which on it may be sent again.
+        until: Timestamp,
+    },
+}
+
+impl<T> ParkedCalls<T> {
+    /// Creates the parked calls of an outbox.
+    #[must_use]
+    pub fn new(topic: impl Into<String>) -> Self {
+        Self {
+            topic: topic.into(),
+            partitions: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a parked record: the call, its first record if it is a copy, and the time. A call that was
+    /// settled before stays settled. Returns whether it waits.
+    pub fn parked(
+        &mut self,
+        call: &Position,
+        first: Option<&Position>,
+        parked_at: Timestamp,
+        record: T,
+    ) -> bool {
+        let first = self.first(call, first);
+        let Some(calls) = self.calls(call) else {
+            return false;
+        };
+        if calls.settled.contains(call.offset) {
+            return false;
+        }
+        // The next owner parks a call again whose note was not committed.
+        let parked_at = calls
+            .waiting
+            .get(&call.offset)
+            .map_or(parked_at, |before| before.parked_at.max(parked_at));
+        let waiting = Waiting {
+            first,
+            parked_at,
+            record,
+        };
+        calls.firsts.insert(first);
+        calls.waiting.insert(call.offset, waiting);
+        true
+    }
+
+    /// Takes in a settlement.
+    pub fn settled(&mut self, call: &Position, _settlement: &Settlement) {
+        if let Some(calls) = self.calls(call) {
+            calls.settled.insert(call.offset);
+            calls.waiting.remove(&call.offset);
+        }
+    }
+
+    /// Takes in an outcome: the call that it names, and the call's first record if that is a copy.
+    pub fn accepted(&mut self, call: &Position, first: Option<&Position>) {
+        let first = self.first(call, first);
+        if let Some(calls) = self.calls(call) {
+            // An outcome of any record of the call ends them all.
+            if calls.firsts.contains(first) {
+                calls.accepted.insert(first);
+            }
+        }
+    }
+
+    /// Takes in a dead letter.
+    pub fn dead_letter(&mut self, call: &Position) {
+        if let Some(calls) = self.calls(call)
+            && calls.waiting.contains_key(&call.offset)
+        {
+            calls.dead_letters.insert(call.offset);
+        }
+    }
+
+    /// Takes in what the callers' group has committed for a partition.
+    pub fn noted(&mut self, partition: Partition, committed: Offset, note: CallNote) {
+        self.partitions.entry(partition).or_default().note = Some((committed, note));
+    }
+
+    /// Returns the calls that wait for an operator, in the order of their positions: neither settled nor accepted
+    /// nor rejected.
+    pub fn waiting(&self) -> impl Iterator<Item = (Position, &Waiting<T>)> {
+        self.partitions.iter().flat_map(|(partition, calls)| {
+            calls
+                .waiting
+                .iter()
+                .filter(|(offset, waiting)| {
+                    !calls.accepted.contains(&waiting.first) && !calls.dead_letters.contains(offset)
+                })
+                .map(|(offset, waiting)| {
+                    let call = Position {
+                        topic: self.topic.clone(),
+                        partition: *partition,
+                        offset: *offset,
+                    };
+                    (call, waiting)
+                })
+        })
+    }
+
+    /// Returns the parked call, if it may be settled like this now. `quiet` is the time after which no earlier
+    /// request of a parked call can be sent or processed.
+    ///
+    /// # Errors
+    /// The reason for which it may not.
+    pub fn settle(
+        &self,
+        call: &Position,
+        decision: Decision,
+        now: Timestamp,
+        quiet: Duration,
+    ) -> Result<&Waiting<T>, Unsettled> {
+        let calls = self
+            .partitions
+            .get(&call.partition)
+            .filter(|_| call.topic == self.topic)
+            .ok_or(Unsettled::NotWaiting)?;
+        let waiting = calls.waiting.get(&call.offset).ok_or(Unsettled::NotWaiting)?;
+        if calls.accepted.contains(&waiting.first) {
+            return Err(Unsettled::Accepted);
+        }
+        if calls.dead_letters.contains(&call.offset) {
+            return Err(Unsettled::DeadLetter);
+        }
+        // A caller that dies after the parked record leaves the call open: the next owner looks it up, and sends
+        // it under another policy.
+        let is_final = calls
+            .note
+            .as_ref()
+            .is_some_and(|(committed, note)| call.offset < *committed || note.finals.contains(call.offset));
+        if !is_final {
+            return Err(Unsettled::Open);
+        }
+        let quiet = i64::try_from(quiet.as_millis()).unwrap_or(i64::MAX);
+        let until = Timestamp(waiting.parked_at.0.saturating_add(quiet));
+        if decision == Decision::SendAgain && now < until {
+            return Err(Unsettled::TooEarly { until });
+        }
+        Ok(waiting)
+    }
+
+    /// Returns the offset of a call's first record.
+    fn first(&self, call: &Position, first: Option<&Position>) -> Offset {
+        // As in the ledger: a copy on another partition is a call of its own.
+        first
+            .filter(|first| first.topic == self.topic && first.partition == call.partition)
+            .map_or(call.offset, |first| first.offset)
+    }
+
+    /// Returns the calls of the partition; `None` for a call of another outbox.
+    fn calls(&mut self, call: &Position) -> Option<&mut Calls<T>> {
+        (call.topic == self.topic).then(|| self.partitions.entry(call.partition).or_default())
+    }
+}
+
+impl<T> Default for Calls<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            firsts: OffsetSet::new(),
+            settled: OffsetSet::new(),
+            accepted: BTreeSet::new(),
+            dead_letters: BTreeSet::new(),
+            note: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_secs(65);
+    const PARKED: Timestamp = Timestamp(1_000_000);
+    const LATER: Timestamp = Timestamp(1_065_000);
+    const DECISIONS: [Decision; 3] = [Decision::Accepted, Decision::Rejected, Decision::SendAgain];
+
+    fn call(offset: i64) -> Position {
+        Position {
+            topic: "outbox".into(),
+            partition: Partition(0),
+            offset: Offset(offset),
+        }
+    }
+
+    /// Parked calls 5 and 7, which the group has noted as final.
+    fn two() -> ParkedCalls<()> {
+        let mut parked = ParkedCalls::new("outbox");
+        assert!(parked.parked(&call(5), None, PARKED, ()));
+        assert!(parked.parked(&call(7), Some(&call(3)), PARKED, ()));
+        let note = CallNote {
+            finals: [Offset(7)].into_iter().collect(),
+            ..CallNote::default()
+        };
+        parked.noted(Partition(0), Offset(6), note);
+        parked
+    }
+
+    fn all(parked: &ParkedCalls<()>, offset: i64, now: Timestamp) -> [Result<(), Unsettled>; 3] {
+        DECISIONS.map(|decision| parked.settle(&call(offset), decision, now, QUIET).map(drop))
+    }
+
+    fn waiting(parked: &ParkedCalls<()>) -> Vec<i64> {
+        parked.waiting().map(|(call, _)| call.offset.0).collect()
+    }
+
+    fn settlement() -> Settlement {
+        Settlement::new(Decision::SendAgain, LATER, "ann@ops".into(), "lost".into())
+    }
+
+    #[test]
+    fn final_parked_call_is_settled() {
+        let parked = two();
+        assert_eq!(waiting(&parked), [5, 7]);
+        assert_eq!(
+            [all(&parked, 5, LATER), all(&parked, 7, LATER)],
+            [[Ok(()), Ok(()), Ok(())], [Ok(()), Ok(()), Ok(())]]
+        );
+        let not_waiting = || Err(Unsettled::NotWaiting);
+        assert_eq!(
+            all(&parked, 6, LATER),
+            [not_waiting(), not_waiting(), not_waiting()]
+        );
+    }
+
+    #[test]
+    fn call_is_settled_once() {
+        let mut parked = two();
+        parked.settled(&call(5), &settlement());
+        assert_eq!(waiting(&parked), [7]);
+        assert!(all(&parked, 5, LATER).iter().all(Result::is_err));
+        // Its record was written twice.
+        assert!(!parked.parked(&call(5), None, LATER, ()));
+        assert_eq!(waiting(&parked), [7]);
+    }
+
+    #[test]
+    fn call_with_an_outcome_is_not_settled() {
+        for (named, continues) in [
+            (call(7), Some(call(3))),
+            (call(3), None),
+            (call(9), Some(call(3))),
+        ] {
+            let mut parked = two();
+            parked.accepted(&named, continues.as_ref());
+            let accepted = || Err(Unsettled::Accepted);
+            assert_eq!(
+                all(&parked, 7, LATER),
+                [accepted(), accepted(), accepted()],
+                "{named}"
+            );
+            assert_eq!(waiting(&parked), [5]);
+        }
+        let mut parked = two();
+        parked.dead_letter(&call(7));
+        assert_eq!(all(&parked, 7, LATER)[2], Err(Unsettled::DeadLetter));
+        // Of other calls.
+        parked.accepted(&call(6), None);
+        parked.dead_letter(&call(6));
+        let elsewhere = Position {
+            topic: "other".into(),
+            ..call(5)
+        };
+        parked.accepted(&elsewhere, None);
+        assert_eq!(waiting(&parked), [5]);
+    }
+
+    #[test]
+    fn call_that_callers_still_own_is_not_settled() {
+        let mut parked = two();
+        parked.noted(Partition(0), Offset(5), CallNote::default());
+        let open = || Err(Unsettled::Open);
+        for offset in [5, 7] {
+            assert_eq!(all(&parked, offset, LATER), [open(), open(), open()]);
+        }
+        let mut without_group = ParkedCalls::new("outbox");
+        without_group.parked(&call(5), None, PARKED, ());
+        assert_eq!(all(&without_group, 5, LATER), [open(), open(), open()]);
+    }
+
+    #[test]
+    fn call_is_sent_again_after_its_last_request() {
+        let mut parked = two();
+        let early = || Err(Unsettled::TooEarly { until: LATER });
+        let before = Timestamp(LATER.0 - 1);
+        assert_eq!(all(&parked, 5, before), [Ok(()), Ok(()), early()]);
+        // Parked again by the next owner of the partition.
+        parked.parked(&call(5), None, Timestamp(PARKED.0 + 1), ());
+        parked.parked(&call(5), None, PARKED, ());
+        assert!(all(&parked, 5, LATER)[2].is_err());
+        assert!(all(&parked, 5, Timestamp(LATER.0 + 1))[2].is_ok());
+    }
+}
