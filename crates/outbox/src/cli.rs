@@ -40,6 +40,9 @@ pub(crate) enum Command {
     Pause(SwitchCalls),
     /// Resumes the calls of a callers' group.
     Resume(SwitchCalls),
+    /// Shows the parked calls, whose outcome is unknown, and settles them.
+    #[command(subcommand)]
+    Parked(ParkedCommand),
     /// Repairs the state of the validators.
     #[command(subcommand)]
     State(StateCommand),
@@ -129,6 +132,107 @@ pub(crate) struct SwitchCalls {
     /// Changes without asking for confirmation.
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// Commands on the parked calls.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParkedCommand {
+    /// Lists the parked calls that wait for an operator, the oldest first.
+    List(ListParked),
+    /// Groups the parked calls that wait by their cause, with numbers and times.
+    Groups(WhichGroup),
+    /// Shows all that is known of one order's parked calls, also of those that were settled.
+    Show(ShowParked),
+    /// Settles parked calls, after an operator has found out what became of them: as accepted, as rejected, or by
+    /// sending them again. Shows what it will do, asks, and writes a settlement together with an outcome, a dead
+    /// letter, or a copy in the outbox. Refuses calls that have an outcome, or that a caller still works on.
+    /// Repeating the command settles nothing twice.
+    Settle(SettleParked),
+}
+
+/// Callers' group of which the call notes are read.
+#[derive(Debug, Args)]
+pub(crate) struct WhichGroup {
+    /// Consumer group of the callers: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
+    pub(crate) group: String,
+}
+
+/// Arguments of `parked list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox parked list
+  outbox parked list --cause timed-out --limit 1000
+  outbox --json parked list --limit 100000 | jq -r '.calls[].key' >keys.txt")]
+pub(crate) struct ListParked {
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Lists calls only whose cause, as shown by `parked groups`, contains this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cause: Option<String>,
+
+    /// Maximum number of calls listed; all are counted.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+/// Arguments of `parked show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowParked {
+    /// Idempotency key of the order.
+    #[arg(value_name = "KEY")]
+    pub(crate) key: String,
+
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+}
+
+/// Arguments of `parked settle`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config caller.toml parked settle order-17 --accepted --reason 'in the provider ledger as t-991'
+  outbox --config caller.toml parked settle --keys-from keys.txt --send-again --reason 'provider: never arrived'
+      with the callers' settings file: a call is sent again only after the times that it sets have passed")]
+pub(crate) struct SettleParked {
+    /// Idempotency keys of the orders.
+    #[arg(value_name = "KEY", required_unless_present = "keys_from")]
+    pub(crate) keys: Vec<String>,
+
+    /// File with one idempotency key per line; `-` for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "keys")]
+    pub(crate) keys_from: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) decision: DecideParked,
+
+    /// Reason, which is kept with the settlement.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) reason: String,
+
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Decision of `parked settle`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct DecideParked {
+    /// The API has processed the calls: an outcome is written.
+    #[arg(long)]
+    pub(crate) accepted: bool,
+
+    /// The API has not processed the calls, and they are not made again: a dead letter is written.
+    #[arg(long)]
+    pub(crate) rejected: bool,
+
+    /// The API has not processed the calls, and they are made again: a copy is appended to the outbox.
+    #[arg(long)]
+    pub(crate) send_again: bool,
 }
 
 /// Commands on the state of the validators: the changelog, from which each store is restored.

@@ -2,6 +2,7 @@
 
 pub(crate) mod group;
 pub(crate) mod notes;
+pub(crate) mod parked;
 pub(crate) mod state;
 pub(crate) mod switch;
 pub(crate) mod topics;

@@ -1,6 +1,7 @@
 //! Settings of the command line, in a file of their own or in that of the validator or the caller.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kafka::KafkaSettings;
 use pipeline::admission::OrderForm;
@@ -19,9 +20,9 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     admin: IgnoredAny,
     #[serde(skip_serializing)]
-    api: IgnoredAny,
+    pub(crate) api: Api,
     #[serde(skip_serializing)]
-    caller: IgnoredAny,
+    pub(crate) caller: Caller,
     #[serde(skip_serializing)]
     circuit_breaker: IgnoredAny,
     #[serde(skip_serializing)]
@@ -41,7 +42,60 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     pub(crate) validator: Validator,
     #[serde(skip_serializing)]
-    verify: IgnoredAny,
+    pub(crate) verify: Verify,
+}
+
+/// Settings of the callers: `[caller]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+// The others are the caller's own, and are ignored, as in the sections below.
+#[serde(default)]
+pub(crate) struct Caller {
+    #[serde(with = "humantime_serde")]
+    ownership_lease: Duration,
+}
+
+/// Settings of the API: `[api]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Api {
+    #[serde(with = "humantime_serde")]
+    timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    transport_timeout: Duration,
+}
+
+/// Settings of the look-ups: `[verify]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Verify {
+    #[serde(with = "humantime_serde")]
+    api_processing_max: Duration,
+}
+
+// The defaults are the caller's; a test compares them with its sample file.
+impl Default for Caller {
+    fn default() -> Self {
+        Self {
+            ownership_lease: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            transport_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self {
+            api_processing_max: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Settings of the validators: `[validator]`.
@@ -120,6 +174,15 @@ impl Config {
         Ok(self.connection().check()?)
     }
 
+    /// Returns the time after which no request of a call that was parked can be sent or processed any more: the
+    /// ownership lease, the longest request, its way through the network, and the API's longest processing time.
+    pub(crate) fn quiet_time(&self) -> Duration {
+        self.caller.ownership_lease
+            + self.api.timeout
+            + self.api.transport_timeout
+            + self.verify.api_processing_max
+    }
+
     /// Returns the connection settings of the command line.
     pub(crate) fn connection(&self) -> KafkaSettings {
         self.connection_as("outbox-command-line")
@@ -180,6 +243,27 @@ mod tests {
         assert_eq!(read(text).expect("a word"), (Selection::Payload, decimal));
         let error = read("[validator]\nfingerprint = [\"amount\"]\n").expect_err("no pointer");
         assert!(format!("{error:#}").contains("JSON pointer"), "{error:#}");
+    }
+
+    #[test]
+    fn times_are_those_of_the_callers_file() {
+        let sample = Path::new(SAMPLES).join("caller.toml");
+        let of_sample: Config = service::config::load(Some(&sample), &[]).expect("the sample");
+        let defaults = Config::default();
+        assert_eq!(
+            (of_sample.caller, of_sample.api, of_sample.verify),
+            (
+                defaults.caller.clone(),
+                defaults.api.clone(),
+                defaults.verify.clone()
+            )
+        );
+        assert_eq!(defaults.quiet_time(), Duration::from_secs(105));
+        // In the file itself: the sections have the settings that are read here.
+        let text = std::fs::read_to_string(sample).expect("read");
+        for name in ["ownership_lease", "transport_timeout", "api_processing_max"] {
+            assert!(text.contains(&format!("\n{name} = ")), "{name}");
+        }
     }
 
     #[test]

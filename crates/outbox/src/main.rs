@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod confirm;
 mod operator;
+mod progress;
 mod start_position;
 mod timestamp;
 
@@ -41,6 +42,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Group(command) => commands::group::run(command, &config, cli.json),
         Command::Pause(options) => commands::switch::run(Calls::Paused, options, &config, cli.json),
         Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
+        Command::Parked(command) => commands::parked::run(command, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
     }

@@ -1,4 +1,4 @@
-//! The guarantees G1 to G8, tested on a real Apache Kafka with real processes that are killed.
+//! The guarantees G1 to G9, tested on a real Apache Kafka with real processes that are killed.
 //!
 //! There is one folder for each guarantee or group of guarantees. Each file begins with its scenario: what is
 //! set up, what is killed or broken, what must hold, and which guard's removal makes the scenario fail.
@@ -9,6 +9,7 @@ mod g1_g2_exactly_once;
 mod g3_restore;
 mod g4_g7_calls;
 mod g8_fail_closed;
+mod g9_operator;
 mod operations;
 mod single_order_transactions;
 

@@ -1,15 +1,15 @@
 //! `group recover`: rebuilds the offsets and call notes of a callers' group from the topics.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use comfy_table::{ContentArrangement, Table};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use pipeline::ledger::{Ledger, Recovery, Terminal};
 use records::outcome::Outcome;
+use records::settlement;
 use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
 use serde::Serialize;
 
@@ -18,12 +18,11 @@ use crate::cli::RecoverGroup;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::progress::Progress;
 
 /// Maximum wait for open transactions to end. Brokers abort those of dead programs after
 /// `transaction.timeout.ms`, a minute by default.
 const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
-/// Time after which progress is shown.
-const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// Partition on which the group continues. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +109,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .iter()
         .map(|partition| Ok((*partition, reading.outbox(*partition)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    reading.progress.bar.finish_and_clear();
+    reading.progress.finish();
     let (ledger, unreadable) = (reading.ledger, reading.unreadable);
     let recoveries = bounds
         .iter()
@@ -254,6 +253,8 @@ impl<'a> Reading<'a> {
                         .terminal(kind, &call, record.key)
                         .with_context(|| refused(name, partition, record.offset)),
                     Some(_) => Ok(()),
+                    // An operator's settlement of a parked call, whose outcome, dead letter or copy tells the same.
+                    None if record.headers.last(settlement::SETTLES).is_some() => Ok(()),
                     None => {
                         *unreadable += 1;
                         Ok(())
@@ -284,8 +285,7 @@ impl<'a> Reading<'a> {
 
     fn bounds(&self, topic: &str, partition: Partition) -> anyhow::Result<Bounds> {
         self.progress
-            .bar
-            .set_message(format!("{topic}/{partition}, waiting for open transactions"));
+            .show(format!("{topic}/{partition}, waiting for open transactions"));
         let bounds = self
             .offsets
             .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX);
@@ -310,37 +310,6 @@ fn call_of(kind: Terminal, record: &TopicRecord<'_>) -> Option<Position> {
         // Outcomes name the call in their value, too.
         (None, Terminal::Accepted) => Outcome::parse(record.value).ok()?.call.parse().ok(),
         (None, Terminal::DeadLetter | Terminal::Parked) => None,
-    }
-}
-
-/// Progress on standard error, once reading has taken a second, and only on a terminal.
-struct Progress {
-    bar: ProgressBar,
-    since: Instant,
-    is_shown: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Self {
-            bar: bar.with_style(ProgressStyle::default_spinner()),
-            since: Instant::now(),
-            is_shown: false,
-        }
-    }
-
-    fn read(&mut self, topic: &str) {
-        self.bar.inc(1);
-        if !self.bar.position().is_multiple_of(1024) {
-            return;
-        }
-        if !self.is_shown && self.since.elapsed() > SHOWN_AFTER {
-            self.is_shown = true;
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.bar
-            .set_message(format!("{} records read, now {topic}", self.bar.position()));
     }
 }
 

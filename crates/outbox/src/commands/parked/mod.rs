@@ -1,0 +1,205 @@
+//! `parked`: shows the parked calls, and settles them.
+
+mod reading;
+mod settle;
+mod show;
+
+use std::collections::BTreeMap;
+
+use comfy_table::{ContentArrangement, Table};
+use records::Timestamp;
+use serde::Serialize;
+
+use self::reading::Reading;
+use crate::cli::{ListParked, ParkedCommand, WhichGroup};
+use crate::commands::{Status, print_json};
+use crate::config::Config;
+use crate::timestamp::rfc3339;
+
+/// Runs a command on the parked calls.
+pub(crate) fn run(command: &ParkedCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
+    match command {
+        ParkedCommand::List(options) => list(options, config, json),
+        ParkedCommand::Groups(which) => groups(which, config, json),
+        ParkedCommand::Show(options) => show::run(options, config, json),
+        ParkedCommand::Settle(options) => settle::run(options, config, json),
+    }
+}
+
+/// Parked call that waits. Its field names are those of the JSON output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Listed {
+    key: String,
+    /// Position of the call in the outbox.
+    call: String,
+    parked_at: Timestamp,
+    cause: String,
+    attempts: u64,
+}
+
+/// Parked calls with one cause. Its field names are those of the JSON output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Group {
+    cause: String,
+    calls: u64,
+    first_at: Timestamp,
+    last_at: Timestamp,
+}
+
+#[derive(Serialize)]
+struct Calls<'a> {
+    /// Number of calls, also of those that are not listed.
+    waiting: usize,
+    calls: &'a [Listed],
+}
+
+fn list(options: &ListParked, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let mut waiting = waiting(&options.which, config)?;
+    if let Some(text) = &options.cause {
+        waiting.retain(|call| call.cause.contains(text.as_str()));
+    }
+    waiting.sort_by_key(|call| call.parked_at);
+    let all = waiting.len();
+    waiting.truncate(options.limit);
+    if json {
+        print_json(&Calls {
+            waiting: all,
+            calls: &waiting,
+        })?;
+        return Ok(Status::Ok);
+    }
+    if all == 0 {
+        println!("No parked call waits.");
+        return Ok(Status::Ok);
+    }
+    println!("{}", listed(&waiting));
+    let rest = match all - waiting.len() {
+        0 => String::new(),
+        more => format!(" {more} of them are not listed (--limit)."),
+    };
+    println!(
+        "{all} parked calls wait.{rest} `outbox parked show KEY` shows one, `outbox parked settle` settles them."
+    );
+    Ok(Status::Ok)
+}
+
+fn groups(which: &WhichGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let groups = by_cause(waiting(which, config)?);
+    if json {
+        print_json(&groups)?;
+        return Ok(Status::Ok);
+    }
+    if groups.is_empty() {
+        println!("No parked call waits.");
+        return Ok(Status::Ok);
+    }
+    let mut table = new_table(["calls", "cause", "first parked", "last parked"]);
+    for group in &groups {
+        table.add_row([
+            group.calls.to_string(),
+            group.cause.clone(),
+            rfc3339(Some(group.first_at)),
+            rfc3339(Some(group.last_at)),
+        ]);
+    }
+    println!("{table}");
+    Ok(Status::Ok)
+}
+
+fn waiting(which: &WhichGroup, config: &Config) -> anyhow::Result<Vec<Listed>> {
+    let calls = Reading::open(config, &which.group)?.parked_calls()?;
+    let listed = calls.waiting().map(|(call, waiting)| Listed {
+        key: waiting.record.key_text(),
+        call: call.to_string(),
+        parked_at: waiting.parked_at,
+        cause: waiting.record.cause.clone(),
+        attempts: waiting.record.attempts,
+    });
+    Ok(listed.collect())
+}
+
+/// Groups calls by their cause, the largest group first.
+fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    for call in calls {
+        let group = groups.entry(call.cause.clone()).or_insert(Group {
+            cause: call.cause,
+            calls: 0,
+            first_at: call.parked_at,
+            last_at: call.parked_at,
+        });
+        group.calls += 1;
+        group.first_at = group.first_at.min(call.parked_at);
+        group.last_at = group.last_at.max(call.parked_at);
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.calls));
+    groups
+}
+
+fn listed(calls: &[Listed]) -> Table {
+    let mut table = new_table(["key", "call", "parked", "cause", "attempts"]);
+    for call in calls {
+        table.add_row([
+            call.key.clone(),
+            call.call.clone(),
+            rfc3339(Some(call.parked_at)),
+            call.cause.clone(),
+            call.attempts.to_string(),
+        ]);
+    }
+    table
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.to_vec());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(key: &str, at: i64, cause: &str) -> Listed {
+        Listed {
+            key: key.into(),
+            call: "outbox/0@1".into(),
+            parked_at: Timestamp(at),
+            cause: cause.into(),
+            attempts: 2,
+        }
+    }
+
+    #[test]
+    fn calls_are_grouped_by_cause() {
+        let calls = vec![
+            call("a", 5, "redelivered"),
+            call("b", 9, "ambiguous, timed-out"),
+            call("c", 3, "ambiguous, timed-out"),
+        ];
+        let groups = by_cause(calls);
+        let json = serde_json::to_value(&groups).expect("JSON");
+        let expected = serde_json::json!([
+            {"cause": "ambiguous, timed-out", "calls": 2, "first_at": 3, "last_at": 9},
+            {"cause": "redelivered", "calls": 1, "first_at": 5, "last_at": 5},
+        ]);
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn json_field_names_are_stable() {
+        let calls = [call("a", 5, "redelivered")];
+        let json = serde_json::to_value(Calls {
+            waiting: 3,
+            calls: &calls,
+        });
+        let expected = serde_json::json!({"waiting": 3, "calls": [{
+            "key": "a", "call": "outbox/0@1", "parked_at": 5, "cause": "redelivered", "attempts": 2,
+        }]});
+        assert_eq!(json.expect("JSON"), expected);
+        assert!(listed(&calls).to_string().contains("redelivered"));
+    }
+}

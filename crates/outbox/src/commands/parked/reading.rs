@@ -1,0 +1,362 @@
+//! Reading of the parked calls: what of the topics decides whether a parked call waits, and may be settled.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kafka::Headers;
+use kafka::admin::Admin;
+use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use pipeline::ledger::ParkedCalls;
+use records::call_note::CallNote;
+use records::outcome::Outcome;
+use records::settlement::{self, Settlement};
+use records::{
+    Bounds, Continuation, Partition, Position, Timestamp, Topics, call_dead_letter, continuation,
+    dead_letter, parked,
+};
+
+use crate::config::Config;
+use crate::progress::Progress;
+
+pub(super) const CLIENT_ID: &str = "outbox-command-line";
+/// Time limit of each request to the brokers.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum wait for open transactions to end. Brokers abort those of dead programs after
+/// `transaction.timeout.ms`, a minute by default.
+const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// What is kept of a parked record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ParkedRecord {
+    /// Idempotency key.
+    pub(super) key: Box<[u8]>,
+    /// Position of the parked record.
+    pub(super) at: Position,
+    /// Reason for which it is parked, and the last response.
+    pub(super) cause: String,
+    /// Number of requests sent.
+    pub(super) attempts: u64,
+}
+
+impl ParkedRecord {
+    /// Returns the key as text.
+    pub(super) fn key_text(&self) -> String {
+        String::from_utf8_lossy(&self.key).into_owned()
+    }
+}
+
+/// Reader of the topics of the parked calls.
+pub(super) struct Reading<'a> {
+    pub(super) topics: &'a Topics,
+    pub(super) offsets: GroupOffsets,
+    group: &'a str,
+    pending_partitions: Vec<Partition>,
+    parked_partitions: Vec<Partition>,
+    processed_partitions: Vec<Partition>,
+    dead_letter_partitions: Vec<Partition>,
+}
+
+/// A record of the parked topic.
+pub(super) enum Kind {
+    /// Parked record of this call.
+    Parked(Position),
+    /// Settlement of this call.
+    Settled(Position, Settlement),
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
+        let topics = &config.topics;
+        let settings = config.connection_as(group);
+        let names = [
+            topics.pending.as_str(),
+            &topics.parked,
+            &topics.processed,
+            &topics.call_dead_letters,
+        ];
+        let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?;
+        let partitions = |name: &str| -> anyhow::Result<Vec<Partition>> {
+            let count = identities
+                .get(name)
+                .with_context(|| {
+                    format!("the topic {name:?} does not exist: check the section [topics] of the settings")
+                })?
+                .partitions;
+            Ok((0..i32::try_from(count)?).map(Partition).collect())
+        };
+        Ok(Self {
+            topics,
+            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
+            group,
+            pending_partitions: partitions(&topics.pending)?,
+            parked_partitions: partitions(&topics.parked)?,
+            processed_partitions: partitions(&topics.processed)?,
+            dead_letter_partitions: partitions(&topics.call_dead_letters)?,
+        })
+    }
+
+    /// Reads the parked calls. The notes of the callers' group come before the outcomes: a caller notes that a call
+    /// is final after Kafka has acknowledged its outcome, so none of a call that is noted is missed.
+    pub(super) fn parked_calls(&self) -> anyhow::Result<ParkedCalls<ParkedRecord>> {
+        let mut calls = ParkedCalls::new(self.topics.pending.as_str());
+        let mut progress = Progress::new();
+        for partition in &self.parked_partitions {
+            let bounds = self.settled_bounds(&self.topics.parked, *partition, &progress)?;
+            self.visit_parked(*partition, bounds, |record, kind| {
+                progress.read(&self.topics.parked);
+                match kind {
+                    Kind::Parked(call) => {
+                        let (first, at) = (first_of(&record.headers), parked_at(&record.headers));
+                        let kept = self.kept(*partition, record);
+                        calls.parked(&call, first.as_ref(), at, kept);
+                    }
+                    Kind::Settled(call, settlement) => calls.settled(&call, &settlement),
+                }
+                Ok(())
+            })?;
+        }
+        if calls.waiting().next().is_some() {
+            self.notes(&mut calls)?;
+            self.terminals(&mut calls, &mut progress)?;
+        }
+        progress.finish();
+        Ok(calls)
+    }
+
+    /// Passes each record of the parked topic to `sink`, with its partition and what it is.
+    pub(super) fn visit_all_parked(
+        &self,
+        mut sink: impl FnMut(Partition, &TopicRecord<'_>, Kind) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let progress = Progress::new();
+        for partition in &self.parked_partitions {
+            let bounds = self.settled_bounds(&self.topics.parked, *partition, &progress)?;
+            self.visit_parked(*partition, bounds, |record, kind| sink(*partition, record, kind))?;
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Passes each record of a partition of the parked topic to `sink`, with what it is.
+    pub(super) fn visit_parked(
+        &self,
+        partition: Partition,
+        bounds: Bounds,
+        mut sink: impl FnMut(&TopicRecord<'_>, Kind) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let topic = &self.topics.parked;
+        self.offsets.read(topic, partition, bounds, |record| {
+            let kind = kind_of(record).with_context(|| {
+                format!(
+                    "reading {topic}/{partition}@{}; nothing was changed",
+                    record.offset
+                )
+            })?;
+            kind.map_or(Ok(()), |kind| sink(record, kind))
+        })
+    }
+
+    fn notes(&self, calls: &mut ParkedCalls<ParkedRecord>) -> anyhow::Result<()> {
+        let (topic, group) = (self.topics.pending.as_str(), self.group);
+        let committed = self
+            .offsets
+            .committed(topic, &self.pending_partitions, REQUEST_TIMEOUT)?;
+        for of in committed {
+            let Some(offset) = of.offset else { continue };
+            let note = CallNote::decode(offset, &of.metadata).with_context(|| {
+                format!(
+                    "reading the call notes of the group {group:?} for {topic}/{}",
+                    of.partition
+                )
+            })?;
+            calls.noted(of.partition, offset, note);
+        }
+        Ok(())
+    }
+
+    fn terminals(
+        &self,
+        calls: &mut ParkedCalls<ParkedRecord>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let topic = &self.topics.processed;
+        for partition in &self.processed_partitions {
+            let bounds = self.settled_bounds(topic, *partition, progress)?;
+            self.offsets
+                .read::<anyhow::Error>(topic, *partition, bounds, |record| {
+                    progress.read(topic);
+                    // One that cannot be read may be of a parked call.
+                    let outcome = Outcome::parse(record.value).with_context(|| {
+                        format!("reading the outcome {topic}/{partition}@{}", record.offset)
+                    })?;
+                    let first = outcome.continues.as_deref().map(str::parse).transpose()?;
+                    calls.accepted(&outcome.call.parse()?, first.as_ref());
+                    Ok(())
+                })?;
+        }
+        let topic = &self.topics.call_dead_letters;
+        for partition in &self.dead_letter_partitions {
+            let bounds = self.settled_bounds(topic, *partition, progress)?;
+            self.offsets
+                .read::<anyhow::Error>(topic, *partition, bounds, |record| {
+                    progress.read(topic);
+                    if let Some(call) = position(&record.headers, call_dead_letter::CALL) {
+                        calls.dead_letter(&call);
+                    }
+                    Ok(())
+                })?;
+        }
+        Ok(())
+    }
+
+    fn settled_bounds(
+        &self,
+        topic: &str,
+        partition: Partition,
+        progress: &Progress,
+    ) -> anyhow::Result<Bounds> {
+        progress.show(format!("{topic}/{partition}, waiting for open transactions"));
+        self.offsets
+            .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX)
+            .context("nothing was changed. Run the command again once the transactions have ended")
+    }
+
+    fn kept(&self, partition: Partition, record: &TopicRecord<'_>) -> ParkedRecord {
+        ParkedRecord {
+            key: record.key.into(),
+            at: Position {
+                topic: self.topics.parked.clone(),
+                partition,
+                offset: record.offset,
+            },
+            cause: cause(&record.headers),
+            attempts: number(&record.headers, call_dead_letter::ATTEMPTS).unwrap_or_default(),
+        }
+    }
+}
+
+/// Returns what a record of the parked topic is; `None` if another program wrote it.
+fn kind_of(record: &TopicRecord<'_>) -> anyhow::Result<Option<Kind>> {
+    // A parked record names its call, whatever headers the order has. A settlement has none of the order's.
+    let settles = record.headers.last(settlement::SETTLES);
+    let parks = position(&record.headers, call_dead_letter::CALL);
+    match (settles, parks) {
+        (_, Some(call)) => Ok(Some(Kind::Parked(call))),
+        (Some(_), None) => {
+            let Some(call) = position(&record.headers, settlement::SETTLES) else {
+                bail!("the header {} names no call", settlement::SETTLES);
+            };
+            Ok(Some(Kind::Settled(call, Settlement::parse(record.value)?)))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Returns the first record of a call that is a deferred copy.
+fn first_of(headers: &Headers<'_>) -> Option<Position> {
+    let value = headers.last(continuation::CONTINUES).flatten()?;
+    Some(Continuation::parse(value).ok()?.call)
+}
+
+/// Returns the time at which a call was parked.
+fn parked_at(headers: &Headers<'_>) -> Timestamp {
+    // Without one the call would never be old enough to be sent again, which errs on the safe side.
+    text(headers, dead_letter::AT)
+        .and_then(|at| at.parse().ok())
+        .map_or(Timestamp(i64::MAX), Timestamp)
+}
+
+/// Returns why a call is parked: its reason, and its last response.
+fn cause(headers: &Headers<'_>) -> String {
+    let reason = text(headers, dead_letter::REASON).unwrap_or("unknown");
+    let status = text(headers, call_dead_letter::STATUS).map(|status| format!(", status {status}"));
+    let lost = text(headers, parked::LOST).map(|lost| format!(", {lost}"));
+    format!("{reason}{}", status.or(lost).unwrap_or_default())
+}
+
+/// Returns the position that a header names.
+pub(super) fn position(headers: &Headers<'_>, name: &str) -> Option<Position> {
+    text(headers, name)?.parse().ok()
+}
+
+fn number(headers: &Headers<'_>, name: &str) -> Option<u64> {
+    text(headers, name)?.parse().ok()
+}
+
+/// Returns the last header of a name, if it is text. An order that carries one of that name cannot forge it: the
+/// caller's come after it.
+pub(super) fn text<'h>(headers: &Headers<'h>, name: &str) -> Option<&'h str> {
+    std::str::from_utf8(headers.last(name)??).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use records::Offset;
+    use records::settlement::Decision;
+
+    use super::*;
+
+    fn record<'a>(headers: &[(&'a str, &'a str)], value: &'a [u8]) -> TopicRecord<'a> {
+        let readable = headers
+            .iter()
+            .map(|&(name, value)| (name, Some(value.as_bytes())))
+            .collect();
+        TopicRecord {
+            offset: Offset(0),
+            key: b"k",
+            value,
+            headers: Headers {
+                readable,
+                unreadable: None,
+            },
+        }
+    }
+
+    #[test]
+    fn order_cannot_forge_a_settlement() {
+        let settlement =
+            Settlement::new(Decision::Accepted, Timestamp(1), "a@b".into(), "r".into()).to_json();
+        let parked = record(
+            &[
+                (settlement::SETTLES, "outbox/0@1"),
+                (call_dead_letter::CALL, "outbox/0@2"),
+            ],
+            &settlement,
+        );
+        assert!(matches!(kind_of(&parked), Ok(Some(Kind::Parked(call))) if call.offset == Offset(2)));
+        let settled = record(&[(settlement::SETTLES, "outbox/0@1")], &settlement);
+        assert!(matches!(kind_of(&settled), Ok(Some(Kind::Settled(call, _))) if call.offset == Offset(1)));
+        assert!(matches!(kind_of(&record(&[], b"")), Ok(None)));
+        // A settlement of a later version may say that the call was sent again.
+        assert!(
+            kind_of(&record(
+                &[(settlement::SETTLES, "outbox/0@1")],
+                b"{\"version\":2}"
+            ))
+            .is_err()
+        );
+        assert!(kind_of(&record(&[(settlement::SETTLES, "1")], &settlement)).is_err());
+    }
+
+    #[test]
+    fn cause_has_reason_and_last_response() {
+        let lost = record(
+            &[(dead_letter::REASON, "ambiguous"), (parked::LOST, "timed-out")],
+            b"",
+        );
+        assert_eq!(cause(&lost.headers), "ambiguous, timed-out");
+        let status = record(
+            &[
+                (dead_letter::REASON, "ambiguous"),
+                (call_dead_letter::STATUS, "500"),
+            ],
+            b"",
+        );
+        assert_eq!(cause(&status.headers), "ambiguous, status 500");
+        assert_eq!(
+            cause(&record(&[(dead_letter::REASON, "redelivered")], b"").headers),
+            "redelivered"
+        );
+        assert_eq!(parked_at(&record(&[], b"").headers), Timestamp(i64::MAX));
+    }
+}

@@ -1,0 +1,3 @@
+//! G9: what an operator does charges no order twice.
+
+mod settled_calls;
