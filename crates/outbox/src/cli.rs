@@ -30,6 +30,10 @@ pub(crate) struct Cli {
 /// Commands of the operator.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Shows how the pipeline does: orders that wait for the validators, and per partition of the outbox the calls
+    /// that are pending and in flight, and how old the oldest is; parked calls, dead letters, and the switch of
+    /// the group. Exit status 1 if a caller would halt a partition.
+    Status(ShowStatus),
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -49,6 +53,26 @@ pub(crate) enum Command {
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
     /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
+}
+
+/// Arguments of the command `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox status
+  outbox status --watch
+  outbox --json status | jq '.partitions[] | select(.pending > 1000)'")]
+pub(crate) struct ShowStatus {
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) validators: String,
+
+    /// Shows it again every 2 s, or every so many seconds, until it is interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) watch: Option<u64>,
 }
 
 /// Arguments of the command `notes`.

@@ -4,6 +4,7 @@ pub(crate) mod group;
 pub(crate) mod notes;
 pub(crate) mod parked;
 pub(crate) mod state;
+pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod topics;
 

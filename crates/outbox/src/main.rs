@@ -42,6 +42,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Group(command) => commands::group::run(command, &config, cli.json),
         Command::Pause(options) => commands::switch::run(Calls::Paused, options, &config, cli.json),
         Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
+        Command::Status(options) => commands::status::run(options, &config, cli.json),
         Command::Parked(command) => commands::parked::run(command, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),

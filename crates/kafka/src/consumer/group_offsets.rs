@@ -32,6 +32,8 @@ pub struct Counted {
 pub struct TopicRecord<'a> {
     /// Offset of the record.
     pub offset: Offset,
+    /// Timestamp, if it has one.
+    pub at: Option<Timestamp>,
     /// Key; empty if there is none.
     pub key: &'a [u8],
     /// Value; empty if there is none.
@@ -225,6 +227,7 @@ impl GroupOffsets {
                 }
                 sink(&TopicRecord {
                     offset: Offset(record.offset()),
+                    at: record.timestamp().to_millis().map(Timestamp),
                     key: record.key().unwrap_or_default(),
                     value: record.payload().unwrap_or_default(),
                     headers: Headers::of(record),

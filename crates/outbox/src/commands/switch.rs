@@ -140,8 +140,8 @@ fn show(
     Ok(Status::Ok)
 }
 
-/// Returns the switch of a group.
-fn read(reader: &ChangelogReader, topic: &str, group: &str) -> anyhow::Result<Option<Switch>> {
+/// Returns the switch of a group; `None` if it was never set.
+pub(crate) fn read(reader: &ChangelogReader, topic: &str, group: &str) -> anyhow::Result<Option<Switch>> {
     let bounds = reader.bounds(PARTITION, REQUEST_TIMEOUT)?;
     let mut latest = None;
     let read = reader.read_other(topic, PARTITION, bounds, |record| {

@@ -73,16 +73,42 @@ impl Operator<'_> {
 
     /// Returns the keys of the calls that wait.
     fn waiting(&self) -> Result<BTreeSet<String>> {
-        let mut list = self.command("outbox-list", &["--json", "parked", "list", "--limit", "100000"])?;
-        let output = finished(&mut list)?;
-        let json = output.find("{\n").map(|at| &output[at..]);
-        let list: serde_json::Value =
-            serde_json::from_str(json.with_context(|| format!("no JSON in {output}"))?)?;
+        let list = self.json("outbox-list", &["parked", "list", "--limit", "100000"])?;
         let calls = list["calls"].as_array().context("a list of calls")?;
         calls
             .iter()
             .map(|call| Ok(call["key"].as_str().context("a key")?.to_owned()))
             .collect()
+    }
+
+    /// Waits until `outbox status` shows this number of parked calls, and none that is pending.
+    fn await_status(&self, parked: usize) -> Result<()> {
+        let validators = self.pipeline.validator_group.as_str();
+        await_until("the status shows no pending call", LIMIT, || {
+            let status = self.json("outbox-status", &["status", "--validators", validators])?;
+            let shown = [
+                "pending",
+                "in_flight",
+                "orders_waiting",
+                "parked",
+                "validators",
+                "callers",
+            ]
+            .map(|name| status[name].as_u64());
+            let expected = [0, 0, 0, parked as u64, 1, 2].map(Some);
+            Ok(match shown == expected {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(status.to_string()),
+            })
+        })
+    }
+
+    fn json(&self, name: &str, arguments: &[&str]) -> Result<serde_json::Value> {
+        let output = finished(&mut self.command(name, &[&["--json"], arguments].concat())?)?;
+        let json = output.find("{\n").map(|at| &output[at..]);
+        Ok(serde_json::from_str(
+            json.with_context(|| format!("no JSON in {output}"))?,
+        )?)
     }
 }
 
@@ -187,6 +213,7 @@ fn settled_calls_are_charged_once() {
         };
         let waiting = await_parked(&pipeline, &operator, count)?;
         ensure!(waiting.len() > 200, "only {} calls were parked", waiting.len());
+        operator.await_status(waiting.len())?;
         // From here on the API loses nothing.
         api.change_faults(r#"{"before_500":0,"lost_reset":0,"lost_502":0,"lost_close":0}"#)?;
 
@@ -258,6 +285,7 @@ fn settled_calls_are_charged_once() {
             "of {count} orders the API knows {}, and has charged these not exactly once: {wrong:?}",
             charged.len()
         );
+        operator.await_status(0)?;
         let copies = read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?.len() - count;
         ensure!(
             copies == lost.len(),

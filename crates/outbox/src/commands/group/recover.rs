@@ -362,6 +362,7 @@ mod tests {
         };
         let record = TopicRecord {
             offset: Offset(0),
+            at: None,
             key: b"key",
             value,
             headers,

@@ -1,6 +1,6 @@
 //! `parked`: shows the parked calls, and settles them.
 
-mod reading;
+pub(crate) mod reading;
 mod settle;
 mod show;
 

@@ -27,7 +27,7 @@ const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// What is kept of a parked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ParkedRecord {
+pub(crate) struct ParkedRecord {
     /// Idempotency key.
     pub(super) key: Box<[u8]>,
     /// Position of the parked record.
@@ -46,7 +46,7 @@ impl ParkedRecord {
 }
 
 /// Reader of the topics of the parked calls.
-pub(super) struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
     pub(super) offsets: GroupOffsets,
     group: &'a str,
@@ -57,7 +57,7 @@ pub(super) struct Reading<'a> {
 }
 
 /// A record of the parked topic.
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Parked record of this call.
     Parked(Position),
     /// Settlement of this call.
@@ -65,7 +65,7 @@ pub(super) enum Kind {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
         let topics = &config.topics;
         let settings = config.connection_as(group);
         let names = [
@@ -97,7 +97,7 @@ impl<'a> Reading<'a> {
 
     /// Reads the parked calls. The notes of the callers' group come before the outcomes: a caller notes that a call
     /// is final after Kafka has acknowledged its outcome, so none of a call that is noted is missed.
-    pub(super) fn parked_calls(&self) -> anyhow::Result<ParkedCalls<ParkedRecord>> {
+    pub(crate) fn parked_calls(&self) -> anyhow::Result<ParkedCalls<ParkedRecord>> {
         let mut calls = ParkedCalls::new(self.topics.pending.as_str());
         let mut progress = Progress::new();
         for partition in &self.parked_partitions {
@@ -303,6 +303,7 @@ mod tests {
             .collect();
         TopicRecord {
             offset: Offset(0),
+            at: None,
             key: b"k",
             value,
             headers: Headers {

@@ -523,6 +523,7 @@ mod tests {
         ];
         let record = TopicRecord {
             offset: Offset(0),
+            at: None,
             key: b"k",
             value: b"{}",
             headers: Headers {

@@ -1,0 +1,379 @@
+//! `status`: how the pipeline does, as far as Kafka knows.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::Context;
+use comfy_table::{ContentArrangement, Table};
+use kafka::admin::Admin;
+use kafka::changelog::ChangelogReader;
+use kafka::group_offsets::GroupOffsets;
+use kafka::offsets::Committed;
+use records::call_note::CallNote;
+use records::control::{Calls, Switch};
+use records::{Bounds, Offset, Partition, Timestamp};
+use serde::Serialize;
+
+use super::parked::reading::Reading;
+use super::switch;
+use crate::cli::ShowStatus;
+use crate::commands::{Status, print_json};
+use crate::config::Config;
+use crate::timestamp::rfc3339;
+
+const CLIENT_ID: &str = "outbox-command-line";
+/// Time limit of each request to the brokers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Clears the screen, and goes to its upper left corner (ECMA-48).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Field names are those of the JSON output, as in the types below.
+#[derive(Debug, Serialize)]
+struct Report {
+    at: Timestamp,
+    /// Number of validators in their group.
+    validators: usize,
+    /// Offsets of the orders topic between the validators' commits and its end.
+    orders_waiting: u64,
+    /// Number of callers in their group.
+    callers: usize,
+    /// Switch of the callers' group; `None` if it was never set, and calls are made.
+    switch: Option<Switch>,
+    pending: u64,
+    in_flight: u64,
+    oldest_pending_at: Option<Timestamp>,
+    /// Parked calls that wait for an operator.
+    parked: u64,
+    call_dead_letters: u64,
+    order_dead_letters: u64,
+    partitions: Vec<OfPartition>,
+}
+
+/// Calls of one partition of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct OfPartition {
+    partition: i32,
+    /// Calls that are not final.
+    pending: u64,
+    /// Those of them with an intent: sent, or about to be.
+    in_flight: u64,
+    /// Timestamp of the oldest pending call.
+    oldest_pending_at: Option<Timestamp>,
+    /// Commit position: all calls below it are final.
+    committed: Option<Offset>,
+    end: Offset,
+    /// Reason for which a caller halts the partition.
+    halts: Option<String>,
+}
+
+pub(crate) fn run(options: &ShowStatus, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let Some(seconds) = options.watch else {
+        let report = report(options, config)?;
+        return show(&report, json);
+    };
+    loop {
+        // Read first: the last one stays on the screen meanwhile.
+        let report = report(options, config)?;
+        if !json {
+            print!("{CLEAR}");
+        }
+        show(&report, json)?;
+        std::io::stdout().flush().context("writing to standard output")?;
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+fn show(report: &Report, json: bool) -> anyhow::Result<Status> {
+    if json {
+        print_json(report)?;
+    } else {
+        println!("{}", table(report));
+        println!("{}", text(report));
+    }
+    let halts = report.partitions.iter().any(|of| of.halts.is_some());
+    Ok(if halts { Status::Problem } else { Status::Ok })
+}
+
+fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
+    let (topics, group) = (&config.topics, options.which.group.as_str());
+    let callers_settings = config.connection_as(group);
+    let validators_settings = config.connection_as(&options.validators);
+    let admin = Admin::connect(&callers_settings, CLIENT_ID)?;
+    let names = [
+        topics.orders.as_str(),
+        &topics.pending,
+        &topics.order_dead_letters,
+        &topics.call_dead_letters,
+    ];
+    let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
+    let partitions = |name: &str| -> anyhow::Result<Vec<Partition>> {
+        let count = identities
+            .get(name)
+            .with_context(|| {
+                format!("the topic {name:?} does not exist: check the section [topics] of the settings")
+            })?
+            .partitions;
+        Ok((0..i32::try_from(count)?).map(Partition).collect())
+    };
+    let callers = GroupOffsets::open(&callers_settings, CLIENT_ID)?;
+    let count = |name: &str| -> anyhow::Result<u64> {
+        let mut records = 0;
+        for partition in partitions(name)? {
+            let bounds = callers.bounds(name, partition, REQUEST_TIMEOUT)?;
+            records += callers.count(name, partition, bounds)?.records;
+        }
+        Ok(records)
+    };
+    let of_partitions = callers
+        .committed(&topics.pending, &partitions(&topics.pending)?, REQUEST_TIMEOUT)?
+        .into_iter()
+        .map(|committed| of_partition(&callers, &topics.pending, committed))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let validators = GroupOffsets::open(&validators_settings, CLIENT_ID)?;
+    let mut orders_waiting = 0;
+    for committed in validators.committed(&topics.orders, &partitions(&topics.orders)?, REQUEST_TIMEOUT)? {
+        let bounds = validators.bounds(&topics.orders, committed.partition, REQUEST_TIMEOUT)?;
+        let from = committed.offset.unwrap_or(bounds.start).max(bounds.start);
+        orders_waiting += u64::try_from(bounds.end.0 - from.0).unwrap_or_default();
+    }
+    let parked = Reading::open(config, group)?.parked_calls()?.waiting().count();
+    let control = ChangelogReader::open(&callers_settings, &topics.control)?;
+    Ok(Report {
+        at: Timestamp::now(),
+        validators: admin
+            .group(&options.validators, &topics.orders, REQUEST_TIMEOUT)?
+            .members
+            .len(),
+        orders_waiting,
+        callers: admin
+            .group(group, &topics.pending, REQUEST_TIMEOUT)?
+            .members
+            .len(),
+        switch: switch::read(&control, &topics.control, group)?,
+        pending: of_partitions.iter().map(|of| of.pending).sum(),
+        in_flight: of_partitions.iter().map(|of| of.in_flight).sum(),
+        oldest_pending_at: of_partitions.iter().filter_map(|of| of.oldest_pending_at).min(),
+        parked: u64::try_from(parked)?,
+        call_dead_letters: count(&topics.call_dead_letters)?,
+        order_dead_letters: count(&topics.order_dead_letters)?,
+        partitions: of_partitions,
+    })
+}
+
+/// Reads the backlog of a partition: its calls from the commit position on.
+fn of_partition(callers: &GroupOffsets, topic: &str, committed: Committed) -> anyhow::Result<OfPartition> {
+    let partition = committed.partition;
+    let bounds = callers.bounds(topic, partition, REQUEST_TIMEOUT)?;
+    let (mut of, note) = begun(&committed, bounds);
+    let backlog = Bounds {
+        start: of.committed.unwrap_or(bounds.start).max(bounds.start),
+        end: bounds.end,
+    };
+    callers.read::<anyhow::Error>(topic, partition, backlog, |record| {
+        of.take(&note, record.offset, record.at);
+        Ok(())
+    })?;
+    Ok(of)
+}
+
+/// Returns a partition without calls yet, and its call note.
+fn begun(committed: &Committed, bounds: Bounds) -> (OfPartition, CallNote) {
+    let base = committed.offset.unwrap_or(bounds.start);
+    let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
+        Ok(note) => (note, None),
+        Err(error) => (CallNote::default(), Some(error.to_string())),
+    };
+    let halts = match committed.offset {
+        None if bounds.end > Offset(0) => Some("the group has no committed offset".into()),
+        Some(offset) if !(bounds.start..=bounds.end).contains(&offset) => Some(format!(
+            "the commit position {offset} is outside of the partition, from {} to {}",
+            bounds.start, bounds.end
+        )),
+        _ => unreadable,
+    };
+    let of = OfPartition {
+        partition: committed.partition.0,
+        pending: 0,
+        in_flight: 0,
+        oldest_pending_at: None,
+        committed: committed.offset,
+        end: bounds.end,
+        halts,
+    };
+    (of, note)
+}
+
+impl OfPartition {
+    /// Takes in a record at or behind the commit position.
+    fn take(&mut self, note: &CallNote, offset: Offset, at: Option<Timestamp>) {
+        if note.finals.contains(offset) {
+            return;
+        }
+        self.pending += 1;
+        self.in_flight += u64::from(note.intents.contains(offset));
+        // Timestamps of one partition need not rise.
+        self.oldest_pending_at = self.oldest_pending_at.into_iter().chain(at).min();
+    }
+}
+
+fn table(report: &Report) -> Table {
+    let mut table = Table::new();
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(vec![
+            "partition",
+            "pending",
+            "in flight",
+            "oldest pending",
+            "commit",
+            "end",
+            "halts",
+        ]);
+    for of in &report.partitions {
+        table.add_row([
+            of.partition.to_string(),
+            of.pending.to_string(),
+            of.in_flight.to_string(),
+            age(of.oldest_pending_at, report.at),
+            of.committed.map_or("-".into(), |offset| offset.to_string()),
+            of.end.to_string(),
+            of.halts.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn text(report: &Report) -> String {
+    let Report {
+        validators,
+        orders_waiting,
+        callers,
+        pending,
+        in_flight,
+        parked,
+        call_dead_letters,
+        order_dead_letters,
+        ..
+    } = report;
+    let paused = report
+        .switch
+        .as_ref()
+        .filter(|switch| switch.calls == Calls::Paused)
+        .map(|switch| {
+            let reason = switch.reason.as_deref().unwrap_or("no reason given");
+            format!(
+                "\nThe calls are paused, by {} at {}: {reason}. `outbox resume` resumes them.",
+                switch.by,
+                rfc3339(Some(switch.at))
+            )
+        });
+    let settle = if *parked > 0 {
+        " (`outbox parked groups`)"
+    } else {
+        ""
+    };
+    format!(
+        "{}: {validators} validators, {orders_waiting} orders wait; {callers} callers, {pending} calls pending, \
+         {in_flight} of them in flight, the oldest for {}; {parked} parked calls wait for an operator{settle}; dead \
+         letters: {order_dead_letters} orders, {call_dead_letters} calls.{}",
+        rfc3339(Some(report.at)),
+        age(report.oldest_pending_at, report.at),
+        paused.unwrap_or_default()
+    )
+}
+
+/// Returns for how long a call has been waiting.
+fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    since.map_or("-".into(), |since| {
+        let seconds = u64::try_from((now.0 - since.0) / 1000).unwrap_or_default();
+        humantime::format_duration(Duration::from_secs(seconds)).to_string()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(offset: Option<i64>, metadata: String) -> Committed {
+        Committed {
+            partition: Partition(2),
+            offset: offset.map(Offset),
+            metadata,
+            leader_epoch: None,
+        }
+    }
+
+    #[test]
+    fn pending_calls_are_neither_final_nor_gaps() {
+        let bounds = Bounds {
+            start: Offset(0),
+            end: Offset(12),
+        };
+        let note = CallNote {
+            outbox: None,
+            finals: [Offset(6)].into_iter().collect(),
+            intents: [Offset(5), Offset(6), Offset(9)].into_iter().collect(),
+        };
+        let metadata = note.encode(Offset(5)).expect("short");
+        let (mut of, note) = begun(&committed(Some(5), metadata), bounds);
+        // 7, 9 and 11 are markers of transactions.
+        for (offset, at) in [(5, 900), (6, 100), (8, 800), (10, 1000)] {
+            of.take(&note, Offset(offset), Some(Timestamp(at)));
+        }
+        let json = serde_json::to_value(&of).expect("JSON");
+        let expected = serde_json::json!({"partition": 2, "pending": 3, "in_flight": 1, "oldest_pending_at": 800,
+            "committed": 5, "end": 12, "halts": null});
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn partition_that_a_caller_halts_is_told() {
+        let halts = |offset, metadata: &str, end| {
+            let bounds = Bounds {
+                start: Offset(3),
+                end: Offset(end),
+            };
+            begun(&committed(offset, metadata.into()), bounds).0.halts
+        };
+        let told = [
+            halts(None, "", 9),
+            halts(Some(2), "", 9),
+            halts(Some(10), "", 9),
+            halts(Some(5), "9:x", 9),
+        ];
+        assert!(told.iter().all(Option::is_some), "{told:?}");
+        assert_eq!([halts(None, "", 0), halts(Some(5), "", 9)], [None, None]);
+    }
+
+    #[test]
+    fn report_is_one_sentence() {
+        let bounds = Bounds {
+            start: Offset(0),
+            end: Offset(0),
+        };
+        let report = Report {
+            at: Timestamp(3_700_000),
+            validators: 3,
+            orders_waiting: 0,
+            callers: 2,
+            switch: Some(Switch::new(Calls::Paused, Timestamp(1), "ann@ops".into(), None)),
+            pending: 7,
+            in_flight: 4,
+            oldest_pending_at: Some(Timestamp(40_000)),
+            parked: 1,
+            call_dead_letters: 0,
+            order_dead_letters: 2,
+            partitions: vec![begun(&committed(None, String::new()), bounds).0],
+        };
+        let text = text(&report);
+        for words in [
+            "3 validators",
+            "7 calls pending, 4 of them in flight, the oldest for 1h 1m",
+            "outbox parked groups",
+            "paused, by ann@ops",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert!(table(&report).to_string().contains("in flight"));
+    }
+}
