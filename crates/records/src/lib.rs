@@ -41,7 +41,7 @@ pub use entry::Entry;
 pub use fingerprint::{Fingerprint, Selection};
 pub use key::IdempotencyKey;
 pub use offset_set::OffsetSet;
-pub use order::{Amount, AmountForm, Order, find_unique, order_id};
+pub use order::{Amount, AmountForm, Order, find_unique, key_in_tree, order_id, parse_tree};
 pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;
 pub use topics::note as topics_note;

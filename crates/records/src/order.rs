@@ -16,8 +16,10 @@ use crate::dead_letter::Reason;
 use crate::unique_names::{Check, Names, Text};
 
 mod amount;
+mod tree;
 
 pub use amount::{Amount, AmountForm, InvalidAmount};
+pub use tree::{key_in_tree, parse_tree};
 
 /// Fields of an order that the pipeline uses. The outbox gets the order's bytes, with all other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]

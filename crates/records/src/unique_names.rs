@@ -31,11 +31,7 @@ impl<'de> Names<'de> {
     pub(crate) fn add<E: Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
         let is_known = self.first.contains(&name) || self.more.contains(&name);
         if is_known {
-            // The name comes from a producer and may be long.
-            let shown: String = name.chars().take(64).collect();
-            return Err(E::custom(format_args!(
-                "the name {shown:?} occurs twice in one object"
-            )));
+            return Err(twice(&name));
         }
         if self.first.len() < COMPARED_MAX {
             self.first.push(name);
@@ -44,6 +40,13 @@ impl<'de> Names<'de> {
         }
         Ok(())
     }
+}
+
+/// Returns the error for a name that an object has already.
+pub(crate) fn twice<E: Error>(name: &str) -> E {
+    // The name comes from a producer and may be long.
+    let shown: String = name.chars().take(64).collect();
+    E::custom(format_args!("the name {shown:?} occurs twice in one object"))
 }
 
 /// String of the JSON, without a copy where it has no escapes.
