@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::KafkaSettings;
-use pipeline::admission::OrderForm;
 use records::{AmountForm, Selection, Topics};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -108,11 +107,14 @@ pub(crate) struct Validator {
 }
 
 /// Form of an order: `[order]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OrderSettings {
     form: FormSetting,
     amount: AmountSetting,
+    // The validators have checked the orders by it; the command line reads no schema.
+    #[serde(rename = "schema")]
+    _schema: IgnoredAny,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -121,6 +123,7 @@ enum FormSetting {
     #[default]
     BuiltIn,
     KeyOnly,
+    JsonSchema,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -132,12 +135,12 @@ enum AmountSetting {
 }
 
 impl OrderSettings {
-    /// Returns the form of an order.
-    pub(crate) fn form(self) -> OrderForm {
+    /// Returns the form of the amount in an order of the built-in form; `None` if orders have another form.
+    pub(crate) fn amount(self) -> Option<AmountForm> {
         match (self.form, self.amount) {
-            (FormSetting::KeyOnly, _) => OrderForm::KeyOnly,
-            (FormSetting::BuiltIn, AmountSetting::MinorUnits) => OrderForm::BuiltIn(AmountForm::MinorUnits),
-            (FormSetting::BuiltIn, AmountSetting::Decimal) => OrderForm::BuiltIn(AmountForm::Decimal),
+            (FormSetting::KeyOnly | FormSetting::JsonSchema, _) => None,
+            (FormSetting::BuiltIn, AmountSetting::MinorUnits) => Some(AmountForm::MinorUnits),
+            (FormSetting::BuiltIn, AmountSetting::Decimal) => Some(AmountForm::Decimal),
         }
     }
 }
@@ -233,14 +236,20 @@ mod tests {
         let read = |text: &str| {
             std::fs::write(file.path(), text).expect("written");
             let config = service::config::load::<Config>(Some(file.path()), &[]);
-            config.map(|config| (config.validator.fingerprint, config.order.form()))
+            config.map(|config| (config.validator.fingerprint, config.order.amount()))
         };
-        let default = OrderForm::BuiltIn(AmountForm::MinorUnits);
+        let default = Some(AmountForm::MinorUnits);
         assert_eq!(read("").expect("the default"), (Selection::Order, default));
         let text =
             "[validator]\ninstance_id = \"v\"\nfingerprint = \"payload\"\n[order]\namount = \"decimal\"\n";
-        let decimal = OrderForm::BuiltIn(AmountForm::Decimal);
+        let decimal = Some(AmountForm::Decimal);
         assert_eq!(read(text).expect("a word"), (Selection::Payload, decimal));
+        for text in [
+            "[order]\nform = \"key-only\"\n",
+            "[order]\nform = \"json-schema\"\nschema = \"order.schema.json\"\n",
+        ] {
+            assert_eq!(read(text).expect("another form"), (Selection::Order, None));
+        }
         let error = read("[validator]\nfingerprint = [\"amount\"]\n").expect_err("no pointer");
         assert!(format!("{error:#}").contains("JSON pointer"), "{error:#}");
     }

@@ -1,14 +1,15 @@
 //! Settings of the validator, with their defaults.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
 use kafka::KafkaSettings;
 use pipeline::ShareLimit;
 use pipeline::admission::{
-    KeySource, OrderForm, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits,
+    KeySource, OrderForm, OrderSchema, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits,
 };
 use records::{AmountForm, Selection, Topics};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub(crate) struct OrderSettings {
     pub(crate) form: OrderFormSetting,
     /// Form of the amount in an order of the built-in form.
     pub(crate) amount: AmountSetting,
+    /// File of the JSON Schema; empty: none.
+    pub(crate) schema: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,8 @@ pub(crate) enum OrderFormSetting {
     BuiltIn,
     /// Any bytes; only the idempotency key is checked.
     KeyOnly,
+    /// JSON that conforms to a schema.
+    JsonSchema,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +191,7 @@ impl Default for OrderSettings {
         Self {
             form: OrderFormSetting::BuiltIn,
             amount: AmountSetting::MinorUnits,
+            schema: PathBuf::new(),
         }
     }
 }
@@ -215,7 +221,7 @@ impl Default for StoreSettings {
 }
 
 impl Config {
-    /// Checks what the types cannot express.
+    /// Checks what the types cannot express, and reads the schema of the orders if there is one.
     ///
     /// # Errors
     /// Names the setting that is wrong, and the values that are allowed.
@@ -303,7 +309,8 @@ impl Config {
     /// maximum record size of the outbox.
     ///
     /// # Errors
-    /// `validator.idempotency_key` is malformed, or the settings of `[order]` contradict each other.
+    /// `validator.idempotency_key` is malformed, the settings of `[order]` contradict each other, or the schema
+    /// cannot be read or used.
     pub(crate) fn rules(&self, partitions: usize, record_bytes_max: usize) -> anyhow::Result<Rules> {
         Ok(Rules {
             form: self.order_form()?,
@@ -371,20 +378,35 @@ impl Config {
     }
 
     fn order_form(&self) -> anyhow::Result<OrderForm> {
-        match (self.order.form, self.order.amount) {
-            (OrderFormSetting::BuiltIn, AmountSetting::MinorUnits) => {
-                Ok(OrderForm::BuiltIn(AmountForm::MinorUnits))
-            }
-            (OrderFormSetting::BuiltIn, AmountSetting::Decimal) => {
-                Ok(OrderForm::BuiltIn(AmountForm::Decimal))
-            }
-            (OrderFormSetting::KeyOnly, AmountSetting::MinorUnits) => Ok(OrderForm::KeyOnly),
-            // Whoever writes this expects a check that is not made.
-            (OrderFormSetting::KeyOnly, AmountSetting::Decimal) => anyhow::bail!(
-                "the setting order.amount is \"decimal\", but with order.form \"key-only\" no amount is checked; \
-                 set order.form to \"built-in\", or remove order.amount"
-            ),
+        let OrderSettings { form, amount, schema } = &self.order;
+        let name = match form {
+            OrderFormSetting::BuiltIn => "built-in",
+            OrderFormSetting::KeyOnly => "key-only",
+            OrderFormSetting::JsonSchema => "json-schema",
+        };
+        let has_schema = !schema.as_os_str().is_empty();
+        // Whoever writes one of these expects a check that is not made.
+        if has_schema && *form != OrderFormSetting::JsonSchema {
+            bail!(
+                "the setting order.schema is {}, but with order.form {name:?} no schema is checked; set order.form to \
+                 \"json-schema\", or remove order.schema",
+                schema.display()
+            );
         }
+        if *amount == AmountSetting::Decimal && *form != OrderFormSetting::BuiltIn {
+            bail!(
+                "the setting order.amount is \"decimal\", but with order.form {name:?} no amount is checked by it; \
+                 set order.form to \"built-in\", or remove order.amount"
+            );
+        }
+        Ok(match (form, amount) {
+            (OrderFormSetting::BuiltIn, AmountSetting::MinorUnits) => {
+                OrderForm::BuiltIn(AmountForm::MinorUnits)
+            }
+            (OrderFormSetting::BuiltIn, AmountSetting::Decimal) => OrderForm::BuiltIn(AmountForm::Decimal),
+            (OrderFormSetting::KeyOnly, _) => OrderForm::KeyOnly,
+            (OrderFormSetting::JsonSchema, _) => OrderForm::JsonSchema(Arc::new(read_schema(schema)?)),
+        })
     }
 
     fn key_source(&self) -> anyhow::Result<KeySource> {
@@ -399,6 +421,18 @@ impl Config {
             ),
         }
     }
+}
+
+/// Reads and compiles the schema of the orders.
+fn read_schema(path: &Path) -> anyhow::Result<OrderSchema> {
+    ensure!(
+        !path.as_os_str().is_empty(),
+        "the setting order.form is \"json-schema\", and order.schema names no file; set it to the JSON Schema that \
+         orders must conform to"
+    );
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading {} (order.schema)", path.display()))?;
+    OrderSchema::compile(&text).with_context(|| format!("{} (order.schema)", path.display()))
 }
 
 /// librdkafka's default of `max.poll.interval.ms`, after which the group removes a member that does not poll.
@@ -465,17 +499,20 @@ mod tests {
         assert!(off.check().is_ok());
     }
 
+    fn order_form(form: OrderFormSetting, amount: AmountSetting, schema: &Path) -> Result<OrderForm, String> {
+        let schema = schema.to_owned();
+        let config = Config {
+            order: OrderSettings { form, amount, schema },
+            ..Config::default()
+        };
+        config.check().map_err(|error| format!("{error:#}"))?;
+        Ok(config.rules(1, 1_000).map_err(|error| error.to_string())?.form)
+    }
+
     #[test]
     fn order_form_follows_the_settings() {
-        let form = |form, amount| {
-            let config = Config {
-                order: OrderSettings { form, amount },
-                ..Config::default()
-            };
-            config.check().map_err(|error| error.to_string())?;
-            Ok(config.rules(1, 1_000).map_err(|error| error.to_string())?.form)
-        };
         use {AmountSetting as Amount, OrderFormSetting as Form};
+        let form = |form, amount| order_form(form, amount, Path::new(""));
         assert_eq!(
             form(Form::BuiltIn, Amount::MinorUnits),
             Ok(OrderForm::BuiltIn(AmountForm::MinorUnits))
@@ -487,6 +524,52 @@ mod tests {
         assert_eq!(form(Form::KeyOnly, Amount::MinorUnits), Ok(OrderForm::KeyOnly));
         let error: String = form(Form::KeyOnly, Amount::Decimal).expect_err("a contradiction");
         assert!(error.contains("order.amount"), "{error}");
+    }
+
+    #[test]
+    fn schema_of_orders_is_read_from_its_file() {
+        use {AmountSetting as Amount, OrderFormSetting as Form};
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let with = |text: &str, form, amount| {
+            std::fs::write(file.path(), text).expect("written");
+            order_form(form, amount, file.path())
+        };
+        let text = r#"{"required":["order_id"]}"#;
+        let schema = OrderSchema::compile(text).expect("a schema");
+        assert_eq!(
+            with(text, Form::JsonSchema, Amount::MinorUnits),
+            Ok(OrderForm::JsonSchema(Arc::new(schema)))
+        );
+        let path = file.path().display().to_string();
+        for (text, form, amount, words) in [
+            (text, Form::BuiltIn, Amount::MinorUnits, "\"built-in\" no schema"),
+            (text, Form::KeyOnly, Amount::MinorUnits, "\"key-only\" no schema"),
+            (text, Form::JsonSchema, Amount::Decimal, "order.amount"),
+            ("{", Form::JsonSchema, Amount::MinorUnits, "not valid JSON"),
+            (
+                r#"{"type":1}"#,
+                Form::JsonSchema,
+                Amount::MinorUnits,
+                "invalid at \"/type\"",
+            ),
+            (
+                r#"{"$ref":"https://shop.example/order.json"}"#,
+                Form::JsonSchema,
+                Amount::MinorUnits,
+                "nothing is loaded",
+            ),
+        ] {
+            let error = with(text, form, amount).expect_err(text);
+            assert!(error.contains(words), "{words}: {error}");
+            assert!(
+                amount == Amount::Decimal || error.contains(&path) && error.contains("order.schema"),
+                "{error}"
+            );
+        }
+        for (path, words) in [("", "names no file"), ("/no/such/file", "reading /no/such/file")] {
+            let error = order_form(Form::JsonSchema, Amount::MinorUnits, Path::new(path)).expect_err(path);
+            assert!(error.contains(words) && error.contains("order.schema"), "{error}");
+        }
     }
 
     #[test]

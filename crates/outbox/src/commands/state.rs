@@ -12,10 +12,10 @@ use kafka::producer::RecordSizes;
 use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
 use kafka::topic_ids::TopicIdentity;
 use kafka::{KafkaSettings, OutgoingRecord, TransactionalProducer};
-use pipeline::admission::{AdmittedOrder, ChangelogRebuild, OrderForm};
+use pipeline::admission::{AdmittedOrder, ChangelogRebuild};
 use records::entry::EncodedEntry;
 use records::pending::Admission;
-use records::{Bounds, Entry, Partition, Selection, TopicId, Topics, TopicsNote};
+use records::{AmountForm, Bounds, Entry, Partition, Selection, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 
 use crate::cli::{RebuildState, StateCommand};
@@ -91,7 +91,7 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
     let topic = Comparison {
         reader,
         topics,
-        form: config.order.form(),
+        amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
     };
 
@@ -237,7 +237,7 @@ struct Comparison<'a> {
     reader: ChangelogReader,
     topics: &'a Topics,
     /// Settings of the validators.
-    form: OrderForm,
+    amount: Option<AmountForm>,
     fingerprint: &'a Selection,
 }
 
@@ -316,7 +316,7 @@ impl Comparison<'_> {
         let mut rebuild = ChangelogRebuild::new(
             &self.topics.orders,
             partition,
-            self.form,
+            self.amount,
             self.fingerprint.clone(),
         );
         // The outbox's end first: each order below it has its entry, if that was not lost, below the end of

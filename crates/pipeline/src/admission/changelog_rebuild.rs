@@ -9,9 +9,7 @@ use std::collections::HashSet;
 use records::entry::Status;
 use records::fingerprint::SelectionId;
 use records::pending::Admission;
-use records::{Entry, Fingerprint, Offset, Order, Partition, Selection, Timestamp};
-
-use super::rules::OrderForm;
+use records::{AmountForm, Entry, Fingerprint, Offset, Order, Partition, Selection, Timestamp};
 
 /// Comparison of one partition. Takes the whole changelog partition first, then the outbox partition in the
 /// order of its offsets.
@@ -20,7 +18,8 @@ use super::rules::OrderForm;
 pub struct ChangelogRebuild {
     orders_topic: String,
     partition: Partition,
-    form: OrderForm,
+    /// Form of the amount in an order of the built-in form; `None` if the orders have another one.
+    amount: Option<AmountForm>,
     selection: Selection,
     /// Fingerprints of the keys that the changelog has, or will have.
     keys: HashSet<[u8; Fingerprint::BYTES]>,
@@ -51,14 +50,20 @@ pub struct AdmittedOrder {
 }
 
 impl ChangelogRebuild {
-    /// Creates the comparison of a partition; `form` and `selection` are the validators'
-    /// settings of orders and their fingerprints.
+    /// Creates the comparison of a partition. `amount` and `selection` are the validators' settings: the form of the
+    /// amount in an order of the built-in form, `None` if orders have another form; and the part of an order that
+    /// its fingerprint is computed over.
     #[must_use]
-    pub fn new(orders_topic: &str, partition: Partition, form: OrderForm, selection: Selection) -> Self {
+    pub fn new(
+        orders_topic: &str,
+        partition: Partition,
+        amount: Option<AmountForm>,
+        selection: Selection,
+    ) -> Self {
         Self {
             orders_topic: orders_topic.to_owned(),
             partition,
-            form,
+            amount,
             selection,
             keys: HashSet::new(),
             last_entry: None,
@@ -117,11 +122,10 @@ impl ChangelogRebuild {
     }
 
     fn fingerprint(&self, value: &[u8]) -> (SelectionId, Fingerprint) {
-        let order = match self.form {
-            // No order, if the form was changed since. Its key counts all the same.
-            OrderForm::BuiltIn(amount) => Order::parse_unique(value, amount, None).ok(),
-            OrderForm::KeyOnly => None,
-        };
+        // No order, if the form was changed since. Its key counts all the same.
+        let order = self
+            .amount
+            .and_then(|amount| Order::parse_unique(value, amount, None).ok());
         self.selection
             .fingerprint(order.as_ref().map(|(order, _)| order), value)
     }
@@ -166,16 +170,14 @@ pub struct ForeignOrder {
 
 #[cfg(test)]
 mod tests {
-    use records::AmountForm;
-
     use super::*;
 
     const PARTITION: Partition = Partition(3);
-    const FORM: OrderForm = OrderForm::BuiltIn(AmountForm::MinorUnits);
+    const AMOUNT: Option<AmountForm> = Some(AmountForm::MinorUnits);
     const ORDER: &[u8] = br#"{"order_id":"b","amount":1,"currency":"EUR","customer_id":"c"}"#;
 
     fn rebuild() -> ChangelogRebuild {
-        ChangelogRebuild::new("orders", PARTITION, FORM, Selection::Payload)
+        ChangelogRebuild::new("orders", PARTITION, AMOUNT, Selection::Payload)
     }
 
     fn admission(source: i64) -> Admission {
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn entry_is_made_under_the_validators_setting() {
-        let mut rebuild = ChangelogRebuild::new("orders", PARTITION, FORM, Selection::Order);
+        let mut rebuild = ChangelogRebuild::new("orders", PARTITION, AMOUNT, Selection::Order);
         let order = Order::parse(ORDER).expect("an order");
         let expected = Entry {
             selection: SelectionId::Order,
@@ -225,8 +227,8 @@ mod tests {
         let decimal = std::str::from_utf8(ORDER)
             .expect("text")
             .replace(":1,", ":\"0.01\",");
-        let form = OrderForm::BuiltIn(AmountForm::Decimal);
-        let entry_of_decimal = ChangelogRebuild::new("orders", PARTITION, form, Selection::Order)
+        let amount = Some(AmountForm::Decimal);
+        let entry_of_decimal = ChangelogRebuild::new("orders", PARTITION, amount, Selection::Order)
             .pending_call(b"b", &admission(4), decimal.as_bytes());
         assert_eq!(entry_of_decimal, Ok(Some(expected)));
         let other = rebuild.pending_call(b"c", &admission(5), b"no order");

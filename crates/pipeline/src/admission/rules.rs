@@ -1,10 +1,14 @@
 //! Checks that a record is an order of the configured form with an idempotency key, on the partition of that key.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use records::dead_letter::Reason;
 use records::key::InvalidKey;
-use records::{AmountForm, IdempotencyKey, Order, Selection, find_unique};
+use records::{AmountForm, IdempotencyKey, Order, Selection, find_unique, key_in_tree, parse_tree};
 
 use super::input::Input;
+use super::order_schema::OrderSchema;
 use super::partitioner::Partitioner;
 
 /// Validation rules of one pipeline. All but the fingerprint must not change while the topics live: a key would
@@ -34,12 +38,14 @@ pub struct Rules {
 const ADDED_BYTES: usize = 1024;
 
 /// Form of an order. It may change while the topics live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrderForm {
     /// Object of the form of [`Order`], with amounts of this form.
     BuiltIn(AmountForm),
     /// Any bytes from which the idempotency key can be read.
     KeyOnly,
+    /// JSON that conforms to this schema.
+    JsonSchema(Arc<OrderSchema>),
 }
 
 /// Source of an order's idempotency key.
@@ -106,8 +112,8 @@ impl Rules {
             KeySource::Pointer(pointer) => Some(&**pointer),
             KeySource::RecordKey | KeySource::Header(_) => None,
         };
-        let (order, at_pointer) = match (self.form, pointer) {
-            (OrderForm::BuiltIn(amount), pointer) => Order::parse_unique(value, amount, pointer)
+        let (order, at_pointer) = match (&self.form, pointer) {
+            (OrderForm::BuiltIn(amount), pointer) => Order::parse_unique(value, *amount, pointer)
                 .map(|(order, at_pointer)| (Some(order), at_pointer)),
             (OrderForm::KeyOnly, Some(pointer)) => {
                 find_unique(value, pointer).map(|at_pointer| (None, at_pointer))
@@ -117,6 +123,16 @@ impl Rules {
                 return Err(refusal(Reason::NotJson, "the value is empty".into()));
             }
             (OrderForm::KeyOnly, None) => Ok((None, None)),
+            (OrderForm::JsonSchema(schema), pointer) => match parse_tree(value) {
+                Ok(tree) => {
+                    schema
+                        .check(&tree)
+                        .map_err(|violation| refusal(Reason::NotAnOrder, violation))?;
+                    let key = pointer.and_then(|pointer| key_in_tree(&tree, pointer));
+                    Ok((None, key.map(|key| Cow::Owned(key.into_owned()))))
+                }
+                Err(error) => Err(error),
+            },
         }
         .map_err(|error| refusal(error.reason, error.detail))?;
         let key = self.key(input, at_pointer.as_deref())?;

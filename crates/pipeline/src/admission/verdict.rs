@@ -142,10 +142,11 @@ fn refuse(key: &IdempotencyKey, first: &Entry, difference: &Difference) -> Refus
 mod tests {
     use std::collections::HashMap;
     use std::convert::Infallible;
+    use std::sync::Arc;
 
     use records::{AmountForm, Offset, Partition};
 
-    use super::super::{KeySource, OrderForm, Partitioner, RecordKey};
+    use super::super::{KeySource, OrderForm, OrderSchema, Partitioner, RecordKey};
     use super::*;
 
     const ORDER: &str =
@@ -330,6 +331,62 @@ mod tests {
         );
     }
 
+    fn by_schema() -> OrderForm {
+        let schema = OrderSchema::compile(
+            r#"{"required":["ref"],"properties":{"ref":{"required":["n"]},"amount":{"minimum":1}}}"#,
+        );
+        OrderForm::JsonSchema(Arc::new(schema.expect("a schema")))
+    }
+
+    #[test]
+    fn order_that_conforms_to_the_schema_is_admitted() {
+        let with = |key| Rules {
+            form: by_schema(),
+            record_key: RecordKey::Ignored,
+            key,
+            ..rules()
+        };
+        let by_pointer = with(KeySource::Pointer("/ref/n".into()));
+        let by_record_key = with(KeySource::RecordKey);
+        check(&by_pointer, None, Some(ORDER), Ok("7"));
+        check(&by_record_key, Some("r"), Some(ORDER), Ok("r"));
+        check(
+            &with(KeySource::Header("idempotency".into())),
+            None,
+            Some(ORDER),
+            Ok("h-1"),
+        );
+        check(
+            &by_pointer,
+            None,
+            Some(r#"{"ref":{"n":null}}"#),
+            Err(Reason::KeyMissing),
+        );
+        check(&by_record_key, None, Some(ORDER), Err(Reason::KeyMissing));
+        for (value, expected) in [
+            (r#"{"ref":{}}"#, Reason::NotAnOrder),
+            (r#"{"ref":{"n":"k"},"amount":0}"#, Reason::NotAnOrder),
+            (r#"{"ref":{"n":"k"},"amount":1e400}"#, Reason::NotAnOrder),
+            (r#"{"ref":{"n":"k","n":"k"}}"#, Reason::NotAnOrder),
+            (r#"{"ref":{"n":"k"},"x":[{"y":1,"y":1}]}"#, Reason::NotAnOrder),
+            (r#"{"ref":{"n":"k"}"#, Reason::NotJson),
+            ("pay", Reason::NotJson),
+            ("", Reason::NotJson),
+        ] {
+            for rules in [&by_pointer, &by_record_key] {
+                check(rules, Some("r"), Some(value), Err(expected));
+            }
+        }
+        let refused = verdict(&by_pointer, None, Some(r#"{"ref":{}}"#), &HashMap::new());
+        let Verdict::Refuse(refusal) = refused else {
+            panic!("admitted: {refused:?}");
+        };
+        assert_eq!(
+            refusal.detail,
+            "the order does not conform to the schema at \"/ref\" (required): \"n\" is a required property"
+        );
+    }
+
     #[test]
     fn order_on_the_wrong_partition_is_refused() {
         for partitioner in [Partitioner::Murmur2, Partitioner::Crc32] {
@@ -395,38 +452,46 @@ mod tests {
 
     #[test]
     fn order_of_any_form_is_compared_by_its_bytes() {
-        let rules = |form| Rules {
-            form,
+        let rules = |form: &OrderForm| Rules {
+            form: form.clone(),
             key: KeySource::RecordKey,
             ..rules()
         };
-        let known = |form| match verdict(&rules(form), Some("o-1"), Some(ORDER), &HashMap::new()) {
+        let known = |form: &OrderForm| match verdict(&rules(form), Some("o-1"), Some(ORDER), &HashMap::new())
+        {
             Verdict::Admit { key, entry } => HashMap::from([(key.to_string(), entry)]),
             other => panic!("a new order was not admitted: {other:?}"),
         };
-        let built_in = OrderForm::BuiltIn(AmountForm::MinorUnits);
+        let built_in = &OrderForm::BuiltIn(AmountForm::MinorUnits);
+        let schema = &by_schema();
         let resent = ORDER.replace("\"ref\"", " \"ref\"");
         for (first, then, order, expected) in [
-            (OrderForm::KeyOnly, OrderForm::KeyOnly, ORDER, None),
+            (&OrderForm::KeyOnly, &OrderForm::KeyOnly, ORDER, None),
             (
-                OrderForm::KeyOnly,
-                OrderForm::KeyOnly,
+                &OrderForm::KeyOnly,
+                &OrderForm::KeyOnly,
                 &*resent,
                 Some(Reason::Conflict),
             ),
-            (OrderForm::KeyOnly, built_in, ORDER, None),
+            (&OrderForm::KeyOnly, built_in, ORDER, None),
             (
-                OrderForm::KeyOnly,
+                &OrderForm::KeyOnly,
                 built_in,
                 &*resent,
                 Some(Reason::FingerprintChanged),
             ),
             (
                 built_in,
-                OrderForm::KeyOnly,
+                &OrderForm::KeyOnly,
                 ORDER,
                 Some(Reason::FingerprintChanged),
             ),
+            // The pipeline knows no fields of an order that a schema describes.
+            (schema, schema, ORDER, None),
+            (schema, schema, &resent, Some(Reason::Conflict)),
+            (&OrderForm::KeyOnly, schema, ORDER, None),
+            (schema, built_in, ORDER, None),
+            (built_in, schema, &resent, Some(Reason::FingerprintChanged)),
         ] {
             let found = match verdict(&rules(then), Some("o-1"), Some(order), &known(first)) {
                 Verdict::Duplicate { .. } => None,

@@ -2,11 +2,12 @@
 //!
 //! Set-up: one validator and one caller. In the first scenario amounts are decimals, as numbers and strings; two
 //! orders have more decimal places than their currency. In the second orders are plain text and other bytes,
-//! under their record keys, and the body of the requests is a template.
+//! under their record keys, and the body of the requests is a template. In the third they conform to a JSON Schema,
+//! with their key in a nested object, and some violate it.
 //!
 //! Must hold: each valid order is charged once and has an outcome with its id, or with its key if it has none; its
-//! bytes are in the outbox unchanged; an amount with too many decimal places becomes a dead letter that names the
-//! field and what was expected.
+//! bytes are in the outbox unchanged; an amount with too many decimal places, and an order that violates the schema,
+//! becomes a dead letter that names the field and what was expected, and has no value of the order in it.
 
 use std::collections::BTreeMap;
 
@@ -90,6 +91,88 @@ fn orders_of_any_bytes_are_called() {
         for letter in letters {
             let reason = letter.header(REASON);
             ensure!(reason == Some("not-json"), "{}: {reason:?}", letter.key_text());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn orders_of_a_schema_are_admitted() {
+    run(|| {
+        let schema = tempfile::NamedTempFile::new().context("creating a file for the schema")?;
+        std::fs::write(
+            schema.path(),
+            r##"{
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                "type": "object",
+                "required": ["payment", "iban"],
+                "properties": {
+                    "payment": {"$ref": "#/$defs/payment"},
+                    "iban": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{20}$"}
+                },
+                "$defs": {
+                    "payment": {
+                        "type": "object",
+                        "required": ["id", "value"],
+                        "properties": {"value": {"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.01}}
+                    }
+                }
+            }"##,
+        )
+        .context("writing the schema")?;
+        let order = |id: &str, value: &str, iban: &str| {
+            let order =
+                format!(r#"{{"payment":{{"id":"{id}","value":{value}}},"iban":"{iban}","note":[1.0]}}"#);
+            (id.to_owned(), order.into_bytes())
+        };
+        let iban = "DE02120300000000202051";
+        let valid = [
+            order("cents", "12.50", iban),
+            order("whole", "3", iban),
+            order("exponent", "1.25e1", iban),
+        ];
+        let twice = format!(r#"{{"payment":{{"id":"twice","id":"other","value":1}},"iban":"{iban}"}}"#);
+        let refused = [
+            order("finer", "12.505", iban),
+            order("zero", "0", iban),
+            order("string", "\"12.50\"", iban),
+            order("pattern", "1", "4111111111111111"),
+            (
+                "missing".to_owned(),
+                br#"{"payment":{"id":"missing","value":1}}"#.to_vec(),
+            ),
+            ("twice".to_owned(), twice.into_bytes()),
+        ];
+        let letters = process(
+            "orders-of-a-schema",
+            |validator| {
+                validator
+                    .with("order.form", "json-schema")
+                    .with("order.schema", schema.path())
+                    .with("validator.idempotency_key", "/payment/id")
+            },
+            // The stand-in API reads JSON.
+            |caller| caller.with("api.body", r#"{"order_id":{order_id},"amount":{/payment/value}}"#),
+            valid.into(),
+            refused.into(),
+        )?;
+        for letter in letters {
+            let (reason, detail) = (letter.header(REASON), letter.header(DETAIL).unwrap_or_default());
+            let expected = match &*letter.key_text() {
+                "finer" => "\"/payment/value\" (multipleOf)",
+                "zero" => "\"/payment/value\" (exclusiveMinimum)",
+                "string" => "\"/payment/value\" (type)",
+                "pattern" => "\"/iban\" (pattern)",
+                "missing" => "\"\" (required): \"iban\"",
+                _ => "\"id\" occurs twice",
+            };
+            ensure!(
+                reason == Some("not-an-order")
+                    && detail.contains(expected)
+                    && !["12.5", "4111"].iter().any(|value| detail.contains(value)),
+                "{}: {reason:?}, {detail}",
+                letter.key_text()
+            );
         }
         Ok(())
     });
