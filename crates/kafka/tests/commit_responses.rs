@@ -1,6 +1,7 @@
 //! Scenario: librdkafka repeats a commit by itself. Its response then says whether an earlier request may
 //! still reach the coordinator. Nobody polls meanwhile.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use kafka::consumer::{CommitOffset, CommitResponse};
@@ -28,7 +29,8 @@ fn member(cluster: &MockCluster<'_, DefaultProducerContext>, request_timeout: Du
     let membership = Membership {
         instance_id: None,
         session_timeout: Duration::from_secs(60),
-        heartbeat_interval: Duration::from_secs(1),
+        // One that times out would close the connection before the commit uses it.
+        heartbeat_interval: Duration::from_secs(20),
         prefetch_kib_max: 1024,
     };
     let consumer = Consumer::join(&settings, &membership, TOPIC).expect("valid settings");
@@ -112,11 +114,19 @@ fn commit_is_in_flight_after_a_lost_connection() {
 fn commit_is_in_flight_after_a_request_timeout() {
     let cluster = cluster();
     let consumer = member(&cluster, REQUEST_TIMEOUT);
+    let ready = Barrier::new(2);
     let repeated = std::thread::scope(|scope| {
+        let committing = scope.spawn(|| {
+            ready.wait();
+            ready.wait();
+            commit(&consumer)
+        });
+        // Only now: the thread may start late, and the broker must not be fast again by then.
+        ready.wait();
         cluster
             .broker_round_trip_time(1, 3 * REQUEST_TIMEOUT)
             .expect("a slow broker");
-        let committing = scope.spawn(|| commit(&consumer));
+        ready.wait();
         std::thread::sleep(REQUEST_TIMEOUT + REQUEST_TIMEOUT / 2);
         cluster
             .broker_round_trip_time(1, Duration::ZERO)
