@@ -172,6 +172,10 @@ pub(crate) enum ParkedCommand {
     /// letter, or a copy in the outbox. Refuses calls that have an outcome, or that a caller still works on.
     /// Repeating the command settles nothing twice.
     Settle(SettleParked),
+    /// Settles the parked calls by the provider's own record: a CSV file with a row for each order that it has
+    /// processed. Shows how many it will settle, and how, and asks. What the file does not clearly tell is left alone.
+    /// Exit status 1 if a call is left alone, or the provider has charged an order twice.
+    Reconcile(ReconcileParked),
 }
 
 /// Callers' group of which the call notes are read.
@@ -240,6 +244,80 @@ pub(crate) struct SettleParked {
     /// Changes without asking for confirmation.
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// Arguments of `parked reconcile`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config caller.toml parked reconcile --csv settled.csv --order-column merchant_ref \\
+      --state-column state --accepted CAPTURED,SETTLED --rejected DECLINED --reason 'report of 2026-03-01'
+      accepted and rejected orders are settled, all others are left alone
+  outbox --config caller.toml parked reconcile … --absent send-again --rows 18213
+      orders that the file does not have are sent again; the file must have exactly this number of rows")]
+pub(crate) struct ReconcileParked {
+    /// The provider's file, with a header.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: PathBuf,
+
+    /// Column with the idempotency keys of the orders.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) order_column: String,
+
+    /// Column with the states of the orders.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) state_column: String,
+
+    /// States of orders that were charged; separated by commas.
+    #[arg(long, value_name = "STATE", value_delimiter = ',', required = true)]
+    pub(crate) accepted: Vec<String>,
+
+    /// States of orders that were not charged, and are not to be called again; separated by commas.
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    pub(crate) rejected: Vec<String>,
+
+    /// What becomes of calls whose order the file does not have.
+    #[arg(long, value_enum, default_value_t = Absent::Leave)]
+    pub(crate) absent: Absent,
+
+    /// Number of rows of the file, without the header, as the provider says: part of a file has too few orders.
+    /// Required with --absent rejected or send-again.
+    #[arg(long, value_name = "N")]
+    pub(crate) rows: Option<u64>,
+
+    /// Character between two columns.
+    #[arg(long, value_name = "CHAR", default_value = ",", value_parser = delimiter)]
+    pub(crate) delimiter: u8,
+
+    /// Reason, which is kept with each settlement.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) reason: String,
+
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// What becomes of parked calls whose order is not in the provider's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Absent {
+    /// They are left alone.
+    Leave,
+    /// A dead letter each; they are not made.
+    Rejected,
+    /// They are made again.
+    SendAgain,
+}
+
+/// Parses the delimiter of a CSV file.
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() => Ok(*byte),
+        _ => Err("expected one ASCII character, or \\t".into()),
+    }
 }
 
 /// Decision of `parked settle`.

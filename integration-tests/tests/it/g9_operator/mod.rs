@@ -1,3 +1,5 @@
 //! G9: what an operator does charges no order twice.
 
+mod drill;
+mod reconciled_calls;
 mod settled_calls;

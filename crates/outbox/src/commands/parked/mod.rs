@@ -1,8 +1,10 @@
 //! `parked`: shows the parked calls, and settles them.
 
 pub(crate) mod reading;
+mod reconcile;
 mod settle;
 mod show;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +25,7 @@ pub(crate) fn run(command: &ParkedCommand, config: &Config, json: bool) -> anyho
         ParkedCommand::Groups(which) => groups(which, config, json),
         ParkedCommand::Show(options) => show::run(options, config, json),
         ParkedCommand::Settle(options) => settle::run(options, config, json),
+        ParkedCommand::Reconcile(options) => reconcile::run(options, config, json),
     }
 }
 

@@ -1,0 +1,339 @@
+//! `parked reconcile`: settles parked calls by the provider's own record, a CSV file.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use records::Timestamp;
+use records::settlement::{Decision, Settlement};
+use serde::Serialize;
+
+use super::new_table;
+use super::reading::Reading;
+use super::settle::{Refused, SHOWN_MAX, print_refused};
+use super::show::span;
+use super::write::{Chosen, Settler, open_producer};
+use crate::cli::{Absent, ReconcileParked};
+use crate::commands::{Status, print_json};
+use crate::config::Config;
+use crate::confirm::confirm;
+use crate::operator::operator;
+
+/// Field names are those of the JSON output.
+#[derive(Debug, Default, Serialize)]
+struct Reconciled {
+    /// Number of rows of the file.
+    rows: u64,
+    accepted: usize,
+    rejected: usize,
+    sent_again: usize,
+    /// Calls that were left alone, each with the reason.
+    left: Vec<Refused>,
+    /// Keys with more than one accepted row: the provider has charged them more than once.
+    charged_more_than_once: Vec<String>,
+}
+
+/// What the file says of one order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rows {
+    accepted: u32,
+    rejected: u32,
+    /// First state that is neither.
+    other: Option<String>,
+}
+
+pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> anyhow::Result<Status> {
+    let path = options.csv.as_path();
+    let reading = Reading::open(config, &options.which.group)?;
+    let producer = open_producer(config)?;
+    let calls = reading.parked_calls()?;
+    let mut orders: BTreeMap<String, Rows> = calls
+        .waiting()
+        .map(|(_, waiting)| (waiting.record.key_text(), Rows::default()))
+        .collect();
+    let file = std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let rows = read(file, options, &mut orders)
+        .with_context(|| format!("reading {}; nothing was changed", path.display()))?;
+    check_rows(rows, options, path)?;
+
+    let mut report = Reconciled {
+        rows,
+        ..Reconciled::default()
+    };
+    let mut chosen: BTreeMap<Decision, Chosen> = BTreeMap::new();
+    let (now, quiet) = (Timestamp::now(), config.quiet_time());
+    for (call, waiting) in calls.waiting() {
+        let key = waiting.record.key_text();
+        let of_order = orders.get(&key).cloned().unwrap_or_default();
+        if of_order.accepted > 1 {
+            report.charged_more_than_once.push(key.clone());
+        }
+        let settled = propose(&of_order, options.absent).and_then(|decision| {
+            calls
+                .settle(&call, decision, now, quiet)
+                .map(|_| decision)
+                .map_err(|reason| format!("{call}: {reason}"))
+        });
+        match settled {
+            Ok(decision) => {
+                let at = &waiting.record.at;
+                let chosen = chosen.entry(decision).or_default();
+                chosen.entry(at.partition).or_default().insert(at.offset, call);
+            }
+            Err(reason) => report.left.push(Refused { key, reason }),
+        }
+    }
+    let count = |decision| {
+        let chosen = chosen.get(&decision);
+        chosen.map_or(0, |chosen| chosen.values().map(BTreeMap::len).sum())
+    };
+    report.accepted = count(Decision::Accepted);
+    report.rejected = count(Decision::Rejected);
+    report.sent_again = count(Decision::SendAgain);
+    explain(&report);
+    if !chosen.is_empty() {
+        if !confirm(&question(&report, path, &span(quiet)), options.yes)? {
+            eprintln!("Nothing was changed.");
+            return Ok(Status::Problem);
+        }
+        for (decision, chosen) in &chosen {
+            let settler = Settler {
+                reading: &reading,
+                topics: &config.topics,
+                producer: &producer,
+                settlement: Settlement::new(*decision, Timestamp::now(), operator(), options.reason.clone()),
+            };
+            settler.settle(chosen)?;
+        }
+    }
+    if json {
+        print_json(&report)?;
+    } else {
+        println!(
+            "{} parked calls are settled, {} are left alone.",
+            report.accepted + report.rejected + report.sent_again,
+            report.left.len()
+        );
+    }
+    Ok(
+        if report.left.is_empty() && report.charged_more_than_once.is_empty() {
+            Status::Ok
+        } else {
+            Status::Problem
+        },
+    )
+}
+
+/// Counts the rows of the orders by their states, and returns the number of all rows.
+fn read(
+    file: impl Read,
+    options: &ReconcileParked,
+    orders: &mut BTreeMap<String, Rows>,
+) -> anyhow::Result<u64> {
+    let mut csv = csv::ReaderBuilder::new()
+        .delimiter(options.delimiter)
+        .trim(csv::Trim::All)
+        .from_reader(file);
+    let header = csv.headers()?.clone();
+    let column = |name: &str| {
+        let columns: Vec<_> = header
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| *column == name)
+            .collect();
+        ensure!(
+            columns.len() == 1,
+            "it has {} columns with the name {name:?}, expected one; its columns are: {}",
+            columns.len(),
+            header.iter().collect::<Vec<_>>().join(", ")
+        );
+        Ok(columns[0].0)
+    };
+    let (order, state) = (column(&options.order_column)?, column(&options.state_column)?);
+    let mut rows = 0;
+    // One that is longer or shorter than the header is an error of the library.
+    for row in csv.records() {
+        let row = row?;
+        rows += 1;
+        let (Some(order), Some(state)) = (row.get(order), row.get(state)) else {
+            continue;
+        };
+        let Some(of_order) = orders.get_mut(order) else {
+            continue;
+        };
+        if options.accepted.iter().any(|accepted| accepted == state) {
+            of_order.accepted += 1;
+        } else if options.rejected.iter().any(|rejected| rejected == state) {
+            of_order.rejected += 1;
+        } else {
+            of_order.other.get_or_insert_with(|| state.to_owned());
+        }
+    }
+    Ok(rows)
+}
+
+/// Refuses a file that is not the whole one, if orders that it lacks are to be called again.
+fn check_rows(rows: u64, options: &ReconcileParked, path: &Path) -> anyhow::Result<()> {
+    if options.absent == Absent::Leave {
+        return Ok(());
+    }
+    ensure!(
+        options.rows == Some(rows),
+        "{} has {rows} rows, and --rows says {}: with --absent other than `leave` an order that is missing in the \
+         file counts as never processed, so give the number of rows that the provider says the file has. Nothing \
+         was changed",
+        path.display(),
+        options.rows.map_or("nothing".to_owned(), |rows| rows.to_string())
+    );
+    Ok(())
+}
+
+/// Returns the decision that the file's rows of an order suggest.
+///
+/// # Errors
+/// The reason to leave it alone.
+fn propose(rows: &Rows, absent: Absent) -> Result<Decision, String> {
+    match (rows, absent) {
+        // One charge is one too many to make another, whatever else the file says.
+        (Rows { accepted: 1.., .. }, _) => Ok(Decision::Accepted),
+        (
+            Rows {
+                other: Some(state), ..
+            },
+            _,
+        ) => Err(format!("its state {state:?} is neither accepted nor rejected")),
+        (Rows { rejected: 1.., .. }, _) => Ok(Decision::Rejected),
+        (_, Absent::Leave) => Err("the file does not have it".into()),
+        (_, Absent::Rejected) => Ok(Decision::Rejected),
+        (_, Absent::SendAgain) => Ok(Decision::SendAgain),
+    }
+}
+
+/// Shows what will be done, on standard error: the result on standard output may be redirected to a file.
+fn explain(report: &Reconciled) {
+    let mut table = new_table(["decision", "calls"]);
+    for (decision, calls) in [
+        ("accepted, an outcome each", report.accepted),
+        ("rejected, a dead letter each", report.rejected),
+        ("sent again", report.sent_again),
+        ("left alone", report.left.len()),
+    ] {
+        table.add_row([decision.to_owned(), calls.to_string()]);
+    }
+    eprintln!("{table}");
+    print_refused(&report.left);
+    let twice = &report.charged_more_than_once;
+    if !twice.is_empty() {
+        let shown: Vec<_> = twice.iter().take(SHOWN_MAX).map(String::as_str).collect();
+        let more = if twice.len() > SHOWN_MAX { ", …" } else { "" };
+        eprintln!(
+            "The provider has charged {} orders more than once, which is to be refunded: {}{more}",
+            twice.len(),
+            shown.join(", ")
+        );
+    }
+}
+
+fn question(report: &Reconciled, path: &Path, quiet: &str) -> String {
+    let again = match report.sent_again {
+        0 => String::new(),
+        calls => format!(
+            " {calls} calls that are not in the file are sent again; they were parked more than {quiet} ago, and each \
+             that the API has processed all the same is charged a second time."
+        ),
+    };
+    format!(
+        "Settle {} parked calls by the {} rows of {}?{again}",
+        report.accepted + report.rejected + report.sent_again,
+        report.rows,
+        path.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command, ParkedCommand};
+
+    fn options(more: &str) -> ReconcileParked {
+        let line = format!(
+            "outbox parked reconcile --csv f --order-column order --state-column state --accepted settled,captured \
+             --rejected declined --reason r {more}"
+        );
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("a command line");
+        match cli.command {
+            Command::Parked(ParkedCommand::Reconcile(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read_text(text: &str, more: &str) -> anyhow::Result<(u64, Vec<Rows>)> {
+        let mut orders = ["a", "b", "c"]
+            .map(|key| (key.to_owned(), Rows::default()))
+            .into();
+        let rows = read(text.as_bytes(), &options(more), &mut orders)?;
+        Ok((rows, orders.into_values().collect()))
+    }
+
+    #[test]
+    fn rows_are_counted_by_state() {
+        let text =
+            "\u{feff}id,order,state\n1,a, settled\n2,x,settled\n3,\"b\",declined\n4,a,captured\n5,b,held\n";
+        let (rows, orders) = read_text(text, "").expect("read");
+        let [a, b, c] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        assert_eq!((rows, a.accepted, b.rejected), (5, 2, 1));
+        assert_eq!((b.other.as_deref(), c), (Some("held"), &Rows::default()));
+        let (rows, orders) = read_text("order;state\na;settled\n", "--delimiter ;").expect("read");
+        assert_eq!((rows, orders[0].accepted), (1, 1));
+    }
+
+    #[test]
+    fn file_that_cannot_be_understood_is_refused() {
+        for (text, words) in [
+            ("order,status\na,settled\n", "its columns are: order, status"),
+            ("order,state,state\na,settled,held\n", "2 columns"),
+            ("order,state\na\n", "line: 2"),
+            ("", "its columns are"),
+        ] {
+            let error = read_text(text, "").expect_err(text);
+            assert!(format!("{error:#}").contains(words), "{words}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn call_is_settled_only_by_a_clear_state() {
+        let rows = |accepted, rejected, other: Option<&str>| Rows {
+            accepted,
+            rejected,
+            other: other.map(str::to_owned),
+        };
+        for absent in [Absent::Leave, Absent::Rejected, Absent::SendAgain] {
+            assert_eq!(propose(&rows(1, 2, Some("held")), absent), Ok(Decision::Accepted));
+            assert_eq!(propose(&rows(0, 2, None), absent), Ok(Decision::Rejected));
+            let held = propose(&rows(0, 1, Some("held")), absent).expect_err("not clear");
+            assert!(held.contains("\"held\""), "{held}");
+        }
+        let absent = |absent| propose(&Rows::default(), absent).ok();
+        assert_eq!(
+            [Absent::Leave, Absent::Rejected, Absent::SendAgain].map(absent),
+            [None, Some(Decision::Rejected), Some(Decision::SendAgain)]
+        );
+    }
+
+    #[test]
+    fn absent_orders_need_the_number_of_rows() {
+        let check =
+            |more: &str| check_rows(7, &options(more), Path::new("f")).map_err(|error| error.to_string());
+        assert_eq!(check(""), Ok(()));
+        assert_eq!(check("--absent send-again --rows 7"), Ok(()));
+        for more in ["--absent send-again", "--absent rejected --rows 8"] {
+            let error = check(more).expect_err(more);
+            assert!(error.contains("has 7 rows"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Writing of settlements.
+//!
+//! One fixed transactional id: the second of two operators ends what the first has open, fences it, and decides on
+//! what the topics have then. Each call's settlement is in one transaction with what it says, so that a command that
+//! was killed at any step, or whose commit has an unknown outcome, is simply run again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use kafka::admin::Admin;
+use kafka::group_offsets::TopicRecord;
+use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
+use kafka::producer::{OutgoingHeaders, RecordSizes};
+use kafka::{OutgoingRecord, TransactionalProducer};
+use records::outcome::Outcome;
+use records::settlement::{self, Decision, Settlement};
+use records::{
+    Bounds, Continuation, Offset, Partition, Position, Topics, call_dead_letter, continuation, dead_letter,
+    order_id,
+};
+use service::failpoint::{guard_removed, kill_at};
+
+use super::reading::{CLIENT_ID, Kind, REQUEST_TIMEOUT, Reading, text};
+use crate::config::Config;
+
+/// Maximum number of calls in one transaction.
+const CALLS_MAX: usize = 1000;
+const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
+    transaction_timeout: Duration::from_secs(30),
+    commit_timeout: Duration::from_secs(15),
+};
+
+/// Calls to settle, by the positions of their parked records.
+pub(super) type Chosen = BTreeMap<Partition, BTreeMap<Offset, Position>>;
+
+/// Opens the producer of settlements, before the topics are read: what an earlier operator has open is committed or
+/// aborted by then, and whatever that one writes from now on is refused.
+pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProducer> {
+    let Topics {
+        pending,
+        processed,
+        call_dead_letters,
+        parked,
+        ..
+    } = &config.topics;
+    let settings = config.connection();
+    let names = [pending.as_str(), processed, call_dead_letters, parked];
+    let described = Admin::connect(&settings, CLIENT_ID)?.describe(&names)?;
+    let sizes = RecordSizes::of(&described, names);
+    let id = format!("outbox-settle-{parked}");
+    Ok(TransactionalProducer::open(
+        &settings,
+        &id,
+        TIMEOUTS,
+        sizes,
+        REQUEST_TIMEOUT,
+    )?)
+}
+
+/// Writes settlements.
+pub(super) struct Settler<'a> {
+    pub(super) reading: &'a Reading<'a>,
+    pub(super) topics: &'a Topics,
+    pub(super) producer: &'a TransactionalProducer,
+    pub(super) settlement: Settlement,
+}
+
+impl Settler<'_> {
+    /// Settles the chosen calls, in transactions of a limited number. Reads their parked records again, so that no
+    /// order is kept in memory.
+    pub(super) fn settle(&self, chosen: &Chosen) -> anyhow::Result<()> {
+        let mut in_transaction = 0;
+        for (partition, calls) in chosen {
+            let (Some((first, _)), Some((last, _))) = (calls.first_key_value(), calls.last_key_value())
+            else {
+                continue;
+            };
+            let bounds = Bounds {
+                start: *first,
+                end: Offset(last.0 + 1),
+            };
+            let mut seen = 0;
+            self.reading.visit_parked(*partition, bounds, |record, kind| {
+                let Some(call) = calls.get(&record.offset) else {
+                    return Ok(());
+                };
+                ensure!(
+                    matches!(&kind, Kind::Parked(parked) if parked == call),
+                    "{}/{partition}@{} is no longer the parked record of {call}",
+                    self.topics.parked,
+                    record.offset
+                );
+                if in_transaction == 0 {
+                    self.producer.begin()?;
+                }
+                self.write(*partition, call, record)?;
+                in_transaction += 1;
+                seen += 1;
+                if in_transaction == CALLS_MAX {
+                    self.commit()?;
+                    in_transaction = 0;
+                }
+                Ok(())
+            })?;
+            ensure!(
+                seen == calls.len(),
+                "{} parked records of {}/{partition} are gone; run the command again",
+                calls.len() - seen,
+                self.topics.parked
+            );
+        }
+        if in_transaction > 0 {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the settlement of a call, and what it says.
+    fn write(&self, partition: Partition, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
+        match self.settlement.decision {
+            Decision::Accepted => self.write_outcome(call, record)?,
+            Decision::Rejected => self.write_dead_letter(call, record)?,
+            Decision::SendAgain => self.write_copy(call, record)?,
+        }
+        kill_at!("between-settlement-records");
+        if guard_removed!("guard-settlement") {
+            // A test removes the guard: nothing tells that the call was settled.
+            return Ok(());
+        }
+        let mut headers = OutgoingHeaders::with_capacity(1);
+        headers.add(settlement::SETTLES, Some(call.to_string().as_bytes()));
+        self.send(
+            &self.topics.parked,
+            // That of the parked record, so that one partition tells all of a call.
+            Some(partition),
+            record.key,
+            &self.settlement.to_json(),
+            headers,
+        )
+    }
+
+    fn write_outcome(&self, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
+        let key = String::from_utf8_lossy(record.key).into_owned();
+        let order = order_id(record.value).ok().flatten();
+        let order = order.map_or_else(|| key.clone(), |order| order.into_owned());
+        let mut outcome = Outcome::new(order, key, call.to_string());
+        outcome.continues = continued(record)?.map(|before| before.call.to_string());
+        outcome.settled_by = Some(self.settlement.by.clone());
+        outcome.settled_because = Some(self.settlement.reason.clone());
+        let number = |name| text(&record.headers, name).and_then(|text| text.parse().ok());
+        outcome.attempts = number(call_dead_letter::ATTEMPTS).unwrap_or_default();
+        outcome.attempts_ambiguous = number(call_dead_letter::ATTEMPTS_AMBIGUOUS).unwrap_or_default();
+        outcome.responded_at = self.settlement.at;
+        let mut headers = OutgoingHeaders::with_capacity(2);
+        headers.add(call_dead_letter::CALL, Some(call.to_string().as_bytes()));
+        headers.add(settlement::SETTLED_BY, Some(self.settlement.by.as_bytes()));
+        self.send(
+            &self.topics.processed,
+            None,
+            record.key,
+            &outcome.to_json(),
+            headers,
+        )
+    }
+
+    fn write_dead_letter(&self, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
+        let (at, call) = (self.settlement.at.to_string(), call.to_string());
+        // As the caller's: what it knew of the call, then the reason. Readers take the last header of a name.
+        let mut headers = OutgoingHeaders::with_capacity(record.headers.readable.len() + 5);
+        for (name, value) in &record.headers.readable {
+            headers.add(name, *value);
+        }
+        for (name, value) in [
+            (dead_letter::REASON, call_dead_letter::REJECTED_BY_OPERATOR),
+            (dead_letter::DETAIL, &self.settlement.reason),
+            (dead_letter::AT, &at),
+            (call_dead_letter::CALL, &call),
+            (settlement::SETTLED_BY, &self.settlement.by),
+        ] {
+            headers.add(name, Some(value.as_bytes()));
+        }
+        self.send(
+            &self.topics.call_dead_letters,
+            None,
+            record.key,
+            record.value,
+            headers,
+        )
+    }
+
+    /// Appends a copy of the call to the outbox, as a deferral does. It continues the call's first record, so that
+    /// an outcome of either ends both.
+    fn write_copy(&self, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
+        let before = continued(record)?;
+        let first = before.as_ref().map_or(call, |before| &before.call);
+        // Without the attempts before, and without an ambiguity: the operator knows that none was processed.
+        let mut continuation = Continuation::new(first.clone(), self.settlement.at);
+        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+        let own = of_the_order(record);
+        let mut headers = OutgoingHeaders::with_capacity(own.len() + 1);
+        for (name, value) in own {
+            if *name != continuation::CONTINUES {
+                headers.add(name, *value);
+            }
+        }
+        headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
+        // The same partition: calls of one key stay in order, and the group's notes are by partition.
+        self.send(
+            &self.topics.pending,
+            Some(call.partition),
+            record.key,
+            record.value,
+            headers,
+        )
+    }
+
+    fn send(
+        &self,
+        topic: &str,
+        partition: Option<Partition>,
+        key: &[u8],
+        value: &[u8],
+        headers: OutgoingHeaders,
+    ) -> anyhow::Result<()> {
+        Ok(self.producer.send(OutgoingRecord {
+            topic,
+            partition,
+            key: Some(key),
+            value: Some(value),
+            headers: Some(headers),
+        })?)
+    }
+
+    fn commit(&self) -> anyhow::Result<()> {
+        let metadata = self.reading.offsets.group_metadata()?;
+        let end = self.producer.end(&self.topics.pending, &[], &metadata, || {
+            kill_at!("before-settlement-commit");
+        });
+        kill_at!("after-settlement-commit");
+        match end {
+            TransactionEnd::Committed { .. } => Ok(()),
+            TransactionEnd::CommittedRetireProducer { why, .. } => bail!(
+                "parked calls were settled, and the producer cannot continue: {why}. Run the command again, which \
+                 settles the rest"
+            ),
+            TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => Err(anyhow::Error::new(error)
+                .context(
+                    "these parked calls were not settled, or that is not known: a second operator may settle \
+                     parked calls at the same time. Run the command again, which settles none twice",
+                )),
+        }
+    }
+}
+
+/// Returns the headers that the pending call had: the caller's come after them, from the last reason on.
+fn of_the_order<'r>(record: &'r TopicRecord<'_>) -> &'r [(&'r str, Option<&'r [u8]>)] {
+    let all = record.headers.readable.as_slice();
+    let own = all.iter().rposition(|(name, _)| *name == dead_letter::REASON);
+    &all[..own.unwrap_or(all.len())]
+}
+
+/// Returns what the pending call continued.
+fn continued(record: &TopicRecord<'_>) -> anyhow::Result<Option<Continuation>> {
+    let value = record.headers.last(continuation::CONTINUES);
+    Ok(value
+        .map(|value| Continuation::parse(value.unwrap_or_default()))
+        .transpose()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka::Headers;
+
+    use super::*;
+
+    #[test]
+    fn order_keeps_its_own_headers() {
+        let readable = vec![
+            ("trace", Some(&b"1"[..])),
+            (dead_letter::REASON, Some(b"of the order")),
+            (dead_letter::REASON, Some(b"ambiguous")),
+            (call_dead_letter::CALL, Some(b"outbox/0@1")),
+        ];
+        let record = TopicRecord {
+            offset: Offset(0),
+            at: None,
+            key: b"k",
+            value: b"{}",
+            headers: Headers {
+                readable,
+                unreadable: None,
+            },
+        };
+        let own = of_the_order(&record);
+        assert_eq!(own, &record.headers.readable[..2]);
+    }
+}
