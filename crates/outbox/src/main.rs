@@ -1,5 +1,6 @@
 //! Operator's command line of the outbox pipeline.
 
+mod brokers;
 mod cli;
 mod commands;
 mod config;
@@ -7,6 +8,7 @@ mod confirm;
 mod operator;
 mod progress;
 mod start_position;
+mod tables;
 mod timestamp;
 
 use std::process::ExitCode;

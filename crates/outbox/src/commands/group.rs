@@ -4,10 +4,9 @@
 mod recover;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::consumer::{CommitOffset, CommitResponse};
 use kafka::group_offsets::{Counted, GroupOffsets};
@@ -16,16 +15,14 @@ use records::call_note::CallNote;
 use records::{Bounds, Offset, Partition, Timestamp, TopicId};
 use serde::Serialize;
 
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::{CreateGroup, GroupCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 use crate::start_position::StartPosition;
+use crate::tables::new_table;
 use crate::timestamp::rfc3339;
-
-const CLIENT_ID: &str = "outbox-command-line";
-/// Time limit of each request to the brokers.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Partition at which the group begins. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -245,18 +242,15 @@ fn check_read_back(commits: &[CommitOffset], after: &[Committed]) -> anyhow::Res
 }
 
 fn table(begun: &[Begun]) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "partition",
-            "start",
-            "from",
-            "end",
-            "calls to make",
-            "first of them",
-            "last of them",
-        ]);
+    let mut table = new_table([
+        "partition",
+        "start",
+        "from",
+        "end",
+        "calls to make",
+        "first of them",
+        "last of them",
+    ]);
     for begun in begun {
         table.add_row(vec![
             begun.partition.to_string(),

@@ -1,23 +1,19 @@
 //! `notes`: the call notes of each outbox partition, as the next owner of the partition reads them.
 
-use std::time::Duration;
-
 use anyhow::{Context, bail, ensure};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::offsets::{Committed, OffsetReader};
 use records::call_note::CallNote;
 use records::{Bounds, Offset, OffsetSet, Partition, TopicId};
 use serde::Serialize;
 
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::Notes;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
+use crate::tables::new_table;
 
-const CLIENT_ID: &str = "outbox-command-line";
-/// Time limit of each request to the brokers. Offsets with a pending transaction are not returned; a caller's
-/// transaction ends within this time.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum number of offset ranges per table cell; the rest is counted. `--json` has all.
 const RUNS_SHOWN_MAX: usize = 8;
 
@@ -148,16 +144,13 @@ fn runs(set: &OffsetSet) -> Vec<(Offset, Offset)> {
 }
 
 fn table(noted: &[Noted]) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "partition",
-            "all final below",
-            "final beyond",
-            "intent recorded, perhaps processed",
-            "end",
-        ]);
+    let mut table = new_table([
+        "partition",
+        "all final below",
+        "final beyond",
+        "intent recorded, perhaps processed",
+        "end",
+    ]);
     for noted in noted {
         // An empty cell would read as "no such calls".
         let of = |runs: &[(Offset, Offset)]| match noted.unreadable {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::changelog::{ChangelogReader, ChangelogRecord, ReadError};
 use kafka::consumer::CommitOffset;
@@ -18,17 +18,16 @@ use records::pending::Admission;
 use records::{AmountForm, Bounds, Entry, Partition, Selection, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::{RebuildState, StateCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::tables::new_table;
 use crate::timestamp::rfc3339;
 
-const CLIENT_ID: &str = "outbox-command-line";
 /// Fixed, so that a second operator fences the first.
 const TRANSACTIONAL_ID: &str = "outbox-state-rebuild";
-/// Time limit of each request to the brokers.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum number of entries of a transaction.
 const ENTRIES_MAX: usize = 10_000;
 const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
@@ -373,15 +372,7 @@ fn admitted(order: AdmittedOrder) -> String {
 }
 
 fn table(compared: &[Compared]) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "partition",
-            "keys",
-            "missing in the changelog",
-            "possible gap",
-        ]);
+    let mut table = new_table(["partition", "keys", "missing in the changelog", "possible gap"]);
     for compared in compared {
         table.add_row(vec![
             compared.partition.to_string(),

@@ -4,26 +4,25 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::group_offsets::GroupOffsets;
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
 use records::control::{Calls, Switch};
-use records::{Bounds, Offset, Partition, Timestamp};
+use records::{Bounds, Offset, Timestamp};
 use serde::Serialize;
 
 use super::parked::reading::Reading;
 use super::switch;
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::cli::ShowStatus;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
+use crate::tables::new_table;
 use crate::timestamp::rfc3339;
 
-const CLIENT_ID: &str = "outbox-command-line";
-/// Time limit of each request to the brokers.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Clears the screen, and goes to its upper left corner (ECMA-48).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -106,15 +105,7 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
         &topics.call_dead_letters,
     ];
     let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
-    let partitions = |name: &str| -> anyhow::Result<Vec<Partition>> {
-        let count = identities
-            .get(name)
-            .with_context(|| {
-                format!("the topic {name:?} does not exist: check the section [topics] of the settings")
-            })?
-            .partitions;
-        Ok((0..i32::try_from(count)?).map(Partition).collect())
-    };
+    let partitions = |name: &str| partitions(&identities, name);
     let callers = GroupOffsets::open(&callers_settings, CLIENT_ID)?;
     let count = |name: &str| -> anyhow::Result<u64> {
         let mut records = 0;
@@ -217,18 +208,15 @@ impl OfPartition {
 }
 
 fn table(report: &Report) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "partition",
-            "pending",
-            "in flight",
-            "oldest pending",
-            "commit",
-            "end",
-            "halts",
-        ]);
+    let mut table = new_table([
+        "partition",
+        "pending",
+        "in flight",
+        "oldest pending",
+        "commit",
+        "end",
+        "halts",
+    ]);
     for of in &report.partitions {
         table.add_row([
             of.partition.to_string(),
@@ -292,6 +280,8 @@ fn age(since: Option<Timestamp>, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use records::Partition;
+
     use super::*;
 
     fn committed(offset: Option<i64>, metadata: String) -> Committed {

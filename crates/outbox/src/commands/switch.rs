@@ -13,6 +13,7 @@ use records::control::{Calls, Switch};
 use records::{Partition, Timestamp};
 use serde::Serialize;
 
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::SwitchCalls;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -20,11 +21,8 @@ use crate::confirm::confirm;
 use crate::operator::operator;
 use crate::timestamp::rfc3339;
 
-const CLIENT_ID: &str = "outbox-command-line";
 /// Fixed, so that a second operator fences the first.
 const TRANSACTIONAL_ID: &str = "outbox-control";
-/// Time limit of each request to the brokers.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
     transaction_timeout: Duration::from_secs(30),
     commit_timeout: Duration::from_secs(15),

@@ -1,9 +1,7 @@
 //! `group recover`: rebuilds the offsets and call notes of a callers' group from the topics.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
@@ -13,16 +11,14 @@ use records::settlement;
 use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
 use serde::Serialize;
 
-use super::{CLIENT_ID, REQUEST_TIMEOUT, check_commit, check_read_back, without_offset};
+use super::{check_commit, check_read_back, without_offset};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::cli::RecoverGroup;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 use crate::progress::Progress;
-
-/// Maximum wait for open transactions to end. Brokers abort those of dead programs after
-/// `transaction.timeout.ms`, a minute by default.
-const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
+use crate::tables::new_table;
 
 /// Partition on which the group continues. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,18 +63,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .chain([topic])
         .collect();
     let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
-    let partitions_of = |name: &str| -> anyhow::Result<Vec<Partition>> {
-        let count = identities
-            .get(name)
-            .with_context(|| {
-                format!(
-                    "the topic {name:?} does not exist, and the group is recovered from its records: check \
-                     the section [topics] of the settings"
-                )
-            })?
-            .partitions;
-        Ok((0..i32::try_from(count)?).map(Partition).collect())
-    };
+    let partitions_of = |name: &str| partitions(&identities, name);
     let partitions = partitions_of(topic)?;
     // As of the start: if the outbox is created again meanwhile, its callers halt.
     let id = identities.get(topic).and_then(|outbox| TopicId::new(&outbox.id));
@@ -314,21 +299,18 @@ fn call_of(kind: Terminal, record: &TopicRecord<'_>) -> Option<Position> {
 }
 
 fn table(recovered: &[Recovered]) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(vec![
-            "partition",
-            "start",
-            "end",
-            "calls",
-            "accepted",
-            "dead letters",
-            "parked",
-            "deferred",
-            "ambiguous",
-            "commit",
-        ]);
+    let mut table = new_table([
+        "partition",
+        "start",
+        "end",
+        "calls",
+        "accepted",
+        "dead letters",
+        "parked",
+        "deferred",
+        "ambiguous",
+        "commit",
+    ]);
     for row in recovered {
         table.add_row([
             row.partition.to_string(),

@@ -8,7 +8,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::Table;
 use records::Timestamp;
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use self::reading::Reading;
 use crate::cli::{ListParked, ParkedCommand, WhichGroup};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
+use crate::tables::new_table;
 use crate::timestamp::rfc3339;
 
 /// Runs a command on the parked calls.
@@ -151,14 +152,6 @@ fn listed(calls: &[Listed]) -> Table {
             call.attempts.to_string(),
         ]);
     }
-    table
-}
-
-fn new_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header.to_vec());
     table
 }
 

@@ -1,7 +1,5 @@
 //! Reading of the parked calls: what of the topics decides whether a parked call waits, and may be settled.
 
-use std::time::Duration;
-
 use anyhow::{Context, bail};
 use kafka::Headers;
 use kafka::admin::Admin;
@@ -15,15 +13,9 @@ use records::{
     dead_letter, parked,
 };
 
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::config::Config;
 use crate::progress::Progress;
-
-pub(super) const CLIENT_ID: &str = "outbox-command-line";
-/// Time limit of each request to the brokers.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Maximum wait for open transactions to end. Brokers abort those of dead programs after
-/// `transaction.timeout.ms`, a minute by default.
-const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// What is kept of a parked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,15 +67,7 @@ impl<'a> Reading<'a> {
             &topics.call_dead_letters,
         ];
         let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?;
-        let partitions = |name: &str| -> anyhow::Result<Vec<Partition>> {
-            let count = identities
-                .get(name)
-                .with_context(|| {
-                    format!("the topic {name:?} does not exist: check the section [topics] of the settings")
-                })?
-                .partitions;
-            Ok((0..i32::try_from(count)?).map(Partition).collect())
-        };
+        let partitions = |name: &str| partitions(&identities, name);
         Ok(Self {
             topics,
             offsets: GroupOffsets::open(&settings, CLIENT_ID)?,

@@ -9,7 +9,6 @@ use records::Timestamp;
 use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
-use super::new_table;
 use super::reading::Reading;
 use super::settle::{Refused, SHOWN_MAX, print_refused};
 use super::show::span;
@@ -19,6 +18,7 @@ use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
 use crate::operator::operator;
+use crate::tables::new_table;
 
 /// Field names are those of the JSON output.
 #[derive(Debug, Default, Serialize)]

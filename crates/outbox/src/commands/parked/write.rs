@@ -21,7 +21,8 @@ use records::{
 };
 use service::failpoint::{guard_removed, kill_at};
 
-use super::reading::{CLIENT_ID, Kind, REQUEST_TIMEOUT, Reading, text};
+use super::reading::{Kind, Reading, text};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::config::Config;
 
 /// Maximum number of calls in one transaction.

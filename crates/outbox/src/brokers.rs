@@ -1,0 +1,34 @@
+//! What all commands ask the brokers for, and for how long.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use kafka::topic_ids::TopicIdentity;
+use records::Partition;
+
+/// Client id, as the brokers log it.
+pub(crate) const CLIENT_ID: &str = "outbox-command-line";
+/// Time limit of each request to the brokers. Offsets with a pending transaction are not returned; a caller's
+/// transaction ends within this time.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum wait for open transactions to end. Brokers abort those of dead programs after
+/// `transaction.timeout.ms`, a minute by default.
+pub(crate) const TRANSACTIONS_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// Returns the partitions of a topic.
+///
+/// # Errors
+/// The topic does not exist.
+pub(crate) fn partitions(
+    identities: &BTreeMap<String, TopicIdentity>,
+    topic: &str,
+) -> anyhow::Result<Vec<Partition>> {
+    let count = identities
+        .get(topic)
+        .with_context(|| {
+            format!("the topic {topic:?} does not exist: check the section [topics] of the settings")
+        })?
+        .partitions;
+    Ok((0..i32::try_from(count)?).map(Partition).collect())
+}
