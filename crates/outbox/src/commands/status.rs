@@ -262,10 +262,13 @@ fn text(report: &Report) -> String {
     };
     format!(
         "{}: {validators} validators, {orders_waiting} orders wait; {callers} callers, {pending} calls pending, \
-         {in_flight} of them in flight, the oldest for {}; {parked} parked calls wait for an operator{settle}; dead \
+         {in_flight} of them in flight{}; {parked} parked calls wait for an operator{settle}; dead \
          letters: {order_dead_letters} orders, {call_dead_letters} calls.{}",
         rfc3339(Some(report.at)),
-        age(report.oldest_pending_at, report.at),
+        report.oldest_pending_at.map_or(String::new(), |at| format!(
+            ", the oldest for {}",
+            age(Some(at), report.at)
+        )),
         paused.unwrap_or_default()
     )
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kafka::group_offsets::TopicRecord;
 use records::Timestamp;
-use records::settlement::Settlement;
+use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
 use super::reading::{Kind, Reading};
@@ -108,12 +108,16 @@ fn print(shown: &Shown) {
     for record in &shown.records {
         if let Some(settlement) = &record.settlement {
             println!(
-                "{}: {} settled as {} by {} at {}: {}",
+                "{}: {} settled by {} at {}, {}: {}",
                 record.at,
                 record.call,
-                serde_json::to_string(&settlement.decision).unwrap_or_default(),
                 settlement.by,
                 rfc3339(Some(settlement.at)),
+                match settlement.decision {
+                    Decision::Accepted => "as accepted",
+                    Decision::Rejected => "as rejected",
+                    Decision::SendAgain => "sent again",
+                },
                 settlement.reason
             );
             continue;
