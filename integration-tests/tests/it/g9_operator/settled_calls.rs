@@ -5,16 +5,17 @@
 //! accepted, and has the others sent again. The command is killed at each of its steps; then two of them run at
 //! once, with the callers at work.
 //!
-//! Must hold: no call is sent again before its last request can no longer be processed, and none that was settled
-//! before. At the end no call waits, each was settled once, each order has an outcome, and the API has charged each
-//! exactly once. Without `guard-settlement` nothing tells that a call was settled, and the same calls are settled
-//! again.
+//! Must hold: no call is sent again before its last request can no longer be processed, none that was settled
+//! before, and none while callers of another group read the outbox (`guard-other-group`). At the end no call waits,
+//! each was settled once, each order has an outcome, and the API has charged each exactly once. Without
+//! `guard-settlement` nothing tells that a call was settled, and the same calls are settled again.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, ensure};
 use harness::process::Process;
+use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
 
 use super::drill::{COMMAND_MAX, Drill, STEPS, ended, finished};
@@ -67,6 +68,29 @@ fn settled_calls_are_charged_once() {
             "settled again:\n{again}"
         );
 
+        // Of callers with an API of their own, which have made these calls.
+        let pipeline = &drill.pipeline;
+        let other = format!("{}-other", pipeline.caller_group);
+        pipeline.begin_caller_group(&other, "end")?;
+        let settings = pipeline
+            .caller_settings(3, &drill.api.url)
+            .with("kafka.group_id", &other);
+        let mut of_other = pipeline.service("caller", 3, settings)?;
+        of_other.process.start()?;
+        await_ready(&mut of_other, LIMIT)?;
+        await_until("the other group is in the way", LIMIT, || {
+            let refused = finished(&mut settle(&drill, "outbox-send", &lost, "--send-again")?)?;
+            ensure!(
+                !refused.contains("calls are settled, 0 are"),
+                "sent again to two groups:\n{refused}"
+            );
+            Ok(match refused.contains(&other) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(refused),
+            })
+        })?;
+        drill.expect_settlements(accepted.len())?;
+        of_other.process.terminate(LIMIT)?;
         // Retried while the requests of the latest ones may still be processed.
         for (step, passes) in STEPS {
             await_until(&format!("the command is killed at {step}"), LIMIT, || {

@@ -1,6 +1,6 @@
 //! Reading of the parked calls: what of the topics decides whether a parked call waits, and may be settled.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
@@ -41,6 +41,7 @@ impl ParkedRecord {
 pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
     pub(super) offsets: GroupOffsets,
+    admin: Admin,
     group: &'a str,
     pending_partitions: Vec<Partition>,
     parked_partitions: Vec<Partition>,
@@ -66,11 +67,13 @@ impl<'a> Reading<'a> {
             &topics.processed,
             &topics.call_dead_letters,
         ];
-        let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?;
+        let admin = Admin::connect(&settings, CLIENT_ID)?;
+        let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
         let partitions = |name: &str| partitions(&identities, name);
         Ok(Self {
             topics,
             offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
+            admin,
             group,
             pending_partitions: partitions(&topics.pending)?,
             parked_partitions: partitions(&topics.parked)?,
@@ -105,6 +108,21 @@ impl<'a> Reading<'a> {
         }
         progress.finish();
         Ok(calls)
+    }
+
+    /// Fails while callers of another group read the outbox: they would also make a call that is sent again, to an API
+    /// of their own, which has charged it already.
+    pub(super) fn expect_no_other_group(&self) -> anyhow::Result<()> {
+        let pending = &self.topics.pending;
+        let groups = self.admin.groups_of(pending, REQUEST_TIMEOUT)?;
+        let other = groups.iter().find(|group| *group != self.group);
+        ensure!(
+            other.is_none(),
+            "the group {:?} reads {pending:?}, too, and would also make the calls that are sent again, to its own API; \
+             nothing was sent again. Settle these calls as accepted or rejected, or stop that group for good",
+            other.map_or("", String::as_str)
+        );
+        Ok(())
     }
 
     /// Passes each record of the parked topic to `sink`, with its partition and what it is.
