@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Timestamp, versioned};
 
 const VERSION: u8 = 1;
 
@@ -74,15 +74,7 @@ impl Switch {
     /// # Errors
     /// The value is not a switch, or has another version.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidSwitch> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u8,
-        }
-        // The version first: a later version may have other fields, and the error should name the version.
-        match serde_json::from_slice(value)? {
-            Versioned { version: VERSION } => Ok(serde_json::from_slice(value)?),
-            Versioned { version } => Err(InvalidSwitch::UnknownVersion(version)),
-        }
+        versioned::parse(value, VERSION, InvalidSwitch::UnknownVersion)
     }
 }
 

@@ -33,6 +33,7 @@ pub mod pending;
 pub mod position;
 pub mod topics;
 mod unique_names;
+mod versioned;
 
 pub use calls::call_note::CallNote;
 pub use calls::continuation::Continuation;

@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Position, Timestamp};
+use crate::{Position, Timestamp, versioned};
 
 /// Name of the header.
 pub const CONTINUES: &str = "outbox-continues";
@@ -97,15 +97,7 @@ impl Continuation {
     /// # Errors
     /// The value is not a continuation, or has another version.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidContinuation> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u8,
-        }
-        // The version first: a later version may have other fields, and the error should name the version.
-        match serde_json::from_slice(value)? {
-            Versioned { version: VERSION } => Ok(serde_json::from_slice(value)?),
-            Versioned { version } => Err(InvalidContinuation::UnknownVersion(version)),
-        }
+        versioned::parse(value, VERSION, InvalidContinuation::UnknownVersion)
     }
 }
 

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Timestamp, versioned};
 
 /// Name of the header: position of the settled call, as `topic/partition@offset`.
 pub const SETTLES: &str = "outbox-settles";
@@ -80,15 +80,7 @@ impl Settlement {
     /// # Errors
     /// The value is not a settlement, or has another version.
     pub fn parse(value: &[u8]) -> Result<Self, InvalidSettlement> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u8,
-        }
-        // The version first: a later version may have other fields, and the error should name the version.
-        match serde_json::from_slice(value)? {
-            Versioned { version: VERSION } => Ok(serde_json::from_slice(value)?),
-            Versioned { version } => Err(InvalidSettlement::UnknownVersion(version)),
-        }
+        versioned::parse(value, VERSION, InvalidSettlement::UnknownVersion)
     }
 }
 
