@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
 use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::offsets::log_check::LogCheck;
@@ -106,10 +106,7 @@ impl ChangelogReader {
     /// # Errors
     /// librdkafka has no metadata of the group.
     pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
-        let metadata = self.committed.group_metadata();
-        metadata
-            .map(Arc::new)
-            .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {:?}", self.group_id)))
+        offsets::group_metadata(&self.committed, &self.group_id)
     }
 
     /// Returns the metadata of the committed offsets of input partitions, also while transactions are pending

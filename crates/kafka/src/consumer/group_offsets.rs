@@ -256,10 +256,7 @@ impl GroupOffsets {
     /// # Errors
     /// librdkafka has no metadata of the group.
     pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
-        let metadata = self.consumer.group_metadata();
-        metadata
-            .map(Arc::new)
-            .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {:?}", self.group_id)))
+        offsets::group_metadata(&self.consumer, &self.group_id)
     }
 
     /// Commits offsets, and waits for the coordinator's response. Blocks. The coordinator takes them only
