@@ -78,9 +78,8 @@ pub(crate) struct ShowStatus {
 /// Arguments of the command `notes`.
 #[derive(Debug, Args)]
 pub(crate) struct Notes {
-    /// Consumer group of the callers: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
-    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 
     /// Shows this partition only; can be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
@@ -105,9 +104,8 @@ pub(crate) enum GroupCommand {
 /// Arguments of `group recover`.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverGroup {
-    /// Consumer group of the callers: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
-    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 
     /// Changes without asking for confirmation.
     #[arg(long)]
@@ -124,9 +122,8 @@ pub(crate) struct RecoverGroup {
   outbox group create --at 2026-03-01T08:00:00Z
       calls what was written from then on")]
 pub(crate) struct CreateGroup {
-    /// Consumer group of the callers: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
-    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 
     /// Place in the outbox from which calls are made: its beginning, its end, or the first record from a time
     /// on (UTC, such as 2026-03-01T08:00:00Z).
@@ -145,9 +142,8 @@ pub(crate) struct CreateGroup {
   outbox resume
       callers that start meanwhile follow the switch too; it stays as it is until it is set again")]
 pub(crate) struct SwitchCalls {
-    /// Consumer group of the callers: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "api-caller")]
-    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 
     /// Reason, which callers log.
     #[arg(long, value_name = "TEXT")]
@@ -178,7 +174,7 @@ pub(crate) enum ParkedCommand {
     Reconcile(ReconcileParked),
 }
 
-/// Callers' group of which the call notes are read.
+/// Argument of all commands on the calls of one group.
 #[derive(Debug, Args)]
 pub(crate) struct WhichGroup {
     /// Consumer group of the callers: their setting kafka.group_id.

@@ -179,7 +179,7 @@ impl Config {
 
     /// Returns the time after which no request of a call that was parked can be sent or processed any more: the
     /// ownership lease, the longest request, its way through the network, and the API's longest processing time.
-    pub(crate) fn quiet_time(&self) -> Duration {
+    pub(crate) fn quiescence(&self) -> Duration {
         self.caller.ownership_lease
             + self.api.timeout
             + self.api.transport_timeout
@@ -267,7 +267,7 @@ mod tests {
                 defaults.verify.clone()
             )
         );
-        assert_eq!(defaults.quiet_time(), Duration::from_secs(105));
+        assert_eq!(defaults.quiescence(), Duration::from_secs(105));
         // In the file itself: the sections have the settings that are read here.
         let text = std::fs::read_to_string(sample).expect("read");
         for name in ["ownership_lease", "transport_timeout", "api_processing_max"] {

@@ -56,7 +56,7 @@ pub(crate) fn run(command: &GroupCommand, config: &Config, json: bool) -> anyhow
 }
 
 fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
+    let (topic, group) = (config.topics.pending.as_str(), options.which.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let outbox = admin

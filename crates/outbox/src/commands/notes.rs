@@ -42,7 +42,7 @@ struct Noted {
 pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<Status> {
     // Reads as the callers' group without joining it: a member would trigger a rebalance and stop the
     // callers.
-    let (topic, group) = (&config.topics.pending, &which.group);
+    let (topic, group) = (&config.topics.pending, &which.which.group);
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let described = admin.identities(&[topic], REQUEST_TIMEOUT)?;

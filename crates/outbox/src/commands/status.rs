@@ -45,12 +45,12 @@ struct Report {
     parked: u64,
     call_dead_letters: u64,
     order_dead_letters: u64,
-    partitions: Vec<OfPartition>,
+    partitions: Vec<PartitionStatus>,
 }
 
 /// Calls of one partition of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct OfPartition {
+struct PartitionStatus {
     partition: i32,
     /// Calls that are not final.
     pending: u64,
@@ -115,10 +115,10 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
         }
         Ok(records)
     };
-    let of_partitions = callers
+    let partition_statuses = callers
         .committed(&topics.pending, &partitions(&topics.pending)?, REQUEST_TIMEOUT)?
         .into_iter()
-        .map(|committed| of_partition(&callers, &topics.pending, committed))
+        .map(|committed| partition_status(&callers, &topics.pending, committed))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let validators = GroupOffsets::open(&validators_settings, CLIENT_ID)?;
     let mut orders_waiting = 0;
@@ -141,34 +141,41 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
             .members
             .len(),
         switch: switch::read(&control, &topics.control, group)?,
-        pending: of_partitions.iter().map(|of| of.pending).sum(),
-        in_flight: of_partitions.iter().map(|of| of.in_flight).sum(),
-        oldest_pending_at: of_partitions.iter().filter_map(|of| of.oldest_pending_at).min(),
+        pending: partition_statuses.iter().map(|of| of.pending).sum(),
+        in_flight: partition_statuses.iter().map(|of| of.in_flight).sum(),
+        oldest_pending_at: partition_statuses
+            .iter()
+            .filter_map(|of| of.oldest_pending_at)
+            .min(),
         parked: u64::try_from(parked)?,
         call_dead_letters: count(&topics.call_dead_letters)?,
         order_dead_letters: count(&topics.order_dead_letters)?,
-        partitions: of_partitions,
+        partitions: partition_statuses,
     })
 }
 
 /// Reads the backlog of a partition: its calls from the commit position on.
-fn of_partition(callers: &GroupOffsets, topic: &str, committed: Committed) -> anyhow::Result<OfPartition> {
+fn partition_status(
+    callers: &GroupOffsets,
+    topic: &str,
+    committed: Committed,
+) -> anyhow::Result<PartitionStatus> {
     let partition = committed.partition;
     let bounds = callers.bounds(topic, partition, REQUEST_TIMEOUT)?;
-    let (mut of, note) = begun(&committed, bounds);
+    let (mut status, note) = without_calls(&committed, bounds);
     let backlog = Bounds {
-        start: of.committed.unwrap_or(bounds.start).max(bounds.start),
+        start: status.committed.unwrap_or(bounds.start).max(bounds.start),
         end: bounds.end,
     };
     callers.read::<anyhow::Error>(topic, partition, backlog, |record| {
-        of.take(&note, record.offset, record.at);
+        status.take(&note, record.offset, record.at);
         Ok(())
     })?;
-    Ok(of)
+    Ok(status)
 }
 
-/// Returns a partition without calls yet, and its call note.
-fn begun(committed: &Committed, bounds: Bounds) -> (OfPartition, CallNote) {
+/// Returns the status of a partition of which no call was read yet, and its call note.
+fn without_calls(committed: &Committed, bounds: Bounds) -> (PartitionStatus, CallNote) {
     let base = committed.offset.unwrap_or(bounds.start);
     let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
         Ok(note) => (note, None),
@@ -182,7 +189,7 @@ fn begun(committed: &Committed, bounds: Bounds) -> (OfPartition, CallNote) {
         )),
         _ => unreadable,
     };
-    let of = OfPartition {
+    let of = PartitionStatus {
         partition: committed.partition.0,
         pending: 0,
         in_flight: 0,
@@ -194,7 +201,7 @@ fn begun(committed: &Committed, bounds: Bounds) -> (OfPartition, CallNote) {
     (of, note)
 }
 
-impl OfPartition {
+impl PartitionStatus {
     /// Takes in a record at or behind the commit position.
     fn take(&mut self, note: &CallNote, offset: Offset, at: Option<Timestamp>) {
         if note.finals.contains(offset) {
@@ -308,12 +315,12 @@ mod tests {
             intents: [Offset(5), Offset(6), Offset(9)].into_iter().collect(),
         };
         let metadata = note.encode(Offset(5)).expect("short");
-        let (mut of, note) = begun(&committed(Some(5), metadata), bounds);
+        let (mut status, note) = without_calls(&committed(Some(5), metadata), bounds);
         // 7, 9 and 11 are markers of transactions.
         for (offset, at) in [(5, 900), (6, 100), (8, 800), (10, 1000)] {
-            of.take(&note, Offset(offset), Some(Timestamp(at)));
+            status.take(&note, Offset(offset), Some(Timestamp(at)));
         }
-        let json = serde_json::to_value(&of).expect("JSON");
+        let json = serde_json::to_value(&status).expect("JSON");
         let expected = serde_json::json!({"partition": 2, "pending": 3, "in_flight": 1, "oldest_pending_at": 800,
             "committed": 5, "end": 12, "halts": null});
         assert_eq!(json, expected);
@@ -326,7 +333,7 @@ mod tests {
                 start: Offset(3),
                 end: Offset(end),
             };
-            begun(&committed(offset, metadata.into()), bounds).0.halts
+            without_calls(&committed(offset, metadata.into()), bounds).0.halts
         };
         let told = [
             halts(None, "", 9),
@@ -356,7 +363,7 @@ mod tests {
             parked: 1,
             call_dead_letters: 0,
             order_dead_letters: 2,
-            partitions: vec![begun(&committed(None, String::new()), bounds).0],
+            partitions: vec![without_calls(&committed(None, String::new()), bounds).0],
         };
         let text = text(&report);
         for words in [

@@ -46,7 +46,7 @@ pub(crate) fn run(
     config: &Config,
     json: bool,
 ) -> anyhow::Result<Status> {
-    let (topic, group) = (config.topics.control.as_str(), options.group.as_str());
+    let (topic, group) = (config.topics.control.as_str(), options.which.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let described = admin.describe(&[topic])?;

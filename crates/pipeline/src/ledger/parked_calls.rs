@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use records::settlement::{Decision, Settlement};
+use records::settlement::Decision;
 use records::{CallNote, Offset, OffsetSet, Partition, Position, Timestamp};
 
 /// Parked calls of one outbox.
@@ -114,7 +114,7 @@ impl<T> ParkedCalls<T> {
     }
 
     /// Takes in a settlement.
-    pub fn settled(&mut self, call: &Position, _settlement: &Settlement) {
+    pub fn settled(&mut self, call: &Position) {
         if let Some(calls) = self.calls(call) {
             calls.settled.insert(call.offset);
             calls.waiting.remove(&call.offset);
@@ -167,7 +167,7 @@ impl<T> ParkedCalls<T> {
         })
     }
 
-    /// Returns the parked call, if it may be settled like this now. `quiet` is the time after which no earlier
+    /// Returns the parked call, if it may be settled like this now. `quiescence` is the time after which no earlier
     /// request of a parked call can be sent or processed.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl<T> ParkedCalls<T> {
         call: &Position,
         decision: Decision,
         now: Timestamp,
-        quiet: Duration,
+        quiescence: Duration,
     ) -> Result<&Waiting<T>, Unsettled> {
         let calls = self
             .partitions
@@ -200,8 +200,8 @@ impl<T> ParkedCalls<T> {
         if !is_final {
             return Err(Unsettled::Open);
         }
-        let quiet = i64::try_from(quiet.as_millis()).unwrap_or(i64::MAX);
-        let until = Timestamp(waiting.parked_at.0.saturating_add(quiet));
+        let quiescence = i64::try_from(quiescence.as_millis()).unwrap_or(i64::MAX);
+        let until = Timestamp(waiting.parked_at.0.saturating_add(quiescence));
         if decision == Decision::SendAgain && now < until {
             return Err(Unsettled::TooEarly { until });
         }
@@ -239,7 +239,7 @@ impl<T> Default for Calls<T> {
 mod tests {
     use super::*;
 
-    const QUIET: Duration = Duration::from_secs(65);
+    const QUIESCENCE: Duration = Duration::from_secs(65);
     const PARKED: Timestamp = Timestamp(1_000_000);
     const LATER: Timestamp = Timestamp(1_065_000);
     const DECISIONS: [Decision; 3] = [Decision::Accepted, Decision::Rejected, Decision::SendAgain];
@@ -266,15 +266,11 @@ mod tests {
     }
 
     fn all(parked: &ParkedCalls<()>, offset: i64, now: Timestamp) -> [Result<(), Unsettled>; 3] {
-        DECISIONS.map(|decision| parked.settle(&call(offset), decision, now, QUIET).map(drop))
+        DECISIONS.map(|decision| parked.settle(&call(offset), decision, now, QUIESCENCE).map(drop))
     }
 
     fn waiting(parked: &ParkedCalls<()>) -> Vec<i64> {
         parked.waiting().map(|(call, _)| call.offset.0).collect()
-    }
-
-    fn settlement() -> Settlement {
-        Settlement::new(Decision::SendAgain, LATER, "ann@ops".into(), "lost".into())
     }
 
     #[test]
@@ -295,7 +291,7 @@ mod tests {
     #[test]
     fn call_is_settled_once() {
         let mut parked = two();
-        parked.settled(&call(5), &settlement());
+        parked.settled(&call(5));
         assert_eq!(waiting(&parked), [7]);
         assert!(all(&parked, 5, LATER).iter().all(Result::is_err));
         // Its record was written twice.

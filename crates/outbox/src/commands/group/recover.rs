@@ -49,7 +49,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topic, group) = (config.topics.pending.as_str(), options.group.as_str());
+    let (topic, group) = (config.topics.pending.as_str(), options.which.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let terminal_topics = [

@@ -9,10 +9,11 @@ mod write;
 use std::collections::BTreeMap;
 
 use comfy_table::Table;
-use records::Timestamp;
+use pipeline::ledger::Waiting;
+use records::{Position, Timestamp};
 use serde::Serialize;
 
-use self::reading::Reading;
+use self::reading::{ParkedRecord, Reading};
 use crate::cli::{ListParked, ParkedCommand, WhichGroup};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -39,6 +40,18 @@ struct Listed {
     parked_at: Timestamp,
     cause: String,
     attempts: u64,
+}
+
+impl Listed {
+    fn of(call: &Position, waiting: &Waiting<ParkedRecord>) -> Self {
+        Self {
+            key: waiting.record.key_text(),
+            call: call.to_string(),
+            parked_at: waiting.parked_at,
+            cause: waiting.record.cause.clone(),
+            attempts: waiting.record.attempts,
+        }
+    }
 }
 
 /// Parked calls with one cause. Its field names are those of the JSON output.
@@ -112,14 +125,10 @@ fn groups(which: &WhichGroup, config: &Config, json: bool) -> anyhow::Result<Sta
 
 fn waiting(which: &WhichGroup, config: &Config) -> anyhow::Result<Vec<Listed>> {
     let calls = Reading::open(config, &which.group)?.parked_calls()?;
-    let listed = calls.waiting().map(|(call, waiting)| Listed {
-        key: waiting.record.key_text(),
-        call: call.to_string(),
-        parked_at: waiting.parked_at,
-        cause: waiting.record.cause.clone(),
-        attempts: waiting.record.attempts,
-    });
-    Ok(listed.collect())
+    Ok(calls
+        .waiting()
+        .map(|(call, waiting)| Listed::of(&call, waiting))
+        .collect())
 }
 
 /// Groups calls by their cause, the largest group first.

@@ -97,7 +97,7 @@ impl<'a> Reading<'a> {
                         let kept = self.kept(*partition, record);
                         calls.parked(&call, first.as_ref(), at, kept);
                     }
-                    Kind::Settled(call, settlement) => calls.settled(&call, &settlement),
+                    Kind::Settled(call, _) => calls.settled(&call),
                 }
                 Ok(())
             })?;

@@ -62,7 +62,7 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
         ..Reconciled::default()
     };
     let mut chosen: BTreeMap<Decision, Chosen> = BTreeMap::new();
-    let (now, quiet) = (Timestamp::now(), config.quiet_time());
+    let (now, quiescence) = (Timestamp::now(), config.quiescence());
     for (call, waiting) in calls.waiting() {
         let key = waiting.record.key_text();
         let of_order = orders.get(&key).cloned().unwrap_or_default();
@@ -71,7 +71,7 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
         }
         let settled = propose(&of_order, options.absent).and_then(|decision| {
             calls
-                .settle(&call, decision, now, quiet)
+                .settle(&call, decision, now, quiescence)
                 .map(|_| decision)
                 .map_err(|reason| format!("{call}: {reason}"))
         });
@@ -93,14 +93,13 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
     report.sent_again = count(Decision::SendAgain);
     explain(&report);
     if !chosen.is_empty() {
-        if !confirm(&question(&report, path, &span(quiet)), options.yes)? {
+        if !confirm(&question(&report, path, &span(quiescence)), options.yes)? {
             eprintln!("Nothing was changed.");
             return Ok(Status::Problem);
         }
         for (decision, chosen) in &chosen {
             let settler = Settler {
                 reading: &reading,
-                topics: &config.topics,
                 producer: &producer,
                 settlement: Settlement::new(*decision, Timestamp::now(), operator(), options.reason.clone()),
             };
@@ -235,11 +234,11 @@ fn explain(report: &Reconciled) {
     }
 }
 
-fn question(report: &Reconciled, path: &Path, quiet: &str) -> String {
+fn question(report: &Reconciled, path: &Path, quiescence: &str) -> String {
     let again = match report.sent_again {
         0 => String::new(),
         calls => format!(
-            " {calls} calls that are not in the file are sent again; they were parked more than {quiet} ago, and each \
+            " {calls} calls that are not in the file are sent again; they were parked more than {quiescence} ago, and each \
              that the API has processed all the same is charged a second time."
         ),
     };

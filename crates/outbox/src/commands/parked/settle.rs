@@ -47,21 +47,20 @@ pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow
     let reading = Reading::open(config, &options.which.group)?;
     let producer = open_producer(config)?;
     let calls = reading.parked_calls()?;
-    let quiet = config.quiet_time();
-    let (chosen, refused) = choose(&calls, &keys, decision, Timestamp::now(), quiet);
+    let quiescence = config.quiescence();
+    let (chosen, refused) = choose(&calls, &keys, decision, Timestamp::now(), quiescence);
     let count = chosen.values().map(BTreeMap::len).sum();
     print_refused(&refused);
     if count > 0 {
         // To standard error: the result on standard output may be redirected to a file.
         eprintln!("{}", listed(&sample(&calls, &chosen)));
-        if !confirm(&question(decision, count, quiet), options.yes)? {
+        if !confirm(&question(decision, count, quiescence), options.yes)? {
             eprintln!("Nothing was changed.");
             return Ok(Status::Problem);
         }
         let settlement = Settlement::new(decision, Timestamp::now(), operator(), options.reason.clone());
         let settler = Settler {
             reading: &reading,
-            topics: &config.topics,
             producer: &producer,
             settlement,
         };
@@ -146,7 +145,7 @@ fn choose(
     keys: &BTreeSet<String>,
     decision: Decision,
     now: Timestamp,
-    quiet: Duration,
+    quiescence: Duration,
 ) -> (Chosen, Vec<Refused>) {
     let (mut chosen, mut refused) = (Chosen::new(), Vec::new());
     let mut found = BTreeSet::new();
@@ -155,7 +154,7 @@ fn choose(
         if !keys.contains(&key) {
             continue;
         }
-        match calls.settle(&call, decision, now, quiet) {
+        match calls.settle(&call, decision, now, quiescence) {
             Ok(waiting) => {
                 let at = &waiting.record.at;
                 chosen.entry(at.partition).or_default().insert(at.offset, call);
@@ -186,24 +185,18 @@ fn sample(calls: &ParkedCalls<ParkedRecord>, chosen: &Chosen) -> Vec<Listed> {
                 .is_some_and(|calls| calls.get(&at.offset) == Some(call))
         })
         .take(SHOWN_MAX)
-        .map(|(call, waiting)| Listed {
-            key: waiting.record.key_text(),
-            call: call.to_string(),
-            parked_at: waiting.parked_at,
-            cause: waiting.record.cause.clone(),
-            attempts: waiting.record.attempts,
-        })
+        .map(|(call, waiting)| Listed::of(&call, waiting))
         .collect()
 }
 
-fn question(decision: Decision, count: usize, quiet: Duration) -> String {
+fn question(decision: Decision, count: usize, quiescence: Duration) -> String {
     match decision {
         Decision::Accepted => format!("Settle {count} parked calls as accepted, with an outcome each?"),
         Decision::Rejected => format!("Settle {count} parked calls as rejected, with a dead letter each?"),
         Decision::SendAgain => format!(
             "Send {count} parked calls again? They were parked more than {} ago. Each that the API has processed is \
              charged a second time.",
-            span(quiet)
+            span(quiescence)
         ),
     }
 }

@@ -62,7 +62,6 @@ pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProd
 /// Writes settlements.
 pub(super) struct Settler<'a> {
     pub(super) reading: &'a Reading<'a>,
-    pub(super) topics: &'a Topics,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) settlement: Settlement,
 }
@@ -93,7 +92,7 @@ impl Settler<'_> {
                 ensure!(
                     matches!(&kind, Kind::Parked(parked) if parked == call),
                     "{}/{partition}@{} is no longer the parked record of {call}",
-                    self.topics.parked,
+                    self.reading.topics.parked,
                     record.offset
                 );
                 if in_transaction == 0 {
@@ -112,7 +111,7 @@ impl Settler<'_> {
                 seen == calls.len(),
                 "{} parked records of {}/{partition} are gone; run the command again",
                 calls.len() - seen,
-                self.topics.parked
+                self.reading.topics.parked
             );
         }
         if in_transaction > 0 {
@@ -136,7 +135,7 @@ impl Settler<'_> {
         let mut headers = OutgoingHeaders::with_capacity(1);
         headers.add(settlement::SETTLES, Some(call.to_string().as_bytes()));
         self.send(
-            &self.topics.parked,
+            &self.reading.topics.parked,
             // That of the parked record, so that one partition tells all of a call.
             Some(partition),
             record.key,
@@ -161,7 +160,7 @@ impl Settler<'_> {
         headers.add(call_dead_letter::CALL, Some(call.to_string().as_bytes()));
         headers.add(settlement::SETTLED_BY, Some(self.settlement.by.as_bytes()));
         self.send(
-            &self.topics.processed,
+            &self.reading.topics.processed,
             None,
             record.key,
             &outcome.to_json(),
@@ -186,7 +185,7 @@ impl Settler<'_> {
             headers.add(name, Some(value.as_bytes()));
         }
         self.send(
-            &self.topics.call_dead_letters,
+            &self.reading.topics.call_dead_letters,
             None,
             record.key,
             record.value,
@@ -212,7 +211,7 @@ impl Settler<'_> {
         headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
         // The same partition: calls of one key stay in order, and the group's notes are by partition.
         self.send(
-            &self.topics.pending,
+            &self.reading.topics.pending,
             Some(call.partition),
             record.key,
             record.value,
@@ -239,9 +238,11 @@ impl Settler<'_> {
 
     fn commit(&self) -> anyhow::Result<()> {
         let metadata = self.reading.offsets.group_metadata()?;
-        let end = self.producer.end(&self.topics.pending, &[], &metadata, || {
-            kill_at!("before-settlement-commit");
-        });
+        let end = self
+            .producer
+            .end(&self.reading.topics.pending, &[], &metadata, || {
+                kill_at!("before-settlement-commit");
+            });
         kill_at!("after-settlement-commit");
         match end {
             TransactionEnd::Committed { .. } => Ok(()),
