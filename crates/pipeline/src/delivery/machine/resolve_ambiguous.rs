@@ -93,6 +93,8 @@ impl<P> Delivery<P> {
         match next {
             Next::Publish(_) => self.publish(id),
             Next::Ready | Next::Wait(_) if self.apply_retry_limits(id, None, now) => {}
+            // As after a backoff: its deferral behind an earlier call of its key may have been aborted.
+            Next::Ready if self.follow_deferred(id, now) => {}
             Next::Ready => self.retry(id, policy),
             Next::Wait(at_least) => self.wait(id, WaitReason::LookUp, tries, at_least),
             Next::AwaitQuiescence => self.await_quiescence(id, now, now),

@@ -448,6 +448,24 @@ fn failing_look_up_is_deferred_with_its_ambiguity() {
     scenario.on(Event::WaitElapsed(call)).check(&["look up 7"]);
 }
 
+/// The deferral of a call behind the deferred one of its key is aborted, and the call is looked up here.
+#[test]
+fn looked_up_call_still_follows_the_deferred_one() {
+    let mut scenario = deferral(Policy::Verify);
+    scenario.respond(7, 429);
+    until_deferred(&mut scenario);
+    scenario.committed();
+    let ambiguous = deferral_context(9, Some(Ambiguity::AmbiguousResponse));
+    scenario.pending_as(20, "a", Some(ambiguous));
+    until_deferred(&mut scenario);
+    scenario.on(Event::Committed(CommitResult::Rejected));
+    let call = scenario.id(20);
+    scenario.later(verify().quiescence());
+    scenario.on(Event::WaitElapsed(call));
+    scenario.respond_to_look_up(20, 404);
+    assert!(is_deferred(&scenario, 20), "{:?}", scenario.actions);
+}
+
 #[test]
 fn call_is_abandoned_by_its_age() {
     let mut limits = LIMITS;
