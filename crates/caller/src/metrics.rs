@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     deferrals: Labelled<Counter>,
     deferred: Counter,
     deferral_seconds: Histogram,
+    pub(crate) of_other_groups: Counter,
     commit_seconds: Histogram,
     last_commit: Gauge,
     requests_withheld: Counter,
@@ -170,6 +171,11 @@ impl Metrics {
                 "outbox_calls_deferral_seconds",
                 "Time to commit a deferral transaction",
                 COMMIT_SECONDS,
+            ),
+            of_other_groups: counter(
+                registry,
+                "outbox_calls_of_other_groups",
+                "Copies skipped because another group of callers has appended them for itself",
             ),
             commit_seconds: histogram(
                 registry,
@@ -373,6 +379,7 @@ mod tests {
                 "outbox_calls_deferrals counter",
                 "outbox_calls_deferred counter",
                 "outbox_calls_deferral_seconds histogram",
+                "outbox_calls_of_other_groups counter",
                 "outbox_calls_commit_seconds histogram",
                 "outbox_calls_last_commit_timestamp_seconds gauge",
                 "outbox_calls_requests_withheld counter",

@@ -135,7 +135,11 @@ mod tests {
     }
 
     fn copy(offset: i64, key: &str, call: &str, deferrals: u32) -> Record {
-        let mut continuation = Continuation::new(call.parse().expect("a position"), Timestamp(1));
+        let mut continuation = Continuation::new(
+            call.parse().expect("a position"),
+            "api-caller".into(),
+            Timestamp(1),
+        );
         continuation.deferrals = deferrals;
         let mut copy = record(offset, key);
         copy.headers

@@ -41,6 +41,7 @@ impl Shell {
             Action::Pause(partitions) => self.control_intake(&partitions, "paused", Consumer::pause),
             Action::Resume(partitions) => self.control_intake(&partitions, "resumed", Consumer::resume),
             Action::ExtendLease(until) => self.extend_lease(until),
+            Action::Skip(call) => self.skip(call),
             Action::Withhold(partitions) => self.withhold(&partitions),
             Action::Send {
                 call,
@@ -189,6 +190,14 @@ impl Shell {
             // librdkafka has already taken the partition away; its revocation or loss follows as an event.
             Err(error) => tracing::warn!(partitions = ?numbers, %error, "intake not {done}"),
         }
+    }
+
+    fn skip(&self, call: CallId) {
+        self.metrics.of_other_groups.inc();
+        tracing::debug!(
+            position = %self.position(call),
+            "copy of another group's call skipped, its own callers make the call"
+        );
     }
 
     fn wait(

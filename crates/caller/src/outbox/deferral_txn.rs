@@ -139,10 +139,11 @@ impl DeferralProducer {
         metadata: &Arc<ConsumerGroupMetadata>,
     ) -> DeferralResult {
         let topic = &self.config.topics.pending;
+        let group = &self.config.kafka.group_id;
         kill_at!("before-deferral");
         let sent = producer.begin().and_then(|()| {
             copies.iter().try_for_each(|copied| {
-                let (key, value, headers) = copied.payload.copy(copied, self.clock);
+                let (key, value, headers) = copied.payload.copy(copied, group, self.clock);
                 producer.send(OutgoingRecord {
                     topic,
                     // The call's own partition, so that calls of one key stay with one caller.
@@ -191,12 +192,18 @@ impl DeferralProducer {
 }
 
 impl PendingCall {
-    /// Returns key, value and headers of the copy that continues this call at the outbox's tail.
-    fn copy(&self, copied: &DeferredCopy<Self>, clock: WallClock) -> (&[u8], &[u8], OutgoingHeaders) {
+    /// Returns key, value and headers of the copy that continues this call at the outbox's tail, for the callers of
+    /// this group.
+    fn copy(
+        &self,
+        copied: &DeferredCopy<Self>,
+        group: &str,
+        clock: WallClock,
+    ) -> (&[u8], &[u8], OutgoingHeaders) {
         let before = self.continuation.as_ref();
         // The first position, through any number of deferrals: it identifies the call.
         let call = before.map_or(&self.position, |before| &before.call);
-        let mut continuation = Continuation::new(call.clone(), self.seen_at);
+        let mut continuation = Continuation::new(call.clone(), group.to_owned(), self.seen_at);
         continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
         continuation.first_attempt_at = self.first_attempt_at(&copied.history, clock);
         continuation.attempts = copied.history.attempts;

@@ -11,6 +11,7 @@ use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use records::call_dead_letter::Reason;
 use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Partition, Position, Timestamp, order_id, pending};
+use service::failpoint::guard_removed;
 
 use crate::http::{Api, Facts, Request};
 use crate::outbox::policies::Policies;
@@ -51,8 +52,13 @@ pub(crate) struct Callable {
 const OVERHEAD_BYTES: usize = 1_024;
 
 impl PendingCall {
-    /// Reads a record of the outbox.
-    pub(crate) fn read(record: &BorrowedMessage<'_>, api: &Api, policies: &Policies) -> Pending<Self> {
+    /// Reads a record of the outbox for a caller of this group.
+    pub(crate) fn read(
+        record: &BorrowedMessage<'_>,
+        group: &str,
+        api: &Api,
+        policies: &Policies,
+    ) -> Pending<Self> {
         let position = Position {
             topic: record.topic().to_owned(),
             partition: Partition(record.partition()),
@@ -81,6 +87,7 @@ impl PendingCall {
             ),
         };
         let continuation = continuation.unwrap_or_default();
+        let is_of_other_group = is_of_other_group(continuation.as_ref(), group);
         let pending = Self {
             key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
             admitted_at: admitted_at(&headers),
@@ -107,6 +114,7 @@ impl PendingCall {
             key: pending.call.as_ref().ok().map(|call| call.key.clone()),
             bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
             policy: policies.of(&headers),
+            is_of_other_group,
             deferral_context: pending.deferral_context(now),
             payload: pending,
         }
@@ -209,6 +217,15 @@ fn continuation(headers: &Headers<'_>) -> Result<Option<Continuation>, InvalidCo
         .transpose()
 }
 
+/// Returns `true` for a copy that another group of callers has appended for itself.
+fn is_of_other_group(continuation: Option<&Continuation>, group: &str) -> bool {
+    if guard_removed!("guard-copy-group") {
+        // A test removes the guard: each group then calls the copies of all groups, at its own API.
+        return false;
+    }
+    continuation.is_some_and(|copy| copy.group != group)
+}
+
 fn admitted_at(headers: &Headers<'_>) -> Option<Timestamp> {
     let text = std::str::from_utf8(headers.last(pending::ADMITTED_AT)??).ok()?;
     text.parse().ok().map(Timestamp)
@@ -264,6 +281,16 @@ mod tests {
         for value in [b"".as_slice(), br#"{"order_id":"a","order_id":"b"}"#] {
             assert_eq!(call(by_id, value), Err(Reason::NotAPendingCall));
         }
+    }
+
+    #[test]
+    fn copy_is_called_by_its_own_group_only() {
+        let call = "pending-api-calls/3@17".parse().expect("a position");
+        let copy = Continuation::new(call, "api-caller".into(), Timestamp(1));
+        assert!(!is_of_other_group(Some(&copy), "api-caller"));
+        assert!(is_of_other_group(Some(&copy), "api-caller-2"));
+        // The validator's record is for each group.
+        assert!(!is_of_other_group(None, "api-caller-2"));
     }
 
     #[test]

@@ -65,8 +65,9 @@ impl Loop {
     fn event_of(&mut self, event: ConsumerEvent<'_>) -> anyhow::Result<Event<PendingCall>> {
         Ok(match event {
             ConsumerEvent::Record(record) => {
-                let pending = PendingCall::read(&record, &self.shell.api, &self.shell.policies);
-                Event::Pending(pending)
+                let shell = &self.shell;
+                let group = &shell.config.kafka.group_id;
+                Event::Pending(PendingCall::read(&record, group, &shell.api, &shell.policies))
             }
             // The metadata is taken with the event and nowhere else: read later it could be that of a newer
             // generation, and a deferral would then not be fenced.

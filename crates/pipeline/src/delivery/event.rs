@@ -148,6 +148,8 @@ pub enum Action<P> {
     Resume(Vec<Partition>),
     /// Allow requests to be sent until this time.
     ExtendLease(Instant),
+    /// Report that a copy for another group is skipped: it is final here, without a record of its own.
+    Skip(CallId),
     /// Send no more requests of these partitions, not even those that were asked for already.
     // A request may still wait for its connection while its partition leaves.
     Withhold(Vec<Partition>),

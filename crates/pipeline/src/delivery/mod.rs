@@ -19,6 +19,7 @@
 //!
 //! * A call is final only after Kafka has acknowledged its outcome or dead letter, or its copy at the
 //!   outbox's tail, which continues it.
+//! * A copy that another group of callers has appended is final at once, and says nothing of this group's calls.
 //! * At most one commit is in flight. A partition is released only when none is.
 //! * A lost partition commits nothing.
 //! * A request is sent only while the *ownership lease* lasts: the time for which the last acknowledged

@@ -8,6 +8,9 @@
 //! One call is one chain: its first record, then one copy for each number of
 //! [`deferrals`](Continuation::deferrals) from 1 on. Only the last record of a chain is not final.
 //!
+//! Each group of callers that reads the outbox has chains of its own: a copy names the group that it is for, and
+//! callers of other groups skip it.
+//!
 //! Version rule: JSON with a version. A copy whose header has another version, an unknown field or a missing
 //! one is never called.
 
@@ -29,6 +32,8 @@ pub struct Continuation {
     /// Position of the call's first record, as `topic/partition@offset`.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub call: Position,
+    /// Consumer group of the callers that the copy is for.
+    pub group: String,
     /// Number of deferrals, 1 for the first copy.
     pub deferrals: u32,
     /// Time at which a caller first read the call, in milliseconds since 1970 UTC.
@@ -70,12 +75,13 @@ pub enum InvalidContinuation {
 }
 
 impl Continuation {
-    /// Creates the first deferral of a call without requests.
+    /// Creates the first deferral of a call without requests, for the callers of a group.
     #[must_use]
-    pub const fn new(call: Position, first_seen_at: Timestamp) -> Self {
+    pub const fn new(call: Position, group: String, first_seen_at: Timestamp) -> Self {
         Self {
             version: VERSION,
             call,
+            group,
             deferrals: 1,
             first_seen_at,
             first_attempt_at: None,
@@ -116,7 +122,7 @@ mod tests {
 
     fn deferred() -> Continuation {
         let call = "pending-api-calls/3@17".parse().expect("a position");
-        Continuation::new(call, Timestamp(1_790_000_000_123))
+        Continuation::new(call, "api-caller".into(), Timestamp(1_790_000_000_123))
     }
 
     #[test]
@@ -134,7 +140,9 @@ mod tests {
         let json = deferred().to_json();
         let text = String::from_utf8_lossy(&json).into_owned();
         assert!(
-            text.starts_with(r#"{"version":1,"call":"pending-api-calls/3@17","deferrals":1,"#),
+            text.starts_with(
+                r#"{"version":1,"call":"pending-api-calls/3@17","group":"api-caller","deferrals":1,"#
+            ),
             "{text}"
         );
     }
@@ -151,6 +159,7 @@ mod tests {
             String::new(),
             "{}".into(),
             json.replace("3@17", "3"),
+            json.replace("\"group\":\"api-caller\",", ""),
             json.replace("\"lookups\":0", "\"lookups\":0,\"unknown\":1"),
             json.replace("\"lookups\":0", "\"lookups\":0,\"ambiguity\":\"other\""),
         ] {

@@ -165,7 +165,11 @@ fn order_twice_in_the_outbox_is_found() {
 fn deferred(fixture: &Fixture) -> Record {
     let first = &fixture.pending[0];
     let call = format!("pending/{}@{}", first.partition, first.offset);
-    let continuation = Continuation::new(call.parse().expect("a position"), Timestamp(1));
+    let continuation = Continuation::new(
+        call.parse().expect("a position"),
+        "api-caller".into(),
+        Timestamp(1),
+    );
     let mut copy = first.clone();
     copy.offset = Offset(1_000_000);
     copy.headers

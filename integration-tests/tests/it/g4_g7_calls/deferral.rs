@@ -125,7 +125,7 @@ fn order_cannot_forge_the_header_of_a_deferral() {
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;
         let call = "payment-orders/0@0".parse().context("a position")?;
-        let continuation = Continuation::new(call, Timestamp(1)).to_json();
+        let continuation = Continuation::new(call, "api-caller".into(), Timestamp(1)).to_json();
         let headers = [("kept", &b"k"[..]), (CONTINUES, &continuation)]
             .into_iter()
             .fold(OwnedHeaders::new(), |headers, (key, value)| {

@@ -42,7 +42,7 @@ pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
     pub(super) offsets: GroupOffsets,
     admin: Admin,
-    group: &'a str,
+    pub(super) group: &'a str,
     pending_partitions: Vec<Partition>,
     parked_partitions: Vec<Partition>,
     processed_partitions: Vec<Partition>,

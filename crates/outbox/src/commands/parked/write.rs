@@ -199,7 +199,8 @@ impl Settler<'_> {
         let before = continued(record)?;
         let first = before.as_ref().map_or(call, |before| &before.call);
         // Without the attempts before, and without an ambiguity: the operator knows that none was processed.
-        let mut continuation = Continuation::new(first.clone(), self.settlement.at);
+        let mut continuation =
+            Continuation::new(first.clone(), self.reading.group.to_owned(), self.settlement.at);
         continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
         let own = of_the_order(record);
         let mut headers = OutgoingHeaders::with_capacity(own.len() + 1);

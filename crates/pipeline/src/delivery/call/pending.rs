@@ -18,6 +18,8 @@ pub struct Pending<P> {
     pub bytes: usize,
     /// Policy for an unknown outcome.
     pub policy: Policy,
+    /// `true` for a copy that is for the callers of another group.
+    pub is_of_other_group: bool,
     /// Context from earlier offsets, if the call was deferred.
     pub deferral_context: Option<DeferralContext>,
     /// Data that the program needs to make the call.

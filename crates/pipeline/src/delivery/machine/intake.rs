@@ -13,6 +13,7 @@ impl<P> Delivery<P> {
             Some((id, Taken::First)) => self.first_of_key(id, now),
             // It is not skipped: each record below the commit position has its final state.
             Some((id, Taken::NotACall)) => self.publish(id),
+            Some((id, Taken::OfOtherGroup)) => self.actions.push(Action::Skip(id)),
             Some((_, Taken::BlockedByKey)) | None => {}
         }
     }

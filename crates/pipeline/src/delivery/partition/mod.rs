@@ -77,6 +77,8 @@ pub(super) enum Taken {
     BlockedByKey,
     /// The record is no call: its dead letter is to be published.
     NotACall,
+    /// The record is a copy for another group: it is final, and nothing is to be done.
+    OfOtherGroup,
 }
 
 impl<P> OwnedPartition<P> {
@@ -145,6 +147,12 @@ impl<P> OwnedPartition<P> {
             return None;
         };
         let offset = pending.offset;
+        if pending.is_of_other_group {
+            // It says nothing of this group's call of the same key, which is made, or was, at its own offsets.
+            progress.finish(offset);
+            self.uncommitted.changed();
+            return Some(Taken::OfOtherGroup);
+        }
         let taken = match &pending.key {
             None => Taken::NotACall,
             Some(key) => {

@@ -134,7 +134,9 @@ impl<P> OwnedPartitions<P> {
             offset,
         };
         let taken = owned.take(pending, lease, now)?;
-        self.bytes_open += bytes;
+        if taken != Taken::OfOtherGroup {
+            self.bytes_open += bytes;
+        }
         Some((id, taken))
     }
 
@@ -216,6 +218,7 @@ mod tests {
             key: IdempotencyKey::new(key).ok(),
             bytes: 10,
             policy: Policy::Retry,
+            is_of_other_group: false,
             deferral_context: None,
             payload: (),
         };

@@ -292,6 +292,7 @@ impl Simulation {
             ambiguity: before.ambiguity.filter(|_| !is_forgetful),
             seen_before: self.now.saturating_duration_since(before.first_seen_at),
         });
+        let is_of_other_group = record.is_of_other_group;
         let next_at = position.1.next();
         let pending = Pending {
             partition,
@@ -299,13 +300,14 @@ impl Simulation {
             key: Some(record.key.clone()),
             bytes: BYTES,
             policy: record.policy,
+            is_of_other_group: is_of_other_group && self.setup.mutation != Some(Mutation::OtherCopiesCalled),
             deferral_context,
             payload: *position,
         };
         if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
             *next = next_at;
         }
-        if deferral_context.is_some() {
+        if deferral_context.is_some() && !is_of_other_group {
             self.count("copies read");
         }
         self.handle(at, Event::Pending(pending));
@@ -634,6 +636,7 @@ impl Simulation {
                 caller.lease_until = Some(until);
                 caller.leases.values().for_each(|lease| lease.set(Some(until)));
             }
+            Action::Skip(call) => self.skip(position(call)),
             Action::Withhold(partitions) => {
                 // The partitions are lost, or not drained in time, or the membership is over.
                 let process = self.callers[at].process;
@@ -716,7 +719,7 @@ impl Simulation {
         let visible = self
             .log
             .range(of_partition)
-            .filter(|(_, record)| self.is_visible(record));
+            .filter(|(_, record)| self.is_visible(record) && !record.is_of_other_group);
         // Last position of each chain.
         let earlier: BTreeMap<CallPosition, CallPosition> = visible
             .filter(of_key)

@@ -124,7 +124,8 @@ impl Simulation {
             }
         }
         for (&(partition, offset), record) in &self.log {
-            if self.is_visible(record) {
+            let is_skipped = record.is_of_other_group && mutation != Some(Mutation::RecoveryWithOtherCopies);
+            if self.is_visible(record) && !is_skipped {
                 let is_copy = record.origin != (partition, offset);
                 let continues = (is_copy && mutation != Some(Mutation::RecoveryWithoutCopies))
                     .then(|| as_position(record.origin));
@@ -301,7 +302,7 @@ impl Simulation {
         }
     }
 
-    /// Checks that each call committed as final has an outcome, or a later copy.
+    /// Checks that each call committed as final has an outcome, or a later copy of this group.
     fn check_finals(&mut self, partition: Partition, offset: Offset, note: &CallNote) {
         let range = (partition, Offset(0))..(Partition(partition.0 + 1), Offset(0));
         let finals: Vec<(CallPosition, bool)> = self
@@ -309,7 +310,7 @@ impl Simulation {
             .range(range)
             .filter(|(position, record)| {
                 let is_final = position.1 < offset || note.finals.contains(position.1);
-                is_final && self.is_visible(record)
+                is_final && self.is_visible(record) && !record.is_of_other_group
             })
             .map(|(position, record)| (*position, self.is_continued(*position, record.origin)))
             .collect();
@@ -327,6 +328,8 @@ impl Simulation {
     fn is_continued(&self, position: CallPosition, origin: CallPosition) -> bool {
         let range = (position.0, position.1.next())..(Partition(position.0.0 + 1), Offset(0));
         let mut later = self.log.range(range);
-        later.any(|(_, record)| record.origin == origin && self.is_visible(record))
+        later.any(|(_, record)| {
+            record.origin == origin && self.is_visible(record) && !record.is_of_other_group
+        })
     }
 }

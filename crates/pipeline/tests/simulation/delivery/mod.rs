@@ -15,6 +15,7 @@ mod api;
 mod caller;
 mod checks;
 mod group;
+mod other_group;
 mod outage;
 mod simulation;
 mod transactions;
@@ -33,7 +34,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 28] = [
+const EVENTS: [&str; 29] = [
     "kills",
     "pauses",
     "evictions",
@@ -52,6 +53,7 @@ const EVENTS: [&str; 28] = [
     "found by look-up",
     "deferrals",
     "copies read",
+    "copies skipped",
     "unknown deferrals",
     "late deferrals",
     "abandoned",
@@ -354,6 +356,22 @@ fn recovery_that_forgets_copies_is_detected() {
         Policy::Retry,
         ViolationKind::CalledAfterFinal,
     );
+}
+
+#[test]
+fn recovery_with_copies_of_another_group_is_detected() {
+    assert_detected(
+        Mutation::RecoveryWithOtherCopies,
+        Policy::Park,
+        ViolationKind::FinalWithoutOutcome,
+    );
+}
+
+#[test]
+fn call_of_another_groups_copy_is_detected() {
+    let mutation = Mutation::OtherCopiesCalled;
+    assert_detected(mutation, Policy::Park, ViolationKind::ProcessedTwice);
+    assert_detected(mutation, Policy::Verify, ViolationKind::ProcessedTwice);
 }
 
 #[test]

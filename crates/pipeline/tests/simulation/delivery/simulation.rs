@@ -106,6 +106,10 @@ pub(crate) enum Mutation {
     RecoveryWithoutOutcomes,
     /// Copies do not end the records before them when a group is recovered.
     RecoveryWithoutCopies,
+    /// Copies for another group count as this group's when it is recovered.
+    RecoveryWithOtherCopies,
+    /// Copies for another group are called.
+    OtherCopiesCalled,
 }
 
 /// Record of the outbox.
@@ -115,6 +119,8 @@ pub(crate) struct OutboxRecord {
     pub(crate) policy: Policy,
     /// Position of the first record of its order.
     pub(crate) origin: CallPosition,
+    /// `true` for a copy that another group has appended for its own callers.
+    pub(crate) is_of_other_group: bool,
     /// Deferral context of a copy.
     pub(crate) deferral_context: Option<DeferredState>,
     /// Transaction of the record; `None` if it is visible from the start.
@@ -213,6 +219,8 @@ impl Mutation {
             | Self::RecoveryWithoutParked
             | Self::RecoveryWithoutOutcomes
             | Self::RecoveryWithoutCopies
+            | Self::RecoveryWithOtherCopies
+            | Self::OtherCopiesCalled
             | Self::AmbiguousAttemptsForgotten
             | Self::NoAmbiguousLimit => false,
         }
@@ -256,6 +264,7 @@ impl Simulation {
                     key,
                     policy,
                     origin,
+                    is_of_other_group: false,
                     deferral_context: None,
                     transaction: None,
                 };
@@ -376,6 +385,7 @@ impl Simulation {
             self.late_commits_turn();
             self.transactions_turn();
             self.operator_turn();
+            self.other_group_turn();
             if self.faults {
                 self.fault();
             }

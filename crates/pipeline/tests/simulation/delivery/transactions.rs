@@ -135,6 +135,7 @@ impl Simulation {
             key,
             policy,
             origin,
+            is_of_other_group: false,
             deferral_context: Some(deferral_context),
             transaction: None,
         }

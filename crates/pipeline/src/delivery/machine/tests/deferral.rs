@@ -18,7 +18,7 @@ fn fail(scenario: &mut Scenario, offset: i64) {
 }
 
 /// A partition with a call at 7 that has failed for a minute, and one at 8 that was accepted meanwhile.
-fn deferral(policy: Policy) -> Scenario {
+pub(super) fn deferral(policy: Policy) -> Scenario {
     let mut scenario = Scenario::with(LIMITS, policy);
     scenario.assign(loaded(Some(7), "2:id::"));
     scenario.pending(7, "a");
@@ -70,7 +70,7 @@ fn drive(scenario: &mut Scenario, offset: i64) {
 }
 
 /// Acknowledges commits and lets time pass until a deferral is sent.
-fn until_deferred(scenario: &mut Scenario) -> (Vec<DeferredCopy<()>>, Vec<Commit>) {
+pub(super) fn until_deferred(scenario: &mut Scenario) -> (Vec<DeferredCopy<()>>, Vec<Commit>) {
     for _ in 0..20 {
         let found = scenario
             .actions
@@ -101,7 +101,7 @@ fn is_deferred(scenario: &Scenario, offset: i64) -> bool {
     })
 }
 
-fn deferral_context(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
+pub(super) fn deferral_context(origin: i64, ambiguity: Option<Ambiguity>) -> DeferralContext {
     DeferralContext {
         origin: Offset(origin),
         attempts: 40,

@@ -13,6 +13,7 @@ mod deferral;
 mod flow_control;
 mod intents;
 mod membership;
+mod other_group;
 
 const P: Partition = Partition(3);
 const LIMITS: Limits = Limits {
@@ -109,16 +110,21 @@ impl Scenario {
     }
 
     fn pending_as(&mut self, offset: i64, key: &str, deferral_context: Option<DeferralContext>) -> &mut Self {
-        let (key, policy) = (IdempotencyKey::new(key).ok(), self.policy);
-        self.on(Event::Pending(Pending {
+        let pending = self.record(offset, key, deferral_context);
+        self.on(Event::Pending(pending))
+    }
+
+    fn record(&self, offset: i64, key: &str, deferral_context: Option<DeferralContext>) -> Pending<()> {
+        Pending {
             partition: P,
             offset: Offset(offset),
-            key,
+            key: IdempotencyKey::new(key).ok(),
             bytes: 10,
-            policy,
+            policy: self.policy,
+            is_of_other_group: false,
             deferral_context,
             payload: (),
-        }))
+        }
     }
 
     fn id(&self, offset: i64) -> CallId {
@@ -214,6 +220,7 @@ fn short(action: &Action<()>) -> String {
         Action::Pause(_) => "pause".into(),
         Action::Resume(_) => "resume".into(),
         Action::ExtendLease(_) => "extend lease".into(),
+        Action::Skip(call) => format!("skip {}", call.offset),
         Action::Withhold(_) => "withhold".into(),
         Action::Send {
             call, repeats: None, ..
