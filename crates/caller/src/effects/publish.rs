@@ -41,22 +41,23 @@ impl Shell {
         // record must not count for the second.
         self.publications_started += 1;
         let (token, topics, clock) = (self.publications_started, &self.config.topics, self.wall_clock);
+        let group = self.config.kafka.group_id.as_str();
         let json;
         let dead_letter = |cause: DeadLetterCause<'_>| {
-            let (reason, outgoing) = pending.dead_letter(topics, cause, history, clock);
+            let (reason, outgoing) = pending.dead_letter(topics, cause, history, group, clock);
             (FinalKind::DeadLetter(reason), outgoing)
         };
         let (kind, outgoing) = match state {
             FinalState::Accepted(response) | FinalState::Found(response) => {
                 let found = matches!(state, FinalState::Found(_));
-                json = pending.outcome(response, found, history, clock);
+                json = pending.outcome(response, found, history, group, clock);
                 (FinalKind::Outcome, pending.outcome_record(topics, &json))
             }
             FinalState::Rejected(response) => dead_letter(DeadLetterCause::Rejected(response)),
             FinalState::Abandoned(last) => dead_letter(DeadLetterCause::Abandoned(last.as_ref())),
             FinalState::Parked(evidence) => {
-                let by = &self.config.caller.instance_id;
-                let (reason, outgoing) = pending.parked(topics, evidence, history, clock, by);
+                let by = (group, self.config.caller.instance_id.as_str());
+                let (reason, outgoing) = pending.parked(topics, evidence, history, by, clock);
                 (FinalKind::Parked(reason), outgoing)
             }
             FinalState::NotACall => dead_letter(DeadLetterCause::NotACall),

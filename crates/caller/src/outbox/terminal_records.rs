@@ -28,6 +28,7 @@ impl PendingCall {
         response: &HttpResponse,
         found: bool,
         history: &History,
+        group: &str,
         clock: WallClock,
     ) -> Vec<u8> {
         let call = self.call.as_ref();
@@ -36,6 +37,7 @@ impl PendingCall {
             |call| (call.order_id.clone(), call.key.to_string()),
         );
         let mut outcome = Outcome::new(order_id, key, self.position.to_string());
+        outcome.group = Some(group.to_owned());
         outcome.status = response.status;
         // Lossy: the body is evidence for people, and JSON has no bytes.
         outcome.response = String::from_utf8_lossy(&response.body).into_owned();
@@ -86,6 +88,7 @@ impl PendingCall {
         topics: &'a Topics,
         cause: DeadLetterCause<'_>,
         history: &History,
+        group: &str,
         clock: WallClock,
     ) -> (Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (cause, &self.call) {
@@ -107,7 +110,7 @@ impl PendingCall {
                 "the record is no valid pending call".to_owned(),
             ),
         };
-        let headers = self.evidence((reason.as_str(), &detail), history);
+        let headers = self.evidence((reason.as_str(), &detail), history, group);
         let headers = self.times(headers, history, clock);
         let headers = match cause {
             DeadLetterCause::Rejected(response) => http_response(headers, response),
@@ -125,14 +128,14 @@ impl PendingCall {
     }
 
     /// Returns the parked record of a call whose outcome is unknown, the record unchanged with the evidence
-    /// in its headers.
+    /// in its headers: among them the group, and the instance `by` that parks it.
     pub(crate) fn parked<'a>(
         &'a self,
         topics: &'a Topics,
         evidence: &Evidence,
         history: &History,
+        (group, by): (&str, &str),
         clock: WallClock,
-        by: &str,
     ) -> (parked::Reason, OutgoingRecord<'a>) {
         let (reason, detail) = match (evidence.lookups, evidence.ambiguity) {
             (1.., _) => (
@@ -151,7 +154,7 @@ impl PendingCall {
             ),
         };
         let headers = self
-            .evidence((reason.as_str(), &detail), history)
+            .evidence((reason.as_str(), &detail), history, group)
             .insert(text(parked::LOOKUPS, &evidence.lookups.to_string()))
             .insert(text(parked::PARKED_BY, by));
         let headers = self.times(headers, history, clock);
@@ -170,7 +173,7 @@ impl PendingCall {
     }
 
     /// Returns the record's headers, followed by those that explain the final state to an operator.
-    fn evidence(&self, (reason, detail): (&str, &str), history: &History) -> OwnedHeaders {
+    fn evidence(&self, (reason, detail): (&str, &str), history: &History, group: &str) -> OwnedHeaders {
         let headers = self.headers.clone().unwrap_or_default();
         // Appended: readers take the last header of a name, so an order that carries one of these cannot
         // forge it.
@@ -179,6 +182,7 @@ impl PendingCall {
             (dead_letter::DETAIL, detail),
             (dead_letter::AT, &Timestamp::now().to_string()),
             (call_dead_letter::CALL, &self.position.to_string()),
+            (call_dead_letter::GROUP, group),
             (call_dead_letter::ATTEMPTS, &history.attempts.to_string()),
             (
                 call_dead_letter::ATTEMPTS_AMBIGUOUS,

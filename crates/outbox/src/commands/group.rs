@@ -90,8 +90,8 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
     let calls: u64 = begun.iter().map(|begun| begun.calls).sum();
     let question = format!(
         "Begin the group {group} on {} of {count} partitions of {topic}? Its callers will make the {calls} \
-         calls listed, and those that follow; a call that was made before is made again, and those before \
-         `from` are never made.",
+         calls listed, and those that follow, but no copies that other groups have appended for themselves; a call \
+         that was made before is made again, and those before `from` are never made.",
         begun.len()
     );
     if !confirm(&question, options.yes)? {

@@ -9,6 +9,9 @@ use std::fmt;
 
 /// Position of the pending call, as `topic/partition@offset`. Outcomes have this header, too.
 pub const CALL: &str = "outbox-call";
+/// Consumer group of the callers whose call it is. Parked records and settlements have this header, too; outcomes
+/// name the group in their value.
+pub const GROUP: &str = "outbox-group";
 /// HTTP status of the API's last response.
 pub const STATUS: &str = "outbox-response-status";
 /// Body of the API's last response, truncated to `api.response_bytes_max`.

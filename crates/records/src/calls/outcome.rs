@@ -26,6 +26,9 @@ pub struct Outcome {
     /// Position of the call's first record, as `topic/partition@offset`, if it was deferred since.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub continues: Option<String>,
+    /// Consumer group of the callers whose call it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<String>,
     /// HTTP status of the API's response; 0 if an operator settled the call.
     pub status: u16,
     /// Response body, truncated; bytes that are not UTF-8 are replaced.
@@ -82,6 +85,7 @@ impl Outcome {
             idempotency_key,
             call,
             continues: None,
+            group: None,
             status: 0,
             response: String::new(),
             response_truncated: false,
@@ -124,6 +128,7 @@ mod tests {
     #[test]
     fn outcome_round_trips() {
         let mut outcome = Outcome::new("o-1".into(), "k-1".into(), "pending-api-calls/3@17".into());
+        outcome.group = Some("api-caller".into());
         outcome.status = 201;
         outcome.response = "{\"transaction_id\":\"t-\\\"9\"}\u{fffd}".into();
         outcome.attempts = 2;

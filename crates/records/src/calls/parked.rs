@@ -3,7 +3,7 @@
 //! Written by the caller, read by operators. Key and value are the pending record's bytes, unchanged; the
 //! pending record's headers come first, then these. Reason, detail and time have the header names of dead
 //! letters ([`REASON`](crate::dead_letter::REASON), [`DETAIL`](crate::dead_letter::DETAIL),
-//! [`AT`](crate::dead_letter::AT)); position, last response, attempts and times those of call dead letters
+//! [`AT`](crate::dead_letter::AT)); position, group, last response, attempts and times those of call dead letters
 //! ([`call_dead_letter`](crate::call_dead_letter)). The headers are text without a version.
 //!
 //! A caller may die after its outcome is acknowledged and before its notes are committed. The next owner then

@@ -2,7 +2,8 @@
 //!
 //! Written and read by the command line, in one transaction with what the settlement says: an outcome, a dead
 //! letter, or a copy of the call on the outbox. Its key is the idempotency key, its partition that of the parked
-//! record, and its header [`SETTLES`] names the call. A parked record has no such header.
+//! record, and its header [`SETTLES`] names the call; [`GROUP`](crate::call_dead_letter::GROUP) names the group whose
+//! call it is. A parked record has no header `SETTLES`.
 //!
 //! Version rule: JSON with a version. A settlement of another version, or with an unknown field, is an error: a
 //! call whose settlement is not understood must not be settled again.

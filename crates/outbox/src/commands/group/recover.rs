@@ -1,6 +1,8 @@
 //! `group recover`: rebuilds the offsets and call notes of a callers' group from the topics.
 
-use anyhow::{Context, ensure};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail, ensure};
 use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
@@ -10,10 +12,12 @@ use records::outcome::Outcome;
 use records::settlement;
 use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
 use serde::Serialize;
+use service::failpoint::guard_removed;
 
 use super::{check_commit, check_read_back, without_offset};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::cli::RecoverGroup;
+use crate::commands::parked::reading::other_group;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
@@ -83,7 +87,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
          there, and nothing was changed. `outbox notes --group {group}` shows the offsets"
     );
 
-    let mut reading = Reading::new(&offsets, topic, &missing);
+    let mut reading = Reading::new(&offsets, topic, group, &missing);
     // The outcomes first: what they end is then never held in memory.
     for (kind, name) in terminal_topics {
         for partition in partitions_of(name)? {
@@ -96,6 +100,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .collect::<anyhow::Result<Vec<_>>>()?;
     reading.progress.finish();
     let (ledger, unreadable) = (reading.ledger, reading.unreadable);
+    let skipped = reading.skipped;
     let recoveries = bounds
         .iter()
         .map(|(partition, bounds)| {
@@ -105,7 +110,9 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
                      deliberately: `outbox group create --group {group} --at TIMESTAMP`"
                 )
             })?;
-            Ok((recovered(&ledger, *partition, *bounds, &recovery), recovery))
+            let mut shown = recovered(&ledger, *partition, *bounds, &recovery);
+            shown.calls += skipped.get(partition).copied().unwrap_or_default();
+            Ok((shown, recovery))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let recovered: Vec<_> = recoveries.iter().map(|(shown, _)| shown.clone()).collect();
@@ -201,20 +208,25 @@ fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<Commit
 struct Reading<'a> {
     offsets: &'a GroupOffsets,
     topic: &'a str,
+    group: &'a str,
     missing: &'a [Partition],
     ledger: Ledger,
+    /// Numbers of copies for other groups, which callers of this group skip.
+    skipped: BTreeMap<Partition, u64>,
     /// Number of terminal records that do not name a call.
     unreadable: u64,
     progress: Progress,
 }
 
 impl<'a> Reading<'a> {
-    fn new(offsets: &'a GroupOffsets, topic: &'a str, missing: &'a [Partition]) -> Self {
+    fn new(offsets: &'a GroupOffsets, topic: &'a str, group: &'a str, missing: &'a [Partition]) -> Self {
         Self {
             offsets,
             topic,
+            group,
             missing,
             ledger: Ledger::new(topic),
+            skipped: BTreeMap::new(),
             unreadable: 0,
             progress: Progress::new(),
         }
@@ -224,6 +236,7 @@ impl<'a> Reading<'a> {
         let bounds = self.bounds(name, partition)?;
         let Self {
             ledger,
+            group,
             missing,
             unreadable,
             progress,
@@ -232,6 +245,14 @@ impl<'a> Reading<'a> {
         self.offsets
             .read::<anyhow::Error>(name, partition, bounds, |record| {
                 progress.read(name);
+                let named = group_of(kind, record);
+                // Neither final nor ambiguous for this group: the one would lose calls, the other would repeat them if
+                // the group was renamed. A test removes the guard.
+                if let Some(other) = other_group(named.as_deref(), group)
+                    && !guard_removed!("guard-recovered-group")
+                {
+                    bail!(foreign(name, partition, record.offset, other, group));
+                }
                 match call_of(kind, record) {
                     // Partitions that have an offset are not recovered.
                     Some(call) if missing.contains(&call.partition) => ledger
@@ -252,13 +273,23 @@ impl<'a> Reading<'a> {
     fn outbox(&mut self, partition: Partition) -> anyhow::Result<Bounds> {
         let topic = self.topic;
         let bounds = self.bounds(topic, partition)?;
-        let Self { ledger, progress, .. } = self;
+        let Self {
+            ledger,
+            group,
+            skipped,
+            progress,
+            ..
+        } = self;
         self.offsets
             .read::<anyhow::Error>(topic, partition, bounds, |record| {
                 progress.read(topic);
                 // No caller calls a copy whose header it cannot read, and it ends no earlier record.
                 let header = record.headers.last(continuation::CONTINUES).flatten();
                 let continues = header.and_then(|value| Continuation::parse(value).ok());
+                if other_group(continues.as_ref().map(|copy| copy.group.as_str()), group).is_some() {
+                    *skipped.entry(partition).or_default() += 1;
+                    return Ok(());
+                }
                 let first = continues.as_ref().map(|continues| &continues.call);
                 ledger
                     .pending(partition, record.offset, record.key, first)
@@ -283,6 +314,27 @@ fn refused(topic: &str, partition: Partition, offset: Offset) -> String {
         "reading {topic}/{partition}@{offset}; nothing was changed. Find out from the outcomes and the API's \
          records which calls were made, and begin the group deliberately with `outbox group create`"
     )
+}
+
+fn foreign(topic: &str, partition: Partition, offset: Offset, other: &str, group: &str) -> String {
+    format!(
+        "{topic}/{partition}@{offset} is of the group {other:?}, and the group {group:?} is to be recovered: these are \
+         the topics of another group, or kafka.group_id was changed. Which calls {group:?} has made cannot be told \
+         from them; nothing was changed. Run the command with the settings file of the callers of {group:?}; or, if \
+         they are the callers of {other:?} under a new name, give them the old name and recover {other:?}; or begin \
+         {group:?} deliberately with `outbox group create`"
+    )
+}
+
+/// Returns the group of callers that a terminal record names.
+fn group_of(kind: Terminal, record: &TopicRecord<'_>) -> Option<String> {
+    match kind {
+        Terminal::Accepted => Outcome::parse(record.value).ok()?.group,
+        _ => {
+            let header = record.headers.last(call_dead_letter::GROUP).flatten()?;
+            Some(std::str::from_utf8(header).ok()?.to_owned())
+        }
+    }
 }
 
 /// Returns the record of the outbox that a terminal record names.
@@ -362,6 +414,34 @@ mod tests {
         assert_eq!(by_value.as_deref(), Some("outbox/1@7"));
         assert_eq!(named(Terminal::DeadLetter, None, &outcome), None);
         assert_eq!(named(Terminal::Parked, Some(b"\xff"), b""), None);
+    }
+
+    #[test]
+    fn terminal_record_names_its_group() {
+        let mut outcome = Outcome::new("o".into(), "k".into(), "outbox/1@7".into());
+        let named = |kind, value: &[u8], header: Option<&'static [u8]>| {
+            let headers = Headers {
+                readable: header
+                    .map(|value| (call_dead_letter::GROUP, Some(value)))
+                    .into_iter()
+                    .collect(),
+                unreadable: None,
+            };
+            let record = TopicRecord {
+                offset: Offset(0),
+                at: None,
+                key: b"key",
+                value,
+                headers,
+            };
+            group_of(kind, &record)
+        };
+        assert_eq!(named(Terminal::Accepted, &outcome.to_json(), None), None);
+        outcome.group = Some("a".into());
+        let a = Some("a".to_owned());
+        assert_eq!(named(Terminal::Accepted, &outcome.to_json(), None), a);
+        assert_eq!(named(Terminal::Parked, b"", Some(b"a")), a);
+        assert_eq!(named(Terminal::Parked, b"", None), None);
     }
 
     #[test]

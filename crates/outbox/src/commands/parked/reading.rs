@@ -12,6 +12,7 @@ use records::{
     Bounds, Continuation, Partition, Position, Timestamp, Topics, call_dead_letter, continuation,
     dead_letter, parked,
 };
+use service::failpoint::guard_removed;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::config::Config;
@@ -82,15 +83,24 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Reads the parked calls. The notes of the callers' group come before the outcomes: a caller notes that a call
-    /// is final after Kafka has acknowledged its outcome, so none of a call that is noted is missed.
+    /// Reads the parked calls of the group. Its call notes come before the outcomes: a caller notes that a call is
+    /// final after Kafka has acknowledged its outcome, so none of a call that is noted is missed.
     pub(crate) fn parked_calls(&self) -> anyhow::Result<ParkedCalls<ParkedRecord>> {
         let mut calls = ParkedCalls::new(self.topics.pending.as_str());
         let mut progress = Progress::new();
+        let mut left_out: Option<(String, u64)> = None;
         for partition in &self.parked_partitions {
             let bounds = self.settled_bounds(&self.topics.parked, *partition, &progress)?;
             self.visit_parked(*partition, bounds, |record, kind| {
                 progress.read(&self.topics.parked);
+                let named = text(&record.headers, call_dead_letter::GROUP);
+                // A test removes the guard: another group's notes then decide, and its callers get the copies.
+                if let Some(other) = other_group(named, self.group)
+                    && !guard_removed!("guard-parked-group")
+                {
+                    left_out.get_or_insert_with(|| (other.to_owned(), 0)).1 += 1;
+                    return Ok(());
+                }
                 match kind {
                     Kind::Parked(call) => {
                         let (first, at) = (first_of(&record.headers), parked_at(&record.headers));
@@ -107,6 +117,14 @@ impl<'a> Reading<'a> {
             self.terminals(&mut calls, &mut progress)?;
         }
         progress.finish();
+        if let Some((other, records)) = left_out {
+            // To standard error: the result on standard output may be redirected to a file.
+            eprintln!(
+                "{records} records of {} are of other groups than {:?}, such as {other:?}, and are left out: --group \
+                 says which group's calls are meant.",
+                self.topics.parked, self.group
+            );
+        }
         Ok(calls)
     }
 
@@ -191,6 +209,9 @@ impl<'a> Reading<'a> {
                     let outcome = Outcome::parse(record.value).with_context(|| {
                         format!("reading the outcome {topic}/{partition}@{}", record.offset)
                     })?;
+                    if other_group(outcome.group.as_deref(), self.group).is_some() {
+                        return Ok(());
+                    }
                     let first = outcome.continues.as_deref().map(str::parse).transpose()?;
                     calls.accepted(&outcome.call.parse()?, first.as_ref());
                     Ok(())
@@ -202,7 +223,10 @@ impl<'a> Reading<'a> {
             self.offsets
                 .read::<anyhow::Error>(topic, *partition, bounds, |record| {
                     progress.read(topic);
-                    if let Some(call) = position(&record.headers, call_dead_letter::CALL) {
+                    let named = text(&record.headers, call_dead_letter::GROUP);
+                    if other_group(named, self.group).is_none()
+                        && let Some(call) = position(&record.headers, call_dead_letter::CALL)
+                    {
                         calls.dead_letter(&call);
                     }
                     Ok(())
@@ -235,6 +259,11 @@ impl<'a> Reading<'a> {
             attempts: number(&record.headers, call_dead_letter::ATTEMPTS).unwrap_or_default(),
         }
     }
+}
+
+/// Returns the group that a record names, if it is another one. A record that names none is of any group.
+pub(crate) fn other_group<'n>(named: Option<&'n str>, group: &str) -> Option<&'n str> {
+    named.filter(|named| *named != group)
 }
 
 /// Returns what a record of the parked topic is; `None` if another program wrote it.
@@ -339,6 +368,19 @@ mod tests {
             .is_err()
         );
         assert!(kind_of(&record(&[(settlement::SETTLES, "1")], &settlement)).is_err());
+    }
+
+    #[test]
+    fn record_without_a_group_is_of_any_group() {
+        assert_eq!(other_group(Some("b"), "a"), Some("b"));
+        assert_eq!(other_group(Some("a"), "a"), None);
+        assert_eq!(other_group(None, "a"), None);
+        // An order that carries the header cannot forge it.
+        let headers = [(call_dead_letter::GROUP, "b"), (call_dead_letter::GROUP, "a")];
+        assert_eq!(
+            text(&record(&headers, b"").headers, call_dead_letter::GROUP),
+            Some("a")
+        );
     }
 
     #[test]

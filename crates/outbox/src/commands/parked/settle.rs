@@ -168,8 +168,8 @@ fn choose(
     }
     refused.extend(keys.difference(&found).map(|key| Refused {
         key: key.clone(),
-        reason: "no parked call of it waits: it was settled, has an outcome or a dead letter, or was never parked \
-                 (`outbox parked show` tells)"
+        reason: "no parked call of it waits: it was settled, has an outcome or a dead letter, is of another group \
+                 (--group), or was never parked (`outbox parked show` tells)"
             .into(),
     }));
     (chosen, refused)

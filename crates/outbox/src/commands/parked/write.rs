@@ -132,8 +132,9 @@ impl Settler<'_> {
             // A test removes the guard: nothing tells that the call was settled.
             return Ok(());
         }
-        let mut headers = OutgoingHeaders::with_capacity(1);
+        let mut headers = OutgoingHeaders::with_capacity(2);
         headers.add(settlement::SETTLES, Some(call.to_string().as_bytes()));
+        headers.add(call_dead_letter::GROUP, Some(self.reading.group.as_bytes()));
         self.send(
             &self.reading.topics.parked,
             // That of the parked record, so that one partition tells all of a call.
@@ -150,6 +151,7 @@ impl Settler<'_> {
         let order = order.map_or_else(|| key.clone(), |order| order.into_owned());
         let mut outcome = Outcome::new(order, key, call.to_string());
         outcome.continues = continued(record)?.map(|before| before.call.to_string());
+        outcome.group = Some(self.reading.group.to_owned());
         outcome.settled_by = Some(self.settlement.by.clone());
         outcome.settled_because = Some(self.settlement.reason.clone());
         let number = |name| text(&record.headers, name).and_then(|text| text.parse().ok());
@@ -171,7 +173,7 @@ impl Settler<'_> {
     fn write_dead_letter(&self, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
         let (at, call) = (self.settlement.at.to_string(), call.to_string());
         // As the caller's: what it knew of the call, then the reason. Readers take the last header of a name.
-        let mut headers = OutgoingHeaders::with_capacity(record.headers.readable.len() + 5);
+        let mut headers = OutgoingHeaders::with_capacity(record.headers.readable.len() + 6);
         for (name, value) in &record.headers.readable {
             headers.add(name, *value);
         }
@@ -180,6 +182,7 @@ impl Settler<'_> {
             (dead_letter::DETAIL, &self.settlement.reason),
             (dead_letter::AT, &at),
             (call_dead_letter::CALL, &call),
+            (call_dead_letter::GROUP, self.reading.group),
             (settlement::SETTLED_BY, &self.settlement.by),
         ] {
             headers.add(name, Some(value.as_bytes()));
