@@ -17,7 +17,6 @@ use rdkafka::ClientContext;
 use rdkafka::bindings as native;
 use rdkafka::client::Client;
 use rdkafka::error::{IsError, KafkaError, KafkaResult};
-use rdkafka::groups::GroupMemberInfo;
 use rdkafka::types::RDKafkaRespErr;
 use records::Partition;
 
@@ -65,31 +64,6 @@ pub(super) fn describe<C: ClientContext>(
     }
     // SAFETY: librdkafka has written the list, or left it null, and it lives until the end of this function.
     unsafe { list.read(topic) }
-}
-
-/// Returns the groups of which a member has a partition of the topic. Blocks.
-///
-/// # Errors
-/// A broker did not respond within the timeout.
-pub(super) fn groups_of<C: ClientContext>(
-    client: &Client<C>,
-    topic: &str,
-    timeout: Duration,
-) -> KafkaResult<Vec<String>> {
-    // The leak of the binding does not matter: this error ends the command that asks.
-    let listed = client.fetch_group_list(None, timeout)?;
-    let reads_it = |member: &GroupMemberInfo| {
-        let assigned = member
-            .assignment()
-            .and_then(|bytes| parse_assignment(bytes, topic));
-        assigned.is_some_and(|partitions| !partitions.is_empty())
-    };
-    Ok(listed
-        .groups()
-        .iter()
-        .filter(|group| group.members().iter().any(reads_it))
-        .map(|group| group.name().to_owned())
-        .collect())
 }
 
 /// A list of groups that librdkafka has allocated for us, or null.

@@ -158,16 +158,6 @@ impl Admin {
             .map_err(|error| ClientError::new(format!("describing the group {group:?}"), error))
     }
 
-    /// Returns the names of the consumer groups of which a member has a partition of the topic, as far as this user may
-    /// see them.
-    ///
-    /// # Errors
-    /// A broker did not respond within the timeout: it may have a group that the others do not know.
-    pub fn groups_of(&self, topic: &str, timeout: Duration) -> Result<Vec<String>, ClientError> {
-        describe_group::groups_of(self.cluster.client(), topic, timeout)
-            .map_err(|error| ClientError::new(format!("listing the consumer groups of {topic:?}"), error))
-    }
-
     /// Creates topics. Each one has a result of its own; an existing topic is left unchanged.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ impl Group {
             // Transactional ids are global to the cluster.
             .with("caller.instance_id", format!("{}-{number}", self.name))
             .with("caller.on_ambiguous", self.policy.as_str())
-            // Its copies would go to the outbox that the other groups read, and they would call them too.
+            // Off, because the checkers know one chain of copies per call, and not one for each group.
             .with("deferral.defer_after", "0s")
             // The stand-in takes milliseconds and 300 ms at most, with room for a loaded machine.
             .with("verify.url", format!("{url}/{{order_id}}"))

@@ -131,7 +131,11 @@ impl Drill {
 
     /// Returns a command of the operator.
     pub(super) fn command(&self, name: &str, arguments: &[&str]) -> Result<Process> {
-        let group = self.pipeline.caller_group.as_str();
+        self.command_for(&self.pipeline.caller_group, name, arguments)
+    }
+
+    /// Returns a command of the operator on the calls of this group.
+    pub(super) fn command_for(&self, group: &str, name: &str, arguments: &[&str]) -> Result<Process> {
         Ok(self
             .pipeline
             .process(name, "outbox")?

@@ -2,4 +2,5 @@
 
 mod drill;
 mod reconciled_calls;
+mod second_group;
 mod settled_calls;

@@ -1,6 +1,6 @@
 //! Reading of the parked calls: what of the topics decides whether a parked call waits, and may be settled.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
@@ -42,7 +42,6 @@ impl ParkedRecord {
 pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
     pub(super) offsets: GroupOffsets,
-    admin: Admin,
     pub(super) group: &'a str,
     pending_partitions: Vec<Partition>,
     parked_partitions: Vec<Partition>,
@@ -74,7 +73,6 @@ impl<'a> Reading<'a> {
         Ok(Self {
             topics,
             offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
-            admin,
             group,
             pending_partitions: partitions(&topics.pending)?,
             parked_partitions: partitions(&topics.parked)?,
@@ -126,21 +124,6 @@ impl<'a> Reading<'a> {
             );
         }
         Ok(calls)
-    }
-
-    /// Fails while callers of another group read the outbox: they would also make a call that is sent again, to an API
-    /// of their own, which has charged it already.
-    pub(super) fn expect_no_other_group(&self) -> anyhow::Result<()> {
-        let pending = &self.topics.pending;
-        let groups = self.admin.groups_of(pending, REQUEST_TIMEOUT)?;
-        let other = groups.iter().find(|group| *group != self.group);
-        ensure!(
-            other.is_none(),
-            "the group {:?} reads {pending:?}, too, and would also make the calls that are sent again, to its own API; \
-             nothing was sent again. Settle these calls as accepted or rejected, or stop that group for good",
-            other.map_or("", String::as_str)
-        );
-        Ok(())
     }
 
     /// Passes each record of the parked topic to `sink`, with its partition and what it is.

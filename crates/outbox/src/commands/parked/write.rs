@@ -70,10 +70,6 @@ impl Settler<'_> {
     /// Settles the chosen calls, in transactions of a limited number. Reads their parked records again, so that no
     /// order is kept in memory.
     pub(super) fn settle(&self, chosen: &Chosen) -> anyhow::Result<()> {
-        // A test removes the guard: the other group then makes the calls, too.
-        if self.settlement.decision == Decision::SendAgain && !guard_removed!("guard-other-group") {
-            self.reading.expect_no_other_group()?;
-        }
         let mut in_transaction = 0;
         for (partition, calls) in chosen {
             let (Some((first, _)), Some((last, _))) = (calls.first_key_value(), calls.last_key_value())
