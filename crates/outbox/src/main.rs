@@ -9,6 +9,7 @@ mod operator;
 mod progress;
 mod start_position;
 mod tables;
+mod time_argument;
 mod timestamp;
 
 use std::process::ExitCode;
