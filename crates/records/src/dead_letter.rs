@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+pub mod resubmission;
+
 /// Name of the [`Reason`].
 pub const REASON: &str = "outbox-error-reason";
 /// Explanation for an operator.

@@ -5,10 +5,11 @@
 //!
 //! | topic | module | written by | read by |
 //! | --- | --- | --- | --- |
-//! | `payment-orders` | [`order`] | producers | validator |
+//! | `payment-orders` | [`order`] | producers, command line | validator |
 //! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller, command line | caller |
 //! | `idempotency-key-store-changelog` | [`entry`] | validator | validator |
-//! | `payment-orders.dead-letters` | [`dead_letter`] | validator | operators |
+//! | `payment-orders.dead-letters` | [`dead_letter`] | validator | operators, command line |
+//! | | [`resubmission`] | command line | command line |
 //! | `payments-processed` | [`outcome`] | caller, command line | downstream consumers |
 //! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller, command line | operators |
 //! | `pending-api-calls.parked` | [`parked`] | caller | command line |
@@ -38,6 +39,7 @@ mod versioned;
 pub use calls::call_note::CallNote;
 pub use calls::continuation::Continuation;
 pub use calls::{call_dead_letter, call_note, continuation, outcome, parked, settlement};
+pub use dead_letter::resubmission;
 pub use entry::Entry;
 pub use fingerprint::{Fingerprint, Selection};
 pub use key::IdempotencyKey;

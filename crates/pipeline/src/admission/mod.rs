@@ -14,6 +14,7 @@ mod order_schema;
 mod partitioner;
 mod refusals;
 pub mod restore;
+pub mod resubmissions;
 mod rules;
 mod transaction;
 mod verdict;
