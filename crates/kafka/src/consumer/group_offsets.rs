@@ -42,6 +42,20 @@ pub struct TopicRecord<'a> {
     pub headers: Headers<'a>,
 }
 
+/// Record of any topic, as it was written: an absent key or value is not an empty one.
+pub struct ExactRecord<'a> {
+    /// Offset of the record.
+    pub offset: Offset,
+    /// Timestamp, if it has one.
+    pub at: Option<Timestamp>,
+    /// Key, if it has one.
+    pub key: Option<&'a [u8]>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Headers.
+    pub headers: Headers<'a>,
+}
+
 /// Reads and commits offsets of a group without joining it.
 pub struct GroupOffsets {
     consumer: BaseConsumer,
@@ -217,6 +231,28 @@ impl GroupOffsets {
         bounds: Bounds,
         mut sink: impl FnMut(&TopicRecord<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.read_exact(topic, partition, bounds, |record| {
+            sink(&TopicRecord {
+                offset: record.offset,
+                at: record.at,
+                key: record.key.unwrap_or_default(),
+                value: record.value.unwrap_or_default(),
+                headers: record.headers,
+            })
+        })
+    }
+
+    /// Passes each committed record within the bounds to `sink`, as it was written. Blocks.
+    ///
+    /// # Errors
+    /// As those of [`Self::read`].
+    pub fn read_exact<E: From<ClientError>>(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+        mut sink: impl FnMut(ExactRecord<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         if bounds.start >= bounds.end {
             return Ok(());
         }
@@ -231,11 +267,11 @@ impl GroupOffsets {
                 if record.offset() >= bounds.end.0 {
                     return Ok(());
                 }
-                sink(&TopicRecord {
+                sink(ExactRecord {
                     offset: Offset(record.offset()),
                     at: record.timestamp().to_millis().map(Timestamp),
-                    key: record.key().unwrap_or_default(),
-                    value: record.payload().unwrap_or_default(),
+                    key: record.key(),
+                    value: record.payload(),
                     headers: Headers::of(record),
                 })
             },
