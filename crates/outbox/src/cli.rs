@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) mod dead_letters;
+
+use self::dead_letters::DeadLettersCommand;
 use crate::start_position::StartPosition;
 
 /// Operates the outbox pipeline: its topics and their contents.
@@ -53,6 +56,9 @@ pub(crate) enum Command {
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
     /// final, and the calls whose intent is recorded, which the API may have processed.
     Notes(Notes),
+    /// Shows the dead letters of orders and calls, and writes refused orders back to the orders topic.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 /// Arguments of the command `status`.

@@ -1,5 +1,7 @@
 //! Commands, one module each.
 
+mod cause_shape;
+pub(crate) mod dead_letters;
 pub(crate) mod group;
 pub(crate) mod notes;
 pub(crate) mod parked;

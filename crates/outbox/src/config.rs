@@ -104,6 +104,37 @@ impl Default for Verify {
 pub(crate) struct Validator {
     /// Part of an order that two records with one key have in common if they are the same order.
     pub(crate) fingerprint: Selection,
+    record_key: RecordKeySetting,
+    partitioner: PartitionerSetting,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RecordKeySetting {
+    #[default]
+    IsIdempotencyKey,
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PartitionerSetting {
+    Murmur2,
+    Crc32,
+    #[default]
+    Any,
+}
+
+impl Validator {
+    /// Returns whether an order is refused whose record key is not its idempotency key.
+    pub(crate) fn checks_record_key(&self) -> bool {
+        self.record_key == RecordKeySetting::IsIdempotencyKey
+    }
+
+    /// Returns whether an order is refused on another partition than that of its key.
+    pub(crate) fn checks_partition(&self) -> bool {
+        self.partitioner != PartitionerSetting::Any
+    }
 }
 
 /// Form of an order: `[order]`.
@@ -252,6 +283,23 @@ mod tests {
         }
         let error = read("[validator]\nfingerprint = [\"amount\"]\n").expect_err("no pointer");
         assert!(format!("{error:#}").contains("JSON pointer"), "{error:#}");
+    }
+
+    #[test]
+    fn checks_of_the_validators_file_are_read() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (text, checks) in [
+            ("", (true, false)),
+            ("record_key = \"any\"\npartitioner = \"murmur2\"", (false, true)),
+        ] {
+            std::fs::write(file.path(), format!("[validator]\n{text}\n")).expect("written");
+            let config: Config = service::config::load(Some(file.path()), &[]).expect("valid");
+            let of = config.validator;
+            assert_eq!((of.checks_record_key(), of.checks_partition()), checks, "{text}");
+        }
+        let sample = Path::new(SAMPLES).join("validator.toml");
+        let of_sample: Config = service::config::load(Some(&sample), &[]).expect("the sample");
+        assert_eq!(of_sample.validator, Validator::default());
     }
 
     #[test]

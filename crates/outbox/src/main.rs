@@ -49,5 +49,6 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Parked(command) => commands::parked::run(command, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
+        Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
 }

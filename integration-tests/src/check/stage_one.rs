@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use records::dead_letter::{self, Reason};
 use records::fingerprint::SelectionId;
-use records::{Entry, Offset, Partition, pending};
+use records::{Entry, Offset, Partition, pending, resubmission};
 
 use super::chains::chains;
 use super::{Anomaly, Guarantee, Violation};
@@ -148,7 +148,12 @@ impl StageOne<'_> {
     fn check_dead_letters(&self, violations: &mut Vec<Violation>) -> BTreeMap<Reason, u64> {
         let mut by_source: HashMap<&str, Vec<&Record>> = HashMap::new();
         for record in self.dead_letters {
-            let source = record.header(dead_letter::SOURCE).unwrap_or("nowhere");
+            let source = record.header(dead_letter::SOURCE);
+            // An operator's, who has written the order of a dead letter back. It is an order of its own.
+            if source.is_none() && record.header(resubmission::RESUBMITS).is_some() {
+                continue;
+            }
+            let source = source.unwrap_or("nowhere");
             by_source.entry(source).or_default().push(record);
         }
         let mut counts = BTreeMap::new();

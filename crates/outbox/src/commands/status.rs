@@ -15,7 +15,7 @@ use records::{Bounds, Offset, Timestamp};
 use serde::Serialize;
 
 use super::parked::reading::Reading;
-use super::switch;
+use super::{dead_letters, switch};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::cli::ShowStatus;
 use crate::commands::{Status, print_json};
@@ -26,13 +26,16 @@ use crate::timestamp::rfc3339;
 /// Clears the screen, and goes to its upper left corner (ECMA-48).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
+/// Number of offsets of a partition up to which the orders that wait are read and counted.
+const COUNTED_MAX: u64 = 1000;
+
 /// Field names are those of the JSON output, as in the types below.
 #[derive(Debug, Serialize)]
 struct Report {
     at: Timestamp,
     /// Number of validators in their group.
     validators: usize,
-    /// Offsets of the orders topic between the validators' commits and its end.
+    /// Orders between the validators' commits and the end of the orders topic; if they are many, its offsets.
     orders_waiting: u64,
     /// Number of callers in their group.
     callers: usize,
@@ -44,6 +47,7 @@ struct Report {
     /// Parked calls that wait for an operator.
     parked: u64,
     call_dead_letters: u64,
+    /// Dead letters of orders that were not replayed.
     order_dead_letters: u64,
     partitions: Vec<PartitionStatus>,
 }
@@ -98,12 +102,7 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
     let callers_settings = config.connection_as(group);
     let validators_settings = config.connection_as(&options.validators);
     let admin = Admin::connect(&callers_settings, CLIENT_ID)?;
-    let names = [
-        topics.orders.as_str(),
-        &topics.pending,
-        &topics.order_dead_letters,
-        &topics.call_dead_letters,
-    ];
+    let names = [topics.orders.as_str(), &topics.pending, &topics.call_dead_letters];
     let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
     let partitions = |name: &str| partitions(&identities, name);
     let callers = GroupOffsets::open(&callers_settings, CLIENT_ID)?;
@@ -124,8 +123,17 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
     let mut orders_waiting = 0;
     for committed in validators.committed(&topics.orders, &partitions(&topics.orders)?, REQUEST_TIMEOUT)? {
         let bounds = validators.bounds(&topics.orders, committed.partition, REQUEST_TIMEOUT)?;
-        let from = committed.offset.unwrap_or(bounds.start).max(bounds.start);
-        orders_waiting += u64::try_from(bounds.end.0 - from.0).unwrap_or_default();
+        let start = committed.offset.unwrap_or(bounds.start).max(bounds.start);
+        let offsets = u64::try_from(bounds.end.0 - start.0).unwrap_or_default();
+        // The markers of transactions are no orders, and at the end of a partition no offset behind them is committed.
+        orders_waiting += if offsets <= COUNTED_MAX {
+            let bounds = Bounds { start, ..bounds };
+            validators
+                .count(&topics.orders, committed.partition, bounds)?
+                .records
+        } else {
+            offsets
+        };
     }
     let parked = Reading::open(config, group)?.parked_calls()?.waiting().count();
     let control = ChangelogReader::open(&callers_settings, &topics.control)?;
@@ -149,7 +157,7 @@ fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
             .min(),
         parked: u64::try_from(parked)?,
         call_dead_letters: count(&topics.call_dead_letters)?,
-        order_dead_letters: count(&topics.order_dead_letters)?,
+        order_dead_letters: dead_letters::reading::Reading::open(config)?.waiting_orders()?,
         partitions: partition_statuses,
     })
 }

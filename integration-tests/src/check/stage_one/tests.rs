@@ -343,6 +343,15 @@ fn order_missing_from_the_input_voids_the_run() {
 }
 
 #[test]
+fn resubmission_is_no_dead_letter() {
+    let mut fixture = Fixture::faultless();
+    let mut resubmission = fixture.dead_letters[0].clone();
+    resubmission.headers = vec![(resubmission::RESUBMITS.into(), Some(b"dead/0@4".to_vec()))];
+    fixture.dead_letters.push(resubmission);
+    assert_eq!(fixture.check().1, []);
+}
+
+#[test]
 fn lost_group_repeats_dead_letters_alone() {
     let mut fixture = Fixture::faultless();
     fixture.lost_group = true;

@@ -2,5 +2,6 @@
 
 mod drill;
 mod reconciled_calls;
+mod replayed_dead_letters;
 mod second_group;
 mod settled_calls;

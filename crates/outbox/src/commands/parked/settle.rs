@@ -42,7 +42,7 @@ pub(super) struct Refused {
 }
 
 pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let keys = keys(options)?;
+    let keys = keys(&options.keys, options.keys_from.as_deref())?;
     let decision = decision(&options.decision);
     let reading = Reading::open(config, &options.which.group)?;
     let producer = open_producer(config)?;
@@ -109,16 +109,20 @@ const fn decision(of: &DecideParked) -> Decision {
     }
 }
 
-fn keys(options: &SettleParked) -> anyhow::Result<BTreeSet<String>> {
-    let keys: BTreeSet<String> = match &options.keys_from {
-        None => options.keys.iter().cloned().collect(),
+/// Returns the keys of the arguments, or of a file with one key per line.
+///
+/// # Errors
+/// There are none, or too many, or the file cannot be read.
+pub(in crate::commands) fn keys(keys: &[String], from: Option<&Path>) -> anyhow::Result<BTreeSet<String>> {
+    let keys: BTreeSet<String> = match from {
+        None => keys.iter().cloned().collect(),
         Some(file) if file == Path::new("-") => lines(std::io::stdin().lock())?,
         Some(file) => {
             let opened = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
             lines(BufReader::new(opened)).with_context(|| format!("reading {}", file.display()))?
         }
     };
-    ensure!(!keys.is_empty(), "there are no keys: nothing to settle");
+    ensure!(!keys.is_empty(), "there are no keys: nothing to do");
     Ok(keys)
 }
 
@@ -133,7 +137,7 @@ fn lines(input: impl std::io::BufRead) -> anyhow::Result<BTreeSet<String>> {
         }
         ensure!(
             keys.len() <= KEYS_MAX,
-            "there are more than {KEYS_MAX} keys: settle them in parts"
+            "there are more than {KEYS_MAX} keys: name them in parts"
         );
     }
     Ok(keys)

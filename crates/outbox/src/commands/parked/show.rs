@@ -139,7 +139,7 @@ fn print(shown: &Shown) {
 }
 
 /// Returns the time of a header that holds one, readable for people.
-fn time_of(name: &str, value: &str) -> String {
+pub(in crate::commands) fn time_of(name: &str, value: &str) -> String {
     if !name.ends_with("-at") {
         return String::new();
     }

@@ -1,0 +1,189 @@
+//! Writing of refused orders back to the orders topic.
+//!
+//! One fixed transactional id: the second of two operators ends what the first has open, fences it, and decides on
+//! what the topics have then. Each order is in one transaction with the resubmission of its dead letter, so that a
+//! command that was killed at any step, or whose commit has an unknown outcome, is simply run again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use kafka::admin::Admin;
+use kafka::group_offsets::ExactRecord;
+use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
+use kafka::producer::{OutgoingHeaders, RecordSizes};
+use kafka::{OutgoingRecord, TransactionalProducer};
+use pipeline::admission::resubmissions::Resubmissions;
+use records::resubmission::{self, Resubmission};
+use records::{Bounds, OffsetSet, Partition, dead_letter};
+use service::failpoint::{guard_removed, kill_at};
+
+use super::reading::{Kind, Letter, Reading};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
+use crate::config::Config;
+
+/// Maximum number of orders in one transaction.
+const ORDERS_MAX: usize = 1000;
+const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
+    transaction_timeout: Duration::from_secs(30),
+    commit_timeout: Duration::from_secs(15),
+};
+
+/// Dead letters to resubmit, by their partitions.
+pub(super) type Chosen = BTreeMap<Partition, OffsetSet>;
+
+/// Opens the producer of resubmissions, before the topics are read: what an earlier operator has open is committed or
+/// aborted by then, and whatever that one writes from now on is refused.
+pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProducer> {
+    let (topics, settings) = (&config.topics, config.connection());
+    let names = [topics.orders.as_str(), &topics.order_dead_letters];
+    let described = Admin::connect(&settings, CLIENT_ID)?.describe(&names)?;
+    let sizes = RecordSizes::of(&described, names);
+    let id = format!("outbox-dead-letters-{}", topics.order_dead_letters);
+    Ok(TransactionalProducer::open(
+        &settings,
+        &id,
+        TIMEOUTS,
+        sizes,
+        REQUEST_TIMEOUT,
+    )?)
+}
+
+/// Writes orders back, and resubmissions.
+pub(super) struct Writer<'a> {
+    pub(super) reading: &'a Reading<'a>,
+    pub(super) producer: &'a TransactionalProducer,
+    pub(super) resubmission: Resubmission,
+}
+
+impl Writer<'_> {
+    /// Resubmits the chosen dead letters, in transactions of a limited number. Reads them again, so that no order is
+    /// kept in memory.
+    pub(super) fn resubmit(&self, chosen: &Chosen) -> anyhow::Result<()> {
+        let topic = self.reading.topic(Kind::Order);
+        let mut in_transaction = 0;
+        for (partition, letters) in chosen {
+            let (Some((start, _)), Some(end)) = (letters.runs().next(), letters.end()) else {
+                continue;
+            };
+            let mut seen = 0;
+            self.reading
+                .visit_within(Kind::Order, *partition, Bounds { start, end }, |letter| {
+                    if !letters.contains(letter.offset()) {
+                        return Ok(());
+                    }
+                    if in_transaction == 0 {
+                        self.producer.begin()?;
+                    }
+                    self.write(letter).with_context(|| {
+                        format!(
+                            "writing back the order of {topic}/{partition}@{}",
+                            letter.offset()
+                        )
+                    })?;
+                    in_transaction += 1;
+                    seen += 1;
+                    if in_transaction == ORDERS_MAX {
+                        self.commit()?;
+                        in_transaction = 0;
+                    }
+                    Ok(())
+                })?;
+            ensure!(
+                seen == letters.count(),
+                "{} dead letters of {topic}/{partition} are gone; run the command again",
+                letters.count() - seen
+            );
+        }
+        if in_transaction > 0 {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Writes an order, and the resubmission of its dead letter.
+    fn write(&self, letter: &Letter<'_>) -> anyhow::Result<()> {
+        // Chosen before, so that none of them was resubmitted.
+        let partition = self.reading.resubmit(letter, &Resubmissions::default())?;
+        let record = letter.record;
+        let own = of_the_order(record);
+        let mut headers = OutgoingHeaders::with_capacity(own.len());
+        for (name, value) in own {
+            headers.add(name, *value);
+        }
+        self.producer.send(OutgoingRecord {
+            topic: &self.reading.topics.orders,
+            partition: Some(partition),
+            key: record.key,
+            value: record.value,
+            headers: Some(headers),
+        })?;
+        kill_at!("between-resubmission-records");
+        if guard_removed!("guard-resubmission") {
+            // A test removes the guard: nothing tells that the order was written back.
+            return Ok(());
+        }
+        let topic = self.reading.topic(Kind::Order);
+        let name = format!("{topic}/{}@{}", letter.partition, letter.offset());
+        let mut headers = OutgoingHeaders::with_capacity(1);
+        headers.add(resubmission::RESUBMITS, Some(name.as_bytes()));
+        Ok(self.producer.send(OutgoingRecord {
+            topic,
+            // That of the dead letter, so that one partition tells all of it.
+            partition: Some(letter.partition),
+            key: record.key,
+            value: Some(&self.resubmission.to_json()),
+            headers: Some(headers),
+        })?)
+    }
+
+    fn commit(&self) -> anyhow::Result<()> {
+        let metadata = self.reading.offsets.group_metadata()?;
+        let end = self
+            .producer
+            .end(&self.reading.topics.orders, &[], &metadata, || {
+                kill_at!("before-resubmission-commit");
+            });
+        kill_at!("after-resubmission-commit");
+        match end {
+            TransactionEnd::Committed { .. } => Ok(()),
+            TransactionEnd::CommittedRetireProducer { why, .. } => bail!(
+                "orders were written back, and the producer cannot continue: {why}. Run the command again, which \
+                 writes the rest"
+            ),
+            TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => Err(anyhow::Error::new(error)
+                .context(
+                    "these orders were not written back, or that is not known: a second operator may replay dead \
+                     letters at the same time. Run the command again, which writes none twice",
+                )),
+        }
+    }
+}
+
+/// Returns the headers that the order had: the validator's come after them, from the last reason on.
+fn of_the_order<'r>(record: &'r ExactRecord<'_>) -> &'r [(&'r str, Option<&'r [u8]>)] {
+    let all = record.headers.readable.as_slice();
+    let own = all.iter().rposition(|(name, _)| *name == dead_letter::REASON);
+    &all[..own.unwrap_or(all.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reading::tests::record;
+    use super::*;
+
+    #[test]
+    fn order_keeps_its_own_headers() {
+        let headers = [
+            ("trace", "1"),
+            (dead_letter::REASON, "of the order"),
+            (dead_letter::SOURCE, "of the order"),
+            (dead_letter::REASON, "not-json"),
+            (dead_letter::DETAIL, "d"),
+            (dead_letter::SOURCE, "orders/0@4"),
+            (dead_letter::AT, "5"),
+        ];
+        let record = record(0, None, &headers, b"{");
+        assert_eq!(of_the_order(&record), &record.headers.readable[..3]);
+    }
+}
