@@ -89,7 +89,7 @@ impl StateDirectory {
             source,
         };
         fs::create_dir_all(path).map_err(io)?;
-        let lock = File::create(path.join("lock")).map_err(io)?;
+        let lock = File::create(path.join(LOCK)).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
@@ -107,14 +107,14 @@ impl StateDirectory {
     /// # Errors
     /// The directory was created for others, or cannot be read or written.
     pub fn claim(&self, topics: &str) -> Result<(), DirectoryError> {
-        match self.read("topics")? {
+        match self.read(TOPICS)? {
             Some(was) if was.trim_end() == topics => Ok(()),
             Some(was) => Err(DirectoryError::OtherTopics {
                 path: self.path.clone(),
                 was: was.trim_end().to_owned(),
                 is: topics.to_owned(),
             }),
-            None => self.write("topics", &format!("{topics}\n")),
+            None => self.write(TOPICS, &format!("{topics}\n")),
         }
     }
 
@@ -128,8 +128,7 @@ impl StateDirectory {
         let recorded = self.read(IDS)?.unwrap_or_default();
         // Ids of topics that were not asked about stay recorded: a broker may not report all of them each
         // time.
-        let mut known: BTreeMap<&str, &str> =
-            recorded.lines().filter_map(|line| line.split_once(' ')).collect();
+        let mut known: BTreeMap<&str, &str> = parse_ids(&recorded).collect();
         for (topic, id) in ids {
             let was = *known.entry(topic).or_insert(id);
             if was != id {
@@ -182,8 +181,17 @@ impl StateDirectory {
     }
 }
 
+/// File that is locked.
+pub(crate) const LOCK: &str = "lock";
+/// File with the topics that the directory was created for.
+pub(crate) const TOPICS: &str = "topics";
 /// File with the ids of the topics: a name and an id per line.
-const IDS: &str = "topic-ids";
+pub(crate) const IDS: &str = "topic-ids";
+
+/// Returns the names and ids in the text of [`IDS`].
+pub(crate) fn parse_ids(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.split_once(' '))
+}
 
 #[cfg(test)]
 mod tests {

@@ -68,6 +68,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Returns `true` if the file was not closed cleanly, so that it must be opened for writing first, which repairs it.
+    #[must_use]
+    pub fn needs_repair(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if matches!(**source, redb::Error::RepairAborted))
+    }
+
     /// Returns `true` if the error proves that the file is not as redb wrote it. Any other error may be the
     /// operating system's (no file handle, no space, a failing disk), and leaves a file that may be sound.
     #[must_use]

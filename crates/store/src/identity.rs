@@ -19,7 +19,8 @@ pub struct Identity {
 
 impl Identity {
     /// Returns the text that is written to the file.
-    pub(crate) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         // The version is that of the tables' layout: a store of another layout is rebuilt as well.
         format!("v1 {}/{} of {}", self.changelog, self.partition, self.partitions)
     }

@@ -11,6 +11,7 @@
 mod directory;
 mod error;
 mod identity;
+mod inspect;
 mod open;
 mod read;
 mod store;
@@ -20,6 +21,7 @@ mod write;
 pub use directory::{DirectoryError, StateDirectory};
 pub use error::StoreError;
 pub use identity::Identity;
+pub use inspect::{InspectedDirectory, ReadOnlyStore, StoreFile};
 pub use open::{Opened, Options};
 pub use store::Store;
 pub use write::StoreUpdate;

@@ -23,7 +23,7 @@ fn identity(partition: i32) -> Identity {
     }
 }
 
-fn entry(source: i64) -> Entry {
+pub(crate) fn entry(source: i64) -> Entry {
     Entry {
         status: Status::Pending,
         selection: SelectionId::Order,
@@ -37,14 +37,14 @@ fn key(text: &str) -> IdempotencyKey {
     IdempotencyKey::new(text).expect("a key")
 }
 
-fn update(key: &str, entry: Option<Entry>) -> StoreUpdate {
+pub(crate) fn update(key: &str, entry: Option<Entry>) -> StoreUpdate {
     StoreUpdate {
         key: key.as_bytes().into(),
         entry,
     }
 }
 
-fn open(path: &Path, partition: i32) -> Opened {
+pub(crate) fn open(path: &Path, partition: i32) -> Opened {
     Store::open(path, &identity(partition), OPTIONS).expect("a store")
 }
 
