@@ -16,6 +16,7 @@ mod refusals;
 pub mod restore;
 pub mod resubmissions;
 mod rules;
+pub mod store_comparison;
 mod transaction;
 mod verdict;
 
