@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) mod dead_letters;
+pub(crate) mod state;
 
 use self::dead_letters::DeadLettersCommand;
+use self::state::{InspectState, VerifyState};
 use crate::start_position::StartPosition;
 
 /// Operates the outbox pipeline: its topics and their contents.
@@ -50,7 +52,7 @@ pub(crate) enum Command {
     /// Shows the parked calls, whose outcome is unknown, and settles them.
     #[command(subcommand)]
     Parked(ParkedCommand),
-    /// Repairs the state of the validators.
+    /// Shows, verifies and repairs the state of the validators.
     #[command(subcommand)]
     State(StateCommand),
     /// Shows the call notes of each outbox partition: the commit position, the calls beyond it that are
@@ -347,6 +349,14 @@ pub(crate) enum StateCommand {
     /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
     /// the command appends nothing twice.
     Rebuild(RebuildState),
+    /// Shows the stores in a validator's state directory: size, keys, checkpoint, and whether they can be read. Needs
+    /// no Kafka, and changes nothing. While the validator runs, only their sizes. Exit status 1 if a store is
+    /// damaged.
+    Inspect(InspectState),
+    /// Compares each store in a stopped validator's state directory with the changelog up to the store's checkpoint,
+    /// and the changelog with the outbox. Changes nothing. Exit status 1 if a key is missing, is not in the changelog,
+    /// or has another entry, or if the changelog has lost keys.
+    Verify(VerifyState),
 }
 
 /// Arguments of `state rebuild`.

@@ -183,7 +183,7 @@ fn reasons() -> Vec<&'static str> {
 }
 
 /// Parses the maximum number of what is listed, which is kept in memory.
-fn limit(text: &str) -> Result<usize, String> {
+pub(super) fn limit(text: &str) -> Result<usize, String> {
     const MAX: usize = 100_000;
     match text.parse() {
         Ok(limit @ 1..=MAX) => Ok(limit),

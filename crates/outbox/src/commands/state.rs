@@ -1,5 +1,8 @@
 //! `state rebuild`: appends to the changelog the entries that it has lost, as the outbox shows them.
 
+mod inspect;
+mod verify;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -70,6 +73,8 @@ struct Rebuilt<'a> {
 pub(crate) fn run(command: &StateCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         StateCommand::Rebuild(options) => rebuild(options, config, json),
+        StateCommand::Inspect(options) => inspect::run(options, json),
+        StateCommand::Verify(options) => verify::run(options, config, json),
     }
 }
 
@@ -322,12 +327,12 @@ impl Comparison<'_> {
         // the changelog that is read afterwards.
         let outbox = self.reader.bounds_of(pending, partition, REQUEST_TIMEOUT)?;
         let bounds = self.reader.bounds(partition, REQUEST_TIMEOUT)?;
-        self.read(changelog, partition, bounds, |record| {
+        read(&self.reader, changelog, partition, bounds, |record| {
             let entry = record.value.map(Entry::decode).transpose()?;
             rebuild.changelog_record(record.key, entry.as_ref());
             Ok(())
         })?;
-        self.read(pending, partition, outbox, |record| {
+        read(&self.reader, pending, partition, outbox, |record| {
             let admission = Admission::read(&record.headers.readable)?;
             let value = record.value.unwrap_or_default();
             let missing = rebuild.pending_call(record.key, &admission, value)?;
@@ -343,27 +348,28 @@ impl Comparison<'_> {
             }),
         })
     }
+}
 
-    fn read(
-        &self,
-        topic: &str,
-        partition: Partition,
-        bounds: Bounds,
-        mut sink: impl FnMut(&ChangelogRecord<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let read = self.reader.read_other(topic, partition, bounds, |record| {
-            // A record from beyond the bounds may come with the last fetch.
-            if record.offset >= bounds.end {
-                return Ok(());
-            }
-            sink(&record).with_context(|| format!("the record {topic}/{partition}@{}", record.offset))
-        });
-        match read {
-            Ok(()) => Ok(()),
-            Err(ReadError::Sink(error)) => Err(error),
-            Err(ReadError::Client(error)) => Err(error.into()),
-            Err(ReadError::Cancelled) => bail!("reading {topic}/{partition} was cancelled"),
+/// Passes each record of a partition within the bounds to `sink`.
+fn read(
+    reader: &ChangelogReader,
+    topic: &str,
+    partition: Partition,
+    bounds: Bounds,
+    mut sink: impl FnMut(&ChangelogRecord<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let read = reader.read_other(topic, partition, bounds, |record| {
+        // A record from beyond the bounds may come with the last fetch.
+        if record.offset >= bounds.end {
+            return Ok(());
         }
+        sink(&record).with_context(|| format!("the record {topic}/{partition}@{}", record.offset))
+    });
+    match read {
+        Ok(()) => Ok(()),
+        Err(ReadError::Sink(error)) => Err(error),
+        Err(ReadError::Client(error)) => Err(error.into()),
+        Err(ReadError::Cancelled) => bail!("reading {topic}/{partition} was cancelled"),
     }
 }
 
