@@ -13,7 +13,7 @@ use crate::commands::cause_shape::shape;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
-use crate::tables::new_table;
+use crate::tables::{cell, new_table};
 use crate::timestamp::rfc3339;
 
 /// Maximum number of groups, which are kept in memory. Dead letters of further causes are one group.
@@ -159,8 +159,8 @@ fn table(groups: &[Group]) -> Table {
         table.add_row([
             group.kind.as_str().to_owned(),
             group.dead_letters.to_string(),
-            group.cause.clone(),
-            group.detail.clone(),
+            cell(&group.cause),
+            cell(&group.detail),
             rfc3339(group.first_at),
             rfc3339(group.last_at),
             match (group.with_amount, without) {
@@ -168,7 +168,7 @@ fn table(groups: &[Group]) -> Table {
                 (_, 0) => group.amounts.to_string(),
                 (_, without) => format!("{}, and {without} without", group.amounts),
             },
-            group.example.clone(),
+            cell(&group.example),
         ]);
     }
     table

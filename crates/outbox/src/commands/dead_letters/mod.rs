@@ -20,7 +20,7 @@ use crate::cli::dead_letters::{DeadLettersCommand, ListDeadLetters};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
-use crate::tables::new_table;
+use crate::tables::{cell, new_table};
 use crate::timestamp::rfc3339;
 
 /// Runs a command on the dead letters.
@@ -222,11 +222,11 @@ fn table(listed: &[Listed]) -> Table {
     for of in listed {
         table.add_row([
             of.kind.as_str().to_owned(),
-            of.key.clone(),
+            cell(&of.key),
             of.letter.clone(),
             rfc3339(of.at),
-            of.cause.clone(),
-            of.detail.clone(),
+            cell(&of.cause),
+            cell(&of.detail),
             of.amount.clone().unwrap_or_else(|| "-".into()),
             of.replays.to_string(),
         ]);

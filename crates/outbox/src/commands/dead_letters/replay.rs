@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::confirm::confirm;
 use crate::operator::operator;
 use crate::progress::Progress;
-use crate::tables::new_table;
+use crate::tables::{cell, new_table};
 
 /// Number of dead letters shown before the operator is asked.
 const SHOWN_MAX: usize = 10;
@@ -224,7 +224,7 @@ fn plan(reading: &Reading<'_>, selection: &Selection) -> anyhow::Result<(Plan, V
 /// Shows some of what is left alone, on standard error.
 fn print_left_alone(plan: &Plan) {
     for LeftAlone { key, reason } in plan.left_alone.iter().take(SHOWN_MAX) {
-        eprintln!("{key} is left alone: {reason}");
+        eprintln!("{} is left alone: {reason}", cell(key));
     }
     let shown = u64::try_from(plan.left_alone.len().min(SHOWN_MAX)).unwrap_or_default();
     if plan.left_alone_count > shown {
@@ -240,7 +240,7 @@ fn causes_table(causes: &[Cause]) -> Table {
     for of in causes {
         table.add_row([
             of.dead_letters.to_string(),
-            of.cause.clone(),
+            cell(&of.cause),
             of.amounts.to_string(),
             (of.dead_letters - of.with_amount).to_string(),
         ]);

@@ -13,6 +13,7 @@ use crate::commands::parked::time_of;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
+use crate::tables::{cell, printable};
 use crate::timestamp::rfc3339;
 
 /// Records of one order in the dead-letter topics. Its field names are those of the JSON output.
@@ -162,9 +163,12 @@ fn print(shown: &Shown) {
         }
         println!("{}: dead letter of the {}", record.at, record.kind.as_str());
         for (name, value) in &record.headers {
-            println!("    {name}: {value}{}", time_of(name, value));
+            println!("    {}: {}{}", cell(name), printable(value), time_of(name, value));
         }
-        println!("    order: {}", record.order.as_deref().unwrap_or("none"));
+        println!(
+            "    order: {}",
+            printable(record.order.as_deref().unwrap_or("none"))
+        );
     }
     println!(
         "{key} has {} dead letters, and was replayed {} times.",

@@ -20,7 +20,7 @@ use crate::cli::state::VerifyState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
-use crate::tables::new_table;
+use crate::tables::{cell, new_table};
 
 /// Maximum number of keys that are kept in memory at a time: some 100 MB.
 const KEYS_MAX: u64 = 500_000;
@@ -357,8 +357,9 @@ fn print(verified: &Verified) {
         }
         for Named { key, difference } in &store.differences {
             println!(
-                "partition {}: {key} is {}",
+                "partition {}: {} is {}",
                 store.partition,
+                cell(key),
                 match *difference {
                     "missing" => "in the changelog and not in the store",
                     "extra" => "in the store and not in the changelog",
