@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod config;
 mod confirm;
+mod keys;
 mod operator;
 mod progress;
 mod start_position;

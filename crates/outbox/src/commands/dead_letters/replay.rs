@@ -14,9 +14,10 @@ use super::reading::{Kind, Letter, Reading, Selection};
 use super::write::{Chosen, Writer, open_producer};
 use super::{Listed, table};
 use crate::cli::dead_letters::ReplayDeadLetters;
-use crate::commands::{Status, parked, print_json};
+use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::keys::keys;
 use crate::operator::operator;
 use crate::progress::Progress;
 use crate::tables::{cell, new_table};
@@ -121,7 +122,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
     }
     let selection = Selection {
         filter: options.filter.clone(),
-        keys: keys(options)?,
+        keys: keys(&options.keys, options.keys_from.as_deref())?,
         partition: options.partition.map(Partition),
         offsets: options.offsets.clone(),
     };
@@ -168,14 +169,6 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
         );
     }
     Ok(status)
-}
-
-/// Returns the keys that are selected; `None` if all are.
-fn keys(options: &ReplayDeadLetters) -> anyhow::Result<Option<BTreeSet<String>>> {
-    if options.keys.is_empty() && options.keys_from.is_none() {
-        return Ok(None);
-    }
-    parked::keys(&options.keys, options.keys_from.as_deref()).map(Some)
 }
 
 /// Reads the dead letters to their ends, and decides on each.

@@ -14,7 +14,6 @@ use records::{Position, Timestamp};
 use serde::Serialize;
 
 use self::reading::{ParkedRecord, Reading};
-pub(super) use self::settle::keys;
 pub(super) use self::show::time_of;
 use crate::cli::{ListParked, ParkedCommand, WhichGroup};
 use crate::commands::{Status, print_json};

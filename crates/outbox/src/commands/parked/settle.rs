@@ -1,11 +1,8 @@
 //! `parked settle`: ends parked calls, as the operator has found out what became of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::BufReader;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use pipeline::ledger::ParkedCalls;
 use records::Timestamp;
 use records::settlement::{Decision, Settlement};
@@ -19,10 +16,9 @@ use crate::cli::{DecideParked, SettleParked};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::keys::keys;
 use crate::operator::operator;
 
-/// Maximum number of keys of one command, which are kept in memory.
-const KEYS_MAX: usize = 100_000;
 /// Number of calls shown before the operator is asked.
 pub(super) const SHOWN_MAX: usize = 10;
 
@@ -42,7 +38,7 @@ pub(super) struct Refused {
 }
 
 pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let keys = keys(&options.keys, options.keys_from.as_deref())?;
+    let keys = keys(&options.keys, options.keys_from.as_deref())?.unwrap_or_default();
     let decision = decision(&options.decision);
     let reading = Reading::open(config, &options.which.group)?;
     let producer = open_producer(config)?;
@@ -107,40 +103,6 @@ const fn decision(of: &DecideParked) -> Decision {
     } else {
         Decision::SendAgain
     }
-}
-
-/// Returns the keys of the arguments, or of a file with one key per line.
-///
-/// # Errors
-/// There are none, or too many, or the file cannot be read.
-pub(in crate::commands) fn keys(keys: &[String], from: Option<&Path>) -> anyhow::Result<BTreeSet<String>> {
-    let keys: BTreeSet<String> = match from {
-        None => keys.iter().cloned().collect(),
-        Some(file) if file == Path::new("-") => lines(std::io::stdin().lock())?,
-        Some(file) => {
-            let opened = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
-            lines(BufReader::new(opened)).with_context(|| format!("reading {}", file.display()))?
-        }
-    };
-    ensure!(!keys.is_empty(), "there are no keys: nothing to do");
-    Ok(keys)
-}
-
-/// Reads one key per line. Empty lines are skipped.
-fn lines(input: impl std::io::BufRead) -> anyhow::Result<BTreeSet<String>> {
-    let mut keys = BTreeSet::new();
-    for line in input.lines() {
-        let line = line?;
-        let key = line.strip_suffix('\r').unwrap_or(&line);
-        if !key.is_empty() {
-            keys.insert(key.to_owned());
-        }
-        ensure!(
-            keys.len() <= KEYS_MAX,
-            "there are more than {KEYS_MAX} keys: name them in parts"
-        );
-    }
-    Ok(keys)
 }
 
 /// Chooses the calls of the keys that may be settled now, and the reasons against the others.
@@ -251,11 +213,5 @@ mod tests {
             .collect();
         assert_eq!(words, [("c", true), ("d", false)]);
         assert_eq!(sample(&calls, &chosen).len(), 1);
-    }
-
-    #[test]
-    fn keys_are_lines() {
-        let keys = lines("b\r\na b\n\n a\n".as_bytes()).expect("read");
-        assert_eq!(keys, ["b", "a b", " a"].map(str::to_owned).into());
     }
 }
