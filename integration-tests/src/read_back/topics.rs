@@ -246,6 +246,7 @@ pub(crate) fn reader(kafka: &str, isolation: &str) -> Result<BaseConsumer> {
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "32768")
+        .set("fetch.queue.backoff.ms", "5")
         .create()
         .context("creating a consumer")
 }

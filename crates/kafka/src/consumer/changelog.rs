@@ -48,6 +48,8 @@ impl ChangelogReader {
                 .set("fetch.wait.max.ms", "50")
                 // Bounds the memory of each of several restores.
                 .set("queued.max.messages.kbytes", "16384")
+                // Once the queue was full, librdkafka fetches nothing for this long, by default a second.
+                .set("fetch.queue.backoff.ms", "5")
                 .create::<BaseConsumer>()
                 .map_err(|error| ClientError::new(format!("opening a reader of {topic:?}"), error))
         };
