@@ -99,6 +99,7 @@ impl Pipeline {
                 call_dead_letters: format!("{name}.{}", topics.call_dead_letters),
                 parked: format!("{name}.{}", topics.parked),
                 control: format!("{name}.{}", topics.control),
+                operations: format!("{name}.{}", topics.operations),
             },
             partitions,
             validator_group: format!("{name}.order-validator"),
@@ -129,7 +130,7 @@ impl Pipeline {
 
     /// Names of all topics.
     #[must_use]
-    pub fn topic_names(&self) -> [&str; 8] {
+    pub fn topic_names(&self) -> [&str; 9] {
         let topics = &self.topics;
         [
             &topics.orders,
@@ -140,6 +141,7 @@ impl Pipeline {
             &topics.call_dead_letters,
             &topics.parked,
             &topics.control,
+            &topics.operations,
         ]
     }
 

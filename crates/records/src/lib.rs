@@ -15,6 +15,7 @@
 //! | `pending-api-calls.parked` | [`parked`] | caller | command line |
 //! | | [`settlement`] | command line | command line |
 //! | `pending-api-calls.control` | [`control`] | command line | caller, command line |
+//! | `pending-api-calls.operations` | [`operation`] | command line | command line |
 //! | metadata of the validators' committed offsets | [`topics_note`] | validator | validator |
 //! | metadata of the callers' committed offsets | [`call_note`] | caller | caller, command line |
 //!
@@ -29,6 +30,7 @@ pub mod fingerprint;
 pub mod header;
 pub mod key;
 pub mod offset_set;
+pub mod operation;
 pub mod order;
 pub mod pending;
 pub mod position;

@@ -195,6 +195,17 @@ impl Config {
             "the setting caller.on_ambiguous is \"verify\", and verify.url is empty; set it to the look-up \
              endpoint of the API"
         );
+        let abandon_after = self.deferral.abandon_after;
+        ensure!(
+            caller.on_ambiguous != OnAmbiguous::Retry
+                || api
+                    .idempotency_key_lifetime
+                    .is_none_or(|lifetime| !abandon_after.is_zero() && abandon_after <= lifetime),
+            "the setting caller.on_ambiguous is \"retry\", and a call is repeated for deferral.abandon_after, \
+             {abandon_after:?} (0: for ever); it must be at most api.idempotency_key_lifetime, {:?}, or a request is \
+             repeated after the API has forgotten its key, and charged twice",
+            api.idempotency_key_lifetime.unwrap_or_default()
+        );
         ensure!(
             !caller.instance_id.is_empty() || caller.membership == MembershipSetting::Dynamic,
             "the setting caller.instance_id is empty, and caller.membership is \"static\"; give each caller a \
@@ -382,6 +393,10 @@ mod tests {
         check(
             |config| config.caller.on_ambiguous = OnAmbiguous::Verify,
             "verify.url",
+        );
+        check(
+            |config| config.api.idempotency_key_lifetime = Some(Duration::from_secs(86_400)),
+            "api.idempotency_key_lifetime",
         );
         check(
             |config| config.verify.api_processing_max = Duration::ZERO,

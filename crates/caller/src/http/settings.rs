@@ -41,6 +41,11 @@ pub(crate) struct ApiSettings {
     /// kill. Look-ups wait for it.
     #[serde(with = "humantime_serde")]
     pub(crate) transport_timeout: Duration,
+    /// Time for which the API remembers an idempotency key; none: not known. Refused together with the policy
+    /// `retry` and a longer `deferral.abandon_after`; `outbox replay` leaves older calls out, unless callers look
+    /// them up.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub(crate) idempotency_key_lifetime: Option<Duration>,
     /// Time after which an idle connection is closed. Keep it below the keep-alive timeout of the API's
     /// server: a request on a connection that the server is closing is ambiguous.
     #[serde(with = "humantime_serde")]
@@ -111,6 +116,7 @@ impl Default for ApiSettings {
             // once more. Linux sends five times within 7 s, so this loses no request that has a chance to
             // arrive.
             transport_timeout: Duration::from_secs(10),
+            idempotency_key_lifetime: None,
             // Below the shortest keep-alive of common servers: 5 s in Apache httpd and Node.js.
             pool_idle_timeout: Duration::from_secs(4),
             // As many as caller.calls_in_flight_max, so that a steady load opens no connections.

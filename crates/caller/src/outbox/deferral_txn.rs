@@ -202,9 +202,11 @@ impl PendingCall {
     ) -> (&[u8], &[u8], OutgoingHeaders) {
         let before = self.continuation.as_ref();
         // The first position, through any number of deferrals: it identifies the call.
-        let call = before.map_or(&self.position, |before| &before.call);
+        let call = before.map_or(&self.position, |before| before.first(&self.position));
         let mut continuation = Continuation::new(call.clone(), group.to_owned(), self.seen_at);
-        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+        continuation.deferrals = before
+            .filter(|before| !before.repeats)
+            .map_or(1, |before| before.deferrals.saturating_add(1));
         continuation.first_attempt_at = self.first_attempt_at(&copied.history, clock);
         continuation.attempts = copied.history.attempts;
         continuation.attempts_ambiguous = copied.history.attempts_ambiguous;

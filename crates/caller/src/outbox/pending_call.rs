@@ -127,9 +127,9 @@ impl PendingCall {
         let seen_before_ms = u64::try_from(now.0.saturating_sub(before.first_seen_at.0)).unwrap_or_default();
         Some(DeferralContext {
             // An offset means nothing on another partition, where a replay may have put the copy.
-            origin: match before.call.partition == self.position.partition {
-                true => before.call.offset,
-                false => self.position.offset,
+            origin: match before.first(&self.position) {
+                first if first.partition == self.position.partition => first.offset,
+                _ => self.position.offset,
             },
             attempts: before.attempts,
             attempts_ambiguous: before.attempts_ambiguous,
@@ -165,7 +165,12 @@ impl PendingCall {
 impl Callable {
     /// Reads a pending call. Its order has the form that the validator's settings ask for, which this program
     /// does not know: of the order it needs what its templates name.
-    fn new(key: &[u8], value: &Bytes, traceparent: Option<&[u8]>, api: &Api) -> Result<Self, NotACall> {
+    pub(crate) fn new(
+        key: &[u8],
+        value: &Bytes,
+        traceparent: Option<&[u8]>,
+        api: &Api,
+    ) -> Result<Self, NotACall> {
         let because = |reason: Reason| move |detail: String| NotACall { reason, detail };
         let not_pending = because(Reason::NotAPendingCall);
         let key = IdempotencyKey::from_bytes(key).map_err(|error| not_pending(error.to_string()))?;

@@ -51,7 +51,11 @@ impl PendingCall {
         outcome.first_attempt_at = self
             .first_attempt_at(history, clock)
             .unwrap_or_else(|| clock.at(history.responded_at));
-        outcome.continues = self.continuation.as_ref().map(|before| before.call.to_string());
+        outcome.continues = self
+            .continuation
+            .as_ref()
+            .filter(|before| !before.repeats)
+            .map(|before| before.call.to_string());
         outcome.responded_at = clock.at(history.responded_at);
         outcome.to_json()
     }

@@ -43,8 +43,7 @@ pub fn missing(
         .map(|purpose| NewTopic {
             name: purpose.name(topics).to_owned(),
             purpose,
-            // Few records, which every caller reads as a whole.
-            partitions: if purpose == Purpose::Control {
+            partitions: if purpose.has_one_partition() {
                 1
             } else {
                 partitions
@@ -100,6 +99,8 @@ fn configs(
         Purpose::Control => {
             configs.insert("cleanup.policy", "compact".to_owned());
         }
+        // For ever: who has changed what is few records, and a replay continues from them.
+        Purpose::Operations => keep(None),
         Purpose::OrderDeadLetters => {
             // Until an operator has dealt with them.
             keep(None);

@@ -36,6 +36,8 @@ pub enum Purpose {
     Parked,
     /// Switches by which an operator pauses and resumes the calls.
     Control,
+    /// What operators have changed.
+    Operations,
 }
 
 /// User of the topics, which decides the topics that are verified.
@@ -147,7 +149,7 @@ pub fn is_refused(findings: &[Finding]) -> bool {
 
 impl Purpose {
     /// All purposes, in the order in which an order passes the topics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Orders,
         Self::Pending,
         Self::Changelog,
@@ -156,6 +158,7 @@ impl Purpose {
         Self::CallDeadLetters,
         Self::Parked,
         Self::Control,
+        Self::Operations,
     ];
 
     /// Returns the configured name of the topic.
@@ -170,7 +173,13 @@ impl Purpose {
             Self::CallDeadLetters => &topics.call_dead_letters,
             Self::Parked => &topics.parked,
             Self::Control => &topics.control,
+            Self::Operations => &topics.operations,
         }
+    }
+
+    /// Returns whether the topic has one partition, because its records are few and are read in their order.
+    const fn has_one_partition(self) -> bool {
+        matches!(self, Self::Control | Self::Operations)
     }
 
     /// Returns the topic whose records are copied to this one, and must fit.
@@ -178,7 +187,7 @@ impl Purpose {
         match self {
             Self::Pending | Self::OrderDeadLetters => Some(Self::Orders),
             Self::Processed | Self::CallDeadLetters | Self::Parked => Some(Self::Pending),
-            Self::Orders | Self::Changelog | Self::Control => None,
+            Self::Orders | Self::Changelog | Self::Control | Self::Operations => None,
         }
     }
 }

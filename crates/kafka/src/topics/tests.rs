@@ -101,7 +101,7 @@ fn each_role_verifies_its_own_topics() {
     let of = |role| verify(&required(&topics, role), &ExistingTopics::new());
     assert_eq!(
         (of(Validator).len(), of(Caller).len(), of(Operator).len()),
-        (4, 5, 8)
+        (4, 5, 9)
     );
     let text = of(Caller)[0].to_string();
     assert!(
@@ -376,7 +376,7 @@ fn created_topics_follow_existing_orders_topic() {
     };
     let existing = ExistingTopics::from([(topics.orders.clone(), orders)]);
     let new = missing(&topics, &existing, 10, 3);
-    assert_eq!(new.len(), 7);
+    assert_eq!(new.len(), 8);
     assert!(
         new.iter()
             .all(|new| new.name != topics.orders && new.configs["min.insync.replicas"] == "2")

@@ -5,20 +5,28 @@
 //! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
 //! names; any other terminal record ends the record that it names, and not a later copy.
 //!
+//! The notes of the callers' group tell which of the records without a terminal record may still be sent. They come
+//! before the terminal records: a caller notes that a call is final after Kafka has acknowledged its outcome, so none
+//! of a call that is noted is missed.
+//!
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
 mod keys;
 mod parked_calls;
+mod plan;
 mod recovery;
+mod replay;
 
 use std::collections::BTreeMap;
 
-use records::{Bounds, Offset, OffsetSet, Partition, Position, TopicId};
+use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
 use self::keys::KeySample;
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
+pub use self::plan::{Contents, LeftOut, Planner, Replayable, Selected};
 pub use self::recovery::{CannotRecover, Recovery};
+pub use self::replay::{Replays, RunningReplay, Stage, Step};
 
 /// Kind of a terminal record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +34,39 @@ pub enum Terminal {
     /// Outcome of an accepted call.
     Accepted,
     /// Dead letter.
-    DeadLetter,
+    DeadLetter(Rejection),
     /// Parked record.
     Parked,
+}
+
+/// Evidence of a dead letter. Of two for one record the later one in this order counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// No request of the call was processed, as far as its caller knows.
+    Definite,
+    /// A request of the call had an unknown outcome: the API may have processed it before it rejected the next one.
+    Ambiguous,
+    /// An operator has settled the parked call as rejected.
+    Settled,
+    /// The record is no pending call that a caller can read.
+    NotACall,
+}
+
+impl Rejection {
+    const ALL: [Self; 4] = [Self::Definite, Self::Ambiguous, Self::Settled, Self::NotACall];
+}
+
+/// State of a record of the outbox, with what the callers' group has noted of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotedState {
+    /// The group has not noted that it is final: a caller will make the call, or makes it now.
+    Pending,
+    /// As `Pending`, and with an intent: the call was sent, or is about to be.
+    InFlight,
+    /// A terminal record ends it, and no caller makes it again.
+    Final(Terminal),
+    /// The group has noted that it is final, and the topics no longer have the terminal record.
+    Unknown,
 }
 
 /// State of a record of the outbox, at the time at which it is folded.
@@ -63,8 +101,11 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Calls {
     accepted: OffsetSet,
-    dead_letters: OffsetSet,
+    /// Dead letters, by the order of their evidence.
+    dead_letters: [OffsetSet; Rejection::ALL.len()],
     parked: OffsetSet,
+    /// Offset and call note of the callers' group; `None` if they are not known, or it has none.
+    note: Option<(Offset, CallNote)>,
     /// Keys of terminal records, to be compared with those of the outbox.
     keys: KeySample,
     /// First records of the calls of which a copy was accepted.
@@ -99,6 +140,11 @@ impl Ledger {
         }
     }
 
+    /// Takes in what the callers' group has committed for a partition, before all terminal records.
+    pub fn noted(&mut self, partition: Partition, offset: Offset, note: CallNote) {
+        self.partitions.entry(partition).or_default().note = Some((offset, note));
+    }
+
     /// Takes in a terminal record, with its key and the record of the outbox that it names. One that names
     /// another topic is ignored.
     ///
@@ -114,7 +160,7 @@ impl Ledger {
         }
         let set = match kind {
             Terminal::Accepted => &mut calls.accepted,
-            Terminal::DeadLetter => &mut calls.dead_letters,
+            Terminal::DeadLetter(rejection) => &mut calls.dead_letters[rejection as usize],
             Terminal::Parked => &mut calls.parked,
         };
         set.insert(call.offset);
@@ -164,11 +210,45 @@ impl Ledger {
                     calls.accepted_copies.insert(first);
                 }
             }
-            CallState::Final(Terminal::DeadLetter) => calls.counts.dead_letters += 1,
+            CallState::Final(Terminal::DeadLetter(_)) => calls.counts.dead_letters += 1,
             CallState::Final(Terminal::Parked) => calls.counts.parked += 1,
             CallState::Open => drop(calls.open.insert(first, offset)),
         }
         Ok(state)
+    }
+
+    /// Returns the state that [`Self::pending`] has returned for a record, with what the group has noted of it.
+    #[must_use]
+    pub fn noted_state(&self, partition: Partition, offset: Offset, state: CallState) -> NotedState {
+        // An outcome counts at once: its caller has the response.
+        if state == CallState::Final(Terminal::Accepted) {
+            return NotedState::Final(Terminal::Accepted);
+        }
+        match state {
+            // A dead letter or parked record whose call is not noted leaves the call open: the next owner looks it
+            // up, or sends it.
+            _ if !self.is_noted_final(partition, offset) => {
+                let note = self.note(partition);
+                match note.is_some_and(|(_, note)| note.intents.contains(offset)) {
+                    true => NotedState::InFlight,
+                    false => NotedState::Pending,
+                }
+            }
+            CallState::Final(terminal) => NotedState::Final(terminal),
+            CallState::Open => NotedState::Unknown,
+        }
+    }
+
+    /// Returns whether the group has noted that the call of a record is final, so that no caller makes it again.
+    #[must_use]
+    pub fn is_noted_final(&self, partition: Partition, offset: Offset) -> bool {
+        // Without a note no caller has dealt with the record, as far as is known.
+        self.note(partition)
+            .is_some_and(|(committed, note)| offset < *committed || note.finals.contains(offset))
+    }
+
+    fn note(&self, partition: Partition) -> Option<&(Offset, CallNote)> {
+        self.partitions.get(&partition)?.note.as_ref()
     }
 
     /// Returns the open calls of a partition in the order of their first records: each with its first record
@@ -209,13 +289,20 @@ impl Calls {
         let is_accepted = |at| self.accepted.contains(at);
         if is_accepted(offset) || is_accepted(first) || self.accepted_copies.contains(first) {
             CallState::Final(Terminal::Accepted)
-        } else if self.dead_letters.contains(offset) {
-            CallState::Final(Terminal::DeadLetter)
+        } else if let Some(rejection) = self.rejection(offset) {
+            CallState::Final(Terminal::DeadLetter(rejection))
         } else if self.parked.contains(offset) {
             CallState::Final(Terminal::Parked)
         } else {
             CallState::Open
         }
+    }
+
+    fn rejection(&self, offset: Offset) -> Option<Rejection> {
+        Rejection::ALL
+            .into_iter()
+            .rev()
+            .find(|rejection| self.dead_letters[*rejection as usize].contains(offset))
     }
 }
 

@@ -43,12 +43,13 @@ fn recover(ledger: &Ledger, start: i64, end: i64) -> Recovery {
 
 #[test]
 fn call_without_a_terminal_record_is_ambiguous() {
-    use Terminal::{Accepted, DeadLetter, Parked};
+    use Terminal::{Accepted, Parked};
+    const DEAD_LETTER: Terminal = Terminal::DeadLetter(Rejection::Definite);
     // Offsets 3 and 7 hold markers. An outcome is there twice, and one of a deleted record.
     let terminals = [
         (Accepted, 0),
         (Accepted, 2),
-        (DeadLetter, 4),
+        (DEAD_LETTER, 4),
         (Parked, 5),
         (Accepted, 4),
         (Accepted, 2),
@@ -153,4 +154,51 @@ fn scattered_calls_are_exact_or_refused() {
     assert_eq!(large.note.finals.count(), 12_000);
     let refused = recover(26_000).expect_err("too long").to_string();
     assert!(refused.contains("13000 open calls"), "{refused}");
+}
+
+#[test]
+fn note_tells_what_may_still_be_sent() {
+    let mut ledger = Ledger::new("outbox");
+    let note = CallNote {
+        outbox: None,
+        intents: set(&[5, 6]),
+        finals: set(&[6, 7]),
+    };
+    ledger.noted(P, Offset(4), note);
+    for (rejection, offset) in [
+        (Rejection::Ambiguous, 3),
+        (Rejection::Definite, 3),
+        (Rejection::Definite, 8),
+    ] {
+        let terminal = Terminal::DeadLetter(rejection);
+        ledger
+            .terminal(terminal, &at(offset), b"key")
+            .expect("the same key");
+    }
+    for (kind, offset) in [(Terminal::Accepted, 4), (Terminal::Parked, 7)] {
+        ledger.terminal(kind, &at(offset), b"key").expect("the same key");
+    }
+    let states: Vec<_> = (2..=8)
+        .map(|offset| {
+            let state = ledger
+                .pending(P, Offset(offset), b"key", None)
+                .expect("the same key");
+            ledger.noted_state(P, Offset(offset), state)
+        })
+        .collect();
+    use NotedState::{Final, InFlight, Pending, Unknown};
+    let ambiguous = Terminal::DeadLetter(Rejection::Ambiguous);
+    let expected = [
+        Unknown,
+        Final(ambiguous),
+        Final(Terminal::Accepted),
+        InFlight,
+        Unknown,
+        Final(Terminal::Parked),
+        Pending,
+    ];
+    assert_eq!(states, expected);
+    // Nothing is known of a group without offsets.
+    let other = Ledger::new("outbox");
+    assert_eq!(other.noted_state(P, Offset(0), CallState::Open), Pending);
 }

@@ -9,3 +9,4 @@
 
 mod admission;
 mod delivery;
+mod ledger;

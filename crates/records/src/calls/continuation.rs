@@ -51,6 +51,10 @@ pub struct Continuation {
     /// Ambiguity of the call; `None` if it was surely not processed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ambiguity: Option<Ambiguity>,
+    /// `true` if an operator has asked by name for a call that was accepted to be made again. The copy is then a
+    /// new call, whose outcome is its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub repeats: bool,
 }
 
 /// Cause for which a deferred call may have been processed.
@@ -89,7 +93,14 @@ impl Continuation {
             attempts_ambiguous: 0,
             lookups: 0,
             ambiguity: None,
+            repeats: false,
         }
+    }
+
+    /// Returns the first record of the call to which the copy at this position belongs.
+    #[must_use]
+    pub const fn first<'a>(&'a self, copy: &'a Position) -> &'a Position {
+        if self.repeats { copy } else { &self.call }
     }
 
     /// Returns the header value.
@@ -133,6 +144,7 @@ mod tests {
         attempted.attempts = 40;
         attempted.attempts_ambiguous = 1;
         attempted.ambiguity = Some(Ambiguity::Redelivered);
+        attempted.repeats = true;
         for written in [deferred(), attempted] {
             let json = written.to_json();
             assert_eq!(Continuation::parse(&json).expect("a continuation"), written);
@@ -145,6 +157,15 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn repeated_call_is_a_call_of_its_own() {
+        let copy = "pending-api-calls/3@90".parse().expect("a position");
+        let mut continuation = deferred();
+        assert_eq!(continuation.first(&copy), &continuation.call);
+        continuation.repeats = true;
+        assert_eq!(continuation.first(&copy), &copy);
     }
 
     #[test]

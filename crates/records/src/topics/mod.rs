@@ -26,6 +26,8 @@ pub struct Topics {
     pub parked: String,
     /// Switches of the callers' groups, by which an operator pauses and resumes the calls.
     pub control: String,
+    /// What operators have changed: who, when, why, what. Replays are planned and continued from it.
+    pub operations: String,
 }
 
 impl Default for Topics {
@@ -39,6 +41,7 @@ impl Default for Topics {
             call_dead_letters: "pending-api-calls.dead-letters".into(),
             parked: "pending-api-calls.parked".into(),
             control: "pending-api-calls.control".into(),
+            operations: "pending-api-calls.operations".into(),
         }
     }
 }

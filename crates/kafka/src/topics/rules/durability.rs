@@ -58,7 +58,11 @@ impl Rules<'_> {
                        lost without a trace, and an order may be lost or paid twice";
             let repair = self.alter(purpose, "unclean.leader.election.enable=false");
             match purpose {
-                Purpose::Orders | Purpose::Pending | Purpose::Changelog | Purpose::Control => {
+                Purpose::Orders
+                | Purpose::Pending
+                | Purpose::Changelog
+                | Purpose::Control
+                | Purpose::Operations => {
                     self.refuse(purpose, what, why, repair);
                 }
                 Purpose::OrderDeadLetters

@@ -35,14 +35,19 @@ impl Rules<'_> {
 
     /// Refuses partition counts that move keys to other partitions.
     pub(super) fn partitions(&mut self, purpose: Purpose, topic: &TopicDescription) {
-        if purpose == Purpose::Control && topic.partitions != 1 {
+        if purpose.has_one_partition() && topic.partitions != 1 {
+            let setting = match purpose {
+                Purpose::Operations => "topics.operations",
+                _ => "topics.control",
+            };
             self.refuse(
                 purpose,
                 format!("has {} partitions", topic.partitions),
-                "callers read one partition of it, and would miss a pause on another",
-                "Kafka cannot remove partitions: name a new topic in [topics] as topics.control, and create it \
-                 with outbox --config FILE topics create"
-                    .into(),
+                "its records are read in their order, and only from its first partition",
+                format!(
+                    "Kafka cannot remove partitions: name a new topic in [topics] as {setting}, and create it \
+                     with outbox --config FILE topics create"
+                ),
             );
         }
         let must_equal_orders = matches!(purpose, Purpose::Pending | Purpose::Changelog);

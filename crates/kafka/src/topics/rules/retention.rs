@@ -56,6 +56,13 @@ impl Rules<'_> {
                  operator has paused",
                 self.alter(purpose, "cleanup.policy=compact"),
             ),
+            Purpose::Operations if compact => self.refuse(
+                purpose,
+                what,
+                "Kafka keeps only the last record of a replay: a replay that is run again would not know what it \
+                 has appended",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
             Purpose::CallDeadLetters | Purpose::Parked if compact => self.warn(
                 purpose,
                 what,
@@ -69,7 +76,8 @@ impl Rules<'_> {
             | Purpose::Processed
             | Purpose::CallDeadLetters
             | Purpose::Parked
-            | Purpose::Control => {}
+            | Purpose::Control
+            | Purpose::Operations => {}
         }
     }
 
@@ -85,6 +93,10 @@ impl Rules<'_> {
             Purpose::OrderDeadLetters | Purpose::CallDeadLetters | Purpose::Parked => (
                 30,
                 "a record that no operator has dealt with in time is lost, with its evidence",
+            ),
+            Purpose::Operations => (
+                30,
+                "it is no longer known who has changed what, and a replay that was begun cannot be continued",
             ),
             Purpose::Changelog | Purpose::Processed | Purpose::Control => return,
         };

@@ -7,7 +7,7 @@ use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
-use pipeline::ledger::{Ledger, Recovery, Terminal};
+use pipeline::ledger::{Ledger, Recovery, Rejection, Terminal};
 use records::outcome::Outcome;
 use records::settlement;
 use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
@@ -58,7 +58,10 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let terminal_topics = [
         (Terminal::Accepted, config.topics.processed.as_str()),
-        (Terminal::DeadLetter, config.topics.call_dead_letters.as_str()),
+        (
+            Terminal::DeadLetter(Rejection::Definite),
+            config.topics.call_dead_letters.as_str(),
+        ),
         (Terminal::Parked, config.topics.parked.as_str()),
     ];
     let names: Vec<&str> = terminal_topics
@@ -290,7 +293,10 @@ impl<'a> Reading<'a> {
                     *skipped.entry(partition).or_default() += 1;
                     return Ok(());
                 }
-                let first = continues.as_ref().map(|continues| &continues.call);
+                let first = continues
+                    .as_ref()
+                    .filter(|continues| !continues.repeats)
+                    .map(|continues| &continues.call);
                 ledger
                     .pending(partition, record.offset, record.key, first)
                     .with_context(|| refused(topic, partition, record.offset))?;
@@ -346,7 +352,7 @@ fn call_of(kind: Terminal, record: &TopicRecord<'_>) -> Option<Position> {
         (Some(text), _) => text.parse().ok(),
         // Outcomes name the call in their value, too.
         (None, Terminal::Accepted) => Outcome::parse(record.value).ok()?.call.parse().ok(),
-        (None, Terminal::DeadLetter | Terminal::Parked) => None,
+        (None, Terminal::DeadLetter(_) | Terminal::Parked) => None,
     }
 }
 
@@ -412,7 +418,10 @@ mod tests {
         assert_eq!(named(Terminal::Accepted, Some(b"outbox/1@8"), &outcome), position);
         let by_value = named(Terminal::Accepted, None, &outcome);
         assert_eq!(by_value.as_deref(), Some("outbox/1@7"));
-        assert_eq!(named(Terminal::DeadLetter, None, &outcome), None);
+        assert_eq!(
+            named(Terminal::DeadLetter(Rejection::Definite), None, &outcome),
+            None
+        );
         assert_eq!(named(Terminal::Parked, Some(b"\xff"), b""), None);
     }
 

@@ -258,7 +258,7 @@ mod tests {
         let json =
             serde_json::to_value(Created::new(&new, &failed, &ExistingTopics::new(), &found)).expect("JSON");
         assert_eq!(json["sound"], false);
-        assert_eq!(json["created"].as_array().map(Vec::len), Some(7));
+        assert_eq!(json["created"].as_array().map(Vec::len), Some(8));
         assert_eq!(json["failed"][0]["topic"], "payment-orders");
         assert_eq!(json["findings"][0]["severity"], "refuse");
     }

@@ -12,7 +12,7 @@ use pipeline::delivery::{
     FinalState, Gauges, HaltReason, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
     ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
-use pipeline::ledger::Terminal;
+use pipeline::ledger::{Rejection, Terminal};
 use rand::RngExt as _;
 use records::{CallNote, Offset, OffsetSet, Partition, TopicId};
 
@@ -532,7 +532,9 @@ impl Simulation {
         let (order, abandons) = (self.origin(position), self.setup.abandons);
         let terminal = match state {
             FinalState::Accepted(_) | FinalState::Found(_) => Terminal::Accepted,
-            FinalState::Rejected(_) | FinalState::Abandoned(_) | FinalState::NotACall => Terminal::DeadLetter,
+            FinalState::Rejected(_) | FinalState::Abandoned(_) | FinalState::NotACall => {
+                Terminal::DeadLetter(Rejection::Definite)
+            }
             FinalState::Parked(_) => Terminal::Parked,
         };
         self.terminals.push((position, terminal));

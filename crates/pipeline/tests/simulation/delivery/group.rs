@@ -114,7 +114,7 @@ impl Simulation {
         for (position, terminal) in &self.terminals {
             let ignored = match terminal {
                 Terminal::Parked => Mutation::RecoveryWithoutParked,
-                Terminal::Accepted | Terminal::DeadLetter => Mutation::RecoveryWithoutOutcomes,
+                Terminal::Accepted | Terminal::DeadLetter(_) => Mutation::RecoveryWithoutOutcomes,
             };
             if mutation != Some(ignored) {
                 let key = self.log[position].key.as_bytes();
