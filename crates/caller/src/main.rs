@@ -8,11 +8,13 @@ mod http;
 mod metrics;
 mod outbox;
 mod run;
+mod show_request;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use records::Position;
 use service::{Program, Shutdown};
 
 use crate::config::{Config, RENAMED_SETTINGS};
@@ -23,10 +25,18 @@ use crate::config::{Config, RENAMED_SETTINGS};
 struct CommandLine {
     #[command(flatten)]
     flags: service::cli::Flags,
+
+    /// Shows the request of a record of the outbox, as this caller would send it now, with its secrets hidden, and
+    /// exits. Nothing is sent. `outbox order KEY` shows where the calls of an order are.
+    #[arg(long, value_name = "TOPIC/PARTITION@OFFSET", conflicts_with = "check")]
+    show_request: Option<Position>,
 }
 
 fn main() -> ExitCode {
-    let CommandLine { flags } = CommandLine::parse();
+    let CommandLine { flags, show_request } = CommandLine::parse();
+    if let Some(position) = show_request {
+        return service::cli::finish(shown(&flags, &position));
+    }
     let program = Program {
         renamed_settings: RENAMED_SETTINGS,
         check_settings: Config::check,
@@ -34,6 +44,13 @@ fn main() -> ExitCode {
         run,
     };
     program.main(&flags)
+}
+
+fn shown(flags: &service::cli::Flags, position: &Position) -> anyhow::Result<()> {
+    service::logging::init_with_default("warn,librdkafka=off")?;
+    let config: Config = service::config::load(flags.config.as_deref(), RENAMED_SETTINGS)?;
+    config.check()?;
+    show_request::run(&config, position)
 }
 
 fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -86,6 +86,29 @@ impl Api {
         self.mapping.request(facts, order, traceparent)
     }
 
+    /// Returns a request as text, with all headers but those of credentials and signature, which it only names. Sends
+    /// nothing.
+    pub(crate) fn shown(&self, request: &Request) -> String {
+        let headers = self.mapping.headers(request);
+        let open = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        let signature = self.signature.iter().flat_map(Signature::headers);
+        let hidden = self
+            .credentials
+            .header()
+            .into_iter()
+            .chain(signature)
+            .map(|name| format!("{name}: (hidden)\n"));
+        format!(
+            "{} {}\n{}\n{}",
+            self.mapping.method,
+            request.url,
+            open.chain(hidden).collect::<String>(),
+            String::from_utf8_lossy(&request.body)
+        )
+    }
+
     /// Sends a request at most once, and only while `permit` is valid.
     pub(crate) async fn call(&self, request: Request, permit: SendPermit) -> Response {
         let Some(headers) = self.headers(&self.mapping.method, &request).await else {

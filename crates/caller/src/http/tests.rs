@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pipeline::delivery::{Field, HttpResponse, Lost, NotSent, ResponseClass};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::auth::AuthKind;
 use super::response::{FieldSettings, OtherwiseSetting};
 use super::*;
 use server::{Behaviour, OK, Server};
@@ -457,4 +458,35 @@ async fn request_has_the_headers_of_the_settings() {
     ] {
         assert!(head.contains(part), "{part:?} is not in {head}");
     }
+}
+
+#[test]
+fn shown_request_hides_its_secrets() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "s3cret-of-the-api").expect("written");
+    let mut settings = settings("http://127.0.0.1:9/payments/{order_id}");
+    let secret: auth::SecretSource =
+        serde_json::from_value(format!("file:{}", file.path().display()).into()).expect("a source");
+    settings.auth.kind = AuthKind::Bearer;
+    settings.auth.secret = secret.clone();
+    settings.signature.header = "x-signature".into();
+    settings.signature.secret = secret;
+    let api = Api::new(&settings).expect("an API");
+    let facts = Facts {
+        order_id: "o-1",
+        idempotency_key: "k-1",
+        order: "{}",
+    };
+    let request = api.request(&facts, &Bytes::from_static(b"{}"), None);
+    let shown = api.shown(&request.expect("a request"));
+    for part in [
+        "POST http://127.0.0.1:9/payments/o-1\n",
+        "idempotency-key: k-1\n",
+        "authorization: (hidden)\n",
+        "x-signature: (hidden)\n",
+        "\n\n{}",
+    ] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    assert!(!shown.contains("s3cret"), "{shown}");
 }

@@ -136,6 +136,15 @@ impl Credentials {
         }
     }
 
+    /// Returns the name of the header that carries them.
+    pub(crate) fn header(&self) -> Option<HeaderName> {
+        match self {
+            Self::None => None,
+            Self::Fixed { header, .. } => Some(header.clone()),
+            Self::OAuth2(_) => Some(AUTHORIZATION),
+        }
+    }
+
     /// Adds the credentials to the headers of a request.
     ///
     /// # Errors

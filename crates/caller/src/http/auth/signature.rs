@@ -142,6 +142,14 @@ impl Signature {
         }))
     }
 
+    /// Returns the names of the headers that it adds.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = HeaderName> {
+        self.timestamp_header
+            .clone()
+            .into_iter()
+            .chain([self.header.clone()])
+    }
+
     /// Adds the signature of a request made at `now` to its headers.
     ///
     /// # Errors
