@@ -1,13 +1,18 @@
 //! Arguments of the command line.
 
+pub(crate) mod dead_letters;
+mod replay;
+pub(crate) mod state;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) mod dead_letters;
-pub(crate) mod state;
-
 use self::dead_letters::DeadLettersCommand;
+pub(crate) use self::replay::{
+    ChangeReplay, ListOperations, OffsetRange, OperationsCommand, PlanReplay, Rate, ReplayCommand,
+    ReplayState, RunReplay, ShowReplays,
+};
 use self::state::{InspectState, VerifyState};
 use crate::start_position::StartPosition;
 
@@ -52,6 +57,12 @@ pub(crate) enum Command {
     /// Shows the parked calls, whose outcome is unknown, and settles them.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// Appends calls to the outbox again: plans which, shows how much money they are, and runs the plan.
+    #[command(subcommand)]
+    Replay(ReplayCommand),
+    /// Shows what operators have changed.
+    #[command(subcommand)]
+    Operations(OperationsCommand),
     /// Shows, verifies and repairs the state of the validators.
     #[command(subcommand)]
     State(StateCommand),
@@ -61,6 +72,19 @@ pub(crate) enum Command {
     /// Shows the dead letters of orders and calls, and writes refused orders back to the orders topic.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Prints completions of this command line for a shell.
+    Completions(Completions),
+}
+
+/// Arguments of the command `completions`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox completions bash >/etc/bash_completion.d/outbox
+  outbox completions zsh >~/.zfunc/_outbox")]
+pub(crate) struct Completions {
+    /// Shell.
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// Arguments of the command `status`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::KafkaSettings;
-use records::{AmountForm, Selection, Topics};
+use records::{AmountForm, Selection, Timestamp, Topics};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,8 @@ pub(crate) struct Config {
 pub(crate) struct Caller {
     #[serde(with = "humantime_serde")]
     ownership_lease: Duration,
+    on_ambiguous: String,
+    policy_header: String,
 }
 
 /// Settings of the API: `[api]`.
@@ -61,6 +63,8 @@ pub(crate) struct Api {
     timeout: Duration,
     #[serde(with = "humantime_serde")]
     transport_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    idempotency_key_lifetime: Option<Duration>,
 }
 
 /// Settings of the look-ups: `[verify]`.
@@ -76,6 +80,8 @@ impl Default for Caller {
     fn default() -> Self {
         Self {
             ownership_lease: Duration::from_secs(5),
+            on_ambiguous: "retry".into(),
+            policy_header: String::new(),
         }
     }
 }
@@ -85,6 +91,7 @@ impl Default for Api {
         Self {
             timeout: Duration::from_secs(30),
             transport_timeout: Duration::from_secs(10),
+            idempotency_key_lifetime: None,
         }
     }
 }
@@ -217,6 +224,30 @@ impl Config {
             + self.verify.api_processing_max
     }
 
+    /// Returns the defaults, with an API that forgets an idempotency key after this time.
+    #[cfg(test)]
+    pub(crate) fn with_key_lifetime(lifetime: Duration) -> Self {
+        let mut config = Self::default();
+        config.api.idempotency_key_lifetime = Some(lifetime);
+        config
+    }
+
+    /// Returns whether the API may have forgotten the idempotency key of an order that was admitted at this time.
+    pub(crate) fn is_key_expired(&self, admitted_at: Option<Timestamp>, now: Timestamp) -> bool {
+        let Some(lifetime) = self.api.idempotency_key_lifetime else {
+            return false;
+        };
+        let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+        // Nobody knows how old an order without a time is.
+        admitted_at.is_none_or(|at| now.0.saturating_sub(at.0) > lifetime)
+    }
+
+    /// Returns whether callers look up each ambiguous call before they send it again.
+    pub(crate) fn looks_up(&self) -> bool {
+        // With a header each order may have a policy of its own.
+        self.caller.on_ambiguous == "verify" && self.caller.policy_header.is_empty()
+    }
+
     /// Returns the connection settings of the command line.
     pub(crate) fn connection(&self) -> KafkaSettings {
         self.connection_as("outbox-command-line")
@@ -321,6 +352,27 @@ mod tests {
         for name in ["ownership_lease", "transport_timeout", "api_processing_max"] {
             assert!(text.contains(&format!("\n{name} = ")), "{name}");
         }
+    }
+
+    #[test]
+    fn key_expires_after_its_lifetime() {
+        assert!(!Config::default().is_key_expired(None, Timestamp(i64::MAX)));
+        let config = Config::with_key_lifetime(Duration::from_secs(1));
+        let expired = |at| config.is_key_expired(at, Timestamp(5_000));
+        assert!(expired(Some(Timestamp(3_999))) && !expired(Some(Timestamp(4_000))));
+        assert!(expired(None));
+    }
+
+    #[test]
+    fn callers_look_up_under_verify_alone() {
+        let looks_up = |on_ambiguous: &str, policy_header: &str| {
+            let mut config = Config::default();
+            config.caller.on_ambiguous = on_ambiguous.into();
+            config.caller.policy_header = policy_header.into();
+            config.looks_up()
+        };
+        assert!(looks_up("verify", ""));
+        assert!(!looks_up("retry", "") && !looks_up("park", "") && !looks_up("verify", "policy"));
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! Operator's command line of the outbox pipeline.
 
+mod amounts;
 mod brokers;
+mod call_records;
 mod cli;
 mod commands;
 mod config;
 mod confirm;
 mod keys;
+mod operations_log;
 mod operator;
 mod progress;
 mod start_position;
 mod tables;
 mod time_argument;
 mod timestamp;
+mod transaction;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use records::control::Calls;
 
 use crate::cli::{Cli, Command};
@@ -36,6 +40,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Status> {
+    if let Command::Completions(of) = &cli.command {
+        // Without settings, which a shell that starts need not have.
+        clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
+        return Ok(Status::Ok);
+    }
     // The log lines of librdkafka would mix with the output. What matters of them is in the errors it
     // returns.
     service::logging::init_with_default("warn,librdkafka=off")?;
@@ -48,8 +57,11 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
         Command::Status(options) => commands::status::run(options, &config, cli.json),
         Command::Parked(command) => commands::parked::run(command, &config, cli.json),
+        Command::Replay(command) => commands::replay::run(command, &config, cli.json),
+        Command::Operations(command) => commands::operations::run(command, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
+        Command::Completions(_) => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
 }

@@ -38,6 +38,15 @@ impl Progress {
             .set_message(format!("{} records read, now {topic}", self.bar.position()));
     }
 
+    /// Shows what is waited for, however few records were read.
+    pub(crate) fn wait(&self, message: String) {
+        if self.since.elapsed() > SHOWN_AFTER && self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_message(message);
+        self.bar.tick();
+    }
+
     /// Shows what is being done.
     pub(crate) fn show(&self, message: String) {
         self.bar.set_message(message);

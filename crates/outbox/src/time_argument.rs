@@ -15,10 +15,6 @@ const FORMS: &str = "expected `now`, a time ago (`30m ago`, `2h 15m ago`, `1day 
 ///
 /// # Errors
 /// The text is no time, or the local zone has no such time, or has it twice.
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the first command with a time span uses it")
-)]
 pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     parse(text, jiff::Timestamp::now(), &local_zone()?)
 }

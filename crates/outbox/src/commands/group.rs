@@ -20,6 +20,7 @@ use crate::cli::{CreateGroup, GroupCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::operations_log::{self, operation};
 use crate::start_position::StartPosition;
 use crate::tables::new_table;
 use crate::timestamp::rfc3339;
@@ -111,6 +112,11 @@ fn create(options: &CreateGroup, config: &Config, json: bool) -> anyhow::Result<
         .iter()
         .map(|begun| commit_of(begun, id.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let what = format!(
+        "the group {group} begun on {} partitions of {topic}, with {calls} calls to make",
+        begun.len()
+    );
+    operations_log::write(config, &[operation("group create", what, None)])?;
     check_commit(offsets.commit(topic, &commits), group, "begun")?;
     let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
     check_read_back(&commits, &after)?;

@@ -26,6 +26,7 @@ use crate::cli::{RebuildState, StateCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::operations_log::{self, operation};
 use crate::tables::new_table;
 use crate::timestamp::rfc3339;
 
@@ -125,6 +126,8 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
             return Ok(Status::Problem);
         }
         ensure_no_validator(&admin, topics, &options.group)?;
+        let what = format!("{missing} entries to be appended to {}", topics.changelog);
+        operations_log::write(config, &[operation("state rebuild", what, None)])?;
         for partition in compared.iter().filter(|compared| compared.missing > 0) {
             appended += topic.append(partition.partition, &producer)?;
         }

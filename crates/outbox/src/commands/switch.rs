@@ -1,14 +1,11 @@
 //! `pause` and `resume`: set the switch of a callers' group on the control topic.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
-use anyhow::Context;
+use kafka::OutgoingRecord;
 use kafka::admin::Admin;
 use kafka::changelog::{ChangelogReader, ReadError};
-use kafka::producer::RecordSizes;
-use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
-use kafka::{OutgoingRecord, TransactionalProducer};
+use kafka::producer::transactional::TransactionEnd;
 use records::control::{Calls, Switch};
 use records::{Partition, Timestamp};
 use serde::Serialize;
@@ -18,15 +15,13 @@ use crate::cli::SwitchCalls;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::operations_log::{self, operation};
 use crate::operator::operator;
 use crate::timestamp::rfc3339;
+use crate::transaction::open_producer;
 
 /// Fixed, so that a second operator fences the first.
 const TRANSACTIONAL_ID: &str = "outbox-control";
-const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
-    transaction_timeout: Duration::from_secs(30),
-    commit_timeout: Duration::from_secs(15),
-};
 /// The only partition of the control topic.
 const PARTITION: Partition = Partition(0);
 
@@ -49,18 +44,12 @@ pub(crate) fn run(
     let (topic, group) = (config.topics.control.as_str(), options.which.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let described = admin.describe(&[topic])?;
-    described.get(topic).with_context(|| {
-        format!("the topic {topic:?} (setting topics.control) does not exist: outbox topics create")
-    })?;
     let callers = admin
         .group(group, &config.topics.pending, REQUEST_TIMEOUT)?
         .members
         .len();
     // Before the switch is read: this fences an operator who changes it at the same time.
-    let sizes = RecordSizes::of(&described, [topic]);
-    let producer =
-        TransactionalProducer::open(&settings, TRANSACTIONAL_ID, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    let producer = open_producer(config, TRANSACTIONAL_ID, &[topic, &config.topics.operations])?;
     let reader = ChangelogReader::open(&settings, topic)?;
     let before = read(&reader, topic, group)?;
     if let Some(same) = before.as_ref().filter(|before| before.calls == calls) {
@@ -81,6 +70,16 @@ pub(crate) fn run(
         value: Some(&now.to_json()),
         headers: None,
     })?;
+    let (command, state) = match calls {
+        Calls::Paused => ("pause", "paused"),
+        Calls::Running => ("resume", "resumed"),
+    };
+    let what = format!("the calls of the group {group} {state}");
+    operations_log::send(
+        &producer,
+        config,
+        &operation(command, what, options.reason.as_deref()),
+    )?;
     match producer.end(topic, &[], &reader.group_metadata()?, || ()) {
         TransactionEnd::Committed { .. } | TransactionEnd::CommittedRetireProducer { .. } => {}
         TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => {

@@ -15,6 +15,7 @@ use crate::cli::{CreateTopics, TopicsCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::operations_log::{self, operation};
 
 /// Default partition count. It divides evenly among 2, 3, 4, 6 and 12 instances.
 const PARTITIONS: usize = 12;
@@ -64,6 +65,7 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
     // A failure of one topic does not stop the others: repeating the command creates what is missing.
     let failed = create_all(admin, &new)?;
     let after = await_known(config, admin, &new, &failed)?;
+    record(config, &new, &failed, &after);
     let findings = findings(config, admin, &after);
     if json {
         print_json(&output::Created::new(&new, &failed, &after, &findings))?;
@@ -83,6 +85,24 @@ fn create(options: &CreateTopics, config: &Config, admin: &Admin, json: bool) ->
     } else {
         Status::Problem
     })
+}
+
+/// Records which topics were created: afterwards, since the topic of the operations is one of them.
+fn record(config: &Config, new: &[NewTopic], failed: &[(String, String)], after: &ExistingTopics) {
+    let created: Vec<&str> = new
+        .iter()
+        .map(|new| new.name.as_str())
+        .filter(|name| failed.iter().all(|(failed, _)| failed != name))
+        .collect();
+    if created.is_empty() || !after.contains_key(&config.topics.operations) {
+        return;
+    }
+    let what = format!("topics created: {}", created.join(", "));
+    let written = operations_log::write(config, &[operation("topics create", what, None)]);
+    // The topics are there, whether that is recorded or not.
+    if let Err(error) = written {
+        eprintln!("The creation is not in {}: {error:#}", config.topics.operations);
+    }
 }
 
 /// Creates the topics, and returns the names of those that failed, with the reason.

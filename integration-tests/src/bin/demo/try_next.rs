@@ -72,6 +72,7 @@ fn names(setup: &Setup, programs: &Path) -> Vec<(String, String)> {
     let mut names = vec![
         (cluster::ADDRESS_VARIABLE.to_owned(), pipeline.kafka.clone()),
         ("OUTBOX".to_owned(), programs.join("outbox").display().to_string()),
+        ("VALIDATORS".to_owned(), pipeline.validator_group.clone()),
         ("ORDERS".to_owned(), topics.orders.clone()),
         ("ORDER_DEAD_LETTERS".to_owned(), topics.order_dead_letters.clone()),
     ];
@@ -117,6 +118,11 @@ echo 'A-2|{"order_id":"A-2","amount":990,"currency":"EUR","customer_id":"C-7"}' 
   ./scripts/kafka tool console-producer --topic $ORDERS --property parse.key=true --property 'key.separator=|'
 curl $CALLER_VERIFY_1/calls; curl $CALLER_VERIFY_2/calls
 $OUTBOX --config $SETTINGS_VERIFY notes --group $GROUP_VERIFY
+# what the operator sees: the pipeline, one order's history, the parked calls by cause, and what could be made again
+$OUTBOX --config $SETTINGS_PARK status --group $GROUP_PARK --validators $VALIDATORS
+$OUTBOX --config $SETTINGS_PARK order A-1 --group $GROUP_PARK
+$OUTBOX --config $SETTINGS_PARK parked groups --group $GROUP_PARK
+$OUTBOX --config $SETTINGS_PARK replay plan --group $GROUP_PARK
 "#;
 
 #[cfg(test)]

@@ -12,9 +12,11 @@ use harness::orders::manual::{orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::Process;
 use harness::process::instance_lifecycle::await_ready;
-use harness::read_back::topics::{Keep, read_topic};
+use harness::process::settings::Settings;
+use harness::read_back::topics::{Keep, Record, read_topic};
 use harness::wait::await_until;
 use legacy_api::Decision;
+use records::continuation::CONTINUES;
 use records::settlement;
 
 use crate::assertions::{LIMIT, await_outbox, await_outcomes};
@@ -47,24 +49,44 @@ impl Drill {
     /// Sends orders to each of two partitions, and kills a caller meanwhile. Returns when each order is accepted or
     /// parked, with the keys of those that are parked. From then on the API loses nothing.
     pub(super) fn start(name: &str, seed: u64, orders_each: u32) -> Result<(Self, BTreeSet<String>)> {
+        let faults = "--latency 10ms --before-500 0.25 --lost-reset 0.15 --lost-502 0.1 --lost-close 0.05";
+        let (drill, waiting) = Self::start_with(name, seed, faults, |settings| settings, orders_each)?;
+        ensure!(
+            waiting.len() > drill.count / 3,
+            "only {} of {} calls were parked",
+            waiting.len(),
+            drill.count
+        );
+        drill
+            .api
+            .change_faults(r#"{"before_500":0,"lost_reset":0,"lost_502":0,"lost_close":0}"#)?;
+        Ok((drill, waiting))
+    }
+
+    /// As [`Self::start`], with these faults of the API, which stay, and settings of the callers.
+    pub(super) fn start_with(
+        name: &str,
+        seed: u64,
+        faults: &str,
+        with: impl Fn(Settings) -> Settings,
+        orders_each: u32,
+    ) -> Result<(Self, BTreeSet<String>)> {
         let pipeline = Pipeline::create(name, PARTITIONS)?;
-        let faults: Vec<String> = format!(
-            "--seed {seed} --latency 10ms --before-500 0.25 --lost-reset 0.15 --lost-502 0.1 --lost-close 0.05"
-        )
-        .split(' ')
-        .map(str::to_owned)
-        .collect();
+        let faults: Vec<String> = format!("--seed {seed} {faults}")
+            .split(' ')
+            .map(str::to_owned)
+            .collect();
         let api = Api::start(&pipeline, &faults)?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
         let mut callers = (1..=2)
             .map(|number| {
-                let settings = pipeline
+                let own = pipeline
                     .caller_settings(number, &api.url)
                     .with("caller.on_ambiguous", Policy::Park.as_str())
                     .with("verify.api_processing_max", "1s")
                     .with("api.transport_timeout", "1s");
-                pipeline.service("caller", number, settings)
+                pipeline.service("caller", number, with(own))
             })
             .collect::<Result<Vec<_>>>()?;
         for caller in &mut callers {
@@ -90,25 +112,41 @@ impl Drill {
             pipeline,
         };
         let waiting = drill.await_parked()?;
-        ensure!(
-            waiting.len() > count / 3,
-            "only {} of {count} calls were parked",
-            waiting.len()
-        );
         drill.await_status(waiting.len())?;
-        drill
-            .api
-            .change_faults(r#"{"before_500":0,"lost_reset":0,"lost_502":0,"lost_close":0}"#)?;
         Ok((drill, waiting))
     }
 
     /// Fails unless no call waits, each order has an outcome, the API has charged each exactly once, and this number
     /// of calls were settled and sent again.
-    pub(super) fn finish(mut self, settled: usize, sent_again: usize) -> Result<()> {
+    pub(super) fn finish(self, settled: usize, sent_again: usize) -> Result<()> {
+        let copies = self.copies(|_| true)?;
+        ensure!(
+            copies == sent_again,
+            "{copies} copies for {sent_again} calls that were sent again"
+        );
+        self.finish_settled(settled, &BTreeSet::new())
+    }
+
+    /// Returns the number of copies in the outbox that the filter has.
+    pub(super) fn copies(&self, filter: impl Fn(&Record) -> bool) -> Result<usize> {
+        let pending = &self.pipeline.topics.pending;
+        let records = read_topic(&self.pipeline.kafka, pending, Keep::Fingerprints)?;
+        let copies = records
+            .iter()
+            .filter(|record| record.header(CONTINUES).is_some() && filter(record));
+        Ok(copies.count())
+    }
+
+    /// As [`Self::finish`], with any number of copies; the API has charged these orders `twice`.
+    pub(super) fn finish_settled(mut self, settled: usize, twice: &BTreeSet<String>) -> Result<()> {
         self.expect_settlements(settled)?;
         await_outcomes(&self.pipeline, self.count)?;
         let charged = self.charged()?;
-        let wrong: Vec<_> = charged.iter().filter(|(_, times)| **times != 1).collect();
+        let allowed = |key: &String| 1 + u32::from(twice.contains(key));
+        let wrong: Vec<_> = charged
+            .iter()
+            .filter(|(key, times)| **times != allowed(key))
+            .collect();
         ensure!(
             wrong.is_empty() && charged.len() == self.count,
             "of {} orders the API knows {}, and has charged these not exactly once: {wrong:?}",
@@ -116,12 +154,6 @@ impl Drill {
             charged.len()
         );
         self.await_status(0)?;
-        let pending = &self.pipeline.topics.pending;
-        let copies = read_topic(&self.pipeline.kafka, pending, Keep::Fingerprints)?.len() - self.count;
-        ensure!(
-            copies == sent_again,
-            "{copies} copies for {sent_again} calls that were sent again"
-        );
         for service in [&mut self.validator].into_iter().chain(&mut self.callers) {
             service.process.terminate(DRAIN_MAX)?;
         }
@@ -129,7 +161,7 @@ impl Drill {
         Ok(())
     }
 
-    /// Returns a command of the operator.
+    /// Returns a command of the operator on the calls of the group.
     pub(super) fn command(&self, name: &str, arguments: &[&str]) -> Result<Process> {
         self.command_for(&self.pipeline.caller_group, name, arguments)
     }
@@ -137,12 +169,18 @@ impl Drill {
     /// Returns a command of the operator on the calls of this group.
     pub(super) fn command_for(&self, group: &str, name: &str, arguments: &[&str]) -> Result<Process> {
         Ok(self
+            .command_of_any_group(name, arguments)?
+            .arguments(["--group", group]))
+    }
+
+    /// Returns a command of the operator that takes no group.
+    pub(super) fn command_of_any_group(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        Ok(self
             .pipeline
             .process(name, "outbox")?
             .arguments(["--config"])
             .arguments([&self.config])
-            .arguments(arguments.iter().copied())
-            .arguments(["--group", group]))
+            .arguments(arguments.iter().copied()))
     }
 
     /// Returns the keys of the calls that wait.
@@ -177,7 +215,8 @@ impl Drill {
         })
     }
 
-    fn json(&self, name: &str, arguments: &[&str]) -> Result<serde_json::Value> {
+    /// Returns what a command on the calls of the group prints with `--json`.
+    pub(super) fn json(&self, name: &str, arguments: &[&str]) -> Result<serde_json::Value> {
         let output = finished(&mut self.command(name, &[&["--json"], arguments].concat())?)?;
         let json = output.find("{\n").map(|at| &output[at..]);
         Ok(serde_json::from_str(
@@ -216,15 +255,19 @@ impl Drill {
         Ok(())
     }
 
-    /// Waits until each order has an outcome or waits for an operator, and returns those that wait.
+    /// Returns the keys of the records of a topic.
+    pub(super) fn keys_in(&self, topic: &str) -> Result<BTreeSet<String>> {
+        let records = read_topic(&self.pipeline.kafka, topic, Keep::Fingerprints)?;
+        Ok(records.iter().map(Record::key_text).collect())
+    }
+
+    /// Waits until each order has an outcome or a dead letter, or waits for an operator, and returns those that wait.
     fn await_parked(&self) -> Result<BTreeSet<String>> {
-        await_until("each order is accepted or parked", LIMIT, || {
-            let mut keys = self.waiting()?;
-            let waiting = keys.clone();
-            let processed = &self.pipeline.topics.processed;
-            for outcome in read_topic(&self.pipeline.kafka, processed, Keep::Fingerprints)? {
-                keys.insert(outcome.key_text());
-            }
+        await_until("each order is accepted, rejected or parked", LIMIT, || {
+            let waiting = self.waiting()?;
+            let mut keys = waiting.clone();
+            keys.extend(self.keys_in(&self.pipeline.topics.processed)?);
+            keys.extend(self.keys_in(&self.pipeline.topics.call_dead_letters)?);
             Ok(match keys.len() {
                 found if found == self.count => ControlFlow::Break(waiting),
                 found => ControlFlow::Continue(format!("{found} of {} are", self.count)),

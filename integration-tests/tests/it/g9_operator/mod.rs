@@ -2,6 +2,7 @@
 
 mod drill;
 mod reconciled_calls;
+mod replayed_calls;
 mod replayed_dead_letters;
 mod second_group;
 mod settled_calls;

@@ -6,8 +6,8 @@ use comfy_table::Table;
 use records::{Order, Timestamp};
 use serde::Serialize;
 
-use super::amounts::Amounts;
 use super::reading::{Kind, Reading, Selection};
+use crate::amounts::Amounts;
 use crate::cli::dead_letters::GroupDeadLetters;
 use crate::commands::cause_shape::shape;
 use crate::commands::{Status, print_json};

@@ -1,6 +1,5 @@
 //! `dead-letters`: shows the dead letters of orders and calls, and writes refused orders back to the orders topic.
 
-mod amounts;
 mod groups;
 pub(crate) mod reading;
 mod replay;
@@ -14,8 +13,8 @@ use comfy_table::Table;
 use records::{Partition, Timestamp};
 use serde::Serialize;
 
-use self::amounts::amount_of;
 use self::reading::{Content, Kind, Letter, Reading, Selection};
+use crate::amounts::amount_of;
 use crate::cli::dead_letters::{DeadLettersCommand, ListDeadLetters};
 use crate::commands::{Status, print_json};
 use crate::config::Config;

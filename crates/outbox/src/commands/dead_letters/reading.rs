@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
-use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{ExactRecord, GroupOffsets};
 use pipeline::admission::resubmissions::{self, NotResubmitted, OrdersTopic, Resubmissions};
@@ -16,6 +15,7 @@ use records::{
 use serde::Serialize;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use crate::call_records::text;
 use crate::cli::dead_letters::{FilterDeadLetters, WhichDeadLetters};
 use crate::config::Config;
 use crate::progress::Progress;
@@ -373,14 +373,10 @@ fn content_of(record: &ExactRecord<'_>, topic: &str, partition: Partition) -> an
     Ok(Content::Resubmission(letter.offset, resubmission))
 }
 
-/// Returns the last header of a name, if it is text. An order that carries one of that name cannot forge it: the
-/// validator's and the caller's come after it.
-pub(super) fn text<'h>(headers: &Headers<'h>, name: &str) -> Option<&'h str> {
-    std::str::from_utf8(headers.last(name)??).ok()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use kafka::Headers;
+
     use super::*;
 
     /// Returns a dead-letter record.

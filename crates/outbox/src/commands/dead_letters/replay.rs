@@ -9,10 +9,10 @@ use records::resubmission::Resubmission;
 use records::{Order, Partition, Timestamp};
 use serde::Serialize;
 
-use super::amounts::Amounts;
 use super::reading::{Kind, Letter, Reading, Selection};
 use super::write::{Chosen, Writer, open_producer};
 use super::{Listed, table};
+use crate::amounts::Amounts;
 use crate::cli::dead_letters::ReplayDeadLetters;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -147,6 +147,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
             reading: &reading,
             producer: &producer,
             resubmission: Resubmission::new(Timestamp::now(), operator(), options.reason.clone()),
+            config,
         };
         writer.resubmit(&plan.chosen)?;
     }

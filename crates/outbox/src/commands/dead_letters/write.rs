@@ -5,29 +5,19 @@
 //! command that was killed at any step, or whose commit has an unknown outcome, is simply run again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use kafka::admin::Admin;
+use anyhow::{Context, ensure};
 use kafka::group_offsets::ExactRecord;
-use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
-use kafka::producer::{OutgoingHeaders, RecordSizes};
-use kafka::{OutgoingRecord, TransactionalProducer};
+use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::resubmissions::Resubmissions;
 use records::resubmission::{self, Resubmission};
 use records::{Bounds, OffsetSet, Partition, dead_letter};
 use service::failpoint::{guard_removed, kill_at};
 
 use super::reading::{Kind, Letter, Reading};
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::config::Config;
-
-/// Maximum number of orders in one transaction.
-const ORDERS_MAX: usize = 1000;
-const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
-    transaction_timeout: Duration::from_secs(30),
-    commit_timeout: Duration::from_secs(15),
-};
+use crate::operations_log::{self, operation};
+use crate::transaction::{self, CALLS_MAX};
 
 /// Dead letters to resubmit, by their partitions.
 pub(super) type Chosen = BTreeMap<Partition, OffsetSet>;
@@ -35,18 +25,14 @@ pub(super) type Chosen = BTreeMap<Partition, OffsetSet>;
 /// Opens the producer of resubmissions, before the topics are read: what an earlier operator has open is committed or
 /// aborted by then, and whatever that one writes from now on is refused.
 pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProducer> {
-    let (topics, settings) = (&config.topics, config.connection());
-    let names = [topics.orders.as_str(), &topics.order_dead_letters];
-    let described = Admin::connect(&settings, CLIENT_ID)?.describe(&names)?;
-    let sizes = RecordSizes::of(&described, names);
+    let topics = &config.topics;
     let id = format!("outbox-dead-letters-{}", topics.order_dead_letters);
-    Ok(TransactionalProducer::open(
-        &settings,
-        &id,
-        TIMEOUTS,
-        sizes,
-        REQUEST_TIMEOUT,
-    )?)
+    let names = [
+        topics.orders.as_str(),
+        &topics.order_dead_letters,
+        &topics.operations,
+    ];
+    transaction::open_producer(config, &id, &names)
 }
 
 /// Writes orders back, and resubmissions.
@@ -54,6 +40,7 @@ pub(super) struct Writer<'a> {
     pub(super) reading: &'a Reading<'a>,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) resubmission: Resubmission,
+    pub(super) config: &'a Config,
 }
 
 impl Writer<'_> {
@@ -83,8 +70,8 @@ impl Writer<'_> {
                     })?;
                     in_transaction += 1;
                     seen += 1;
-                    if in_transaction == ORDERS_MAX {
-                        self.commit()?;
+                    if in_transaction == CALLS_MAX {
+                        self.commit(in_transaction)?;
                         in_transaction = 0;
                     }
                     Ok(())
@@ -96,7 +83,7 @@ impl Writer<'_> {
             );
         }
         if in_transaction > 0 {
-            self.commit()?;
+            self.commit(in_transaction)?;
         }
         Ok(())
     }
@@ -137,7 +124,10 @@ impl Writer<'_> {
         })?)
     }
 
-    fn commit(&self) -> anyhow::Result<()> {
+    fn commit(&self, orders: usize) -> anyhow::Result<()> {
+        let what = format!("{orders} orders written back to {}", self.reading.topics.orders);
+        let operation = operation("dead-letters replay", what, Some(&self.resubmission.reason));
+        operations_log::send(self.producer, self.config, &operation)?;
         let metadata = self.reading.offsets.group_metadata()?;
         let end = self
             .producer
@@ -145,18 +135,7 @@ impl Writer<'_> {
                 kill_at!("before-resubmission-commit");
             });
         kill_at!("after-resubmission-commit");
-        match end {
-            TransactionEnd::Committed { .. } => Ok(()),
-            TransactionEnd::CommittedRetireProducer { why, .. } => bail!(
-                "orders were written back, and the producer cannot continue: {why}. Run the command again, which \
-                 writes the rest"
-            ),
-            TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => Err(anyhow::Error::new(error)
-                .context(
-                    "these orders were not written back, or that is not known: a second operator may replay dead \
-                     letters at the same time. Run the command again, which writes none twice",
-                )),
-        }
+        transaction::expect_committed(end, "orders")
     }
 }
 

@@ -16,11 +16,12 @@ use service::failpoint::guard_removed;
 
 use super::{check_commit, check_read_back, without_offset};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use crate::call_records::other_group;
 use crate::cli::RecoverGroup;
-use crate::commands::parked::reading::other_group;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
+use crate::operations_log::{self, operation};
 use crate::progress::Progress;
 use crate::tables::new_table;
 
@@ -150,6 +151,11 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .iter()
         .map(commit_of)
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let what = format!(
+        "the group {group} recovered on {} partitions of {topic}, with {ambiguous} ambiguous calls",
+        recovered.len()
+    );
+    operations_log::write(config, &[operation("group recover", what, None)])?;
     check_commit(offsets.commit(topic, &commits), group, "recovered")?;
     let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
     check_read_back(&commits, &after)?;

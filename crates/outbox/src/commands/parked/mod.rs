@@ -9,16 +9,19 @@ mod write;
 use std::collections::BTreeMap;
 
 use comfy_table::Table;
-use pipeline::ledger::Waiting;
+use iso_currency::Currency;
+use pipeline::ledger::{ParkedCalls, Waiting};
+use records::settlement::Decision;
 use records::{Position, Timestamp};
 use serde::Serialize;
 
 use self::reading::{ParkedRecord, Reading};
 pub(super) use self::show::time_of;
+use crate::amounts::Amounts;
 use crate::cli::{ListParked, ParkedCommand, WhichGroup};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
-use crate::tables::new_table;
+use crate::tables::{cell, new_table};
 use crate::timestamp::rfc3339;
 
 /// Runs a command on the parked calls.
@@ -32,6 +35,29 @@ pub(crate) fn run(command: &ParkedCommand, config: &Config, json: bool) -> anyho
     }
 }
 
+/// Returns a parked call that may be settled like this now, or the reason against it.
+fn may_settle<'c>(
+    calls: &'c ParkedCalls<ParkedRecord>,
+    call: &Position,
+    decision: Decision,
+    now: Timestamp,
+    config: &Config,
+) -> Result<&'c Waiting<ParkedRecord>, String> {
+    let waiting = calls
+        .settle(call, decision, now, config.quiescence())
+        .map_err(|reason| reason.to_string())?;
+    let is_expired = config.is_key_expired(waiting.record.admitted_at, now);
+    // Under `verify` its caller looks it up before it sends it.
+    if decision == Decision::SendAgain && is_expired && !config.looks_up() {
+        return Err(
+            "its order is older than api.idempotency_key_lifetime: if the API has processed an earlier request, it no \
+             longer knows that, and would charge it again"
+                .into(),
+        );
+    }
+    Ok(waiting)
+}
+
 /// Parked call that waits. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Listed {
@@ -41,6 +67,8 @@ struct Listed {
     parked_at: Timestamp,
     cause: String,
     attempts: u64,
+    #[serde(skip)]
+    money: Option<(Currency, u64)>,
 }
 
 impl Listed {
@@ -51,6 +79,7 @@ impl Listed {
             parked_at: waiting.parked_at,
             cause: waiting.record.cause.clone(),
             attempts: waiting.record.attempts,
+            money: waiting.record.money,
         }
     }
 }
@@ -62,6 +91,8 @@ struct Group {
     calls: u64,
     first_at: Timestamp,
     last_at: Timestamp,
+    /// Sums of the amounts of the orders that have one.
+    amounts: Amounts,
 }
 
 #[derive(Serialize)]
@@ -111,11 +142,12 @@ fn groups(which: &WhichGroup, config: &Config, json: bool) -> anyhow::Result<Sta
         println!("No parked call waits.");
         return Ok(Status::Ok);
     }
-    let mut table = new_table(["calls", "cause", "first parked", "last parked"]);
+    let mut table = new_table(["calls", "cause", "amounts", "first parked", "last parked"]);
     for group in &groups {
         table.add_row([
             group.calls.to_string(),
-            group.cause.clone(),
+            cell(&group.cause),
+            group.amounts.to_string(),
             rfc3339(Some(group.first_at)),
             rfc3339(Some(group.last_at)),
         ]);
@@ -141,7 +173,11 @@ fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
             calls: 0,
             first_at: call.parked_at,
             last_at: call.parked_at,
+            amounts: Amounts::default(),
         });
+        if let Some((currency, units)) = call.money {
+            group.amounts.add_money(currency, units);
+        }
         group.calls += 1;
         group.first_at = group.first_at.min(call.parked_at);
         group.last_at = group.last_at.max(call.parked_at);
@@ -155,10 +191,10 @@ fn listed(calls: &[Listed]) -> Table {
     let mut table = new_table(["key", "call", "parked", "cause", "attempts"]);
     for call in calls {
         table.add_row([
-            call.key.clone(),
+            cell(&call.key),
             call.call.clone(),
             rfc3339(Some(call.parked_at)),
-            call.cause.clone(),
+            cell(&call.cause),
             call.attempts.to_string(),
         ]);
     }
@@ -167,6 +203,10 @@ fn listed(calls: &[Listed]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use records::{CallNote, Offset, Partition};
+
     use super::*;
 
     fn call(key: &str, at: i64, cause: &str) -> Listed {
@@ -176,7 +216,30 @@ mod tests {
             parked_at: Timestamp(at),
             cause: cause.into(),
             attempts: 2,
+            money: Some((Currency::EUR, 1250)),
         }
+    }
+
+    #[test]
+    fn forgotten_key_is_not_sent_again() {
+        let mut calls = ParkedCalls::new("outbox");
+        let call: Position = "outbox/0@1".parse().expect("a position");
+        let record = ParkedRecord {
+            key: b"k"[..].into(),
+            at: "parked/0@1".parse().expect("a position"),
+            cause: "ambiguous".into(),
+            attempts: 1,
+            money: None,
+            admitted_at: Some(Timestamp(0)),
+        };
+        calls.parked(&call, None, Timestamp(0), record);
+        calls.noted(Partition(0), Offset(2), CallNote::default());
+        let day = Duration::from_secs(86_400);
+        let config = Config::with_key_lifetime(day);
+        let at = |hours: i64| Timestamp(hours * 3_600_000);
+        let may = |decision, now| may_settle(&calls, &call, decision, now, &config).is_ok();
+        assert!(may(Decision::SendAgain, at(24)) && !may(Decision::SendAgain, at(25)));
+        assert!(may(Decision::Accepted, at(25)) && may(Decision::Rejected, at(25)));
     }
 
     #[test]
@@ -189,8 +252,10 @@ mod tests {
         let groups = by_cause(calls);
         let json = serde_json::to_value(&groups).expect("JSON");
         let expected = serde_json::json!([
-            {"cause": "ambiguous, timed-out", "calls": 2, "first_at": 3, "last_at": 9},
-            {"cause": "redelivered", "calls": 1, "first_at": 5, "last_at": 5},
+            {"cause": "ambiguous, timed-out", "calls": 2, "first_at": 3, "last_at": 9,
+                "amounts": {"EUR": "25.00"}},
+            {"cause": "redelivered", "calls": 1, "first_at": 5, "last_at": 5,
+                "amounts": {"EUR": "12.50"}},
         ]);
         assert_eq!(json, expected);
     }

@@ -1,6 +1,7 @@
 //! Reading of the parked calls: what of the topics decides whether a parked call waits, and may be settled.
 
 use anyhow::{Context, bail};
+use iso_currency::Currency;
 use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
@@ -9,12 +10,13 @@ use records::call_note::CallNote;
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
 use records::{
-    Bounds, Continuation, Partition, Position, Timestamp, Topics, call_dead_letter, continuation,
+    AmountForm, Bounds, Continuation, Partition, Position, Timestamp, Topics, call_dead_letter, continuation,
     dead_letter, parked,
 };
 use service::failpoint::guard_removed;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use crate::call_records::{admitted_at, money, number, other_group, position, text};
 use crate::config::Config;
 use crate::progress::Progress;
 
@@ -29,6 +31,10 @@ pub(crate) struct ParkedRecord {
     pub(super) cause: String,
     /// Number of requests sent.
     pub(super) attempts: u64,
+    /// Currency and amount in minor units, if the order has the built-in form.
+    pub(super) money: Option<(Currency, u64)>,
+    /// Time at which the order was admitted.
+    pub(super) admitted_at: Option<Timestamp>,
 }
 
 impl ParkedRecord {
@@ -43,6 +49,8 @@ pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
     pub(super) offsets: GroupOffsets,
     pub(super) group: &'a str,
+    /// Form of the amounts; `None` if orders have another form.
+    amount_form: Option<AmountForm>,
     pending_partitions: Vec<Partition>,
     parked_partitions: Vec<Partition>,
     processed_partitions: Vec<Partition>,
@@ -74,6 +82,7 @@ impl<'a> Reading<'a> {
             topics,
             offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
             group,
+            amount_form: config.order.amount(),
             pending_partitions: partitions(&topics.pending)?,
             parked_partitions: partitions(&topics.parked)?,
             processed_partitions: partitions(&topics.processed)?,
@@ -240,13 +249,10 @@ impl<'a> Reading<'a> {
             },
             cause: cause(&record.headers),
             attempts: number(&record.headers, call_dead_letter::ATTEMPTS).unwrap_or_default(),
+            money: self.amount_form.and_then(|form| money(record.value, form)),
+            admitted_at: admitted_at(record),
         }
     }
-}
-
-/// Returns the group that a record names, if it is another one. A record that names none is of any group.
-pub(crate) fn other_group<'n>(named: Option<&'n str>, group: &str) -> Option<&'n str> {
-    named.filter(|named| *named != group)
 }
 
 /// Returns what a record of the parked topic is; `None` if another program wrote it.
@@ -269,7 +275,8 @@ fn kind_of(record: &TopicRecord<'_>) -> anyhow::Result<Option<Kind>> {
 /// Returns the first record of a call that is a deferred copy.
 fn first_of(headers: &Headers<'_>) -> Option<Position> {
     let value = headers.last(continuation::CONTINUES).flatten()?;
-    Some(Continuation::parse(value).ok()?.call)
+    let before = Continuation::parse(value).ok()?;
+    (!before.repeats).then_some(before.call)
 }
 
 /// Returns the time at which a call was parked.
@@ -286,21 +293,6 @@ fn cause(headers: &Headers<'_>) -> String {
     let status = text(headers, call_dead_letter::STATUS).map(|status| format!(", status {status}"));
     let lost = text(headers, parked::LOST).map(|lost| format!(", {lost}"));
     format!("{reason}{}", status.or(lost).unwrap_or_default())
-}
-
-/// Returns the position that a header names.
-pub(super) fn position(headers: &Headers<'_>, name: &str) -> Option<Position> {
-    text(headers, name)?.parse().ok()
-}
-
-fn number(headers: &Headers<'_>, name: &str) -> Option<u64> {
-    text(headers, name)?.parse().ok()
-}
-
-/// Returns the last header of a name, if it is text. An order that carries one of that name cannot forge it: the
-/// caller's come after it.
-pub(super) fn text<'h>(headers: &Headers<'h>, name: &str) -> Option<&'h str> {
-    std::str::from_utf8(headers.last(name)??).ok()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use records::Timestamp;
 use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
+use super::may_settle;
 use super::reading::Reading;
 use super::settle::{Refused, SHOWN_MAX, print_refused};
 use super::show::span;
@@ -70,8 +71,7 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
             report.charged_more_than_once.push(key.clone());
         }
         let settled = propose(&of_order, options.absent).and_then(|decision| {
-            calls
-                .settle(&call, decision, now, quiescence)
+            may_settle(&calls, &call, decision, now, config)
                 .map(|_| decision)
                 .map_err(|reason| format!("{call}: {reason}"))
         });
@@ -102,6 +102,8 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
                 reading: &reading,
                 producer: &producer,
                 settlement: Settlement::new(*decision, Timestamp::now(), operator(), options.reason.clone()),
+                config,
+                command: "parked reconcile",
             };
             settler.settle(chosen)?;
         }

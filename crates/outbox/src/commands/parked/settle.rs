@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::reading::{ParkedRecord, Reading};
 use super::show::span;
 use super::write::{Chosen, Settler, open_producer};
-use super::{Listed, listed};
+use super::{Listed, listed, may_settle};
 use crate::cli::{DecideParked, SettleParked};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -44,7 +44,7 @@ pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow
     let producer = open_producer(config)?;
     let calls = reading.parked_calls()?;
     let quiescence = config.quiescence();
-    let (chosen, refused) = choose(&calls, &keys, decision, Timestamp::now(), quiescence);
+    let (chosen, refused) = choose(&calls, &keys, decision, Timestamp::now(), config);
     let count = chosen.values().map(BTreeMap::len).sum();
     print_refused(&refused);
     if count > 0 {
@@ -59,6 +59,8 @@ pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow
             reading: &reading,
             producer: &producer,
             settlement,
+            config,
+            command: "parked settle",
         };
         settler.settle(&chosen)?;
     }
@@ -111,7 +113,7 @@ fn choose(
     keys: &BTreeSet<String>,
     decision: Decision,
     now: Timestamp,
-    quiescence: Duration,
+    config: &Config,
 ) -> (Chosen, Vec<Refused>) {
     let (mut chosen, mut refused) = (Chosen::new(), Vec::new());
     let mut found = BTreeSet::new();
@@ -120,7 +122,7 @@ fn choose(
         if !keys.contains(&key) {
             continue;
         }
-        match calls.settle(&call, decision, now, quiescence) {
+        match may_settle(calls, &call, decision, now, config) {
             Ok(waiting) => {
                 let at = &waiting.record.at;
                 chosen.entry(at.partition).or_default().insert(at.offset, call);
@@ -193,6 +195,8 @@ mod tests {
                 },
                 cause: "ambiguous".into(),
                 attempts: 1,
+                money: None,
+                admitted_at: Some(Timestamp(0)),
             };
             parked.parked(&position(offset), None, Timestamp(0), record);
         }
@@ -204,7 +208,13 @@ mod tests {
     fn keys_choose_calls_or_say_why_not() {
         let calls = parked(&[("a", 1), ("b", 2), ("c", 9)]);
         let keys = ["a", "c", "d"].map(str::to_owned).into();
-        let (chosen, refused) = choose(&calls, &keys, Decision::Accepted, Timestamp(0), Duration::ZERO);
+        let (chosen, refused) = choose(
+            &calls,
+            &keys,
+            Decision::Accepted,
+            Timestamp(0),
+            &Config::default(),
+        );
         let expected: Chosen = [(Partition(4), [(Offset(101), position(1))].into())].into();
         assert_eq!(chosen, expected);
         let words: Vec<_> = refused

@@ -5,32 +5,23 @@
 //! was killed at any step, or whose commit has an unknown outcome, is simply run again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::{bail, ensure};
-use kafka::admin::Admin;
+use anyhow::ensure;
 use kafka::group_offsets::TopicRecord;
-use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
-use kafka::producer::{OutgoingHeaders, RecordSizes};
-use kafka::{OutgoingRecord, TransactionalProducer};
+use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
+use records::continuation::Ambiguity;
 use records::outcome::Outcome;
 use records::settlement::{self, Decision, Settlement};
 use records::{
-    Bounds, Continuation, Offset, Partition, Position, Topics, call_dead_letter, continuation, dead_letter,
-    order_id,
+    Bounds, Continuation, Offset, Partition, Position, call_dead_letter, continuation, dead_letter, order_id,
 };
 use service::failpoint::{guard_removed, kill_at};
 
-use super::reading::{Kind, Reading, text};
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
+use super::reading::{Kind, Reading};
+use crate::call_records::{admitted_at, number};
 use crate::config::Config;
-
-/// Maximum number of calls in one transaction.
-const CALLS_MAX: usize = 1000;
-const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
-    transaction_timeout: Duration::from_secs(30),
-    commit_timeout: Duration::from_secs(15),
-};
+use crate::operations_log::{self, operation};
+use crate::transaction::{self, CALLS_MAX};
 
 /// Calls to settle, by the positions of their parked records.
 pub(super) type Chosen = BTreeMap<Partition, BTreeMap<Offset, Position>>;
@@ -38,25 +29,17 @@ pub(super) type Chosen = BTreeMap<Partition, BTreeMap<Offset, Position>>;
 /// Opens the producer of settlements, before the topics are read: what an earlier operator has open is committed or
 /// aborted by then, and whatever that one writes from now on is refused.
 pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProducer> {
-    let Topics {
-        pending,
-        processed,
-        call_dead_letters,
-        parked,
-        ..
-    } = &config.topics;
-    let settings = config.connection();
-    let names = [pending.as_str(), processed, call_dead_letters, parked];
-    let described = Admin::connect(&settings, CLIENT_ID)?.describe(&names)?;
-    let sizes = RecordSizes::of(&described, names);
-    let id = format!("outbox-settle-{parked}");
-    Ok(TransactionalProducer::open(
-        &settings,
-        &id,
-        TIMEOUTS,
-        sizes,
-        REQUEST_TIMEOUT,
-    )?)
+    let topics = &config.topics;
+    // Not that of replays: those never take a parked call, so that neither need end the other.
+    let id = format!("outbox-settle-{}", topics.parked);
+    let names = [
+        topics.pending.as_str(),
+        &topics.processed,
+        &topics.call_dead_letters,
+        &topics.parked,
+        &topics.operations,
+    ];
+    transaction::open_producer(config, &id, &names)
 }
 
 /// Writes settlements.
@@ -64,6 +47,9 @@ pub(super) struct Settler<'a> {
     pub(super) reading: &'a Reading<'a>,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) settlement: Settlement,
+    pub(super) config: &'a Config,
+    /// Command that settles, such as `parked settle`.
+    pub(super) command: &'static str,
 }
 
 impl Settler<'_> {
@@ -98,7 +84,7 @@ impl Settler<'_> {
                 in_transaction += 1;
                 seen += 1;
                 if in_transaction == CALLS_MAX {
-                    self.commit()?;
+                    self.commit(in_transaction)?;
                     in_transaction = 0;
                 }
                 Ok(())
@@ -111,7 +97,7 @@ impl Settler<'_> {
             );
         }
         if in_transaction > 0 {
-            self.commit()?;
+            self.commit(in_transaction)?;
         }
         Ok(())
     }
@@ -150,7 +136,7 @@ impl Settler<'_> {
         outcome.group = Some(self.reading.group.to_owned());
         outcome.settled_by = Some(self.settlement.by.clone());
         outcome.settled_because = Some(self.settlement.reason.clone());
-        let number = |name| text(&record.headers, name).and_then(|text| text.parse().ok());
+        let number = |name| number(&record.headers, name);
         outcome.attempts = number(call_dead_letter::ATTEMPTS).unwrap_or_default();
         outcome.attempts_ambiguous = number(call_dead_letter::ATTEMPTS_AMBIGUOUS).unwrap_or_default();
         outcome.responded_at = self.settlement.at;
@@ -201,6 +187,14 @@ impl Settler<'_> {
         let mut continuation =
             Continuation::new(first.clone(), self.reading.group.to_owned(), self.settlement.at);
         continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+        if self.config.looks_up()
+            && self
+                .config
+                .is_key_expired(admitted_at(record), self.settlement.at)
+        {
+            // The API may have forgotten its key: its caller looks it up first.
+            continuation.ambiguity = Some(Ambiguity::AmbiguousResponse);
+        }
         let own = of_the_order(record);
         let mut headers = OutgoingHeaders::with_capacity(own.len() + 1);
         for (name, value) in own {
@@ -236,7 +230,18 @@ impl Settler<'_> {
         })?)
     }
 
-    fn commit(&self) -> anyhow::Result<()> {
+    fn commit(&self, calls: usize) -> anyhow::Result<()> {
+        let decided = match self.settlement.decision {
+            Decision::Accepted => "settled as accepted",
+            Decision::Rejected => "settled as rejected",
+            Decision::SendAgain => "sent again",
+        };
+        let what = format!(
+            "{calls} parked calls of the group {} {decided}",
+            self.reading.group
+        );
+        let operation = operation(self.command, what, Some(&self.settlement.reason));
+        operations_log::send(self.producer, self.config, &operation)?;
         let metadata = self.reading.offsets.group_metadata()?;
         let end = self
             .producer
@@ -244,18 +249,7 @@ impl Settler<'_> {
                 kill_at!("before-settlement-commit");
             });
         kill_at!("after-settlement-commit");
-        match end {
-            TransactionEnd::Committed { .. } => Ok(()),
-            TransactionEnd::CommittedRetireProducer { why, .. } => bail!(
-                "parked calls were settled, and the producer cannot continue: {why}. Run the command again, which \
-                 settles the rest"
-            ),
-            TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => Err(anyhow::Error::new(error)
-                .context(
-                    "these parked calls were not settled, or that is not known: a second operator may settle \
-                     parked calls at the same time. Run the command again, which settles none twice",
-                )),
-        }
+        transaction::expect_committed(end, "settlements")
     }
 }
 
@@ -269,9 +263,10 @@ fn of_the_order<'r>(record: &'r TopicRecord<'_>) -> &'r [(&'r str, Option<&'r [u
 /// Returns what the pending call continued.
 fn continued(record: &TopicRecord<'_>) -> anyhow::Result<Option<Continuation>> {
     let value = record.headers.last(continuation::CONTINUES);
-    Ok(value
+    let before = value
         .map(|value| Continuation::parse(value.unwrap_or_default()))
-        .transpose()?)
+        .transpose()?;
+    Ok(before.filter(|before| !before.repeats))
 }
 
 #[cfg(test)]

@@ -9,18 +9,20 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 /// Sums of amounts by currency. There are at most as many as ISO 4217 has currencies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Amounts {
+pub(crate) struct Amounts {
     /// Minor units by code. A sum of more orders than there can be does not reach the limit of the type.
     sums: BTreeMap<&'static str, (Currency, i128)>,
 }
 
 impl Amounts {
-    pub(super) fn add(&mut self, order: &Order<'_>) {
-        let (_, sum) = self
-            .sums
-            .entry(order.currency.code())
-            .or_insert((order.currency, 0));
-        *sum += i128::from(order.amount.minor_units());
+    pub(crate) fn add(&mut self, order: &Order<'_>) {
+        self.add_money(order.currency, order.amount.minor_units());
+    }
+
+    /// Adds an amount in minor units.
+    pub(crate) fn add_money(&mut self, currency: Currency, minor_units: u64) {
+        let (_, sum) = self.sums.entry(currency.code()).or_insert((currency, 0));
+        *sum += i128::from(minor_units);
     }
 
     fn texts(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
@@ -56,10 +58,16 @@ impl Serialize for Amounts {
 }
 
 /// Returns an order's amount, such as `EUR 12.50`.
-pub(super) fn amount_of(order: &Order<'_>) -> String {
+pub(crate) fn amount_of(order: &Order<'_>) -> String {
     let mut one = Amounts::default();
     one.add(order);
     one.to_string()
+}
+
+/// Returns minor units of a currency as text, such as `EUR 12.50`.
+pub(crate) fn amount_text(code: &str, units: i128) -> String {
+    let digits = Currency::from_code(code).map_or(0, digits);
+    format!("{code} {}", decimal(units, digits))
 }
 
 /// Number of decimal places of a currency; 0 for those that ISO 4217 gives none, such as gold.

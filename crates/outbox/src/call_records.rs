@@ -1,0 +1,191 @@
+//! Records of calls, as every command reads them: what of a record the ledger takes in.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use iso_currency::Currency;
+use kafka::Headers;
+use kafka::group_offsets::TopicRecord;
+use pipeline::ledger::{Ledger, Rejection, Terminal};
+use records::call_dead_letter::{self, REJECTED_BY_OPERATOR, Reason};
+use records::outcome::Outcome;
+use records::{
+    AmountForm, Continuation, Order, Partition, Position, Timestamp, continuation, dead_letter, pending,
+};
+
+/// Takes an outcome of the group into the ledger. Returns the other group that it is of, if it is.
+///
+/// # Errors
+/// It cannot be read: it may be of any call.
+pub(crate) fn take_outcome(
+    ledger: &mut Ledger,
+    group: &str,
+    record: &TopicRecord<'_>,
+) -> anyhow::Result<Option<String>> {
+    let outcome = Outcome::parse(record.value)?;
+    if let Some(other) = other_group(outcome.group.as_deref(), group) {
+        return Ok(Some(other.to_owned()));
+    }
+    // Any outcome of a call ends it, whichever of its records it names.
+    for position in [Some(outcome.call), outcome.continues].into_iter().flatten() {
+        ledger.terminal(Terminal::Accepted, &position.parse()?, record.key)?;
+    }
+    Ok(None)
+}
+
+/// Takes the dead letter, or the parked record, of a call of the group into the ledger. Returns the other group that it
+/// is of, if it is.
+///
+/// # Errors
+/// Another terminal record names the call with another key.
+pub(crate) fn take_terminal(
+    ledger: &mut Ledger,
+    group: &str,
+    terminal: Terminal,
+    call: &Position,
+    record: &TopicRecord<'_>,
+) -> anyhow::Result<Option<String>> {
+    if let Some(other) = other_group(text(&record.headers, call_dead_letter::GROUP), group) {
+        return Ok(Some(other.to_owned()));
+    }
+    ledger.terminal(terminal, call, record.key)?;
+    Ok(None)
+}
+
+/// Returns the group that a record names, if it is another one. A record that names none is of any group.
+pub(crate) fn other_group<'n>(named: Option<&'n str>, group: &str) -> Option<&'n str> {
+    named.filter(|named| *named != group)
+}
+
+/// Returns whether an earlier request of a call with this dead letter may still be processed.
+pub(crate) fn is_early(record: &TopicRecord<'_>, now: Timestamp, quiescence: Duration) -> bool {
+    // Without a time it is never old enough, which errs on the safe side.
+    let at = number(&record.headers, dead_letter::AT).unwrap_or(i64::MAX);
+    let quiescence = i64::try_from(quiescence.as_millis()).unwrap_or(i64::MAX);
+    now.0 < at.saturating_add(quiescence)
+}
+
+/// Returns what a record of the outbox continues or repeats, if it is a copy of an earlier one of its partition.
+// As the ledger has it: callers of two partitions know nothing of each other. No caller calls a copy whose header it
+// cannot read, and it ends no earlier record.
+pub(crate) fn continuation_within(
+    record: &TopicRecord<'_>,
+    topic: &str,
+    partition: Partition,
+) -> Option<Continuation> {
+    continuation_of(record).filter(|before| {
+        let call = &before.call;
+        call.topic == topic && call.partition == partition && call.offset < record.offset
+    })
+}
+
+/// Returns how a dead letter came about.
+pub(crate) fn rejection(record: &TopicRecord<'_>) -> Rejection {
+    let ambiguous = number::<u64>(&record.headers, call_dead_letter::ATTEMPTS_AMBIGUOUS);
+    match text(&record.headers, dead_letter::REASON) {
+        Some(REJECTED_BY_OPERATOR) => Rejection::Settled,
+        Some(reason) if reason == Reason::NotAPendingCall.as_str() => Rejection::NotACall,
+        Some(reason) if Reason::ALL.iter().any(|known| known.as_str() == reason) && ambiguous == Some(0) => {
+            Rejection::Definite
+        }
+        // No request was sent.
+        Some(reason) if reason == Reason::NoRequest.as_str() => Rejection::Definite,
+        // One that does not say is not known to be unprocessed.
+        Some(_) | None => Rejection::Ambiguous,
+    }
+}
+
+/// Returns the currency and the amount in minor units of an order of the built-in form.
+pub(crate) fn money(value: &[u8], form: AmountForm) -> Option<(Currency, u64)> {
+    let (order, _) = Order::parse_unique(value, form, None).ok()?;
+    Some((order.currency, order.amount.minor_units()))
+}
+
+/// Returns what a record of the outbox continues or repeats, if it is a copy.
+pub(crate) fn continuation_of(record: &TopicRecord<'_>) -> Option<Continuation> {
+    let value = record.headers.last(continuation::CONTINUES)??;
+    Continuation::parse(value).ok()
+}
+
+/// Returns when a record's order was admitted: its first time on the outbox.
+pub(crate) fn admitted_at(record: &TopicRecord<'_>) -> Option<Timestamp> {
+    number(&record.headers, pending::ADMITTED_AT)
+        .map(Timestamp)
+        .or(record.at)
+}
+
+/// Returns the position that a header names.
+pub(crate) fn position(headers: &Headers<'_>, name: &str) -> Option<Position> {
+    text(headers, name)?.parse().ok()
+}
+
+/// Returns the number that a header has.
+pub(crate) fn number<T: FromStr>(headers: &Headers<'_>, name: &str) -> Option<T> {
+    text(headers, name)?.parse().ok()
+}
+
+/// Returns the last header of a name, if it is text: an order that carries one of that name cannot forge it.
+pub(crate) fn text<'h>(headers: &Headers<'h>, name: &str) -> Option<&'h str> {
+    std::str::from_utf8(headers.last(name)??).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use records::Offset;
+
+    use super::*;
+
+    fn record<'a>(headers: &[(&'a str, &'a str)]) -> TopicRecord<'a> {
+        TopicRecord {
+            offset: Offset(0),
+            at: Some(Timestamp(7)),
+            key: b"k",
+            value: b"{}",
+            headers: Headers {
+                readable: headers
+                    .iter()
+                    .map(|(name, value)| (*name, Some(value.as_bytes())))
+                    .collect(),
+                unreadable: None,
+            },
+        }
+    }
+
+    #[test]
+    fn dead_letter_is_definite_only_if_it_says_so() {
+        let of = |reason, ambiguous| {
+            rejection(&record(&[
+                (dead_letter::REASON, reason),
+                (call_dead_letter::ATTEMPTS_AMBIGUOUS, ambiguous),
+            ]))
+        };
+        assert_eq!(of("rejected", "0"), Rejection::Definite);
+        assert_eq!(of("abandoned", "0"), Rejection::Definite);
+        assert_eq!(of("rejected", "2"), Rejection::Ambiguous);
+        assert_eq!(of("rejected", "?"), Rejection::Ambiguous);
+        assert_eq!(of("of a later version", "0"), Rejection::Ambiguous);
+        assert_eq!(of(REJECTED_BY_OPERATOR, "0"), Rejection::Settled);
+        assert_eq!(of("not-a-pending-call", "0"), Rejection::NotACall);
+        assert_eq!(
+            rejection(&record(&[(dead_letter::REASON, "no-request")])),
+            Rejection::Definite
+        );
+        assert_eq!(rejection(&record(&[])), Rejection::Ambiguous);
+    }
+
+    #[test]
+    fn dead_letter_without_a_time_is_never_old_enough() {
+        let early = |at| {
+            let headers = [(dead_letter::AT, at)];
+            is_early(&record(&headers), Timestamp(2_000), Duration::from_secs(1))
+        };
+        assert_eq!([early("1000"), early("1001"), early("?")], [false, true, true]);
+    }
+
+    #[test]
+    fn money_is_read_from_orders_of_the_built_in_form() {
+        let order = br#"{"order_id":"a","amount":1250,"currency":"EUR","customer_id":"c"}"#;
+        assert_eq!(money(order, AmountForm::MinorUnits), Some((Currency::EUR, 1250)));
+        assert_eq!(money(b"{}", AmountForm::MinorUnits), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! Arguments of the commands on replays and operations.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use records::{Offset, Timestamp};
+
+use super::WhichGroup;
+use crate::time_argument::parse_time;
+
+/// Commands on replays.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReplayCommand {
+    /// Plans a replay: shows which calls of a selection can be made again, how much money they are, and which are
+    /// left out and why; and keeps the plan under an id. Nothing is called. Calls that a caller will make or makes
+    /// now, and parked ones, are always left out.
+    Plan(PlanReplay),
+    /// Runs a plan: appends its calls to the outbox again, where the callers make them. A call whose state has
+    /// changed since it was planned is left out. Killed at any point and run again, it appends no call twice.
+    /// Exit status 1 if a call of the canary is not accepted, or the operator declined.
+    Run(RunReplay),
+    /// Shows the replays, or one of them.
+    Status(ShowReplays),
+    /// Pauses a replay: its run, if there is one, is fenced, and has appended its last call when this returns.
+    Pause(ChangeReplay),
+    /// Resumes a replay that was paused, or whose canary failed: it can be run again.
+    Resume(ChangeReplay),
+    /// Cancels a replay for good. The calls that it has appended are made; no other is.
+    Cancel(ChangeReplay),
+}
+
+/// Arguments of `replay plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config caller.toml replay plan --from '3h ago' --rejected-for rejected --status 422
+      with the callers' settings file: its times decide which calls are too recent
+  outbox --config caller.toml replay plan --keys-from keys.txt
+  outbox --config caller.toml replay plan --partition 3 --offsets 1000..2000 --state accepted
+      calls that were accepted, by name: `replay run` asks once more, since they are charged a second time")]
+pub(crate) struct PlanReplay {
+    /// Idempotency keys of the orders.
+    #[arg(value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+
+    /// File with one idempotency key per line; `-` for standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "keys")]
+    pub(crate) keys_from: Option<PathBuf>,
+
+    /// Calls that were appended to the outbox at this time or later: `30m ago`, `2026-11-23T02:00`, `02:00`.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) from: Option<Timestamp>,
+
+    /// Calls that were appended to the outbox before this time.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) to: Option<Timestamp>,
+
+    /// Calls of this partition of the outbox.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) partition: Option<i32>,
+
+    /// Calls at these offsets of the partition, the second excluded.
+    #[arg(long, value_name = "A..B", requires = "partition")]
+    pub(crate) offsets: Option<OffsetRange>,
+
+    /// States to replay. Default: rejected, calls with a dead letter of which no request was processed.
+    /// Any other may be charged a second time, and `replay run` asks for it by number.
+    #[arg(long, value_name = "STATE", value_enum, default_values_t = [ReplayState::Rejected])]
+    pub(crate) state: Vec<ReplayState>,
+
+    /// Calls whose dead letter has this reason, such as `rejected` or `abandoned`.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) rejected_for: Option<String>,
+
+    /// Calls whose dead letter has this HTTP status of the API.
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
+    pub(crate) status: Option<u16>,
+
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Reason, which is kept with the plan.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+/// State of calls to replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReplayState {
+    /// Dead letter; no request of the call was processed, as far as its caller knows.
+    Rejected,
+    /// Dead letter after a request with an unknown outcome.
+    Ambiguous,
+    /// Settled as rejected by an operator.
+    Settled,
+    /// Accepted.
+    Accepted,
+}
+
+/// Range of offsets, written `A..B`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OffsetRange {
+    pub(crate) from: Offset,
+    pub(crate) until: Offset,
+}
+
+impl FromStr for OffsetRange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "expected two offsets, the second excluded: 1000..2000";
+        let (from, until) = text.split_once("..").ok_or(wrong)?;
+        let number = |text: &str| text.parse().ok().filter(|offset| *offset >= 0);
+        let (from, until) = (number(from).ok_or(wrong)?, number(until).ok_or(wrong)?);
+        if from >= until {
+            return Err("the range is empty: the second offset is excluded");
+        }
+        Ok(Self {
+            from: Offset(from),
+            until: Offset(until),
+        })
+    }
+}
+
+/// Arguments of `replay run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config caller.toml replay run mdn3k0ab --canary 20 --rate 50/s --reason 'provider has fixed 422'
+      appends 20 calls, waits until each was accepted, and then appends the others, 50 in a second")]
+pub(crate) struct RunReplay {
+    /// Plan, as `replay plan` has named it.
+    #[arg(value_name = "PLAN")]
+    pub(crate) plan: String,
+
+    /// Number of calls that come first. Unless each of them is accepted, no other follows. It cannot be changed
+    /// once the replay has begun.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) canary: Option<u64>,
+
+    /// Maximum wait for the outcomes of the canary. Afterwards the command ends; run again, it waits again.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub(crate) canary_timeout: Duration,
+
+    /// Maximum rate at which calls are appended, per second or per minute.
+    #[arg(long, value_name = "N/s|N/m")]
+    pub(crate) rate: Option<Rate>,
+
+    /// Reason, which is kept with the replay.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+
+    /// Number of calls of the plan that may be charged a second time, instead of typing it.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) charge_again: Option<u64>,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Rate of calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rate {
+    /// Number of calls in a second.
+    pub(crate) per_second: f64,
+}
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (number, seconds) = match text.split_once('/') {
+            Some((number, "s")) => (number, 1.0),
+            Some((number, "m")) => (number, 60.0),
+            _ => (text, 1.0),
+        };
+        match number.parse::<u32>() {
+            Ok(number @ 1..=1_000_000) => Ok(Self {
+                per_second: f64::from(number) / seconds,
+            }),
+            _ => Err("expected a number of calls per second or minute, up to a million: 50/s, 600/m"),
+        }
+    }
+}
+
+/// Arguments of `replay status`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowReplays {
+    /// Plan; all if none is given.
+    #[arg(value_name = "PLAN")]
+    pub(crate) plan: Option<String>,
+}
+
+/// Arguments of `replay pause`, `resume` and `cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeReplay {
+    /// Plan, as `replay plan` has named it.
+    #[arg(value_name = "PLAN")]
+    pub(crate) plan: String,
+
+    /// Reason, which is kept with the replay.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+/// Commands on the operations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationsCommand {
+    /// Lists what operators have changed: who, when, why, what; the latest last.
+    List(ListOperations),
+}
+
+/// Arguments of `operations list`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox operations list --from '1day ago'
+  outbox --json operations list --by ann")]
+pub(crate) struct ListOperations {
+    /// Operations at this time or later.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) from: Option<Timestamp>,
+
+    /// Operations before this time.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) to: Option<Timestamp>,
+
+    /// Operations of persons whose name contains this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) by: Option<String>,
+
+    /// Maximum number of operations listed, of the latest; all are counted.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_and_rates_are_read() {
+        let range = "10..20".parse::<OffsetRange>().expect("a range");
+        assert_eq!((range.from, range.until), (Offset(10), Offset(20)));
+        for wrong in ["10", "20..10", "10..10", "-1..5", "a..b", ""] {
+            assert!(wrong.parse::<OffsetRange>().is_err(), "{wrong}");
+        }
+        let rate = |text: &str| text.parse::<Rate>().ok().map(|rate| rate.per_second);
+        assert_eq!(
+            [rate("50"), rate("50/s"), rate("30/m")],
+            [Some(50.0), Some(50.0), Some(0.5)]
+        );
+        for wrong in ["0", "0/m", "-1", "5/h", "1.5", "", "2000000"] {
+            assert_eq!(rate(wrong), None, "{wrong}");
+        }
+    }
+}

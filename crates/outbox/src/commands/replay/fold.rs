@@ -1,0 +1,361 @@
+//! States of all calls, folded from the topics into a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, bail};
+use kafka::group_offsets::TopicRecord;
+use pipeline::ledger::{CallState, Ledger, Planner, Selected, Terminal};
+use records::call_dead_letter;
+use records::call_note::CallNote;
+use records::operation::REPLAY;
+use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
+
+use super::reading::Reading;
+use super::selection::Selection;
+use crate::brokers::REQUEST_TIMEOUT;
+use crate::call_records::{
+    admitted_at, continuation_within, is_early, money, position, rejection, take_outcome, take_terminal, text,
+};
+use crate::progress::Progress;
+
+/// What a replay needs to know of a call that is not in the ledger.
+#[derive(Debug, Default)]
+struct DeadLetters {
+    /// Those that are not selected.
+    unselected: OffsetSet,
+    /// Those so recent that an earlier request may still be processed.
+    early: OffsetSet,
+}
+
+/// What was read.
+pub(super) struct Read {
+    /// End of each partition of the outbox that was read.
+    pub(super) ends: BTreeMap<Partition, Offset>,
+    /// First records of the calls of which this plan has appended copies.
+    pub(super) appended: Vec<(Partition, Offset)>,
+    /// Selected keys of which the outbox has no record.
+    pub(super) missing_keys: BTreeSet<Vec<u8>>,
+}
+
+/// Which calls are selected: by an operator's selection, or by a plan.
+pub(super) enum Which<'a> {
+    Selection(&'a Selection),
+    Plan {
+        id: &'a str,
+        calls: &'a BTreeMap<Partition, OffsetSet>,
+    },
+}
+
+/// Reads all that decides on the selected calls into the plan: first what the group has noted, then the terminal
+/// records, then the outbox.
+pub(super) fn read(
+    reading: &Reading<'_>,
+    planner: &mut Planner,
+    which: &Which<'_>,
+    now: Timestamp,
+) -> anyhow::Result<Read> {
+    let mut fold = Fold {
+        reading,
+        ledger: Ledger::new(reading.config.topics.pending.as_str()),
+        dead_letters: BTreeMap::new(),
+        which,
+        now,
+        progress: Progress::new(),
+    };
+    fold.notes()?;
+    fold.outcomes()?;
+    fold.dead_letters()?;
+    fold.parked()?;
+    let read = fold.outbox(planner)?;
+    fold.progress.finish();
+    Ok(read)
+}
+
+/// Fold of the topics.
+struct Fold<'a> {
+    reading: &'a Reading<'a>,
+    ledger: Ledger,
+    dead_letters: BTreeMap<Partition, DeadLetters>,
+    which: &'a Which<'a>,
+    now: Timestamp,
+    progress: Progress,
+}
+
+impl Fold<'_> {
+    fn notes(&mut self) -> anyhow::Result<()> {
+        let (topic, group) = (&self.reading.config.topics.pending, self.reading.group);
+        let partitions = self.reading.partitions(topic)?;
+        let committed = self
+            .reading
+            .offsets
+            .committed(topic, &partitions, REQUEST_TIMEOUT)?;
+        let mut has_offset = false;
+        for of in committed {
+            let Some(offset) = of.offset else { continue };
+            let note = CallNote::decode(offset, &of.metadata).with_context(|| {
+                format!(
+                    "reading the call notes of the group {group:?} for {topic}/{}",
+                    of.partition
+                )
+            })?;
+            has_offset = true;
+            self.ledger.noted(of.partition, offset, note);
+        }
+        if !has_offset {
+            bail!(
+                "the group {group:?} has no committed offset on {topic:?}, so that all its calls are pending: check \
+                 --group, the callers' setting kafka.group_id"
+            );
+        }
+        Ok(())
+    }
+
+    fn outcomes(&mut self) -> anyhow::Result<()> {
+        let Self {
+            reading,
+            ledger,
+            progress,
+            ..
+        } = self;
+        let group = reading.group;
+        reading.visit(&reading.config.topics.processed, progress, |_, record| {
+            // One that cannot be read is an error: it may be of a selected call.
+            expect_own(take_outcome(ledger, group, record)?.as_deref(), group)
+        })
+    }
+
+    fn dead_letters(&mut self) -> anyhow::Result<()> {
+        let Self {
+            reading,
+            ledger,
+            dead_letters,
+            which,
+            now,
+            progress,
+        } = self;
+        let (group, quiescence) = (reading.group, reading.config.quiescence());
+        reading.visit(&reading.config.topics.call_dead_letters, progress, |_, record| {
+            let Some(call) = position(&record.headers, call_dead_letter::CALL) else {
+                return Ok(());
+            };
+            let terminal = Terminal::DeadLetter(rejection(record));
+            let other = take_terminal(ledger, group, terminal, &call, record)?;
+            expect_own(other.as_deref(), group)?;
+            let of = dead_letters.entry(call.partition).or_default();
+            if let Which::Selection(selection) = which
+                && !selection.has_dead_letter(record)
+            {
+                of.unselected.insert(call.offset);
+            }
+            if is_early(record, *now, quiescence) {
+                of.early.insert(call.offset);
+            }
+            Ok(())
+        })
+    }
+
+    fn parked(&mut self) -> anyhow::Result<()> {
+        let Self {
+            reading,
+            ledger,
+            progress,
+            ..
+        } = self;
+        let group = reading.group;
+        reading.visit(&reading.config.topics.parked, progress, |_, record| {
+            // A settlement names no call of its own: what it says is an outcome, a dead letter or a copy.
+            let Some(call) = position(&record.headers, call_dead_letter::CALL) else {
+                return Ok(());
+            };
+            let other = take_terminal(ledger, group, Terminal::Parked, &call, record)?;
+            expect_own(other.as_deref(), group)
+        })
+    }
+
+    fn outbox(&mut self, planner: &mut Planner) -> anyhow::Result<Read> {
+        let topic = &self.reading.config.topics.pending;
+        let mut read = Read {
+            ends: BTreeMap::new(),
+            appended: Vec::new(),
+            missing_keys: match self.which {
+                Which::Selection(selection) => selection.keys.clone().unwrap_or_default(),
+                Which::Plan { .. } => BTreeSet::new(),
+            },
+        };
+        for partition in self.reading.partitions(topic)? {
+            self.progress
+                .show(format!("{topic}/{partition}, waiting for open transactions"));
+            let bounds = self.reading.settled_bounds(topic, partition)?;
+            read.ends.insert(partition, bounds.end);
+            let part = self.which.part(partition, bounds, |at| {
+                self.reading
+                    .offsets
+                    .offset_at(topic, partition, at, REQUEST_TIMEOUT)
+            })?;
+            if let Some(bounds) = part {
+                self.outbox_partition(partition, bounds, planner, &mut read)?;
+            }
+        }
+        Ok(read)
+    }
+
+    fn outbox_partition(
+        &mut self,
+        partition: Partition,
+        bounds: Bounds,
+        planner: &mut Planner,
+        read: &mut Read,
+    ) -> anyhow::Result<()> {
+        let Self {
+            reading,
+            ledger,
+            dead_letters,
+            which,
+            now,
+            progress,
+        } = self;
+        let (config, group) = (reading.config, reading.group);
+        let topic = &config.topics.pending;
+        let no_dead_letters = DeadLetters::default();
+        let dead_letters = dead_letters.get(&partition).unwrap_or(&no_dead_letters);
+        reading.visit_within(topic, partition, bounds, progress, |record| {
+            read.missing_keys.remove(record.key);
+            let before = continuation_within(record, topic, partition);
+            // The callers of the group skip it.
+            if before.as_ref().is_some_and(|before| before.group != group) {
+                return Ok(());
+            }
+            let (continues, repeats) = match &before {
+                Some(before) if before.repeats => (None, Some(before.call.offset)),
+                Some(before) => (Some(&before.call), None),
+                None => (None, None),
+            };
+            let first = continues.map_or(record.offset, |call| call.offset);
+            if which.appended(record) {
+                read.appended.push((partition, first));
+            }
+            let state = ledger.pending(partition, record.offset, record.key, continues)?;
+            let is_selected =
+                which.has(partition, record, state) && !dead_letters.unselected.contains(record.offset);
+            // Of a copy the earlier record may be selected.
+            let order = match config.order.amount() {
+                Some(form) if is_selected || before.is_some() => money(record.value, form),
+                _ => None,
+            };
+            let is_expired = config.is_key_expired(admitted_at(record), *now) && !config.looks_up();
+            let selected = Selected {
+                offset: record.offset,
+                first,
+                repeats,
+                state: ledger.noted_state(partition, record.offset, state),
+                is_noted_final: ledger.is_noted_final(partition, record.offset),
+                is_selected,
+                is_early: dead_letters.early.contains(record.offset),
+                is_expired,
+                money: order.map(|(currency, units)| (currency.code(), units)),
+            };
+            planner.take(partition, &selected);
+            Ok(())
+        })
+    }
+}
+
+impl Which<'_> {
+    /// Returns the part of a partition that has to be read; `None` if there is none. The state of a call is known
+    /// from its last record on, so that earlier ones than the selected are not needed; later ones are.
+    fn part<E>(
+        &self,
+        partition: Partition,
+        bounds: Bounds,
+        offset_at: impl FnOnce(Timestamp) -> Result<Option<Offset>, E>,
+    ) -> Result<Option<Bounds>, E> {
+        let start = match self {
+            Self::Selection(selection) if selection.partition.is_some_and(|of| of != partition) => {
+                return Ok(None);
+            }
+            Self::Selection(selection) => {
+                let by_offset = selection.within(bounds).start;
+                match selection.from {
+                    Some(from) => match offset_at(from)? {
+                        Some(by_time) => by_offset.max(by_time),
+                        None => return Ok(None),
+                    },
+                    None => by_offset,
+                }
+            }
+            Self::Plan { calls, .. } => match calls.get(&partition).and_then(|calls| calls.runs().next()) {
+                Some((first, _)) => first,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Bounds {
+            start: start.max(bounds.start),
+            end: bounds.end,
+        }))
+    }
+
+    fn has(&self, partition: Partition, record: &TopicRecord<'_>, state: CallState) -> bool {
+        match self {
+            Self::Selection(selection) => {
+                let has_dead_letter = matches!(state, CallState::Final(Terminal::DeadLetter(_)));
+                (has_dead_letter || !selection.is_by_dead_letter()) && selection.has(partition, record)
+            }
+            Self::Plan { calls, .. } => calls
+                .get(&partition)
+                .is_some_and(|calls| calls.contains(record.offset)),
+        }
+    }
+
+    /// Returns whether the plan has appended the record.
+    fn appended(&self, record: &TopicRecord<'_>) -> bool {
+        match self {
+            Self::Selection(_) => false,
+            Self::Plan { id, .. } => text(&record.headers, REPLAY) == Some(*id),
+        }
+    }
+}
+
+/// Fails if a terminal record is of another group: the settings file, with the topics, is not that of `group`.
+fn expect_own(other: Option<&str>, group: &str) -> anyhow::Result<()> {
+    match other {
+        Some(other) => bail!(
+            "it is of the group {other:?}, and not of {group:?}: use the settings file of the callers of {group:?}, \
+             whose topics have its outcomes; nothing was changed"
+        ),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn part_of_a_partition_is_read_up_to_its_end() {
+        let bounds = Bounds {
+            start: Offset(5),
+            end: Offset(90),
+        };
+        let part = |which: &Which<'_>, partition| {
+            which
+                .part(Partition(partition), bounds, |_| Ok::<_, ()>(Some(Offset(40))))
+                .expect("no error")
+                .map(|bounds| (bounds.start.0, bounds.end.0))
+        };
+        let all = Selection::default();
+        assert_eq!(part(&Which::Selection(&all), 0), Some((5, 90)));
+        let some = Selection {
+            partition: Some(Partition(1)),
+            from: Some(Timestamp(3)),
+            ..Selection::default()
+        };
+        assert_eq!(part(&Which::Selection(&some), 0), None);
+        assert_eq!(part(&Which::Selection(&some), 1), Some((40, 90)));
+        let calls = [(Partition(1), [Offset(20), Offset(30)].into_iter().collect())].into();
+        let plan = Which::Plan {
+            id: "p",
+            calls: &calls,
+        };
+        assert_eq!((part(&plan, 0), part(&plan, 1)), (None, Some((20, 90))));
+    }
+}
