@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// that are pending and in flight, and how old the oldest is; parked calls, dead letters, and the switch of
     /// the group. Exit status 1 if a caller would halt a partition.
     Status(ShowStatus),
+    /// Shows the history of one order across all topics, and whether it may be called again. Exit status 1 if there is
+    /// nothing of it.
+    Order(ShowOrder),
     /// Creates and verifies the topics.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -105,6 +108,27 @@ pub(crate) struct ShowStatus {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) watch: Option<u64>,
+}
+
+/// Arguments of the command `order`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config caller.toml order ord-17
+  outbox order ord-17 --from '2 days ago'
+      reads what was written from then on, which is faster on a large outbox
+  outbox --json order ord-17 | jq -r .sentence")]
+pub(crate) struct ShowOrder {
+    /// Idempotency key of the order.
+    #[arg(value_name = "KEY")]
+    pub(crate) key: String,
+
+    /// Reads what was written at this time or later: `3h ago`, `2026-11-23T02:00`. An order that is older looks as if
+    /// it were not there.
+    #[arg(long, value_name = "TIME", value_parser = crate::time_argument::parse_time)]
+    pub(crate) from: Option<records::Timestamp>,
+
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 }
 
 /// Arguments of the command `notes`.

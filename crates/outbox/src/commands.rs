@@ -5,6 +5,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod group;
 pub(crate) mod notes;
 pub(crate) mod operations;
+pub(crate) mod order;
 pub(crate) mod parked;
 pub(crate) mod replay;
 pub(crate) mod state;

@@ -56,6 +56,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Pause(options) => commands::switch::run(Calls::Paused, options, &config, cli.json),
         Command::Resume(options) => commands::switch::run(Calls::Running, options, &config, cli.json),
         Command::Status(options) => commands::status::run(options, &config, cli.json),
+        Command::Order(options) => commands::order::run(options, &config, cli.json),
         Command::Parked(command) => commands::parked::run(command, &config, cli.json),
         Command::Replay(command) => commands::replay::run(command, &config, cli.json),
         Command::Operations(command) => commands::operations::run(command, &config, cli.json),

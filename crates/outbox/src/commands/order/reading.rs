@@ -1,0 +1,426 @@
+//! Reading of what the topics have of one key: by its partitions, and not the topics as a whole.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use kafka::admin::Admin;
+use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use kafka::topic_ids::TopicIdentity;
+use pipeline::admission::Partitioner;
+use pipeline::ledger::{Ledger, Terminal};
+use records::call_note::CallNote;
+use records::control::{Calls, Switch};
+use records::{Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending};
+
+use super::history::{self, Event};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use crate::call_records as calls;
+use crate::cli::ShowOrder;
+use crate::commands::switch;
+use crate::config::Config;
+use crate::progress::Progress;
+
+/// Difference of clocks that is allowed for between the machines of brokers and callers.
+const CLOCK_SKEW_MS: i64 = 5 * 60 * 1000;
+
+/// Record of the outbox with the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub(super) partition: Partition,
+    pub(super) offset: Offset,
+    pub(super) admitted_at: Option<Timestamp>,
+    /// First record of its call.
+    pub(super) first: Offset,
+    pub(super) is_early: bool,
+}
+
+/// What was read.
+pub(super) struct Read {
+    pub(super) events: Vec<Event>,
+    pub(super) ledger: Ledger,
+    /// Records of the outbox, in their order, each with what the ledger says of it.
+    pub(super) pending: Vec<(Pending, pipeline::ledger::NotedState)>,
+    pub(super) is_paused: bool,
+    /// A validator has refused a record with this key.
+    pub(super) is_refused: bool,
+}
+
+/// Records of the outbox with the key, and the ends of the partitions that were read.
+#[derive(Debug, Default)]
+struct Outbox {
+    records: Vec<OutboxRecord>,
+    ends: BTreeMap<Partition, Offset>,
+}
+
+#[derive(Debug)]
+struct OutboxRecord {
+    key: Box<[u8]>,
+    pending: Pending,
+    continues: Option<Position>,
+}
+
+/// Reader of one key.
+pub(super) struct Reading<'a> {
+    config: &'a Config,
+    key: &'a [u8],
+    group: &'a str,
+    from: Option<Timestamp>,
+    offsets: GroupOffsets,
+    identities: BTreeMap<String, TopicIdentity>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn open(config: &'a Config, options: &'a ShowOrder) -> anyhow::Result<Self> {
+        let Topics {
+            orders,
+            pending,
+            order_dead_letters,
+            processed,
+            call_dead_letters,
+            parked,
+            ..
+        } = &config.topics;
+        let settings = config.connection_as(&options.which.group);
+        let names = [
+            orders.as_str(),
+            pending,
+            order_dead_letters,
+            processed,
+            call_dead_letters,
+            parked,
+        ];
+        Ok(Self {
+            config,
+            key: options.key.as_bytes(),
+            group: &options.which.group,
+            from: options.from,
+            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
+            identities: Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?,
+        })
+    }
+
+    pub(super) fn read(&self) -> anyhow::Result<Read> {
+        let topics = &self.config.topics;
+        let mut read = Read {
+            events: Vec::new(),
+            ledger: Ledger::new(topics.pending.as_str()),
+            pending: Vec::new(),
+            is_paused: self.is_paused()?,
+            is_refused: false,
+        };
+        let progress = Progress::new();
+        let mut outbox = self.outbox(&mut read, &progress)?;
+        // What became of the order came after it was admitted.
+        let since = outbox
+            .records
+            .iter()
+            .filter_map(|record| record.pending.admitted_at)
+            .min();
+        let since = since
+            .map(|at| Timestamp(at.0.saturating_sub(CLOCK_SKEW_MS)))
+            .max(self.from);
+        // What the group has noted comes before the outcomes, and these before the end of the outbox: a copy is in one
+        // transaction with the settlement or the event that tells of it.
+        self.notes(&mut read)?;
+        let processed = &topics.processed;
+        let by_hash = self.hashed(processed, &[Partitioner::Crc32])?;
+        let before = read.events.len();
+        self.outcomes(&by_hash, &mut read, since, &progress)?;
+        let early = self.dead_letters(&mut read, since, &progress)?;
+        self.parked(&mut read, since, &progress)?;
+        // Callers write by the key's hash; if the topic has grown since, elsewhere. Without a time that would be the topic
+        // as a whole, for an order that is not there.
+        if read.events.len() == before && since.is_some() {
+            self.outcomes(&self.others(processed, &by_hash)?, &mut read, since, &progress)?;
+        }
+        self.rest_of_the_outbox(&mut outbox, &mut read, &progress)?;
+        fold(outbox.records, &early, &mut read)?;
+        self.inputs(&mut read, &progress)?;
+        progress.finish();
+        Ok(read)
+    }
+
+    fn is_paused(&self) -> anyhow::Result<bool> {
+        let settings = self.config.connection_as(self.group);
+        let control = kafka::changelog::ChangelogReader::open(&settings, &self.config.topics.control)?;
+        let switch: Option<Switch> = switch::read(&control, &self.config.topics.control, self.group)?;
+        Ok(switch.is_some_and(|switch| switch.calls == Calls::Paused))
+    }
+
+    fn notes(&self, read: &mut Read) -> anyhow::Result<()> {
+        let topic = &self.config.topics.pending;
+        let partitions = partitions(&self.identities, topic)?;
+        for of in self.offsets.committed(topic, &partitions, REQUEST_TIMEOUT)? {
+            let Some(offset) = of.offset else { continue };
+            let note = CallNote::decode(offset, &of.metadata)
+                .with_context(|| format!("reading the call notes of the group {:?}", self.group))?;
+            read.ledger.noted(of.partition, offset, note);
+        }
+        Ok(())
+    }
+
+    fn outcomes(
+        &self,
+        partitions: &[Partition],
+        read: &mut Read,
+        since: Option<Timestamp>,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let topic = &self.config.topics.processed;
+        self.visit(topic, partitions, since, progress, |place, record| {
+            calls::take_outcome(&mut read.ledger, self.group, record)?;
+            read.events.push(history::accepted(record, place.to_string()));
+            Ok(())
+        })
+    }
+
+    /// Returns the calls whose dead letters are so recent that an earlier request may still be processed.
+    fn dead_letters(
+        &self,
+        read: &mut Read,
+        since: Option<Timestamp>,
+        progress: &Progress,
+    ) -> anyhow::Result<Vec<Position>> {
+        let topic = &self.config.topics.call_dead_letters;
+        let (mut early, now) = (Vec::new(), Timestamp::now());
+        self.visit(
+            topic,
+            &partitions(&self.identities, topic)?,
+            since,
+            progress,
+            |place, record| {
+                if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
+                    let terminal = Terminal::DeadLetter(calls::rejection(record));
+                    calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?;
+                    if calls::is_early(record, now, self.config.quiescence()) {
+                        early.push(call);
+                    }
+                }
+                read.events.push(history::rejected(record, place.to_string()));
+                Ok(())
+            },
+        )?;
+        Ok(early)
+    }
+
+    fn parked(&self, read: &mut Read, since: Option<Timestamp>, progress: &Progress) -> anyhow::Result<()> {
+        let topic = &self.config.topics.parked;
+        self.visit(
+            topic,
+            &partitions(&self.identities, topic)?,
+            since,
+            progress,
+            |place, record| {
+                if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
+                    calls::take_terminal(&mut read.ledger, self.group, Terminal::Parked, &call, record)?;
+                }
+                read.events.push(history::parked(record, place.to_string()));
+                Ok(())
+            },
+        )
+    }
+
+    fn outbox(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<Outbox> {
+        let topic = &self.config.topics.pending;
+        let mut outbox = Outbox::default();
+        // Where producers and validators put a key, by the hash of most clients; and only then elsewhere.
+        let by_hash = self.hashed(topic, &[Partitioner::Murmur2, Partitioner::Crc32])?;
+        for partitions in [by_hash.clone(), self.others(topic, &by_hash)?] {
+            for partition in partitions {
+                let bounds = self.bounds(topic, partition, self.from)?;
+                outbox.ends.insert(partition, bounds.end);
+                self.read_outbox(partition, bounds, &mut outbox.records, read, progress)?;
+            }
+            if !outbox.records.is_empty() {
+                break;
+            }
+        }
+        Ok(outbox)
+    }
+
+    fn rest_of_the_outbox(
+        &self,
+        outbox: &mut Outbox,
+        read: &mut Read,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let topic = &self.config.topics.pending;
+        for (partition, from) in &outbox.ends {
+            let bounds = Bounds {
+                start: *from,
+                end: self
+                    .offsets
+                    .settled_bounds(topic, *partition, TRANSACTIONS_WAIT_MAX)?
+                    .end,
+            };
+            self.read_outbox(*partition, bounds, &mut outbox.records, read, progress)?;
+        }
+        Ok(())
+    }
+
+    fn read_outbox(
+        &self,
+        partition: Partition,
+        bounds: Bounds,
+        records: &mut Vec<OutboxRecord>,
+        read: &mut Read,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let topic = &self.config.topics.pending;
+        self.visit_within(topic, partition, bounds, progress, |place, record| {
+            let before = calls::continuation_within(record, topic, place.partition);
+            read.events.push(history::appended(record, place.to_string()));
+            // The callers of the group skip it.
+            if before.as_ref().is_some_and(|before| before.group != self.group) {
+                return Ok(());
+            }
+            let continues = before.filter(|before| !before.repeats).map(|before| before.call);
+            records.push(OutboxRecord {
+                key: record.key.into(),
+                pending: Pending {
+                    partition: place.partition,
+                    offset: place.offset,
+                    admitted_at: calls::admitted_at(record),
+                    first: continues.as_ref().map_or(place.offset, |call| call.offset),
+                    is_early: false,
+                },
+                continues,
+            });
+            Ok(())
+        })
+    }
+
+    /// Reads the orders themselves: where the outbox and the dead letters name them.
+    fn inputs(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<()> {
+        let topics = &self.config.topics;
+        let mut sources = Vec::new();
+        let dead_letters = &topics.order_dead_letters;
+        let all = partitions(&self.identities, dead_letters)?;
+        self.visit(dead_letters, &all, self.from, progress, |place, record| {
+            // Others than refusals have another meaning.
+            if let Some(source) = calls::position(&record.headers, records::dead_letter::SOURCE) {
+                read.is_refused = true;
+                sources.push(source);
+                read.events.push(history::refused(record, place.to_string()));
+            }
+            Ok(())
+        })?;
+        let topic = &topics.pending;
+        for (of, _) in &read.pending {
+            let bounds = Bounds {
+                start: of.offset,
+                end: of.offset.next(),
+            };
+            self.offsets
+                .read_key::<anyhow::Error>(topic, of.partition, bounds, self.key, |record| {
+                    sources.extend(calls::position(&record.headers, pending::SOURCE));
+                    Ok(())
+                })?;
+        }
+        sources.sort();
+        sources.dedup();
+        for source in sources.iter().filter(|source| source.topic == topics.orders) {
+            let kept = self
+                .offsets
+                .bounds(&topics.orders, source.partition, REQUEST_TIMEOUT)?;
+            // Its retention may have passed.
+            if !(kept.start..kept.end).contains(&source.offset) {
+                continue;
+            }
+            let bounds = Bounds {
+                start: source.offset,
+                end: source.offset.next(),
+            };
+            let events = &mut read.events;
+            self.offsets
+                .read::<anyhow::Error>(&topics.orders, source.partition, bounds, |record| {
+                    events.push(history::sent(record, source.to_string()));
+                    Ok(())
+                })?;
+        }
+        Ok(())
+    }
+
+    fn visit(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        since: Option<Timestamp>,
+        progress: &Progress,
+        mut sink: impl FnMut(&Position, &TopicRecord<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        for partition in partitions {
+            let bounds = self.bounds(topic, *partition, since)?;
+            self.visit_within(topic, *partition, bounds, progress, &mut sink)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the bounds of what a partition has from a time on.
+    fn bounds(&self, topic: &str, partition: Partition, since: Option<Timestamp>) -> anyhow::Result<Bounds> {
+        let bounds = self.offsets.bounds(topic, partition, REQUEST_TIMEOUT)?;
+        let Some(since) = since.filter(|_| bounds.start < bounds.end) else {
+            return Ok(bounds);
+        };
+        let start = self.offsets.offset_at(topic, partition, since, REQUEST_TIMEOUT)?;
+        Ok(Bounds {
+            start: start.unwrap_or(bounds.end),
+            ..bounds
+        })
+    }
+
+    fn visit_within(
+        &self,
+        topic: &str,
+        partition: Partition,
+        bounds: Bounds,
+        progress: &Progress,
+        mut sink: impl FnMut(&Position, &TopicRecord<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        progress.wait(format!("reading {topic}/{partition}"));
+        self.offsets
+            .read_key::<anyhow::Error>(topic, partition, bounds, self.key, |record| {
+                let place = Position {
+                    topic: topic.to_owned(),
+                    partition,
+                    offset: record.offset,
+                };
+                sink(&place, record).with_context(|| format!("reading {place}"))
+            })
+    }
+
+    /// Returns the partitions that the hashes of the key name.
+    fn hashed(&self, topic: &str, partitioners: &[Partitioner]) -> anyhow::Result<Vec<Partition>> {
+        let count = u32::try_from(partitions(&self.identities, topic)?.len())?;
+        let mut hashed = partitioners
+            .iter()
+            .filter_map(|by| by.partition(self.key, count))
+            .map(|partition| Ok(Partition(i32::try_from(partition)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        hashed.dedup();
+        Ok(hashed)
+    }
+
+    fn others(&self, topic: &str, known: &[Partition]) -> anyhow::Result<Vec<Partition>> {
+        let mut all = partitions(&self.identities, topic)?;
+        all.retain(|partition| !known.contains(partition));
+        Ok(all)
+    }
+}
+
+/// Folds the records of the outbox, after all terminal records.
+fn fold(mut records: Vec<OutboxRecord>, early: &[Position], read: &mut Read) -> anyhow::Result<()> {
+    records.sort_by_key(|record| (record.pending.partition, record.pending.offset));
+    for record in records {
+        let mut of = record.pending;
+        of.is_early = early
+            .iter()
+            .any(|call| (call.partition, call.offset) == (of.partition, of.offset));
+        let state = read
+            .ledger
+            .pending(of.partition, of.offset, &record.key, record.continues.as_ref())?;
+        let noted = read.ledger.noted_state(of.partition, of.offset, state);
+        read.pending.push((of, noted));
+    }
+    Ok(())
+}
