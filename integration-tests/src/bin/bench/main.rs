@@ -3,6 +3,7 @@
 mod bare_client;
 mod caller;
 mod caller_kill;
+mod operator;
 mod resource_usage;
 mod restart;
 mod validator;
@@ -29,6 +30,8 @@ enum Program {
     Killed(caller_kill::Arguments),
     /// Time that orders wait while a validator with many keys in its store restarts.
     Restart(restart::Arguments),
+    /// Time and peak memory of the operator's commands on a large outbox.
+    Operator(operator::Arguments),
     /// Bare HTTP client that the caller is compared with.
     #[command(hide = true)]
     Bare(bare_client::Arguments),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Killed(arguments) => caller_kill::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
+        Program::Operator(arguments) => operator::measure(&arguments),
         Program::Bare(arguments) => bare_client::run(&arguments),
     };
     match measured {
