@@ -187,7 +187,7 @@ fn count_replays(
         .filter(|of| of.kind == Kind::Order)
         .map(|of| (of.key.clone().into_bytes(), 0))
         .collect();
-    for partition in reading.partitions(Kind::Order) {
+    for partition in &reading.partitions(Kind::Order)? {
         let bounds = reading.bounds(Kind::Order, *partition)?;
         reading.read(Kind::Order, *partition, bounds, |record, content| {
             progress.read(reading.topic(Kind::Order));

@@ -1,11 +1,12 @@
 //! Reading of the dead letters of orders and calls, and of the resubmissions among those of orders.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use kafka::admin::Admin;
 use kafka::group_offsets::{ExactRecord, GroupOffsets};
+use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::resubmissions::{self, NotResubmitted, OrdersTopic, Resubmissions};
 use records::resubmission::{self, Resubmission};
 use records::{
@@ -79,8 +80,7 @@ pub(crate) struct Reading<'a> {
     /// Form of the orders' amounts; `None` if orders have another form.
     amount: Option<AmountForm>,
     orders: OrdersTopic<'a>,
-    order_partitions: Vec<Partition>,
-    call_partitions: Vec<Partition>,
+    identities: BTreeMap<String, TopicIdentity>,
 }
 
 impl<'a> Reading<'a> {
@@ -92,19 +92,17 @@ impl<'a> Reading<'a> {
             &topics.call_dead_letters,
         ];
         let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?;
-        let partitions = |name: &str| partitions(&identities, name);
         Ok(Self {
             topics,
             offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
             amount: config.order.amount(),
             orders: OrdersTopic {
                 name: &topics.orders,
-                partitions: i32::try_from(partitions(&topics.orders)?.len())?,
+                partitions: i32::try_from(partitions(&identities, &topics.orders)?.len())?,
                 checks_record_key: config.validator.checks_record_key(),
                 checks_partition: config.validator.checks_partition(),
             },
-            order_partitions: partitions(&topics.order_dead_letters)?,
-            call_partitions: partitions(&topics.call_dead_letters)?,
+            identities,
         })
     }
 
@@ -115,17 +113,16 @@ impl<'a> Reading<'a> {
         }
     }
 
-    pub(super) fn partitions(&self, kind: Kind) -> &[Partition] {
-        match kind {
-            Kind::Order => &self.order_partitions,
-            Kind::Call => &self.call_partitions,
-        }
+    /// Returns the partitions of a topic. The other one need not exist: the settings of the validators do not name the
+    /// topics of each group of callers.
+    pub(super) fn partitions(&self, kind: Kind) -> anyhow::Result<Vec<Partition>> {
+        partitions(&self.identities, self.topic(kind))
     }
 
     /// Returns the number of orders' dead letters that were not resubmitted.
     pub(crate) fn waiting_orders(&self) -> anyhow::Result<u64> {
         let mut waiting = 0;
-        for partition in &self.order_partitions {
+        for partition in &self.partitions(Kind::Order)? {
             let bounds = self.bounds(Kind::Order, *partition)?;
             let (mut letters, mut resubmissions) = (0, Resubmissions::default());
             self.read(Kind::Order, *partition, bounds, |_, content| {
@@ -152,7 +149,7 @@ impl<'a> Reading<'a> {
         progress: &mut Progress,
         mut sink: impl FnMut(&Letter<'_>, &Resubmissions) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        for partition in self.partitions(kind) {
+        for partition in &self.partitions(kind)? {
             let bounds = self.bounds(kind, *partition)?;
             let resubmissions = self.resubmissions(kind, *partition, bounds, progress)?;
             self.visit_within(kind, *partition, bounds, |letter| {

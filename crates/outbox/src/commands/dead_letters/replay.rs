@@ -175,7 +175,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
 /// Reads the dead letters to their ends, and decides on each.
 fn plan(reading: &Reading<'_>, selection: &Selection) -> anyhow::Result<(Plan, Vec<Listed>)> {
     let (mut plan, mut sample, mut progress) = (Plan::default(), Vec::new(), Progress::new());
-    for partition in reading.partitions(Kind::Order) {
+    for partition in &reading.partitions(Kind::Order)? {
         if selection.partition.is_some_and(|selected| selected != *partition) {
             continue;
         }

@@ -56,7 +56,7 @@ pub(super) fn run(options: &ShowDeadLetters, config: &Config, json: bool) -> any
     };
     let mut progress = Progress::new();
     for kind in Kind::of(options.which) {
-        for partition in reading.partitions(*kind) {
+        for partition in &reading.partitions(*kind)? {
             let bounds = reading.bounds(*kind, *partition)?;
             // Of an order without a record key: a resubmission of it has no key either.
             let mut letters = records::OffsetSet::new();
