@@ -1,10 +1,9 @@
 //! Reader of the changelog, and of the offsets that a restore compares with it.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
+use rdkafka::consumer::BaseConsumer;
 use records::{Bounds, Offset, Partition, Timestamp};
 
 use super::offsets::log_check::LogCheck;
@@ -101,14 +100,6 @@ impl ChangelogReader {
     #[must_use]
     pub const fn log_check(&self) -> &LogCheck {
         &self.log_check
-    }
-
-    /// Returns the metadata of the group, as of a client that is no member of it.
-    ///
-    /// # Errors
-    /// librdkafka has no metadata of the group.
-    pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
-        offsets::group_metadata(&self.committed, &self.group_id)
     }
 
     /// Returns the metadata of the committed offsets of input partitions, also while transactions are pending

@@ -1,10 +1,9 @@
 //! Offsets of a group without members, for the operator who begins it.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset as Seek, TopicPartitionList};
 use records::{Bounds, Offset, Partition, Timestamp};
@@ -320,14 +319,6 @@ impl GroupOffsets {
                 Err(ClientError::unavailable(format!("reading {topic}/{partition}")).into())
             }
         }
-    }
-
-    /// Returns the metadata of the group, as of a client that is no member of it.
-    ///
-    /// # Errors
-    /// librdkafka has no metadata of the group.
-    pub fn group_metadata(&self) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
-        offsets::group_metadata(&self.consumer, &self.group_id)
     }
 
     /// Commits offsets, and waits for the coordinator's response. Blocks. The coordinator takes them only

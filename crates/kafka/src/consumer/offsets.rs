@@ -3,10 +3,9 @@
 pub(crate) mod leader_epoch;
 pub mod log_check;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, LeaderEpoch, Offset, Partition};
 
@@ -150,20 +149,6 @@ pub fn bounds<C: ConsumerContext>(
             end: Offset(end),
         })
     })
-}
-
-/// Returns the metadata of a group, as of a client that is no member of it.
-///
-/// # Errors
-/// librdkafka has no metadata of the group.
-pub(super) fn group_metadata<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    group_id: &str,
-) -> Result<Arc<ConsumerGroupMetadata>, ClientError> {
-    let metadata = consumer.group_metadata();
-    metadata
-        .map(Arc::new)
-        .ok_or_else(|| ClientError::refused(format!("taking the metadata of group {group_id:?}")))
 }
 
 /// Returns a list of partitions for librdkafka, without offsets.

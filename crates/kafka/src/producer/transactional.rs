@@ -223,11 +223,27 @@ impl TransactionalProducer {
         metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
     ) -> TransactionEnd {
+        self.end_after(
+            |deadline| self.add_offsets(topic, offsets, metadata, deadline),
+            before_commit,
+        )
+    }
+
+    /// As [`Self::end`], for a transaction that has consumed nothing: it has no offsets.
+    pub fn end_without_offsets(&self, before_commit: impl FnOnce()) -> TransactionEnd {
+        self.end_after(|_| Ok(()), before_commit)
+    }
+
+    fn end_after(
+        &self,
+        add_offsets: impl FnOnce(Instant) -> Result<(), ClientError>,
+        before_commit: impl FnOnce(),
+    ) -> TransactionEnd {
         let deadline = Instant::now() + self.limits.commit_timeout;
         // Before EndTxn is sent nothing can have been committed, so every error here is an abort.
         if let Err(error) = self
             .await_deliveries(deadline)
-            .and_then(|()| self.add_offsets(topic, offsets, metadata, deadline))
+            .and_then(|()| add_offsets(deadline))
         {
             return TransactionEnd::Aborted(error);
         }

@@ -295,8 +295,7 @@ impl Comparison<'_> {
                 headers: None,
             })?;
         }
-        let metadata = self.reader.group_metadata()?;
-        match producer.end(&self.topics.orders, &[], &metadata, || ()) {
+        match producer.end_without_offsets(|| ()) {
             TransactionEnd::Committed { .. } => Ok(u64::try_from(batch.len())?),
             TransactionEnd::CommittedRetireProducer { why, .. } => {
                 bail!("entries were appended to partition {partition}, and the producer cannot continue: {why}. Run the command again")

@@ -80,7 +80,7 @@ pub(crate) fn run(
         config,
         &operation(command, what, options.reason.as_deref()),
     )?;
-    match producer.end(topic, &[], &reader.group_metadata()?, || ()) {
+    match producer.end_without_offsets(|| ()) {
         TransactionEnd::Committed { .. } | TransactionEnd::CommittedRetireProducer { .. } => {}
         TransactionEnd::Aborted(error) | TransactionEnd::Unknown(error) => {
             return Err(anyhow::Error::new(error).context(format!(

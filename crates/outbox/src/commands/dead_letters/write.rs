@@ -128,12 +128,9 @@ impl Writer<'_> {
         let what = format!("{orders} orders written back to {}", self.reading.topics.orders);
         let operation = operation("dead-letters replay", what, Some(&self.resubmission.reason));
         operations_log::send(self.producer, self.config, &operation)?;
-        let metadata = self.reading.offsets.group_metadata()?;
-        let end = self
-            .producer
-            .end(&self.reading.topics.orders, &[], &metadata, || {
-                kill_at!("before-resubmission-commit");
-            });
+        let end = self.producer.end_without_offsets(|| {
+            kill_at!("before-resubmission-commit");
+        });
         kill_at!("after-resubmission-commit");
         transaction::expect_committed(end, "orders")
     }

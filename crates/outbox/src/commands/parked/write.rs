@@ -242,12 +242,9 @@ impl Settler<'_> {
         );
         let operation = operation(self.command, what, Some(&self.settlement.reason));
         operations_log::send(self.producer, self.config, &operation)?;
-        let metadata = self.reading.offsets.group_metadata()?;
-        let end = self
-            .producer
-            .end(&self.reading.topics.pending, &[], &metadata, || {
-                kill_at!("before-settlement-commit");
-            });
+        let end = self.producer.end_without_offsets(|| {
+            kill_at!("before-settlement-commit");
+        });
         kill_at!("after-settlement-commit");
         transaction::expect_committed(end, "settlements")
     }

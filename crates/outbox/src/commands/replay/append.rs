@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use kafka::group_offsets::TopicRecord;
-use kafka::producer::transactional::TransactionEnd;
 use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::ledger::Replayable;
 use records::continuation::{self, Ambiguity};
@@ -160,9 +159,7 @@ impl Appender<'_> {
     }
 
     fn commit(&self) -> anyhow::Result<()> {
-        let metadata = self.reading.offsets.group_metadata()?;
-        let topic = &self.reading.config.topics.pending;
-        let end: TransactionEnd = self.producer.end(topic, &[], &metadata, || {
+        let end = self.producer.end_without_offsets(|| {
             kill_at!("before-replay-commit");
         });
         kill_at!("after-replay-commit");
