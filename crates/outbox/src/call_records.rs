@@ -3,15 +3,44 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::Context;
 use iso_currency::Currency;
 use kafka::Headers;
-use kafka::group_offsets::TopicRecord;
+use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use pipeline::ledger::{Ledger, Rejection, Terminal};
 use records::call_dead_letter::{self, REJECTED_BY_OPERATOR, Reason};
+use records::call_note::CallNote;
 use records::outcome::Outcome;
 use records::{
-    AmountForm, Continuation, Order, Partition, Position, Timestamp, continuation, dead_letter, pending,
+    AmountForm, Continuation, Offset, Order, Partition, Position, Timestamp, continuation, dead_letter,
+    pending,
 };
+
+use crate::brokers::REQUEST_TIMEOUT;
+
+/// Reads what the callers' group has committed for partitions of the outbox; none for those without an offset.
+///
+/// # Errors
+/// The coordinator did not respond, or a note cannot be read.
+pub(crate) fn call_notes(
+    offsets: &GroupOffsets,
+    group: &str,
+    outbox: &str,
+    partitions: &[Partition],
+) -> anyhow::Result<Vec<(Partition, Offset, CallNote)>> {
+    let mut notes = Vec::with_capacity(partitions.len());
+    for of in offsets.committed(outbox, partitions, REQUEST_TIMEOUT)? {
+        let Some(offset) = of.offset else { continue };
+        let note = CallNote::decode(offset, &of.metadata).with_context(|| {
+            format!(
+                "reading the call notes of the group {group:?} for {outbox}/{}",
+                of.partition
+            )
+        })?;
+        notes.push((of.partition, offset, note));
+    }
+    Ok(notes)
+}
 
 /// Takes an outcome of the group into the ledger. Returns the other group that it is of, if it is.
 ///
@@ -129,26 +158,34 @@ pub(crate) fn text<'h>(headers: &Headers<'h>, name: &str) -> Option<&'h str> {
     std::str::from_utf8(headers.last(name)??).ok()
 }
 
+/// Returns a record with these headers.
+#[cfg(test)]
+pub(crate) fn record_with<'a>(headers: &[(&'a str, &'a [u8])], value: &'a [u8]) -> TopicRecord<'a> {
+    TopicRecord {
+        offset: Offset(3),
+        at: Some(Timestamp(5)),
+        key: b"k",
+        value,
+        headers: Headers {
+            readable: headers
+                .iter()
+                .map(|(name, value)| (*name, Some(*value)))
+                .collect(),
+            unreadable: None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use records::Offset;
-
     use super::*;
 
     fn record<'a>(headers: &[(&'a str, &'a str)]) -> TopicRecord<'a> {
-        TopicRecord {
-            offset: Offset(0),
-            at: Some(Timestamp(7)),
-            key: b"k",
-            value: b"{}",
-            headers: Headers {
-                readable: headers
-                    .iter()
-                    .map(|(name, value)| (*name, Some(value.as_bytes())))
-                    .collect(),
-                unreadable: None,
-            },
-        }
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()))
+            .collect();
+        record_with(&headers, b"{}")
     }
 
     #[test]

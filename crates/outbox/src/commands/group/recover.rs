@@ -394,25 +394,15 @@ fn table(recovered: &[Recovered]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use kafka::Headers;
-
     use super::*;
+    use crate::call_records::record_with;
 
     fn named(kind: Terminal, header: Option<&[u8]>, value: &[u8]) -> Option<String> {
-        let headers = Headers {
-            readable: header
-                .map(|value| (call_dead_letter::CALL, Some(value)))
-                .into_iter()
-                .collect(),
-            unreadable: None,
-        };
-        let record = TopicRecord {
-            offset: Offset(0),
-            at: None,
-            key: b"key",
-            value,
-            headers,
-        };
+        let headers: Vec<_> = header
+            .map(|of| (call_dead_letter::CALL, of))
+            .into_iter()
+            .collect();
+        let record = record_with(&headers, value);
         call_of(kind, &record).map(|call| call.to_string())
     }
 
@@ -435,20 +425,11 @@ mod tests {
     fn terminal_record_names_its_group() {
         let mut outcome = Outcome::new("o".into(), "k".into(), "outbox/1@7".into());
         let named = |kind, value: &[u8], header: Option<&'static [u8]>| {
-            let headers = Headers {
-                readable: header
-                    .map(|value| (call_dead_letter::GROUP, Some(value)))
-                    .into_iter()
-                    .collect(),
-                unreadable: None,
-            };
-            let record = TopicRecord {
-                offset: Offset(0),
-                at: None,
-                key: b"key",
-                value,
-                headers,
-            };
+            let headers: Vec<_> = header
+                .map(|of| (call_dead_letter::GROUP, of))
+                .into_iter()
+                .collect();
+            let record = record_with(&headers, value);
             group_of(kind, &record)
         };
         assert_eq!(named(Terminal::Accepted, &outcome.to_json(), None), None);

@@ -182,25 +182,10 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use records::{Continuation, Offset};
+    use records::Continuation;
 
     use super::*;
-
-    fn record<'a>(headers: &[(&'a str, &'a [u8])], value: &'a [u8]) -> TopicRecord<'a> {
-        TopicRecord {
-            offset: Offset(3),
-            at: Some(Timestamp(5)),
-            key: b"k",
-            value,
-            headers: Headers {
-                readable: headers
-                    .iter()
-                    .map(|(name, value)| (*name, Some(*value)))
-                    .collect(),
-                unreadable: None,
-            },
-        }
-    }
+    use crate::call_records::record_with as record;
 
     #[test]
     fn copies_are_told_apart() {

@@ -8,7 +8,6 @@ use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
 use pipeline::ledger::{Ledger, Terminal};
-use records::call_note::CallNote;
 use records::control::{Calls, Switch};
 use records::{Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending};
 
@@ -150,11 +149,8 @@ impl<'a> Reading<'a> {
     fn notes(&self, read: &mut Read) -> anyhow::Result<()> {
         let topic = &self.config.topics.pending;
         let partitions = partitions(&self.identities, topic)?;
-        for of in self.offsets.committed(topic, &partitions, REQUEST_TIMEOUT)? {
-            let Some(offset) = of.offset else { continue };
-            let note = CallNote::decode(offset, &of.metadata)
-                .with_context(|| format!("reading the call notes of the group {:?}", self.group))?;
-            read.ledger.noted(of.partition, offset, note);
+        for (partition, offset, note) in calls::call_notes(&self.offsets, self.group, topic, &partitions)? {
+            read.ledger.noted(partition, offset, note);
         }
         Ok(())
     }

@@ -6,7 +6,6 @@ use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use pipeline::ledger::ParkedCalls;
-use records::call_note::CallNote;
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
 use records::{
@@ -16,7 +15,7 @@ use records::{
 use service::failpoint::guard_removed;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
-use crate::call_records::{admitted_at, money, number, other_group, position, text};
+use crate::call_records::{admitted_at, call_notes, money, number, other_group, position, text};
 use crate::config::Config;
 use crate::progress::Progress;
 
@@ -169,19 +168,14 @@ impl<'a> Reading<'a> {
     }
 
     fn notes(&self, calls: &mut ParkedCalls<ParkedRecord>) -> anyhow::Result<()> {
-        let (topic, group) = (self.topics.pending.as_str(), self.group);
-        let committed = self
-            .offsets
-            .committed(topic, &self.pending_partitions, REQUEST_TIMEOUT)?;
-        for of in committed {
-            let Some(offset) = of.offset else { continue };
-            let note = CallNote::decode(offset, &of.metadata).with_context(|| {
-                format!(
-                    "reading the call notes of the group {group:?} for {topic}/{}",
-                    of.partition
-                )
-            })?;
-            calls.noted(of.partition, offset, note);
+        let notes = call_notes(
+            &self.offsets,
+            self.group,
+            &self.topics.pending,
+            &self.pending_partitions,
+        )?;
+        for (partition, offset, note) in notes {
+            calls.noted(partition, offset, note);
         }
         Ok(())
     }
@@ -301,22 +295,14 @@ mod tests {
     use records::settlement::Decision;
 
     use super::*;
+    use crate::call_records::record_with;
 
     fn record<'a>(headers: &[(&'a str, &'a str)], value: &'a [u8]) -> TopicRecord<'a> {
-        let readable = headers
+        let headers: Vec<_> = headers
             .iter()
-            .map(|&(name, value)| (name, Some(value.as_bytes())))
+            .map(|(name, value)| (*name, value.as_bytes()))
             .collect();
-        TopicRecord {
-            offset: Offset(0),
-            at: None,
-            key: b"k",
-            value,
-            headers: Headers {
-                readable,
-                unreadable: None,
-            },
-        }
+        record_with(&headers, value)
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use kafka::group_offsets::TopicRecord;
 use pipeline::ledger::{CallState, Ledger, Planner, Selected, Terminal};
 use records::call_dead_letter;
-use records::call_note::CallNote;
 use records::operation::REPLAY;
 use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
 
@@ -14,7 +13,8 @@ use super::reading::Reading;
 use super::selection::Selection;
 use crate::brokers::REQUEST_TIMEOUT;
 use crate::call_records::{
-    admitted_at, continuation_within, is_early, money, position, rejection, take_outcome, take_terminal, text,
+    admitted_at, call_notes, continuation_within, is_early, money, position, rejection, take_outcome,
+    take_terminal, text,
 };
 use crate::progress::Progress;
 
@@ -64,8 +64,11 @@ pub(super) fn read(
     };
     fold.notes()?;
     fold.outcomes()?;
-    fold.dead_letters()?;
-    fold.parked()?;
+    let topics = &reading.config.topics;
+    fold.terminals(&topics.call_dead_letters, |record| {
+        Terminal::DeadLetter(rejection(record))
+    })?;
+    fold.terminals(&topics.parked, |_| Terminal::Parked)?;
     let read = fold.outbox(planner)?;
     fold.progress.finish();
     Ok(read)
@@ -85,27 +88,15 @@ impl Fold<'_> {
     fn notes(&mut self) -> anyhow::Result<()> {
         let (topic, group) = (&self.reading.config.topics.pending, self.reading.group);
         let partitions = self.reading.partitions(topic)?;
-        let committed = self
-            .reading
-            .offsets
-            .committed(topic, &partitions, REQUEST_TIMEOUT)?;
-        let mut has_offset = false;
-        for of in committed {
-            let Some(offset) = of.offset else { continue };
-            let note = CallNote::decode(offset, &of.metadata).with_context(|| {
-                format!(
-                    "reading the call notes of the group {group:?} for {topic}/{}",
-                    of.partition
-                )
-            })?;
-            has_offset = true;
-            self.ledger.noted(of.partition, offset, note);
-        }
-        if !has_offset {
+        let notes = call_notes(&self.reading.offsets, group, topic, &partitions)?;
+        if notes.is_empty() {
             bail!(
                 "the group {group:?} has no committed offset on {topic:?}, so that all its calls are pending: check \
                  --group, the callers' setting kafka.group_id"
             );
+        }
+        for (partition, offset, note) in notes {
+            self.ledger.noted(partition, offset, note);
         }
         Ok(())
     }
@@ -118,13 +109,19 @@ impl Fold<'_> {
             ..
         } = self;
         let group = reading.group;
-        reading.visit(&reading.config.topics.processed, progress, |_, record| {
+        reading.visit(&reading.config.topics.processed, progress, |record| {
             // One that cannot be read is an error: it may be of a selected call.
             expect_own(take_outcome(ledger, group, record)?.as_deref(), group)
         })
     }
 
-    fn dead_letters(&mut self) -> anyhow::Result<()> {
+    /// Takes in the dead letters, or the parked records. A settlement names no call of its own: what it says is an
+    /// outcome, a dead letter or a copy.
+    fn terminals(
+        &mut self,
+        topic: &str,
+        terminal_of: impl Fn(&TopicRecord<'_>) -> Terminal,
+    ) -> anyhow::Result<()> {
         let Self {
             reading,
             ledger,
@@ -134,41 +131,23 @@ impl Fold<'_> {
             progress,
         } = self;
         let (group, quiescence) = (reading.group, reading.config.quiescence());
-        reading.visit(&reading.config.topics.call_dead_letters, progress, |_, record| {
+        reading.visit(topic, progress, |record| {
             let Some(call) = position(&record.headers, call_dead_letter::CALL) else {
                 return Ok(());
             };
-            let terminal = Terminal::DeadLetter(rejection(record));
+            let terminal = terminal_of(record);
             let other = take_terminal(ledger, group, terminal, &call, record)?;
             expect_own(other.as_deref(), group)?;
-            let of = dead_letters.entry(call.partition).or_default();
-            if let Which::Selection(selection) = which
-                && !selection.has_dead_letter(record)
-            {
-                of.unselected.insert(call.offset);
-            }
-            if is_early(record, *now, quiescence) {
-                of.early.insert(call.offset);
+            if matches!(terminal, Terminal::DeadLetter(_)) {
+                let of = dead_letters.entry(call.partition).or_default();
+                if !which.has_dead_letter(record) {
+                    of.unselected.insert(call.offset);
+                }
+                if is_early(record, *now, quiescence) {
+                    of.early.insert(call.offset);
+                }
             }
             Ok(())
-        })
-    }
-
-    fn parked(&mut self) -> anyhow::Result<()> {
-        let Self {
-            reading,
-            ledger,
-            progress,
-            ..
-        } = self;
-        let group = reading.group;
-        reading.visit(&reading.config.topics.parked, progress, |_, record| {
-            // A settlement names no call of its own: what it says is an outcome, a dead letter or a copy.
-            let Some(call) = position(&record.headers, call_dead_letter::CALL) else {
-                return Ok(());
-            };
-            let other = take_terminal(ledger, group, Terminal::Parked, &call, record)?;
-            expect_own(other.as_deref(), group)
         })
     }
 
@@ -303,6 +282,13 @@ impl Which<'_> {
             Self::Plan { calls, .. } => calls
                 .get(&partition)
                 .is_some_and(|calls| calls.contains(record.offset)),
+        }
+    }
+
+    fn has_dead_letter(&self, record: &TopicRecord<'_>) -> bool {
+        match self {
+            Self::Selection(selection) => selection.has_dead_letter(record),
+            Self::Plan { .. } => true,
         }
     }
 

@@ -48,19 +48,17 @@ impl<'a> Reading<'a> {
         partitions(&self.identities, topic)
     }
 
-    /// Passes each record of a topic to `sink`, with its partition, up to its end as of now.
+    /// Passes each record of a topic to `sink`, up to its end as of now.
     pub(super) fn visit(
         &self,
         topic: &str,
         progress: &mut Progress,
-        mut sink: impl FnMut(Partition, &TopicRecord<'_>) -> anyhow::Result<()>,
+        mut sink: impl FnMut(&TopicRecord<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         for partition in self.partitions(topic)? {
             progress.show(format!("{topic}/{partition}, waiting for open transactions"));
             let bounds = self.settled_bounds(topic, partition)?;
-            self.visit_within(topic, partition, bounds, progress, |record| {
-                sink(partition, record)
-            })?;
+            self.visit_within(topic, partition, bounds, progress, &mut sink)?;
         }
         Ok(())
     }

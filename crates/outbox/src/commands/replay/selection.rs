@@ -93,28 +93,20 @@ impl From<ReplayState> for Replayable {
 
 #[cfg(test)]
 mod tests {
-    use kafka::Headers;
-
     use super::*;
+    use crate::call_records::record_with;
 
     fn record<'a>(
         offset: i64,
         at: Option<i64>,
         key: &'a [u8],
-        headers: &[(&'a str, &'a str)],
+        headers: &[(&'a str, &'a [u8])],
     ) -> TopicRecord<'a> {
         TopicRecord {
             offset: Offset(offset),
             at: at.map(Timestamp),
             key,
-            value: b"{}",
-            headers: Headers {
-                readable: headers
-                    .iter()
-                    .map(|(name, value)| (*name, Some(value.as_bytes())))
-                    .collect(),
-                unreadable: None,
-            },
+            ..record_with(headers, b"{}")
         }
     }
 
@@ -160,8 +152,11 @@ mod tests {
             status: Some(422),
             ..Selection::default()
         };
-        let has = |reason, status| {
-            let headers = [(dead_letter::REASON, reason), (call_dead_letter::STATUS, status)];
+        let has = |reason: &'static str, status: &'static str| {
+            let headers = [
+                (dead_letter::REASON, reason.as_bytes()),
+                (call_dead_letter::STATUS, status.as_bytes()),
+            ];
             selection.has_dead_letter(&record(0, None, b"k", &headers))
         };
         assert!(has("rejected", "422"));
