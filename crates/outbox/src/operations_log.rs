@@ -81,8 +81,8 @@ pub(crate) fn event(command: &str, plan: &str, event: Event, reason: Option<&str
             planned.group,
             planned.states.join(", ")
         ),
-        Event::Begun { canary: 0 } => format!("replay {plan} begun"),
-        Event::Begun { canary } => format!("replay {plan} begun, with a canary of {canary} calls"),
+        Event::Begun { canary: 0, .. } => format!("replay {plan} begun"),
+        Event::Begun { canary, .. } => format!("replay {plan} begun, with a canary of {canary} calls"),
         Event::Appended {
             appended, left_out, ..
         } => format!("replay {plan}: {appended} calls appended, {left_out} left out"),

@@ -66,6 +66,8 @@ pub enum Event {
     Begun {
         /// Number of calls whose outcomes are awaited before the others follow; 0 for none.
         canary: u64,
+        /// Time of it: no outcome of the replay is older.
+        at: Timestamp,
     },
     /// A transaction has appended copies; this record is part of it.
     Appended {
@@ -180,7 +182,10 @@ mod tests {
                 again: 0,
                 states: vec!["rejected".into()],
             }),
-            Event::Begun { canary: 5 },
+            Event::Begun {
+                canary: 5,
+                at: Timestamp(1_790_000_000_000),
+            },
             Event::Appended {
                 until: vec![(Partition(3), Offset(9))],
                 appended: 4,

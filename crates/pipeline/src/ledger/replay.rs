@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use records::operation::{Event, Planned, Replay};
-use records::{Offset, OffsetSet, Partition};
+use records::{Offset, OffsetSet, Partition, Timestamp};
 
 /// Replays of one outbox, by their plans.
 #[derive(Debug, Default)]
@@ -21,8 +21,8 @@ pub struct RunningReplay {
     calls: BTreeMap<Partition, OffsetSet>,
     stage: Stage,
     until: BTreeMap<Partition, Offset>,
-    canary: u64,
-    has_begun: bool,
+    /// Number of calls of the canary, and the time of the first run.
+    begun: Option<(u64, Timestamp)>,
     canary_passed: bool,
     appended: u64,
     left_out: u64,
@@ -87,10 +87,7 @@ impl RunningReplay {
                 }
             }
             Event::Planned(planned) => self.planned = Some(planned),
-            Event::Begun { canary } => {
-                self.canary = canary;
-                self.has_begun = true;
-            }
+            Event::Begun { canary, at } => self.begun = Some((canary, at)),
             Event::Appended {
                 until,
                 appended,
@@ -117,9 +114,17 @@ impl RunningReplay {
 
     fn set(&mut self, stage: Stage) {
         // Nothing follows the end.
-        if !matches!(self.stage, Stage::Cancelled | Stage::Finished) {
+        if !self.has_ended() {
             self.stage = stage;
         }
+        // The topic keeps all replays for ever, and memory need not.
+        if self.has_ended() {
+            self.calls.clear();
+        }
+    }
+
+    const fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Cancelled | Stage::Finished)
     }
 
     /// Returns the plan; `None` if it is not complete.
@@ -134,16 +139,22 @@ impl RunningReplay {
         self.stage
     }
 
-    /// Returns whether it was run before.
+    /// Returns the time of the first run; `None` if it was not run yet.
     #[must_use]
-    pub const fn has_begun(&self) -> bool {
-        self.has_begun
+    pub fn begun_at(&self) -> Option<Timestamp> {
+        self.begun.map(|(_, at)| at)
     }
 
     /// Returns the number of calls of the canary.
     #[must_use]
-    pub const fn canary(&self) -> u64 {
-        self.canary
+    pub fn canary(&self) -> u64 {
+        self.begun.map_or(0, |(canary, _)| canary)
+    }
+
+    /// Returns whether the outcomes of the canary decide on what comes next.
+    #[must_use]
+    pub fn awaits_canary(&self) -> bool {
+        self.canary() > 0 && !self.canary_passed
     }
 
     /// Returns the number of copies that were appended.
@@ -178,8 +189,8 @@ impl RunningReplay {
     /// Returns what comes next. A transaction has at most `calls_max` calls.
     #[must_use]
     pub fn step(&self, calls_max: usize) -> Step {
-        let awaits_canary = self.canary > 0 && !self.canary_passed;
-        let missing = self.canary.saturating_sub(self.appended);
+        let awaits_canary = self.awaits_canary();
+        let missing = self.canary().saturating_sub(self.appended);
         if awaits_canary && missing == 0 {
             return Step::AwaitCanary;
         }
@@ -236,7 +247,10 @@ mod tests {
                     .collect(),
             });
         }
-        replay.take(Event::Begun { canary });
+        replay.take(Event::Begun {
+            canary,
+            at: Timestamp(7),
+        });
         replay
     }
 
@@ -329,6 +343,10 @@ mod tests {
             replay.take(event);
             assert_eq!(replay.stage(), Stage::Cancelled);
         }
+        assert!(
+            replay.calls().is_empty(),
+            "the calls of a replay that has ended are kept"
+        );
     }
 
     #[test]

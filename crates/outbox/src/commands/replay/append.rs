@@ -32,19 +32,10 @@ pub(super) struct Appender<'a> {
 }
 
 impl Appender<'_> {
-    /// Appends those of the calls that may be made again, after the given operations, in one transaction. Returns
-    /// the event of it.
-    pub(super) fn append(
-        &self,
-        before: &[Operation],
-        batch: &BTreeMap<Partition, Vec<Offset>>,
-    ) -> anyhow::Result<Event> {
-        let config = self.reading.config;
+    /// Appends those of the calls that may be made again, in one transaction. Returns the event of it.
+    pub(super) fn append(&self, batch: &BTreeMap<Partition, Vec<Offset>>) -> anyhow::Result<Event> {
         freeze_at!("frozen-before-replay-batch");
         self.producer.begin().context(TAKEN_OVER)?;
-        for operation in before {
-            send(self.producer, config, operation)?;
-        }
         let (mut appended, mut left_out) = (0, 0);
         for (partition, offsets) in batch {
             let count = self.append_of(*partition, offsets)?;
@@ -59,13 +50,15 @@ impl Appender<'_> {
             appended,
             left_out,
         };
-        send(
-            self.producer,
-            config,
-            &event("replay run", self.plan, of.clone(), self.reason),
-        )?;
+        let operation = self.operation(of.clone());
+        send(self.producer, self.reading.config, &operation)?;
         self.commit()?;
         Ok(of)
+    }
+
+    /// Returns an event of this replay, for the topic of operations.
+    pub(super) fn operation(&self, of: Event) -> Operation {
+        event("replay run", self.plan, of, self.reason)
     }
 
     fn append_of(&self, partition: Partition, offsets: &[Offset]) -> anyhow::Result<u64> {

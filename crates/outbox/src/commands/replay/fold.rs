@@ -31,7 +31,7 @@ struct DeadLetters {
 pub(super) struct Read {
     /// End of each partition of the outbox that was read.
     pub(super) ends: BTreeMap<Partition, Offset>,
-    /// First records of the calls of which this plan has appended copies.
+    /// First records of the calls of which this plan has appended copies, if its canary is awaited.
     pub(super) appended: Vec<(Partition, Offset)>,
     /// Selected keys of which the outbox has no record.
     pub(super) missing_keys: BTreeSet<Vec<u8>>,
@@ -41,7 +41,8 @@ pub(super) struct Read {
 pub(super) enum Which<'a> {
     Selection(&'a Selection),
     Plan {
-        id: &'a str,
+        /// The plan, if its canary is awaited: only then are its copies needed.
+        awaited: Option<&'a str>,
         calls: &'a BTreeMap<Partition, OffsetSet>,
     },
 }
@@ -292,11 +293,13 @@ impl Which<'_> {
         }
     }
 
-    /// Returns whether the plan has appended the record.
+    /// Returns whether the plan has appended the record, if its canary is awaited.
     fn appended(&self, record: &TopicRecord<'_>) -> bool {
         match self {
             Self::Selection(_) => false,
-            Self::Plan { id, .. } => text(&record.headers, REPLAY) == Some(*id),
+            Self::Plan { awaited, .. } => {
+                awaited.is_some_and(|plan| text(&record.headers, REPLAY) == Some(plan))
+            }
         }
     }
 }
@@ -339,7 +342,7 @@ mod tests {
         assert_eq!(part(&Which::Selection(&some), 1), Some((40, 90)));
         let calls = [(Partition(1), [Offset(20), Offset(30)].into_iter().collect())].into();
         let plan = Which::Plan {
-            id: "p",
+            awaited: Some("p"),
             calls: &calls,
         };
         assert_eq!((part(&plan, 0), part(&plan, 1)), (None, Some((20, 90))));

@@ -49,8 +49,8 @@ fn find<'r>(replays: &'r Replays, plan: &str) -> anyhow::Result<&'r RunningRepla
 }
 
 /// Returns a stage in words.
-const fn stage_text(replay: &RunningReplay) -> &'static str {
-    match (replay.stage(), replay.has_begun()) {
+fn stage_text(replay: &RunningReplay) -> &'static str {
+    match (replay.stage(), replay.begun_at().is_some()) {
         (Stage::Open, false) => "planned",
         (Stage::Open, true) => "begun",
         (Stage::Paused, _) => "paused",

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use kafka::TransactionalProducer;
 use pipeline::ledger::{Planner, Replayable, RunningReplay, Stage, Step};
 use records::Timestamp;
-use records::operation::{Event, Operation, Planned};
+use records::operation::{Event, Planned};
 use serde::Serialize;
 use service::failpoint::{guard_removed, kill_at};
 
@@ -19,7 +18,7 @@ use crate::cli::{Rate, RunReplay};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::{confirm, confirm_number};
-use crate::operations_log::{OperationsLog, event, write_with};
+use crate::operations_log::{OperationsLog, write_with};
 use crate::progress::Progress;
 use crate::tables::cell;
 use crate::transaction::CALLS_MAX;
@@ -54,7 +53,7 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     // First of all: from now on no other command appends calls, and what an earlier one has written is there.
     let producer = open_appending_producer(config)?;
     // Again: another operator may have run or cancelled it meanwhile.
-    let (mut replay, begun_at) = (find(&log.replays()?, plan)?.clone(), begun_at(&log, plan)?);
+    let mut replay = find(&log.replays()?, plan)?.clone();
     if !is_runnable(plan, &replay)? {
         return report(plan, &replay, &[], json);
     }
@@ -68,7 +67,6 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     let (read, eligible) = eligible(&reading, plan, &planned, &replay)?;
     let run = Run {
         options,
-        config,
         appender: Appender {
             reading: &reading,
             producer: &producer,
@@ -76,9 +74,7 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
             reason: options.reason.as_deref(),
             eligible,
         },
-        producer: &producer,
         read,
-        begun_at: begun_at.unwrap_or_else(Timestamp::now),
     };
     let (status, failed) = run.steps(&mut replay)?;
     report(plan, &replay, &failed, json)?;
@@ -104,7 +100,7 @@ fn is_confirmed(options: &RunReplay, planned: &Planned, replay: &RunningReplay) 
         calls, again, group, ..
     } = planned;
     ensure!(
-        !replay.has_begun() || options.canary.is_none_or(|canary| canary == replay.canary()),
+        replay.begun_at().is_none() || options.canary.is_none_or(|canary| canary == replay.canary()),
         "the replay {} has begun with a canary of {} calls, which cannot be changed",
         options.plan,
         replay.canary()
@@ -132,20 +128,6 @@ fn is_confirmed(options: &RunReplay, planned: &Planned, replay: &RunningReplay) 
     }
 }
 
-/// Returns when the first run has begun.
-fn begun_at(log: &OperationsLog<'_>, plan: &str) -> anyhow::Result<Option<Timestamp>> {
-    let mut at = None;
-    log.visit(|_, operation| {
-        if let Some(replay) = &operation.replay
-            && replay.plan == plan
-            && matches!(replay.event, Event::Begun { .. })
-        {
-            at = at.or(Some(operation.at));
-        }
-    })?;
-    Ok(at)
-}
-
 /// Reads which calls of the plan may be made again now.
 fn eligible(
     reading: &Reading<'_>,
@@ -159,7 +141,7 @@ fn eligible(
         .collect();
     let mut planner = Planner::new(states.clone());
     let which = Which::Plan {
-        id: plan,
+        awaited: replay.awaits_canary().then_some(plan),
         calls: replay.calls(),
     };
     let read = fold::read(reading, &mut planner, &which, Timestamp::now())?;
@@ -183,36 +165,28 @@ fn eligible(
 /// One run of a replay.
 struct Run<'a> {
     options: &'a RunReplay,
-    config: &'a Config,
     appender: Appender<'a>,
-    producer: &'a TransactionalProducer,
     read: Read,
-    begun_at: Timestamp,
 }
 
 impl Run<'_> {
     /// Carries out all steps. Returns the calls of the canary that were not accepted.
     fn steps(&self, replay: &mut RunningReplay) -> anyhow::Result<(Status, Vec<(String, String)>)> {
+        let begun_at = match replay.begun_at() {
+            Some(at) => at,
+            None => {
+                let (canary, at) = (self.options.canary.unwrap_or(0), Timestamp::now());
+                self.write(replay, Event::Begun { canary, at })?;
+                at
+            }
+        };
         let (started, mut appended) = (Instant::now(), 0);
         let progress = Progress::new();
         loop {
             match replay.step(self.calls_max()) {
                 Step::Append(batch) => {
-                    let begun = (!replay.has_begun()).then(|| Event::Begun {
-                        canary: self.options.canary.unwrap_or(0),
-                    });
-                    if let Some(begun) = begun.clone()
-                        && self.options.canary.is_some()
-                    {
-                        // Before the first batch is cut: the canary limits it.
-                        self.write(replay, begun)?;
-                        continue;
-                    }
-                    let before: Vec<_> = begun.iter().map(|event| self.operation(event.clone())).collect();
-                    let event = self.appender.append(&before, &batch)?;
-                    begun.into_iter().for_each(|begun| replay.take(begun));
                     let before = replay.appended();
-                    replay.take(event);
+                    replay.take(self.appender.append(&batch)?);
                     appended += replay.appended() - before;
                     progress.wait(format!(
                         "{} calls appended, {} left out",
@@ -229,7 +203,7 @@ impl Run<'_> {
                         self.appender.plan,
                         appended,
                         ends,
-                        self.begun_at,
+                        begun_at,
                     )?;
                     match canary.wait(self.options.canary_timeout)? {
                         Verdict::Passed => self.write(replay, Event::CanaryPassed)?,
@@ -281,17 +255,11 @@ impl Run<'_> {
         }
     }
 
-    fn operation(&self, of: Event) -> Operation {
-        event(
-            "replay run",
-            &self.options.plan,
-            of,
-            self.options.reason.as_deref(),
-        )
-    }
-
     fn write(&self, replay: &mut RunningReplay, of: Event) -> anyhow::Result<()> {
-        write_with(self.producer, self.config, &[self.operation(of.clone())])?;
+        let Appender {
+            reading, producer, ..
+        } = &self.appender;
+        write_with(producer, reading.config, &[self.appender.operation(of.clone())])?;
         replay.take(of);
         Ok(())
     }
