@@ -75,6 +75,8 @@ pub struct Planner {
     asked_for: Vec<Replayable>,
     partitions: BTreeMap<Partition, BTreeMap<Offset, PlannedCall>>,
     currencies: Vec<String>,
+    /// Number of calls in `partitions`.
+    kept: usize,
     /// Selected calls that were accepted and not asked for: too many to be kept.
     accepted: u64,
 }
@@ -113,6 +115,7 @@ impl Planner {
             asked_for,
             partitions: BTreeMap::new(),
             currencies: Vec::new(),
+            kept: 0,
             accepted: 0,
         }
     }
@@ -123,6 +126,7 @@ impl Planner {
         let before = calls.remove(&record.first);
         // The call that it repeats is no longer the last that was made of the order.
         let repeated = record.repeats.and_then(|first| calls.remove(&first));
+        self.kept -= usize::from(before.is_some()) + usize::from(repeated.is_some());
         if !record.is_selected && before.is_none() && repeated.is_none() {
             return;
         }
@@ -142,6 +146,13 @@ impl Planner {
             .entry(partition)
             .or_default()
             .insert(record.first, call);
+        self.kept += 1;
+    }
+
+    /// Returns the number of calls that are kept, so that a caller can limit it: some 50 bytes each.
+    #[must_use]
+    pub const fn kept(&self) -> usize {
+        self.kept
     }
 
     fn verdict(&self, record: &Selected<'_>) -> Result<Replayable, LeftOut> {
@@ -304,6 +315,8 @@ mod tests {
             planner.take(P, record);
         }
         let contents = planner.contents();
+        let counted: u64 = contents.calls.values().chain(contents.left_out.values()).sum();
+        assert_eq!(planner.kept() as u64 + planner.accepted, counted);
         let replayable = planner.replayable(P);
         for (state, offsets) in &replayable {
             assert_eq!(offsets.count(), contents.calls[state]);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use kafka::group_offsets::TopicRecord;
 use pipeline::ledger::{CallState, Ledger, Planner, Selected, Terminal};
 use records::call_dead_letter;
@@ -17,6 +17,9 @@ use crate::call_records::{
     take_terminal, text,
 };
 use crate::progress::Progress;
+
+/// Maximum number of selected calls that are kept in memory: some 450 MiB.
+const KEPT_MAX: usize = 4_000_000;
 
 /// What a replay needs to know of a call that is not in the ledger.
 #[derive(Debug, Default)]
@@ -235,6 +238,11 @@ impl Fold<'_> {
                 money: order.map(|(currency, units)| (currency.code(), units)),
             };
             planner.take(partition, &selected);
+            ensure!(
+                planner.kept() <= KEPT_MAX,
+                "more than {KEPT_MAX} calls are selected, beside those that were accepted and not asked for: select \
+                 less, by --from and --to, or by --partition"
+            );
             Ok(())
         })
     }
