@@ -63,3 +63,43 @@ pub(crate) fn expect_committed(end: TransactionEnd, what: &str) -> anyhow::Resul
         }
     }
 }
+
+/// Writes calls, or orders, in transactions of a limited number.
+pub(crate) struct Batches<'a, C> {
+    producer: &'a TransactionalProducer,
+    commit: C,
+    /// Number of those in the open transaction; 0 if none is open.
+    open: usize,
+}
+
+impl<'a, C: Fn(usize) -> anyhow::Result<()>> Batches<'a, C> {
+    /// `commit` ends a transaction with this number of calls.
+    pub(crate) const fn new(producer: &'a TransactionalProducer, commit: C) -> Self {
+        Self {
+            producer,
+            commit,
+            open: 0,
+        }
+    }
+
+    /// Writes one call, in the open transaction or in a new one.
+    pub(crate) fn write(&mut self, write: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        if self.open == 0 {
+            self.producer.begin()?;
+        }
+        write()?;
+        self.open += 1;
+        match self.open {
+            CALLS_MAX => self.commit(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the open transaction, if there is one.
+    pub(crate) fn commit(&mut self) -> anyhow::Result<()> {
+        match std::mem::take(&mut self.open) {
+            0 => Ok(()),
+            calls => (self.commit)(calls),
+        }
+    }
+}

@@ -173,6 +173,35 @@ impl Drill {
             .arguments(["--group", group]))
     }
 
+    /// Returns the command that settles the calls of these keys.
+    pub(super) fn settle(&self, name: &str, keys: &BTreeSet<String>, decision: &str) -> Result<Process> {
+        self.settle_for(&self.pipeline.caller_group, name, keys, decision)
+    }
+
+    /// As [`Self::settle`], for a group.
+    pub(super) fn settle_for(
+        &self,
+        group: &str,
+        name: &str,
+        keys: &BTreeSet<String>,
+        decision: &str,
+    ) -> Result<Process> {
+        let file = self.pipeline.folder().join(format!("{name}.keys"));
+        std::fs::write(&file, keys.iter().cloned().collect::<Vec<_>>().join("\n"))?;
+        let file = file.to_str().context("a path of text")?;
+        let arguments = [
+            "parked",
+            "settle",
+            "--keys-from",
+            file,
+            decision,
+            "--reason",
+            "drill",
+            "--yes",
+        ];
+        self.command_for(group, name, &arguments)
+    }
+
     /// Returns a command of the operator that takes no group.
     pub(super) fn command_of_any_group(&self, name: &str, arguments: &[&str]) -> Result<Process> {
         Ok(self

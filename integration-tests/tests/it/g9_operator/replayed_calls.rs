@@ -165,20 +165,7 @@ fn settle(drill: &Drill) -> Result<usize> {
         .cloned()
         .partition(|key| charged.get(key).copied().unwrap_or(0) > 0);
     for (keys, decision) in [(accepted, "--accepted"), (lost, "--send-again")] {
-        let file = drill.pipeline.folder().join("settled.keys");
-        std::fs::write(&file, keys.into_iter().collect::<Vec<_>>().join("\n"))?;
-        let file = file.to_str().context("a path of text")?;
-        let arguments = [
-            "parked",
-            "settle",
-            "--keys-from",
-            file,
-            decision,
-            "--reason",
-            "drill",
-            "--yes",
-        ];
-        finished(&mut drill.command("outbox-settle", &arguments)?)?;
+        finished(&mut drill.settle("outbox-settle", &keys, decision)?)?;
     }
     Ok(waiting.len())
 }

@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::process::Process;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
@@ -24,35 +24,6 @@ use crate::assertions::{LIMIT, counter};
 use crate::{run, seed};
 
 const ORDERS_EACH: u32 = 300;
-
-/// Settles the calls of these keys.
-fn settle(drill: &Drill, name: &str, keys: &BTreeSet<String>, decision: &str) -> Result<Process> {
-    settle_for(&drill.pipeline.caller_group, drill, name, keys, decision)
-}
-
-/// Settles the calls of these keys for a group.
-fn settle_for(
-    group: &str,
-    drill: &Drill,
-    name: &str,
-    keys: &BTreeSet<String>,
-    decision: &str,
-) -> Result<Process> {
-    let file = drill.pipeline.folder().join(format!("{name}.keys"));
-    std::fs::write(&file, keys.iter().cloned().collect::<Vec<_>>().join("\n"))?;
-    let file = file.to_str().context("a path of text")?;
-    let arguments = [
-        "parked",
-        "settle",
-        "--keys-from",
-        file,
-        decision,
-        "--reason",
-        "drill",
-        "--yes",
-    ];
-    drill.command_for(group, name, &arguments)
-}
 
 #[test]
 fn settled_calls_are_charged_once() {
@@ -69,12 +40,12 @@ fn settled_calls_are_charged_once() {
         );
 
         for (step, passes) in STEPS {
-            let mut killed = settle(&drill, "outbox-accept", &accepted, "--accepted")?;
+            let mut killed = drill.settle("outbox-accept", &accepted, "--accepted")?;
             killed.start_with_crash_at(step, passes)?;
             killed.wait_killed(COMMAND_MAX)?;
         }
         drill.expect_settlements(accepted.len())?;
-        let again = finished(&mut settle(&drill, "outbox-accept", &accepted, "--accepted")?)?;
+        let again = finished(&mut drill.settle("outbox-accept", &accepted, "--accepted")?)?;
         ensure!(
             again.contains("0 parked calls are settled"),
             "settled again:\n{again}"
@@ -90,13 +61,7 @@ fn settled_calls_are_charged_once() {
         let mut of_other = pipeline.service("caller", 3, settings)?;
         of_other.process.start()?;
         await_ready(&mut of_other, LIMIT)?;
-        let refused = finished(&mut settle_for(
-            &other,
-            &drill,
-            "outbox-other",
-            &lost,
-            "--accepted",
-        )?)?;
+        let refused = finished(&mut drill.settle_for(&other, "outbox-other", &lost, "--accepted")?)?;
         ensure!(
             refused.contains("0 parked calls are settled") && refused.contains("are left out"),
             "settled for another group:\n{refused}"
@@ -104,7 +69,7 @@ fn settled_calls_are_charged_once() {
         // Retried while the requests of the latest ones may still be processed.
         for (step, passes) in STEPS {
             await_until(&format!("the command is killed at {step}"), LIMIT, || {
-                let mut killed = settle(&drill, "outbox-send", &lost, "--send-again")?;
+                let mut killed = drill.settle("outbox-send", &lost, "--send-again")?;
                 killed.start_with_crash_at(step, passes)?;
                 Ok(match killed.wait_killed(COMMAND_MAX) {
                     Ok(()) => ControlFlow::Break(()),
@@ -118,14 +83,14 @@ fn settled_calls_are_charged_once() {
         }
         let mut two = ["outbox-send-1", "outbox-send-2"]
             .into_iter()
-            .map(|name| settle(&drill, name, &lost, "--send-again"))
+            .map(|name| drill.settle(name, &lost, "--send-again"))
             .collect::<Result<Vec<_>>>()?;
         two.iter_mut().try_for_each(Process::start)?;
         for command in &mut two {
             println!("{}", ended(command)?);
         }
         await_until("no call waits", LIMIT, || {
-            let last = finished(&mut settle(&drill, "outbox-send", &lost, "--send-again")?)?;
+            let last = finished(&mut drill.settle("outbox-send", &lost, "--send-again")?)?;
             let waiting = drill.waiting()?.len();
             Ok(match waiting {
                 0 => ControlFlow::Break(()),

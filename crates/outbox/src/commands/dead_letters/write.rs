@@ -17,7 +17,7 @@ use service::failpoint::{guard_removed, kill_at};
 use super::reading::{Kind, Letter, Reading};
 use crate::config::Config;
 use crate::operations_log::{self, operation};
-use crate::transaction::{self, CALLS_MAX};
+use crate::transaction::{self, Batches};
 
 /// Dead letters to resubmit, by their partitions.
 pub(super) type Chosen = BTreeMap<Partition, OffsetSet>;
@@ -48,7 +48,7 @@ impl Writer<'_> {
     /// kept in memory.
     pub(super) fn resubmit(&self, chosen: &Chosen) -> anyhow::Result<()> {
         let topic = self.reading.topic(Kind::Order);
-        let mut in_transaction = 0;
+        let mut batches = Batches::new(self.producer, |orders| self.commit(orders));
         for (partition, letters) in chosen {
             let (Some((start, _)), Some(end)) = (letters.runs().next(), letters.end()) else {
                 continue;
@@ -59,22 +59,15 @@ impl Writer<'_> {
                     if !letters.contains(letter.offset()) {
                         return Ok(());
                     }
-                    if in_transaction == 0 {
-                        self.producer.begin()?;
-                    }
-                    self.write(letter).with_context(|| {
-                        format!(
-                            "writing back the order of {topic}/{partition}@{}",
-                            letter.offset()
-                        )
-                    })?;
-                    in_transaction += 1;
                     seen += 1;
-                    if in_transaction == CALLS_MAX {
-                        self.commit(in_transaction)?;
-                        in_transaction = 0;
-                    }
-                    Ok(())
+                    batches.write(|| {
+                        self.write(letter).with_context(|| {
+                            format!(
+                                "writing back the order of {topic}/{partition}@{}",
+                                letter.offset()
+                            )
+                        })
+                    })
                 })?;
             ensure!(
                 seen == letters.count(),
@@ -82,10 +75,7 @@ impl Writer<'_> {
                 letters.count() - seen
             );
         }
-        if in_transaction > 0 {
-            self.commit(in_transaction)?;
-        }
-        Ok(())
+        batches.commit()
     }
 
     /// Writes an order, and the resubmission of its dead letter.

@@ -21,7 +21,7 @@ use super::reading::{Kind, Reading};
 use crate::call_records::{admitted_at, number};
 use crate::config::Config;
 use crate::operations_log::{self, operation};
-use crate::transaction::{self, CALLS_MAX};
+use crate::transaction::{self, Batches};
 
 /// Calls to settle, by the positions of their parked records.
 pub(super) type Chosen = BTreeMap<Partition, BTreeMap<Offset, Position>>;
@@ -56,7 +56,7 @@ impl Settler<'_> {
     /// Settles the chosen calls, in transactions of a limited number. Reads their parked records again, so that no
     /// order is kept in memory.
     pub(super) fn settle(&self, chosen: &Chosen) -> anyhow::Result<()> {
-        let mut in_transaction = 0;
+        let mut batches = Batches::new(self.producer, |calls| self.commit(calls));
         for (partition, calls) in chosen {
             let (Some((first, _)), Some((last, _))) = (calls.first_key_value(), calls.last_key_value())
             else {
@@ -77,17 +77,8 @@ impl Settler<'_> {
                     self.reading.topics.parked,
                     record.offset
                 );
-                if in_transaction == 0 {
-                    self.producer.begin()?;
-                }
-                self.write(*partition, call, record)?;
-                in_transaction += 1;
                 seen += 1;
-                if in_transaction == CALLS_MAX {
-                    self.commit(in_transaction)?;
-                    in_transaction = 0;
-                }
-                Ok(())
+                batches.write(|| self.write(*partition, call, record))
             })?;
             ensure!(
                 seen == calls.len(),
@@ -96,10 +87,7 @@ impl Settler<'_> {
                 self.reading.topics.parked
             );
         }
-        if in_transaction > 0 {
-            self.commit(in_transaction)?;
-        }
-        Ok(())
+        batches.commit()
     }
 
     /// Writes the settlement of a call, and what it says.
