@@ -61,6 +61,17 @@ pub struct Mix {
     pub conflicts_permille: u32,
     /// Permille of invalid orders.
     pub faulty_permille: u32,
+    /// Form of the keys.
+    pub keys: Keys,
+}
+
+/// Form of the generated keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Numbers that rise with the sequence, so that the keys of neighbouring orders are neighbours in a store.
+    Rising,
+    /// Random UUIDs, which are all over a store.
+    Random,
 }
 
 /// Kind of the record with a sequence number.
@@ -80,6 +91,7 @@ impl Mix {
             duplicates_permille: 100,
             conflicts_permille: 10,
             faulty_permille: 20,
+            keys: Keys::Rising,
         }
     }
 
@@ -157,7 +169,11 @@ impl Mix {
     }
 
     fn order_id(&self, sequence: u64) -> String {
-        format!("order-{:04x}-{sequence:08}", self.seed & 0xffff)
+        match self.keys {
+            Keys::Rising => format!("order-{:04x}-{sequence:08}", self.seed & 0xffff),
+            // Streams from the other end, so that the key has nothing in common with the rest of a record.
+            Keys::Random => uuid(self.random(u64::MAX - sequence).random()),
+        }
     }
 
     /// Returns the random numbers of one record, independent of all others.
@@ -237,7 +253,14 @@ enum Change {
     Amount,
 }
 
-/// An order of about 264 bytes.
+/// Returns the text of a random UUID (version 4).
+fn uuid(random: u128) -> String {
+    let bits = random & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// An order of about 264 bytes; of about 300, with random keys.
 fn order(order_id: String, random: &mut ChaCha8Rng, change: Change) -> Parts {
     let amount = random.random_range(100..10_000_000_u64) + u64::from(matches!(change, Change::Amount));
     let note = match change {
@@ -333,6 +356,24 @@ mod tests {
         assert!((900..1_100).contains(&resent), "{resent} with another note");
         assert!((150..250).contains(&conflicts), "{conflicts} conflicts");
         assert_eq!(reasons, faulty::REASONS.into_iter().collect());
+    }
+
+    #[test]
+    fn random_keys_are_distinct_uuids() {
+        let mix = Mix {
+            keys: Keys::Random,
+            ..Mix::all_new(1)
+        };
+        let keys: HashSet<String> = (0..1_000).map(|n| mix.order_id(n)).collect();
+        assert_eq!(keys.len(), 1_000);
+        let is_uuid = |key: &String| {
+            let parts: Vec<&str> = key.split('-').collect();
+            parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
+                && parts[2].starts_with('4')
+                && parts[3].starts_with(['8', '9', 'a', 'b'])
+        };
+        assert!(keys.iter().all(is_uuid), "{keys:?}");
+        assert_eq!(mix.record(7).key, mix.record(7).key);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod transactional;
 mod with_deadline;
 
 pub use idempotent::{DeliveryReport, Producer, Recovery, SendError};
+pub use native::flush;
 pub use record::{OutgoingHeaders, OutgoingRecord};
 pub use record_sizes::RecordSizes;
 pub use transactional::TransactionalProducer;

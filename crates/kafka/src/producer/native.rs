@@ -114,10 +114,7 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
     /// Sends lingering records, and waits until the delivery report of each record was served or `timeout` has
     /// passed. The reports show which records were acknowledged.
     pub(crate) fn flush(&self, timeout: Duration) {
-        let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // rust-rdkafka's flush asks librdkafka not to wait, and then sleeps for up to 100 ms.
-        // SAFETY: `self` keeps the client alive, and librdkafka allows a flush from any thread.
-        unsafe { rd::rd_kafka_flush(self.client(), milliseconds) };
+        flush(&self.producer, timeout);
     }
 
     /// Raises a fatal error in the client, by librdkafka's function for tests.
@@ -131,6 +128,18 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
     fn client(&self) -> *mut rd::rd_kafka_t {
         self.producer.client().native_ptr()
     }
+}
+
+/// Sends lingering records of a producer, and waits until the delivery report of each record was served or `timeout`
+/// has passed.
+pub fn flush<C: ProducerContext<NoCustomPartitioner> + 'static>(
+    producer: &ThreadedProducer<C>,
+    timeout: Duration,
+) {
+    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // rust-rdkafka's flush asks librdkafka not to wait, and then sleeps for up to 100 ms.
+    // SAFETY: the producer keeps the client alive, and librdkafka allows a flush from any thread.
+    unsafe { rd::rd_kafka_flush(producer.client().native_ptr(), milliseconds) };
 }
 
 /// `RD_KAFKA_PARTITION_UA`, which the bindings do not export.

@@ -1,6 +1,7 @@
 //! Measurements: throughput, cost and memory, each printed with the machine and the settings.
 
 mod bare_client;
+mod bare_loop;
 mod caller;
 mod caller_kill;
 mod operator;
@@ -12,6 +13,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+// The validator's allocator, so that the bare loop does not lose by another one.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures one program of the pipeline on a real Kafka; prints machine and settings beside the figures.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
@@ -22,7 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Program {
-    /// Orders per second, CPU time per order and peak memory of one validator.
+    /// Orders per second, CPU time per order and peak memory of one validator, next to a bare loop.
     Validator(validator::Arguments),
     /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
     Caller(caller::Arguments),
@@ -35,6 +41,9 @@ enum Program {
     /// Bare HTTP client that the caller is compared with.
     #[command(hide = true)]
     Bare(bare_client::Arguments),
+    /// Bare loop that the validator is compared with.
+    #[command(hide = true)]
+    BareLoop(bare_loop::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +54,7 @@ fn main() -> ExitCode {
         Program::Restart(arguments) => restart::measure(&arguments),
         Program::Operator(arguments) => operator::measure(&arguments),
         Program::Bare(arguments) => bare_client::run(&arguments),
+        Program::BareLoop(arguments) => bare_loop::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,86 +1,291 @@
-//! Measurement of one validator with a full orders topic.
+//! Measurement of one validator with a full orders topic, next to a bare loop on the same topics.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use harness::orders::feed::{Feed, Plan};
-use harness::orders::{Mix, Orders};
+use harness::orders::{Keys, Mix, Orders};
 use harness::pipeline::Pipeline;
 use harness::read_back::tail::Tail;
 use harness::wait::await_until;
+use serde::Serialize;
 
-use crate::resource_usage;
+use crate::resource_usage::Used;
+use crate::{bare_loop, resource_usage};
 
-/// Timeout of each wait.
+/// Timeout of one run.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Options of `bench validator`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Number of orders on the topic, about 264 bytes each, without duplicates.
-    #[arg(long, default_value_t = 200_000)]
+    /// Number of orders on the topic, without duplicates.
+    #[arg(long, default_value_t = 500_000)]
     orders: u64,
+    /// Keys of the orders: UUIDs, or numbers that rise, which cost a store less.
+    #[arg(long, value_enum, default_value_t = KeyForm::Random)]
+    keys: KeyForm,
     /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// Commit interval of the validator; repeat the option to measure several.
-    #[arg(long, default_values = ["20ms"], value_name = "DURATION")]
+    /// Commit interval of the validator, 20ms by default; repeat the option to measure several. The bare loop's
+    /// is 100ms.
+    #[arg(long, default_values = ["20ms", "100ms"], value_name = "DURATION")]
     commit_interval: Vec<String>,
+    /// Further setting of the validator, such as store.cache=32MiB; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    setting: Vec<(String, String)>,
+    /// Number of measured runs of each commit interval, each with a bare loop.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    runs: u32,
     /// Number of runs before the measurement: a broker that has just started compiles its own code, and would
     /// be measured with the validator.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 2)]
     warm_ups: u32,
     /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Measures one validator with each commit interval, and prints a table.
+/// Form of the keys, as an option.
+#[derive(Clone, Copy, Debug, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum KeyForm {
+    Random,
+    Rising,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected NAME=VALUE".to_owned())
+}
+
+/// Measures one validator with each commit interval, and prints a table or JSON.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", resource_usage::describe());
-    println!(
-        "one validator, {} orders of about 264 bytes on {} partitions, seed {}",
-        arguments.orders, arguments.partitions, arguments.seed
-    );
     if let Some(interval) = arguments.commit_interval.first() {
         for _ in 0..arguments.warm_ups {
             let _unmeasured = run(arguments, interval)?;
         }
     }
-    let mut table = Table::new();
-    table.set_header(vec![
-        "commit interval",
-        "orders/s, first to last order",
-        "orders/s, from the start",
-        "CPU µs/order",
-        "peak memory MiB",
-    ]);
+    let mut figures = Vec::new();
     for interval in &arguments.commit_interval {
-        table.add_row(run(arguments, interval)?);
+        let runs: Result<Vec<Run>> = (0..arguments.runs).map(|_| run(arguments, interval)).collect();
+        figures.push(Figures::of(interval, &runs?));
     }
-    println!("{table}");
+    let report = Report {
+        machine: resource_usage::describe(),
+        orders: arguments.orders,
+        keys: arguments.keys,
+        partitions: arguments.partitions,
+        settings: &arguments.setting,
+        runs: arguments.runs,
+        seed: arguments.seed,
+        figures,
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+    }
     Ok(())
 }
 
-fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
+/// What was measured of one process in one run.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    /// Orders per second between the first order and the last.
+    per_second: f64,
+    /// CPU time per order, the start of the process included.
+    cpu_us: f64,
+    memory_mib: f64,
+}
+
+impl Measured {
+    fn of(orders: u64, took: Duration, used: Used) -> Self {
+        Self {
+            per_second: as_float(orders) / took.as_secs_f64().max(0.001),
+            cpu_us: used.cpu.as_secs_f64() * 1e6 / as_float(orders),
+            memory_mib: as_float(used.memory_peak_kib) / 1024.0,
+        }
+    }
+}
+
+/// One run: a validator and a bare loop with the same orders, one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    validator: Measured,
+    /// Orders per second from the start of the validator to its last order.
+    from_start: f64,
+    bare: Measured,
+}
+
+/// Minimum, median and maximum over all runs.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Range {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Range {
+    fn of(runs: &[Run], figure: impl Fn(&Run) -> f64) -> Self {
+        let mut values: Vec<f64> = runs.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            min: at(0),
+            median: at(values.len() / 2),
+            max: at(values.len().saturating_sub(1)),
+        }
+    }
+
+    fn show(self, decimals: usize) -> String {
+        let Self { min, median, max } = self;
+        format!("{min:.decimals$} / {median:.decimals$} / {max:.decimals$}")
+    }
+}
+
+/// Figures of one commit interval.
+#[derive(Debug, Serialize)]
+struct Figures {
+    commit_interval: String,
+    orders_per_second: Range,
+    orders_per_second_from_start: Range,
+    cpu_us_per_order: Range,
+    peak_memory_mib: Range,
+    bare_orders_per_second: Range,
+    bare_cpu_us_per_order: Range,
+    bare_peak_memory_mib: Range,
+    /// The validator's rate as a share of the bare loop's of the same run.
+    // Within a run, as the speed of a shared machine changes between runs.
+    speed_ratio: Range,
+    /// The validator's CPU time as a multiple of the bare loop's of the same run.
+    cpu_ratio: Range,
+}
+
+impl Figures {
+    fn of(interval: &str, runs: &[Run]) -> Self {
+        let range = |figure: fn(&Run) -> f64| Range::of(runs, figure);
+        Self {
+            commit_interval: interval.to_owned(),
+            orders_per_second: range(|run| run.validator.per_second),
+            orders_per_second_from_start: range(|run| run.from_start),
+            cpu_us_per_order: range(|run| run.validator.cpu_us),
+            peak_memory_mib: range(|run| run.validator.memory_mib),
+            bare_orders_per_second: range(|run| run.bare.per_second),
+            bare_cpu_us_per_order: range(|run| run.bare.cpu_us),
+            bare_peak_memory_mib: range(|run| run.bare.memory_mib),
+            speed_ratio: range(|run| run.validator.per_second / run.bare.per_second),
+            cpu_ratio: range(|run| run.validator.cpu_us / run.bare.cpu_us),
+        }
+    }
+}
+
+/// All figures, with what they were measured on.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    machine: String,
+    orders: u64,
+    keys: KeyForm,
+    partitions: i32,
+    settings: &'a [(String, String)],
+    runs: u32,
+    seed: u64,
+    figures: Vec<Figures>,
+}
+
+impl Report<'_> {
+    fn print(&self) {
+        println!("{}", self.machine);
+        println!(
+            "one validator, {} orders with {} keys on {} partitions, seed {}, minimum / median / maximum of {} runs; \
+             the bare loop only copies the orders, in transactions of 100 ms",
+            self.orders,
+            match self.keys {
+                KeyForm::Random => "random",
+                KeyForm::Rising => "rising",
+            },
+            self.partitions,
+            self.seed,
+            self.runs
+        );
+        for (name, value) in self.settings {
+            println!("with {name} = {value}");
+        }
+        let mut table = Table::new();
+        table.set_header(vec![
+            "",
+            "orders/s, first to last order",
+            "orders/s, from the start",
+            "CPU µs/order",
+            "peak memory MiB",
+        ]);
+        for of in &self.figures {
+            let interval = &of.commit_interval;
+            table.add_row(vec![
+                format!("validator, commit interval {interval}"),
+                of.orders_per_second.show(0),
+                of.orders_per_second_from_start.show(0),
+                of.cpu_us_per_order.show(1),
+                of.peak_memory_mib.show(0),
+            ]);
+            table.add_row(vec![
+                "bare loop, same runs".to_owned(),
+                of.bare_orders_per_second.show(0),
+                String::new(),
+                of.bare_cpu_us_per_order.show(1),
+                of.bare_peak_memory_mib.show(0),
+            ]);
+            table.add_row(vec![
+                "validator : bare loop".to_owned(),
+                of.speed_ratio.show(2),
+                String::new(),
+                of.cpu_ratio.show(2),
+                String::new(),
+            ]);
+        }
+        println!("{table}");
+    }
+}
+
+fn run(arguments: &Arguments, interval: &str) -> Result<Run> {
     // Topics and stores of its own, so that no run finds the keys of another.
     let mut pipeline = Pipeline::create("bench-validator", arguments.partitions)?;
+    let mix = Mix {
+        keys: match arguments.keys {
+            KeyForm::Random => Keys::Random,
+            KeyForm::Rising => Keys::Rising,
+        },
+        ..Mix::all_new(arguments.seed)
+    };
     let sent = Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_new(arguments.seed)),
+        orders: Orders::Generated(mix),
         count: arguments.orders,
         per_second: None,
     })
     .finish()?;
-    let settings = pipeline
+    let mut settings = pipeline
         .validator_settings(1)
         .with("validator.commit_interval", interval);
+    for (name, value) in &arguments.setting {
+        settings = match (name.strip_prefix("kafka.properties."), value.parse::<i64>()) {
+            (Some(property), _) => settings.with_property(property, value),
+            (None, Ok(number)) => settings.with(name, number),
+            (None, Err(_)) => settings.with(name, value),
+        };
+    }
     let mut validator = pipeline.service("validator", 1, settings)?;
-    let started = Instant::now();
+    // By the wall clock, as the timestamps of the records.
+    let started_ms = records::Timestamp::now().0;
     validator.process.start()?;
     let id = validator.process.id().context("the validator does not run")?;
     // The lag is polled, and the outbox not read meanwhile: on few cores a reader would be measured too.
@@ -102,16 +307,22 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Vec<String>> {
     let used = resource_usage::used(id)?;
     validator.process.terminate(Duration::from_secs(60))?;
     let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
-    // The timestamps of the records are wall-clock times, and the start was taken from the monotonic clock.
-    let started_ms = records::Timestamp::now().0 - i64::try_from(started.elapsed().as_millis())?;
+    let bare = bare_loop::Arguments {
+        kafka: pipeline.kafka.clone(),
+        orders_topic: pipeline.topics.orders.clone(),
+        pending_topic: pipeline.topics.pending.clone(),
+        changelog_topic: pipeline.topics.changelog.clone(),
+        group: format!("{}-bare", pipeline.validator_group),
+        orders: sent,
+    };
+    // Last, so that the validator finds empty topics.
+    let (bare_took, bare_used) = bare_loop::measure(&bare)?;
     pipeline.passed();
-    Ok(vec![
-        interval.to_owned(),
-        per_second(sent, last_ms - first_ms),
-        per_second(sent, last_ms - started_ms),
-        format!("{:.1}", used.cpu.as_secs_f64() * 1e6 / as_float(sent)),
-        format!("{}", used.memory_peak_kib >> 10),
-    ])
+    Ok(Run {
+        validator: Measured::of(sent, between(first_ms, last_ms), used),
+        from_start: as_float(sent) / between(started_ms, last_ms).as_secs_f64().max(0.001),
+        bare: Measured::of(sent, bare_took, bare_used),
+    })
 }
 
 /// Returns the producer timestamps of the first and the last pending call, in ms; fails unless all are there.
@@ -134,10 +345,8 @@ fn outbox_times(pipeline: &Pipeline, sent: u64) -> Result<(i64, i64)> {
     tail.times_ms(topic).context("the outbox is empty")
 }
 
-/// Returns the rate of this count over a time in ms.
-fn per_second(count: u64, ms: i64) -> String {
-    let ms = u64::try_from(ms).unwrap_or(0).max(1);
-    format!("{}", count * 1000 / ms)
+fn between(from_ms: i64, to_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(to_ms - from_ms).unwrap_or(0))
 }
 
 /// Converts a count for ratios.
