@@ -55,7 +55,7 @@ const SECONDS: &[f64] = &[
 
 /// Bucket bounds for the orders of a transaction. The last one is the default of
 /// `validator.batch_orders_max`.
-const ORDERS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0];
+const ORDERS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0, 50_000.0];
 
 impl Metrics {
     /// Creates the metrics and registers them.

@@ -9,8 +9,14 @@ use records::{Entry, IdempotencyKey, Offset, Partition};
 /// Limits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
 pub struct TransactionLimits {
-    /// Maximum age of a transaction, and so the longest time that an order waits for its commit.
+    /// Maximum age of a transaction whose orders have left no further record to read, and so the longest time that an
+    /// order waits for its commit while there is no backlog.
     pub commit_interval: Duration,
+    /// Maximum age of a transaction during which there was always another record to read. Not less than
+    /// `commit_interval`.
+    // The end of a transaction costs the same however large it is. Under a backlog an order has waited for longer
+    // than this already, so that the next ones gain more from speed than it loses.
+    pub backlog_interval: Duration,
     /// Maximum number of input records.
     pub orders_max: usize,
     /// Maximum size of the input records, in bytes.
@@ -29,6 +35,8 @@ pub type Offsets = Vec<(Partition, Offset)>;
 #[derive(Debug)]
 pub struct Transaction {
     began_at: Instant,
+    /// There was no further record to read at some time since the beginning.
+    has_caught_up: bool,
     orders: usize,
     bytes: usize,
     parts: BTreeMap<Partition, Part>,
@@ -47,6 +55,7 @@ impl Transaction {
     pub fn begin(now: Instant) -> Self {
         Self {
             began_at: now,
+            has_caught_up: false,
             orders: 0,
             bytes: 0,
             parts: BTreeMap::new(),
@@ -87,14 +96,21 @@ impl Transaction {
         self.bytes += bytes;
     }
 
+    /// Notes that there is no further record to read.
+    pub fn caught_up(&mut self) {
+        self.has_caught_up = true;
+    }
+
     /// Returns the time at which to end the transaction; not after the present if it is full.
     #[must_use]
     pub fn due(&self, limits: &TransactionLimits) -> Instant {
         if self.orders >= limits.orders_max || self.bytes >= limits.bytes_max {
             // No clock here: the start of the transaction is surely not in the future.
             self.began_at
-        } else {
+        } else if self.has_caught_up {
             self.began_at + limits.commit_interval
+        } else {
+            self.began_at + limits.backlog_interval
         }
     }
 

@@ -1,7 +1,7 @@
 //! Polling of the consumer: changes of the assignment as events, and records through the admission.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::bail;
 use kafka::error::{ClientError, ErrorClass};
@@ -9,21 +9,31 @@ use kafka::{Consumer, ConsumerEvent, Headers};
 use pipeline::admission::{AdmitResult, Event, Input, Membership, StoreFailure};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message};
-use records::{Offset, Partition, Timestamp};
+use records::{Offset, Partition};
 
 use crate::effects::Fence;
 use crate::effects::stores::report_failure;
-use crate::run::Loop;
+use crate::run::{Loop, Time};
 
 impl Loop<'_> {
-    /// Waits for the consumer. Returns `true` if it gave a record, so that more may be queued.
+    /// Waits for the consumer, and reads the clocks again after a wait. Returns `true` if it gave a record, so that
+    /// more may be queued.
     ///
     /// # Errors
     /// This validator is fenced, or the program cannot continue.
-    pub(super) fn poll(&mut self, consumer: &Consumer, wait: Duration, now: Instant) -> anyhow::Result<bool> {
-        let event = match consumer.poll(wait) {
+    pub(super) fn poll(
+        &mut self,
+        consumer: &Consumer,
+        wait: Duration,
+        time: &mut Time,
+    ) -> anyhow::Result<bool> {
+        let polled = consumer.poll(wait);
+        if !wait.is_zero() {
+            *time = Time::now();
+        }
+        let event = match polled {
             Ok(Some(ConsumerEvent::Record(record))) => {
-                self.record(consumer, &record, now)?;
+                self.record(consumer, &record, *time)?;
                 return Ok(true);
             }
             Ok(Some(ConsumerEvent::Assigned {
@@ -68,7 +78,7 @@ impl Loop<'_> {
         &mut self,
         consumer: &Consumer,
         record: &BorrowedMessage<'_>,
-        now: Instant,
+        time: Time,
     ) -> anyhow::Result<()> {
         let partition = Partition(record.partition());
         let headers = Headers::of(record);
@@ -82,7 +92,7 @@ impl Loop<'_> {
         };
         // Borrowed apart from `self`, which the admission borrows too.
         let stores = &self.shell.stores;
-        let taken = self.admission.admit(&input, Timestamp::now(), now, |key| {
+        let taken = self.admission.admit(&input, time.wall, time.now, |key| {
             // An error, not "unknown key": without its store a partition would admit duplicates.
             stores
                 .get(&partition)

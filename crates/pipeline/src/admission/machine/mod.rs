@@ -130,6 +130,13 @@ impl<M: Clone> Admission<M> {
         Ok(AdmitResult::Decided { verdict, begins })
     }
 
+    /// Notes that there is no further record to read: the open transaction ends earlier than under a backlog.
+    pub fn caught_up(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.caught_up();
+        }
+    }
+
     /// Returns the actions to perform for an event, in their order.
     pub fn on(&mut self, event: Event<M>, now: Instant) -> Vec<Action<M>> {
         match event {

@@ -25,6 +25,7 @@ impl Fixture {
         };
         let limits = TransactionLimits {
             commit_interval: Duration::from_millis(20),
+            backlog_interval: Duration::from_millis(100),
             orders_max: 3,
             bytes_max: 1 << 20,
         };
@@ -181,6 +182,7 @@ fn transaction_ends_when_due_then_updates_the_store() {
         "duplicate within the transaction"
     );
     assert!(fixture.on(Event::Tick).is_empty(), "neither full nor due");
+    fixture.admission.caught_up();
     let later = fixture.start + Duration::from_millis(20);
     let end = fixture.admission.on(Event::Tick, later);
     assert!(
@@ -196,6 +198,23 @@ fn transaction_ends_when_due_then_updates_the_store() {
         fixture.order(1, 0, "b"),
         AdmitResult::Decided { begins: true, .. }
     ));
+}
+
+#[test]
+fn transaction_grows_until_there_is_no_backlog() {
+    let mut fixture = Fixture::running();
+    let after = |fixture: &Fixture| fixture.admission.due().map(|due| due - fixture.start);
+    // What was before the transaction says nothing about it.
+    fixture.admission.caught_up();
+    fixture.order(0, 0, "a");
+    assert_eq!(after(&fixture), Some(Duration::from_millis(100)));
+    fixture.admission.caught_up();
+    assert_eq!(after(&fixture), Some(Duration::from_millis(20)));
+    fixture.order(0, 1, "b");
+    assert_eq!(after(&fixture), Some(Duration::from_millis(20)), "not again");
+    fixture.on(Event::Committed([(Partition(0), Offset(2))].into()));
+    fixture.order(0, 2, "c");
+    assert_eq!(after(&fixture), Some(Duration::from_millis(100)), "the next one");
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Process {
         };
         let limits = TransactionLimits {
             commit_interval: Duration::from_millis(20),
+            backlog_interval: Duration::from_millis(60),
             orders_max: 1 + env.draw(4),
             bytes_max: 1 << 20,
         };
@@ -202,6 +203,7 @@ impl Process {
                 }
             }
         }
+        self.admission.caught_up();
         Ok(())
     }
 
