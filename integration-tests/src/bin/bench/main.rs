@@ -4,6 +4,7 @@ mod bare_client;
 mod bare_loop;
 mod caller;
 mod caller_kill;
+mod latency;
 mod operator;
 mod resource_usage;
 mod restart;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Program {
     /// Orders per second, CPU time per order and peak memory of one validator, next to a bare loop.
     Validator(validator::Arguments),
+    /// Latency of one validator under a steady load.
+    Latency(latency::Arguments),
     /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
     Caller(caller::Arguments),
     /// Requests repeated after `kill -9` of a caller, and the time until its next request.
@@ -49,6 +52,7 @@ enum Program {
 fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
+        Program::Latency(arguments) => latency::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Killed(arguments) => caller_kill::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),

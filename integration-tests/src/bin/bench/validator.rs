@@ -8,6 +8,7 @@ use comfy_table::Table;
 use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Keys, Mix, Orders};
 use harness::pipeline::Pipeline;
+use harness::process::settings::Settings;
 use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 use serde::Serialize;
@@ -30,9 +31,9 @@ pub(crate) struct Arguments {
     /// Number of partitions of each topic.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
-    /// Commit interval of the validator, 20ms by default; repeat the option to measure several. The bare loop's
+    /// Commit interval of the validator, whose default is 10ms; repeat the option to measure several. The bare loop's
     /// is 100ms.
-    #[arg(long, default_values = ["20ms", "100ms"], value_name = "DURATION")]
+    #[arg(long, default_values = ["10ms", "100ms"], value_name = "DURATION")]
     commit_interval: Vec<String>,
     /// Further setting of the validator, such as store.cache=32MiB; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
@@ -60,10 +61,23 @@ enum KeyForm {
     Rising,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+/// Parses NAME=VALUE.
+pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| "expected NAME=VALUE".to_owned())
+}
+
+/// Sets the settings of the command line.
+pub(crate) fn with_settings(mut settings: Settings, further: &[(String, String)]) -> Settings {
+    for (name, value) in further {
+        settings = match (name.strip_prefix("kafka.properties."), value.parse::<i64>()) {
+            (Some(property), _) => settings.with_property(property, value),
+            (None, Ok(number)) => settings.with(name, number),
+            (None, Err(_)) => settings.with(name, value),
+        };
+    }
+    settings
 }
 
 /// Measures one validator with each commit interval, and prints a table or JSON.
@@ -273,16 +287,10 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Run> {
         per_second: None,
     })
     .finish()?;
-    let mut settings = pipeline
+    let settings = pipeline
         .validator_settings(1)
         .with("validator.commit_interval", interval);
-    for (name, value) in &arguments.setting {
-        settings = match (name.strip_prefix("kafka.properties."), value.parse::<i64>()) {
-            (Some(property), _) => settings.with_property(property, value),
-            (None, Ok(number)) => settings.with(name, number),
-            (None, Err(_)) => settings.with(name, value),
-        };
-    }
+    let settings = with_settings(settings, &arguments.setting);
     let mut validator = pipeline.service("validator", 1, settings)?;
     // By the wall clock, as the timestamps of the records.
     let started_ms = records::Timestamp::now().0;
