@@ -2,7 +2,7 @@
 //! [`super::Consumer::poll`].
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -74,6 +74,8 @@ impl Rebalance {
 pub(super) struct RebalanceQueue {
     // Bounded by the group, which sends no second rebalance before the first one is completed.
     queued: Mutex<VecDeque<ConsumerEvent<'static>>>,
+    /// Number of queued rebalances: it is asked for each record, and costs less than the lock.
+    count: AtomicUsize,
     /// Set while the consumer is being closed: the callback then completes rebalances itself.
     pub(super) closing: AtomicBool,
     pub(super) topic_recreation: TopicRecreation,
@@ -83,6 +85,7 @@ impl RebalanceQueue {
     pub(super) fn new(topic: &str) -> Self {
         Self {
             queued: Mutex::default(),
+            count: AtomicUsize::new(0),
             closing: AtomicBool::default(),
             topic_recreation: TopicRecreation::of(topic),
         }
@@ -90,17 +93,19 @@ impl RebalanceQueue {
 
     /// Returns the oldest queued rebalance.
     pub(super) fn take(&self) -> Option<ConsumerEvent<'static>> {
-        self.queued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = queued.pop_front();
+        self.count.store(queued.len(), Ordering::Release);
+        event
     }
 
     fn put(&self, event: ConsumerEvent<'static>) {
-        self.queued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(event);
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        queued.push_back(event);
+        self.count.store(queued.len(), Ordering::Release);
     }
 }
 

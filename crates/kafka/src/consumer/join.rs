@@ -70,14 +70,22 @@ impl Consumer {
                 "queued.max.messages.kbytes",
                 membership.prefetch_kib_max.to_string(),
             )
-            // Fetches ahead up to this many records per partition, within the limit in KiB above. The default
-            // is 100,000.
+            // Fetches ahead up to this many records, of all partitions together, within the limit in KiB above: small
+            // records take several times their size. The default is 100,000.
             .set("queued.min.messages", "20000")
             // A broker without new records responds after this time, which also bounds the delay until a
             // resumed partition is fetched again.
             .set("fetch.wait.max.ms", "100")
             // With the default a consumer whose queue was full does not fetch for a second.
-            .set("fetch.queue.backoff.ms", "20");
+            .set("fetch.queue.backoff.ms", "5");
+        let is_fetch_size_set = ["fetch.message.max.bytes", "max.partition.fetch.bytes"]
+            .iter()
+            .any(|name| config.get(name).is_some());
+        if !is_fetch_size_set {
+            // A response is allocated whole. Of many partitions with the default of 1 MiB it would be so large that the
+            // allocator gives its memory back to the system each time, and gets it again page by page.
+            config.set("fetch.message.max.bytes", "262144");
+        }
         if let Some(id) = &membership.instance_id {
             config.set("group.instance.id", id);
         }

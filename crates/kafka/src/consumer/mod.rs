@@ -17,7 +17,7 @@ mod positions;
 mod read_to_end;
 mod topic_recreation;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct Consumer {
     topic: String,
     group_id: String,
     /// Next record of each started partition.
-    next: Mutex<HashMap<Partition, Next>>,
+    next: Mutex<BTreeMap<Partition, Next>>,
     /// Rebalance that `poll` has returned and that is not completed yet.
     uncompleted: Mutex<Option<Rebalance>>,
 }
@@ -175,7 +175,7 @@ impl Consumer {
         });
     }
 
-    fn next(&self) -> MutexGuard<'_, HashMap<Partition, Next>> {
+    fn next(&self) -> MutexGuard<'_, BTreeMap<Partition, Next>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,6 +5,7 @@
 //! debug log for `metadata` before it delivers any record of the new topic, and the consumer serves the log
 //! before it returns a record. So the detection precedes each new record.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Debug context that logs the ids: some lines each time the metadata is fetched.
@@ -13,13 +14,8 @@ pub(super) const DEBUG_CONTEXT: &str = "metadata";
 /// Topic whose id is watched.
 pub(super) struct TopicRecreation {
     topic: String,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    id: Option<String>,
-    is_recreated: bool,
+    id: Mutex<Option<String>>,
+    is_recreated: AtomicBool,
 }
 
 impl TopicRecreation {
@@ -27,7 +23,8 @@ impl TopicRecreation {
     pub(super) fn of(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
-            state: Mutex::default(),
+            id: Mutex::default(),
+            is_recreated: AtomicBool::new(false),
         }
     }
 
@@ -36,22 +33,23 @@ impl TopicRecreation {
         let Some(id) = new_id(facility, line, &self.topic) else {
             return;
         };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.id.lock().unwrap_or_else(PoisonError::into_inner);
         // Compared with our own copy: librdkafka forgets the id while the topic is missing.
-        state.is_recreated |= state.id.as_deref().is_some_and(|before| before != id);
-        state.id = Some(id.to_owned());
+        if known.as_deref().is_some_and(|before| before != id) {
+            self.is_recreated.store(true, Ordering::Release);
+        }
+        *known = Some(id.to_owned());
     }
 
     /// Returns the id that was logged last; `None` if the brokers do not report ids.
     pub(super) fn id(&self) -> Option<String> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.id.clone()
+        self.id.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns `true` if the topic was recreated since the last call.
     pub(super) fn take(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut state.is_recreated)
+        // Read first, because this is asked for each record, and a swap costs more than a read.
+        self.is_recreated.load(Ordering::Acquire) && self.is_recreated.swap(false, Ordering::AcqRel)
     }
 }
 
