@@ -1,6 +1,6 @@
 //! Delivery reports of the open transaction, and what librdkafka logs about its end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -36,7 +36,7 @@ pub(super) struct DeliveryReports {
 struct Received {
     count: u64,
     /// Offset behind the last tracked record of each partition; `None` once one of them is unknown.
-    tracked: HashMap<Partition, Option<Offset>>,
+    tracked: BTreeMap<Partition, Option<Offset>>,
     failure: Option<(String, KafkaError)>,
 }
 

@@ -34,7 +34,7 @@ use super::end_txn_responses::DEBUG_CONTEXT;
 use super::native::Sender;
 use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
-use super::with_deadline::{ABANDONED_MAX, abandoned, with_deadline};
+use super::with_deadline::{ABANDONED_MAX, Request, abandoned};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::log_bridge;
@@ -223,28 +223,30 @@ impl TransactionalProducer {
         metadata: &Arc<ConsumerGroupMetadata>,
         before_commit: impl FnOnce(),
     ) -> TransactionEnd {
-        self.end_after(
-            |deadline| self.add_offsets(topic, offsets, metadata, deadline),
-            before_commit,
-        )
+        let deadline = Instant::now() + self.limits.commit_timeout;
+        // Beside the last records, because the group's coordinator takes about as long as they do. Both are part of
+        // the transaction, and so are committed together or not at all.
+        let adding = self.add_offsets(topic, offsets, metadata, deadline);
+        let delivered = self.await_deliveries(deadline);
+        // Awaited in any case: the abort of a producer with another request in progress is refused.
+        let added = adding.and_then(|adding| adding.finish(deadline));
+        self.end_after(delivered.and(added), deadline, before_commit)
     }
 
     /// As [`Self::end`], for a transaction that has consumed nothing: it has no offsets.
     pub fn end_without_offsets(&self, before_commit: impl FnOnce()) -> TransactionEnd {
-        self.end_after(|_| Ok(()), before_commit)
+        let deadline = Instant::now() + self.limits.commit_timeout;
+        self.end_after(self.await_deliveries(deadline), deadline, before_commit)
     }
 
     fn end_after(
         &self,
-        add_offsets: impl FnOnce(Instant) -> Result<(), ClientError>,
+        written: Result<(), ClientError>,
+        deadline: Instant,
         before_commit: impl FnOnce(),
     ) -> TransactionEnd {
-        let deadline = Instant::now() + self.limits.commit_timeout;
         // Before EndTxn is sent nothing can have been committed, so every error here is an abort.
-        if let Err(error) = self
-            .await_deliveries(deadline)
-            .and_then(|()| add_offsets(deadline))
-        {
+        if let Err(error) = written {
             return TransactionEnd::Aborted(error);
         }
         before_commit();
@@ -284,13 +286,14 @@ impl TransactionalProducer {
         self.reports().await_all(sent, deadline)
     }
 
+    /// Begins to add offsets to the transaction.
     fn add_offsets(
         &self,
         topic: &str,
         offsets: &[CommitOffset],
         metadata: &Arc<ConsumerGroupMetadata>,
         deadline: Instant,
-    ) -> Result<(), ClientError> {
+    ) -> Result<AddingOffsets, ClientError> {
         let attempted = format!("adding the offsets of {topic:?} to the transaction");
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for offset in offsets {
@@ -318,9 +321,9 @@ impl TransactionalProducer {
         // librdkafka looks for the group's coordinator without a timeout, and was seen to do so for minutes
         // after a broker's death. Offsets that are not added by the deadline never will be: the next producer
         // fences this one, whose last handle the abandoned thread may own.
-        with_deadline(deadline, "offsets", request).unwrap_or_else(|| {
-            let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-            Err(ClientError::new(attempted, late))
+        Ok(AddingOffsets {
+            request: Request::start("offsets", request),
+            attempted,
         })
     }
 
@@ -341,10 +344,27 @@ impl TransactionalProducer {
     }
 }
 
+/// Offsets that are being added to a transaction.
+struct AddingOffsets {
+    /// None if no thread could be started.
+    request: Option<Request<Result<(), ClientError>>>,
+    attempted: String,
+}
+
+impl AddingOffsets {
+    fn finish(self, deadline: Instant) -> Result<(), ClientError> {
+        let finished = self.request.and_then(|request| request.finish(deadline));
+        finished.unwrap_or_else(|| {
+            let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+            Err(ClientError::new(self.attempted, late))
+        })
+    }
+}
+
 /// Maximum wait for the first connection. Afterwards librdkafka goes on by itself.
 const CONNECT_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Maximum size of records that are not acknowledged yet, in KiB.
-const QUEUE_KIB_MAX: u64 = 128 * 1024;
+const QUEUE_KIB_MAX: u64 = 16 * 1024;
 // Safe to repeat: librdkafka resumes the request rather than sending a second one.
 /// Wait before a retry. Most retriable errors come after a wait inside librdkafka, but some come at once.
 const RETRY_WAIT: Duration = Duration::from_millis(2);
