@@ -59,6 +59,8 @@ pub struct MassRefusal {
 pub(super) struct Refusals {
     settings: RefusalSettings,
     partitions: BTreeMap<Partition, Refused>,
+    /// Partitions that are paused. Apart from the counts, because it is looked at for each record.
+    pauses: BTreeMap<Partition, Pause>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,6 @@ struct Refused {
     count: SlidingCount,
     /// Last refusal.
     last: Option<(Reason, Offset)>,
-    pause: Option<Pause>,
 }
 
 /// Pause of a partition.
@@ -94,6 +95,7 @@ impl Refusals {
         Self {
             settings,
             partitions: BTreeMap::new(),
+            pauses: BTreeMap::new(),
         }
     }
 
@@ -102,7 +104,6 @@ impl Refusals {
         let refused = self.partitions.entry(partition).or_insert_with(|| Refused {
             count: SlidingCount::new(self.settings.limit),
             last: None,
-            pause: None,
         });
         match verdict {
             // The very record that was admitted.
@@ -113,12 +114,13 @@ impl Refusals {
                 refused.count.push(true, now);
                 refused.last = Some((refusal.reason, offset));
                 if refused.count.is_at_limit() {
-                    refused.pause = Some(Pause {
+                    let pause = Pause {
                         next: offset.next(),
                         since: now,
                         until: now + self.settings.pause,
                         is_announced: false,
-                    });
+                    };
+                    self.pauses.insert(partition, pause);
                 }
             }
         }
@@ -126,55 +128,47 @@ impl Refusals {
 
     /// Returns `true` while no record of the partition may be decided.
     pub(super) fn is_paused(&self, partition: Partition) -> bool {
-        let refused = self.partitions.get(&partition);
-        refused.is_some_and(|refused| refused.pause.is_some())
+        self.pauses.contains_key(&partition)
     }
 
     /// Time at which [`Self::step`] is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        let pauses = self.partitions.values().filter_map(|refused| refused.pause);
-        pauses.map(Pause::due).min()
+        self.pauses.values().copied().map(Pause::due).min()
     }
 
     /// Takes one step that is due.
     pub(super) fn step(&mut self, now: Instant) -> Option<Step> {
-        let (partition, refused) = self
-            .partitions
-            .iter_mut()
-            .find(|(_, refused)| refused.pause.is_some_and(|pause| pause.due() <= now))?;
-        let pause = refused.pause.as_mut()?;
+        let (partition, pause) = self.pauses.iter_mut().find(|(_, pause)| pause.due() <= now)?;
+        let (partition, next) = (*partition, pause.next);
         if !pause.is_announced {
             pause.is_announced = true;
-            return Some(Step::Pause(*partition));
+            return Some(Step::Pause(partition));
         }
-        let next = pause.next;
-        refused.pause = None;
-        Some(Step::Continue(*partition, next))
+        self.pauses.remove(&partition);
+        Some(Step::Continue(partition, next))
     }
 
     /// Ends all pauses: each partition starts again at its committed offset, or not at all. The counts stay,
     /// so that a failure does not let more refusals through.
     pub(super) fn end_pauses(&mut self) {
-        for refused in self.partitions.values_mut() {
-            refused.pause = None;
-        }
+        self.pauses.clear();
     }
 
     /// Ends the pause of a partition that does not continue.
     pub(super) fn end_pause(&mut self, partition: Partition) {
-        if let Some(refused) = self.partitions.get_mut(&partition) {
-            refused.pause = None;
-        }
+        self.pauses.remove(&partition);
     }
 
     /// Forgets partitions that are no longer ours.
     pub(super) fn forget(&mut self, partitions: &[Partition]) {
         self.partitions
             .retain(|partition, _| !partitions.contains(partition));
+        self.pauses.retain(|partition, _| !partitions.contains(partition));
     }
 
     pub(super) fn forget_all(&mut self) {
         self.partitions.clear();
+        self.pauses.clear();
     }
 
     /// Partitions most of whose records are refused.
