@@ -40,9 +40,9 @@ fn text(config: &Config, position: &Position) -> anyhow::Result<String> {
         };
         offsets.read::<anyhow::Error>(topic, position.partition, bounds, |record| {
             let value = Bytes::copy_from_slice(record.value);
-            let traceparent = record.headers.last(pending::TRACEPARENT).flatten();
+            let traceparent = pending::trace_context(record.key, &record.headers.readable);
             shown = Some(
-                Callable::new(record.key, &value, traceparent, &api)
+                Callable::new(record.key, &value, traceparent.as_deref(), &api)
                     .map(|call| api.shown(&call.request))
                     .map_err(|why| format!("{}: {}", why.reason, why.detail)),
             );

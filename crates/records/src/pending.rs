@@ -5,14 +5,17 @@
 //! The headers are text without a version. A deferred copy has one more; see
 //! [`continuation`](crate::continuation).
 
+use std::borrow::Cow;
+
 use crate::position::InvalidPosition;
-use crate::{Entry, Fingerprint, IdempotencyKey, Position, Timestamp, header};
+use crate::{Fingerprint, Position, Timestamp, header};
 
 /// Position of the order, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-source";
 /// Time of the admission, in milliseconds since 1970 UTC.
 pub const ADMITTED_AT: &str = "outbox-admitted-at";
-/// W3C trace context. An order that has one keeps it.
+/// W3C trace context. An order that has one keeps it. For the others each reader derives it ([`trace_context`]);
+/// earlier versions of the validator wrote it.
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Admission of an order, as the headers of its outbox record state it.
@@ -57,37 +60,37 @@ impl Admission {
     }
 }
 
+/// Returns the trace context of an outbox record: its own, or the one that follows from its admission. `None` if it
+/// has neither.
+// Not written by the validator: it is a seventh of the record, and the same for every reader and every copy.
+#[must_use]
+pub fn trace_context<'a>(key: &[u8], headers: &[(&str, Option<&'a [u8]>)]) -> Option<Cow<'a, [u8]>> {
+    if let Some(own) = header::last(headers, TRACEPARENT) {
+        return own.map(Cow::Borrowed);
+    }
+    let admission = Admission::read(headers).ok()?;
+    Some(Cow::Owned(traceparent(key, &admission).to_vec()))
+}
+
 /// Creates a trace context for an order without one.
 // Derived from key and admission, since this crate has no source of randomness: their hash is as good as random.
 // Not from the entry's fingerprint, which orders of equal fields have in common.
-#[must_use]
-pub fn traceparent(key: &IdempotencyKey, entry: &Entry) -> Traceparent {
+fn traceparent(key: &[u8], admission: &Admission) -> [u8; 55] {
+    let (at, source) = (admission.at.0, admission.source.offset.0);
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let mut admission = Vec::with_capacity(16 + key.as_bytes().len());
-    admission.extend(entry.admitted_at.0.to_be_bytes());
-    admission.extend(entry.source.0.to_be_bytes());
-    admission.extend(key.as_bytes());
-    hex(&mut text[3..35], &Fingerprint::of(&admission).0);
+    let mut hashed = Vec::with_capacity(16 + key.len());
+    hashed.extend(at.to_be_bytes());
+    hashed.extend(source.to_be_bytes());
+    hashed.extend(key);
+    hex(&mut text[3..35], &Fingerprint::of(&hashed).0);
     // Offsets and times are small numbers. Rotated apart, their XOR differs between admissions.
-    let parent = entry.admitted_at.0.rotate_left(20) ^ entry.source.0;
+    let parent = at.rotate_left(20) ^ source;
     // A parent id of zeros is invalid (W3C Trace Context, section 3.2).
     hex(
         &mut text[36..52],
         &if parent == 0 { 1 } else { parent }.to_be_bytes(),
     );
-    Traceparent(text)
-}
-
-/// Header value of a trace context, version 00.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traceparent([u8; 55]);
-
-impl Traceparent {
-    /// Returns the header value.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
+    text
 }
 
 fn hex(to: &mut [u8], bytes: &[u8]) {
@@ -101,9 +104,6 @@ fn hex(to: &mut [u8], bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Status;
-    use crate::fingerprint::SelectionId;
-    use crate::{Fingerprint, Offset, Timestamp};
 
     #[test]
     fn admission_is_read_from_the_headers() {
@@ -132,17 +132,11 @@ mod tests {
 
     #[test]
     fn trace_context_is_derived_from_the_admission() {
-        // Without a fingerprint, a trace id made of it would be all zeros, which is invalid.
-        let trace = |key: &str, source: i64| {
-            let entry = Entry {
-                status: Status::Pending,
-                selection: SelectionId::None,
-                fingerprint: Fingerprint([0; 16]),
-                admitted_at: Timestamp(1),
-                source: Offset(source),
-            };
-            let key = IdempotencyKey::new(key).expect("a key");
-            String::from_utf8(traceparent(&key, &entry).as_bytes().to_vec()).expect("text")
+        let trace = |key: &str, offset: i64| {
+            let source = format!("o/0@{offset}");
+            let headers = [(SOURCE, Some(source.as_bytes())), (ADMITTED_AT, Some(&b"1"[..]))];
+            let derived = trace_context(key.as_bytes(), &headers).expect("an admission");
+            String::from_utf8(derived.into_owned()).expect("text")
         };
         let text = trace("o-1", 2);
         assert_eq!((&text[..3], &text[35..]), ("00-", "-0000000000100002-01"));
@@ -150,5 +144,32 @@ mod tests {
         assert_eq!(trace("o-1", 2), text);
         assert_ne!(trace("o-2", 2)[3..35], text[3..35]);
         assert_ne!(trace("o-1", 3)[3..35], text[3..35]);
+    }
+
+    /// Calls that were made before and are made again must have one trace: no later version derives another.
+    #[test]
+    fn derived_trace_context_never_changes() {
+        let headers = [
+            (SOURCE, Some(&b"payment-orders/3@1042"[..])),
+            (ADMITTED_AT, Some(b"1790000000123")),
+        ];
+        assert_eq!(
+            trace_context(b"order-1", &headers).as_deref(),
+            Some(&b"00-78319aa8023aeb586f520bc6bcb64e36-1a0c4506c7b00412-01"[..])
+        );
+    }
+
+    #[test]
+    fn trace_context_of_the_record_comes_first() {
+        let mut headers = vec![
+            (SOURCE, Some(&b"o/0@2"[..])),
+            (ADMITTED_AT, Some(b"1")),
+            (TRACEPARENT, Some(b"own")),
+        ];
+        assert_eq!(trace_context(b"o-1", &headers).as_deref(), Some(&b"own"[..]));
+        // Its producer's choice, though no trace.
+        headers[2].1 = None;
+        assert_eq!(trace_context(b"o-1", &headers), None);
+        assert_eq!(trace_context(b"o-1", &headers[..1]), None, "no admission");
     }
 }

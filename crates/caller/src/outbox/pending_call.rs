@@ -68,6 +68,8 @@ impl PendingCall {
         // it in memory until the call is final.
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let headers = Headers::of(record);
+        let record_key = record.key().unwrap_or_default();
+        let traceparent = pending::trace_context(record_key, &headers.readable);
         let (now, continuation) = (Timestamp::now(), continuation(&headers));
         let not_pending = |detail| NotACall {
             reason: Reason::NotAPendingCall,
@@ -79,17 +81,12 @@ impl PendingCall {
             (Err(error), _) => Err(not_pending(error.to_string())),
             // The validator admits no such record, so this one is not from it.
             (Ok(_), Some(number)) => Err(not_pending(format!("the name of header {number} is not UTF-8"))),
-            (Ok(_), None) => Callable::new(
-                record.key().unwrap_or_default(),
-                &value,
-                headers.last(pending::TRACEPARENT).flatten(),
-                api,
-            ),
+            (Ok(_), None) => Callable::new(record_key, &value, traceparent.as_deref(), api),
         };
         let continuation = continuation.unwrap_or_default();
         let is_of_other_group = is_of_other_group(continuation.as_ref(), group);
         let pending = Self {
-            key: Bytes::copy_from_slice(record.key().unwrap_or_default()),
+            key: Bytes::copy_from_slice(record_key),
             admitted_at: admitted_at(&headers),
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,

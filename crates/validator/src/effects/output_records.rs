@@ -19,7 +19,7 @@ pub(super) fn pending_call<'a>(
     key: &'a IdempotencyKey,
     entry: &Entry,
 ) -> OutgoingRecord<'a> {
-    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 2);
     for (name, value) in headers {
         // An order that carries this header would be treated as the continuation of another call, with its
         // attempts.
@@ -33,13 +33,6 @@ pub(super) fn pending_call<'a>(
     text.clear();
     write(&mut text, entry.admitted_at);
     copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
-    // A producer that traces has set its own.
-    if headers.iter().all(|(name, _)| *name != pending::TRACEPARENT) {
-        copied.add(
-            pending::TRACEPARENT,
-            Some(pending::traceparent(key, entry).as_bytes()),
-        );
-    }
     OutgoingRecord {
         topic: &topics.pending,
         partition: Some(Partition(input.partition())),

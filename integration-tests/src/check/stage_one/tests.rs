@@ -245,8 +245,8 @@ fn changed_pending_call_is_found() {
         ("no valid admission time", |call| {
             call.headers.remove(2);
         }),
-        ("trace context", |call| {
-            call.headers.remove(3);
+        ("more than one trace context", |call| {
+            call.headers.push(call.headers[3].clone());
         }),
     ];
     for (words, change) in changes {
