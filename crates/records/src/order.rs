@@ -16,6 +16,7 @@ use crate::dead_letter::Reason;
 use crate::unique_names::{Check, Names, Text};
 
 mod amount;
+mod scan;
 mod tree;
 
 pub use amount::{Amount, AmountForm, InvalidAmount};
@@ -45,6 +46,7 @@ pub struct InvalidOrder {
 }
 
 /// Fields of the JSON.
+#[derive(Debug, PartialEq, Eq)]
 struct Fields<'a> {
     order_id: Cow<'a, str>,
     amount: Written<'a>,
@@ -53,23 +55,24 @@ struct Fields<'a> {
 }
 
 /// Amount as it is written in the JSON.
+#[derive(Debug, PartialEq, Eq)]
 enum Written<'a> {
     MinorUnits(u64),
-    Decimal(&'a RawValue),
+    Decimal(&'a str),
 }
 
 impl<'a> Written<'a> {
     fn read<A: MapAccess<'a>>(form: AmountForm, members: &mut A) -> Result<Self, A::Error> {
         Ok(match form {
             AmountForm::MinorUnits => Self::MinorUnits(members.next_value()?),
-            AmountForm::Decimal => Self::Decimal(members.next_value()?),
+            AmountForm::Decimal => Self::Decimal(members.next_value::<&RawValue>()?.get()),
         })
     }
 
     fn value(&self, currency: Currency) -> Result<Amount, InvalidAmount> {
         match self {
             Self::MinorUnits(units) => Amount::of_minor_units(*units),
-            Self::Decimal(json) => Amount::of_decimal(json.get(), currency),
+            Self::Decimal(json) => Amount::of_decimal(json, currency),
         }
     }
 
@@ -77,7 +80,7 @@ impl<'a> Written<'a> {
     fn text(&self) -> Option<Cow<'a, str>> {
         match self {
             Self::MinorUnits(units) => Some(units.to_string().into()),
-            Self::Decimal(json) => string_or_integer(json.get()),
+            Self::Decimal(json) => string_or_integer(json),
         }
     }
 }
@@ -102,21 +105,15 @@ impl<'a> Order<'a> {
         pointer: Option<&str>,
     ) -> Result<(Self, Option<Cow<'a, str>>), InvalidOrder> {
         let text = text(value)?;
-        // serde reads a JSON array of the right length as the fields in their order.
-        if !text.trim_ascii_start().starts_with('{') {
-            return Err(refuse_text(text, "the value is not a JSON object"));
-        }
-        let mut found = None;
-        let check = Check {
-            pointer,
-            found: &mut found,
-            depth: 0,
+        let is_of_field = pointer.is_none_or(|pointer| POINTERS.contains(&pointer));
+        let scanned = is_of_field.then(|| scan::fields(text, amount)).flatten();
+        let (fields, found) = match scanned {
+            Some(fields) => {
+                let found = pointer.and_then(|pointer| fields.at(pointer));
+                (fields, found)
+            }
+            None => parse_fields(text, amount, pointer)?,
         };
-        let mut json = serde_json::Deserializer::from_str(text);
-        let fields = json
-            .deserialize_map(ReadFields { amount, check })
-            .and_then(|fields| json.end().map(|()| fields))
-            .map_err(|error| refuse_text(text, &error.to_string()))?;
         if fields.order_id.is_empty() || fields.customer_id.is_empty() {
             return Err(refuse(
                 Reason::NotAnOrder,
@@ -143,6 +140,46 @@ impl<'a> Order<'a> {
         };
         Ok((order, found))
     }
+}
+
+/// Pointers to the fields that the pipeline uses.
+const POINTERS: [&str; 4] = ["/order_id", "/amount", "/currency", "/customer_id"];
+
+impl<'a> Fields<'a> {
+    /// Returns the string, or the digits of the integer, in the field at one of [`POINTERS`].
+    fn at(&self, pointer: &str) -> Option<Cow<'a, str>> {
+        match pointer {
+            "/order_id" => Some(self.order_id.clone()),
+            "/amount" => self.amount.text(),
+            "/currency" => Some(self.currency.clone()),
+            "/customer_id" => Some(self.customer_id.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Parses the fields of an order, and finds the string or integer at a pointer.
+fn parse_fields<'a>(
+    text: &'a str,
+    amount: AmountForm,
+    pointer: Option<&str>,
+) -> Result<(Fields<'a>, Option<Cow<'a, str>>), InvalidOrder> {
+    // serde reads a JSON array of the right length as the fields in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(refuse_text(text, "the value is not a JSON object"));
+    }
+    let mut found = None;
+    let check = Check {
+        pointer,
+        found: &mut found,
+        depth: 0,
+    };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let fields = json
+        .deserialize_map(ReadFields { amount, check })
+        .and_then(|fields| json.end().map(|()| fields))
+        .map_err(|error| refuse_text(text, &error.to_string()))?;
+    Ok((fields, found))
 }
 
 /// Returns the string, or the digits of the integer, at a JSON pointer (RFC 6901) in a JSON value of any form, if
@@ -274,12 +311,8 @@ impl<'de> Visitor<'de> for ReadFields<'_, '_, 'de> {
             currency: currency.ok_or_else(|| A::Error::missing_field("currency"))?,
             customer_id: customer_id.ok_or_else(|| A::Error::missing_field("customer_id"))?,
         };
-        match self.check.pointer {
-            Some("/order_id") => *self.check.found = Some(fields.order_id.clone()),
-            Some("/amount") => *self.check.found = fields.amount.text(),
-            Some("/currency") => *self.check.found = Some(fields.currency.clone()),
-            Some("/customer_id") => *self.check.found = Some(fields.customer_id.clone()),
-            Some(_) | None => {}
+        if let Some(pointer) = self.check.pointer.filter(|pointer| POINTERS.contains(pointer)) {
+            *self.check.found = fields.at(pointer);
         }
         Ok(fields)
     }
