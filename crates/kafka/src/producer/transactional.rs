@@ -224,12 +224,18 @@ impl TransactionalProducer {
         before_commit: impl FnOnce(),
     ) -> TransactionEnd {
         let deadline = Instant::now() + self.limits.commit_timeout;
+        let add = || self.add_offsets(topic, offsets, metadata, deadline);
         // Beside the last records, because the group's coordinator takes about as long as they do. Both are part of
-        // the transaction, and so are committed together or not at all.
-        let adding = self.add_offsets(topic, offsets, metadata, deadline);
+        // the transaction, and so are committed together or not at all. One after the other while an earlier request
+        // hangs: brokers that take no records may not answer this one either, and few may hang at a time.
+        let beside = (abandoned() == 0).then(add);
         let delivered = self.await_deliveries(deadline);
-        // Awaited in any case: the abort of a producer with another request in progress is refused.
-        let added = adding.and_then(|adding| adding.finish(deadline));
+        let added = match (beside, &delivered) {
+            // Awaited in any case: the abort of a producer with another request in progress is refused.
+            (Some(adding), _) => adding.and_then(|adding| adding.finish(deadline)),
+            (None, Ok(())) => add().and_then(|adding| adding.finish(deadline)),
+            (None, Err(_)) => Ok(()),
+        };
         self.end_after(delivered.and(added), deadline, before_commit)
     }
 
