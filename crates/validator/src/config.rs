@@ -380,7 +380,7 @@ impl Config {
             // tenth makes rebalances faster.
             heartbeat_interval: (self.validator.session_timeout / 10).max(Duration::from_millis(100)),
             // What is read while a transaction ends, and more: the next one starts from memory.
-            prefetch_kib_max: 8 * 1024,
+            prefetch_kib_max: 4 * 1024,
         }
     }
 
