@@ -1,103 +1,69 @@
-//! `status`: how the pipeline does, as far as Kafka knows.
+//! What Kafka knows of the pipeline: the backlog of each stage, parked calls, dead letters, and the switch of the
+//! callers' group.
 
-use std::io::Write as _;
-use std::time::Duration;
-
-use anyhow::Context;
-use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::group_offsets::GroupOffsets;
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
-use records::control::{Calls, Switch};
+use records::control::Switch;
 use records::{Bounds, Offset, Timestamp};
 use serde::Serialize;
 
-use super::parked::reading::Reading;
-use super::{dead_letters, switch};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::cli::ShowStatus;
-use crate::commands::{Status, print_json};
+use crate::commands::parked::reading::Reading;
+use crate::commands::{dead_letters, switch};
 use crate::config::Config;
-use crate::tables::new_table;
-use crate::timestamp::rfc3339;
-
-/// Clears the screen, and goes to its upper left corner (ECMA-48).
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Number of offsets of a partition up to which the orders that wait are read and counted.
 const COUNTED_MAX: u64 = 1000;
 
 /// Field names are those of the JSON output, as in the types below.
 #[derive(Debug, Serialize)]
-struct Report {
-    at: Timestamp,
+pub(super) struct Report {
+    pub(super) at: Timestamp,
     /// Number of validators in their group.
-    validators: usize,
+    pub(super) validators: usize,
     /// Orders between the validators' commits and the end of the orders topic; if they are many, its offsets.
-    orders_waiting: u64,
+    pub(super) orders_waiting: u64,
     /// Number of callers in their group.
-    callers: usize,
+    pub(super) callers: usize,
     /// Switch of the callers' group; `None` if it was never set, and calls are made.
-    switch: Option<Switch>,
-    pending: u64,
-    in_flight: u64,
-    oldest_pending_at: Option<Timestamp>,
+    pub(super) switch: Option<Switch>,
+    pub(super) pending: u64,
+    pub(super) in_flight: u64,
+    pub(super) oldest_pending_at: Option<Timestamp>,
     /// Parked calls that wait for an operator.
-    parked: u64,
-    call_dead_letters: u64,
+    pub(super) parked: u64,
+    pub(super) call_dead_letters: u64,
     /// Dead letters of orders that were not replayed.
-    order_dead_letters: u64,
-    partitions: Vec<PartitionStatus>,
+    pub(super) order_dead_letters: u64,
+    pub(super) partitions: Vec<PartitionStatus>,
 }
 
 /// Calls of one partition of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct PartitionStatus {
-    partition: i32,
+pub(super) struct PartitionStatus {
+    pub(super) partition: i32,
     /// Calls that are not final.
-    pending: u64,
+    pub(super) pending: u64,
     /// Those of them with an intent: sent, or about to be.
-    in_flight: u64,
+    pub(super) in_flight: u64,
     /// Timestamp of the oldest pending call.
-    oldest_pending_at: Option<Timestamp>,
+    pub(super) oldest_pending_at: Option<Timestamp>,
     /// Commit position: all calls below it are final.
-    committed: Option<Offset>,
-    end: Offset,
+    pub(super) committed: Option<Offset>,
+    pub(super) end: Offset,
     /// Reason for which a caller halts the partition.
-    halts: Option<String>,
+    pub(super) halts: Option<String>,
 }
 
-pub(crate) fn run(options: &ShowStatus, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let Some(seconds) = options.watch else {
-        let report = report(options, config)?;
-        return show(&report, json);
-    };
-    loop {
-        // Read first: the last one stays on the screen meanwhile.
-        let report = report(options, config)?;
-        if !json {
-            print!("{CLEAR}");
-        }
-        show(&report, json)?;
-        std::io::stdout().flush().context("writing to standard output")?;
-        std::thread::sleep(Duration::from_secs(seconds));
-    }
-}
-
-fn show(report: &Report, json: bool) -> anyhow::Result<Status> {
-    if json {
-        print_json(report)?;
-    } else {
-        println!("{}", table(report));
-        println!("{}", text(report));
-    }
-    let halts = report.partitions.iter().any(|of| of.halts.is_some());
-    Ok(if halts { Status::Problem } else { Status::Ok })
-}
-
-fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
+/// Reads the report.
+///
+/// # Errors
+/// The brokers do not respond, or a topic is missing.
+pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Report> {
     let (topics, group) = (&config.topics, options.which.group.as_str());
     let callers_settings = config.connection_as(group);
     let validators_settings = config.connection_as(&options.validators);
@@ -183,7 +149,7 @@ fn partition_status(
 }
 
 /// Returns the status of a partition of which no call was read yet, and its call note.
-fn without_calls(committed: &Committed, bounds: Bounds) -> (PartitionStatus, CallNote) {
+pub(super) fn without_calls(committed: &Committed, bounds: Bounds) -> (PartitionStatus, CallNote) {
     let base = committed.offset.unwrap_or(bounds.start);
     let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
         Ok(note) => (note, None),
@@ -220,80 +186,6 @@ impl PartitionStatus {
         // Timestamps of one partition need not rise.
         self.oldest_pending_at = self.oldest_pending_at.into_iter().chain(at).min();
     }
-}
-
-fn table(report: &Report) -> Table {
-    let mut table = new_table([
-        "partition",
-        "pending",
-        "in flight",
-        "oldest pending",
-        "commit",
-        "end",
-        "halts",
-    ]);
-    for of in &report.partitions {
-        table.add_row([
-            of.partition.to_string(),
-            of.pending.to_string(),
-            of.in_flight.to_string(),
-            age(of.oldest_pending_at, report.at),
-            of.committed.map_or("-".into(), |offset| offset.to_string()),
-            of.end.to_string(),
-            of.halts.clone().unwrap_or_default(),
-        ]);
-    }
-    table
-}
-
-fn text(report: &Report) -> String {
-    let Report {
-        validators,
-        orders_waiting,
-        callers,
-        pending,
-        in_flight,
-        parked,
-        call_dead_letters,
-        order_dead_letters,
-        ..
-    } = report;
-    let paused = report
-        .switch
-        .as_ref()
-        .filter(|switch| switch.calls == Calls::Paused)
-        .map(|switch| {
-            let reason = switch.reason.as_deref().unwrap_or("no reason given");
-            format!(
-                "\nThe calls are paused, by {} at {}: {reason}. `outbox resume` resumes them.",
-                switch.by,
-                rfc3339(Some(switch.at))
-            )
-        });
-    let settle = if *parked > 0 {
-        " (`outbox parked groups`)"
-    } else {
-        ""
-    };
-    format!(
-        "{}: {validators} validators, {orders_waiting} orders wait; {callers} callers, {pending} calls pending, \
-         {in_flight} of them in flight{}; {parked} parked calls wait for an operator{settle}; dead \
-         letters: {order_dead_letters} orders, {call_dead_letters} calls.{}",
-        rfc3339(Some(report.at)),
-        report.oldest_pending_at.map_or(String::new(), |at| format!(
-            ", the oldest for {}",
-            age(Some(at), report.at)
-        )),
-        paused.unwrap_or_default()
-    )
-}
-
-/// Returns for how long a call has been waiting.
-fn age(since: Option<Timestamp>, now: Timestamp) -> String {
-    since.map_or("-".into(), |since| {
-        let seconds = u64::try_from((now.0 - since.0) / 1000).unwrap_or_default();
-        humantime::format_duration(Duration::from_secs(seconds)).to_string()
-    })
 }
 
 #[cfg(test)]
@@ -351,37 +243,5 @@ mod tests {
         ];
         assert!(told.iter().all(Option::is_some), "{told:?}");
         assert_eq!([halts(None, "", 0), halts(Some(5), "", 9)], [None, None]);
-    }
-
-    #[test]
-    fn report_is_one_sentence() {
-        let bounds = Bounds {
-            start: Offset(0),
-            end: Offset(0),
-        };
-        let report = Report {
-            at: Timestamp(3_700_000),
-            validators: 3,
-            orders_waiting: 0,
-            callers: 2,
-            switch: Some(Switch::new(Calls::Paused, Timestamp(1), "ann@ops".into(), None)),
-            pending: 7,
-            in_flight: 4,
-            oldest_pending_at: Some(Timestamp(40_000)),
-            parked: 1,
-            call_dead_letters: 0,
-            order_dead_letters: 2,
-            partitions: vec![without_calls(&committed(None, String::new()), bounds).0],
-        };
-        let text = text(&report);
-        for words in [
-            "3 validators",
-            "7 calls pending, 4 of them in flight, the oldest for 1h 1m",
-            "outbox parked groups",
-            "paused, by ann@ops",
-        ] {
-            assert!(text.contains(words), "{words}: {text}");
-        }
-        assert!(table(&report).to_string().contains("in flight"));
     }
 }
