@@ -215,8 +215,9 @@ pub(crate) struct SwitchCalls {
 pub(crate) enum ParkedCommand {
     /// Lists the parked calls that wait for an operator, the oldest first.
     List(ListParked),
-    /// Groups the parked calls that wait by their cause, with numbers and times.
-    Groups(WhichGroup),
+    /// Groups the parked calls that wait by their cause, with numbers and times, and how often operators have sent
+    /// them again before, by `parked settle --send-again` and by replays: if that is often, it has not helped.
+    Groups(GroupParked),
     /// Shows all that is known of one order's parked calls, also of those that were settled.
     Show(ShowParked),
     /// Settles parked calls, after an operator has found out what became of them: as accepted, as rejected, or by
@@ -236,6 +237,16 @@ pub(crate) struct WhichGroup {
     /// Consumer group of the callers: their setting kafka.group_id.
     #[arg(long, value_name = "GROUP", default_value = "api-caller")]
     pub(crate) group: String,
+}
+
+/// Arguments of `parked groups`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox parked groups
+  outbox --json parked groups | jq '.[] | select(.sent_again > 0) | .cause'")]
+pub(crate) struct GroupParked {
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
 }
 
 /// Arguments of `parked list`.

@@ -1,8 +1,11 @@
 //! Parked calls: which of them wait for an operator, and whether one may be settled.
 //!
 //! First come the parked records and the settlements, then the outcomes and the dead letters, then the notes of the
-//! callers' group. What is kept grows with the calls that wait, and with the runs of a set of offsets for those
+//! callers' group. What is kept grows with the calls that wait, and with the runs of sets of offsets for those
 //! that are settled.
+//!
+//! A call that operators have sent again and that is parked again is one chain: a copy names its first record. Each
+//! time is told by what ended the record before: a settlement, or the dead letter that a replay has made again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,6 +26,10 @@ struct Calls<T> {
     /// First records of the calls that were ever in `waiting`.
     firsts: OffsetSet,
     settled: OffsetSet,
+    /// First records of the calls that operators have sent again: those of more than `n` times are in the set `n`.
+    sent_again: Vec<OffsetSet>,
+    /// Records with a dead letter whose calls were parked before or later, each counted once.
+    replayed: OffsetSet,
     /// First records of calls in `waiting` that were accepted.
     accepted: BTreeSet<Offset>,
     /// Calls in `waiting` that have a dead letter.
@@ -82,6 +89,17 @@ impl<T> ParkedCalls<T> {
         }
     }
 
+    /// Takes in, before the parked record of a call, that it repeats a call that was accepted: an operator has asked
+    /// for that.
+    pub fn repeated(&mut self, call: &Position) {
+        if let Some(calls) = self.calls(call)
+            // Its record may be written twice.
+            && !calls.firsts.contains(call.offset)
+        {
+            calls.count_sent_again(call.offset);
+        }
+    }
+
     /// Takes in a parked record: the call, its first record if it is a copy, and the time. A call that was
     /// settled before stays settled. Returns whether it waits.
     pub fn parked(
@@ -113,11 +131,15 @@ impl<T> ParkedCalls<T> {
         true
     }
 
-    /// Takes in a settlement.
-    pub fn settled(&mut self, call: &Position) {
+    /// Takes in a settlement, after the parked record of the call.
+    pub fn settled(&mut self, call: &Position, decision: Decision) {
         if let Some(calls) = self.calls(call) {
             calls.settled.insert(call.offset);
-            calls.waiting.remove(&call.offset);
+            if let Some(waited) = calls.waiting.remove(&call.offset)
+                && decision == Decision::SendAgain
+            {
+                calls.count_sent_again(waited.first);
+            }
         }
     }
 
@@ -132,12 +154,16 @@ impl<T> ParkedCalls<T> {
         }
     }
 
-    /// Takes in a dead letter.
-    pub fn dead_letter(&mut self, call: &Position) {
-        if let Some(calls) = self.calls(call)
-            && calls.waiting.contains_key(&call.offset)
-        {
+    /// Takes in a dead letter: the call that it names, and the call's first record if that is a copy.
+    pub fn dead_letter(&mut self, call: &Position, first: Option<&Position>) {
+        let first = self.first(call, first);
+        let Some(calls) = self.calls(call) else { return };
+        if calls.waiting.contains_key(&call.offset) {
             calls.dead_letters.insert(call.offset);
+        } else if calls.firsts.contains(first) && !calls.replayed.contains(call.offset) {
+            // Only a replay makes a rejected call again.
+            calls.replayed.insert(call.offset);
+            calls.count_sent_again(first);
         }
     }
 
@@ -164,6 +190,17 @@ impl<T> ParkedCalls<T> {
                     };
                     (call, waiting)
                 })
+        })
+    }
+
+    /// Returns how often operators have sent a call that waits again, by settlements and by replays.
+    #[must_use]
+    pub fn sent_again(&self, call: &Position) -> usize {
+        let calls = self.partitions.get(&call.partition);
+        let waiting = calls.and_then(|calls| Some((calls, calls.waiting.get(&call.offset)?)));
+        waiting.map_or(0, |(calls, waiting)| {
+            let of_it = |set: &&OffsetSet| set.contains(waiting.first);
+            calls.sent_again.iter().take_while(of_it).count()
         })
     }
 
@@ -222,12 +259,24 @@ impl<T> ParkedCalls<T> {
     }
 }
 
+impl<T> Calls<T> {
+    fn count_sent_again(&mut self, first: Offset) {
+        let next = self.sent_again.iter_mut().find(|set| !set.contains(first));
+        match next {
+            Some(set) => set.insert(first),
+            None => self.sent_again.push([first].into_iter().collect()),
+        }
+    }
+}
+
 impl<T> Default for Calls<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
             firsts: OffsetSet::new(),
             settled: OffsetSet::new(),
+            sent_again: Vec::new(),
+            replayed: OffsetSet::new(),
             accepted: BTreeSet::new(),
             dead_letters: BTreeSet::new(),
             note: None,
@@ -291,7 +340,7 @@ mod tests {
     #[test]
     fn call_is_settled_once() {
         let mut parked = two();
-        parked.settled(&call(5));
+        parked.settled(&call(5), Decision::Accepted);
         assert_eq!(waiting(&parked), [7]);
         assert!(all(&parked, 5, LATER).iter().all(Result::is_err));
         // Its record was written twice.
@@ -317,11 +366,11 @@ mod tests {
             assert_eq!(waiting(&parked), [5]);
         }
         let mut parked = two();
-        parked.dead_letter(&call(7));
+        parked.dead_letter(&call(7), Some(&call(3)));
         assert_eq!(all(&parked, 7, LATER)[2], Err(Unsettled::DeadLetter));
         // Of other calls.
         parked.accepted(&call(6), None);
-        parked.dead_letter(&call(6));
+        parked.dead_letter(&call(6), None);
         let elsewhere = Position {
             topic: "other".into(),
             ..call(5)
@@ -354,5 +403,53 @@ mod tests {
         parked.parked(&call(5), None, PARKED, ());
         assert!(all(&parked, 5, LATER)[2].is_err());
         assert!(all(&parked, 5, Timestamp(LATER.0 + 1))[2].is_ok());
+    }
+
+    #[test]
+    fn calls_sent_again_are_counted() {
+        let mut parked = two();
+        let counts =
+            |parked: &ParkedCalls<()>| [5, 7, 20, 21, 40].map(|offset| parked.sent_again(&call(offset)));
+        assert_eq!(counts(&parked), [0; 5]);
+        // Sent again by a settlement, and parked again; so are its copy and the next one.
+        parked.settled(&call(5), Decision::SendAgain);
+        parked.parked(&call(20), Some(&call(5)), LATER, ());
+        assert_eq!(counts(&parked), [0, 0, 1, 0, 0]);
+        parked.settled(&call(20), Decision::SendAgain);
+        parked.parked(&call(21), Some(&call(5)), LATER, ());
+        // Its record was written twice.
+        parked.parked(&call(21), Some(&call(5)), LATER, ());
+        assert_eq!(counts(&parked), [0, 0, 0, 2, 0]);
+        // Other decisions send nothing again.
+        parked.settled(&call(7), Decision::Rejected);
+        parked.parked(&call(40), Some(&call(3)), LATER, ());
+        assert_eq!(counts(&parked), [0, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn replays_of_a_parked_call_are_counted() {
+        let mut parked = two();
+        let count = |parked: &ParkedCalls<()>| parked.sent_again(&call(7));
+        // The call was rejected twice, and replayed each time, before it was parked.
+        for (record, first) in [(3, None), (4, Some(call(3))), (3, None)] {
+            parked.dead_letter(&call(record), first.as_ref());
+        }
+        assert_eq!((count(&parked), parked.sent_again(&call(5))), (2, 0));
+        // Of a call that was never parked.
+        parked.dead_letter(&call(6), None);
+        assert_eq!(count(&parked), 2);
+    }
+
+    #[test]
+    fn repeat_of_an_accepted_call_is_sent_again() {
+        let mut parked = ParkedCalls::new("outbox");
+        for _ in 0..2 {
+            parked.repeated(&call(9));
+            parked.parked(&call(9), None, PARKED, ());
+        }
+        assert_eq!(parked.sent_again(&call(9)), 1);
+        parked.settled(&call(9), Decision::SendAgain);
+        parked.parked(&call(11), Some(&call(9)), LATER, ());
+        assert_eq!(parked.sent_again(&call(11)), 2);
     }
 }

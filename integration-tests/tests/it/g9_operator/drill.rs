@@ -247,7 +247,9 @@ impl Drill {
     /// Returns what a command on the calls of the group prints with `--json`.
     pub(super) fn json(&self, name: &str, arguments: &[&str]) -> Result<serde_json::Value> {
         let output = finished(&mut self.command(name, &[&["--json"], arguments].concat())?)?;
-        let json = output.find("{\n").map(|at| &output[at..]);
+        // After what the command printed on standard error.
+        let starts = ["{\n", "[\n"].iter().filter_map(|start| output.find(start));
+        let json = starts.min().map(|at| &output[at..]);
         Ok(serde_json::from_str(
             json.with_context(|| format!("no JSON in {output}"))?,
         )?)

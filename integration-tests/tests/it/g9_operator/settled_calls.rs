@@ -3,18 +3,19 @@
 //! Set-up: two callers under `park`, and an API that loses many responses, before or after it has charged. One
 //! caller is killed. Of some 600 orders half are parked. The operator settles those that the API has charged as
 //! accepted, and has the others sent again. The command is killed at each of its steps; then two of them run at
-//! once, with the callers at work. A caller of another group reads the same outbox meanwhile.
+//! once, with the callers at work. A caller of another group reads the same outbox meanwhile. One of the calls was sent
+//! again before, while the API still lost responses, and is parked again.
 //!
 //! Must hold: no call is sent again before its last request can no longer be processed, none that was settled
 //! before, and none by the other group's caller (`guard-copy-group`); nothing is settled for the other group
-//! (`guard-parked-group`). At the end no call waits,
+//! (`guard-parked-group`). `parked groups` says that a call was sent again before. At the end no call waits,
 //! each was settled once, each order has an outcome, and the API has charged each exactly once. Without
 //! `guard-settlement` nothing tells that a call was settled, and the same calls are settled again.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::process::Process;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
@@ -24,6 +25,34 @@ use crate::assertions::{LIMIT, counter};
 use crate::{run, seed};
 
 const ORDERS_EACH: u32 = 300;
+
+/// Sends a call again while the API loses the responses, and fails unless `parked groups` says so when the call is
+/// parked again.
+fn park_again(drill: &Drill, key: &str) -> Result<()> {
+    drill.api.change_faults(r#"{"before_500":1}"#)?;
+    let keys = [key.to_owned()].into();
+    await_until("the call is sent again", LIMIT, || {
+        let last = finished(&mut drill.settle("outbox-again", &keys, "--send-again")?)?;
+        Ok(match drill.copies(|_| true)? {
+            1 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(last),
+        })
+    })?;
+    await_until("the call is parked again", LIMIT, || {
+        let groups = drill.json("outbox-groups", &["parked", "groups"])?;
+        let sent_again = groups.as_array().context("a list of groups")?.iter();
+        let sent_again: Option<u64> = sent_again.map(|group| group["sent_again"].as_u64()).sum();
+        Ok(match drill.waiting()?.contains(key) && sent_again == Some(1) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(groups.to_string()),
+        })
+    })?;
+    println!(
+        "{}",
+        finished(&mut drill.command("outbox-groups", &["parked", "groups"])?)?
+    );
+    drill.api.change_faults(r#"{"before_500":0}"#)
+}
 
 #[test]
 fn settled_calls_are_charged_once() {
@@ -66,6 +95,8 @@ fn settled_calls_are_charged_once() {
             refused.contains("0 parked calls are settled") && refused.contains("are left out"),
             "settled for another group:\n{refused}"
         );
+        let one = lost.first().context("a call that was not charged")?;
+        park_again(&drill, one)?;
         // Retried while the requests of the latest ones may still be processed.
         for (step, passes) in STEPS {
             await_until(&format!("the command is killed at {step}"), LIMIT, || {
@@ -102,12 +133,14 @@ fn settled_calls_are_charged_once() {
             let twice = drill.charged()?.values().filter(|times| **times > 1).count();
             ensure!(twice == 0, "{twice} orders are charged more than once");
             let skipped = counter(&of_other, "outbox_calls_of_other_groups_total")?;
-            Ok(match usize::try_from(skipped)? == lost.len() {
+            Ok(match usize::try_from(skipped)? == lost.len() + 1 {
                 true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(format!("{skipped} of {}", lost.len())),
+                false => ControlFlow::Continue(format!("{skipped} of {}", lost.len() + 1)),
             })
         })?;
         of_other.process.terminate(LIMIT)?;
-        drill.finish(accepted.len() + lost.len(), lost.len())
+        // One of them was sent again twice.
+        let copies = lost.len() + 1;
+        drill.finish(accepted.len() + copies, copies)
     });
 }

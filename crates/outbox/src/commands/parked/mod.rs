@@ -28,7 +28,7 @@ use crate::timestamp::rfc3339;
 pub(crate) fn run(command: &ParkedCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         ParkedCommand::List(options) => list(options, config, json),
-        ParkedCommand::Groups(which) => groups(which, config, json),
+        ParkedCommand::Groups(options) => groups(&options.which, config, json),
         ParkedCommand::Show(options) => show::run(options, config, json),
         ParkedCommand::Settle(options) => settle::run(options, config, json),
         ParkedCommand::Reconcile(options) => reconcile::run(options, config, json),
@@ -69,10 +69,12 @@ struct Listed {
     attempts: u64,
     #[serde(skip)]
     money: Option<(Currency, u64)>,
+    #[serde(skip)]
+    sent_again: usize,
 }
 
 impl Listed {
-    fn of(call: &Position, waiting: &Waiting<ParkedRecord>) -> Self {
+    fn of(calls: &ParkedCalls<ParkedRecord>, call: &Position, waiting: &Waiting<ParkedRecord>) -> Self {
         Self {
             key: waiting.record.key_text(),
             call: call.to_string(),
@@ -80,6 +82,7 @@ impl Listed {
             cause: waiting.record.cause.clone(),
             attempts: waiting.record.attempts,
             money: waiting.record.money,
+            sent_again: calls.sent_again(call),
         }
     }
 }
@@ -89,6 +92,8 @@ impl Listed {
 struct Group {
     cause: String,
     calls: u64,
+    /// Number of times that operators have sent these calls again before, by settlements and by replays.
+    sent_again: usize,
     first_at: Timestamp,
     last_at: Timestamp,
     /// Sums of the amounts of the orders that have one.
@@ -142,17 +147,7 @@ fn groups(which: &WhichGroup, config: &Config, json: bool) -> anyhow::Result<Sta
         println!("No parked call waits.");
         return Ok(Status::Ok);
     }
-    let mut table = new_table(["calls", "cause", "amounts", "first parked", "last parked"]);
-    for group in &groups {
-        table.add_row([
-            group.calls.to_string(),
-            cell(&group.cause),
-            group.amounts.to_string(),
-            rfc3339(Some(group.first_at)),
-            rfc3339(Some(group.last_at)),
-        ]);
-    }
-    println!("{table}");
+    println!("{}", grouped(&groups));
     Ok(Status::Ok)
 }
 
@@ -160,7 +155,7 @@ fn waiting(which: &WhichGroup, config: &Config) -> anyhow::Result<Vec<Listed>> {
     let calls = Reading::open(config, &which.group)?.parked_calls()?;
     Ok(calls
         .waiting()
-        .map(|(call, waiting)| Listed::of(&call, waiting))
+        .map(|(call, waiting)| Listed::of(&calls, &call, waiting))
         .collect())
 }
 
@@ -171,6 +166,7 @@ fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
         let group = groups.entry(call.cause.clone()).or_insert(Group {
             cause: call.cause,
             calls: 0,
+            sent_again: 0,
             first_at: call.parked_at,
             last_at: call.parked_at,
             amounts: Amounts::default(),
@@ -179,12 +175,35 @@ fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
             group.amounts.add_money(currency, units);
         }
         group.calls += 1;
+        group.sent_again += call.sent_again;
         group.first_at = group.first_at.min(call.parked_at);
         group.last_at = group.last_at.max(call.parked_at);
     }
     let mut groups: Vec<_> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.calls));
     groups
+}
+
+fn grouped(groups: &[Group]) -> Table {
+    let mut table = new_table([
+        "calls",
+        "cause",
+        "sent again",
+        "amounts",
+        "first parked",
+        "last parked",
+    ]);
+    for group in groups {
+        table.add_row([
+            group.calls.to_string(),
+            cell(&group.cause),
+            group.sent_again.to_string(),
+            group.amounts.to_string(),
+            rfc3339(Some(group.first_at)),
+            rfc3339(Some(group.last_at)),
+        ]);
+    }
+    table
 }
 
 fn listed(calls: &[Listed]) -> Table {
@@ -217,6 +236,7 @@ mod tests {
             cause: cause.into(),
             attempts: 2,
             money: Some((Currency::EUR, 1250)),
+            sent_again: 0,
         }
     }
 
@@ -244,20 +264,23 @@ mod tests {
 
     #[test]
     fn calls_are_grouped_by_cause() {
-        let calls = vec![
+        let mut calls = vec![
             call("a", 5, "redelivered"),
             call("b", 9, "ambiguous, timed-out"),
             call("c", 3, "ambiguous, timed-out"),
         ];
+        (calls[1].sent_again, calls[2].sent_again) = (2, 1);
         let groups = by_cause(calls);
         let json = serde_json::to_value(&groups).expect("JSON");
         let expected = serde_json::json!([
-            {"cause": "ambiguous, timed-out", "calls": 2, "first_at": 3, "last_at": 9,
+            {"cause": "ambiguous, timed-out", "calls": 2, "sent_again": 3, "first_at": 3, "last_at": 9,
                 "amounts": {"EUR": "25.00"}},
-            {"cause": "redelivered", "calls": 1, "first_at": 5, "last_at": 5,
+            {"cause": "redelivered", "calls": 1, "sent_again": 0, "first_at": 5, "last_at": 5,
                 "amounts": {"EUR": "12.50"}},
         ]);
         assert_eq!(json, expected);
+        let table = grouped(&groups).to_string();
+        assert!(table.contains("sent again") && table.contains("| 3 "), "{table}");
     }
 
     #[test]

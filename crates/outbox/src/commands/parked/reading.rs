@@ -9,13 +9,14 @@ use pipeline::ledger::ParkedCalls;
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
 use records::{
-    AmountForm, Bounds, Continuation, Partition, Position, Timestamp, Topics, call_dead_letter, continuation,
-    dead_letter, parked,
+    AmountForm, Bounds, Partition, Position, Timestamp, Topics, call_dead_letter, dead_letter, parked,
 };
 use service::failpoint::guard_removed;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
-use crate::call_records::{admitted_at, call_notes, money, number, other_group, position, text};
+use crate::call_records::{
+    admitted_at, call_notes, continuation_of, money, number, other_group, position, text,
+};
 use crate::config::Config;
 use crate::progress::Progress;
 
@@ -109,11 +110,15 @@ impl<'a> Reading<'a> {
                 }
                 match kind {
                     Kind::Parked(call) => {
-                        let (first, at) = (first_of(&record.headers), parked_at(&record.headers));
-                        let kept = self.kept(*partition, record);
-                        calls.parked(&call, first.as_ref(), at, kept);
+                        let before = continuation_of(record);
+                        if before.as_ref().is_some_and(|before| before.repeats) {
+                            calls.repeated(&call);
+                        }
+                        let first = before.as_ref().map(|before| before.first(&call));
+                        let (at, kept) = (parked_at(&record.headers), self.kept(*partition, record));
+                        calls.parked(&call, first, at, kept);
                     }
-                    Kind::Settled(call, _) => calls.settled(&call),
+                    Kind::Settled(call, settlement) => calls.settled(&call, settlement.decision),
                 }
                 Ok(())
             })?;
@@ -213,7 +218,8 @@ impl<'a> Reading<'a> {
                     if other_group(named, self.group).is_none()
                         && let Some(call) = position(&record.headers, call_dead_letter::CALL)
                     {
-                        calls.dead_letter(&call);
+                        let before = continuation_of(record);
+                        calls.dead_letter(&call, before.as_ref().map(|before| before.first(&call)));
                     }
                     Ok(())
                 })?;
@@ -264,13 +270,6 @@ fn kind_of(record: &TopicRecord<'_>) -> anyhow::Result<Option<Kind>> {
         }
         (None, None) => Ok(None),
     }
-}
-
-/// Returns the first record of a call that is a deferred copy.
-fn first_of(headers: &Headers<'_>) -> Option<Position> {
-    let value = headers.last(continuation::CONTINUES).flatten()?;
-    let before = Continuation::parse(value).ok()?;
-    (!before.repeats).then_some(before.call)
 }
 
 /// Returns the time at which a call was parked.

@@ -153,7 +153,7 @@ fn sample(calls: &ParkedCalls<ParkedRecord>, chosen: &Chosen) -> Vec<Listed> {
                 .is_some_and(|calls| calls.get(&at.offset) == Some(call))
         })
         .take(SHOWN_MAX)
-        .map(|(call, waiting)| Listed::of(&call, waiting))
+        .map(|(call, waiting)| Listed::of(calls, &call, waiting))
         .collect()
 }
 
