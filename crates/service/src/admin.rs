@@ -1,4 +1,6 @@
-//! Admin HTTP server: `/metrics`, `/healthz`, `/readyz`, and the routes of the program.
+//! Admin HTTP server: `/metrics`, `/healthz`, `/readyz`, and the routes of the program, among them [`/status`].
+//!
+//! [`/status`]: crate::status
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod metrics;
 pub mod program;
 pub mod shutdown;
+pub mod status;
 
 pub use health::Health;
 pub use program::Program;

@@ -2,6 +2,7 @@
 
 mod consumer_events;
 mod fenced;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use kafka::topics::{Requirements, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
 use service::failpoint::kill_at;
+use service::status::{self, Identity, WorkReport};
 use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -81,6 +83,13 @@ pub(crate) async fn run(
     let completions = Completions(sender);
     let queries = completions.clone();
     let route = calls_endpoint::route(move |result| queries.send(Completion::CallsQuery(result)));
+    let identity = Identity {
+        program: "caller",
+        version: env!("CARGO_PKG_VERSION"),
+        instance_id: config.caller.instance_id.clone(),
+    };
+    let work = WorkReport::default();
+    let route = route.merge(status::route(identity, &health, &work));
     // Before anything that waits for the brokers, so that readiness shows what the start waits for.
     service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
 
@@ -122,6 +131,7 @@ pub(crate) async fn run(
         delivery,
         shell,
         inbox,
+        work,
         gauges_set_at: None,
         is_resolving_id: false,
     }
@@ -153,6 +163,7 @@ struct Loop {
     delivery: Delivery<PendingCall>,
     shell: Shell,
     inbox: UnboundedReceiver<Completion>,
+    work: WorkReport,
     gauges_set_at: Option<Instant>,
     /// The owner of the instance id is being looked for.
     is_resolving_id: bool,
@@ -202,7 +213,11 @@ impl Loop {
         // Counting walks all open calls, so it would dominate short turns.
         if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_INTERVAL) {
             self.gauges_set_at = Some(now);
-            self.shell.metrics.set_gauges(&self.delivery.gauges());
+            let gauges = self.delivery.gauges();
+            self.shell.metrics.set_gauges(&gauges);
+            let partitions = self.delivery.partitions();
+            self.work
+                .set(work::of(gauges.breaker, partitions, &self.shell.halted));
         }
     }
 

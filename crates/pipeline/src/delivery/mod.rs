@@ -70,6 +70,7 @@ pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, Outag
 pub use gauges::Gauges;
 pub use limits::{DeferralLimits, Limits};
 pub use machine::Delivery;
+pub use partition::Phase;
 pub use response::{
     ClassifiedResponse, Field, FieldRule, HttpResponse, InvalidRule, InvalidStatusClasses, Lost, NotSent,
     Otherwise, Response, ResponseClass, ResponseClassifier, ResponseSummary, StatusClass, Statuses,

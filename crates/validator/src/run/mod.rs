@@ -17,6 +17,7 @@ use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, PartitionState};
 use records::{Offset, Partition, Timestamp};
+use service::status::{self, Identity, WorkReport};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
@@ -74,6 +75,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
     let (route, queries) = queries::route();
+    let identity = Identity {
+        program: "validator",
+        version: env!("CARGO_PKG_VERSION"),
+        instance_id: config.validator.instance_id.clone(),
+    };
+    let work = WorkReport::default();
+    let route = route.merge(status::route(identity, &health, &work));
     // Before the group is joined, so that readiness explains a slow start.
     service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
 
@@ -114,6 +122,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         shell,
         queries,
         health: &health,
+        work,
         persist_next: 0,
         persist_at: Instant::now(),
     };
@@ -181,6 +190,7 @@ struct Loop<'a> {
     shell: Shell,
     queries: Receiver<Query>,
     health: &'a Health,
+    work: WorkReport,
     /// Index of the store that is persisted next.
     persist_next: usize,
     persist_at: Instant,

@@ -1,10 +1,11 @@
 //! Readiness: the validator is ready when each assigned partition is running, and most of its records are not
-//! refused.
+//! refused. Beside it, the state of each partition, for the status.
 
 use std::collections::BTreeSet;
 
 use pipeline::admission::{MassRefusal, PartitionState};
 use records::Partition;
+use service::status::{self, PartitionStatus, Work};
 
 use crate::run::Loop;
 
@@ -19,6 +20,7 @@ impl Loop<'_> {
         self.is_assigned = false;
         self.health
             .set_unready(PARTITIONS, "the group has not assigned any partitions yet");
+        self.work.set(Work::default());
     }
 
     /// Reports the state of the assigned partitions by readiness and metrics.
@@ -29,6 +31,13 @@ impl Loop<'_> {
         self.report_mass_refusals();
         let states = self.admission.partitions();
         self.shell.metrics.set_partition_states(states.values());
+        self.work.set(Work {
+            breaker: None,
+            partitions: states
+                .iter()
+                .map(|(partition, state)| self.partition_status(*partition, state))
+                .collect(),
+        });
         let waiting: Vec<String> = states
             .iter()
             .filter_map(|(partition, state)| match state {
@@ -49,6 +58,23 @@ impl Loop<'_> {
             self.health.set_ready(PARTITIONS);
         } else {
             self.health.set_unready(PARTITIONS, waiting.join("; "));
+        }
+    }
+
+    fn partition_status(&self, partition: Partition, state: &PartitionState) -> PartitionStatus {
+        let (state, reason) = match state {
+            PartitionState::Running { .. } => (status::PartitionState::Running, None),
+            PartitionState::AwaitsProducer => (status::PartitionState::AwaitsProducer, None),
+            PartitionState::Restoring(_) => (
+                status::PartitionState::Restoring,
+                self.shell.restorers.last_error(partition),
+            ),
+            PartitionState::Halted(reason) => (status::PartitionState::Halted, Some(reason.clone())),
+        };
+        PartitionStatus {
+            partition: partition.0,
+            state,
+            reason,
         }
     }
 

@@ -16,6 +16,8 @@ mod write_ahead;
 
 use std::time::Instant;
 
+use records::Partition;
+
 use super::call::{Call, CallState, LookupResponse, Verify};
 use super::event::{Action, CallId, Event, Rejoin};
 use super::flow::FlowControl;
@@ -131,6 +133,13 @@ impl<P> Delivery<P> {
     /// Open calls, partition by partition, in the order of the outbox.
     pub fn calls(&self) -> impl Iterator<Item = (CallId, &Call<P>)> {
         self.partitions.calls()
+    }
+
+    /// Owned partitions, in their order, each with its phase.
+    pub fn partitions(&self) -> impl Iterator<Item = (Partition, Phase)> {
+        self.partitions
+            .iter()
+            .map(|(partition, owned)| (partition, owned.phase()))
     }
 
     /// Gauges of the current state.

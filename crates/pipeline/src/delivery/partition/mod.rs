@@ -57,7 +57,7 @@ pub(super) struct OwnedPartition<P> {
 
 /// Phase of an owned partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub enum Phase {
     /// Its committed offset and call note are being read.
     Loading,
     /// Nothing is done: operator action required.
