@@ -42,7 +42,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Shows how the pipeline does: orders that wait for the validators, and per partition of the outbox the calls
     /// that are pending and in flight, and how old the oldest is; parked calls, dead letters, and the switch of
-    /// the group. Exit status 1 if a caller would halt a partition.
+    /// the group. Of the programs that are named, whether they are ready and why not, their circuit breaker, and the
+    /// partitions that they restore or have halted. Exit status 1 if a caller would halt a partition, or if a named
+    /// program does not answer, is not ready, or has its circuit breaker open.
     Status(ShowStatus),
     /// Shows the history of one order across all topics, and whether it may be called again. Exit status 1 if there is
     /// nothing of it.
@@ -95,7 +97,10 @@ pub(crate) struct Completions {
 #[command(after_help = "Examples:
   outbox status
   outbox status --watch
-  outbox --json status | jq '.partitions[] | select(.pending > 1000)'")]
+  outbox status --program http://validator-0:9464 --program http://caller-0:9465
+      asks these programs, too, for what only they know
+  outbox --json status | jq '.partitions[] | select(.pending > 1000)'
+  outbox --json status | jq -r '.programs[] | select(.status.ready != true) | .url'")]
 pub(crate) struct ShowStatus {
     #[command(flatten)]
     pub(crate) which: WhichGroup,
@@ -103,6 +108,11 @@ pub(crate) struct ShowStatus {
     /// Consumer group of the validators: their setting kafka.group_id.
     #[arg(long, value_name = "GROUP", default_value = "order-validator")]
     pub(crate) validators: String,
+
+    /// Admin address of a running validator or caller (its setting admin.listen), which is asked; can be repeated.
+    /// Default: those of the setting status.programs. Each has 2 s to answer.
+    #[arg(long = "program", value_name = "URL")]
+    pub(crate) programs: Vec<String>,
 
     /// Shows it again every 2 s, or every so many seconds, until it is interrupted.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     pub(crate) kafka: Connection,
+    pub(crate) status: StatusSettings,
     pub(crate) topics: Topics,
     // Sections of the other programs, listed by name and ignored. Unknown sections are refused: if a misspelt
     // `[topic]` were ignored, the command would create topics that no program uses.
@@ -42,6 +43,14 @@ pub(crate) struct Config {
     pub(crate) validator: Validator,
     #[serde(skip_serializing)]
     pub(crate) verify: Verify,
+}
+
+/// Settings of `outbox status`: `[status]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StatusSettings {
+    /// Admin addresses of the running programs.
+    pub(crate) programs: Vec<String>,
 }
 
 /// Settings of the callers: `[caller]`.

@@ -16,9 +16,14 @@ const CELL_MAX: usize = 120;
 
 /// Returns text that a producer wrote as one line of a table, cut to a readable length.
 pub(crate) fn cell(text: &str) -> String {
+    line(text, CELL_MAX)
+}
+
+/// Returns text of another program as one line, cut to this number of characters.
+pub(crate) fn line(text: &str, chars_max: usize) -> String {
     let mut cell = String::new();
     for (number, char) in text.chars().enumerate() {
-        if number == CELL_MAX {
+        if number == chars_max {
             cell.push('…');
             break;
         }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::cluster;
 use harness::http::Http;
 use harness::orders::manual::InputRecord;
 use harness::pipeline::{Pipeline, Service};
 use harness::read_back::topics::{Keep, read_topic};
 use harness::wait::await_until;
+use serde_json::Value;
 
 /// Timeout of each wait of the scenarios.
 // The default session, transaction and drain timeouts fit in, one after the other, on two loaded cores.
@@ -49,6 +50,27 @@ pub(crate) fn await_unready(service: &mut Service, words: &[&str]) -> Result<Str
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })
+}
+
+/// Runs `outbox status`, which asks the programs at these addresses. Returns its exit status, and what it prints with
+/// `--json`.
+pub(crate) fn outbox_status(pipeline: &Pipeline, programs: &[&str]) -> Result<(Option<i32>, Value)> {
+    let file = pipeline.folder().join("outbox-status.toml");
+    pipeline
+        .settings(&pipeline.caller_group)
+        .with("status.programs", programs)
+        .write(&file)?;
+    let (callers, validators) = (&pipeline.caller_group, &pipeline.validator_group);
+    let mut outbox = pipeline
+        .process("outbox-status", "outbox")?
+        .arguments(["--json".as_ref(), "--config".as_ref(), file.as_os_str()])
+        .arguments(["status", "--group", callers, "--validators", validators]);
+    outbox.start()?;
+    let status = outbox.wait_exit(LIMIT)?;
+    let output = outbox.log_since_start()?;
+    let json = output.find("{\n").map(|at| &output[at..]);
+    let json = json.with_context(|| format!("`outbox status` printed no JSON:\n{output}"))?;
+    Ok((status.code(), serde_json::from_str(json)?))
 }
 
 /// Starts the program, which must exit by itself with an error within this time, and name the reason in its

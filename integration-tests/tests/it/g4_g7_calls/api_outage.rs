@@ -3,7 +3,7 @@
 //!
 //! Set-up: one caller and an API that goes down for 20 s while a backlog of 30,000 calls builds up.
 //!
-//! Must hold: the caller reports the outage on `/readyz` and in its metrics, sends nothing but one probe per
+//! Must hold: the caller reports the outage on `/readyz`, in its metrics and to `outbox status`, sends nothing but one probe per
 //! interval, keeps its memory bounded and its partitions assigned, and resumes within one probe interval. At
 //! the end each call has its outcome.
 
@@ -24,8 +24,9 @@ use harness::process::memory::peak_kib;
 use harness::read_back::group_generations::generations;
 use harness::wait::{await_until, pause};
 use records::Timestamp;
+use serde_json::Value;
 
-use crate::assertions::{LIMIT, await_unready, await_verdicts, counter};
+use crate::assertions::{LIMIT, await_unready, await_verdicts, counter, outbox_status};
 use crate::{run, seed};
 
 pub(super) const PARTITIONS: i32 = 6;
@@ -87,6 +88,13 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     let before = feed(&pipeline, seed, CALLS_BEFORE).finish()?;
     await_verdicts(&pipeline)?;
     await_calls(&pipeline)?;
+    let programs = [validator.admin.clone(), caller.admin.clone()];
+    let programs = programs.each_ref().map(String::as_str);
+    let (exit, sound) = outbox_status(&pipeline, &programs)?;
+    ensure!(
+        exit == Some(0) && breaker_of(&sound, 1) == "closed",
+        "exit status {exit:?} before the outage: {sound}"
+    );
     let generations_before = generations(&pipeline.kafka, &pipeline.caller_group)?;
     let requests_before = counter(&caller, "outbox_calls_requests_total")?;
 
@@ -115,6 +123,18 @@ fn down_with_a_backlog(name: &str, policy: Policy) -> Result<()> {
     ensure!(
         open.contains("{state=\"closed\"} 0"),
         "the circuit breaker is closed during the outage:\n{open}"
+    );
+    let (exit, during) = outbox_status(&pipeline, &programs)?;
+    let (validator_shown, caller_shown) =
+        (&during["programs"][0]["status"], &during["programs"][1]["status"]);
+    println!("{caller_shown:#}");
+    ensure!(
+        exit == Some(1)
+            && ["open", "probing"].contains(&breaker_of(&during, 1))
+            && caller_shown["reasons"][0]["condition"] == "api"
+            && validator_shown["program"] == "validator"
+            && validator_shown["ready"] == true,
+        "exit status {exit:?} during the outage: {during}"
     );
     // What was in flight when the API went down fails too, and each probe is one request.
     let requests = counter(&caller, "outbox_calls_requests_total")? - requests_before;
@@ -202,6 +222,12 @@ pub(super) fn await_calls(pipeline: &Pipeline) -> Result<()> {
             lag => ControlFlow::Continue(format!("{lag} are not")),
         })
     })
+}
+
+/// Returns the state of the circuit breaker of a program that `outbox status` has asked.
+fn breaker_of(status: &Value, program: usize) -> &str {
+    let breaker = &status["programs"][program]["status"]["breaker"];
+    breaker.as_str().unwrap_or_default()
 }
 
 /// Returns the peak memory of the process, in KiB.

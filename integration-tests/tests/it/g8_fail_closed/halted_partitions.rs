@@ -4,7 +4,8 @@
 //! Set-up: one validator. The orders topic or the changelog is deleted and created again, grows, loses
 //! records, or the group loses its committed offset, while the validator runs, is frozen or is stopped.
 //!
-//! Must hold: the validator refuses to start, or reports on `/readyz` that the partition is halted and why.
+//! Must hold: the validator refuses to start, or reports on `/readyz`, and to `outbox status`, that the partition is
+//! halted and why.
 //! No order behind the gap gets into the outbox. Where nothing can be missing it goes on, and after the
 //! operator's command too. `topic_recreated_during_a_freeze_halts` runs without `guard-topic-watch`, so
 //! that only the consumer's own check can find the new topic.
@@ -20,9 +21,10 @@ use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
 use records::{Offset, Partition, Topics};
+use serde_json::Value;
 
 use crate::assertions::{
-    LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox, expect_refused_start,
+    LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox, expect_refused_start, outbox_status,
 };
 use crate::fixtures::{validator_with_orders, validator_with_orders_and_failpoints};
 use crate::run;
@@ -239,6 +241,20 @@ fn deleted_orders_halt_only_their_partition() {
         );
         // The other partition, whose restore may have taken longer, is processed.
         await_outbox(&pipeline, 30)?;
+        // Port 9, discard: nothing listens there.
+        let (exit, shown) = outbox_status(&pipeline, &[&validator.admin, "http://127.0.0.1:9"])?;
+        let (halted, unanswered) = (&shown["programs"][0]["status"], &shown["programs"][1]);
+        println!("{halted:#}\n{unanswered:#}");
+        let states = [0, 1].map(|partition| halted["partitions"][partition]["state"].as_str());
+        let told = |text: &Value, words: &str| text.as_str().is_some_and(|text| text.contains(words));
+        ensure!(
+            exit == Some(1)
+                && states == [Some("halted"), Some("running")]
+                && told(&halted["partitions"][0]["reason"], "the 5 offsets from 10 to 15")
+                && halted["ready"] == false
+                && told(&unanswered["error"], "the program does not run"),
+            "exit status {exit:?}: {shown}"
+        );
         validator.process.terminate(DRAIN_MAX)?;
         expect_outbox(&pipeline, &[&first, &second[3..]])?;
 
