@@ -31,6 +31,68 @@ pub enum InvalidKey {
     Unprintable,
 }
 
+/// Hash of an idempotency key, by which the store knows it: the first 16 bytes of its BLAKE3 hash.
+// Of a fixed size, so that rows are, and spread evenly whatever the keys look like. Two keys with one hash would take
+// some 2^64 keys to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(u128);
+
+impl KeyHash {
+    /// Length of a hash, in bytes.
+    pub const BYTES: usize = 16;
+
+    /// Returns the hash of a key's bytes.
+    #[must_use]
+    pub fn of(key: &[u8]) -> Self {
+        let hash = blake3::hash(key);
+        Self(integer(&hash.as_bytes()[..Self::BYTES]))
+    }
+
+    /// Returns the hash that these bytes are; `None` if they have another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == Self::BYTES).then(|| Self(integer(bytes)))
+    }
+
+    /// Returns the bytes of the hash, which are ordered as the hashes are.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; Self::BYTES] {
+        self.0.to_be_bytes()
+    }
+
+    /// Returns the first half, which decides the order but for one hash in 2^64.
+    #[must_use]
+    pub const fn first_half(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    /// Returns the second half, which does not depend on the order.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the other half is not wanted")]
+    pub const fn second_half(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+impl From<&IdempotencyKey> for KeyHash {
+    fn from(key: &IdempotencyKey) -> Self {
+        Self::of(key.as_bytes())
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Returns the integer of at most 16 big-endian bytes.
+fn integer(bytes: &[u8]) -> u128 {
+    bytes
+        .iter()
+        .fold(0, |value, byte| (value << 8) | u128::from(*byte))
+}
+
 impl IdempotencyKey {
     /// Creates a key from text.
     ///

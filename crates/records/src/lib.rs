@@ -44,7 +44,7 @@ pub use calls::{call_dead_letter, call_note, continuation, outcome, parked, sett
 pub use dead_letter::resubmission;
 pub use entry::Entry;
 pub use fingerprint::{Fingerprint, Selection};
-pub use key::IdempotencyKey;
+pub use key::{IdempotencyKey, KeyHash};
 pub use offset_set::OffsetSet;
 pub use order::{Amount, AmountForm, Order, find_unique, key_in_tree, order_id, parse_tree};
 pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};

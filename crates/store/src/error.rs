@@ -57,6 +57,12 @@ pub enum StoreError {
         /// Checkpoint that was refused.
         to: Offset,
     },
+    /// A write has failed before.
+    #[error("the store {} is not used any further: a write to it has failed before", path.display())]
+    Failed {
+        /// Path of the store's file.
+        path: PathBuf,
+    },
     /// The file cannot be removed in order to be rebuilt.
     #[error("removing the store {} failed: {source}", path.display())]
     Remove {
@@ -81,7 +87,7 @@ impl StoreError {
         match self {
             Self::Database { source, .. } => proves_corruption(source),
             Self::Panicked { .. } | Self::Entry { .. } => true,
-            Self::CheckpointBackwards { .. } | Self::Remove { .. } => false,
+            Self::CheckpointBackwards { .. } | Self::Failed { .. } | Self::Remove { .. } => false,
         }
     }
 }

@@ -5,12 +5,14 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use records::{Offset, Partition};
-use redb::{Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use records::{KeyHash, Offset, Partition};
+use redb::{Builder, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 
 use crate::directory::{DirectoryError, IDS, LOCK, TOPICS, parse_ids};
 use crate::error::{StoreError, guarded};
-use crate::tables::{CHECKPOINT, CHECKPOINT_ROW, ENTRIES, IDENTITY, IDENTITY_ROW};
+use crate::file::manifest_damage;
+use crate::manifest::{MANIFEST, MANIFEST_ROW, Manifest};
+use crate::runs::merge::{MergedRows, open_blocks};
 
 /// State directory as another program sees it. While it is held, no validator can start on the directory.
 #[derive(Debug)]
@@ -102,11 +104,10 @@ fn lock(path: &Path) -> io::Result<(Option<File>, bool)> {
 
 /// A store that is only read, whatever changelog it belongs to.
 pub struct ReadOnlyStore {
-    // Keeps the file open for the tables.
+    // Keeps the file open for the transaction.
     _database: ReadOnlyDatabase,
-    entries: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    identity: Option<String>,
-    checkpoint: Option<Offset>,
+    read: ReadTransaction,
+    manifest: Manifest,
     path: PathBuf,
 }
 
@@ -119,13 +120,12 @@ impl ReadOnlyStore {
         guarded("opening", path, || {
             let database = Builder::new().set_cache_size(cache_bytes).open_read_only(path)?;
             let read = database.begin_read()?;
-            let identity = read.open_table(IDENTITY)?.get(IDENTITY_ROW)?;
-            let checkpoint = read.open_table(CHECKPOINT)?.get(CHECKPOINT_ROW)?;
+            let bytes = read.open_table(MANIFEST)?.get(MANIFEST_ROW)?;
+            let manifest = bytes.and_then(|bytes| Manifest::decode(bytes.value()));
             Ok(Self {
-                entries: read.open_table(ENTRIES)?,
-                identity: identity.map(|text| text.value().to_owned()),
-                checkpoint: checkpoint.map(|row| Offset(row.value())),
                 _database: database,
+                read,
+                manifest: manifest.ok_or_else(manifest_damage)?,
                 path: path.to_owned(),
             })
         })
@@ -133,33 +133,39 @@ impl ReadOnlyStore {
 
     /// Returns the text of the identity: format, changelog partition, and number of partitions.
     #[must_use]
-    pub fn identity(&self) -> Option<&str> {
-        self.identity.as_deref()
+    pub fn identity(&self) -> &str {
+        &self.manifest.identity
     }
 
     /// Returns the changelog offset up to which the store is equal to the changelog; `None` if nothing was restored.
     #[must_use]
     pub const fn checkpoint(&self) -> Option<Offset> {
-        self.checkpoint
+        self.manifest.checkpoint
     }
 
-    /// Returns the number of keys.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn keys(&self) -> Result<u64, StoreError> {
-        guarded("counting", &self.path, || Ok(self.entries.len()?))
+    /// Returns the number of keys; a key that was updated is counted again until its rows are merged.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.manifest.runs.iter().map(|run| run.rows).sum()
     }
 
-    /// Passes every entry to `visit`, as key and encoded entry, in the order of the keys.
+    /// Passes every entry to `visit`, as hash of the key and encoded entry, in the order of the hashes.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    /// The file cannot be read, or is damaged.
+    pub fn for_each(&self, mut visit: impl FnMut(KeyHash, &[u8])) -> Result<(), StoreError> {
         guarded("reading", &self.path, || {
-            for row in self.entries.range::<&[u8]>(..)? {
-                let (key, entry) = row?;
-                visit(key.value(), entry.value());
+            let blocks: Vec<_> = self
+                .manifest
+                .runs
+                .iter()
+                .map(|run| open_blocks(&self.read, run.id))
+                .collect::<Result<_, _>>()?;
+            let mut rows = MergedRows::new(self.manifest.runs.iter().copied());
+            while let Some(row) = rows.next(&blocks)? {
+                if let Some(entry) = row.entry_bytes() {
+                    visit(row.key(), entry);
+                }
             }
             Ok(())
         })
@@ -229,14 +235,13 @@ mod tests {
             partition: Partition(3),
             partitions: 4,
         };
-        assert_eq!(store.identity(), Some(expected.text().as_str()));
-        assert_eq!(
-            (store.checkpoint(), store.keys().expect("read")),
-            (Some(Offset(7)), 2)
-        );
+        assert_eq!(store.identity(), expected.text());
+        assert_eq!((store.checkpoint(), store.keys()), (Some(Offset(7)), 2));
         let mut keys = Vec::new();
-        store.for_each(|key, _| keys.push(key.to_vec())).expect("read");
-        assert_eq!(keys, [b"a", b"b"]);
+        store.for_each(|key, _| keys.push(key)).expect("read");
+        let mut expected = [KeyHash::of(b"a"), KeyHash::of(b"b")];
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
         drop(store);
         assert!(fs::read(&path).expect("read") == before, "the file was changed");
     }

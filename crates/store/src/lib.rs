@@ -2,29 +2,30 @@
 //!
 //! Only what Kafka has committed is written here, so nothing that this crate loses is lost for good: a crash
 //! falls back to the last durable checkpoint, and the changelog's tail restores the rest. A file that belongs
-//! to another changelog, or has a page that is not as redb wrote it, is deleted and rebuilt. An error of the
+//! to another changelog, or is found not to be as it was written, is deleted and rebuilt. An error of the
 //! operating system leaves it as it is.
 //!
-//! Assumption about the disk: what redb has synced does not change while the store is open. Changes made
-//! while it was closed are found when it is opened.
+//! Everything that is read from the file is checked against a checksum when it is read, so that a file of any size
+//! opens at once, and damage is never taken for a key that is not there.
 
 mod directory;
 mod error;
+mod file;
 mod identity;
 mod inspect;
+mod manifest;
 mod open;
-mod read;
+mod runs;
 mod store;
-mod tables;
-mod write;
+mod writer;
 
 pub use directory::{DirectoryError, StateDirectory};
 pub use error::StoreError;
 pub use identity::Identity;
 pub use inspect::{InspectedDirectory, ReadOnlyStore, StoreFile};
 pub use open::{Opened, Options};
-pub use store::Store;
-pub use write::StoreUpdate;
+pub use store::{Store, StoreUpdate};
+pub use writer::StoreWriter;
 
 #[cfg(test)]
 mod tests;

@@ -3,24 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use hashbrown::HashMap;
-use redb::Builder;
-
-use crate::error::{StoreError, guarded};
-use crate::identity::{Identity, identify};
-use crate::read::snapshot;
+use crate::error::StoreError;
+use crate::file::RunsFile;
+use crate::identity::Identity;
 use crate::store::Store;
+use crate::writer::StoreWriter;
 
 /// Options for opening a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Size of redb's cache in memory, in bytes.
     pub cache_bytes: usize,
-    /// Verify the checksum of every page of the file once, before anything in it is trusted. Takes about 0.2
-    /// s for a million keys in the page cache.
-    // redb reads without looking at checksums, and a page that has changed on disk is a key that is not
-    // found.
-    pub verify: bool,
+    /// Number of updates in memory at which they are written. Twice as many are in memory while they are.
+    pub recent_max: usize,
 }
 
 /// An opened store, and whether its file was replaced.
@@ -35,15 +30,22 @@ pub struct Opened {
 type Identified = Result<Store, String>;
 
 impl Store {
-    /// Opens the store in `path`. Creates an empty one if there is no file, if the file is damaged, or if it
-    /// belongs to another changelog.
+    /// Opens the store in `path`, which `writer` writes. Creates an empty one if there is no file, if the file is
+    /// damaged, or if it belongs to another changelog.
+    ///
+    /// Damage of a part that is not read here is found when it is read: [`StoreError::is_corruption`].
     ///
     /// # Errors
     /// The operating system failed, or another process has the file open; an existing file is left as it is.
     /// Or a new file cannot be created.
-    pub fn open(path: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
+    pub fn open(
+        path: &Path,
+        identity: &Identity,
+        options: Options,
+        writer: &StoreWriter,
+    ) -> Result<Opened, StoreError> {
         let existed = path.exists();
-        let rebuild_reason = match Self::open_file(path, identity, options) {
+        let rebuild_reason = match Self::open_file(path, identity, options, writer) {
             Ok(Ok(store)) => {
                 return Ok(Opened {
                     store,
@@ -60,7 +62,7 @@ impl Store {
             path: path.to_owned(),
             source,
         })?;
-        match Self::open_file(path, identity, options)? {
+        match Self::open_file(path, identity, options, writer)? {
             Ok(store) => Ok(Opened {
                 store,
                 rebuild_reason: Some(rebuild_reason),
@@ -69,27 +71,17 @@ impl Store {
         }
     }
 
-    fn open_file(path: &Path, identity: &Identity, options: Options) -> Result<Identified, StoreError> {
+    fn open_file(
+        path: &Path,
+        identity: &Identity,
+        options: Options,
+        writer: &StoreWriter,
+    ) -> Result<Identified, StoreError> {
         let expected = identity.text();
-        guarded("opening", path, || {
-            let mut database = Builder::new().set_cache_size(options.cache_bytes).create(path)?;
-            if options.verify && !database.check_integrity()? {
-                // redb has repaired the file, but what it dropped are keys: their orders would be paid twice.
-                let damaged = "a page is not as redb wrote it".to_owned();
-                return Err(redb::StorageError::Corrupted(damaged).into());
-            }
-            let (found, checkpoint) = identify(&database, &expected)?;
-            if found != expected {
-                return Ok(Err(found));
-            }
-            Ok(Ok(Self {
-                snapshot: Some(snapshot(&database)?),
-                database,
-                pending: HashMap::new(),
-                checkpoint,
-                is_durable: true,
-                path: path.to_owned(),
-            }))
-        })
+        let file = RunsFile::open(path, &expected, options.cache_bytes)?;
+        if file.identity() != expected {
+            return Ok(Err(file.identity().to_owned()));
+        }
+        Self::new(file, path.to_owned(), options.recent_max, writer.clone()).map(Ok)
     }
 }

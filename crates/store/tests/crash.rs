@@ -9,17 +9,16 @@ use rand::{RngExt, SeedableRng};
 use records::entry::Status;
 use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
-use store::{Identity, Opened, Options, Store, StoreUpdate};
+use store::{Identity, Opened, Options, Store, StoreUpdate, StoreWriter};
 
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
-    verify: true,
+    recent_max: RECENT_MAX,
 };
 const CHILD: &str = "OUTBOX_STORE_CRASH_CHILD";
 const ROUNDS: usize = 40;
-/// Number of updates at which a call is written at once, as `PENDING_MAX` says; fewer wait in memory for
-/// others.
-const WRITTEN_AT_ONCE: i64 = 10_000;
+/// Number of updates at which they are written; fewer wait in memory for others.
+const RECENT_MAX: usize = 3_000;
 
 fn identity() -> Identity {
     Identity {
@@ -46,8 +45,12 @@ fn entry(number: i64) -> Entry {
     }
 }
 
+fn writer() -> StoreWriter {
+    StoreWriter::start().expect("a thread")
+}
+
 fn open(path: &Path) -> Opened {
-    Store::open(path, &identity(), OPTIONS).expect("a store")
+    Store::open(path, &identity(), OPTIONS, &writer()).expect("a store")
 }
 
 /// Writes until it is killed: the store holds the keys below its checkpoint, and no others.
@@ -57,19 +60,16 @@ fn write(path: &Path, seed: u64) -> ! {
     let mut next = store.checkpoint().unwrap_or(Offset(0)).0;
     println!("{next}");
     loop {
-        // Now and then a call is large enough to be written without being made durable.
-        let at_least = if random.random_ratio(1, 8) {
-            WRITTEN_AT_ONCE
-        } else {
-            0
-        };
+        // Now and then a call is large enough to be written at once, in the background.
+        let at_least = if random.random_ratio(1, 8) { RECENT_MAX } else { 0 };
+        let at_least = i64::try_from(at_least).expect("small");
         let end = next + at_least + random.random_range(1..400);
-        let updates = (next..end).map(|n| StoreUpdate {
-            key: key(n).into_bytes().into(),
-            entry: Some(entry(n)),
-        });
+        let updates = (next..end).map(|n| StoreUpdate::new(key(n).as_bytes(), Some(entry(n))));
         store.apply(updates, Offset(end)).expect("applied");
         next = end;
+        if random.random_ratio(1, 4) {
+            store.start_persist().expect("begun");
+        }
         if random.random_ratio(1, 3) {
             store.persist().expect("persisted");
             println!("{next}");
@@ -133,11 +133,7 @@ fn durable_updates_survive_kill() {
         let store = opened.store;
         let checkpoint = store.checkpoint().unwrap_or(Offset(0)).0;
         assert!(checkpoint >= durable, "round {round}: {checkpoint} < {durable}");
-        assert_eq!(
-            store.len().expect("counted"),
-            checkpoint.cast_unsigned(),
-            "round {round}"
-        );
+        assert_eq!(store.len(), checkpoint.cast_unsigned(), "round {round}");
         for number in [0, checkpoint / 2, checkpoint - 1] {
             if number >= 0 && checkpoint > 0 {
                 let found = store.get(&IdempotencyKey::new(&key(number)).expect("a key"));

@@ -10,14 +10,16 @@ use std::process::Command;
 use records::entry::Status;
 use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Offset, Partition, Timestamp};
-use store::{Identity, Opened, Options, Store, StoreError};
+use store::{Identity, Opened, Options, Store, StoreError, StoreWriter};
 
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
-    verify: true,
+    recent_max: RECENT_MAX,
 };
 const CHILD: &str = "OUTBOX_STORE_SYSTEM_ERRORS_CHILD";
 const KEYS: i64 = 100;
+/// Number of updates at which they are written.
+const RECENT_MAX: usize = 10_000;
 
 fn identity() -> Identity {
     Identity {
@@ -41,13 +43,19 @@ fn entry(number: i64) -> Entry {
     }
 }
 
+fn writer() -> StoreWriter {
+    StoreWriter::start().expect("a thread")
+}
+
 fn apply(store: &mut Store, from: i64, end: i64) -> Result<(), StoreError> {
     store.apply((from..end).map(|n| (key(n), entry(n)).into()), Offset(end))?;
     store.persist()
 }
 
 fn fill(path: &Path) {
-    let mut store = Store::open(path, &identity(), OPTIONS).expect("a store").store;
+    let mut store = Store::open(path, &identity(), OPTIONS, &writer())
+        .expect("a store")
+        .store;
     apply(&mut store, 0, KEYS).expect("applied");
 }
 
@@ -55,7 +63,7 @@ fn assert_whole(path: &Path) {
     let Opened {
         store,
         rebuild_reason,
-    } = Store::open(path, &identity(), OPTIONS).expect("a store");
+    } = Store::open(path, &identity(), OPTIONS, &writer()).expect("a store");
     assert_eq!(rebuild_reason, None);
     assert_eq!(store.checkpoint(), Some(Offset(KEYS)));
     for number in 0..KEYS {
@@ -82,8 +90,10 @@ fn run_limited(test: &str, limit: &str, path: &Path) {
 fn store_survives_missing_file_handles() {
     if let Some(path) = std::env::var_os(CHILD) {
         let path = Path::new(&path);
+        // Its thread has no handle, and is there when the handles are gone.
+        let writer = writer();
         let held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        let Err(error) = Store::open(path, &identity(), OPTIONS) else {
+        let Err(error) = Store::open(path, &identity(), OPTIONS, &writer) else {
             panic!("opened without a file handle");
         };
         drop(held);
@@ -102,13 +112,16 @@ fn store_survives_missing_file_handles() {
 fn store_survives_full_disk() {
     if let Some(path) = std::env::var_os(CHILD) {
         let path = Path::new(&path);
-        let mut store = Store::open(path, &identity(), OPTIONS).expect("a store").store;
+        let mut store = Store::open(path, &identity(), OPTIONS, &writer())
+            .expect("a store")
+            .store;
         // More than the limit of a file's size.
         let error = apply(&mut store, KEYS, KEYS + 200_000).expect_err("no space");
         assert!(!error.is_corruption(), "{error}");
         assert!(store.persist().is_err(), "not used any further");
         drop(store);
-        let opened = Store::open(path, &identity(), OPTIONS).expect("the store, still without space");
+        let opened =
+            Store::open(path, &identity(), OPTIONS, &writer()).expect("the store, still without space");
         assert_eq!(opened.rebuild_reason, None);
         return;
     }

@@ -117,14 +117,12 @@ pub(crate) struct RefusalsSettings {
 pub(crate) struct StoreSettings {
     /// State directory of this validator alone. It may be lost: it is a cache of the changelog.
     pub(crate) dir: PathBuf,
-    /// Memory for the page caches of all stores together.
+    /// Memory for redb's caches of all stores together.
     pub(crate) cache: ByteSize,
     /// Interval at which each store is made durable. After a crash the changelog of this period is read
     /// again.
     #[serde(with = "humantime_serde")]
     pub(crate) persist_interval: Duration,
-    /// Verification of all pages when a store is opened: about 0.2 s per million keys.
-    pub(crate) verify: bool,
     /// Maximum number of partitions restored at the same time.
     pub(crate) restores_max: usize,
 }
@@ -216,9 +214,8 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             dir: "./state".into(),
-            cache: ByteSize::mib(256),
+            cache: ByteSize::mib(32),
             persist_interval: Duration::from_secs(1),
-            verify: true,
             restores_max: 2,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use records::{Offset, Partition, dead_letter, pending};
+use records::{KeyHash, Offset, Partition, dead_letter, pending};
 
 use super::{Anomaly, Guarantee, Violation};
 use crate::read_back::stores::StoreContents;
@@ -65,15 +65,16 @@ impl AbortedReadCheck<'_> {
         }
         // A value that was aborted once may be committed later, with the same bytes: not an aborted read.
         let committed: HashSet<(&[u8], &[u8])> = self.changelog_committed.iter().map(row).collect();
-        let aborted: HashMap<(&[u8], &[u8]), &Record> = self
+        let aborted: HashMap<(KeyHash, &[u8]), &Record> = self
             .changelog
             .iter()
             .map(|record| (row(record), record))
             .filter(|(row, _)| !committed.contains(row))
+            .map(|((key, value), record)| ((KeyHash::of(key), value), record))
             .collect();
         for store in self.stores {
             for (key, value) in &store.entries {
-                if let Some(record) = aborted.get(&(key.as_slice(), value.as_slice())) {
+                if let Some(record) = aborted.get(&(*key, value.as_slice())) {
                     violations.push(violation(
                         Guarantee::G3,
                         format!(
@@ -206,7 +207,8 @@ mod tests {
                 name: "the store".into(),
                 partition: Some(Partition(0)),
                 checkpoint: None,
-                entries: [(store.0.into(), store.1.into())].into(),
+                entries: [(KeyHash::of(store.0.as_bytes()), store.1.into())].into(),
+                is_damaged: false,
             }],
         }
         .check()

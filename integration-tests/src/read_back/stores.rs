@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use records::{Offset, Partition};
-use store::{Identity, Options, Store};
+use records::{KeyHash, Offset, Partition};
+use store::{Identity, Options, ReadOnlyStore, Store, StoreWriter};
 
 use crate::pipeline::Pipeline;
 
@@ -18,9 +18,15 @@ pub struct StoreContents {
     pub partition: Option<Partition>,
     /// Changelog offset that the store claims to be equal to.
     pub checkpoint: Option<Offset>,
-    /// Entries by idempotency key.
-    pub entries: HashMap<Vec<u8>, Vec<u8>>,
+    /// Entries by hash of the idempotency key.
+    pub entries: HashMap<KeyHash, Vec<u8>>,
+    /// True if a fault has damaged the file, no validator has read the damaged part since, and so nothing is known of
+    /// the entries.
+    pub is_damaged: bool,
 }
+
+/// Extension of the file beside a store that says that a fault has damaged the store.
+pub const DAMAGED: &str = "damaged";
 
 /// Reads all stores of the validators with these numbers, which must not run.
 ///
@@ -42,6 +48,15 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
                 let is_open = log.contains(&format!("\"partition restored\",\"partition\":\"{partition}\""));
                 match read_store(pipeline, &file, partition, name)? {
                     Ok(store) => stores.push(store),
+                    // Found when it is read, as a checksum says.
+                    Err(name) if is_open && file.with_extension(DAMAGED).exists() => {
+                        stores.push(StoreContents {
+                            name,
+                            partition: Some(partition),
+                            is_damaged: true,
+                            ..StoreContents::default()
+                        });
+                    }
                     Err(damage) => ensure!(!is_open, "{damage}"),
                 }
                 opened_partitions.extend(is_open.then_some(partition));
@@ -57,10 +72,9 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
     Ok(stores)
 }
 
-/// Options that verify each page read.
 const OPTIONS: Options = Options {
     cache_bytes: 16 << 20,
-    verify: true,
+    recent_max: 1,
 };
 
 /// Reads the store in a file. The inner error is the damage found.
@@ -79,18 +93,27 @@ fn read_store(
         partition,
         partitions: usize::try_from(pipeline.partitions)?,
     };
-    let opened = Store::open(&copy, &identity, OPTIONS).with_context(|| format!("opening {name}"))?;
+    let writer = StoreWriter::start()?;
+    let opened =
+        Store::open(&copy, &identity, OPTIONS, &writer).with_context(|| format!("opening {name}"))?;
     if let Some(why) = opened.rebuild_reason {
         return Ok(Err(format!("{name} is damaged after a clean shutdown: {why}")));
     }
+    // Closed, so that it can be read whole.
+    drop(opened);
     let mut entries = HashMap::new();
-    opened
-        .store
-        .for_each(|key, entry| drop(entries.insert(key.to_vec(), entry.to_vec())))?;
+    let store = ReadOnlyStore::open(&copy, OPTIONS.cache_bytes)?;
+    match store.for_each(|key, entry| drop(entries.insert(key, entry.to_vec()))) {
+        Err(error) if error.is_corruption() => {
+            return Ok(Err(format!("{name} is damaged after a clean shutdown: {error}")));
+        }
+        read => read?,
+    }
     Ok(Ok(StoreContents {
         name,
         partition: Some(partition),
-        checkpoint: opened.store.checkpoint(),
+        checkpoint: store.checkpoint(),
         entries,
+        is_damaged: false,
     }))
 }

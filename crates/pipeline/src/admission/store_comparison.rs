@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use records::Fingerprint;
+use records::{Fingerprint, KeyHash};
 
 /// Number of buckets: one for each value of two bytes.
 const BUCKETS: usize = 1 << 16;
@@ -38,18 +38,17 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    /// Takes in an entry; `None` is a tombstone of the changelog.
-    pub fn add(&mut self, key: &[u8], entry: Option<&[u8]>) {
-        let hash = Fingerprint::of(key);
-        let bucket = &mut self.buckets[usize::from(bucket_of(&hash))];
+    /// Takes in the entry of a key; `None` is a tombstone of the changelog.
+    pub fn add(&mut self, key: KeyHash, entry: Option<&[u8]>) {
+        let bucket = &mut self.buckets[usize::from(bucket_of(key))];
         let Some(entry) = entry else {
             bucket.is_unclear = true;
             return;
         };
         // Of both hashes: of the bytes one after the other, two entries could have one.
-        let mut both = [0; 2 * Fingerprint::BYTES];
-        both[..Fingerprint::BYTES].copy_from_slice(&hash.0);
-        both[Fingerprint::BYTES..].copy_from_slice(&Fingerprint::of(entry).0);
+        let mut both = [0; KeyHash::BYTES + Fingerprint::BYTES];
+        both[..KeyHash::BYTES].copy_from_slice(&key.to_bytes());
+        both[KeyHash::BYTES..].copy_from_slice(&Fingerprint::of(entry).0);
         bucket.entries += 1;
         // A changelog may have an entry twice. Then the sums differ, and the entries themselves are compared.
         bucket.sum = bucket
@@ -87,8 +86,9 @@ impl Sketch {
     }
 }
 
-fn bucket_of(hash: &Fingerprint) -> u16 {
-    u16::from_be_bytes([hash.0[0], hash.0[1]])
+fn bucket_of(key: KeyHash) -> u16 {
+    let [first, second, ..] = key.to_bytes();
+    u16::from_be_bytes([first, second])
 }
 
 /// Comparison of the entries of some buckets.
@@ -96,11 +96,13 @@ fn bucket_of(hash: &Fingerprint) -> u16 {
 pub struct Comparison<'a> {
     buckets: &'a Buckets,
     // One for each key of the store, and of the changelog up to the checkpoint.
-    keys: HashMap<Box<[u8]>, Compared>,
+    keys: HashMap<KeyHash, Compared>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Compared {
+    /// Bytes of the key, if the changelog has it; the store has its hash alone.
+    key: Option<Box<[u8]>>,
     store: Option<Fingerprint>,
     changelog: Option<Fingerprint>,
     /// True if the changelog has a record of the key behind the checkpoint.
@@ -118,6 +120,15 @@ pub enum Difference {
     Other,
 }
 
+/// Name of a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyName {
+    /// Bytes of the key.
+    Key(Box<[u8]>),
+    /// Hash of a key that the store alone has.
+    Hash(KeyHash),
+}
+
 /// Differences of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
@@ -127,8 +138,8 @@ pub struct Differences {
     pub extra: u64,
     /// Number of keys whose entries differ.
     pub other: u64,
-    /// First of them, by key.
-    pub named: BTreeMap<Box<[u8]>, Difference>,
+    /// First of them, by name.
+    pub named: BTreeMap<KeyName, Difference>,
     named_max: usize,
 }
 
@@ -143,7 +154,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Takes in an entry of the store.
-    pub fn store_entry(&mut self, key: &[u8], entry: &[u8]) {
+    pub fn store_entry(&mut self, key: KeyHash, entry: &[u8]) {
         if let Some(compared) = self.compared(key) {
             compared.store = Some(Fingerprint::of(entry));
         }
@@ -151,7 +162,8 @@ impl<'a> Comparison<'a> {
 
     /// Takes in a record of the changelog below the store's checkpoint, after the whole store.
     pub fn changelog_record(&mut self, key: &[u8], entry: Option<&[u8]>) {
-        if let Some(compared) = self.compared(key) {
+        if let Some(compared) = self.compared(KeyHash::of(key)) {
+            compared.key.get_or_insert_with(|| key.into());
             compared.changelog = entry.map(Fingerprint::of);
         }
     }
@@ -159,14 +171,14 @@ impl<'a> Comparison<'a> {
     /// Takes in a record of the changelog at the store's checkpoint or behind it.
     pub fn later_record(&mut self, key: &[u8]) {
         // No key is added: a store that lags has none of what comes then.
-        if let Some(compared) = self.keys.get_mut(key) {
+        if let Some(compared) = self.keys.get_mut(&KeyHash::of(key)) {
             compared.is_written_later = true;
         }
     }
 
     /// Adds the differences.
     pub fn finish(self, differences: &mut Differences) {
-        for (key, compared) in self.keys {
+        for (hash, compared) in self.keys {
             let difference = match (compared.store, compared.changelog) {
                 (Some(store), Some(changelog)) if store == changelog => continue,
                 (Some(_), Some(_)) => Difference::Other,
@@ -176,18 +188,16 @@ impl<'a> Comparison<'a> {
                 (Some(_), None) => Difference::Extra,
                 (None, None) => continue,
             };
-            differences.add(key, difference);
+            let name = compared.key.map_or(KeyName::Hash(hash), KeyName::Key);
+            differences.add(name, difference);
         }
     }
 
-    fn compared(&mut self, key: &[u8]) -> Option<&mut Compared> {
-        if !self.buckets.0.contains(&bucket_of(&Fingerprint::of(key))) {
-            return None;
-        }
-        if !self.keys.contains_key(key) {
-            self.keys.insert(key.into(), Compared::default());
-        }
-        self.keys.get_mut(key)
+    fn compared(&mut self, key: KeyHash) -> Option<&mut Compared> {
+        self.buckets
+            .0
+            .contains(&bucket_of(key))
+            .then(|| self.keys.entry(key).or_default())
     }
 }
 
@@ -207,13 +217,13 @@ impl Differences {
         self.missing + self.extra + self.other
     }
 
-    fn add(&mut self, key: Box<[u8]>, difference: Difference) {
+    fn add(&mut self, name: KeyName, difference: Difference) {
         match difference {
             Difference::Missing => self.missing += 1,
             Difference::Extra => self.extra += 1,
             Difference::Other => self.other += 1,
         }
-        self.named.insert(key, difference);
+        self.named.insert(name, difference);
         if self.named.len() > self.named_max {
             self.named.pop_last();
         }
@@ -232,17 +242,17 @@ mod tests {
     fn compare(store: Entries<'_>, log: Log<'_>, later: &[&str], keys_max: u64) -> (Differences, usize) {
         let (mut of_store, mut of_log) = (Sketch::default(), Sketch::default());
         for (key, entry) in store {
-            of_store.add(key.as_bytes(), Some(entry.as_bytes()));
+            of_store.add(KeyHash::of(key.as_bytes()), Some(entry.as_bytes()));
         }
         for (key, entry) in log {
-            of_log.add(key.as_bytes(), entry.map(str::as_bytes));
+            of_log.add(KeyHash::of(key.as_bytes()), entry.map(str::as_bytes));
         }
         let groups = of_store.differing(&of_log, keys_max);
         let mut differences = Differences::new(2);
         for buckets in &groups {
             let mut comparison = Comparison::new(buckets);
             for (key, entry) in store {
-                comparison.store_entry(key.as_bytes(), entry.as_bytes());
+                comparison.store_entry(KeyHash::of(key.as_bytes()), entry.as_bytes());
             }
             for (key, entry) in log {
                 comparison.changelog_record(key.as_bytes(), entry.map(str::as_bytes));
@@ -281,9 +291,14 @@ mod tests {
             ..
         } = differences;
         assert_eq!((missing, extra, other), (1, 1, 1));
-        // The first two by key.
-        let named: Vec<_> = differences.named.iter().map(|(key, of)| (&**key, *of)).collect();
-        assert_eq!(named, [(&b"b"[..], Difference::Other), (b"c", Difference::Extra)]);
+        // The first two by name: the store does not have the key itself.
+        let named: Vec<_> = differences.named.into_iter().collect();
+        let key = |text: &str| KeyName::Key(text.as_bytes().into());
+        let expected = [(key("b"), Difference::Other), (key("d"), Difference::Missing)];
+        assert_eq!(named, expected);
+        let (extra, _) = compare(&[("c", "3")], &[], &[], 100);
+        let named: Vec<_> = extra.named.into_iter().collect();
+        assert_eq!(named, [(KeyName::Hash(KeyHash::of(b"c")), Difference::Extra)]);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use store::{StoreError, StoreUpdate};
 use crate::effects::{Fence, Shell};
 
 impl Shell {
-    /// Makes durable what a store has applied since the last time.
+    /// Has what a store has applied since the last time made durable, in the background.
     pub(crate) fn persist_store(&mut self, partition: Partition) -> Option<Event<Fence>> {
-        let persisted = self
+        let begun = self
             .stores
             .get_mut(&partition)
-            .map_or(Ok(()), |store| store.persist());
-        store_failed(partition, persisted)
+            .map_or(Ok(()), |store| store.start_persist());
+        store_failed(partition, begun)
     }
 
     /// Applies entries that Kafka has committed, never earlier: a store ahead of Kafka would drop an order as

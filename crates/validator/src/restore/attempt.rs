@@ -29,6 +29,11 @@ const LOOK_BACK: i64 = 1_000;
 /// Factor by which the search grows if there is none.
 const LOOK_BACK_GROWTH: i64 = 10;
 
+/// Number of updates that all stores together keep in memory: some 10 MiB, and as much again while they are written.
+const RECENT_UPDATES: usize = 1 << 17;
+/// Minimum of a store: fewer are not worth a transaction of its file.
+const RECENT_UPDATES_MIN: usize = 1 << 11;
+
 /// Responses that later requests of the attempt depend on.
 #[derive(Default)]
 struct Seen {
@@ -75,8 +80,18 @@ impl Worker {
         let mut seen = Seen::default();
         loop {
             let sent_at = Instant::now();
-            let Some(response) = self.perform(reader, (&context, &mut seen), &request, store, cancelled)?
-            else {
+            let performed = self.perform(reader, (&context, &mut seen), &request, store, cancelled);
+            if let Err(error) = &performed
+                && let Some(failed) = error.downcast_ref::<StoreError>()
+            {
+                // A store that failed is not used any further. The next attempt opens it again, or builds a new one
+                // if it is corrupt.
+                *store = None;
+                if failed.is_corruption() {
+                    self.discard_store(partition)?;
+                }
+            }
+            let Some(response) = performed? else {
                 return Ok(None);
             };
             tracing::debug!(%partition, ?request, ?response, ms = sent_at.elapsed().as_millis(), "restoring");
@@ -201,21 +216,10 @@ impl Worker {
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, context, opened, range, cancelled) {
-                    Ok(ChangelogRead::Applied) => RestoreResponse::ChangelogApplied,
-                    Ok(ChangelogRead::Differs(offset)) => RestoreResponse::StoreDiffers(offset),
-                    Ok(ChangelogRead::Cancelled) => return Ok(None),
-                    Err(error) => {
-                        // A store that failed while it was written is not used any further. The next attempt
-                        // opens it again, or builds a new one if it is corrupt.
-                        if let Some(failed) = error.downcast_ref::<StoreError>() {
-                            *store = None;
-                            if failed.is_corruption() {
-                                self.discard_store(partition)?;
-                            }
-                        }
-                        return Err(error);
-                    }
+                match self.read_changelog(reader, context, opened, range, cancelled)? {
+                    ChangelogRead::Applied => RestoreResponse::ChangelogApplied,
+                    ChangelogRead::Differs(offset) => RestoreResponse::StoreDiffers(offset),
+                    ChangelogRead::Cancelled => return Ok(None),
                 }
             }
             RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(newest_order(reader, context)?),
@@ -241,9 +245,9 @@ impl Worker {
         let options = Options {
             // The setting is the total: one instance may own all partitions.
             cache_bytes: cache / self.note.partitions.max(1),
-            verify: self.config.store.verify,
+            recent_max: (RECENT_UPDATES / self.note.partitions.max(1)).max(RECENT_UPDATES_MIN),
         };
-        let opened = Store::open(&path, &identity, options)?;
+        let opened = Store::open(&path, &identity, options, &self.writer)?;
         if let Some(why) = opened.rebuild_reason {
             self.metrics.stores_rebuilt.inc();
             tracing::warn!(
@@ -255,6 +259,7 @@ impl Worker {
     }
 
     fn discard_store(&self, partition: Partition) -> anyhow::Result<()> {
+        tracing::error!(%partition, "store corrupt, rebuilding it from the changelog");
         let path = self.directory.store(partition);
         self.metrics.stores_rebuilt.inc();
         match std::fs::remove_file(&path) {

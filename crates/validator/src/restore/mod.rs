@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use anyhow::Context;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use pipeline::admission::RestoreId;
 use records::{LeaderEpoch, Offset, Partition, TopicsNote};
-use store::{StateDirectory, Store};
+use store::{StateDirectory, Store, StoreWriter};
 
 use self::errors::RestoreErrors;
 use self::queue::JobQueue;
@@ -111,6 +112,7 @@ impl Restorers {
         let worker = Worker {
             config: config.clone(),
             directory: Arc::clone(directory),
+            writer: StoreWriter::start().context("the thread that writes the stores cannot be started")?,
             metrics: metrics.clone(),
             note: note.clone(),
             admin: Arc::clone(admin),

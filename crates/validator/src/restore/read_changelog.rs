@@ -94,8 +94,8 @@ impl Worker {
                     .map_err(|error| unreadable(error, change.offset))?;
                 full.map_or(Ok(()), |chunk| {
                     apply(store, chunk)?;
-                    // Durable after each chunk, so that a restore that is killed does not start from nothing.
-                    Ok(store.persist()?)
+                    // Written meanwhile, so that a restore that is killed does not start from nothing.
+                    Ok(store.start_persist()?)
                 })
             },
         );
@@ -122,9 +122,7 @@ impl Worker {
         }
         if let Some(chunk) = tail.end() {
             apply(store, chunk)?;
-            // Written on this thread, so that the run loop has less to write. Not made durable: orders wait,
-            // and a crash only means that the changelog's tail is read again.
-            store.write_pending()?;
+            store.start_persist()?;
         }
         Ok(ChangelogRead::Applied)
     }
@@ -155,10 +153,7 @@ fn apply(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
         .map(|(key, entry)| {
             // Does not fail: the tail has decoded the entry before.
             let entry = entry.as_deref().map(Entry::decode).transpose()?;
-            Ok(StoreUpdate {
-                key: key.into(),
-                entry,
-            })
+            Ok(StoreUpdate::new(&key, entry))
         })
         .collect::<Result<_, InvalidEntry>>()?;
     store.apply(updates, chunk.checkpoint)?;

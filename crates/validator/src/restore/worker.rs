@@ -14,7 +14,7 @@ use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::error::ErrorClass;
 use records::{Partition, TopicsNote};
-use store::StateDirectory;
+use store::{StateDirectory, StoreWriter};
 
 use super::errors::RestoreErrors;
 use super::queue::JobQueue;
@@ -38,6 +38,8 @@ const REOPEN_AFTER: u32 = 4;
 pub(super) struct Worker {
     pub(super) config: Config,
     pub(super) directory: Arc<StateDirectory>,
+    /// Writes the stores that are opened here, also later.
+    pub(super) writer: StoreWriter,
     pub(super) metrics: Metrics,
     /// Topics that the state directory belongs to.
     pub(super) note: TopicsNote,
@@ -115,7 +117,7 @@ impl Worker {
                 .restore_seconds
                 .observe(job.started.elapsed().as_secs_f64());
             tracing::info!(
-                %partition, %next, checkpoint = ?store.checkpoint(), keys = store.len().unwrap_or_default(),
+                %partition, %next, checkpoint = ?store.checkpoint(), keys = store.len(),
                 ms = job.started.elapsed().as_millis(), "partition restored",
             );
         }

@@ -295,8 +295,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Persists one store, if it is time. The stores take turns within `store.persist_interval`: an fsync of
-    /// all of them at once would stall the loop.
+    /// Has one store persisted, if it is time. The stores take turns within `store.persist_interval`, so that their
+    /// writer is never far behind.
     fn persist_one(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
         let now = Instant::now();
         let stores = self.shell.stores.len();

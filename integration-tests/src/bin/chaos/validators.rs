@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::instance::Instance;
 use crate::plan::{self, Damage, TRANSACTION_TIMEOUT, ValidatorFault};
 use crate::tally::{Incident, Tally};
+use harness::read_back::stores::DAMAGED;
 
 /// Text that a validator logs when it rejoins after a stale static member has fenced it.
 const REJOINS: &str = "instance id is vacant again";
@@ -177,6 +178,8 @@ fn damage_file(store: &Path, damage: Damage) -> Result<()> {
         .write(true)
         .open(store)
         .with_context(|| format!("opening {}", store.display()))?;
+    // For the checks at the end, which otherwise expect a sound store.
+    fs::write(store.with_extension(DAMAGED), b"").context("noting a damaged store")?;
     let length = file.metadata()?.len();
     let damaged = match damage {
         Damage::Truncated => file.set_len(length / 2),

@@ -95,12 +95,10 @@ fn shown(file: &StoreFile, is_in_use: bool) -> Shown {
     if is_in_use {
         return unread(State::InUse, None);
     }
-    let read =
-        ReadOnlyStore::open(&file.path, CACHE_BYTES).and_then(|store| store.keys().map(|keys| (keys, store)));
-    match read {
-        Ok((keys, store)) => Shown {
-            identity: store.identity().map(str::to_owned),
-            keys: Some(keys),
+    match ReadOnlyStore::open(&file.path, CACHE_BYTES) {
+        Ok(store) => Shown {
+            identity: Some(store.identity().to_owned()),
+            keys: Some(store.keys()),
             checkpoint: store.checkpoint(),
             ..unread(State::Readable, None)
         },
@@ -162,7 +160,7 @@ fn table(stores: &[Shown]) -> Table {
 mod tests {
     use std::fs;
 
-    use store::{Identity, Options, StateDirectory, Store};
+    use store::{Identity, Options, StateDirectory, Store, StoreWriter};
 
     use super::*;
 
@@ -179,9 +177,12 @@ mod tests {
         };
         let options = Options {
             cache_bytes: 1 << 20,
-            verify: true,
+            recent_max: 10,
         };
-        let mut opened = Store::open(&path, &identity, options).expect("a store").store;
+        let writer = StoreWriter::start().expect("a thread");
+        let mut opened = Store::open(&path, &identity, options, &writer)
+            .expect("a store")
+            .store;
         opened.apply([], Offset(7)).expect("applied");
         opened.persist().expect("persisted");
         fs::copy(&path, locked.store(Partition(1))).expect("copied as a killed validator leaves it");
@@ -201,7 +202,7 @@ mod tests {
             ..inspected.stores[0].clone()
         };
         let expected = serde_json::json!({"partition": 0, "bytes": 1_048_576, "state": "readable",
-            "identity": "v1 changelog/0 of 3", "keys": 0, "checkpoint": 7, "reason": null});
+            "identity": "v2 changelog/0 of 3", "keys": 0, "checkpoint": 7, "reason": null});
         assert_eq!(serde_json::to_value(&readable).expect("JSON"), expected);
         let json = serde_json::to_value(Inspected {
             dir: "state".into(),
@@ -211,6 +212,6 @@ mod tests {
         let expected = serde_json::json!({"dir": "state", "in_use": false, "topics": "orders with 3 partitions",
             "topic_ids": {}, "stores": []});
         assert_eq!(json.expect("JSON"), expected);
-        assert!(table(&[readable]).to_string().contains("v1 changelog/0 of 3"));
+        assert!(table(&[readable]).to_string().contains("v2 changelog/0 of 3"));
     }
 }

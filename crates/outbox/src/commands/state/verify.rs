@@ -7,10 +7,12 @@ use anyhow::{Context, bail, ensure};
 use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
-use pipeline::admission::store_comparison::{self, Buckets, Difference, Differences, Sketch};
-use records::{Bounds, Offset, Partition};
+use pipeline::admission::store_comparison::{self, Buckets, Difference, Differences, KeyName, Sketch};
+use records::{Bounds, KeyHash, Offset, Partition};
 use serde::Serialize;
-use store::{Identity, InspectedDirectory, Options, ReadOnlyStore, Store, StoreError, StoreFile};
+use store::{
+    Identity, InspectedDirectory, Options, ReadOnlyStore, Store, StoreError, StoreFile, StoreWriter,
+};
 use tempfile::NamedTempFile;
 
 use super::inspect::CACHE_BYTES;
@@ -24,6 +26,9 @@ use crate::tables::{cell, new_table};
 
 /// Maximum number of keys that are kept in memory at a time: some 100 MB.
 const KEYS_MAX: u64 = 500_000;
+
+/// Number of updates that a store takes in memory: none is made here.
+const RECENT_MAX: usize = 1;
 
 /// Field names are those of the JSON output, as in the types below.
 #[derive(Debug, Serialize)]
@@ -86,8 +91,11 @@ impl Shown {
             differences: of
                 .named
                 .into_iter()
-                .map(|(key, difference)| Named {
-                    key: String::from_utf8_lossy(&key).into_owned(),
+                .map(|(name, difference)| Named {
+                    key: match name {
+                        KeyName::Key(key) => String::from_utf8_lossy(&key).into_owned(),
+                        KeyName::Hash(hash) => format!("the key with the hash {hash}"),
+                    },
                     difference: match difference {
                         Difference::Missing => "missing",
                         Difference::Extra => "extra",
@@ -210,9 +218,8 @@ impl Verification<'_> {
             Err(error) => return unreadable(partition, error),
         };
         let expected = identity.text();
-        if store.identity() != Some(expected.as_str()) {
-            let is = store.identity().unwrap_or("nothing");
-            let reason = format!("it is a store of {is}, and {expected} is wanted");
+        if store.identity() != expected {
+            let reason = format!("it is a store of {}, and {expected} is wanted", store.identity());
             return Ok(Shown::not_comparable(partition, reason));
         }
         let bounds = self.reader.bounds(partition, REQUEST_TIMEOUT)?;
@@ -225,7 +232,7 @@ impl Verification<'_> {
             return Ok(Shown::not_comparable(partition, reason));
         }
         match self.compare(&store, partition, bounds, checkpoint) {
-            Ok(differences) => Ok(Shown::new(partition, store.keys()?, checkpoint, differences)),
+            Ok(differences) => Ok(Shown::new(partition, store.keys(), checkpoint, differences)),
             // Damage that only shows when the pages are read.
             Err(error) => match error.downcast::<StoreError>() {
                 Ok(error) => unreadable(partition, error),
@@ -252,7 +259,9 @@ impl Verification<'_> {
             end: checkpoint,
             ..bounds
         };
-        self.read(partition, below, |_, key, entry| of_changelog.add(key, entry))?;
+        self.read(partition, below, |_, key, entry| {
+            of_changelog.add(KeyHash::of(key), entry);
+        })?;
         let mut differences = Differences::new(self.limit);
         for buckets in of_store.differing(&of_changelog, KEYS_MAX) {
             self.compare_buckets(store, partition, (bounds, checkpoint), &buckets, &mut differences)?;
@@ -328,9 +337,10 @@ fn repaired_copy(path: &Path, identity: &Identity) -> anyhow::Result<Result<Name
     })?;
     let options = Options {
         cache_bytes: CACHE_BYTES,
-        verify: true,
+        recent_max: RECENT_MAX,
     };
-    let opened = Store::open(copy.path(), identity, options)?;
+    let writer = StoreWriter::start().context("starting the thread that writes a store")?;
+    let opened = Store::open(copy.path(), identity, options, &writer)?;
     Ok(match opened.rebuild_reason {
         None => Ok(copy),
         Some(reason) => Err(reason),
@@ -438,7 +448,7 @@ mod tests {
         differences.missing = 2;
         differences
             .named
-            .insert(b"order-17"[..].into(), Difference::Missing);
+            .insert(KeyName::Key(b"order-17"[..].into()), Difference::Missing);
         let verified = verified(Shown::new(Partition(1), 7, Some(Offset(9)), differences), 0);
         let expected = serde_json::json!({"dir": "state", "stores": [{"partition": 1, "state": "differs",
             "reason": null, "keys": 7, "checkpoint": 9, "missing": 2, "extra": 0, "other": 0,
@@ -469,9 +479,10 @@ mod tests {
         };
         let options = Options {
             cache_bytes: 1 << 20,
-            verify: true,
+            recent_max: RECENT_MAX,
         };
-        drop(Store::open(&path, &identity("one"), options).expect("a store"));
+        let writer = StoreWriter::start().expect("a thread");
+        drop(Store::open(&path, &identity("one"), options, &writer).expect("a store"));
         let copy = repaired_copy(&path, &identity("one"))
             .expect("copied")
             .expect("trusted");
