@@ -125,6 +125,18 @@ pub(crate) struct StoreSettings {
     pub(crate) persist_interval: Duration,
     /// Maximum number of partitions restored at the same time.
     pub(crate) restores_max: usize,
+    /// Stores that are kept of partitions of other validators.
+    pub(crate) standby: StandbySetting,
+}
+
+/// Stores that are kept of partitions of other validators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StandbySetting {
+    /// None: a partition that moves here is restored from the store that this validator had of it, if any.
+    None,
+    /// One of each partition, which follows the changelog.
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +229,7 @@ impl Default for StoreSettings {
             cache: ByteSize::mib(32),
             persist_interval: Duration::from_secs(1),
             restores_max: 2,
+            standby: StandbySetting::None,
         }
     }
 }

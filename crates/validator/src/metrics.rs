@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::dead_letter::Reason;
-use service::metrics::{Labelled, counter, counters, gauges, histogram};
+use service::metrics::{Labelled, counter, counters, gauge, gauges, histogram};
 
 /// Metrics of a validator. Clones share the metrics.
 #[derive(Clone, Debug)]
@@ -22,6 +22,9 @@ pub(crate) struct Metrics {
     pub(crate) restore_records: Counter,
     pub(crate) restore_seconds: Histogram,
     pub(crate) stores_rebuilt: Counter,
+    pub(crate) standby_records: Counter,
+    pub(crate) standby_stores: Gauge,
+    pub(crate) standby_lag: Gauge,
     pub(crate) mass_refusals: Counter,
     partitions: Labelled<Gauge>,
 }
@@ -121,6 +124,21 @@ impl Metrics {
                 "outbox_stores_rebuilt",
                 "Stores discarded and rebuilt from the changelog, because they could not be trusted",
             ),
+            standby_records: counter(
+                registry,
+                "outbox_standby_records",
+                "Changelog records read by standby stores",
+            ),
+            standby_stores: gauge(
+                registry,
+                "outbox_standby_stores",
+                "Standby stores that follow the changelog",
+            ),
+            standby_lag: gauge(
+                registry,
+                "outbox_standby_lag_records",
+                "Changelog offsets that the standby stores were behind when they were looked at last",
+            ),
             mass_refusals: counter(
                 registry,
                 "outbox_mass_refusals",
@@ -204,6 +222,9 @@ mod tests {
                 "outbox_restore_records counter",
                 "outbox_restore_seconds histogram",
                 "outbox_stores_rebuilt counter",
+                "outbox_standby_records counter",
+                "outbox_standby_stores gauge",
+                "outbox_standby_lag_records gauge",
                 "outbox_mass_refusals counter",
                 "outbox_partitions gauge",
             ]

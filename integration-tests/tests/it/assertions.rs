@@ -17,7 +17,7 @@ use serde_json::Value;
 // The default session, transaction and drain timeouts fit in, one after the other, on two loaded cores.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
-/// Returns the sum of a counter over all its labels; 0 if the program does not list it yet.
+/// Returns the sum of a counter or gauge over all its labels, or the value of one whose labels are named with it.
 pub(crate) fn counter(service: &Service, name: &str) -> Result<u64> {
     let (_, metrics) = Http::new()?.get(&format!("{}/metrics", service.admin))?;
     let values: Vec<&str> = metrics

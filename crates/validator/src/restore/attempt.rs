@@ -1,7 +1,7 @@
 //! One attempt at a restore: performs the requests of [`pipeline::admission::restore`], which decides their
 //! order and what the responses mean.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -125,7 +125,7 @@ impl Worker {
 
     /// Checks that the topics are still those that this validator started with. Topics may have been recreated
     /// since.
-    fn check_topic_ids(&self, context: &RestoreContext) -> anyhow::Result<()> {
+    pub(super) fn check_topic_ids(&self, context: &RestoreContext) -> anyhow::Result<()> {
         if guard_removed!("guard-topic-ids") {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Worker {
         context.check_unchanged(&now).map_err(halted)
     }
 
-    fn context(&self, partition: Partition) -> RestoreContext {
+    pub(super) fn context(&self, partition: Partition) -> RestoreContext {
         RestoreContext {
             topics: self.config.topics.clone(),
             note: self.note.clone(),
@@ -216,7 +216,14 @@ impl Worker {
                 let opened = store
                     .as_deref_mut()
                     .context("the store was not opened before the changelog was read")?;
-                match self.read_changelog(reader, context, opened, range, cancelled)? {
+                match self.read_changelog(
+                    reader,
+                    context,
+                    opened,
+                    range,
+                    || cancelled.load(Ordering::Acquire),
+                    &self.metrics.restore_records,
+                )? {
                     ChangelogRead::Applied => RestoreResponse::ChangelogApplied,
                     ChangelogRead::Differs(offset) => RestoreResponse::StoreDiffers(offset),
                     ChangelogRead::Cancelled => return Ok(None),
@@ -232,7 +239,7 @@ impl Worker {
         }))
     }
 
-    fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
+    pub(super) fn open_store(&self, partition: Partition) -> anyhow::Result<Store> {
         let path = self.directory.store(partition);
         // Opening a store of another changelog or partition count rebuilds it: it has the keys of other
         // orders.
@@ -258,7 +265,7 @@ impl Worker {
         Ok(opened.store)
     }
 
-    fn discard_store(&self, partition: Partition) -> anyhow::Result<()> {
+    pub(super) fn discard_store(&self, partition: Partition) -> anyhow::Result<()> {
         tracing::error!(%partition, "store corrupt, rebuilding it from the changelog");
         let path = self.directory.store(partition);
         self.metrics.stores_rebuilt.inc();

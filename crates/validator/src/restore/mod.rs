@@ -11,6 +11,7 @@ mod attempt;
 mod errors;
 mod queue;
 mod read_changelog;
+mod standby;
 mod worker;
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ use store::{StateDirectory, Store, StoreWriter};
 use self::errors::RestoreErrors;
 use self::queue::JobQueue;
 use self::worker::Worker;
-use crate::config::Config;
+use crate::config::{Config, StandbySetting};
 use crate::metrics::Metrics;
 
 /// Restore threads, and the restores that are running.
@@ -124,6 +125,9 @@ impl Restorers {
         let threads = (0..config.store.restores_max)
             .map(|number| worker.clone().spawn(number, Arc::clone(&queue), finished.clone()))
             .collect::<anyhow::Result<_>>()?;
+        if config.store.standby == StandbySetting::All {
+            standby::spawn(worker, Arc::clone(&queue))?;
+        }
         Ok(Self {
             queue,
             threads,
@@ -157,6 +161,11 @@ impl Restorers {
             cancelled.store(true, Ordering::Release);
             self.queue.wake();
         }
+    }
+
+    /// Takes note of the assigned partitions: standby stores are kept of all others. Their own stores must be closed.
+    pub(crate) fn set_assigned<'a>(&self, partitions: impl Iterator<Item = &'a Partition>) {
+        self.queue.set_assigned(partitions);
     }
 
     /// Returns the next finished restore, if any. Does not wait.

@@ -1,7 +1,10 @@
 //! Queue of restores, shared by the restore threads: a restore that failed waits at its end, so that it holds
 //! up no other partition.
+//!
+//! It also says which partitions the thread of the standby stores may follow, as the file of a store has one handle: no
+//! assigned one. Of one that is assigned, the thread gives up the store before the restore begins.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +28,10 @@ struct State {
     // At most one wanted restore of each partition, and cancelled ones, which are taken first.
     waiting: VecDeque<Waiting>,
     running: HashSet<Partition>,
+    /// Assigned partitions; `None` until the first assignment.
+    assigned: Option<BTreeSet<Partition>>,
+    /// Partitions whose standby stores are open.
+    followed: BTreeSet<Partition>,
     is_closed: bool,
 }
 
@@ -38,7 +45,9 @@ impl JobQueue {
     /// Adds a restore, to be performed as soon as a thread is free.
     pub(super) fn add(&self, job: RestoreJob) {
         let due = Instant::now();
-        self.lock().waiting.push_back(Waiting { due, job });
+        let mut state = self.lock();
+        state.assigned.get_or_insert_default().insert(job.partition);
+        state.waiting.push_back(Waiting { due, job });
         self.changed.notify_all();
     }
 
@@ -54,6 +63,50 @@ impl JobQueue {
     pub(super) fn end(&self, partition: Partition) {
         self.lock().running.remove(&partition);
         self.changed.notify_all();
+    }
+
+    /// Takes note of the assigned partitions. The stores of all others are closed.
+    pub(super) fn set_assigned<'a>(&self, partitions: impl Iterator<Item = &'a Partition>) {
+        self.lock().assigned = Some(partitions.copied().collect());
+    }
+
+    /// Returns whether the standby store of a partition may be open, and takes note of it if so.
+    pub(super) fn follow(&self, partition: Partition) -> bool {
+        let mut state = self.lock();
+        let may_follow = state.may_follow(partition);
+        if may_follow {
+            state.followed.insert(partition);
+        }
+        may_follow
+    }
+
+    /// Returns whether a standby store may stay open.
+    pub(super) fn may_follow(&self, partition: Partition) -> bool {
+        self.lock().may_follow(partition)
+    }
+
+    /// Takes note that the standby store of a partition is closed.
+    pub(super) fn unfollow(&self, partition: Partition) {
+        self.lock().followed.remove(&partition);
+        self.changed.notify_all();
+    }
+
+    /// Waits for this time, or until a standby store is to be closed. Returns `false` once the queue is closed.
+    pub(super) fn await_standby(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        let mut state = self.lock();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let is_wanted = |partition: &Partition| !state.may_follow(*partition);
+            if state.is_closed || left.is_zero() || state.followed.iter().any(is_wanted) {
+                return !state.is_closed;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
     }
 
     /// Wakes the threads after a cancel flag was set.
@@ -118,7 +171,23 @@ impl State {
         // One at a time for a partition, the earlier first: a cancelled restore has then closed the store's file
         // before the next one opens it.
         let is_next = |other: &Waiting| other.job.partition != job.partition || other.job.id >= job.id;
-        is_due && !self.running.contains(&job.partition) && self.waiting.iter().all(is_next)
+        is_due
+            && !self.running.contains(&job.partition)
+            && !self.followed.contains(&job.partition)
+            && self.waiting.iter().all(is_next)
+    }
+
+    fn may_follow(&self, partition: Partition) -> bool {
+        let is_assigned = self
+            .assigned
+            .as_ref()
+            .is_none_or(|assigned| assigned.contains(&partition));
+        // A cancelled restore closes its store when it is taken.
+        let is_waiting = self
+            .waiting
+            .iter()
+            .any(|waiting| waiting.job.partition == partition);
+        !self.is_closed && !is_assigned && !is_waiting && !self.running.contains(&partition)
     }
 }
 
@@ -166,6 +235,38 @@ mod tests {
         assert_eq!(taken(&queue, LATER), Some((0, 1)));
         queue.end(Partition(0));
         assert_eq!(taken(&queue, Duration::ZERO), Some((0, 2)));
+    }
+
+    #[test]
+    fn standby_store_is_closed_before_its_restore() {
+        let queue = Arc::new(JobQueue::default());
+        let partition = Partition(3);
+        assert!(!queue.follow(partition), "nothing is assigned yet");
+        queue.set_assigned([Partition(0)].iter());
+        assert!(!queue.follow(Partition(0)), "assigned");
+        assert!(queue.follow(partition));
+        assert!(queue.await_standby(Duration::ZERO));
+
+        let follower = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.await_standby(LATER) && !queue.may_follow(partition)
+        });
+        queue.add(job(3, 1));
+        assert!(
+            follower.join().expect("no panic"),
+            "woken, as the store is to be closed"
+        );
+        assert_eq!(taken(&queue, LATER), None, "the store is open");
+        queue.unfollow(partition);
+        assert_eq!(taken(&queue, Duration::ZERO), Some((3, 1)));
+
+        assert!(!queue.follow(partition), "restored, and then running");
+        queue.end(partition);
+        assert!(!queue.follow(partition), "running");
+        queue.set_assigned([Partition(0)].iter());
+        assert!(queue.follow(partition), "released");
+        queue.close();
+        assert!(!queue.await_standby(LATER) && !queue.may_follow(partition));
     }
 
     #[test]

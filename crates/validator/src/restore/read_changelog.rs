@@ -1,10 +1,9 @@
 //! Reading of a changelog into a store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use kafka::changelog::{ChangelogReader, ReadError};
 use kafka::error::ErrorClass;
-use pipeline::admission::restore::{Chunk, Overlap, RestoreContext, Tail};
+use pipeline::admission::restore::{Chunk, Overlap, RestoreContext, StandbyRange, Tail};
+use prometheus_client::metrics::counter::Counter;
 use records::entry::InvalidEntry;
 use records::{Entry, IdempotencyKey, Offset};
 use service::failpoint::{guard_removed, kill_at};
@@ -23,6 +22,22 @@ pub(super) struct ChangelogRange {
     pub(super) checkpoint: Offset,
     /// Offset to read to.
     pub(super) end: Offset,
+}
+
+impl From<StandbyRange> for ChangelogRange {
+    fn from(
+        StandbyRange {
+            start,
+            checkpoint,
+            end,
+        }: StandbyRange,
+    ) -> Self {
+        Self {
+            start,
+            checkpoint,
+            end,
+        }
+    }
 }
 
 /// End of a read.
@@ -48,7 +63,8 @@ impl<E: Into<anyhow::Error>> From<E> for Stopped {
 }
 
 impl Worker {
-    /// Reads a part of the changelog into the store, after a comparison of what the store must have already.
+    /// Reads a part of the changelog into the store, after a comparison of what the store must have already. The
+    /// records that it lacks are counted by `count`.
     pub(super) fn read_changelog(
         &self,
         reader: &ChangelogReader,
@@ -59,7 +75,8 @@ impl Worker {
             checkpoint,
             end,
         }: ChangelogRange,
-        cancelled: &AtomicBool,
+        cancelled: impl Fn() -> bool,
+        count: &Counter,
     ) -> anyhow::Result<ChangelogRead> {
         let (mut overlap, mut tail) = (
             Some(Overlap::new(checkpoint)),
@@ -73,33 +90,27 @@ impl Worker {
             ))
         };
         let mut records = 0;
-        let outcome = reader.read(
-            context.partition,
-            start,
-            end,
-            || cancelled.load(Ordering::Acquire),
-            |change| {
-                if let Some(compared) = &mut overlap {
-                    let is_below = compared.take(change.key, change.value, change.offset);
-                    if is_below.map_err(|error| unreadable(error, change.offset))? {
-                        return Ok(());
-                    }
-                    // Before the first change is applied.
-                    check_overlap(compared, store)?;
-                    overlap = None;
+        let outcome = reader.read(context.partition, start, end, cancelled, |change| {
+            if let Some(compared) = &mut overlap {
+                let is_below = compared.take(change.key, change.value, change.offset);
+                if is_below.map_err(|error| unreadable(error, change.offset))? {
+                    return Ok(());
                 }
-                records += 1;
-                let full = tail
-                    .take(change.key, change.value, change.offset)
-                    .map_err(|error| unreadable(error, change.offset))?;
-                full.map_or(Ok(()), |chunk| {
-                    apply(store, chunk)?;
-                    // Written meanwhile, so that a restore that is killed does not start from nothing.
-                    Ok(store.start_persist()?)
-                })
-            },
-        );
-        self.metrics.restore_records.inc_by(records);
+                // Before the first change is applied.
+                check_overlap(compared, store)?;
+                overlap = None;
+            }
+            records += 1;
+            let full = tail
+                .take(change.key, change.value, change.offset)
+                .map_err(|error| unreadable(error, change.offset))?;
+            full.map_or(Ok(()), |chunk| {
+                apply(store, chunk)?;
+                // Written meanwhile, so that a restore that is killed does not start from nothing.
+                Ok(store.start_persist()?)
+            })
+        });
+        count.inc_by(records);
         match outcome {
             Ok(()) => {}
             Err(ReadError::Cancelled) => return Ok(ChangelogRead::Cancelled),

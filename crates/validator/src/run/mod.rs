@@ -291,6 +291,11 @@ impl Loop<'_> {
                 }
             }
         }
+        // After the actions, which have closed the stores of revoked partitions.
+        if self.is_assigned {
+            let assigned = self.admission.partitions().keys();
+            self.shell.restorers.set_assigned(assigned);
+        }
         self.update_readiness();
         Ok(())
     }

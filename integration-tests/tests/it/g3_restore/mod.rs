@@ -2,4 +2,5 @@
 
 mod high_watermark;
 mod restores;
+mod standby;
 mod verified_stores;

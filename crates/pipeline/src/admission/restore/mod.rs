@@ -18,12 +18,14 @@
 //! next attempt starts with the first request.
 
 mod overlap;
+mod standby;
 mod tail;
 mod topics;
 
 use records::{Bounds, EpochEnd, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
 
 pub use self::overlap::Overlap;
+pub use self::standby::StandbyRange;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
 
 /// Attempt to restore a partition's store.
