@@ -1,9 +1,11 @@
 //! The state directory of one process, with a store for each partition that it has owned.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use records::Partition;
 
@@ -179,6 +181,41 @@ impl StateDirectory {
     pub fn store(&self, partition: Partition) -> PathBuf {
         self.path.join(format!("partition-{partition}.redb"))
     }
+
+    /// Removes the stores that are not in use, and were last written longer ago than this. Returns their partitions.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a file cannot be removed. Those before it are.
+    pub fn remove_unused(
+        &self,
+        is_used: impl Fn(Partition) -> bool,
+        unused_max: Duration,
+    ) -> Result<Vec<Partition>, DirectoryError> {
+        let mut removed = Vec::new();
+        for file in fs::read_dir(&self.path).map_err(|error| self.failed(error))? {
+            let file = file.map_err(|error| self.failed(error))?;
+            let Some(partition) = partition_of(&file.file_name()) else {
+                continue;
+            };
+            let written = file.metadata().and_then(|metadata| metadata.modified());
+            // A file of the future was written a moment ago: the clock was set back since.
+            let unused = written
+                .map_err(|error| self.failed(error))?
+                .elapsed()
+                .unwrap_or_default();
+            if unused > unused_max && !is_used(partition) {
+                fs::remove_file(file.path()).map_err(|error| self.failed(error))?;
+                removed.push(partition);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Returns the partition of the store in a file with this name; `None` if it is another file.
+pub(crate) fn partition_of(file: &OsStr) -> Option<Partition> {
+    let number = file.to_str()?.strip_prefix("partition-")?.strip_suffix(".redb")?;
+    number.parse().ok().map(Partition)
 }
 
 /// File that is locked.
@@ -195,6 +232,8 @@ pub(crate) fn parse_ids(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -216,6 +255,28 @@ mod tests {
             again.claim("payment-orders with 12 partitions"),
             Err(DirectoryError::OtherTopics { .. })
         ));
+    }
+
+    #[test]
+    fn stores_that_moved_away_long_ago_are_removed() {
+        let day = Duration::from_secs(24 * 3600);
+        let temporary = tempfile::tempdir().expect("a directory");
+        let locked = StateDirectory::lock(temporary.path()).expect("free");
+        locked.claim("orders with 4 partitions").expect("new");
+        for (partition, days) in [(0, 9), (1, 9), (2, 1), (3, 0)] {
+            let file = File::create(locked.store(Partition(partition))).expect("created");
+            file.set_modified(SystemTime::now() - day * days).expect("set");
+        }
+        let future = File::open(locked.store(Partition(3))).expect("opened");
+        future.set_modified(SystemTime::now() + day * 365).expect("set");
+        let removed = locked.remove_unused(|partition| partition == Partition(0), day * 7);
+        assert_eq!(removed.expect("removed"), [Partition(1)]);
+        let is_there = [0, 1, 2, 3].map(|partition| locked.store(Partition(partition)).exists());
+        assert_eq!(is_there, [true, false, true, true]);
+        assert!(
+            locked.claim("orders with 5 partitions").is_err(),
+            "other files are kept"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use records::{KeyHash, Offset, Partition};
 use redb::{Builder, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 
-use crate::directory::{DirectoryError, IDS, LOCK, TOPICS, parse_ids};
+use crate::directory::{DirectoryError, IDS, LOCK, TOPICS, parse_ids, partition_of};
 use crate::error::{StoreError, guarded};
 use crate::file::manifest_damage;
 use crate::manifest::{MANIFEST, MANIFEST_ROW, Manifest};
@@ -54,16 +54,9 @@ impl InspectedDirectory {
         let mut stores = Vec::new();
         for file in fs::read_dir(path).map_err(failed)? {
             let file = file.map_err(failed)?;
-            let name = file.file_name();
-            let partition = name.to_str().and_then(|name| {
-                name.strip_prefix("partition-")?
-                    .strip_suffix(".redb")?
-                    .parse()
-                    .ok()
-            });
-            if let Some(partition) = partition {
+            if let Some(partition) = partition_of(&file.file_name()) {
                 stores.push(StoreFile {
-                    partition: Partition(partition),
+                    partition,
                     path: file.path(),
                     bytes: file.metadata().map_err(failed)?.len(),
                 });

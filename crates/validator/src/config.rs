@@ -127,6 +127,9 @@ pub(crate) struct StoreSettings {
     pub(crate) restores_max: usize,
     /// Stores that are kept of partitions of other validators.
     pub(crate) standby: StandbySetting,
+    /// Time after which the store of a partition that has moved away is removed.
+    #[serde(with = "humantime_serde")]
+    pub(crate) unused_max: Duration,
 }
 
 /// Stores that are kept of partitions of other validators.
@@ -230,6 +233,7 @@ impl Default for StoreSettings {
             persist_interval: Duration::from_secs(1),
             restores_max: 2,
             standby: StandbySetting::None,
+            unused_max: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

@@ -5,6 +5,7 @@ mod consumer_events;
 mod fenced;
 mod readiness;
 mod topic_changes;
+mod unused_stores;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -125,6 +126,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         work,
         persist_next: 0,
         persist_at: Instant::now(),
+        unused_stores_due: Instant::now(),
     };
     run.set_unassigned();
     health.set_ready(Health::STARTED);
@@ -194,6 +196,8 @@ struct Loop<'a> {
     /// Index of the store that is persisted next.
     persist_next: usize,
     persist_at: Instant,
+    /// Time at which unused stores are looked for next.
+    unused_stores_due: Instant,
 }
 
 impl Loop<'_> {
@@ -217,6 +221,7 @@ impl Loop<'_> {
             self.persist_one(consumer)?;
             self.answer_queries();
             let mut time = Time::now();
+            self.remove_unused_stores(time.now);
             for _ in 0..RECORDS_PER_TURN {
                 if self.admission.due().is_some_and(|due| due <= time.now) {
                     self.apply(consumer, Event::Tick)?;
