@@ -58,7 +58,8 @@ impl StoreWriter {
             batch,
             written,
         };
-        // The thread lives as long as this handle. If it did not, the store would find that its sender is gone.
+        // The thread lives as long as this handle. If it had panicked, nobody would answer: the run loop would stand
+        // still in `Store::await_batch`, and the watchdog of its health would say so.
         drop(self.jobs.send(job));
     }
 }
