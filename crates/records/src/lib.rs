@@ -49,6 +49,7 @@ pub use offset_set::OffsetSet;
 pub use order::{Amount, AmountForm, Order, find_unique, key_in_tree, order_id, parse_tree};
 pub use position::{Bounds, EpochEnd, LeaderEpoch, Offset, Partition, Position, Timestamp};
 pub use topics::Topics;
+pub use topics::forgotten::Forgotten;
 pub use topics::note as topics_note;
 pub use topics::note::TopicsNote;
 pub use topics::topic_id::TopicId;

@@ -22,6 +22,7 @@ const LOOK_UPS: u64 = 100_000;
 const OPTIONS: Options = Options {
     cache_bytes: 32 << 20,
     recent_max: 1 << 17,
+    period: None,
 };
 
 fn key(number: u64) -> IdempotencyKey {
@@ -70,7 +71,9 @@ fn main() {
         let end = (next + BATCH).min(keys);
         let updates: Vec<StoreUpdate> = (next..end).map(|n| (key(n), entry(n)).into()).collect();
         let applying = Instant::now();
-        store.apply(updates, Offset(end.cast_signed())).expect("applied");
+        store
+            .apply(updates, Offset(end.cast_signed()), None)
+            .expect("applied");
         longest = longest.max(applying.elapsed());
         next = end;
         if next < shown {

@@ -1,9 +1,10 @@
 //! The file of a store: runs are written and merged, each in transactions that leave it whole.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hashbrown::HashMap;
-use records::{Entry, KeyHash, Offset};
+use records::{Entry, Forgotten, KeyHash, Offset, Timestamp};
 use redb::{
     Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableHandle, WriteTransaction,
@@ -12,9 +13,9 @@ use redb::{
 use crate::error::{StoreError, guarded};
 use crate::manifest::{MANIFEST, MANIFEST_ROW, Manifest};
 use crate::runs::block::{Kind, Place};
-use crate::runs::builder::{INDEXES, RunBuilder, RunTables, table_name};
+use crate::runs::builder::{INDEXES, RunBuilder, RunTables, Span, table_name};
 use crate::runs::merge::{Merge, open_blocks};
-use crate::runs::policy::runs_to_merge;
+use crate::runs::policy::{Mergeable, runs_to_merge};
 use crate::runs::row::Row;
 use crate::runs::run::{Blocks, Damage, Run, RunMeta};
 use crate::runs::segment::Segment;
@@ -27,6 +28,8 @@ pub(crate) type Updates = HashMap<KeyHash, Option<Entry>>;
 pub(crate) struct Batch {
     pub(crate) updates: Updates,
     pub(crate) checkpoint: Option<Offset>,
+    /// Recorded times of the oldest and the newest update; `None` if there is none.
+    pub(crate) recorded: Option<(Timestamp, Timestamp)>,
 }
 
 /// Runs of a file at one point in time, from the newest to the oldest, each with its blocks.
@@ -40,14 +43,20 @@ pub(crate) struct RunsFile {
     /// Runs of the manifest, in its order.
     runs: Vec<Run>,
     merge: Option<Merge>,
+    period: Option<Duration>,
     path: PathBuf,
 }
 
 impl RunsFile {
-    /// Opens the file. A new one is given this identity; returns the one that it has.
-    pub(crate) fn open(path: &Path, identity: &str, cache_bytes: usize) -> Result<Self, StoreError> {
+    /// Opens the file. A new one is given this identity; one of another identity is left as it is.
+    pub(crate) fn open(
+        path: &Path,
+        identity: &str,
+        cache_bytes: usize,
+        period: Option<Duration>,
+    ) -> Result<Self, StoreError> {
         guarded("opening", path, || {
-            let database = Builder::new().set_cache_size(cache_bytes).create(path)?;
+            let mut database = Builder::new().set_cache_size(cache_bytes).create(path)?;
             let transaction = begin(&database, Durability::Immediate)?;
             let manifest = {
                 let mut table = transaction.open_table(MANIFEST)?;
@@ -64,16 +73,27 @@ impl RunsFile {
                     }
                 }
             };
-            // Creates the table of indexes in a new file, too.
-            remove_unlisted(&transaction, &manifest)?;
-            transaction.commit()?;
-            let read = database.begin_read()?;
-            let runs = manifest.runs.iter().map(|meta| load(&read, *meta));
+            let mut runs = Vec::new();
+            if manifest.identity == identity {
+                // Creates the table of indexes in a new file, too.
+                remove_unlisted(&transaction, &manifest)?;
+                transaction.commit()?;
+                if is_mostly_free(path, &manifest) {
+                    // Before anything reads it, which would prevent it. Its time is that of what is left.
+                    database.compact()?;
+                }
+                let read = database.begin_read()?;
+                let loaded = manifest.runs.iter().map(|meta| load(&read, *meta));
+                runs = loaded.collect::<Result<_, redb::Error>>()?;
+            } else {
+                transaction.abort()?;
+            }
             Ok(Self {
-                runs: runs.collect::<Result<_, redb::Error>>()?,
+                runs,
                 database,
                 manifest,
                 merge: None,
+                period,
                 path: path.to_owned(),
             })
         })
@@ -105,7 +125,6 @@ impl RunsFile {
             .map(|(key, entry)| Row::new(*key, entry.as_ref()))
             .collect();
         rows.sort_unstable_by_key(Row::key);
-        let times = batch.updates.values().flatten().map(|entry| entry.admitted_at);
         let mut manifest = self.manifest.clone();
         manifest.checkpoint = batch.checkpoint;
         let written = guarded("writing", &self.path, || {
@@ -114,11 +133,14 @@ impl RunsFile {
             let run = if rows.is_empty() {
                 None
             } else {
-                let mut builder = RunBuilder::new(manifest.next_run);
+                let (oldest, newest) = batch.recorded.unwrap_or((Timestamp(0), Timestamp(0)));
+                let span = Span {
+                    end: batch.checkpoint.unwrap_or(Offset(0)),
+                    oldest,
+                    newest,
+                };
+                let mut builder = RunBuilder::new(manifest.next_run, span);
                 manifest.next_run += 1;
-                for at in times {
-                    builder.covers(at, at);
-                }
                 let mut tables = RunTables::open(&transaction, builder.id())?;
                 for row in &rows {
                     builder.push(&mut tables, row)?;
@@ -143,8 +165,17 @@ impl RunsFile {
     }
 
     fn next_merge(&self) -> Option<std::ops::Range<usize>> {
-        let rows: Vec<u64> = self.manifest.runs.iter().map(|run| run.rows).collect();
-        runs_to_merge(&rows)
+        let mut period = i64::MIN;
+        let mergeable = |run: &RunMeta| {
+            // Recorded times rise from run to run, except where an earlier version has not recorded them so.
+            period = period.max(self.period.map_or(0, |length| period_of(run.newest, length)));
+            Mergeable {
+                rows: run.rows,
+                period,
+            }
+        };
+        let runs: Vec<Mergeable> = self.manifest.runs.iter().map(mergeable).collect();
+        runs_to_merge(&runs)
     }
 
     /// Goes on with a merge by one segment, or begins one. Returns `true` if it has ended, and the runs have changed.
@@ -155,7 +186,11 @@ impl RunsFile {
                 Some(range) => {
                     let id = self.manifest.next_run;
                     self.manifest.next_run += 1;
-                    Merge::new(&self.runs[range.clone()], id, range.start == 0)
+                    let has_oldest = range.start == 0;
+                    match Merge::new(&self.manifest.runs[range], id, has_oldest) {
+                        Some(merge) => merge,
+                        None => return Ok(false),
+                    }
                 }
                 None => return Ok(false),
             },
@@ -175,6 +210,30 @@ impl RunsFile {
         Ok(ended)
     }
 
+    /// Removes the runs of forgotten keys.
+    pub(crate) fn forget(&mut self, forgotten: Forgotten) -> Result<(), StoreError> {
+        let count = forgotten_runs(self.manifest.runs.iter(), forgotten);
+        if count == 0 {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.clone();
+        let removed: Vec<RunMeta> = manifest.runs.drain(..count).collect();
+        let is_removed = |source: RunMeta| removed.iter().any(|run| run.id == source.id);
+        // A merge that has begun with them would bring them back.
+        let ended = self.merge.take_if(|merge| merge.sources().any(is_removed));
+        guarded("forgetting", &self.path, || {
+            let transaction = begin(&self.database, Durability::Immediate)?;
+            write_manifest(&transaction, &manifest)?;
+            let removed = removed.iter().map(|run| (run.id, run.segments));
+            remove_runs(&transaction, removed.chain(ended.as_ref().map(Merge::written)))?;
+            transaction.commit()?;
+            Ok(())
+        })?;
+        self.runs.drain(..count);
+        self.manifest = manifest;
+        Ok(())
+    }
+
     /// Puts the merged run into the place of its sources, in one durable transaction.
     fn end_merge(&mut self, merge: Merge) -> Result<(), StoreError> {
         let sources: Vec<RunMeta> = merge.sources().collect();
@@ -188,7 +247,7 @@ impl RunsFile {
             let meta = merged.iter().map(|run| run.meta);
             manifest.runs.splice(start..start + sources.len(), meta);
             write_manifest(&transaction, &manifest)?;
-            remove_runs(&transaction, &sources)?;
+            remove_runs(&transaction, sources.iter().map(|run| (run.id, run.segments)))?;
             transaction.commit()?;
             Ok(merged)
         })?;
@@ -196,6 +255,31 @@ impl RunsFile {
         self.manifest = manifest;
         Ok(())
     }
+}
+
+/// Returns the number of the oldest runs all of whose keys are forgotten.
+pub(crate) fn forgotten_runs<'a>(
+    runs: impl Iterator<Item = &'a RunMeta>,
+    Forgotten { below, before }: Forgotten,
+) -> usize {
+    // Both: of another changelog, recreated since, the offset would mean nothing.
+    runs.take_while(|run| run.end <= below && run.newest < before)
+        .count()
+}
+
+/// Returns the number of the period of a time.
+fn period_of(at: Timestamp, length: Duration) -> i64 {
+    let milliseconds = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+    at.0.div_euclid(milliseconds.max(1))
+}
+
+/// Returns `true` if a file is large, and most of it is space of runs that were removed.
+fn is_mostly_free(path: &Path, manifest: &Manifest) -> bool {
+    const LARGE: u64 = 64 << 20;
+    // With the file's own trees, and the space that merges need, a block takes less than twice its length.
+    let bytes_of_block = 2 * 4096;
+    let blocks: u64 = manifest.runs.iter().map(|run| u64::from(run.blocks)).sum();
+    std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE && file.len() / 4 > blocks * bytes_of_block)
 }
 
 /// Begins a transaction.
@@ -215,13 +299,17 @@ fn write_manifest(transaction: &WriteTransaction, manifest: &Manifest) -> Result
     Ok(())
 }
 
-fn remove_runs(transaction: &WriteTransaction, runs: &[RunMeta]) -> Result<(), redb::Error> {
+/// Removes runs, of which these are the numbers and the numbers of segments.
+fn remove_runs(
+    transaction: &WriteTransaction,
+    runs: impl Iterator<Item = (u64, u32)>,
+) -> Result<(), redb::Error> {
     let mut indexes = transaction.open_table(INDEXES)?;
-    for run in runs {
-        for segment in 0..run.segments {
-            indexes.remove((run.id, segment))?;
+    for (id, segments) in runs {
+        for segment in 0..segments {
+            indexes.remove((id, segment))?;
         }
-        let name = table_name(run.id);
+        let name = table_name(id);
         transaction.delete_table(TableDefinition::<u32, &[u8]>::new(&name))?;
     }
     Ok(())

@@ -14,11 +14,18 @@ pub struct Identity {
     pub partitions: usize,
 }
 
+/// Layout of the file, with which the text of an identity begins: a store of another layout is rebuilt as well.
+pub(crate) const LAYOUT: &str = "v3";
+
 impl Identity {
     /// Returns the text that is written to the file.
     #[must_use]
     pub fn text(&self) -> String {
-        // The version is that of the file's layout: a store of another layout is rebuilt as well.
-        format!("v2 {}/{} of {}", self.changelog, self.partition, self.partitions)
+        let Self {
+            changelog,
+            partition,
+            partitions,
+        } = self;
+        format!("{LAYOUT} {changelog}/{partition} of {partitions}")
     }
 }

@@ -215,6 +215,7 @@ mod tests {
             .apply(
                 [update("b", Some(entry(1))), update("a", Some(entry(2)))],
                 Offset(7),
+                None,
             )
             .expect("applied");
         store.persist().expect("persisted");
@@ -245,7 +246,7 @@ mod tests {
         let (path, killed) = (directory.path().join("0.redb"), directory.path().join("copy"));
         let mut store = open(&path, 0).store;
         store
-            .apply([update("a", Some(entry(1)))], Offset(3))
+            .apply([update("a", Some(entry(1)))], Offset(3), None)
             .expect("applied");
         store.persist().expect("persisted");
         fs::copy(&path, &killed).expect("copied");

@@ -5,6 +5,7 @@ use records::{Offset, Timestamp};
 use redb::TableDefinition;
 use twox_hash::XxHash3_64;
 
+use crate::identity::LAYOUT;
 use crate::runs::run::RunMeta;
 
 /// The manifest, under [`MANIFEST_ROW`].
@@ -41,7 +42,7 @@ impl Manifest {
 
     /// Returns the bytes of the manifest, with their checksum.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64 + self.identity.len() + self.runs.len() * 40);
+        let mut bytes = Vec::with_capacity(64 + self.identity.len() + self.runs.len() * 48);
         let length = u32::try_from(self.identity.len()).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(self.identity.as_bytes());
@@ -54,6 +55,7 @@ impl Manifest {
             bytes.extend_from_slice(&run.rows.to_le_bytes());
             bytes.extend_from_slice(&run.segments.to_le_bytes());
             bytes.extend_from_slice(&run.blocks.to_le_bytes());
+            bytes.extend_from_slice(&run.end.0.to_le_bytes());
             bytes.extend_from_slice(&run.oldest.0.to_le_bytes());
             bytes.extend_from_slice(&run.newest.0.to_le_bytes());
         }
@@ -62,7 +64,7 @@ impl Manifest {
         bytes
     }
 
-    /// Returns the manifest of these bytes; `None` if they are damaged.
+    /// Returns the manifest of these bytes; `None` if they are damaged. Of another layout only the identity is read.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (bytes, found) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
         if *found != checksum(bytes) {
@@ -72,6 +74,9 @@ impl Manifest {
         let length = usize::try_from(bytes.u32()?).ok()?;
         let (identity, rest) = bytes.0.split_at_checked(length)?;
         let identity = String::from_utf8(identity.to_vec()).ok()?;
+        if !identity.starts_with(LAYOUT) {
+            return Some(Self::new(identity));
+        }
         bytes = Bytes(rest);
         let checkpoint = bytes.i64()?;
         let next_run = bytes.u64()?;
@@ -82,6 +87,7 @@ impl Manifest {
                 rows: bytes.u64()?,
                 segments: bytes.u32()?,
                 blocks: bytes.u32()?,
+                end: Offset(bytes.i64()?),
                 oldest: Timestamp(bytes.i64()?),
                 newest: Timestamp(bytes.i64()?),
             });
@@ -134,6 +140,7 @@ mod tests {
             rows: 70_000,
             segments: 2,
             blocks: 1045,
+            end: Offset(80_000),
             oldest: Timestamp(-3),
             newest: Timestamp(1_790_000_000_000),
         };
@@ -141,12 +148,18 @@ mod tests {
             checkpoint: Some(Offset(0)),
             next_run: 9,
             runs: vec![run(2), run(8)],
-            ..Manifest::new("v2 changelog/0 of 4".into())
+            ..Manifest::new("v3 changelog/0 of 4".into())
         };
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes), Some(manifest));
-        let new = Manifest::new("v2 changelog/0 of 4".into());
+        let new = Manifest::new("v3 changelog/0 of 4".into());
         assert_eq!(Manifest::decode(&new.encode()), Some(new));
+        let other = Manifest {
+            runs: vec![run(1)],
+            ..Manifest::new("v1 changelog/0 of 4".into())
+        };
+        let identity_only = Manifest::new(other.identity.clone());
+        assert_eq!(Manifest::decode(&other.encode()), Some(identity_only));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::StoreError;
 use crate::file::RunsFile;
@@ -16,6 +17,9 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Number of updates in memory at which they are written. Twice as many are in memory while they are.
     pub recent_max: usize,
+    /// Length of the periods of recorded time whose keys are kept, and forgotten, together; `None` if no key is ever
+    /// forgotten.
+    pub period: Option<Duration>,
 }
 
 /// An opened store, and whether its file was replaced.
@@ -78,7 +82,7 @@ impl Store {
         writer: &StoreWriter,
     ) -> Result<Identified, StoreError> {
         let expected = identity.text();
-        let file = RunsFile::open(path, &expected, options.cache_bytes)?;
+        let file = RunsFile::open(path, &expected, options.cache_bytes, options.period)?;
         if file.identity() != expected {
             return Ok(Err(file.identity().to_owned()));
         }

@@ -8,12 +8,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-use records::{Entry, IdempotencyKey, KeyHash, Offset};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use records::{Entry, Forgotten, IdempotencyKey, KeyHash, Offset, Timestamp};
 
 use crate::error::{StoreError, guarded};
-use crate::file::{Batch, RunsFile, Updates, View};
+use crate::file::{Batch, RunsFile, Updates, View, forgotten_runs};
 use crate::writer::{SharedFile, StoreWriter, Written, lock};
 
 /// Entries of one partition, by idempotency key.
@@ -24,6 +25,10 @@ pub struct Store {
     view: View,
     /// Updates that no batch has.
     recent: Updates,
+    /// Recorded times of the oldest and the newest of them; `None` if there is none.
+    recent_times: Option<(Timestamp, Timestamp)>,
+    /// Recorded time of the newest update of all.
+    newest: Option<Timestamp>,
     /// Batch that the writer has.
     writing: Option<Arc<Batch>>,
     written: (Sender<Written>, Receiver<Written>),
@@ -72,8 +77,11 @@ impl Store {
         writer: StoreWriter,
     ) -> Result<Self, StoreError> {
         let checkpoint = file.checkpoint();
+        let view = file.view()?;
         Ok(Self {
-            view: file.view()?,
+            newest: view.0.iter().map(|(run, _)| run.meta.newest).max(),
+            recent_times: None,
+            view,
             file: Arc::new(std::sync::Mutex::new(Some(file))),
             writer,
             recent: Updates::new(),
@@ -141,6 +149,9 @@ impl Store {
     /// update counts. The updates can be read at once, and are written in the background, together with others. Waits
     /// only if the disk is slower than the changelog.
     ///
+    /// `recorded` is the recorded time of the newest of them; `None` means that of the updates before. Recorded times
+    /// rise with the changelog's offsets.
+    ///
     /// Until they are durable, a crash takes back both the updates and the checkpoint.
     ///
     /// # Errors
@@ -149,6 +160,7 @@ impl Store {
         &mut self,
         updates: impl IntoIterator<Item = StoreUpdate>,
         checkpoint: Offset,
+        recorded: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         // The restore compares the checkpoint with the changelog's end. Moved backwards, it would hide that the
         // changelog has lost keys.
@@ -159,8 +171,17 @@ impl Store {
                 to: checkpoint,
             });
         }
-        let updates = updates.into_iter().map(|update| (update.key, update.entry));
-        self.recent.extend(updates);
+        let mut has_updates = false;
+        self.recent.extend(updates.into_iter().map(|update| {
+            has_updates = true;
+            (update.key, update.entry)
+        }));
+        if has_updates {
+            let at = recorded.or(self.newest).unwrap_or(Timestamp(0));
+            let (oldest, newest) = self.recent_times.unwrap_or((at, at));
+            self.recent_times = Some((oldest.min(at), newest.max(at)));
+            self.newest = self.newest.max(Some(at));
+        }
         self.checkpoint = Some(checkpoint);
         self.take_written()?;
         if self.recent.len() >= self.recent_max {
@@ -206,6 +227,7 @@ impl Store {
         let batch = Arc::new(Batch {
             updates: std::mem::take(&mut self.recent),
             checkpoint: self.checkpoint,
+            recorded: self.recent_times.take(),
         });
         self.writer
             .write(&self.file, Arc::clone(&batch), self.written.0.clone());
@@ -217,11 +239,77 @@ impl Store {
         self.take_written()?;
         while self.writing.is_some() {
             // The writer answers each batch, also if redb panics. This store has a sender itself, so that the channel
-            // is never closed.
-            match self.written.1.recv() {
+            // is never closed: whether the thread still lives is looked at now and then.
+            match self.written.1.recv_timeout(Duration::from_millis(100)) {
                 Ok(written) => self.take(written)?,
-                Err(_) => return Err(self.failed()),
+                Err(RecvTimeoutError::Timeout) if !self.writer.has_ended() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.has_failed = true;
+                    return Err(self.failed());
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Returns the recorded time of the newest key; `None` if there never was one.
+    #[must_use]
+    pub const fn newest(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
+    /// Returns the recorded time of the oldest key, or an earlier one if it was removed; `None` if there is no key.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Timestamp> {
+        let in_memory = [
+            self.recent_times,
+            self.writing.as_ref().and_then(|batch| batch.recorded),
+        ];
+        let of_runs = self.view.0.iter().map(|(run, _)| run.meta.oldest);
+        of_runs
+            .chain(in_memory.into_iter().flatten().map(|(oldest, _)| oldest))
+            .min()
+    }
+
+    /// Returns the size of the file, in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+
+    /// Returns what can be forgotten of the keys that were recorded before `cutoff`; `None` if nothing can. Some are kept
+    /// with later ones of the same [`Options::period`].
+    #[must_use]
+    pub fn forgettable(&self, cutoff: Timestamp) -> Option<Forgotten> {
+        let before_cutoff = Forgotten {
+            below: Offset(i64::MAX),
+            before: cutoff,
+        };
+        let from_the_oldest = || self.view.0.iter().rev().map(|(run, _)| &run.meta);
+        let count = forgotten_runs(from_the_oldest(), before_cutoff);
+        let forgotten = from_the_oldest().take(count);
+        forgotten.fold(None, |sum: Option<Forgotten>, run| {
+            let sum = sum.unwrap_or(Forgotten {
+                below: run.end,
+                before: Timestamp(run.newest.0 + 1),
+            });
+            Some(Forgotten {
+                below: sum.below.max(run.end),
+                // A key of the newest run that was recorded at that very time may be kept, and is known.
+                before: sum.before.max(Timestamp(run.newest.0 + 1)),
+            })
+        })
+    }
+
+    /// Has the runs of forgotten keys removed, in the background. Their keys are unknown from then on.
+    ///
+    /// # Errors
+    /// The disk failed earlier.
+    pub fn forget(&mut self, forgotten: Forgotten) -> Result<(), StoreError> {
+        self.take_written()?;
+        let runs = self.view.0.iter().rev().map(|(run, _)| &run.meta);
+        if forgotten_runs(runs, forgotten) > 0 {
+            self.writer.forget(&self.file, forgotten, self.written.0.clone());
         }
         Ok(())
     }

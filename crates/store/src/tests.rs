@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use records::entry::Status;
 use records::fingerprint::SelectionId;
-use records::{Entry, Fingerprint, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
+use records::{Entry, Fingerprint, Forgotten, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
 use redb::TableDefinition;
 
 use crate::{Identity, Opened, Options, ReadOnlyStore, Store, StoreError, StoreUpdate, StoreWriter};
@@ -18,6 +19,7 @@ const RECENT_MAX: usize = 100;
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
     recent_max: RECENT_MAX,
+    period: None,
 };
 
 fn identity(partition: i32) -> Identity {
@@ -65,7 +67,7 @@ fn persisted_updates_survive_reopening() {
         update("a", Some(entry(2))),
         update("b", None),
     ];
-    store.apply(updates, Offset(7)).expect("applied");
+    store.apply(updates, Offset(7), None).expect("applied");
     store.persist().expect("persisted");
     drop(store);
 
@@ -102,7 +104,7 @@ fn applied_update_is_readable_before_it_is_written() {
     let path = directory.path().join("0.redb");
     let mut store = open(&path, 0).store;
     store
-        .apply([update("a", Some(entry(1)))], Offset(3))
+        .apply([update("a", Some(entry(1)))], Offset(3), None)
         .expect("applied");
     assert_eq!(store.get(&key("a")).expect("read"), Some(entry(1)));
     drop(store);
@@ -111,13 +113,13 @@ fn applied_update_is_readable_before_it_is_written() {
     let mut store = open(&path, 0).store;
     assert_eq!(store.checkpoint(), None, "nor is their checkpoint");
     let many = (0..RECENT_MAX).map(|n| update(&format!("k{n}"), Some(entry(2))));
-    store.apply(many, Offset(9)).expect("applied");
+    store.apply(many, Offset(9), None).expect("applied");
     for n in 0..RECENT_MAX {
         let found = store.get(&key(&format!("k{n}"))).expect("read");
         assert_eq!(found, Some(entry(2)), "while it is written");
     }
     store
-        .apply([update("b", Some(entry(4)))], Offset(11))
+        .apply([update("b", Some(entry(4)))], Offset(11), None)
         .expect("applied");
     assert_eq!(store.len(), 1 + RECENT_MAX as u64);
     store.await_batch().expect("written");
@@ -132,7 +134,7 @@ fn updates_are_written_in_the_background() {
     let path = directory.path().join("0.redb");
     let mut store = open(&path, 0).store;
     store
-        .apply([update("a", Some(entry(1)))], Offset(3))
+        .apply([update("a", Some(entry(1)))], Offset(3), None)
         .expect("applied");
     store.start_persist().expect("begun");
     // Nothing waits for it; closing the store waits for what has begun to be written.
@@ -155,7 +157,9 @@ fn runs_of_many_segments_are_merged() {
     for run in 0..RUNS {
         let numbers = run * KEYS..(run + 1) * KEYS;
         let updates = numbers.map(|n| update(&n.to_string(), Some(entry(n))));
-        store.apply(updates, Offset((run + 1) * KEYS)).expect("applied");
+        store
+            .apply(updates, Offset((run + 1) * KEYS), None)
+            .expect("applied");
         store.persist().expect("written");
     }
     let end = RUNS * KEYS;
@@ -192,7 +196,7 @@ fn merged_runs_have_the_last_update_of_each_key() {
         let updates = updates
             .iter()
             .map(|(number, entry)| update(&format!("key-{number}"), *entry));
-        store.apply(updates, Offset(round)).expect("applied");
+        store.apply(updates, Offset(round), None).expect("applied");
         if random.random_ratio(1, 20) {
             if random.random() {
                 store.persist().expect("persisted");
@@ -232,6 +236,187 @@ fn merged_runs_have_the_last_update_of_each_key() {
     assert!(in_file == expected, "{} and {}", in_file.len(), expected.len());
 }
 
+/// Period of recorded time in which keys are kept and forgotten together.
+const PERIOD: i64 = 1_000;
+
+fn open_with_periods(path: &Path) -> Store {
+    let options = Options {
+        period: Some(Duration::from_millis(PERIOD.cast_unsigned())),
+        ..OPTIONS
+    };
+    Store::open(path, &identity(0), options, &writer())
+        .expect("a store")
+        .store
+}
+
+/// Waits until the writer has removed all keys but so many.
+fn await_keys(store: &mut Store, kept: u64) {
+    while store.len() > kept {
+        store.persist().expect("persisted");
+        std::thread::yield_now();
+    }
+}
+
+/// Keys are forgotten while runs are merged and written, and the store is closed between; it is compared with a map of
+/// the recorded times.
+#[test]
+fn only_keys_before_the_cutoff_are_forgotten() {
+    const WINDOW: i64 = 6 * PERIOD;
+    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("SEED"));
+    println!("SEED={seed}");
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    let mut store = open_with_periods(&path);
+    // Recorded time of each key, and the changelog offset behind its record.
+    let mut keys: Vec<(i64, i64)> = Vec::new();
+    let (mut newest, mut removed_max) = (0, 0);
+    let mut forgotten: Option<Forgotten> = None;
+    for _ in 0..600 {
+        newest += random.random_range(0..PERIOD / 5);
+        let from = keys.len();
+        let count = from + random.random_range(1..RECENT_MAX);
+        let end = count as i64;
+        let updates = (from as i64..end).map(|n| update(&n.to_string(), Some(entry(n))));
+        store
+            .apply(updates, Offset(end), Some(Timestamp(newest)))
+            .expect("applied");
+        keys.resize(count, (newest, end));
+        assert_eq!(store.newest(), Some(Timestamp(newest)));
+        match random.random_range(0..10) {
+            0 => store.persist().expect("persisted"),
+            1 => {
+                store.persist().expect("persisted");
+                drop(store);
+                store = open_with_periods(&path);
+                assert_eq!(store.newest(), Some(Timestamp(newest)), "opened again");
+            }
+            2 | 3 => {
+                let cutoff = Timestamp(newest - WINDOW);
+                if let Some(new) = store.forgettable(cutoff) {
+                    assert!(new.before <= cutoff, "{new:?}");
+                    // A prefix of the changelog: of two keys that were recorded at one time, one may be kept.
+                    let (below, above): (Vec<_>, Vec<_>) =
+                        keys.iter().partition(|(_, end)| *end <= new.below.0);
+                    assert!(below.iter().all(|(recorded, _)| *recorded < new.before.0));
+                    assert!(above.iter().all(|(recorded, _)| *recorded >= new.before.0 - 1));
+                    store.forget(new).expect("no failure");
+                    forgotten = Some(new);
+                    removed_max = removed_max.max(new.below.0);
+                }
+            }
+            _ => {}
+        }
+        let before = forgotten.map_or(0, |forgotten| forgotten.before.0);
+        for _ in 0..50 {
+            let n = random.random_range(0..keys.len());
+            let found = store.get(&key(&n.to_string())).expect("read");
+            // One that is forgotten may still be there: it is removed in the background.
+            if keys[n].0 >= before || found.is_some() {
+                assert_eq!(found, Some(entry(n as i64)), "key {n} of {:?}", keys[n]);
+            }
+        }
+    }
+    assert!(
+        removed_max > keys.len() as i64 / 2,
+        "{removed_max} of {}",
+        keys.len()
+    );
+    store.persist().expect("persisted");
+    forgotten = store.forgettable(Timestamp(newest - WINDOW)).or(forgotten);
+    let forgotten = forgotten.expect("some keys");
+    store.forget(forgotten).expect("no failure");
+    let kept = keys.len() as u64 - forgotten.below.0.cast_unsigned();
+    await_keys(&mut store, kept);
+    drop(store);
+    assert_eq!(written(&path) as u64, kept, "nothing brings a forgotten key back");
+    let store = open_with_periods(&path);
+    let oldest = store.oldest().expect("a key").0;
+    assert!(oldest >= newest - WINDOW - 2 * PERIOD, "{oldest} of {newest}");
+}
+
+#[test]
+fn what_another_log_has_forgotten_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    let mut store = open_with_periods(&path);
+    for n in 1..4 {
+        store
+            .apply(
+                [update(&n.to_string(), Some(entry(n)))],
+                Offset(n),
+                Some(Timestamp(n * PERIOD)),
+            )
+            .expect("applied");
+        store.persist().expect("persisted");
+    }
+    let forgotten = |below, before| Forgotten {
+        below: Offset(below),
+        before: Timestamp(before),
+    };
+    assert_eq!(store.forgettable(Timestamp(PERIOD)), None, "not before it");
+    assert_eq!(
+        store.forgettable(Timestamp(PERIOD + 1)),
+        Some(forgotten(1, PERIOD + 1))
+    );
+    // Offsets of a changelog that was longer, and then times that are older than all keys.
+    store.forget(forgotten(9, 1)).expect("no failure");
+    store.forget(forgotten(0, 9 * PERIOD)).expect("no failure");
+    store.persist().expect("persisted");
+    assert_eq!((store.len(), store.oldest()), (3, Some(Timestamp(PERIOD))));
+    store.forget(forgotten(2, 9 * PERIOD)).expect("no failure");
+    drop(store);
+    // Closed before or after the writer came to it.
+    let mut store = open_with_periods(&path);
+    store.forget(forgotten(2, 9 * PERIOD)).expect("no failure");
+    await_keys(&mut store, 1);
+    assert_eq!(store.get(&key("3")).expect("read"), Some(entry(3)));
+}
+
+/// A file does not keep for ever the space of keys that were forgotten.
+#[test]
+fn emptied_file_is_compacted() {
+    const KEYS: i64 = 1_200_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    let mut store = open_with_periods(&path);
+    for (from, at) in [(0, 0), (KEYS, 9 * PERIOD)] {
+        let numbers = from..if from == 0 { KEYS } else { KEYS + 10 };
+        let end = Offset(numbers.end);
+        let updates = numbers.map(|n| update(&n.to_string(), Some(entry(n))));
+        store.apply(updates, end, Some(Timestamp(at))).expect("applied");
+        store.persist().expect("persisted");
+    }
+    let large = store.file_bytes();
+    let forgotten = store.forgettable(Timestamp(PERIOD)).expect("the first keys");
+    store.forget(forgotten).expect("no failure");
+    await_keys(&mut store, 10);
+    drop(store);
+    let store = open_with_periods(&path);
+    let small = store.file_bytes();
+    assert!(large > 64 << 20 && small < large / 8, "{large}, now {small}");
+    assert_eq!(
+        store.get(&key(&KEYS.to_string())).expect("read"),
+        Some(entry(KEYS))
+    );
+    assert_eq!((store.len(), store.checkpoint()), (10, Some(Offset(KEYS + 10))));
+}
+
+#[test]
+fn nothing_waits_for_a_writer_that_has_ended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("0.redb");
+    let mut store = Store::open(&path, &identity(0), OPTIONS, &StoreWriter::ended())
+        .expect("a store")
+        .store;
+    store
+        .apply([update("a", Some(entry(1)))], Offset(1), None)
+        .expect("applied");
+    let failed = store.persist();
+    assert!(matches!(failed, Err(StoreError::Failed { .. })), "{failed:?}");
+    assert_eq!(store.get(&key("a")).expect("read"), Some(entry(1)));
+}
+
 #[test]
 fn store_of_an_earlier_layout_is_rebuilt() {
     const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
@@ -258,9 +443,9 @@ fn checkpoint_does_not_move_backwards() {
     let path = directory.path().join("0.redb");
     let mut store = open(&path, 0).store;
     store
-        .apply([update("a", Some(entry(1)))], Offset(7))
+        .apply([update("a", Some(entry(1)))], Offset(7), None)
         .expect("applied");
-    let refused = store.apply([update("b", Some(entry(2)))], Offset(6));
+    let refused = store.apply([update("b", Some(entry(2)))], Offset(6), None);
     assert!(
         matches!(
             refused,
@@ -273,7 +458,7 @@ fn checkpoint_does_not_move_backwards() {
         "{refused:?}"
     );
     store
-        .apply([update("c", Some(entry(3)))], Offset(7))
+        .apply([update("c", Some(entry(3)))], Offset(7), None)
         .expect("keys of the same checkpoint");
     store.persist().expect("persisted");
     drop(store);
@@ -289,7 +474,7 @@ fn foreign_or_damaged_store_is_rebuilt() {
     let path = directory.path().join("0.redb");
     let mut store = open(&path, 0).store;
     store
-        .apply([update("a", Some(entry(1)))], Offset(1))
+        .apply([update("a", Some(entry(1)))], Offset(1), None)
         .expect("applied");
     store.persist().expect("persisted");
     drop(store);

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::thread::JoinHandle;
+
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use records::Forgotten;
 
 use crate::error::StoreError;
 use crate::file::{Batch, RunsFile, View};
@@ -11,25 +14,31 @@ use crate::file::{Batch, RunsFile, View};
 /// Handle of the thread, which ends with the last handle.
 #[derive(Clone, Debug)]
 pub struct StoreWriter {
-    // Unbounded, but each store has at most one job in it.
+    // Unbounded, but each store has at most one batch and one forgetting in it.
     jobs: Sender<Job>,
+    thread: Arc<JoinHandle<()>>,
 }
 
 /// A file that the thread writes; `None` once the store is closed.
 pub(crate) type SharedFile = Arc<Mutex<Option<RunsFile>>>;
 
-/// Result of a write or of a merge: the runs as they are now.
+/// Result of a job or of a merge: the runs as they are now.
 pub(crate) struct Written {
-    /// The batch is written; otherwise runs were merged.
+    /// A batch was written; otherwise runs were merged or removed.
     pub(crate) is_batch: bool,
     pub(crate) view: Result<View, StoreError>,
 }
 
-/// Batch to write to a file.
+/// Change of a file.
 struct Job {
     file: SharedFile,
-    batch: Arc<Batch>,
+    change: Change,
     written: Sender<Written>,
+}
+
+enum Change {
+    Write(Arc<Batch>),
+    Forget(Forgotten),
 }
 
 /// File whose runs are to be merged.
@@ -45,22 +54,51 @@ impl StoreWriter {
     /// The operating system has no thread.
     pub fn start() -> std::io::Result<Self> {
         let (jobs, taken) = crossbeam_channel::unbounded();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || run(&taken))?;
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs,
+            thread: Arc::new(thread),
+        })
     }
 
     /// Has a batch written.
     pub(crate) fn write(&self, file: &SharedFile, batch: Arc<Batch>, written: Sender<Written>) {
+        self.send(file, Change::Write(batch), written);
+    }
+
+    /// Has the runs of forgotten keys removed.
+    pub(crate) fn forget(&self, file: &SharedFile, forgotten: Forgotten, written: Sender<Written>) {
+        self.send(file, Change::Forget(forgotten), written);
+    }
+
+    fn send(&self, file: &SharedFile, change: Change, written: Sender<Written>) {
         let job = Job {
             file: Arc::clone(file),
-            batch,
+            change,
             written,
         };
-        // The thread lives as long as this handle. If it had panicked, nobody would answer: the run loop would stand
-        // still in `Store::await_batch`, and the watchdog of its health would say so.
+        // The thread lives as long as this handle, unless it has panicked: then nobody answers.
         drop(self.jobs.send(job));
+    }
+
+    /// Returns `true` if the thread has panicked.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Returns the handle of a thread that has ended.
+    #[cfg(test)]
+    pub(crate) fn ended() -> Self {
+        let thread = std::thread::spawn(|| {});
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        Self {
+            jobs: crossbeam_channel::unbounded().0,
+            thread: Arc::new(thread),
+        }
     }
 }
 
@@ -81,7 +119,7 @@ fn run(jobs: &Receiver<Job>) {
         match job {
             Ok(job) => {
                 let is_queued = merging.iter().any(|queued| Arc::ptr_eq(&queued.file, &job.file));
-                if write(&job) && !is_queued {
+                if change(&job) && !is_queued {
                     let Job { file, written, .. } = job;
                     merging.push_back(Merging { file, written });
                 }
@@ -99,17 +137,21 @@ fn run(jobs: &Receiver<Job>) {
     }
 }
 
-/// Writes a batch. Returns `true` if runs are to be merged.
-fn write(job: &Job) -> bool {
+/// Changes a file. Returns `true` if runs are to be merged.
+fn change(job: &Job) -> bool {
     let mut locked = lock(&job.file);
     let Some(file) = locked.as_mut() else {
         return false;
     };
-    let view = file.write(&job.batch).and_then(|()| file.view());
+    let (is_batch, changed) = match &job.change {
+        Change::Write(batch) => (true, file.write(batch)),
+        Change::Forget(forgotten) => (false, file.forget(*forgotten)),
+    };
+    let view = changed.and_then(|()| file.view());
     let wants_merge = view.is_ok() && file.wants_merge();
     drop(locked);
     // Nobody waits if the store was closed meanwhile.
-    drop(job.written.send(Written { is_batch: true, view }));
+    drop(job.written.send(Written { is_batch, view }));
     wants_merge
 }
 

@@ -14,6 +14,7 @@ use store::{Identity, Opened, Options, Store, StoreUpdate, StoreWriter};
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
     recent_max: RECENT_MAX,
+    period: None,
 };
 const CHILD: &str = "OUTBOX_STORE_CRASH_CHILD";
 const ROUNDS: usize = 40;
@@ -65,7 +66,7 @@ fn write(path: &Path, seed: u64) -> ! {
         let at_least = i64::try_from(at_least).expect("small");
         let end = next + at_least + random.random_range(1..400);
         let updates = (next..end).map(|n| StoreUpdate::new(key(n).as_bytes(), Some(entry(n))));
-        store.apply(updates, Offset(end)).expect("applied");
+        store.apply(updates, Offset(end), None).expect("applied");
         next = end;
         if random.random_ratio(1, 4) {
             store.start_persist().expect("begun");

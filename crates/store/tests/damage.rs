@@ -44,6 +44,7 @@ fn open(path: &Path) -> Result<Opened, StoreError> {
     let options = Options {
         cache_bytes: 1 << 20,
         recent_max: 10_000,
+        period: None,
     };
     let writer = StoreWriter::start().expect("a thread");
     Store::open(path, &identity(), options, &writer)
@@ -57,6 +58,7 @@ fn filled(path: &Path) {
             .apply(
                 (from..end).map(|number| (key(number), entry(number)).into()),
                 Offset(end),
+                None,
             )
             .expect("applied");
         store.persist().expect("persisted");

@@ -15,6 +15,7 @@ use store::{Identity, Opened, Options, Store, StoreError, StoreWriter};
 const OPTIONS: Options = Options {
     cache_bytes: 1 << 20,
     recent_max: RECENT_MAX,
+    period: None,
 };
 const CHILD: &str = "OUTBOX_STORE_SYSTEM_ERRORS_CHILD";
 const KEYS: i64 = 100;
@@ -48,7 +49,7 @@ fn writer() -> StoreWriter {
 }
 
 fn apply(store: &mut Store, from: i64, end: i64) -> Result<(), StoreError> {
-    store.apply((from..end).map(|n| (key(n), entry(n)).into()), Offset(end))?;
+    store.apply((from..end).map(|n| (key(n), entry(n)).into()), Offset(end), None)?;
     store.persist()
 }
 

@@ -1,5 +1,6 @@
 //! Names of the topics, and what is remembered of them.
 
+pub mod forgotten;
 pub mod note;
 pub mod topic_id;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use records::{KeyHash, Timestamp};
+use records::{KeyHash, Offset, Timestamp};
 use redb::{Table, TableDefinition, WriteTransaction};
 
 use super::block::{self, Kind, Place};
@@ -33,7 +33,26 @@ pub(crate) struct RunBuilder {
     blocks: u32,
     segments: Vec<Segment>,
     rows: u64,
-    times: Option<(Timestamp, Timestamp)>,
+    span: Span,
+}
+
+/// What a run has of the changelog: see [`RunMeta`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) end: Offset,
+    pub(crate) oldest: Timestamp,
+    pub(crate) newest: Timestamp,
+}
+
+impl Span {
+    /// Returns the span of two neighbours.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            end: self.end.max(other.end),
+            oldest: self.oldest.min(other.oldest),
+            newest: self.newest.max(other.newest),
+        }
+    }
 }
 
 /// Tables of the file that a run is written to, within one transaction.
@@ -52,7 +71,7 @@ impl<'t> RunTables<'t> {
 }
 
 impl RunBuilder {
-    pub(crate) fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64, span: Span) -> Self {
         Self {
             id,
             block: Vec::with_capacity(block::ROWS_MAX * ROW_BYTES + block::CHECKSUM_BYTES),
@@ -62,7 +81,7 @@ impl RunBuilder {
             blocks: 0,
             segments: Vec::new(),
             rows: 0,
-            times: None,
+            span,
         }
     }
 
@@ -73,12 +92,6 @@ impl RunBuilder {
     /// Number of segments that were written.
     pub(crate) const fn segments(&self) -> usize {
         self.segments.len()
-    }
-
-    /// Widens the span of the times at which the run's entries were admitted.
-    pub(crate) fn covers(&mut self, from: Timestamp, to: Timestamp) {
-        let (oldest, newest) = self.times.unwrap_or((from, to));
-        self.times = Some((oldest.min(from), newest.max(to)));
     }
 
     /// Adds a row, whose key follows that of the row before.
@@ -138,12 +151,13 @@ impl RunBuilder {
         if !self.firsts.is_empty() {
             self.end_segment(tables)?;
         }
-        let (oldest, newest) = self.times.unwrap_or((Timestamp(0), Timestamp(0)));
+        let Span { end, oldest, newest } = self.span;
         let meta = RunMeta {
             id: self.id,
             rows: self.rows,
             segments: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
             blocks: self.blocks,
+            end,
             oldest,
             newest,
         };

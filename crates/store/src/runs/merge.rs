@@ -3,7 +3,7 @@
 use records::KeyHash;
 use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 
-use super::builder::{RunBuilder, RunTables, table_name};
+use super::builder::{RunBuilder, RunTables, Span, table_name};
 use super::row::{ROW_BYTES, Row};
 use super::run::{Blocks, Run, RunMeta, read_block};
 
@@ -110,17 +110,21 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    /// Begins to merge these runs, from the oldest to the newest, into a run with this number.
-    pub(crate) fn new(runs: &[Run], id: u64, has_oldest: bool) -> Self {
-        let mut builder = RunBuilder::new(id);
-        for run in runs {
-            builder.covers(run.meta.oldest, run.meta.newest);
-        }
-        Self {
-            rows: MergedRows::new(runs.iter().map(|run| run.meta)),
-            builder,
+    /// Begins to merge these runs, from the oldest to the newest, into a run with this number. Returns `None` if there
+    /// are none.
+    pub(crate) fn new(runs: &[RunMeta], id: u64, has_oldest: bool) -> Option<Self> {
+        let span = runs.iter().map(RunMeta::span).reduce(Span::and)?;
+        Some(Self {
+            rows: MergedRows::new(runs.iter().copied()),
+            builder: RunBuilder::new(id, span),
             has_oldest,
-        }
+        })
+    }
+
+    /// Number of the run that is written, and of its segments so far.
+    pub(crate) fn written(&self) -> (u64, u32) {
+        let segments = u32::try_from(self.builder.segments()).unwrap_or(u32::MAX);
+        (self.builder.id(), segments)
     }
 
     /// Runs that are merged.

@@ -13,9 +13,38 @@ const LEVEL_1_ROWS: u64 = 1 << 8;
 /// Number of rows from which on a run is not merged any more: a merge needs as much space as it writes.
 pub(crate) const FINAL_ROWS: u64 = 1 << 21;
 
-/// Returns the runs to merge next, of all runs from the oldest to the newest with their numbers of rows.
+/// A run, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mergeable {
+    pub(crate) rows: u64,
+    /// Number of the period that the run's newest key was recorded in. Runs of two periods are not merged, so that the
+    /// keys of one are forgotten together. It does not fall from run to run.
+    pub(crate) period: i64,
+}
+
+/// Returns the runs to merge next, of all runs from the oldest to the newest.
 // Only neighbours are merged, so that of two rows of a key the later one still wins.
-pub(crate) fn runs_to_merge(rows: &[u64]) -> Option<Range<usize>> {
+pub(crate) fn runs_to_merge(runs: &[Mergeable]) -> Option<Range<usize>> {
+    let live = runs.last()?.period;
+    let start = runs.partition_point(|run| run.period < live);
+    let rows: Vec<u64> = runs[start..].iter().map(|run| run.rows).collect();
+    if let Some(Range { start: from, end }) = live_runs_to_merge(&rows) {
+        return Some(start + from..start + end);
+    }
+    // Nothing is added to an earlier period any more: its small runs become one.
+    let is_small = |run: &Mergeable| run.rows < FINAL_ROWS;
+    let mut from = 0;
+    for small in runs[..start].chunk_by(|a, b| a.period == b.period && is_small(a) && is_small(b)) {
+        if small.len() > 1 {
+            return Some(from..from + small.len());
+        }
+        from += small.len();
+    }
+    None
+}
+
+/// Returns those to merge of the present period's runs, of which these are the numbers of rows.
+fn live_runs_to_merge(rows: &[u64]) -> Option<Range<usize>> {
     let highest = rows.iter().filter_map(|rows| level(*rows)).max()?;
     (0..=highest).find_map(|wanted| {
         // The newest runs up to this level: newer ones of a lower level come along, which costs little.
@@ -37,8 +66,17 @@ fn level(rows: u64) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn merged(rows: &[u64]) -> Option<Range<usize>> {
+        let runs = rows.iter().map(|rows| Mergeable {
+            rows: *rows,
+            period: 0,
+        });
+        super::runs_to_merge(&runs.collect::<Vec<_>>())
+    }
+
     #[test]
     fn runs_of_one_level_are_merged_together() {
+        let runs_to_merge = merged;
         assert_eq!(runs_to_merge(&[]), None);
         assert_eq!(runs_to_merge(&[9, 9, 9]), None);
         assert_eq!(runs_to_merge(&[9, 9, 9, 200]), Some(0..4));
@@ -55,6 +93,31 @@ mod tests {
         assert_eq!(runs_to_merge(&[FINAL_ROWS; 9]), None, "large enough");
     }
 
+    #[test]
+    fn runs_of_two_periods_are_not_merged() {
+        let of = |runs: &[(u64, i64)]| {
+            let runs = runs.iter().map(|(rows, period)| Mergeable {
+                rows: *rows,
+                period: *period,
+            });
+            runs_to_merge(&runs.collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[(9, 0), (9, 1), (9, 1), (9, 1)]), None, "one too few");
+        assert_eq!(of(&[(9, 0), (9, 1), (9, 1), (9, 1), (9, 1)]), Some(1..5));
+        assert_eq!(
+            of(&[(9, 0), (5_000, 0), (9, 1)]),
+            Some(0..2),
+            "the period is over"
+        );
+        assert_eq!(of(&[(9, 0), (9, 1), (9, 1), (9, 2)]), Some(1..3));
+        assert_eq!(
+            of(&[(9, 0), (FINAL_ROWS, 0), (9, 0), (9, 0), (9, 1)]),
+            Some(2..4),
+            "beside a large one"
+        );
+        assert_eq!(of(&[(FINAL_ROWS, 0), (FINAL_ROWS, 0), (9, 0), (9, 1)]), None);
+    }
+
     /// Returns the largest number of runs that are not final, the number of all runs at the end, and how often a row is
     /// written.
     fn grow(batch: u64, batches: u64) -> (usize, usize, f64) {
@@ -63,7 +126,7 @@ mod tests {
         for _ in 0..batches {
             runs.push(batch);
             written += batch;
-            while let Some(range) = runs_to_merge(&runs) {
+            while let Some(range) = merged(&runs) {
                 let merged: u64 = runs[range.clone()].iter().sum();
                 written += merged;
                 runs.splice(range, [merged]);

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use records::{KeyHash, Timestamp};
+use records::{KeyHash, Offset, Timestamp};
 use redb::ReadOnlyTable;
 
 use super::block::{self, Kind, Place};
+use super::builder::Span;
 use super::row::Row;
 use super::segment::Segment;
 
@@ -21,10 +22,22 @@ pub(crate) struct RunMeta {
     pub(crate) rows: u64,
     pub(crate) segments: u32,
     pub(crate) blocks: u32,
-    /// Time of admission of its oldest entry.
+    /// Changelog offset below which it has, with the older runs, the newest record of each key.
+    pub(crate) end: Offset,
+    /// Recorded time of its oldest keys.
     pub(crate) oldest: Timestamp,
-    /// Time of admission of its newest entry.
+    /// Recorded time of its newest keys.
     pub(crate) newest: Timestamp,
+}
+
+impl RunMeta {
+    pub(crate) const fn span(&self) -> Span {
+        Span {
+            end: self.end,
+            oldest: self.oldest,
+            newest: self.newest,
+        }
+    }
 }
 
 /// Run with its index in memory.

@@ -32,7 +32,7 @@ impl Shell {
             tracing::error!(%partition, "store not open after a commit, restoring it");
             return Some(Event::StoreFailed(partition, StoreFailure::Unavailable));
         };
-        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint);
+        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint, None);
         kill_at!("after-store");
         store_failed(partition, applied)
     }
@@ -42,7 +42,7 @@ impl Shell {
     pub(super) fn apply_before_commit(&mut self, partition: Partition, key: &IdempotencyKey, entry: &Entry) {
         if let Some(store) = self.stores.get_mut(&partition) {
             let checkpoint = store.checkpoint().unwrap_or(Offset(0));
-            let applied = store.apply([(key.clone(), *entry).into()], checkpoint);
+            let applied = store.apply([(key.clone(), *entry).into()], checkpoint, None);
             if let Err(error) = applied.and_then(|()| store.persist()) {
                 tracing::error!(%partition, %error, "store write before the commit failed");
             }

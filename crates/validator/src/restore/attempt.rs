@@ -253,6 +253,7 @@ impl Worker {
             // The setting is the total: one instance may own all partitions.
             cache_bytes: cache / self.note.partitions.max(1),
             recent_max: (RECENT_UPDATES / self.note.partitions.max(1)).max(RECENT_UPDATES_MIN),
+            period: None,
         };
         let opened = Store::open(&path, &identity, options, &self.writer)?;
         if let Some(why) = opened.rebuild_reason {

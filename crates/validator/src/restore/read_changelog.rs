@@ -167,6 +167,6 @@ fn apply(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
             Ok(StoreUpdate::new(&key, entry))
         })
         .collect::<Result<_, InvalidEntry>>()?;
-    store.apply(updates, chunk.checkpoint)?;
+    store.apply(updates, chunk.checkpoint, None)?;
     Ok(())
 }

@@ -202,7 +202,7 @@ mod tests {
             ..inspected.stores[0].clone()
         };
         let expected = serde_json::json!({"partition": 0, "bytes": 1_048_576, "state": "readable",
-            "identity": "v2 changelog/0 of 3", "keys": 0, "checkpoint": 7, "reason": null});
+            "identity": "v3 changelog/0 of 3", "keys": 0, "checkpoint": 7, "reason": null});
         assert_eq!(serde_json::to_value(&readable).expect("JSON"), expected);
         let json = serde_json::to_value(Inspected {
             dir: "state".into(),
@@ -212,6 +212,6 @@ mod tests {
         let expected = serde_json::json!({"dir": "state", "in_use": false, "topics": "orders with 3 partitions",
             "topic_ids": {}, "stores": []});
         assert_eq!(json.expect("JSON"), expected);
-        assert!(table(&[readable]).to_string().contains("v2 changelog/0 of 3"));
+        assert!(table(&[readable]).to_string().contains("v3 changelog/0 of 3"));
     }
 }
