@@ -1,7 +1,7 @@
 //! Polling of the consumer: records and changes of the assignment, as events of the delivery.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka::ConsumerEvent;
 use kafka::error::ErrorClass;
@@ -10,6 +10,10 @@ use pipeline::delivery::Event;
 use crate::effects::numbers;
 use crate::outbox::pending_call::PendingCall;
 use crate::run::{EVENTS_PER_TURN, Loop};
+
+/// Interval at which the consumer is asked for transaction markers behind the last record. Autoscalers ask for the
+/// group's lag more rarely.
+const MARKERS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consecutive empty polls before the consumer's queue counts as drained.
 const EMPTY_POLLS_MAX: u32 = 8;
@@ -60,6 +64,29 @@ impl Loop {
             }
         }
         Ok(true)
+    }
+
+    /// Takes in that the partitions' positions have passed transaction markers, if it is time to look. Nothing that was
+    /// fetched is left to be handled.
+    ///
+    /// # Errors
+    /// The program cannot continue.
+    pub(super) fn pass_markers(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if self.shell.is_fenced || self.markers_due.is_some_and(|due| now < due) {
+            return Ok(());
+        }
+        self.markers_due = Some(now + MARKERS_INTERVAL);
+        let passed = match self.shell.consumer.passed_markers() {
+            Ok(passed) => passed,
+            Err(error) => {
+                tracing::warn!(%error, "positions not read, so that the group's lag may not be 0; trying again");
+                return Ok(());
+            }
+        };
+        passed
+            .into_iter()
+            .try_for_each(|(partition, next)| self.apply(Event::ReachedEnd { partition, next }))
     }
 
     fn event_of(&mut self, event: ConsumerEvent<'_>) -> anyhow::Result<Event<PendingCall>> {

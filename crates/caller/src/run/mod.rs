@@ -133,6 +133,7 @@ pub(crate) async fn run(
         inbox,
         work,
         gauges_set_at: None,
+        markers_due: None,
         is_resolving_id: false,
     }
     .run_until_stopped(&health, shutdown)
@@ -165,6 +166,8 @@ struct Loop {
     inbox: UnboundedReceiver<Completion>,
     work: WorkReport,
     gauges_set_at: Option<Instant>,
+    /// Time at which transaction markers are looked for next.
+    markers_due: Option<Instant>,
     /// The owner of the instance id is being looked for.
     is_resolving_id: bool,
 }
@@ -199,6 +202,9 @@ impl Loop {
             };
             // The consumer first: a commit that has just ended may belong to a membership that is over.
             has_more = self.poll()?;
+            if !has_more {
+                self.pass_markers()?;
+            }
             self.handle_completions(first)?;
             self.handle_timers()?;
             self.shell.recover_producer()?;

@@ -59,6 +59,36 @@ impl Consumer {
         self.next().get(&partition)?.leader_epoch_of(offset)
     }
 
+    /// Returns the started partitions whose position has passed transaction markers, or aborted records, since the last
+    /// record that [`Self::poll`] returned, each with the offset that it reads next. All records below were returned.
+    ///
+    /// # Errors
+    /// The positions cannot be read.
+    pub fn passed_markers(&self) -> Result<Vec<(Partition, Offset)>, ClientError> {
+        // librdkafka moves a position when it hands out a record or drops a marker, in the order of the log. It forgets
+        // the position with each assignment and each seek, so that one is never of an earlier start.
+        let positions = self
+            .inner
+            .position()
+            .map_err(|error| self.error("reading the positions of", &[], error))?;
+        let mut passed = Vec::new();
+        let mut started = self.next();
+        for position in positions.elements() {
+            let partition = Partition(position.partition());
+            let (Some(next), Seek::Offset(reached)) = (started.get_mut(&partition), position.offset()) else {
+                continue;
+            };
+            if reached > next.offset.0 {
+                next.offset = Offset(reached);
+                // That of the marker: a later leader may have written it.
+                let leader_epoch = leader_epoch::get(&positions, &self.topic, partition);
+                next.leader_epoch = next.leader_epoch.max(leader_epoch);
+                passed.push((partition, next.offset));
+            }
+        }
+        Ok(passed)
+    }
+
     /// Stops returning records of these partitions. Records that were fetched ahead are dropped.
     ///
     /// # Errors

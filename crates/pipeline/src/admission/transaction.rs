@@ -79,10 +79,7 @@ impl Transaction {
         bytes: usize,
         admitted: Option<(IdempotencyKey, Entry)>,
     ) {
-        let part = self.parts.entry(partition).or_insert_with(|| Part {
-            next_offset: offset,
-            admitted: Admitted::new(),
-        });
+        let part = self.part(partition, offset);
         // Offsets may have gaps (transaction markers), but going back would commit an order twice.
         debug_assert!(
             part.next_offset <= offset,
@@ -94,6 +91,19 @@ impl Transaction {
         part.admitted.extend(admitted);
         self.orders += 1;
         self.bytes += bytes;
+    }
+
+    /// Passes the offsets below `next`, which hold no record.
+    pub fn pass(&mut self, partition: Partition, next: Offset) {
+        let part = self.part(partition, next);
+        part.next_offset = part.next_offset.max(next);
+    }
+
+    fn part(&mut self, partition: Partition, offset: Offset) -> &mut Part {
+        self.parts.entry(partition).or_insert_with(|| Part {
+            next_offset: offset,
+            admitted: Admitted::new(),
+        })
     }
 
     /// Notes that there is no further record to read.

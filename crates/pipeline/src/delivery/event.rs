@@ -41,6 +41,14 @@ pub enum Event<P> {
     },
     /// The consumer read a record of the outbox.
     Pending(Pending<P>),
+    /// The consumer has read all records below this offset, and what lies behind the last one are transaction markers
+    /// and aborted records.
+    ReachedEnd {
+        /// Partition of the outbox.
+        partition: Partition,
+        /// Offset that the consumer reads next.
+        next: Offset,
+    },
     /// A request ended, with a response or without. Comes exactly once for each [`Action::Send`].
     ResponseReceived {
         /// Call of the request.

@@ -32,16 +32,13 @@ impl Shell {
         begins: bool,
     ) -> Result<(), ClientError> {
         self.metrics.count_verdict(verdict);
-        self.transaction_orders = if begins { 1 } else { self.transaction_orders + 1 };
-        let Some(producer) = &self.producer else {
-            // Unreachable: nothing is admitted without a producer. Should it happen, the transaction fails
-            // and everything is restored.
-            return Err(ClientError::unavailable("sending a record without a producer"));
-        };
         if begins {
-            kill_at!("before-begin");
-            producer.begin()?;
+            self.begin()?;
         }
+        let Some(producer) = &self.producer else {
+            return Err(no_producer());
+        };
+        self.transaction_orders += 1;
         let topics = &self.config.topics;
         match verdict {
             Verdict::Admit { key, entry } => {
@@ -70,6 +67,16 @@ impl Shell {
             }
         }
         Ok(())
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// The producer refused; everything must be restored.
+    pub(crate) fn begin(&mut self) -> Result<(), ClientError> {
+        self.transaction_orders = 0;
+        kill_at!("before-begin");
+        self.producer.as_ref().ok_or_else(no_producer)?.begin()
     }
 
     /// Commits the transaction with its input offsets.
@@ -175,6 +182,11 @@ impl Shell {
         kafka::consumer::unjoined_metadata(&self.config.kafka)
             .context("making the metadata of a consumer that never joined")
     }
+}
+
+// Nothing is admitted without a producer. Should it happen, the transaction fails and everything is restored.
+fn no_producer() -> ClientError {
+    ClientError::unavailable("sending a record without a producer")
 }
 
 fn failed(error: ClientError, consequence: &str) -> anyhow::Result<Event<Fence>> {

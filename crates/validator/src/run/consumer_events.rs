@@ -1,7 +1,7 @@
 //! Polling of the consumer: changes of the assignment as events, and records through the admission.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use kafka::error::{ClientError, ErrorClass};
@@ -14,6 +14,10 @@ use records::{Offset, Partition};
 use crate::effects::Fence;
 use crate::effects::stores::report_failure;
 use crate::run::{Loop, Time};
+
+/// Interval at which the consumer is asked for transaction markers behind the last record. Monitoring asks for the group's
+/// lag more rarely.
+const MARKERS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Loop<'_> {
     /// Waits for the consumer, and reads the clocks again after a wait. Returns `true` if it gave a record, so that
@@ -72,6 +76,34 @@ impl Loop<'_> {
         };
         self.apply(consumer, event)?;
         Ok(false)
+    }
+
+    /// Takes in that the partitions' positions have passed transaction markers, if it is time to look. No record that was
+    /// fetched is left to be decided.
+    ///
+    /// # Errors
+    /// The program cannot continue.
+    pub(super) fn pass_markers(&mut self, consumer: &Consumer, now: Instant) -> anyhow::Result<()> {
+        if now < self.markers_due {
+            return Ok(());
+        }
+        self.markers_due = now + MARKERS_INTERVAL;
+        let passed = match consumer.passed_markers() {
+            Ok(passed) => passed,
+            Err(error) => {
+                tracing::warn!(%error, "positions not read, so that the group's lag may not be 0; trying again");
+                return Ok(());
+            }
+        };
+        for (partition, next) in passed {
+            if self.admission.reached_end(partition, next, now)
+                && let Err(error) = self.shell.begin()
+            {
+                tracing::warn!(%error, "transaction not begun, restoring all partitions");
+                return self.apply(consumer, Event::TransactionFailed);
+            }
+        }
+        Ok(())
     }
 
     fn record(

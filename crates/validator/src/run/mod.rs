@@ -126,6 +126,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         work,
         persist_next: 0,
         persist_at: Instant::now(),
+        markers_due: Instant::now(),
         unused_stores_due: Instant::now(),
     };
     run.set_unassigned();
@@ -196,6 +197,8 @@ struct Loop<'a> {
     /// Index of the store that is persisted next.
     persist_next: usize,
     persist_at: Instant,
+    /// Time at which transaction markers are looked for next.
+    markers_due: Instant,
     /// Time at which unused stores are looked for next.
     unused_stores_due: Instant,
 }
@@ -243,6 +246,7 @@ impl Loop<'_> {
                     continue;
                 }
                 if !self.poll(consumer, wait.clamp(POLL_MIN, POLL_MAX), &mut time)? {
+                    self.pass_markers(consumer, time.now)?;
                     break;
                 }
             }

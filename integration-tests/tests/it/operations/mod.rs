@@ -3,6 +3,7 @@
 mod instance_id_conflict;
 mod outages;
 mod pause;
+mod quiet_topics;
 mod secrets;
 mod shutdown;
 mod unassigned_partitions;

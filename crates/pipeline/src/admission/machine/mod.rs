@@ -130,6 +130,24 @@ impl<M: Clone> Admission<M> {
         Ok(AdmitResult::Decided { verdict, begins })
     }
 
+    /// Takes note that no record of the partition below `next` is still to come: behind its last record are transaction
+    /// markers or aborted records. Returns `true` if that begins a transaction, which commits the offset alone.
+    #[must_use]
+    pub fn reached_end(&mut self, partition: Partition, next: Offset, now: Instant) -> bool {
+        let Some(PartitionState::Running { committed }) = self.partitions.get(&partition) else {
+            return false;
+        };
+        // What was read ahead of a pause is not decided, and comes again.
+        if next <= *committed || self.stopping || self.refusals.is_paused(partition) {
+            return false;
+        }
+        let begins = self.transaction.is_none();
+        self.transaction
+            .get_or_insert_with(|| Transaction::begin(now))
+            .pass(partition, next);
+        begins
+    }
+
     /// Notes that there is no further record to read: the open transaction ends earlier than under a backlog.
     pub fn caught_up(&mut self) {
         if let Some(transaction) = &mut self.transaction {

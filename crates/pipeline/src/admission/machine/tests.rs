@@ -123,6 +123,30 @@ fn is_duplicate(taken: &AdmitResult) -> bool {
 
 /// The wall clock is recorded in the entry. It decides neither the verdict nor the end of the transaction.
 #[test]
+fn markers_behind_the_last_order_are_committed() {
+    let mut fixture = Fixture::running();
+    let offsets = |fixture: &Fixture| fixture.admission.transaction.as_ref().map(Transaction::offsets);
+    let reached = |fixture: &mut Fixture, partition, next| {
+        let (partition, next) = (Partition(partition), Offset(next));
+        fixture.admission.reached_end(partition, next, fixture.start)
+    };
+    fixture.order(0, 5, "a");
+    assert!(!reached(&mut fixture, 0, 8), "the transaction is open");
+    assert!(!reached(&mut fixture, 0, 7), "an earlier end");
+    assert_eq!(offsets(&fixture), Some(vec![(Partition(0), Offset(8))]));
+    fixture.on(Event::Committed([(Partition(0), Offset(1))].into()));
+    assert!(!reached(&mut fixture, 0, 8), "committed already");
+    assert_eq!(offsets(&fixture), None);
+    assert!(reached(&mut fixture, 1, 3), "it begins a transaction");
+    assert!(!reached(&mut fixture, 0, 9));
+    let both = vec![(Partition(0), Offset(9)), (Partition(1), Offset(3))];
+    assert_eq!(offsets(&fixture), Some(both));
+    fixture.on(Event::TransactionFailed);
+    assert!(!reached(&mut fixture, 1, 3), "not running");
+    assert_eq!(offsets(&fixture), None);
+}
+
+#[test]
 fn wall_clock_jumps_change_no_verdict() {
     let run = |walls: [i64; 4]| {
         let mut fixture = Fixture::running();

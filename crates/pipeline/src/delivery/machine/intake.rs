@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use records::{Offset, Partition};
+
 use super::Delivery;
 use crate::delivery::call::Pending;
 use crate::delivery::event::Action;
@@ -15,6 +17,12 @@ impl<P> Delivery<P> {
             Some((id, Taken::NotACall)) => self.publish(id),
             Some((id, Taken::OfOtherGroup)) => self.actions.push(Action::Skip(id)),
             Some((_, Taken::BlockedByKey)) | None => {}
+        }
+    }
+
+    pub(super) fn reached_end(&mut self, partition: Partition, next: Offset) {
+        if let Some(owned) = self.partitions.get_mut(partition) {
+            owned.reached_end(next);
         }
     }
 

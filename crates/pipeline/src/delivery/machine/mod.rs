@@ -80,6 +80,7 @@ impl<P> Delivery<P> {
                 loaded,
             } => self.notes_loaded(assignment, partition, &loaded, now),
             Event::Pending(pending) => self.pending(pending, now),
+            Event::ReachedEnd { partition, next } => self.reached_end(partition, next),
             Event::ResponseReceived { call, response } => self.response_received(call, response, now),
             Event::LookedUp { call, response } => self.looked_up(call, response, now),
             Event::WaitElapsed(call) => self.wait_elapsed(call, now),

@@ -171,6 +171,19 @@ impl<P> OwnedPartition<P> {
         Some(taken)
     }
 
+    /// Takes note that no record below `next` is still to come.
+    pub(super) fn reached_end(&mut self, next: Offset) {
+        let (Phase::Active, Some(progress)) = (self.phase, &mut self.progress) else {
+            return;
+        };
+        let commit_position = progress.commit_position();
+        progress.reached_end(next);
+        // Committed, so that the group's lag is 0 when all calls are made: autoscalers go by it.
+        if progress.commit_position() != commit_position {
+            self.uncommitted.changed();
+        }
+    }
+
     /// Removes a call whose final state Kafka has acknowledged. Returns its size in bytes, and the call of
     /// its key that may be sent now.
     fn finish(&mut self, offset: Offset, now: Instant) -> Option<(usize, Option<Offset>)> {

@@ -57,10 +57,7 @@ impl Progress {
         if offset < self.next {
             return Arrival::Repeated;
         }
-        // A gap holds no call: a transaction marker or an aborted record lies there. As final offsets gaps
-        // join the runs beside them, which keeps the note short. Below the commit position nothing is kept.
-        self.finals
-            .insert_run(self.next.max(self.commit_position), offset);
+        self.pass_gap(offset);
         self.next = offset.next();
         let arrival = if offset < self.commit_position || self.finals.contains(offset) {
             Arrival::Final
@@ -71,6 +68,22 @@ impl Progress {
         };
         self.advance();
         arrival
+    }
+
+    /// Takes in that no record below `next` is still to come.
+    pub(crate) fn reached_end(&mut self, next: Offset) {
+        if next > self.next {
+            self.pass_gap(next);
+            self.next = next;
+            self.advance();
+        }
+    }
+
+    /// Counts the offsets between the last record and the next one as final.
+    fn pass_gap(&mut self, end: Offset) {
+        // A gap holds no call: a transaction marker or an aborted record lies there. As final offsets gaps
+        // join the runs beside them, which keeps the note short. Below the commit position nothing is kept.
+        self.finals.insert_run(self.next.max(self.commit_position), end);
     }
 
     /// Records that a call is final.
@@ -177,6 +190,27 @@ mod tests {
             "the gap behind is not known yet"
         );
         assert_eq!(progress.note(OffsetSet::new()).as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn gap_at_the_end_is_final() {
+        let mut progress = started_at(10, &[]);
+        assert_eq!(progress.arrived(Offset(10)), NEW);
+        progress.reached_end(Offset(12));
+        assert_eq!(progress.commit_position(), Offset(10), "the call is open");
+        progress.finish(Offset(10));
+        assert_eq!(progress.commit_position(), Offset(12));
+        progress.reached_end(Offset(11));
+        assert_eq!(progress.commit_position(), Offset(12), "an earlier end");
+        assert_eq!(progress.arrived(Offset(12)), NEW);
+        assert_eq!(progress.commit_position(), Offset(12));
+        // Finals of the last owner that the consumer has yet to read.
+        let mut progress = started_at(10, &[12, 13]);
+        progress.reached_end(Offset(11));
+        assert_eq!(progress.commit_position(), Offset(11));
+        assert_eq!(progress.arrived(Offset(11)), NEW);
+        progress.finish(Offset(11));
+        assert_eq!(progress.commit_position(), Offset(14));
     }
 
     #[test]

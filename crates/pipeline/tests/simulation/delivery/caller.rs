@@ -266,8 +266,13 @@ impl Simulation {
         };
         let until = (Partition(partition.0 + 1), Offset(0));
         let Some((position, record)) = self.log.range((partition, *next)..until).next() else {
-            return false;
+            return self.reach_end(at, partition, *next);
         };
+        if self.setup.mutation == Some(Mutation::EndOfLogCounts) {
+            let next = self.log_end[&partition];
+            self.handle(at, Event::ReachedEnd { partition, next });
+            return true;
+        }
         match record.transaction.map(|_| self.state(record.transaction)) {
             Some(State::Open) => return false,
             Some(State::Aborted) => {
@@ -311,6 +316,20 @@ impl Simulation {
             self.count("copies read");
         }
         self.handle(at, Event::Pending(pending));
+        true
+    }
+
+    /// Reports that all records of a partition are read, if transaction markers lie behind the last one.
+    fn reach_end(&mut self, at: usize, partition: Partition, next: Offset) -> bool {
+        let end = self.log_end.get(&partition).copied().unwrap_or(next);
+        if next >= end {
+            return false;
+        }
+        if let Some(Some((next, _))) = self.callers[at].consumer.get_mut(&partition) {
+            *next = end;
+        }
+        self.count("ends reached");
+        self.handle(at, Event::ReachedEnd { partition, next: end });
         true
     }
 

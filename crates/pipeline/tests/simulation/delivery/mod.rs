@@ -34,7 +34,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 29] = [
+const EVENTS: [&str; 30] = [
     "kills",
     "pauses",
     "evictions",
@@ -54,6 +54,7 @@ const EVENTS: [&str; 29] = [
     "deferrals",
     "copies read",
     "copies skipped",
+    "ends reached",
     "unknown deferrals",
     "late deferrals",
     "abandoned",
@@ -372,6 +373,17 @@ fn call_of_another_groups_copy_is_detected() {
     let mutation = Mutation::OtherCopiesCalled;
     assert_detected(mutation, Policy::Park, ViolationKind::ProcessedTwice);
     assert_detected(mutation, Policy::Verify, ViolationKind::ProcessedTwice);
+}
+
+#[test]
+fn end_that_was_not_reached_is_detected() {
+    for policy in [Policy::Park, Policy::Retry] {
+        assert_detected(
+            Mutation::EndOfLogCounts,
+            policy,
+            ViolationKind::FinalWithoutOutcome,
+        );
+    }
 }
 
 #[test]

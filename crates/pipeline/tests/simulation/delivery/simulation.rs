@@ -110,6 +110,8 @@ pub(crate) enum Mutation {
     RecoveryWithOtherCopies,
     /// Copies for another group are called.
     OtherCopiesCalled,
+    /// The end of the log counts as reached although records before it are still to come.
+    EndOfLogCounts,
 }
 
 /// Record of the outbox.
@@ -221,6 +223,7 @@ impl Mutation {
             | Self::RecoveryWithoutCopies
             | Self::RecoveryWithOtherCopies
             | Self::OtherCopiesCalled
+            | Self::EndOfLogCounts
             | Self::AmbiguousAttemptsForgotten
             | Self::NoAmbiguousLimit => false,
         }
