@@ -75,6 +75,7 @@ pub fn read_stores(pipeline: &Pipeline, validators: &[u32]) -> Result<Vec<StoreC
 const OPTIONS: Options = Options {
     cache_bytes: 16 << 20,
     recent_max: 1,
+    period: None,
 };
 
 /// Reads the store in a file. The inner error is the damage found.

@@ -179,7 +179,7 @@ fn store_ahead_of_changelog_halts_its_partition() {
         let ahead = Offset(end.0 + 7);
         let mut store = open_store(&pipeline)?.store;
         // No key is added: only the checkpoint is ahead.
-        store.apply([], ahead)?;
+        store.apply([], ahead, None)?;
         store.persist()?;
         drop(store);
 
@@ -209,7 +209,7 @@ fn store_without_a_record_of_its_log_halts() {
         let checkpoint = store.checkpoint().context("a store without a checkpoint")?;
         let key = sent[42].key.as_deref().context("an order without a key")?;
         let removed = StoreUpdate::new(key, None);
-        store.apply([removed], checkpoint)?;
+        store.apply([removed], checkpoint, None)?;
         store.persist()?;
         drop(store);
 
@@ -239,6 +239,7 @@ fn store_without_a_record_of_its_log_halts() {
 const OPTIONS: Options = Options {
     cache_bytes: 16 << 20,
     recent_max: 1_000,
+    period: None,
 };
 
 /// Opens the store of a validator that does not run.

@@ -61,6 +61,7 @@ fn damage(pipeline: &Pipeline) -> Result<()> {
     let options = Options {
         cache_bytes: 1 << 20,
         recent_max: 100,
+        period: None,
     };
     let opened = Store::open(&store_file(pipeline), &identity, options, &StoreWriter::start()?)?;
     ensure!(opened.rebuild_reason.is_none(), "{:?}", opened.rebuild_reason);
@@ -75,7 +76,7 @@ fn damage(pipeline: &Pipeline) -> Result<()> {
         ("other", Some(entry)),
     ];
     let updates = updates.map(|(key, entry)| StoreUpdate::new(key.as_bytes(), entry));
-    store.apply(updates, checkpoint)?;
+    store.apply(updates, checkpoint, None)?;
     store.persist()?;
     Ok(())
 }

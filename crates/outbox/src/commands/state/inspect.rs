@@ -178,12 +178,13 @@ mod tests {
         let options = Options {
             cache_bytes: 1 << 20,
             recent_max: 10,
+            period: None,
         };
         let writer = StoreWriter::start().expect("a thread");
         let mut opened = Store::open(&path, &identity, options, &writer)
             .expect("a store")
             .store;
-        opened.apply([], Offset(7)).expect("applied");
+        opened.apply([], Offset(7), None).expect("applied");
         opened.persist().expect("persisted");
         fs::copy(&path, locked.store(Partition(1))).expect("copied as a killed validator leaves it");
         drop(opened);

@@ -338,6 +338,7 @@ fn repaired_copy(path: &Path, identity: &Identity) -> anyhow::Result<Result<Name
     let options = Options {
         cache_bytes: CACHE_BYTES,
         recent_max: RECENT_MAX,
+        period: None,
     };
     let writer = StoreWriter::start().context("starting the thread that writes a store")?;
     let opened = Store::open(copy.path(), identity, options, &writer)?;
@@ -480,6 +481,7 @@ mod tests {
         let options = Options {
             cache_bytes: 1 << 20,
             recent_max: RECENT_MAX,
+            period: None,
         };
         let writer = StoreWriter::start().expect("a thread");
         drop(Store::open(&path, &identity("one"), options, &writer).expect("a store"));
