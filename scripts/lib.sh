@@ -102,6 +102,34 @@ need_maven() {
     have mvn || fail "mvn is not on the PATH after its installation."
 }
 
+# download_jars WHAT POM DIRECTORY [MAVEN-OPTION]...: downloads the jars of a pom with Maven, unless the directory exists.
+download_jars() {
+    local what=$1 pom=$2 jars=$3 partial
+    shift 3
+    [ ! -d "$jars" ] || return 0
+    need_maven
+    say "downloading $what to $jars"
+    mkdir -p "$cache"
+    # The directory gets its final name when it is complete, so an interrupted download is never used.
+    partial=$(mktemp -d "$jars.XXXXXX")
+    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -f "$pom" "$@" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+        -DincludeScope=runtime "-DoutputDirectory=$partial" >"$partial.log" 2>&1 || {
+        cat "$partial.log" >&2
+        rm -rf "$partial" "$partial.log"
+        fail "downloading $what with Maven failed; Maven's output is above."
+    }
+    rm -f "$partial.log"
+    # A concurrent start may have finished first; its jars are the same.
+    if [ -d "$jars" ]; then
+        rm -rf "$partial"
+    else
+        # mktemp makes it readable for its owner only.
+        chmod 755 "$partial"
+        mv "$partial" "$jars"
+    fi
+}
+
 # Sets `java` to the first Java of release 17 or later; fails if there is none.
 find_java() {
     local candidate
@@ -273,4 +301,21 @@ run_on_private_kafka() {
     step "Kafka (downloads about 100 MB the first time)" private_kafka
     say "== $binary"
     "$OUTBOX_BIN_DIR/$binary" "$@"
+}
+
+# Compiles the Kafka Streams application that the validator is compared with. Exports OUTBOX_STREAMS_JAVA and
+# OUTBOX_STREAMS_CLASSPATH.
+build_kafka_streams() {
+    local source=$project/integration-tests/kafka-streams jars compiled
+    find_java || need_java
+    # A runtime alone does not compile.
+    [ -x "$(dirname "$java")/javac" ] ||
+        fail "missing: a JDK of $java (compiles the Kafka Streams application). Install one, and set JAVA_HOME."
+    jars=$cache/kafka-streams-$(cksum <"$source/pom.xml" | cut -d ' ' -f 1)
+    download_jars "Kafka Streams (96 MB, once)" "$source/pom.xml" "$jars"
+    compiled=$(target_dir)/kafka-streams
+    mkdir -p "$compiled"
+    "$(dirname "$java")/javac" -Xlint:all -Werror -cp "$jars/*" -d "$compiled" "$source/OrderValidator.java" ||
+        fail "compiling the Kafka Streams application failed; the compiler's output is above."
+    export OUTBOX_STREAMS_JAVA=$java OUTBOX_STREAMS_CLASSPATH="$compiled:$jars/*"
 }

@@ -107,29 +107,7 @@ jars_clean() { :; }
 fetch_jars() {
     # The checksum of the pom is part of the name, so a changed dependency is downloaded again.
     jars=$cache/kafka-$kafka_version-$(cksum <"$pom" | cut -d ' ' -f 1)
-    [ ! -d "$jars" ] || return 0
-    need_maven
-    say "downloading Kafka $kafka_version (40 MB, once) to $jars"
-    mkdir -p "$cache"
-    # The directory gets its final name when it is complete, so an interrupted download is never used.
-    local partial
-    partial=$(mktemp -d "$jars.XXXXXX")
-    JAVA_HOME=$(dirname "$(dirname "$java")") mvn -B -q -f "$pom" "-Dkafka.version=$kafka_version" \
-        org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
-        -DincludeScope=runtime "-DoutputDirectory=$partial" >"$partial.log" 2>&1 || {
-        cat "$partial.log" >&2
-        rm -rf "$partial" "$partial.log"
-        fail "downloading Kafka's jars with Maven failed; Maven's output is above."
-    }
-    rm -f "$partial.log"
-    # A concurrent start may have finished first; its jars are the same.
-    if [ -d "$jars" ]; then
-        rm -rf "$partial"
-    else
-        # mktemp makes it readable for its owner only.
-        chmod 755 "$partial"
-        mv "$partial" "$jars"
-    fi
+    download_jars "Kafka $kafka_version (40 MB, once)" "$pom" "$jars" "-Dkafka.version=$kafka_version"
 }
 
 # Prints a cluster id: 16 bytes in unpadded URL-safe base64, as Kafka writes them.

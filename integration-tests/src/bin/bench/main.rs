@@ -4,6 +4,8 @@ mod bare_client;
 mod bare_loop;
 mod caller;
 mod caller_kill;
+mod figures;
+mod kafka_streams;
 mod latency;
 mod operator;
 mod resource_usage;
@@ -31,6 +33,8 @@ struct Arguments {
 enum Program {
     /// Orders per second, CPU time per order and peak memory of one validator, next to a bare loop.
     Validator(validator::Arguments),
+    /// The same of one validator, next to a Kafka Streams application that does its work.
+    KafkaStreams(kafka_streams::Arguments),
     /// Latency of one validator under a steady load.
     Latency(latency::Arguments),
     /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
@@ -52,6 +56,7 @@ enum Program {
 fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
+        Program::KafkaStreams(arguments) => kafka_streams::measure(&arguments),
         Program::Latency(arguments) => latency::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Killed(arguments) => caller_kill::measure(&arguments),

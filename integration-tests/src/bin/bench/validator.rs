@@ -3,21 +3,18 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use comfy_table::Table;
 use harness::orders::feed::{Feed, Plan};
 use harness::orders::{Keys, Mix, Orders};
-use harness::pipeline::Pipeline;
+use harness::pipeline::{Pipeline, Service};
 use harness::process::settings::Settings;
-use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 use serde::Serialize;
 
+use crate::figures::{LIMIT, Measured, Range, as_float, between, outbox_times};
 use crate::resource_usage::Used;
 use crate::{bare_loop, resource_usage};
-
-/// Timeout of one run.
-const LIMIT: Duration = Duration::from_secs(600);
 
 /// Options of `bench validator`.
 #[derive(Debug, clap::Args)]
@@ -110,26 +107,6 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What was measured of one process in one run.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
-    /// Orders per second between the first order and the last.
-    per_second: f64,
-    /// CPU time per order, the start of the process included.
-    cpu_us: f64,
-    memory_mib: f64,
-}
-
-impl Measured {
-    fn of(orders: u64, took: Duration, used: Used) -> Self {
-        Self {
-            per_second: as_float(orders) / took.as_secs_f64().max(0.001),
-            cpu_us: used.cpu.as_secs_f64() * 1e6 / as_float(orders),
-            memory_mib: as_float(used.memory_peak_kib) / 1024.0,
-        }
-    }
-}
-
 /// One run: a validator and a bare loop with the same orders, one after the other.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -137,32 +114,6 @@ struct Run {
     /// Orders per second from the start of the validator to its last order.
     from_start: f64,
     bare: Measured,
-}
-
-/// Minimum, median and maximum over all runs.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Range {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Range {
-    fn of(runs: &[Run], figure: impl Fn(&Run) -> f64) -> Self {
-        let mut values: Vec<f64> = runs.iter().map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        Self {
-            min: at(0),
-            median: at(values.len() / 2),
-            max: at(values.len().saturating_sub(1)),
-        }
-    }
-
-    fn show(self, decimals: usize) -> String {
-        let Self { min, median, max } = self;
-        format!("{min:.decimals$} / {median:.decimals$} / {max:.decimals$}")
-    }
 }
 
 /// Figures of one commit interval.
@@ -291,10 +242,40 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Run> {
         .validator_settings(1)
         .with("validator.commit_interval", interval);
     let settings = with_settings(settings, &arguments.setting);
+    let (validator, from_start) = drain(&pipeline, settings, sent)?;
+    let bare = bare_loop::Arguments {
+        kafka: pipeline.kafka.clone(),
+        orders_topic: pipeline.topics.orders.clone(),
+        pending_topic: pipeline.topics.pending.clone(),
+        changelog_topic: pipeline.topics.changelog.clone(),
+        group: format!("{}-bare", pipeline.validator_group),
+        orders: sent,
+    };
+    // Last, so that the validator finds empty topics.
+    let (bare_took, bare_used) = bare_loop::measure(&bare)?;
+    pipeline.passed();
+    Ok(Run {
+        validator,
+        from_start,
+        bare: Measured::of(sent, bare_took, bare_used),
+    })
+}
+
+/// Has a validator decide on all orders of a full topic. Returns its figures, and the orders per second from its start.
+pub(crate) fn drain(pipeline: &Pipeline, settings: Settings, sent: u64) -> Result<(Measured, f64)> {
     let mut validator = pipeline.service("validator", 1, settings)?;
     // By the wall clock, as the timestamps of the records.
     let started_ms = records::Timestamp::now().0;
     validator.process.start()?;
+    let used = await_drained(pipeline, &mut validator)?;
+    validator.process.terminate(Duration::from_secs(60))?;
+    let (first_ms, last_ms) = outbox_times(&pipeline.kafka, &pipeline.topics.pending, sent)?;
+    let from_start = as_float(sent) / between(started_ms, last_ms).as_secs_f64().max(0.001);
+    Ok((Measured::of(sent, between(first_ms, last_ms), used), from_start))
+}
+
+/// Waits until a running validator has decided on all orders. Returns what it has used until then.
+pub(crate) fn await_drained(pipeline: &Pipeline, validator: &mut Service) -> Result<Used> {
     let id = validator.process.id().context("the validator does not run")?;
     // The lag is polled, and the outbox not read meanwhile: on few cores a reader would be measured too.
     await_until("each order has its verdict", LIMIT, || {
@@ -312,54 +293,5 @@ fn run(arguments: &Arguments, interval: &str) -> Result<Run> {
         })
     })?;
     // Before the shutdown: `/proc` has nothing of a process that has exited.
-    let used = resource_usage::used(id)?;
-    validator.process.terminate(Duration::from_secs(60))?;
-    let (first_ms, last_ms) = outbox_times(&pipeline, sent)?;
-    let bare = bare_loop::Arguments {
-        kafka: pipeline.kafka.clone(),
-        orders_topic: pipeline.topics.orders.clone(),
-        pending_topic: pipeline.topics.pending.clone(),
-        changelog_topic: pipeline.topics.changelog.clone(),
-        group: format!("{}-bare", pipeline.validator_group),
-        orders: sent,
-    };
-    // Last, so that the validator finds empty topics.
-    let (bare_took, bare_used) = bare_loop::measure(&bare)?;
-    pipeline.passed();
-    Ok(Run {
-        validator: Measured::of(sent, between(first_ms, last_ms), used),
-        from_start: as_float(sent) / between(started_ms, last_ms).as_secs_f64().max(0.001),
-        bare: Measured::of(sent, bare_took, bare_used),
-    })
-}
-
-/// Returns the producer timestamps of the first and the last pending call, in ms; fails unless all are there.
-fn outbox_times(pipeline: &Pipeline, sent: u64) -> Result<(i64, i64)> {
-    let topic = &pipeline.topics.pending;
-    let tail = Tail::start(&pipeline.kafka, &[topic])?;
-    await_until("the outbox is read to its end", LIMIT, || {
-        let keys = tail.keys(topic);
-        Ok(if keys >= sent {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(format!("{keys} of {sent} pending calls"))
-        })
-    })?;
-    ensure!(
-        tail.records(topic) == sent,
-        "the outbox has {} records for {sent} orders",
-        tail.records(topic)
-    );
-    tail.times_ms(topic).context("the outbox is empty")
-}
-
-fn between(from_ms: i64, to_ms: i64) -> Duration {
-    Duration::from_millis(u64::try_from(to_ms - from_ms).unwrap_or(0))
-}
-
-/// Converts a count for ratios.
-// A count of orders is far below 2^53, where an f64 loses digits.
-#[allow(clippy::cast_precision_loss)]
-fn as_float(count: u64) -> f64 {
-    count as f64
+    resource_usage::used(id)
 }
