@@ -5,6 +5,8 @@ mod bare_loop;
 mod caller;
 mod caller_kill;
 mod figures;
+mod growth;
+mod growth_plot;
 mod kafka_streams;
 mod latency;
 mod operator;
@@ -35,6 +37,8 @@ enum Program {
     Validator(validator::Arguments),
     /// The same of one validator, next to a Kafka Streams application that does its work.
     KafkaStreams(kafka_streams::Arguments),
+    /// Speed, look-ups, memory and restarts of one validator while its stores grow to many millions of keys.
+    Growth(growth::Arguments),
     /// Latency of one validator under a steady load.
     Latency(latency::Arguments),
     /// Calls per second, CPU time per call and peak memory of one caller, next to a bare HTTP client.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let measured = match Arguments::parse().program {
         Program::Validator(arguments) => validator::measure(&arguments),
         Program::KafkaStreams(arguments) => kafka_streams::measure(&arguments),
+        Program::Growth(arguments) => growth::measure(&arguments),
         Program::Latency(arguments) => latency::measure(&arguments),
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Killed(arguments) => caller_kill::measure(&arguments),
