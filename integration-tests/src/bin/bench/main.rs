@@ -45,7 +45,7 @@ enum Program {
     Caller(caller::Arguments),
     /// Requests repeated after `kill -9` of a caller, and the time until its next request.
     Killed(caller_kill::Arguments),
-    /// Time that orders wait while a validator with many keys in its store restarts.
+    /// Time that orders wait while a validator with many keys in its store restarts, or restores lost stores.
     Restart(restart::Arguments),
     /// Time and peak memory of the operator's commands on a large outbox.
     Operator(operator::Arguments),

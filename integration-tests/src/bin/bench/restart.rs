@@ -1,7 +1,7 @@
-//! Measurement of restarts: how long orders wait after `kill -9`, after SIGTERM, and in a rolling restart of
-//! three validators.
+//! Measurement of restarts: how long orders wait after `kill -9`, after SIGTERM, with lost stores, and in a rolling
+//! restart of three validators.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,9 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::Serialize;
 
+use crate::figures::Range;
 use crate::resource_usage;
 
 /// Timeout of each wait; filling the store takes longest.
@@ -40,21 +42,48 @@ pub(crate) struct Arguments {
     /// Number of restarts of each kind.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     runs: u32,
+    /// Number of restarts with an empty state directory, each of which restores all keys from the changelog.
+    #[arg(long, default_value_t = 3)]
+    lost_stores: u32,
     /// Orders sent per second during the measurement.
     #[arg(long, default_value_t = 500)]
     per_second: u64,
     /// Seed of the orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Measures each kind of restart, and prints the times.
+/// Times of several restarts of one kind, from the start to committed pending calls.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Waits {
+    first_call_ms: Range,
+    /// Until each partition has one. No more than `store.restores_max` are restored at the same time.
+    each_partition_ms: Range,
+}
+
+/// All figures, with what they were measured on.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: String,
+    keys: u64,
+    partitions: i32,
+    per_second: u64,
+    runs: u32,
+    lost_stores_runs: u32,
+    seed: u64,
+    after_kill: Waits,
+    after_sigterm: Waits,
+    /// None without such restarts.
+    lost_stores: Option<Waits>,
+    /// Longest pause of each partition in a rolling restart.
+    rolling_pause_ms: Range,
+}
+
+/// Measures each kind of restart, and prints a table or JSON.
 pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
-    println!("{}", resource_usage::describe());
-    println!(
-        "{} keys on {} partitions, {} orders per second, {} restarts of each kind, seed {}",
-        arguments.keys, arguments.partitions, arguments.per_second, arguments.runs, arguments.seed
-    );
     let mut pipeline = Pipeline::create("bench-restart", arguments.partitions)?;
     let mut validators = [
         pipeline.validator(1)?,
@@ -64,7 +93,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     // One validator fills the stores and is restarted; the other two join for the rolling restart.
     let [first, ..] = &mut validators;
     first.process.start()?;
-    feed(&pipeline, arguments, arguments.keys, None).finish()?;
+    let orders = |seed| Orders::Generated(Mix::all_new(seed));
+    feed(&pipeline, orders(arguments.seed), arguments.keys, None).finish()?;
     await_until("the store holds all keys", LIMIT, || {
         first.expect_running()?;
         pause(Duration::from_millis(200))?;
@@ -76,59 +106,103 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     })?;
 
     // Another seed, or all of them would be duplicates, of which nothing is written to the outbox.
-    let more = Arguments {
-        seed: arguments.seed + 1,
-        ..*arguments
-    };
-    let feeding = feed(&pipeline, &more, u64::MAX, Some(arguments.per_second));
-    let mut table = Table::new();
-    table.set_header(vec![
-        "from the start to the first pending call",
-        "median",
-        "maximum",
-    ]);
+    let more = orders(arguments.seed + 1);
+    let feeding = feed(&pipeline, more, u64::MAX, Some(arguments.per_second));
     let killed = restarts(&pipeline, first, arguments.runs, |service| service.process.kill())?;
-    table.add_row(row("after kill -9", &killed));
     let drained = restarts(&pipeline, first, arguments.runs, |service| {
         service.process.terminate(Duration::from_secs(60))
     })?;
-    table.add_row(row("after SIGTERM", &drained));
-    println!("{table}");
-
+    let lost = match arguments.lost_stores {
+        0 => None,
+        runs => Some(restarts(&pipeline, first, runs, |service| {
+            service.process.kill()?;
+            std::fs::remove_dir_all(pipeline.state_folder(1)).context("deleting the stores")
+        })?),
+    };
     let pauses = roll(&pipeline, &mut validators)?;
-    println!(
-        "rolling restart of three validators: longest pause of a partition {} ms, \
-         median of the {} partitions {} ms",
-        pauses.last().map_or(0, Duration::as_millis),
-        pauses.len(),
-        pauses[pauses.len() / 2].as_millis()
-    );
     // Not checked: the last orders may be without a verdict, and nothing depends on them.
     feeding.stop()?;
+    let report = Report {
+        machine: resource_usage::describe(),
+        keys: arguments.keys,
+        partitions: arguments.partitions,
+        per_second: arguments.per_second,
+        runs: arguments.runs,
+        lost_stores_runs: arguments.lost_stores,
+        seed: arguments.seed,
+        after_kill: killed,
+        after_sigterm: drained,
+        lost_stores: lost,
+        rolling_pause_ms: milliseconds(&pauses),
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+    }
     pipeline.passed();
     Ok(())
 }
 
-fn feed(pipeline: &Pipeline, arguments: &Arguments, count: u64, per_second: Option<u64>) -> Feed {
+impl Report {
+    fn print(&self) {
+        println!("{}", self.machine);
+        println!(
+            "{} keys on {} partitions, {} orders per second, {} restarts of each kind and {} with lost stores, seed {}",
+            self.keys, self.partitions, self.per_second, self.runs, self.lost_stores_runs, self.seed
+        );
+        let mut table = Table::new();
+        table.set_header(vec![
+            "minimum / median / maximum ms from the start",
+            "to the first pending call",
+            "to one of each partition",
+        ]);
+        for (what, waits) in [
+            ("after kill -9", Some(self.after_kill)),
+            ("after SIGTERM", Some(self.after_sigterm)),
+            ("after kill -9 with lost stores", self.lost_stores),
+        ] {
+            if let Some(Waits {
+                first_call_ms,
+                each_partition_ms,
+            }) = waits
+            {
+                table.add_row(vec![
+                    what.to_owned(),
+                    first_call_ms.show(0),
+                    each_partition_ms.show(0),
+                ]);
+            }
+        }
+        println!("{table}");
+        println!(
+            "rolling restart of three validators: longest pauses of the {} partitions {} ms (minimum / median / maximum)",
+            self.partitions,
+            self.rolling_pause_ms.show(0)
+        );
+    }
+}
+
+/// Sends orders to the pipeline, at this rate or at full speed.
+fn feed(pipeline: &Pipeline, orders: Orders, count: u64, per_second: Option<u64>) -> Feed {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
-        partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_new(arguments.seed)),
+        partitions: pipeline.partitions,
+        orders,
         count,
         per_second,
     })
 }
 
-/// Stops and restarts the validator; returns the sorted times from each start to the first committed pending
-/// call.
+/// Stops and restarts the validator; returns the times from each start.
 fn restarts(
     pipeline: &Pipeline,
     service: &mut Service,
     runs: u32,
     stop: impl Fn(&mut Service) -> Result<()>,
-) -> Result<Vec<Duration>> {
-    let mut took = Vec::new();
+) -> Result<Waits> {
+    let (mut firsts, mut alls) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         // The clock must not start before the last restart is over.
         await_ready(service, LIMIT)?;
@@ -139,20 +213,26 @@ fn restarts(
         let outbox = Outbox::from_end(pipeline)?;
         let started = Instant::now();
         service.process.start()?;
-        outbox.await_first(service)?;
-        took.push(started.elapsed());
+        let mut waiting: HashSet<i32> = (0..pipeline.partitions).collect();
+        waiting.remove(&outbox.await_call(service)?);
+        firsts.push(started.elapsed());
+        while !waiting.is_empty() {
+            waiting.remove(&outbox.await_call(service)?);
+        }
+        alls.push(started.elapsed());
     }
-    took.sort();
-    Ok(took)
+    Ok(Waits {
+        first_call_ms: milliseconds(&firsts),
+        each_partition_ms: milliseconds(&alls),
+    })
 }
 
-fn row(what: &str, took: &[Duration]) -> Vec<String> {
-    let ms = |time: Option<&Duration>| format!("{} ms", time.map_or(0, Duration::as_millis));
-    vec![what.into(), ms(took.get(took.len() / 2)), ms(took.last())]
+fn milliseconds(took: &[Duration]) -> Range {
+    Range::of(took, |time| time.as_secs_f64() * 1e3)
 }
 
-/// Restarts one validator after the other, each when the last one is ready; returns the sorted longest pauses
-/// between two pending calls, one for each partition.
+/// Restarts one validator after the other, each when the last one is ready; returns the longest pauses between two
+/// pending calls, one for each partition.
 fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Duration>> {
     for service in &mut validators[1..] {
         service.process.start()?;
@@ -178,7 +258,7 @@ fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Durati
     pause(RUN_TIME)?;
     stop.store(true, Ordering::Relaxed);
     // A partition without any record would be left out of the maximum.
-    let mut pauses = watching
+    let pauses = watching
         .join()
         .ok()
         .context("the thread that reads the outbox panicked")?;
@@ -188,7 +268,6 @@ fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Durati
         pauses.len(),
         pipeline.partitions
     );
-    pauses.sort();
     Ok(pauses)
 }
 
@@ -217,13 +296,13 @@ impl Outbox {
         Ok(Self { consumer })
     }
 
-    /// Waits for the first record, and fails if the validator exits meanwhile.
-    fn await_first(&self, service: &mut Service) -> Result<()> {
+    /// Waits for the next record, and returns its partition. Fails if the validator exits meanwhile.
+    fn await_call(&self, service: &mut Service) -> Result<i32> {
         let until = Instant::now() + LIMIT;
         while Instant::now() < until {
             service.expect_running()?;
-            if let Some(Ok(_)) = self.consumer.poll(Duration::from_millis(5)) {
-                return Ok(());
+            if let Some(Ok(record)) = self.consumer.poll(Duration::from_millis(5)) {
+                return Ok(record.partition());
             }
         }
         anyhow::bail!("no pending call was committed within {LIMIT:?} of the restart")
