@@ -124,7 +124,7 @@ fn measure(form: &OrderForm, is_known: bool) -> Vec<u128> {
                 next += 1;
                 let known = is_known.then_some(entry);
                 let result: Result<_, Infallible> =
-                    admission.admit(&input, Timestamp(1), start, |_| Ok(known));
+                    admission.admit(&input, Timestamp(1), start, |_, _| Ok(known));
                 let Ok(AdmitResult::Decided { verdict, .. }) = result else {
                     panic!("not running");
                 };

@@ -69,6 +69,15 @@ impl From<(IdempotencyKey, Entry)> for StoreUpdate {
     }
 }
 
+impl From<(KeyHash, Entry)> for StoreUpdate {
+    fn from((key, entry): (KeyHash, Entry)) -> Self {
+        Self {
+            key,
+            entry: Some(entry),
+        }
+    }
+}
+
 impl Store {
     pub(crate) fn new(
         file: RunsFile,
@@ -101,7 +110,14 @@ impl Store {
     /// # Errors
     /// The file cannot be read, or is damaged, or the value of the key is not an entry.
     pub fn get(&self, key: &IdempotencyKey) -> Result<Option<Entry>, StoreError> {
-        let hash = KeyHash::from(key);
+        self.get_hashed(key, KeyHash::from(key))
+    }
+
+    /// As [`Self::get`], for a key whose hash is known.
+    ///
+    /// # Errors
+    /// As those of [`Self::get`].
+    pub fn get_hashed(&self, key: &IdempotencyKey, hash: KeyHash) -> Result<Option<Entry>, StoreError> {
         if let Some(entry) = self.recent.get(&hash) {
             return Ok(*entry);
         }

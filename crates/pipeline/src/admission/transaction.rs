@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use records::{Entry, IdempotencyKey, Offset, Partition};
+use records::{Entry, KeyHash, Offset, Partition};
 
 /// Limits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +23,10 @@ pub struct TransactionLimits {
     pub bytes_max: usize,
 }
 
-/// Entries that a transaction admits on one partition.
+/// Entries that a transaction admits on one partition, by the hashes by which the store knows their keys.
 // Looked up for each order, so with hashbrown's hasher, which is faster than the standard library's SipHash.
 // It is seeded at random, too: producers choose the keys, and must not be able to prepare collisions.
-pub type Admitted = HashMap<IdempotencyKey, Entry>;
+pub type Admitted = HashMap<KeyHash, Entry>;
 
 /// Input offset to commit for each partition of a transaction.
 pub type Offsets = Vec<(Partition, Offset)>;
@@ -64,10 +64,10 @@ impl Transaction {
 
     /// Returns the entry of a key that this transaction admits.
     #[must_use]
-    pub fn get(&self, partition: Partition, key: &IdempotencyKey) -> Option<Entry> {
+    pub fn get(&self, partition: Partition, key: KeyHash) -> Option<Entry> {
         self.parts
             .get(&partition)
-            .and_then(|part| part.admitted.get(key))
+            .and_then(|part| part.admitted.get(&key))
             .copied()
     }
 
@@ -77,7 +77,7 @@ impl Transaction {
         partition: Partition,
         offset: Offset,
         bytes: usize,
-        admitted: Option<(IdempotencyKey, Entry)>,
+        admitted: Option<(KeyHash, Entry)>,
     ) {
         let part = self.part(partition, offset);
         // Offsets may have gaps (transaction markers), but going back would commit an order twice.

@@ -124,11 +124,11 @@ impl Loop<'_> {
         };
         // Borrowed apart from `self`, which the admission borrows too.
         let stores = &self.shell.stores;
-        let taken = self.admission.admit(&input, time.wall, time.now, |key| {
+        let taken = self.admission.admit(&input, time.wall, time.now, |key, hash| {
             // An error, not "unknown key": without its store a partition would admit duplicates.
             stores
                 .get(&partition)
-                .map_or_else(|| Err(None), |store| store.get(key).map_err(Some))
+                .map_or_else(|| Err(None), |store| store.get_hashed(key, hash).map_err(Some))
         });
         let event = match taken {
             // Read ahead of a pause. It comes again once the partition runs.

@@ -13,7 +13,7 @@ mod event;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use records::{Entry, IdempotencyKey, Offset, Partition, Timestamp};
+use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
 
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
@@ -87,7 +87,7 @@ impl<M: Clone> Admission<M> {
     }
 
     /// Decides on an input record and adds it to the open transaction, which it begins if there is none.
-    /// `known` looks a key up in the partition's store.
+    /// `known` looks a key up in the partition's store, which knows it by its hash.
     ///
     /// # Errors
     /// Returns the error of `known`; to be followed by [`Event::StoreFailed`]. The record is not decided.
@@ -96,7 +96,7 @@ impl<M: Clone> Admission<M> {
         input: &Input<'_>,
         wall: Timestamp,
         now: Instant,
-        known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
+        known: impl FnOnce(&IdempotencyKey, KeyHash) -> Result<Option<Entry>, E>,
     ) -> Result<AdmitResult, E> {
         let is_running = matches!(
             self.partitions.get(&input.partition),
@@ -108,16 +108,19 @@ impl<M: Clone> Admission<M> {
             return Ok(AdmitResult::NotRunning);
         }
         let transaction = self.transaction.as_ref();
+        // Computed once: it costs as much as both look-ups.
+        let mut looked_up = None;
         let verdict = decide(&self.rules, input, wall, |key| {
+            let hash = *looked_up.insert(KeyHash::from(key));
             // The transaction first: its keys are not in the store before Kafka has committed them.
-            match transaction.and_then(|transaction| transaction.get(input.partition, key)) {
+            match transaction.and_then(|transaction| transaction.get(input.partition, hash)) {
                 Some(entry) => Ok(Some(entry)),
-                None => known(key),
+                None => known(key, hash),
             }
         })?;
         let begins = self.transaction.is_none();
         let admitted = match &verdict {
-            Verdict::Admit { key, entry } => Some((key.clone(), *entry)),
+            Verdict::Admit { key, entry } => Some((looked_up.unwrap_or_else(|| KeyHash::from(key)), *entry)),
             // A duplicate or conflict must not replace the entry of the order that was admitted.
             Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
         };

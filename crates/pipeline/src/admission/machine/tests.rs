@@ -81,7 +81,7 @@ impl Fixture {
             unreadable_header: None,
         };
         let stores = &self.stores;
-        let looked_up: Result<_, Infallible> = self.admission.admit(&input, wall, self.start, |key| {
+        let looked_up: Result<_, Infallible> = self.admission.admit(&input, wall, self.start, |key, _| {
             Ok(stores.get(key.as_str()).copied())
         });
         let Ok(taken) = looked_up;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use records::{Entry, IdempotencyKey, Offset, Partition};
+use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition};
 
 /// Topic that the validators write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,14 @@ pub(crate) type TransactionalId = usize;
 pub(crate) struct Record {
     pub(crate) source: Offset,
     pub(crate) change: Option<(IdempotencyKey, Entry)>,
+}
+
+impl Record {
+    /// The change as a store has it.
+    pub(crate) fn hashed_change(&self) -> Option<(KeyHash, Entry)> {
+        let (key, entry) = self.change.as_ref()?;
+        Some((KeyHash::from(key), *entry))
+    }
 }
 
 /// Content of an offset.

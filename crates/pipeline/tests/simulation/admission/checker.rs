@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use records::{Entry, IdempotencyKey, Offset, Partition};
+use records::{Entry, KeyHash, Offset, Partition};
 
-use crate::admission::broker::{Broker, LogEntry, Topic, TransactionalId};
+use crate::admission::broker::{Broker, LogEntry, Record, Topic, TransactionalId};
 use crate::admission::disk::Content;
 use crate::admission::orders::{Expected, Order, Orders, index};
 
@@ -51,7 +51,7 @@ struct Part {
     /// Committed input offset.
     position: i64,
     /// Entries of the changelog.
-    keys: BTreeMap<IdempotencyKey, Entry>,
+    keys: BTreeMap<KeyHash, Entry>,
 }
 
 impl Checker {
@@ -102,8 +102,7 @@ impl Checker {
             }
             part.position = to.0;
             let changes = broker.log(Topic::Changelog, partition).open_of(id);
-            part.keys
-                .extend(changes.filter_map(|record| record.change.clone()));
+            part.keys.extend(changes.filter_map(Record::hashed_change));
         }
         Ok(())
     }
@@ -161,10 +160,10 @@ impl Checker {
             .take(usize::try_from(checkpoint.0).expect("an offset"))
         {
             match entry {
-                LogEntry::Committed(record) => fold.extend(record.change.clone()),
+                LogEntry::Committed(record) => fold.extend(record.hashed_change()),
                 // Decided, with the marker still missing.
                 LogEntry::Open(_, record) if record.source < self.position(partition) => {
-                    fold.extend(record.change.clone());
+                    fold.extend(record.hashed_change());
                 }
                 LogEntry::Aborted(_) | LogEntry::Marker => {}
                 LogEntry::Open(..) => {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use records::{Entry, IdempotencyKey, Offset, Partition};
+use records::{Entry, KeyHash, Offset, Partition};
 
 /// Content of a store, always changed as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
-    pub(crate) entries: BTreeMap<IdempotencyKey, Entry>,
+    pub(crate) entries: BTreeMap<KeyHash, Entry>,
     pub(crate) checkpoint: Option<Offset>,
 }
 
@@ -40,7 +40,7 @@ impl Store {
 
     pub(crate) fn apply(
         &mut self,
-        changes: impl IntoIterator<Item = (IdempotencyKey, Option<Entry>)>,
+        changes: impl IntoIterator<Item = (KeyHash, Option<Entry>)>,
         checkpoint: Offset,
     ) {
         for (key, entry) in changes {

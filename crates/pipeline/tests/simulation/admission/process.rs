@@ -8,7 +8,7 @@ use pipeline::admission::{
     Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, OrderForm, PartitionState,
     Partitioner, RecordKey, RestoreId, Rules, StoreFailure, TransactionLimits, Verdict,
 };
-use records::{AmountForm, Offset, Partition, Selection, Timestamp};
+use records::{AmountForm, KeyHash, Offset, Partition, Selection, Timestamp};
 
 use crate::admission::broker::{BrokerError, Record, Topic};
 use crate::admission::checker::{Guarantee, Violation, violation};
@@ -328,10 +328,10 @@ impl Process {
             unreadable_header: None,
         };
         let (stores, ever_sent) = (&self.stores, &env.ever_sent);
-        let taken = self.admission.admit(&input, wall, env.now, |key| {
+        let taken = self.admission.admit(&input, wall, env.now, |_, key| {
             let store = stores.get(&partition).filter(|_| !fails).ok_or(())?;
-            let kept = || ever_sent.get(&(self.id, partition, key.clone())).copied();
-            let found = store.content.entries.get(key).copied();
+            let kept = || ever_sent.get(&(self.id, partition, key)).copied();
+            let found = store.content.entries.get(&key).copied();
             Ok::<_, ()>(found.or_else(|| aborted_overlay_kept.then(kept).flatten()))
         });
         match taken {
@@ -376,13 +376,14 @@ impl Process {
                 ) && let Some(store) = self.stores.get_mut(&partition)
                 {
                     let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
-                    store.apply([(key.clone(), Some(entry))], checkpoint);
+                    store.apply([(KeyHash::from(&key), Some(entry))], checkpoint);
                     if env.is(Mutation::StoreDurableFirst) {
                         store.persist(&mut env.disks[self.host], partition);
                     }
                 }
                 if env.is(Mutation::AbortedOverlayKept) {
-                    env.ever_sent.insert((self.id, partition, key.clone()), entry);
+                    env.ever_sent
+                        .insert((self.id, partition, KeyHash::from(&key)), entry);
                 }
                 producer.send((Topic::Outbox, partition), Record { source, change: None });
                 let change = Some((key, entry));

@@ -6,7 +6,7 @@ use pipeline::admission::RestoreId;
 use pipeline::admission::restore::{
     Chunk, NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
 };
-use records::{Bounds, Entry, IdempotencyKey, Offset, Partition, TopicId, Topics, TopicsNote};
+use records::{Bounds, Entry, IdempotencyKey, KeyHash, Offset, Partition, TopicId, Topics, TopicsNote};
 
 use crate::admission::broker::{LogEntry, Topic};
 use crate::admission::disk::Store;
@@ -193,7 +193,7 @@ impl RestoreJob {
                     Some(newest) if env.is(Mutation::NewestOrderLate) => newest.key,
                     Some(_) | None => key,
                 };
-                RestoreResponse::IsKnown(store.content.entries.contains_key(&key))
+                RestoreResponse::IsKnown(store.content.entries.contains_key(&KeyHash::from(&key)))
             }
         })
     }
@@ -261,10 +261,9 @@ fn other_notes(env: &Env) -> Vec<(Partition, String)> {
 }
 
 fn write(store: &mut Store, chunk: Chunk) {
-    let read = |bytes: Vec<u8>| IdempotencyKey::from_bytes(&bytes).expect("a key");
     let changes = chunk.changes.into_iter().map(|(key, entry)| {
         (
-            read(key),
+            KeyHash::of(&key),
             entry.map(|bytes| Entry::decode(&bytes).expect("an entry")),
         )
     });

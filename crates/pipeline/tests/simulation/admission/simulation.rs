@@ -10,7 +10,7 @@ use pipeline::ShareLimit;
 use pipeline::admission::RefusalSettings;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use records::{Entry, IdempotencyKey, Partition};
+use records::{Entry, KeyHash, Partition};
 
 use crate::admission::broker::{Broker, TransactionalId};
 use crate::admission::checker::{Checker, Guarantee, Violation, violation};
@@ -49,7 +49,7 @@ pub(crate) struct Env {
     pub(crate) producers: BTreeSet<ProducerId>,
     pub(crate) checker: Checker,
     /// Entries that each process ever sent, for the mutation that keeps them.
-    pub(crate) ever_sent: BTreeMap<(ProcessId, Partition, IdempotencyKey), Entry>,
+    pub(crate) ever_sent: BTreeMap<(ProcessId, Partition, KeyHash), Entry>,
     responses: Vec<(ProducerId, Response)>,
     producers_opened: ProducerId,
     processes_started: ProcessId,
