@@ -13,6 +13,8 @@ pub mod topics;
 pub use admin::topic_ids;
 pub use client::config::KafkaSettings;
 pub use client::error::{self, ClientError};
-pub use consumer::{Consumer, ConsumerEvent, Headers, Membership, changelog, group_offsets, offsets};
+pub use consumer::{
+    Consumer, ConsumerEvent, Headers, Membership, Record, RecordBatch, changelog, group_offsets, offsets,
+};
 pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
 pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "the queue of the log must not outlive the client")]
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -101,6 +102,8 @@ impl Consumer {
         let log = unsafe { LogQueue::of(inner.client()) };
         Ok(Self {
             log,
+            records: None,
+            batches: AtomicU64::new(0),
             commit_responses: OffsetCommitResponses::default(),
             inner,
             topic: topic.to_owned(),

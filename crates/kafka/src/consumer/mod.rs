@@ -5,6 +5,7 @@
 //! [`Consumer::release`]. Until then the membership is valid and offsets can still be committed, so that a
 //! transaction can end, and calls in flight can finish, before a partition is released.
 
+mod batch;
 pub mod changelog;
 mod commit;
 mod event;
@@ -18,15 +19,18 @@ mod read_to_end;
 mod topic_recreation;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
 use rdkafka::{ClientContext as _, Offset as Seek, TopicPartitionList};
-use records::{Bounds, Partition};
+use records::{Bounds, Offset, Partition};
 
+use self::batch::RecordQueue;
+pub use self::batch::{Record, RecordBatch};
 use self::commit::responses::OffsetCommitResponses;
 pub use self::commit::{CommitOffset, CommitResponse};
 pub use self::event::ConsumerEvent;
@@ -34,21 +38,25 @@ use self::event::{Rebalance, RebalanceQueue, complete};
 pub use self::headers::Headers;
 pub use self::join::Membership;
 pub use self::member_id::unjoined_metadata;
-use self::offsets::Committed;
+use self::offsets::{Committed, leader_epoch};
 use self::positions::Next;
 use crate::client::error::ClientError;
 use crate::client::log_queue::LogQueue;
 
 /// A member of a consumer group that reads one topic.
 pub struct Consumer {
-    // Declared before the client, so that it is dropped first.
+    // Declared before the client, so that they are dropped first.
     log: LogQueue,
+    /// Queue of the records, if they are taken in batches.
+    records: Option<RecordQueue>,
     commit_responses: OffsetCommitResponses,
     inner: BaseConsumer<RebalanceQueue>,
     topic: String,
     group_id: String,
     /// Next record of each started partition.
     next: Mutex<BTreeMap<Partition, Next>>,
+    /// Number of batches that were taken.
+    batches: AtomicU64,
     /// Rebalance that `poll` has returned and that is not completed yet.
     uncompleted: Mutex<Option<Rebalance>>,
 }
@@ -71,28 +79,39 @@ impl Consumer {
         }
         let polled = self.inner.poll(timeout);
         // Before the record: it may be the first one of the new topic, at an offset of the old one.
-        self.serve_log();
-        if self.inner.context().topic_recreation.take() {
-            let attempted = format!(
-                "reading {:?} in group {:?} (the topic was deleted and created again)",
-                self.topic, self.group_id
-            );
-            return Err(ClientError::new(
-                attempted,
-                KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange),
-            ));
-        }
+        self.check_recreation()?;
         match polled {
-            Some(Ok(record)) => Ok(self
-                .is_expected(&record)?
-                .then_some(ConsumerEvent::Record(record))),
-            Some(Err(error)) => {
-                let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
-                Err(ClientError::new(attempted, self.cause(error)))
+            Some(Ok(record)) => {
+                let (partition, offset) = (Partition(record.partition()), Offset(record.offset()));
+                let is_expected =
+                    self.is_expected(partition, offset, batch::NONE, || leader_epoch::of(&record))?;
+                Ok(is_expected.then_some(ConsumerEvent::Record(record)))
             }
+            Some(Err(error)) => Err(self.read_failed(error)),
             // The callback may have queued a rebalance while `poll` waited.
             None => Ok(self.next_rebalance()),
         }
+    }
+
+    /// Serves the log, and reports if the topic was recreated.
+    fn check_recreation(&self) -> Result<(), ClientError> {
+        self.serve_log();
+        if !self.inner.context().topic_recreation.take() {
+            return Ok(());
+        }
+        let attempted = format!(
+            "reading {:?} in group {:?} (the topic was deleted and created again)",
+            self.topic, self.group_id
+        );
+        Err(ClientError::new(
+            attempted,
+            KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange),
+        ))
+    }
+
+    fn read_failed(&self, error: KafkaError) -> ClientError {
+        let attempted = format!("reading {:?} in group {:?}", self.topic, self.group_id);
+        ClientError::new(attempted, self.cause(error))
     }
 
     fn next_rebalance(&self) -> Option<ConsumerEvent<'_>> {
@@ -107,6 +126,7 @@ impl Consumer {
     /// librdkafka refused, and the membership is lost.
     pub fn accept(&self, partitions: &[Partition]) -> Result<(), ClientError> {
         self.uncompleted().take();
+        self.forward_records(partitions)?;
         let list = self.list(partitions);
         // With an explicit position: otherwise librdkafka looks up the committed one, and reports an error
         // where there is none yet. Nothing is read from here, because `start` sets the true position first.

@@ -1,10 +1,10 @@
 //! Positions of a consumer's partitions: where reading starts, pauses and continues.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{LeaderEpoch, Offset, Partition};
 
@@ -21,9 +21,16 @@ pub(super) struct Next {
     offset: Offset,
     /// Latest leader epoch that is known to have written below the offset.
     leader_epoch: Option<LeaderEpoch>,
+    /// Number of batches that had been taken when the position was set. Their records are from before.
+    sought_after: u64,
 }
 
 impl Next {
+    /// Returns `true` for an offset of this batch that the partition has not returned yet.
+    pub(super) fn is_next(&self, offset: Offset, batch: u64) -> bool {
+        self.sought_after < batch && offset >= self.offset
+    }
+
     /// Returns the leader epoch to commit with an offset of the partition; `None` if records below the offset were
     /// not read.
     // The latest epoch that was read will do for any offset up to there: if the log is truncated below that
@@ -47,7 +54,11 @@ impl Consumer {
         offset: Offset,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<(), ClientError> {
-        let next = Next { offset, leader_epoch };
+        let next = Next {
+            offset,
+            leader_epoch,
+            sought_after: self.batches.load(Ordering::Relaxed),
+        };
         self.seek(partition, next, SEEK_TIMEOUT)?;
         self.next().insert(partition, next);
         self.resume(&[partition])
@@ -60,7 +71,8 @@ impl Consumer {
     }
 
     /// Returns the started partitions whose position has passed transaction markers, or aborted records, since the last
-    /// record that [`Self::poll`] returned, each with the offset that it reads next. All records below were returned.
+    /// record that was returned, each with the offset that it reads next. All records below were returned, if no batch is
+    /// left.
     ///
     /// # Errors
     /// The positions cannot be read.
@@ -121,15 +133,22 @@ impl Consumer {
         next.map_or(Ok(()), |next| self.seek(partition, next, Duration::ZERO))
     }
 
-    /// Returns `true` if a record is at or behind its partition's next offset, and advances that. Otherwise
-    /// the record must be dropped.
-    pub(super) fn is_expected(&self, record: &BorrowedMessage<'_>) -> Result<bool, ClientError> {
-        let (partition, offset) = (Partition(record.partition()), Offset(record.offset()));
+    /// Returns `true` if a record of this batch is at or behind its partition's next offset, and advances that.
+    /// Otherwise the record must be dropped.
+    pub(super) fn is_expected(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        batch: u64,
+        leader_epoch: impl FnOnce() -> Option<LeaderEpoch>,
+    ) -> Result<bool, ClientError> {
         let next = match self.next().get_mut(&partition) {
+            // Some records before it may have been dropped while the partition stood still. It comes again after them.
+            Some(next) if next.sought_after >= batch => return Ok(false),
             // Gaps are normal: transaction markers, aborted and compacted records are not returned.
             Some(next) if offset >= next.offset => {
                 next.offset = offset.next();
-                next.leader_epoch = next.leader_epoch.max(leader_epoch::of(record));
+                next.leader_epoch = next.leader_epoch.max(leader_epoch());
                 return Ok(true);
             }
             Some(next) => *next,
@@ -154,6 +173,9 @@ impl Consumer {
         // Without the epoch librdkafka would not notice that the log was truncated and has grown again.
         leader_epoch::set(&list, &self.topic, partition, next.leader_epoch);
         let sought = self.inner.seek_partitions(list, timeout).map_err(failed)?;
+        if let Some(next) = self.next().get_mut(&partition) {
+            next.sought_after = self.batches.load(Ordering::Relaxed);
+        }
         // The call succeeds as a whole even if the seek of a partition failed.
         sought
             .elements()
@@ -180,6 +202,7 @@ mod tests {
         let next = Next {
             offset: Offset(10),
             leader_epoch: epoch,
+            sought_after: 0,
         };
         let of = |offset| next.leader_epoch_of(Offset(offset));
         assert_eq!([of(4), of(10), of(11)], [epoch, epoch, None]);

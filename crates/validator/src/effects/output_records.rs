@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use kafka::{OutgoingHeaders, OutgoingRecord};
+use kafka::{OutgoingHeaders, OutgoingRecord, Record};
 use pipeline::admission::Refusal;
-use rdkafka::message::{BorrowedMessage, Message};
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
 
 /// Headers of an input record, by name.
@@ -14,7 +13,7 @@ pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 /// ours.
 pub(super) fn pending_call<'a>(
     topics: &'a Topics,
-    input: &'a BorrowedMessage<'_>,
+    input: &'a Record<'_>,
     headers: &InputHeaders<'_>,
     key: &'a IdempotencyKey,
     entry: &Entry,
@@ -35,9 +34,9 @@ pub(super) fn pending_call<'a>(
     copied.add(pending::ADMITTED_AT, Some(text.as_bytes()));
     OutgoingRecord {
         topic: &topics.pending,
-        partition: Some(Partition(input.partition())),
+        partition: Some(input.partition()),
         key: Some(key.as_bytes()),
-        value: input.payload(),
+        value: input.value(),
         headers: Some(copied),
     }
 }
@@ -61,7 +60,7 @@ pub(super) fn change<'a>(
 /// Returns a refused record's dead letter: its bytes and headers unchanged, followed by the reason.
 pub(super) fn dead_letter<'a>(
     topics: &'a Topics,
-    input: &'a BorrowedMessage<'_>,
+    input: &'a Record<'_>,
     headers: &InputHeaders<'_>,
     refusal: &Refusal,
     now: Timestamp,
@@ -78,13 +77,13 @@ pub(super) fn dead_letter<'a>(
         topic: &topics.order_dead_letters,
         partition: None,
         key: input.key(),
-        value: input.payload(),
+        value: input.value(),
         headers: Some(copied),
     }
 }
 
 /// Returns the input's position as text.
-fn source(topics: &Topics, input: &BorrowedMessage<'_>) -> String {
+fn source(topics: &Topics, input: &Record<'_>) -> String {
     // By hand rather than by `records::Position`, which would clone the topic's name for each order. The
     // capacity fits any partition and offset, so that the text never grows.
     let mut text = String::with_capacity(topics.orders.len() + 32);

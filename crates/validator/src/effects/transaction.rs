@@ -7,10 +7,9 @@ use anyhow::{Context, bail};
 use kafka::consumer::CommitOffset;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::producer::transactional::TransactionEnd;
-use kafka::{Consumer, TransactionalProducer};
+use kafka::{Consumer, Record, TransactionalProducer};
 use pipeline::admission::{Event, Offsets, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::message::{BorrowedMessage, Message};
 use records::{Offset, Partition, Timestamp};
 use service::failpoint::{guard_removed, kill_at};
 
@@ -26,7 +25,7 @@ impl Shell {
     /// A record was not taken; the transaction must be aborted.
     pub(crate) fn send(
         &mut self,
-        input: &BorrowedMessage<'_>,
+        input: &Record<'_>,
         headers: &InputHeaders<'_>,
         verdict: &Verdict,
         begins: bool,
@@ -43,7 +42,7 @@ impl Shell {
         match verdict {
             Verdict::Admit { key, entry } => {
                 producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
-                let partition = Partition(input.partition());
+                let partition = input.partition();
                 // Tracked: its offset becomes the store's checkpoint.
                 producer.send_tracked(output_records::change(topics, partition, key, &entry.encode()))?;
                 if guard_removed!("guard-store-after-commit") {
@@ -54,7 +53,7 @@ impl Shell {
             Verdict::Duplicate { .. } => {}
             Verdict::Refuse(refusal) => {
                 tracing::debug!(
-                    topic = input.topic(), partition = input.partition(), offset = input.offset(),
+                    topic = topics.orders, partition = %input.partition(), offset = %input.offset(),
                     reason = %refusal.reason, detail = refusal.detail, "order refused",
                 );
                 producer.send(output_records::dead_letter(

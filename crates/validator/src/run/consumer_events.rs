@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use kafka::error::{ClientError, ErrorClass};
-use kafka::{Consumer, ConsumerEvent, Headers};
+use kafka::{Consumer, ConsumerEvent, Record, RecordBatch};
 use pipeline::admission::{AdmitResult, Event, Input, Membership, StoreFailure};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::message::{BorrowedMessage, Message};
-use records::{Offset, Partition};
+use rdkafka::message::Message as _;
 
 use crate::effects::Fence;
 use crate::effects::stores::report_failure;
@@ -20,26 +19,12 @@ use crate::run::{Loop, Time};
 const MARKERS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Loop<'_> {
-    /// Waits for the consumer, and reads the clocks again after a wait. Returns `true` if it gave a record, so that
-    /// more may be queued.
+    /// Handles the next event that is no record, if there is one.
     ///
     /// # Errors
     /// This validator is fenced, or the program cannot continue.
-    pub(super) fn poll(
-        &mut self,
-        consumer: &Consumer,
-        wait: Duration,
-        time: &mut Time,
-    ) -> anyhow::Result<bool> {
-        let polled = consumer.poll(wait);
-        if !wait.is_zero() {
-            *time = Time::now();
-        }
-        let event = match polled {
-            Ok(Some(ConsumerEvent::Record(record))) => {
-                self.record(consumer, &record, *time)?;
-                return Ok(true);
-            }
+    pub(super) fn poll(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        let event = match consumer.poll(Duration::ZERO) {
             Ok(Some(ConsumerEvent::Assigned {
                 partitions,
                 metadata,
@@ -65,17 +50,19 @@ impl Loop<'_> {
                 tracing::warn!(?partitions, "partitions lost: session expired");
                 Event::Lost(partitions)
             }
-            Ok(None) => return Ok(false),
-            Err(error) if error.is_out_of_range() => {
-                // librdkafka does not say of which partition. So all are restored: each restore compares its
-                // offset with the log, and only a partition that has lost orders halts.
-                tracing::error!(%error, "offset out of range, orders may be lost; verifying all partitions");
+            Ok(Some(ConsumerEvent::Record(record))) => {
+                // All partitions have another queue, so it is unreachable. Should it happen, each record is read again.
+                tracing::error!(
+                    partition = record.partition(),
+                    offset = record.offset(),
+                    "record among the events, reading the orders again"
+                );
                 Event::TransactionFailed
             }
-            Err(error) => return poll_failed(error).map(|()| false),
+            Ok(None) => return Ok(()),
+            Err(error) => return self.poll_failed(consumer, error),
         };
-        self.apply(consumer, event)?;
-        Ok(false)
+        self.apply(consumer, event)
     }
 
     /// Takes in that the partitions' positions have passed transaction markers, if it is time to look. No record that was
@@ -106,19 +93,59 @@ impl Loop<'_> {
         Ok(())
     }
 
-    fn record(
+    /// Takes the records that have come, and waits at most this long for the first one.
+    ///
+    /// # Errors
+    /// As those of [`Self::poll`].
+    pub(super) fn take<'c>(
+        &mut self,
+        consumer: &'c Consumer,
+        wait: Duration,
+    ) -> anyhow::Result<Option<RecordBatch<'c>>> {
+        match consumer.take_records(wait) {
+            Ok(records) if records.is_empty() => Ok(None),
+            Ok(records) => Ok(Some(records)),
+            Err(error) => self.poll_failed(consumer, error).map(|()| None),
+        }
+    }
+
+    /// Handles the next record of a batch. Returns `false` after the last one.
+    ///
+    /// # Errors
+    /// As those of [`Self::poll`].
+    pub(super) fn next_record(
         &mut self,
         consumer: &Consumer,
-        record: &BorrowedMessage<'_>,
+        records: &mut RecordBatch<'_>,
         time: Time,
-    ) -> anyhow::Result<()> {
-        let partition = Partition(record.partition());
-        let headers = Headers::of(record);
+    ) -> anyhow::Result<bool> {
+        match records.next_record() {
+            Ok(Some(record)) => self.record(consumer, &record, time)?,
+            Ok(None) => return Ok(false),
+            // Those behind it are read all the same, or come again.
+            Err(error) => self.poll_failed(consumer, error)?,
+        }
+        Ok(true)
+    }
+
+    fn poll_failed(&mut self, consumer: &Consumer, error: ClientError) -> anyhow::Result<()> {
+        if !error.is_out_of_range() {
+            return poll_failed(error);
+        }
+        // librdkafka does not say of which partition. So all are restored: each restore compares its offset with the
+        // log, and only a partition that has lost orders halts.
+        tracing::error!(%error, "offset out of range, orders may be lost; verifying all partitions");
+        self.apply(consumer, Event::TransactionFailed)
+    }
+
+    fn record(&mut self, consumer: &Consumer, record: &Record<'_>, time: Time) -> anyhow::Result<()> {
+        let partition = record.partition();
+        let headers = record.headers();
         let input = Input {
             partition,
-            offset: Offset(record.offset()),
+            offset: record.offset(),
             key: record.key(),
-            value: record.payload(),
+            value: record.value(),
             headers: &headers.readable,
             unreadable_header: headers.unreadable,
         };

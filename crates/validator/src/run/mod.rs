@@ -38,10 +38,6 @@ const TICK_WAIT_MAX: Duration = Duration::from_secs(60);
 /// stores and clients take a second or two.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Maximum number of records per turn. Everything else in a turn costs about as much as one record. The clocks are read
-/// once in a turn, which takes a fraction of a millisecond.
-const RECORDS_PER_TURN: usize = 64;
-
 /// Minimum wait for a record: librdkafka truncates to whole milliseconds, so less would spin.
 const POLL_MIN: Duration = Duration::from_millis(1);
 
@@ -148,7 +144,8 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
 }
 
 fn join(config: &Config) -> Result<Consumer, ClientError> {
-    Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)
+    let consumer = Consumer::join(&config.kafka, &config.membership(), &config.topics.orders)?;
+    Ok(consumer.with_batches())
 }
 
 fn member_settings(config: &Config) -> MemberSettings {
@@ -225,31 +222,50 @@ impl Loop<'_> {
             self.answer_queries();
             let mut time = Time::now();
             self.remove_unused_stores(time.now);
-            for _ in 0..RECORDS_PER_TURN {
-                if self.admission.due().is_some_and(|due| due <= time.now) {
-                    self.apply(consumer, Event::Tick)?;
-                    // Read again: ending a transaction takes a while, and the next one must not start in the
-                    // past.
-                    time = Time::now();
-                }
-                // Without a wait at first: that a record came within a wait says nothing of a backlog.
-                if self.poll(consumer, Duration::ZERO, &mut time)? {
-                    continue;
-                }
+            self.poll(consumer)?;
+            self.take_turn(consumer, &mut time)?;
+        }
+        Ok(())
+    }
+
+    /// Handles what is due, and the records that have come.
+    fn take_turn(&mut self, consumer: &Consumer, time: &mut Time) -> anyhow::Result<()> {
+        self.end_if_due(consumer, time)?;
+        // Without a wait at first: that a record came within a wait says nothing of a backlog.
+        let mut taken = self.take(consumer, Duration::ZERO)?;
+        if taken.is_none() {
+            // The queue is empty at times while the brokers have more than this validator takes.
+            if !consumer.is_behind() {
                 self.admission.caught_up();
-                time = Time::now();
-                let wait = self
-                    .admission
-                    .due()
-                    .map_or(POLL_MAX, |due| due.saturating_duration_since(time.now));
-                if wait.is_zero() {
-                    continue;
-                }
-                if !self.poll(consumer, wait.clamp(POLL_MIN, POLL_MAX), &mut time)? {
-                    self.pass_markers(consumer, time.now)?;
-                    break;
-                }
             }
+            *time = Time::now();
+            let wait = self
+                .admission
+                .due()
+                .map_or(POLL_MAX, |due| due.saturating_duration_since(time.now));
+            if wait.is_zero() {
+                return Ok(());
+            }
+            taken = self.take(consumer, wait.clamp(POLL_MIN, POLL_MAX))?;
+            *time = Time::now();
+        }
+        let Some(mut records) = taken else {
+            self.admission.caught_up();
+            return self.pass_markers(consumer, time.now);
+        };
+        loop {
+            self.end_if_due(consumer, time)?;
+            if !self.next_record(consumer, &mut records, *time)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn end_if_due(&mut self, consumer: &Consumer, time: &mut Time) -> anyhow::Result<()> {
+        if self.admission.due().is_some_and(|due| due <= time.now) {
+            self.apply(consumer, Event::Tick)?;
+            // Read again: ending a transaction takes a while, and the next one must not start in the past.
+            *time = Time::now();
         }
         Ok(())
     }

@@ -12,7 +12,16 @@ use records::{LeaderEpoch, Partition};
 /// Returns the leader epoch that a record was written in; `None` in logs of very old brokers.
 pub(crate) fn of(record: &BorrowedMessage<'_>) -> Option<LeaderEpoch> {
     // SAFETY: the record is borrowed from its client, so the pointer is valid.
-    known(unsafe { rd::rd_kafka_message_leader_epoch(record.ptr()) })
+    unsafe { of_message(record.ptr()) }
+}
+
+/// As [`of`], for librdkafka's message.
+///
+/// # Safety
+/// The message is valid.
+pub(crate) unsafe fn of_message(message: *const rd::rd_kafka_message_t) -> Option<LeaderEpoch> {
+    // SAFETY: the caller's promise.
+    known(unsafe { rd::rd_kafka_message_leader_epoch(message) })
 }
 
 /// Returns the leader epoch of a partition in the list.
