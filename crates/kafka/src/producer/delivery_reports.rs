@@ -27,6 +27,9 @@ pub(super) const TRACKED: usize = 1;
 pub(super) struct DeliveryReports {
     // Outside the mutex, so that sending does not contend with the thread that serves the reports.
     sent: AtomicU64,
+    /// Number of reports that were served.
+    // Outside the mutex, because half of the reports change nothing else.
+    count: AtomicU64,
     received: Mutex<Received>,
     changed: Condvar,
     pub(super) end_txn: EndTxnResponses,
@@ -34,7 +37,6 @@ pub(super) struct DeliveryReports {
 
 #[derive(Default)]
 struct Received {
-    count: u64,
     /// Offset behind the last tracked record of each partition; `None` once one of them is unknown.
     tracked: BTreeMap<Partition, Option<Offset>>,
     failure: Option<(String, KafkaError)>,
@@ -44,17 +46,18 @@ impl DeliveryReports {
     /// Forgets the previous transaction.
     pub(super) fn reset(&self) {
         self.sent.store(0, Ordering::Release);
+        self.count.store(0, Ordering::Release);
         *self.lock() = Received::default();
     }
 
-    /// Counts a record as sent. Precedes the send, because its report may arrive before the send returns.
-    pub(super) fn record_sent(&self) {
-        self.sent.fetch_add(1, Ordering::AcqRel);
+    /// Counts records as sent. Precedes the send, because their reports may arrive before the send returns.
+    pub(super) fn records_sent(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Ordering::AcqRel);
     }
 
-    /// Takes back [`Self::record_sent`] for a record that was refused and will have no report.
-    pub(super) fn record_refused(&self) {
-        self.sent.fetch_sub(1, Ordering::AcqRel);
+    /// Takes back [`Self::records_sent`] for records that were refused and will have no report.
+    pub(super) fn records_refused(&self, count: usize) {
+        self.sent.fetch_sub(count as u64, Ordering::AcqRel);
     }
 
     /// Waits for the report of every record that was sent.
@@ -63,11 +66,11 @@ impl DeliveryReports {
     /// A record was not delivered, or a report is missing at the deadline.
     pub(super) fn await_all(&self, sent: u64, deadline: Instant) -> Result<(), ClientError> {
         let mut received = self.lock();
-        while received.count < sent && received.failure.is_none() {
+        while self.count() < sent && received.failure.is_none() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 let attempted = format!(
                     "delivering {} of {sent} records of the transaction",
-                    sent - received.count
+                    sent.saturating_sub(self.count())
                 );
                 return Err(ClientError::new(
                     attempted,
@@ -89,6 +92,10 @@ impl DeliveryReports {
     /// Returns the number of records sent in this transaction.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Acquire)
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
     }
 
     /// Returns, by partition, the offset behind the last tracked record. A partition is left out if Kafka did
@@ -127,16 +134,16 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, report: &DeliveryResult<'_>, opaque: usize) {
-        let mut received = self.lock();
-        received.count += 1;
+        let has_failed = report.is_err();
         match report {
             Ok(record) if opaque != UNTRACKED => {
-                received.track(Partition(record.partition()), Offset(record.offset()));
+                self.lock()
+                    .track(Partition(record.partition()), Offset(record.offset()));
             }
             Ok(_) => {}
             Err((error, record)) => {
                 // The first failure is the cause; those after it are its consequences in librdkafka.
-                received.failure.get_or_insert_with(|| {
+                self.lock().failure.get_or_insert_with(|| {
                     (
                         format!("delivering a record to {}/{}", record.topic(), record.partition()),
                         error.clone(),
@@ -144,8 +151,12 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
                 });
             }
         }
+        // Last: who sees the number also sees what the report has changed.
+        let count = self.count.fetch_add(1, Ordering::AcqRel) + 1;
         // Waking the loop for each of thousands of reports would cost more than the reports.
-        if received.count >= self.sent() || received.failure.is_some() {
+        if count >= self.sent() || has_failed {
+            // The loop has either seen the number, or waits already.
+            drop(self.lock());
             self.changed.notify_all();
         }
     }

@@ -3,6 +3,7 @@
 
 mod delivery_reports;
 mod end_txn_responses;
+mod gathered;
 mod idempotent;
 mod native;
 mod record;

@@ -18,7 +18,9 @@ use rdkafka::bindings as rd;
 use rdkafka::bindings::rd_kafka_vtype_t as Field;
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::producer::{NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+use records::{Partition, Timestamp};
 
+use super::gathered::KeyValue;
 use super::record::{OutgoingHeaders, OutgoingRecord, raw};
 
 /// A producer of rust-rdkafka with a shorter send path. The `usize` given with a record comes back with its
@@ -51,24 +53,20 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         let _controller = unsafe { rd::rd_kafka_controllerid(self.client(), timeout) };
     }
 
-    /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in
+    /// Queues a record with this timestamp, by default the present. On success its headers are handed over to librdkafka; on an error they stay in
     /// `record` for the next attempt.
     ///
     /// # Errors
     /// librdkafka refused the record, or its queue is full; no delivery report follows.
-    pub(crate) fn send(&self, record: &mut OutgoingRecord<'_>, opaque: usize) -> Result<(), KafkaError> {
+    pub(crate) fn send(
+        &self,
+        record: &mut OutgoingRecord<'_>,
+        at: Option<Timestamp>,
+        opaque: usize,
+    ) -> Result<(), KafkaError> {
         // The lock is kept until the record is queued: it is what keeps the handle alive.
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        // A program writes to a handful of topics, so that a scan is cheaper than a hash.
-        let topic = match topics.iter().find(|topic| topic.name == record.topic) {
-            Some(topic) => topic.handle,
-            None => {
-                let topic = Topic::open(self.client(), record.topic)?;
-                let handle = topic.handle;
-                topics.push(topic);
-                handle
-            }
-        };
+        let topic = self.topic(&mut topics, record.topic)?;
         let (key, key_bytes) = raw(record.key);
         let (value, value_bytes) = raw(record.value);
         let headers = record
@@ -97,6 +95,8 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
                 key_bytes,
                 Field::RD_KAFKA_VTYPE_OPAQUE,
                 ptr::without_provenance_mut::<c_void>(opaque),
+                Field::RD_KAFKA_VTYPE_TIMESTAMP,
+                at.map_or(NOW, |at| at.0),
                 Field::RD_KAFKA_VTYPE_HEADERS,
                 headers,
                 Field::RD_KAFKA_VTYPE_END,
@@ -109,6 +109,67 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
             headers.release();
         }
         Ok(())
+    }
+
+    /// Queues records of one partition, each a key and a value, with the present as their timestamp. Returns how many were
+    /// refused, and the error of the first of them. Those that a full queue refuses are the last ones.
+    pub(crate) fn send_batch<'a>(
+        &self,
+        topic: &str,
+        partition: Partition,
+        records: impl Iterator<Item = KeyValue<'a>>,
+        opaque: usize,
+    ) -> Result<(), (usize, KafkaError)> {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topic = self.topic(&mut topics, topic);
+        let message = |(key, value)| {
+            let ((key, key_len), (payload, len)) = (raw(key), raw(value));
+            rd::rd_kafka_message_t {
+                err: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+                rkt: ptr::null_mut(),
+                partition: partition.0,
+                payload: payload.cast_mut().cast(),
+                len,
+                key: key.cast_mut().cast(),
+                key_len,
+                offset: 0,
+                _private: ptr::without_provenance_mut(opaque),
+            }
+        };
+        let mut messages: Vec<_> = records.map(message).collect();
+        let topic = topic.map_err(|error| (messages.len(), error))?;
+        let count = i32::try_from(messages.len()).unwrap_or(i32::MAX);
+        // SAFETY: the topic belongs to this client and lives while `topics` is locked. Keys and values are valid for
+        // their lengths while `records` are borrowed, and F_COPY makes librdkafka copy them before it returns; it does
+        // not write to them. The array has as many messages.
+        unsafe {
+            let flags = rd::RD_KAFKA_MSG_F_COPY;
+            rd::rd_kafka_produce_batch(topic.as_ptr(), partition.0, flags, messages.as_mut_ptr(), count);
+        }
+        let mut refused = messages.iter().filter(|message| message.err.is_error());
+        match refused.next() {
+            None => Ok(()),
+            Some(first) => {
+                let error = KafkaError::MessageProduction(first.err.into());
+                Err((1 + refused.count(), error))
+            }
+        }
+    }
+
+    /// Returns the handle of a topic, which lives as long as `topics` are locked.
+    fn topic(
+        &self,
+        topics: &mut Vec<Topic>,
+        name: &str,
+    ) -> Result<NonNull<rd::rd_kafka_topic_t>, KafkaError> {
+        // A program writes to a handful of topics, so that a scan is cheaper than a hash.
+        if let Some(topic) = topics.iter().find(|topic| topic.name == name) {
+            return Ok(topic.handle);
+        }
+        let topic = Topic::open(self.client(), name)?;
+        let handle = topic.handle;
+        topics.push(topic);
+        Ok(handle)
     }
 
     /// Sends lingering records, and waits until the delivery report of each record was served or `timeout` has
@@ -144,6 +205,9 @@ pub fn flush<C: ProducerContext<NoCustomPartitioner> + 'static>(
 
 /// `RD_KAFKA_PARTITION_UA`, which the bindings do not export.
 const PARTITION_BY_KEY: i32 = -1;
+
+/// Timestamp for which librdkafka reads the clock.
+const NOW: i64 = 0;
 
 /// Handle of a topic, bound to one client.
 struct Topic {
@@ -185,12 +249,10 @@ impl Drop for Topic {
 mod tests {
     use std::sync::mpsc;
 
+    use super::*;
     use rdkafka::message::{DeliveryResult, Headers as _, Message};
     use rdkafka::types::RDKafkaErrorCode;
     use rdkafka::{ClientConfig, ClientContext};
-    use records::Partition;
-
-    use super::*;
 
     /// A record as its delivery report shows it: topic, partition and offset, then its content.
     #[derive(Debug, PartialEq, Eq)]
@@ -255,14 +317,16 @@ mod tests {
             value: Some(b"value"),
             headers: Some(headers),
         };
-        sender.send(&mut full, 7).expect("sent");
+        sender
+            .send(&mut full, Some(Timestamp(1_700_000_000_000)), 7)
+            .expect("sent");
         assert!(full.headers.is_none(), "librdkafka has taken them over");
         let mut bare = OutgoingRecord {
             key: None,
             value: None,
             ..full
         };
-        sender.send(&mut bare, usize::MAX).expect("sent");
+        sender.send(&mut bare, None, usize::MAX).expect("sent");
         // Without a flush both would linger for a minute.
         sender.flush(Duration::from_secs(20));
         let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
@@ -299,10 +363,10 @@ mod tests {
             value: Some(b"value"),
             headers: None,
         };
-        sender.send(&mut record, 0).expect("sent");
+        sender.send(&mut record, None, 0).expect("sent");
         record.headers = Some(OutgoingHeaders::with_capacity(1));
         assert_eq!(
-            sender.send(&mut record, 0),
+            sender.send(&mut record, None, 0),
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
         );
         assert!(record.headers.is_some());
@@ -310,7 +374,22 @@ mod tests {
             topic: "a\0b",
             ..record
         };
-        assert!(matches!(sender.send(&mut nul, 0), Err(KafkaError::Nul(_))));
+        assert!(matches!(sender.send(&mut nul, None, 0), Err(KafkaError::Nul(_))));
         assert!(nul.headers.is_some());
+    }
+
+    #[test]
+    fn full_queue_refuses_the_end_of_a_batch() {
+        let (sender, received) = sender(("queue.buffering.max.messages", "2"));
+        let records: [KeyValue<'_>; 5] = [(Some(b"k"), Some(b"v")); 5];
+        let sent = sender.send_batch("t", Partition(1), records.into_iter(), 7);
+        let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+        assert_eq!(sent, Err((3, full)));
+        sender.flush(Duration::from_secs(20));
+        for offset in 0..2 {
+            let record = received.recv_timeout(Duration::from_secs(20)).expect("a report");
+            assert_eq!(record.position, ("t".to_owned(), 1, offset));
+            assert_eq!((record.key, record.opaque), (Some(b"k".into()), 7));
+        }
     }
 }

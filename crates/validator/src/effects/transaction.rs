@@ -41,10 +41,15 @@ impl Shell {
         let topics = &self.config.topics;
         match verdict {
             Verdict::Admit { key, entry } => {
-                producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
                 let partition = input.partition();
+                let at = entry.admitted_at;
+                producer.send_at(
+                    output_records::pending_call(topics, input, headers, key, entry),
+                    at,
+                )?;
                 // Tracked: its offset becomes the store's checkpoint.
-                producer.send_tracked(output_records::change(topics, partition, key, &entry.encode()))?;
+                let entry_bytes = entry.encode();
+                producer.send_tracked(&output_records::change(topics, partition, key, &entry_bytes))?;
                 if guard_removed!("guard-store-after-commit") {
                     self.apply_before_commit(partition, key, entry);
                 }
