@@ -119,18 +119,14 @@ impl RunsFile {
 
     /// Writes a batch as a run, with its checkpoint, and makes both durable.
     pub(crate) fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let mut rows: Vec<Row> = batch
-            .updates
-            .iter()
-            .map(|(key, entry)| Row::new(*key, entry.as_ref()))
-            .collect();
-        rows.sort_unstable_by_key(Row::key);
+        let mut updates: Vec<_> = batch.updates.iter().collect();
+        updates.sort_unstable_by_key(|(key, _)| **key);
         let mut manifest = self.manifest.clone();
         manifest.checkpoint = batch.checkpoint;
         let written = guarded("writing", &self.path, || {
             // Durable: only so does it count, and a write that does not reach the disk saves little.
             let transaction = begin(&self.database, Durability::Immediate)?;
-            let run = if rows.is_empty() {
+            let run = if updates.is_empty() {
                 None
             } else {
                 let (oldest, newest) = batch.recorded.unwrap_or((Timestamp(0), Timestamp(0)));
@@ -142,8 +138,8 @@ impl RunsFile {
                 let mut builder = RunBuilder::new(manifest.next_run, span);
                 manifest.next_run += 1;
                 let mut tables = RunTables::open(&transaction, builder.id())?;
-                for row in &rows {
-                    builder.push(&mut tables, row)?;
+                for (key, entry) in updates {
+                    builder.push(&mut tables, &Row::new(*key, entry.as_ref()))?;
                 }
                 builder.finish(&mut tables)?
             };
