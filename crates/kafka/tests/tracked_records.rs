@@ -1,4 +1,4 @@
-//! Scenario: a transaction with tracked records, which are sent together. All of them are written before it is
+//! Scenario: a transaction with tracked records. The offset behind the last one of each partition is known once it is
 //! committed.
 
 use std::time::Duration;
@@ -26,7 +26,6 @@ fn commit_has_each_tracked_record() {
     };
     let sizes = RecordSizes::of(&[].into(), ["changelog"]);
     let producer = TransactionalProducer::open(&settings, "id", limits, sizes, LIMIT).expect("a producer");
-    // More than are sent together, and fewer; each partition at last with one that only the end sends.
     for (round, counts) in [(0, [200, 1]), (1, [3, 70]), (2, [1, 0])] {
         producer.begin().expect("begun");
         for (partition, count) in (0..).map(Partition).zip(counts) {
@@ -37,8 +36,9 @@ fn commit_has_each_tracked_record() {
                     key: Some(b"key"),
                     value: Some(b"entry"),
                     headers: None,
+                    at: None,
                 };
-                producer.send_tracked(&record).expect("taken");
+                producer.send_tracked(record).expect("taken");
             }
         }
         let TransactionEnd::Committed { tracked } = producer.end_without_offsets(|| ()) else {

@@ -36,7 +36,7 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     retry: IgnoredAny,
     #[serde(skip_serializing)]
-    store: IgnoredAny,
+    pub(crate) store: StoreSettings,
     #[serde(skip_serializing)]
     deferral: IgnoredAny,
     #[serde(skip_serializing)]
@@ -110,6 +110,28 @@ impl Default for Verify {
         Self {
             api_processing_max: Duration::from_secs(60),
         }
+    }
+}
+
+/// Settings of the validators' stores: `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoreSettings {
+    retention: String,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            retention: "off".into(),
+        }
+    }
+}
+
+impl StoreSettings {
+    /// Returns whether validators forget the keys of old orders.
+    pub(crate) fn forgets_keys(&self) -> bool {
+        self.retention != "off"
     }
 }
 

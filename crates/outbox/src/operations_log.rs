@@ -114,6 +114,7 @@ pub(crate) fn send(
         key,
         value: Some(&operation.to_json()),
         headers: None,
+        at: None,
     })?)
 }
 

@@ -57,6 +57,7 @@ fn running(form: OrderForm, start: Instant) -> Admission<()> {
         }
     }
     let restored = Event::Restored {
+        window: pipeline::admission::Window::default(),
         partition: Partition(0),
         id: restore,
         next: Offset(0),
@@ -114,6 +115,7 @@ fn measure(form: &OrderForm, is_known: bool) -> Vec<u128> {
             let began = Instant::now();
             for (id, value) in &orders {
                 let input = Input {
+                    at: Some(Timestamp(1)),
                     partition: Partition(0),
                     offset: Offset(next),
                     key: Some(id.as_bytes()),

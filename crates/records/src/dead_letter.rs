@@ -16,6 +16,9 @@ pub const DETAIL: &str = "outbox-error-detail";
 pub const SOURCE: &str = "outbox-error-source";
 /// Time of the refusal, in milliseconds since 1970 UTC.
 pub const AT: &str = "outbox-error-at";
+/// Time of the input record, in milliseconds since 1970 UTC; missing if it has none. An order that is written back has it
+/// again, so that it counts as as old as it is.
+pub const RECORD_AT: &str = "outbox-error-record-at";
 
 /// Reason for which an input record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,12 +47,16 @@ pub enum Reason {
     TooLarge,
     /// The name of a header is not UTF-8; the dead letter lacks this header.
     HeaderUnreadable,
+    /// The record is older than the retention window, and its key is unknown: it may have been admitted and forgotten.
+    TooOld,
+    /// The record's time is in the future: it would move the retention window, and keys would be forgotten too early.
+    FromTheFuture,
 }
 
 impl Reason {
     /// All reasons, each with a metric from the start.
     // A counter that appears with its first event hides that event from `increase()`, and so from alerts.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NotJson,
         Self::NotAnOrder,
         Self::UnknownCurrency,
@@ -61,6 +68,8 @@ impl Reason {
         Self::FingerprintChanged,
         Self::TooLarge,
         Self::HeaderUnreadable,
+        Self::TooOld,
+        Self::FromTheFuture,
     ];
 
     /// Returns the name of the reason in headers, metrics and logs.
@@ -78,6 +87,8 @@ impl Reason {
             Self::FingerprintChanged => "fingerprint-changed",
             Self::TooLarge => "too-large",
             Self::HeaderUnreadable => "header-unreadable",
+            Self::TooOld => "too-old",
+            Self::FromTheFuture => "from-the-future",
         }
     }
 }

@@ -14,6 +14,10 @@ use std::ops::Deref;
 use crate::fingerprint::SelectionId;
 use crate::{Fingerprint, Offset, Timestamp};
 
+/// Name of the header of a changelog record by which a key is recorded again: another record with the key came later.
+// Its entry is that of the order that was admitted, and so out of the order of the sources.
+pub const SEEN_AGAIN: &str = "outbox-seen-again";
+
 /// Entry of an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {

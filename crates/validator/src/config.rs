@@ -127,6 +127,12 @@ pub(crate) struct StoreSettings {
     pub(crate) restores_max: usize,
     /// Stores that are kept of partitions of other validators.
     pub(crate) standby: StandbySetting,
+    /// Time for which the key of an order is remembered, by the times of the records; `None` ("off"): for ever.
+    #[serde(with = "crate::or_off::duration")]
+    pub(crate) retention: Option<Duration>,
+    /// Size of all stores together above which an operator is asked to act; `None` ("off"): none.
+    #[serde(with = "crate::or_off::size")]
+    pub(crate) size_alarm: Option<ByteSize>,
     /// Time after which the store of a partition that has moved away is removed.
     #[serde(with = "humantime_serde")]
     pub(crate) unused_max: Duration,
@@ -233,6 +239,8 @@ impl Default for StoreSettings {
             persist_interval: Duration::from_secs(1),
             restores_max: 2,
             standby: StandbySetting::None,
+            retention: Some(Duration::from_secs(30 * 24 * 3600)),
+            size_alarm: None,
             unused_max: Duration::from_secs(7 * 24 * 3600),
         }
     }
@@ -304,6 +312,14 @@ impl Config {
         ensure!(
             self.store.restores_max >= 1,
             "the setting store.restores_max must be 1 or more"
+        );
+        ensure!(
+            self.store
+                .retention
+                .is_none_or(|retention| retention >= RETENTION_MIN),
+            "the setting store.retention is {:?}; it must be at least {RETENTION_MIN:?}, or \"off\": orders that producers \
+             send again after that time are paid twice",
+            self.store.retention.unwrap_or_default()
         );
         // Kept in memory, one entry for each record of each partition.
         ensure!(
@@ -467,6 +483,8 @@ const POLL_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Timeout of one attempt to open the producer.
 // The loop polls nothing meanwhile, so it stays well below `max.poll.interval.ms`.
 pub(crate) const PRODUCER_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Minimum of `store.retention`: several times the hour by which the clocks of producers may be ahead.
+const RETENTION_MIN: Duration = Duration::from_secs(6 * 3600);
 /// Maximum of `refusals.window`.
 const REFUSAL_WINDOW_MAX: usize = 10_000;
 /// Minimum of `refusals.pause`.

@@ -1,9 +1,11 @@
 //! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
+mod changelog_cuts;
 mod cluster_monitor;
 mod config;
 mod effects;
 mod metrics;
+mod or_off;
 mod queries;
 mod restore;
 mod run;

@@ -26,6 +26,11 @@ pub(crate) struct Metrics {
     pub(crate) standby_stores: Gauge,
     pub(crate) standby_lag: Gauge,
     pub(crate) mass_refusals: Counter,
+    store_keys: Gauge,
+    store_bytes: Gauge,
+    store_oldest_key_seconds: Gauge,
+    pub(crate) store_size_alarm: Gauge,
+    pub(crate) forgettings: Counter,
     partitions: Labelled<Gauge>,
 }
 
@@ -144,6 +149,32 @@ impl Metrics {
                 "outbox_mass_refusals",
                 "Times most records of a partition were refused, so that it was paused",
             ),
+            store_keys: gauge(
+                registry,
+                "outbox_store_keys",
+                "Keys in the stores of running partitions",
+            ),
+            store_bytes: gauge(
+                registry,
+                "outbox_store_bytes",
+                "Size of the stores of running partitions",
+            ),
+            store_oldest_key_seconds: gauge(
+                registry,
+                "outbox_store_oldest_key_seconds",
+                "Time from the oldest key of a running partition to its newest order, by the times of the records: the \
+                 largest of all",
+            ),
+            store_size_alarm: gauge(
+                registry,
+                "outbox_store_size_alarm",
+                "1 while the stores are larger than store.size_alarm",
+            ),
+            forgettings: counter(
+                registry,
+                "outbox_forgettings",
+                "Times a partition has forgotten keys that are older than store.retention",
+            ),
             partitions: gauges(
                 registry,
                 "outbox_partitions",
@@ -173,6 +204,14 @@ impl Metrics {
                 self.orders.with(verdict).inc();
             }
         }
+    }
+
+    /// Sets what the stores hold.
+    pub(crate) fn set_sizes(&self, keys: u64, bytes: u64, age_ms: i64) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.store_keys.set(number(keys));
+        self.store_bytes.set(number(bytes));
+        self.store_oldest_key_seconds.set(age_ms / 1000);
     }
 
     /// Counts a transaction by its result.
@@ -226,6 +265,11 @@ mod tests {
                 "outbox_standby_stores gauge",
                 "outbox_standby_lag_records gauge",
                 "outbox_mass_refusals counter",
+                "outbox_store_keys gauge",
+                "outbox_store_bytes gauge",
+                "outbox_store_oldest_key_seconds gauge",
+                "outbox_store_size_alarm gauge",
+                "outbox_forgettings counter",
                 "outbox_partitions gauge",
             ]
         );

@@ -31,6 +31,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Validator,
+        forgets_keys: Some(config.store.retention.is_some()),
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,
@@ -88,5 +89,6 @@ pub(crate) fn note(
         orders: id(&topics.orders),
         pending: id(&topics.pending),
         changelog: id(&topics.changelog),
+        forgotten: None,
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
-use records::Partition;
+use records::{Partition, Timestamp};
 
 /// Timeout until Kafka has acknowledged all records.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,11 +79,29 @@ pub fn abort(kafka: &str, topic: &str, records: &[InputRecord]) -> Result<()> {
     producer.abort_transaction(TIMEOUT).with_context(failed)
 }
 
+/// Sends records in order, each with this time, and waits until Kafka has acknowledged all.
+///
+/// # Errors
+/// A record is not acknowledged within 30 s.
+pub fn send_at(kafka: &str, topic: &str, records: &[InputRecord], at: Timestamp) -> Result<()> {
+    send_all(kafka, topic, records, OwnedHeaders::new(), Some(at))
+}
+
 /// Sends records in order, each with these headers, and waits until Kafka has acknowledged all.
 ///
 /// # Errors
 /// A record is not acknowledged within 30 s.
 pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: OwnedHeaders) -> Result<()> {
+    send_all(kafka, topic, records, headers, None)
+}
+
+fn send_all(
+    kafka: &str,
+    topic: &str,
+    records: &[InputRecord],
+    headers: OwnedHeaders,
+    at: Option<Timestamp>,
+) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("client.id", "harness-manual")
@@ -99,6 +117,7 @@ pub fn send_with(kafka: &str, topic: &str, records: &[InputRecord], headers: Own
             // Explicit: scenarios place orders, also on the wrong partition.
             .partition(record.partition.0)
             .headers(headers.clone());
+        sent.timestamp = at.map(|at| at.0);
         sent.key = record.key.as_deref();
         sent.payload = record.value.as_deref();
         producer

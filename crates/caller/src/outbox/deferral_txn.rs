@@ -151,6 +151,7 @@ impl DeferralProducer {
                     key: Some(key),
                     value: Some(value),
                     headers: Some(headers),
+                    at: None,
                 })
             })
         });

@@ -83,6 +83,7 @@ impl PendingCall {
             ),
             value: Some(json),
             headers: Some((&headers).into()),
+            at: None,
         }
     }
 
@@ -127,6 +128,7 @@ impl PendingCall {
             key: Some(&self.key),
             value: Some(&self.value),
             headers: Some((&headers).into()),
+            at: None,
         };
         (reason, outgoing)
     }
@@ -172,6 +174,7 @@ impl PendingCall {
             key: Some(&self.key),
             value: Some(&self.value),
             headers: Some((&headers).into()),
+            at: None,
         };
         (reason, outgoing)
     }

@@ -53,6 +53,7 @@ pub(crate) fn check_topics(config: &Config) -> anyhow::Result<RecordSizes> {
     let required = Requirements {
         topics: &config.topics,
         role: Role::Caller,
+        forgets_keys: None,
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: &config.kafka.bootstrap_servers,

@@ -3,6 +3,7 @@
 //! All requests block, up to a timeout.
 
 mod connection_errors;
+mod delete_records;
 pub mod describe_group;
 mod describe_topics;
 pub mod topic_ids;
@@ -15,6 +16,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as CreateTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
+use records::{Offset, Partition};
 
 use self::connection_errors::ConnectionErrors;
 use self::describe_group::Group;
@@ -156,6 +158,19 @@ impl Admin {
     pub fn group(&self, group: &str, topic: &str, timeout: Duration) -> Result<Group, ClientError> {
         describe_group::describe(self.cluster.client(), group, topic, timeout)
             .map_err(|error| ClientError::new(format!("describing the group {group:?}"), error))
+    }
+
+    /// Deletes the records of a topic's partitions below these offsets, and returns the partitions where that failed. One
+    /// whose records are deleted already stays as it is.
+    ///
+    /// # Errors
+    /// The request as a whole failed.
+    pub fn delete_records(
+        &self,
+        topic: &str,
+        below: &[(Partition, Offset)],
+    ) -> Result<Vec<(Partition, ClientError)>, ClientError> {
+        delete_records::delete_records(&self.client, topic, below)
     }
 
     /// Creates topics. Each one has a result of its own; an existing topic is left unchanged.

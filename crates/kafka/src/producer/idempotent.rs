@@ -96,7 +96,7 @@ impl Producer {
         let reports = self.reports();
         // Before it is sent: the report may arrive before the send returns.
         reports.unreported().insert(token);
-        self.client.send(&mut record, None, token).map_err(|error| {
+        self.client.send(&mut record, token).map_err(|error| {
             reports.unreported().remove(&token);
             match error {
                 KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => SendError::QueueFull,
@@ -293,6 +293,7 @@ mod tests {
             key: Some(b"key"),
             value: Some(b"value"),
             headers: None,
+            at: None,
         };
         producer.send(record, token)
     }

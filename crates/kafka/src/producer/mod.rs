@@ -3,7 +3,6 @@
 
 mod delivery_reports;
 mod end_txn_responses;
-mod gathered;
 mod idempotent;
 mod native;
 mod record;

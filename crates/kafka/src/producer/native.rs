@@ -18,9 +18,7 @@ use rdkafka::bindings as rd;
 use rdkafka::bindings::rd_kafka_vtype_t as Field;
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::producer::{NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
-use records::{Partition, Timestamp};
 
-use super::gathered::KeyValue;
 use super::record::{OutgoingHeaders, OutgoingRecord, raw};
 
 /// A producer of rust-rdkafka with a shorter send path. The `usize` given with a record comes back with its
@@ -53,17 +51,12 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
         let _controller = unsafe { rd::rd_kafka_controllerid(self.client(), timeout) };
     }
 
-    /// Queues a record with this timestamp, by default the present. On success its headers are handed over to librdkafka; on an error they stay in
+    /// Queues a record. On success its headers are handed over to librdkafka; on an error they stay in
     /// `record` for the next attempt.
     ///
     /// # Errors
     /// librdkafka refused the record, or its queue is full; no delivery report follows.
-    pub(crate) fn send(
-        &self,
-        record: &mut OutgoingRecord<'_>,
-        at: Option<Timestamp>,
-        opaque: usize,
-    ) -> Result<(), KafkaError> {
+    pub(crate) fn send(&self, record: &mut OutgoingRecord<'_>, opaque: usize) -> Result<(), KafkaError> {
         // The lock is kept until the record is queued: it is what keeps the handle alive.
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         let topic = self.topic(&mut topics, record.topic)?;
@@ -95,10 +88,10 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
                 key_bytes,
                 Field::RD_KAFKA_VTYPE_OPAQUE,
                 ptr::without_provenance_mut::<c_void>(opaque),
-                Field::RD_KAFKA_VTYPE_TIMESTAMP,
-                at.map_or(NOW, |at| at.0),
                 Field::RD_KAFKA_VTYPE_HEADERS,
                 headers,
+                Field::RD_KAFKA_VTYPE_TIMESTAMP,
+                record.at.map_or(NOW, |at| at.0),
                 Field::RD_KAFKA_VTYPE_END,
             )
         };
@@ -109,51 +102,6 @@ impl<C: ProducerContext<NoCustomPartitioner, DeliveryOpaque = usize> + 'static> 
             headers.release();
         }
         Ok(())
-    }
-
-    /// Queues records of one partition, each a key and a value, with the present as their timestamp. Returns how many were
-    /// refused, and the error of the first of them. Those that a full queue refuses are the last ones.
-    pub(crate) fn send_batch<'a>(
-        &self,
-        topic: &str,
-        partition: Partition,
-        records: impl Iterator<Item = KeyValue<'a>>,
-        opaque: usize,
-    ) -> Result<(), (usize, KafkaError)> {
-        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = self.topic(&mut topics, topic);
-        let message = |(key, value)| {
-            let ((key, key_len), (payload, len)) = (raw(key), raw(value));
-            rd::rd_kafka_message_t {
-                err: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
-                rkt: ptr::null_mut(),
-                partition: partition.0,
-                payload: payload.cast_mut().cast(),
-                len,
-                key: key.cast_mut().cast(),
-                key_len,
-                offset: 0,
-                _private: ptr::without_provenance_mut(opaque),
-            }
-        };
-        let mut messages: Vec<_> = records.map(message).collect();
-        let topic = topic.map_err(|error| (messages.len(), error))?;
-        let count = i32::try_from(messages.len()).unwrap_or(i32::MAX);
-        // SAFETY: the topic belongs to this client and lives while `topics` is locked. Keys and values are valid for
-        // their lengths while `records` are borrowed, and F_COPY makes librdkafka copy them before it returns; it does
-        // not write to them. The array has as many messages.
-        unsafe {
-            let flags = rd::RD_KAFKA_MSG_F_COPY;
-            rd::rd_kafka_produce_batch(topic.as_ptr(), partition.0, flags, messages.as_mut_ptr(), count);
-        }
-        let mut refused = messages.iter().filter(|message| message.err.is_error());
-        match refused.next() {
-            None => Ok(()),
-            Some(first) => {
-                let error = KafkaError::MessageProduction(first.err.into());
-                Err((1 + refused.count(), error))
-            }
-        }
     }
 
     /// Returns the handle of a topic, which lives as long as `topics` are locked.
@@ -249,6 +197,8 @@ impl Drop for Topic {
 mod tests {
     use std::sync::mpsc;
 
+    use records::{Partition, Timestamp};
+
     use super::*;
     use rdkafka::message::{DeliveryResult, Headers as _, Message};
     use rdkafka::types::RDKafkaErrorCode;
@@ -316,17 +266,16 @@ mod tests {
             key: Some(b"key"),
             value: Some(b"value"),
             headers: Some(headers),
+            at: Some(Timestamp(1_700_000_000_000)),
         };
-        sender
-            .send(&mut full, Some(Timestamp(1_700_000_000_000)), 7)
-            .expect("sent");
+        sender.send(&mut full, 7).expect("sent");
         assert!(full.headers.is_none(), "librdkafka has taken them over");
         let mut bare = OutgoingRecord {
             key: None,
             value: None,
             ..full
         };
-        sender.send(&mut bare, None, usize::MAX).expect("sent");
+        sender.send(&mut bare, usize::MAX).expect("sent");
         // Without a flush both would linger for a minute.
         sender.flush(Duration::from_secs(20));
         let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
@@ -362,11 +311,12 @@ mod tests {
             key: None,
             value: Some(b"value"),
             headers: None,
+            at: None,
         };
-        sender.send(&mut record, None, 0).expect("sent");
+        sender.send(&mut record, 0).expect("sent");
         record.headers = Some(OutgoingHeaders::with_capacity(1));
         assert_eq!(
-            sender.send(&mut record, None, 0),
+            sender.send(&mut record, 0),
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
         );
         assert!(record.headers.is_some());
@@ -374,22 +324,7 @@ mod tests {
             topic: "a\0b",
             ..record
         };
-        assert!(matches!(sender.send(&mut nul, None, 0), Err(KafkaError::Nul(_))));
+        assert!(matches!(sender.send(&mut nul, 0), Err(KafkaError::Nul(_))));
         assert!(nul.headers.is_some());
-    }
-
-    #[test]
-    fn full_queue_refuses_the_end_of_a_batch() {
-        let (sender, received) = sender(("queue.buffering.max.messages", "2"));
-        let records: [KeyValue<'_>; 5] = [(Some(b"k"), Some(b"v")); 5];
-        let sent = sender.send_batch("t", Partition(1), records.into_iter(), 7);
-        let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-        assert_eq!(sent, Err((3, full)));
-        sender.flush(Duration::from_secs(20));
-        for offset in 0..2 {
-            let record = received.recv_timeout(Duration::from_secs(20)).expect("a report");
-            assert_eq!(record.position, ("t".to_owned(), 1, offset));
-            assert_eq!((record.key, record.opaque), (Some(b"k".into()), 7));
-        }
     }
 }

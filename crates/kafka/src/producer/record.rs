@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use rdkafka::bindings as rd;
 use rdkafka::message::{Headers as _, OwnedHeaders};
-use records::Partition;
+use records::{Partition, Timestamp};
 
 /// A record to be sent. Key and value are copied by librdkafka; the headers are handed over.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct OutgoingRecord<'a> {
     pub value: Option<&'a [u8]>,
     /// Headers in their order, if there are any.
     pub headers: Option<OutgoingHeaders>,
+    /// Timestamp of the record; `None` is the time at which it is sent.
+    pub at: Option<Timestamp>,
 }
 
 /// Headers of a record to be sent, in their order.

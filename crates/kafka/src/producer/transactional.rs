@@ -18,7 +18,7 @@
 //! their dead letters are written twice.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -27,11 +27,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset as Seek, TopicPartitionList};
-use records::{Offset, Partition, Timestamp};
+use records::{Offset, Partition};
 
 use super::delivery_reports::{DeliveryReports, TRACKED, UNTRACKED};
 use super::end_txn_responses::DEBUG_CONTEXT;
-use super::gathered::Gathered;
 use super::native::Sender;
 use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
@@ -46,8 +45,6 @@ use crate::consumer::offsets::leader_epoch;
 /// A producer with a transactional id, and at most one open transaction.
 pub struct TransactionalProducer {
     sender: Arc<Sender<DeliveryReports>>,
-    /// Tracked records that are not sent yet.
-    gathered: Mutex<Gathered>,
     limits: TransactionTimeouts,
 }
 
@@ -161,7 +158,6 @@ impl TransactionalProducer {
             .map_err(failed)?;
         Ok(Self {
             sender: Arc::new(sender),
-            gathered: Mutex::default(),
             limits,
         })
     }
@@ -172,7 +168,6 @@ impl TransactionalProducer {
     /// The producer is fenced, or has failed otherwise.
     pub fn begin(&self) -> Result<(), ClientError> {
         self.reports().reset();
-        self.gathered().clear();
         self.sender
             .producer()
             .begin_transaction()
@@ -185,86 +180,23 @@ impl TransactionalProducer {
     /// # Errors
     /// The record was refused; the transaction must not be committed.
     pub fn send(&self, record: OutgoingRecord<'_>) -> Result<(), ClientError> {
-        self.send_as(record, None, UNTRACKED)
+        self.send_as(record, UNTRACKED)
     }
 
-    /// As [`Self::send`], with this timestamp instead of the present.
+    /// As [`Self::send`]; in addition [`TransactionEnd::Committed`] has the offset behind the last such
+    /// record of each partition.
     ///
     /// # Errors
     /// As those of [`Self::send`].
-    // librdkafka would read the clock for each record.
-    pub fn send_at(&self, record: OutgoingRecord<'_>, at: Timestamp) -> Result<(), ClientError> {
-        self.send_as(record, Some(at), UNTRACKED)
+    pub fn send_tracked(&self, record: OutgoingRecord<'_>) -> Result<(), ClientError> {
+        self.send_as(record, TRACKED)
     }
 
-    /// As [`Self::send`], for a record without headers; in addition [`TransactionEnd::Committed`] has the offset behind
-    /// the last such record of each partition. Records of one partition are sent together, the last ones at the
-    /// transaction's end.
-    ///
-    /// # Errors
-    /// As those of [`Self::send`]; or it has headers, or no partition.
-    pub fn send_tracked(&self, record: &OutgoingRecord<'_>) -> Result<(), ClientError> {
-        let (Some(partition), None) = (record.partition, &record.headers) else {
-            let attempted = format!(
-                "sending a tracked record to {:?} (it has headers, or no partition)",
-                record.topic
-            );
-            return Err(ClientError::refused(attempted));
-        };
-        let mut gathered = self.gathered();
-        if !gathered.takes(record.topic, partition) {
-            self.send_gathered(&mut gathered)?;
-        }
-        gathered.add(record, partition);
-        Ok(())
-    }
-
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends the records that were gathered. As in [`Self::send`], it waits while the queue is full.
-    fn send_gathered(&self, gathered: &mut Gathered) -> Result<(), ClientError> {
-        let Some(partition) = gathered.partition.filter(|_| !gathered.is_empty()) else {
-            return Ok(());
-        };
-        let mut left = gathered.len();
-        self.reports().records_sent(left);
-        let mut full_since = None;
-        loop {
-            let records = gathered.records().skip(gathered.len() - left);
-            match self
-                .sender
-                .send_batch(&gathered.topic, partition, records, TRACKED)
-            {
-                Ok(()) => break,
-                Err((refused, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)))
-                    if full_since.get_or_insert_with(Instant::now).elapsed() < self.limits.commit_timeout =>
-                {
-                    left = refused;
-                    std::thread::sleep(QUEUE_FULL_WAIT);
-                }
-                Err((refused, error)) => {
-                    self.reports().records_refused(refused);
-                    let attempted = format!("sending {refused} records to {:?}", gathered.topic);
-                    return Err(ClientError::new(attempted, error));
-                }
-            }
-        }
-        gathered.clear();
-        Ok(())
-    }
-
-    fn send_as(
-        &self,
-        mut record: OutgoingRecord<'_>,
-        at: Option<Timestamp>,
-        opaque: usize,
-    ) -> Result<(), ClientError> {
+    fn send_as(&self, mut record: OutgoingRecord<'_>, opaque: usize) -> Result<(), ClientError> {
         self.reports().records_sent(1);
         let mut full_since = None;
         loop {
-            match self.sender.send(&mut record, at, opaque) {
+            match self.sender.send(&mut record, opaque) {
                 Ok(()) => return Ok(()),
                 // Records leave the queue by themselves, so that waiting is enough.
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
@@ -356,7 +288,6 @@ impl TransactionalProducer {
 
     fn await_deliveries(&self, deadline: Instant) -> Result<(), ClientError> {
         // A changelog record that is left out would be a key that nobody knows, of an order that is on the outbox.
-        self.send_gathered(&mut self.gathered())?;
         let sent = self.reports().sent();
         self.sender
             .flush(deadline.saturating_duration_since(Instant::now()));

@@ -6,7 +6,7 @@ use records::Topics;
 use serde::Serialize;
 
 use super::rules::creatable_in_sync_min;
-use super::{ExistingTopics, HEADERS_BYTES, Purpose};
+use super::{CHANGELOG_CONFIGS, ExistingTopics, HEADERS_BYTES, Purpose};
 
 /// Maximum size of an order while there is no orders topic to follow: Kafka's own default, in bytes.
 const ORDER_BYTES_MAX: u64 = 1_048_588;
@@ -87,14 +87,18 @@ fn configs(
             configs.insert("message.timestamp.type", "LogAppendTime".into());
             configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
         }
-        Purpose::Changelog => configs.extend([
-            ("cleanup.policy", "compact".to_owned()),
-            // Only closed segments are compacted, so that the default of 1 GiB keeps aborted and repeated
-            // records for long. A partition needs up to twice this size on disk.
-            ("segment.bytes", (128 * 1024 * 1024).to_string()),
-            // A key is written once, so that compaction finds little: a lower ratio would only cost reads.
-            ("min.cleanable.dirty.ratio", "0.5".to_owned()),
-        ]),
+        Purpose::Changelog => configs.extend(
+            CHANGELOG_CONFIGS
+                .map(|(name, value)| (name, value.to_owned()))
+                .into_iter()
+                .chain([
+                    // Only closed segments are compacted, so that the default of 1 GiB keeps aborted and repeated
+                    // records for long. A partition needs up to twice this size on disk.
+                    ("segment.bytes", (128 * 1024 * 1024).to_string()),
+                    // A key is written once, so that compaction finds little: a lower ratio would only cost reads.
+                    ("min.cleanable.dirty.ratio", "0.5".to_owned()),
+                ]),
+        ),
         // The latest switch of each group, for ever.
         Purpose::Control => {
             configs.insert("cleanup.policy", "compact".to_owned());

@@ -16,6 +16,18 @@ mod rules;
 /// caller add, with the text of the last response.
 pub const HEADERS_BYTES: u64 = 64 * 1024;
 
+/// Settings of the changelog, by which nothing but a validator removes a key from it, and which take each record time.
+// `delete` in the policy lets a validator delete what is forgotten (DeleteRecords). Without limits a broker deletes
+// nothing itself: it would go by its own clock, or by the size. Each entry has its order's time, whatever that is.
+pub const CHANGELOG_CONFIGS: [(&str, &str); 6] = [
+    ("cleanup.policy", "compact,delete"),
+    ("retention.ms", "-1"),
+    ("retention.bytes", "-1"),
+    ("message.timestamp.type", "CreateTime"),
+    ("message.timestamp.before.max.ms", "9223372036854775807"),
+    ("message.timestamp.after.max.ms", "9223372036854775807"),
+];
+
 /// Purpose of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -74,6 +86,8 @@ pub struct Requirements<'a> {
     pub topics: &'a Topics,
     /// Role whose topics are verified.
     pub role: Role,
+    /// Whether the validators forget keys (`store.retention`); `None` if unknown, as to an operator.
+    pub forgets_keys: Option<bool>,
     /// Minutes for which the brokers keep the offsets of a group without members; `None` if unknown, or not
     /// to be verified.
     pub offsets_retention_minutes: Option<i64>,

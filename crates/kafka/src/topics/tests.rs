@@ -8,6 +8,7 @@ fn required(topics: &Topics, role: Role) -> Requirements<'_> {
     Requirements {
         topics,
         role,
+        forgets_keys: (role == Role::Validator).then_some(true),
         offsets_retention_minutes: None,
         unverified_brokers: &[],
         bootstrap_servers: "b:9092",
@@ -135,8 +136,10 @@ fn different_partition_counts_are_refused() {
 }
 
 #[test]
-fn expiring_changelog_is_refused() {
-    let repair = "--entity-name idempotency-key-store-changelog --add-config cleanup.policy=compact";
+fn changelog_that_expires_is_refused() {
+    // All at once: `delete` before the limit is gone would delete keys.
+    let repair = "--entity-name idempotency-key-store-changelog --add-config 'cleanup.policy=[compact,delete],\
+                  retention.ms=-1,retention.bytes=-1,message.timestamp.type=CreateTime,";
     check(
         Validator,
         Changelog,
@@ -144,20 +147,41 @@ fn expiring_changelog_is_refused() {
         Refuse,
         &["cleanup.policy=delete", "paid twice", repair],
     );
-    check(
-        Validator,
-        Changelog,
-        set("cleanup.policy", "compact,delete"),
-        Refuse,
-        &["paid twice", repair],
-    );
-    check(
-        Validator,
-        Changelog,
-        set("cleanup.policy", "delete, compact"),
-        Refuse,
-        &["paid twice"],
-    );
+    for limit in ["retention.ms", "retention.bytes"] {
+        let what = format!("cleanup.policy=compact,delete and {limit}=604800000");
+        let words = [what.as_str(), "paid twice", repair];
+        check(Validator, Changelog, set(limit, "604800000"), Refuse, &words);
+    }
+}
+
+#[test]
+fn changelog_that_keeps_forgotten_keys_is_refused() {
+    let topics = Topics::default();
+    let found = |change: (&'static str, &'static str), forgets_keys: Option<bool>, role| {
+        let mut existing = created(10, 3);
+        let changelog = existing.get_mut(Changelog.name(&topics)).expect("it exists");
+        set(change.0, change.1)(changelog);
+        let required = Requirements {
+            forgets_keys,
+            ..required(&topics, role)
+        };
+        let findings = verify(&required, &existing);
+        assert!(findings.len() < 2, "{findings:#?}");
+        findings.first().map(|finding| finding.severity)
+    };
+    let compact = ("cleanup.policy", "compact");
+    assert_eq!(found(compact, Some(true), Validator), Some(Refuse));
+    assert_eq!(found(compact, Some(false), Validator), None);
+    assert_eq!(found(compact, None, Operator), Some(Warn));
+    // What changes the times of records, or refuses them by it.
+    for change in [
+        ("message.timestamp.type", "LogAppendTime"),
+        ("message.timestamp.after.max.ms", "3600000"),
+        ("message.timestamp.before.max.ms", "0"),
+    ] {
+        assert_eq!(found(change, Some(true), Validator), Some(Refuse), "{change:?}");
+        assert_eq!(found(change, Some(false), Validator), Some(Warn), "{change:?}");
+    }
 }
 
 #[test]

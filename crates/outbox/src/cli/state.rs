@@ -27,6 +27,10 @@ pub(crate) struct VerifyState {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) group: String,
+
     /// Verifies this partition only; can be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) partition: Vec<i32>,

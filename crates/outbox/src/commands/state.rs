@@ -1,6 +1,7 @@
 //! `state rebuild`: appends to the changelog the entries that it has lost, as the outbox shows them.
 
 mod inspect;
+mod remembered;
 mod verify;
 
 use std::time::{Duration, Instant};
@@ -18,9 +19,13 @@ use kafka::{KafkaSettings, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::{AdmittedOrder, ChangelogRebuild};
 use records::entry::EncodedEntry;
 use records::pending::Admission;
-use records::{AmountForm, Bounds, Entry, Partition, Selection, TopicId, Topics, TopicsNote};
+use records::{
+    AmountForm, Bounds, Entry, Forgotten, Offset, Partition, Selection, Timestamp, TopicId, Topics,
+    TopicsNote,
+};
 use serde::Serialize;
 
+use self::remembered::Remembered;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::{RebuildState, StateCommand};
 use crate::commands::{Status, print_json};
@@ -98,6 +103,7 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
         topics,
         amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
+        remembered: Remembered::read(&settings, topics, &partitions, &changelog)?,
     };
 
     let compared = topic.compare_all(&partitions)?;
@@ -203,7 +209,17 @@ fn confirm_changelog(
 /// Returns the note with this changelog; `None` if it has it already.
 fn renamed(note: TopicsNote, changelog: Option<TopicId>) -> Option<TopicsNote> {
     let is_other = note.changelog.is_some() && changelog.is_some() && note.changelog != changelog;
-    is_other.then_some(TopicsNote { changelog, ..note })
+    // What was forgotten stays refused. But offsets of the former changelog mean nothing in this one, whose start they
+    // would have cut off.
+    let forgotten = note.forgotten.map(|forgotten| Forgotten {
+        below: Offset(0),
+        ..forgotten
+    });
+    is_other.then_some(TopicsNote {
+        changelog,
+        forgotten,
+        ..note
+    })
 }
 
 /// Returns the partitions and the identity of the changelog.
@@ -246,13 +262,14 @@ struct Comparison<'a> {
     /// Settings of the validators.
     amount: Option<AmountForm>,
     fingerprint: &'a Selection,
+    remembered: Remembered,
 }
 
 impl Comparison<'_> {
     fn compare_all(&self, partitions: &[Partition]) -> anyhow::Result<Vec<Compared>> {
         let (mut compared, mut shown_at) = (Vec::new(), Instant::now());
         for partition in partitions {
-            compared.push(self.visit_missing(*partition, |_, _| Ok(()))?);
+            compared.push(self.visit_missing(*partition, |_, _, _| Ok(()))?);
             if shown_at.elapsed() >= PROGRESS_INTERVAL {
                 eprintln!("{} of {} partitions compared", compared.len(), partitions.len());
                 shown_at = Instant::now();
@@ -264,8 +281,8 @@ impl Comparison<'_> {
     /// Appends the missing entries of a partition, and returns their number.
     fn append(&self, partition: Partition, producer: &TransactionalProducer) -> anyhow::Result<u64> {
         let (mut batch, mut appended) = (Vec::new(), 0);
-        self.visit_missing(partition, |key, entry| {
-            batch.push((Box::<[u8]>::from(key), entry.encode()));
+        self.visit_missing(partition, |key, entry, recorded| {
+            batch.push((Box::<[u8]>::from(key), entry.encode(), recorded));
             if batch.len() == ENTRIES_MAX {
                 appended += self.commit(partition, producer, &batch)?;
                 batch.clear();
@@ -283,16 +300,17 @@ impl Comparison<'_> {
         &self,
         partition: Partition,
         producer: &TransactionalProducer,
-        batch: &[(Box<[u8]>, EncodedEntry)],
+        batch: &[(Box<[u8]>, EncodedEntry, Timestamp)],
     ) -> anyhow::Result<u64> {
         producer.begin()?;
-        for (key, entry) in batch {
+        for (key, entry, recorded) in batch {
             producer.send(OutgoingRecord {
                 topic: &self.topics.changelog,
                 partition: Some(partition),
                 key: Some(key),
                 value: Some(entry),
                 headers: None,
+                at: Some(*recorded),
             })?;
         }
         match producer.end_without_offsets(|| ()) {
@@ -310,11 +328,12 @@ impl Comparison<'_> {
         }
     }
 
-    /// Compares a partition, and passes each missing entry to `sink`, in the order of the outbox.
+    /// Compares a partition, and passes each missing entry to `sink`, in the order of the outbox, with the time to record
+    /// it at.
     fn visit_missing(
         &self,
         partition: Partition,
-        mut sink: impl FnMut(&[u8], &Entry) -> anyhow::Result<()>,
+        mut sink: impl FnMut(&[u8], &Entry, Timestamp) -> anyhow::Result<()>,
     ) -> anyhow::Result<Compared> {
         let Topics {
             pending, changelog, ..
@@ -329,6 +348,11 @@ impl Comparison<'_> {
         // the changelog that is read afterwards.
         let outbox = self.reader.bounds_of(pending, partition, REQUEST_TIMEOUT)?;
         let bounds = self.reader.bounds(partition, REQUEST_TIMEOUT)?;
+        let from = self
+            .remembered
+            .first(&self.reader, changelog, partition, bounds)?
+            .map(|first| first.source);
+        rebuild = rebuild.remembering(from);
         read(&self.reader, changelog, partition, bounds, |record| {
             let entry = record.value.map(Entry::decode).transpose()?;
             rebuild.changelog_record(record.key, entry.as_ref());
@@ -338,7 +362,11 @@ impl Comparison<'_> {
             let admission = Admission::read(&record.headers.readable)?;
             let value = record.value.unwrap_or_default();
             let missing = rebuild.pending_call(record.key, &admission, value)?;
-            missing.map_or(Ok(()), |entry| sink(record.key, &entry))
+            // Not the present: keys that were recorded before would be forgotten earlier by a wrong clock of this
+            // machine, and these be kept for longer.
+            let now = Timestamp::now();
+            let recorded = record.at.unwrap_or(admission.at).min(now);
+            missing.map_or(Ok(()), |entry| sink(record.key, &entry, recorded))
         })?;
         Ok(Compared {
             partition,
@@ -409,6 +437,7 @@ mod tests {
             orders: TopicId::new("o"),
             pending: TopicId::new("p"),
             changelog: TopicId::new(changelog),
+            forgotten: None,
         };
         assert_eq!(renamed(note("old"), TopicId::new("new")), Some(note("new")));
         assert_eq!(renamed(note("new"), TopicId::new("new")), None);
@@ -417,5 +446,18 @@ mod tests {
             None,
             "brokers without ids"
         );
+        // Orders of forgotten keys stay refused, but nothing of the new changelog may be deleted.
+        let forgotten = |below| {
+            Some(Forgotten {
+                below: Offset(below),
+                before: Timestamp(7),
+            })
+        };
+        let old = TopicsNote {
+            forgotten: forgotten(50),
+            ..note("old")
+        };
+        let new = renamed(old, TopicId::new("new")).expect("another changelog");
+        assert_eq!(new.forgotten, forgotten(0));
     }
 }

@@ -69,6 +69,7 @@ pub(crate) fn run(
         key: Some(group.as_bytes()),
         value: Some(&now.to_json()),
         headers: None,
+        at: None,
     })?;
     let (command, state) = match calls {
         Calls::Paused => ("pause", "paused"),

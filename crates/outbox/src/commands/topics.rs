@@ -170,6 +170,8 @@ fn findings(config: &Config, admin: &Admin, existing: &ExistingTopics) -> Vec<Fi
     let required = Requirements {
         topics: &config.topics,
         role: Role::Operator,
+        // By the validators' settings, which are not here.
+        forgets_keys: None,
         offsets_retention_minutes,
         unverified_brokers: &unverified_brokers,
         bootstrap_servers: &config.kafka.bootstrap_servers,

@@ -23,6 +23,8 @@ pub struct ChangelogRebuild {
     selection: Selection,
     /// Fingerprints of the keys that the changelog has, or will have.
     keys: HashSet<[u8; Fingerprint::BYTES]>,
+    /// Offset of the first order that is not forgotten; orders before it are not missing.
+    remembered_from: Option<Offset>,
     /// Last admission that the changelog has.
     last_entry: Option<AdmittedOrder>,
     /// First admission that the outbox still has.
@@ -66,10 +68,18 @@ impl ChangelogRebuild {
             amount,
             selection,
             keys: HashSet::new(),
+            remembered_from: None,
             last_entry: None,
             first_order: None,
             missing: 0,
         }
+    }
+
+    /// The same comparison, of a partition that has forgotten the orders before this offset; `None` if it has all.
+    #[must_use]
+    pub fn remembering(mut self, from: Option<Offset>) -> Self {
+        self.remembered_from = from;
+        self
     }
 
     /// Takes a record of the changelog; without an entry it is a tombstone.
@@ -106,6 +116,10 @@ impl ChangelogRebuild {
         };
         let first = self.first_order.get_or_insert(admitted);
         *first = admitted.min(*first);
+        // Its key was deleted on purpose, or will be.
+        if self.remembered_from.is_some_and(|from| source.offset < from) {
+            return Ok(None);
+        }
         // Copies of a call (deferred, replayed) have the key of the first.
         if !self.keys.insert(Fingerprint::of(key).0) {
             return Ok(None);
@@ -211,6 +225,16 @@ mod tests {
         assert_eq!(pending(&mut rebuild, "b", 4), Some(entry(4)));
         // A deferred or replayed copy.
         assert_eq!(pending(&mut rebuild, "b", 4), None);
+        assert_eq!(rebuild.missing(), 1);
+    }
+
+    #[test]
+    fn forgotten_order_is_not_missing() {
+        let mut rebuild = rebuild().remembering(Some(Offset(4)));
+        rebuild.changelog_record(b"b", Some(&entry(4)));
+        assert_eq!(pending(&mut rebuild, "a", 3), None);
+        assert_eq!(pending(&mut rebuild, "b", 4), None);
+        assert_eq!(pending(&mut rebuild, "c", 5), Some(entry(5)));
         assert_eq!(rebuild.missing(), 1);
     }
 

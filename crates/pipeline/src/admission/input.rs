@@ -1,6 +1,6 @@
 //! A record of the orders topic, before validation.
 
-use records::{Offset, Partition, header};
+use records::{Offset, Partition, Timestamp, header};
 
 /// Record of the orders topic, borrowed from the consumer.
 pub struct Input<'a> {
@@ -8,6 +8,8 @@ pub struct Input<'a> {
     pub partition: Partition,
     /// Offset within the partition.
     pub offset: Offset,
+    /// Time of the record, by its producer or its broker; `None` if it has none.
+    pub at: Option<Timestamp>,
     /// Record key, if the producer set one.
     pub key: Option<&'a [u8]>,
     /// Record value; `None` is a tombstone.

@@ -15,6 +15,7 @@ mod partitioner;
 mod refusals;
 pub mod restore;
 pub mod resubmissions;
+mod retention;
 mod rules;
 pub mod store_comparison;
 mod transaction;
@@ -22,11 +23,14 @@ mod verdict;
 
 pub use changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
 pub use input::Input;
-pub use machine::{Action, Admission, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
+pub use machine::{
+    Action, Admission, AdmitResult, Event, PartitionState, RestoreId, SeenAgain, StoreFailure,
+};
 pub use membership::Membership;
 pub use order_schema::{InvalidSchema, OrderSchema};
 pub use partitioner::Partitioner;
 pub use refusals::{MassRefusal, RefusalSettings};
+pub use retention::Window;
 pub use rules::{KeySource, OrderForm, RecordKey, Refusal, Rules};
-pub use transaction::{Admitted, Offsets, Transaction, TransactionLimits};
+pub use transaction::{Admitted, NextOffset, Transaction, TransactionLimits};
 pub use verdict::{Verdict, decide};

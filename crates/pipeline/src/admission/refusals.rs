@@ -263,6 +263,7 @@ mod tests {
             detail: String::new(),
         });
         let admitted = Verdict::Admit {
+            recorded: Timestamp(1),
             key: key.clone(),
             entry,
         };

@@ -29,6 +29,12 @@ pub enum NotResubmitted {
          these are not their settings"
     )]
     Unchecked(Reason),
+    /// Its order may have been admitted before.
+    #[error(
+        "it was refused as {0}: its key is forgotten, so that it is not known here whether the order was admitted and paid. \
+         Find that out from its outcome or from the API; if it was not, have its producer send it again, with a new time"
+    )]
+    MayBePaid(Reason),
     /// The position of its order cannot be read.
     #[error("it does not name the position of its order: another program wrote it")]
     NoSource,
@@ -102,6 +108,7 @@ impl Resubmissions {
             Some(reason @ Reason::WrongPartition) if !orders.checks_partition => {
                 return Err(NotResubmitted::Unchecked(reason));
             }
+            Some(reason @ Reason::TooOld) => return Err(NotResubmitted::MayBePaid(reason)),
             _ => {}
         }
         let source = letter.source.ok_or(NotResubmitted::NoSource)?;
@@ -199,6 +206,16 @@ mod tests {
             let refused = Resubmissions::default().resubmit(lacking, ORDERS);
             assert_eq!(refused, Err(NotResubmitted::LacksHeader));
         }
+    }
+
+    #[test]
+    fn order_whose_key_is_forgotten_is_left_alone() {
+        let letter = Letter {
+            reason: Some(Reason::TooOld),
+            ..letter(source("orders", 0))
+        };
+        let refused = Resubmissions::default().resubmit(letter, ORDERS);
+        assert_eq!(refused, Err(NotResubmitted::MayBePaid(Reason::TooOld)));
     }
 
     #[test]

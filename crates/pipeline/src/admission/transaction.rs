@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use records::{Entry, KeyHash, Offset, Partition};
+use records::{Entry, Forgotten, KeyHash, Offset, Partition};
 
 /// Limits at which a transaction is ended; the first one reached counts.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +28,16 @@ pub struct TransactionLimits {
 // It is seeded at random, too: producers choose the keys, and must not be able to prepare collisions.
 pub type Admitted = HashMap<KeyHash, Entry>;
 
-/// Input offset to commit for each partition of a transaction.
-pub type Offsets = Vec<(Partition, Offset)>;
+/// Input offset to commit for a partition of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextOffset {
+    /// Partition of the orders topic.
+    pub partition: Partition,
+    /// Offset of the next order.
+    pub offset: Offset,
+    /// Keys that the partition has forgotten, to be noted with the offset.
+    pub forgotten: Option<Forgotten>,
+}
 
 /// Contents of the open transaction: an overlay over the stores.
 #[derive(Debug)]
@@ -130,13 +138,11 @@ impl Transaction {
         self.orders
     }
 
-    /// Returns the input offsets to commit.
-    #[must_use]
-    pub fn offsets(&self) -> Offsets {
+    /// Returns the input offset to commit of each partition.
+    pub fn offsets(&self) -> impl Iterator<Item = (Partition, Offset)> + '_ {
         self.parts
             .iter()
             .map(|(partition, part)| (*partition, part.next_offset))
-            .collect()
     }
 
     /// Returns the admitted entries by partition, to be called once the transaction is committed.

@@ -16,6 +16,8 @@ pub enum Verdict {
         key: IdempotencyKey,
         /// Entry for the changelog and the store.
         entry: Entry,
+        /// Time at which the key is recorded: the timestamp of its changelog record.
+        recorded: Timestamp,
     },
     /// The same order again: counted and dropped.
     Duplicate {
@@ -29,7 +31,7 @@ pub enum Verdict {
 }
 
 /// Decides on a record. `known` looks a key up among all keys admitted on this partition, whether committed or
-/// in the open transaction.
+/// in the open transaction. `record` returns the time to record an unknown one at, or refuses it.
 ///
 /// # Errors
 /// Returns the error of the look-up; the record is not decided.
@@ -37,6 +39,7 @@ pub fn decide<E>(
     rules: &Rules,
     input: &Input<'_>,
     now: Timestamp,
+    record: impl FnOnce(Option<Timestamp>) -> Result<Timestamp, Refusal>,
     known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
 ) -> Result<Verdict, E> {
     let (key, order) = match rules.identify(input) {
@@ -46,7 +49,12 @@ pub fn decide<E>(
     let payload = input.value.unwrap_or_default();
     let selection = &rules.fingerprint;
     Ok(match known(&key)? {
+        // A known key stays known, whatever the time of its record.
         None => {
+            let recorded = match record(input.at) {
+                Ok(recorded) => recorded,
+                Err(refusal) => return Ok(Verdict::Refuse(refusal)),
+            };
             let (selection, fingerprint) = selection.fingerprint(order.as_ref(), payload);
             let entry = Entry {
                 status: Status::Pending,
@@ -55,7 +63,7 @@ pub fn decide<E>(
                 admitted_at: now,
                 source: input.offset,
             };
-            Verdict::Admit { key, entry }
+            Verdict::Admit { key, entry, recorded }
         }
         // Never admitted again, whatever the fingerprints are.
         Some(first) => match compare(selection, &first, order.as_ref(), payload) {
@@ -173,14 +181,19 @@ mod tests {
         let input = Input {
             partition: Partition(0),
             offset: Offset(5),
+            at: Some(Timestamp(3)),
             key: key.map(str::as_bytes),
             value: value.map(str::as_bytes),
             headers: &[("idempotency", Some(b"h-1"))],
             unreadable_header: None,
         };
-        let looked_up: Result<_, Infallible> = decide(rules, &input, Timestamp(9), |key| {
-            Ok(known.get(key.as_str()).copied())
-        });
+        let looked_up: Result<_, Infallible> = decide(
+            rules,
+            &input,
+            Timestamp(9),
+            |at| Ok(at.unwrap_or(Timestamp(0))),
+            |key| Ok(known.get(key.as_str()).copied()),
+        );
         let Ok(verdict) = looked_up;
         verdict
     }
@@ -219,6 +232,7 @@ mod tests {
         let input = Input {
             partition: Partition(0),
             offset: Offset(5),
+            at: None,
             key: Some(b"o-1"),
             value: Some(ORDER.as_bytes()),
             headers: &[],
@@ -411,7 +425,7 @@ mod tests {
             ..rules()
         };
         let admitted = verdict(&under(first), Some("o-1"), Some(ORDER), &HashMap::new());
-        let Verdict::Admit { key, entry } = admitted else {
+        let Verdict::Admit { key, entry, .. } = admitted else {
             panic!("a new order was not admitted");
         };
         assert_eq!((entry.source, entry.admitted_at), (Offset(5), Timestamp(9)));
@@ -459,7 +473,7 @@ mod tests {
         };
         let known = |form: &OrderForm| match verdict(&rules(form), Some("o-1"), Some(ORDER), &HashMap::new())
         {
-            Verdict::Admit { key, entry } => HashMap::from([(key.to_string(), entry)]),
+            Verdict::Admit { key, entry, .. } => HashMap::from([(key.to_string(), entry)]),
             other => panic!("a new order was not admitted: {other:?}"),
         };
         let built_in = &OrderForm::BuiltIn(AmountForm::MinorUnits);

@@ -1,16 +1,24 @@
-//! The validators' note: the topics that an offset was committed with, in the metadata of that offset.
+//! The validators' note: the topics that an offset was committed with, and what its partition has forgotten, in the
+//! metadata of that offset.
 //!
 //! Written with each transaction, and compared at each assignment. It is what is left of the topics' ids and
 //! partition count once the state directories are lost.
 //!
 //! ASCII text, `1:PARTITIONS:ORDERS:PENDING:CHANGELOG`: the partition count of the orders topic and the
-//! changelog, and the ids of the topics, each empty if the brokers did not report it.
+//! changelog, and the ids of the topics, each empty if the brokers did not report it. Once keys of the partition were
+//! forgotten, `2:PARTITIONS:ORDERS:PENDING:CHANGELOG:BELOW:BEFORE`, with the values of [`Forgotten`].
 //!
-//! Version rule: a note of another version, or one that is malformed, is an error and never a missing note.
+//! Version rule: a note of another version, or one that is malformed, is an error and never a missing note. So a
+//! program that knows nothing of forgotten keys, and would admit their orders again, does not go on.
 
+use super::forgotten::Forgotten;
 use super::topic_id::TopicId;
+use crate::{Offset, Timestamp};
 
+/// Prefix of a note of a partition that has forgotten nothing.
 const PREFIX: &str = "1:";
+/// Prefix of the note of a partition that has forgotten keys.
+const PREFIX_FORGOTTEN: &str = "2:";
 
 /// Topics that an offset was committed with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +31,8 @@ pub struct TopicsNote {
     pub pending: Option<TopicId>,
     /// Id of the changelog.
     pub changelog: Option<TopicId>,
+    /// Keys that the partition of this offset has forgotten; `None` if it has all.
+    pub forgotten: Option<Forgotten>,
 }
 
 /// Text that is not a note of the supported version.
@@ -30,7 +40,7 @@ pub struct TopicsNote {
 pub enum InvalidTopicsNote {
     /// A later version of the program, or another program, wrote the text.
     #[error(
-        "it begins with {0:?}, which is not a note of version 1: a later version of the validator, or another \
+        "it begins with {0:?}, which is not a note of version 1 or 2: a later version of the validator, or another \
          program, has committed it"
     )]
     UnknownVersion(String),
@@ -40,7 +50,7 @@ pub enum InvalidTopicsNote {
 }
 
 impl TopicsNote {
-    /// Returns the note as text: at most 91 bytes, of the 4096 that a broker accepts by default.
+    /// Returns the note as text: at most 133 bytes, of the 4096 that a broker accepts by default.
     #[must_use]
     pub fn encode(&self) -> String {
         let id = |id: &Option<TopicId>| id.as_ref().map_or(String::new(), ToString::to_string);
@@ -49,25 +59,41 @@ impl TopicsNote {
             orders,
             pending,
             changelog,
+            forgotten,
         } = self;
         let (orders, pending, changelog) = (id(orders), id(pending), id(changelog));
-        format!("{PREFIX}{partitions}:{orders}:{pending}:{changelog}")
+        let topics = format!("{partitions}:{orders}:{pending}:{changelog}");
+        match forgotten {
+            None => format!("{PREFIX}{topics}"),
+            Some(Forgotten { below, before }) => {
+                format!("{PREFIX_FORGOTTEN}{topics}:{}:{}", below.0, before.0)
+            }
+        }
     }
 
     /// Parses a note. Empty text is no note: an earlier version committed the offset, or an operator set it.
     ///
     /// # Errors
-    /// The text is not a note of version 1.
+    /// The text is not a note of version 1 or 2.
     pub fn decode(text: &str) -> Result<Option<Self>, InvalidTopicsNote> {
         if text.is_empty() {
             return Ok(None);
         }
-        let parts = text
-            .strip_prefix(PREFIX)
-            .ok_or_else(|| InvalidTopicsNote::UnknownVersion(text.chars().take(16).collect()))?;
+        let (parts, forgotten) = match (text.strip_prefix(PREFIX), text.strip_prefix(PREFIX_FORGOTTEN)) {
+            (Some(parts), _) => (parts, None),
+            (None, Some(parts)) => {
+                let (parts, forgotten) = split_forgotten(parts).ok_or(InvalidTopicsNote::Malformed(
+                    "it does not end with what was forgotten",
+                ))?;
+                (parts, Some(forgotten))
+            }
+            (None, None) => return Err(InvalidTopicsNote::UnknownVersion(text.chars().take(16).collect())),
+        };
         let parts: Vec<&str> = parts.split(':').collect();
         let &[partitions, orders, pending, changelog] = parts.as_slice() else {
-            return Err(InvalidTopicsNote::Malformed("it has not four parts"));
+            return Err(InvalidTopicsNote::Malformed(
+                "it has not four parts for the topics",
+            ));
         };
         let partitions = partitions.parse().ok().filter(|partitions| *partitions > 0);
         let id = |text: &str| match TopicId::new(text) {
@@ -79,8 +105,24 @@ impl TopicsNote {
             orders: id(orders)?,
             pending: id(pending)?,
             changelog: id(changelog)?,
+            forgotten,
         }))
     }
+}
+
+/// Splits what was forgotten from the end of a note.
+fn split_forgotten(parts: &str) -> Option<(&str, Forgotten)> {
+    let (parts, before) = parts.rsplit_once(':')?;
+    let (parts, below) = parts.rsplit_once(':')?;
+    let below = below.parse().ok().filter(|below| *below >= 0)?;
+    let before = before.parse().ok()?;
+    Some((
+        parts,
+        Forgotten {
+            below: Offset(below),
+            before: Timestamp(before),
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -96,6 +138,14 @@ mod tests {
             orders,
             pending,
             changelog,
+            forgotten: None,
+        }
+    }
+
+    fn forgotten(below: i64, before: i64) -> Forgotten {
+        Forgotten {
+            below: Offset(below),
+            before: Timestamp(before),
         }
     }
 
@@ -104,13 +154,22 @@ mod tests {
         let id = "qzWZZ0AiS2-KyFasPsl03Q";
         let text = note(12, [id, "p", ""]).encode();
         assert_eq!(text, format!("1:12:{id}:p:"));
-        assert!(note(usize::MAX, [id; 3]).encode().len() <= 91);
+        let note = TopicsNote {
+            forgotten: Some(forgotten(7, 1_790_000_000_000)),
+            ..note(12, [id, "p", "c"])
+        };
+        assert_eq!(note.encode(), format!("2:12:{id}:p:c:7:1790000000000"));
+        let longest = TopicsNote {
+            forgotten: Some(forgotten(i64::MAX, i64::MIN)),
+            ..self::note(usize::MAX, [id; 3])
+        };
+        assert!(longest.encode().len() <= 133, "{}", longest.encode().len());
     }
 
     #[test]
     fn unreadable_note_is_never_a_missing_note() {
         assert_eq!(TopicsNote::decode(""), Ok(None));
-        for later in ["2:6:o:p:c", "consumed by the nightly job", "\u{fffd}"] {
+        for later in ["3:6:o:p:c", "consumed by the nightly job", "\u{fffd}"] {
             let error = TopicsNote::decode(later).expect_err(later);
             assert!(matches!(error, InvalidTopicsNote::UnknownVersion(_)), "{error}");
         }
@@ -122,6 +181,11 @@ mod tests {
             "1:0:o:p:c",
             "1:x:o:p:c",
             "1:6:o o:p:c",
+            "1:6:o:p:c:7:9",
+            "2:6:o:p:c",
+            "2:6:o:p:c:7",
+            "2:6:o:p:c:-1:9",
+            "2:6:o:p:c:7:x",
         ] {
             let error = TopicsNote::decode(malformed).expect_err(malformed);
             assert!(matches!(error, InvalidTopicsNote::Malformed(_)), "{error}");
@@ -133,9 +197,13 @@ mod tests {
         fn note_round_trips(
             partitions in 1_usize..,
             ids in prop::array::uniform3("[A-Za-z0-9_-]{0,22}"),
+            of_old in prop::option::of((0_i64.., any::<i64>())),
         ) {
             let [orders, pending, changelog] = &ids;
-            let note = note(partitions, [orders, pending, changelog]);
+            let note = TopicsNote {
+                forgotten: of_old.map(|(below, before)| forgotten(below, before)),
+                ..note(partitions, [orders, pending, changelog])
+            };
             let text = note.encode();
             prop_assert!(text.is_ascii());
             prop_assert_eq!(TopicsNote::decode(&text), Ok(Some(note)));

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use kafka::TransactionalProducer;
 use kafka::producer::RecordSizes;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use records::{LeaderEpoch, Partition};
+use records::{LeaderEpoch, Partition, TopicsNote};
 use store::{StateDirectory, Store};
 
+use crate::changelog_cuts::ChangelogCuts;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::restore::Restorers;
@@ -34,12 +35,13 @@ pub(crate) struct Shell {
     /// Committed leader epochs of the restored partitions, until they start.
     pub(crate) leader_epochs: BTreeMap<Partition, LeaderEpoch>,
     pub(crate) restorers: Restorers,
+    pub(crate) cuts: ChangelogCuts,
     pub(crate) producer: Option<TransactionalProducer>,
     /// Sizes that the producer's topics accept.
     pub(crate) record_sizes: RecordSizes,
-    /// Encoded note of the topics, for the metadata of each offset. It stays as it was checked at the start: a
+    /// Note of the topics, for the metadata of each offset. It stays as it was checked at the start: a
     /// topic that changes while this validator runs must not look right to the next one.
-    pub(crate) note: String,
+    pub(crate) note: TopicsNote,
     /// Number of input records in the open transaction.
     pub(crate) transaction_orders: u32,
     /// The group is left; nothing follows.

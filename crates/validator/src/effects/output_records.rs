@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use kafka::{OutgoingHeaders, OutgoingRecord, Record};
-use pipeline::admission::Refusal;
+use pipeline::admission::{Refusal, SeenAgain};
+use records::entry::SEEN_AGAIN;
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
 
 /// Headers of an input record, by name.
@@ -38,6 +39,8 @@ pub(super) fn pending_call<'a>(
         key: Some(key.as_bytes()),
         value: input.value(),
         headers: Some(copied),
+        // librdkafka would read the clock for each record.
+        at: Some(entry.admitted_at),
     }
 }
 
@@ -47,6 +50,7 @@ pub(super) fn change<'a>(
     partition: Partition,
     key: &'a IdempotencyKey,
     entry: &'a [u8],
+    recorded: Timestamp,
 ) -> OutgoingRecord<'a> {
     OutgoingRecord {
         topic: &topics.changelog,
@@ -54,6 +58,23 @@ pub(super) fn change<'a>(
         key: Some(key.as_bytes()),
         value: Some(entry),
         headers: None,
+        // By which the key is forgotten one day, from the record times of orders and no clock.
+        at: Some(recorded),
+    }
+}
+
+/// Returns the changelog's record of a known key that is recorded again.
+pub(super) fn seen_again<'a>(
+    topics: &'a Topics,
+    partition: Partition,
+    again: &'a SeenAgain,
+    entry: &'a [u8],
+) -> OutgoingRecord<'a> {
+    let mut headers = OutgoingHeaders::with_capacity(1);
+    headers.add(SEEN_AGAIN, None);
+    OutgoingRecord {
+        headers: Some(headers),
+        ..change(topics, partition, &again.key, entry, again.recorded)
     }
 }
 
@@ -65,7 +86,7 @@ pub(super) fn dead_letter<'a>(
     refusal: &Refusal,
     now: Timestamp,
 ) -> OutgoingRecord<'a> {
-    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 4);
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 5);
     for (name, value) in headers {
         copied.add(name, *value);
     }
@@ -73,12 +94,16 @@ pub(super) fn dead_letter<'a>(
     copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
     copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
     copied.add(dead_letter::AT, Some(now.to_string().as_bytes()));
+    if let Some(at) = input.timestamp() {
+        copied.add(dead_letter::RECORD_AT, Some(at.to_string().as_bytes()));
+    }
     OutgoingRecord {
         topic: &topics.order_dead_letters,
         partition: None,
         key: input.key(),
         value: input.value(),
         headers: Some(copied),
+        at: None,
     }
 }
 

@@ -36,9 +36,10 @@ impl Shell {
             Action::EndTransaction(offsets, fence) => {
                 return self.end_transaction(consumer, &offsets, &fence).map(Some);
             }
-            Action::Apply(partition, admitted, checkpoint) => {
-                return Ok(self.apply_to_store(partition, admitted, checkpoint));
+            Action::Apply(partition, admitted, checkpoint, newest) => {
+                return Ok(self.apply_to_store(partition, admitted, checkpoint, newest));
             }
+            Action::Forget(partition, forgotten) => return Ok(self.forget(partition, forgotten)),
             Action::DropProducer => {
                 // Its transactional id is used again, so the next producer ends what the abort leaves open.
                 if let Some(producer) = self.producer.take() {

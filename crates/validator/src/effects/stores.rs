@@ -1,7 +1,7 @@
 //! Local stores: applying committed entries, persisting, closing and discarding.
 
 use pipeline::admission::{Admitted, Event, StoreFailure};
-use records::{Entry, IdempotencyKey, Offset, Partition};
+use records::{Entry, Forgotten, IdempotencyKey, Offset, Partition, Timestamp};
 use service::failpoint::kill_at;
 use store::{StoreError, StoreUpdate};
 
@@ -24,6 +24,7 @@ impl Shell {
         partition: Partition,
         admitted: Admitted,
         checkpoint: Offset,
+        newest: Option<Timestamp>,
     ) -> Option<Event<Fence>> {
         kill_at!("before-store");
         let Some(store) = self.stores.get_mut(&partition) else {
@@ -32,9 +33,22 @@ impl Shell {
             tracing::error!(%partition, "store not open after a commit, restoring it");
             return Some(Event::StoreFailed(partition, StoreFailure::Unavailable));
         };
-        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint, None);
+        let applied = store.apply(admitted.into_iter().map(StoreUpdate::from), checkpoint, newest);
         kill_at!("after-store");
         store_failed(partition, applied)
+    }
+
+    /// Removes keys from a store and its changelog, once Kafka has the note that they are forgotten.
+    pub(super) fn forget(&mut self, partition: Partition, forgotten: Forgotten) -> Option<Event<Fence>> {
+        kill_at!("before-forget");
+        self.metrics.forgettings.inc();
+        let removed = self
+            .stores
+            .get_mut(&partition)
+            .map_or(Ok(()), |store| store.forget(forgotten));
+        kill_at!("after-forget");
+        self.cuts.cut(partition, forgotten.below);
+        store_failed(partition, removed)
     }
 
     /// Applies an entry before Kafka has committed it: the fault of the test that shows why stores are

@@ -8,9 +8,9 @@ use kafka::consumer::CommitOffset;
 use kafka::error::{ClientError, ErrorClass};
 use kafka::producer::transactional::TransactionEnd;
 use kafka::{Consumer, Record, TransactionalProducer};
-use pipeline::admission::{Event, Offsets, Verdict};
+use pipeline::admission::{Event, NextOffset, SeenAgain, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use records::{Offset, Partition, Timestamp};
+use records::{Timestamp, TopicsNote};
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::config::PRODUCER_OPEN_TIMEOUT;
@@ -27,7 +27,7 @@ impl Shell {
         &mut self,
         input: &Record<'_>,
         headers: &InputHeaders<'_>,
-        verdict: &Verdict,
+        (verdict, again): (&Verdict, Option<&SeenAgain>),
         begins: bool,
     ) -> Result<(), ClientError> {
         self.metrics.count_verdict(verdict);
@@ -39,17 +39,27 @@ impl Shell {
         };
         self.transaction_orders += 1;
         let topics = &self.config.topics;
+        if let Some(again) = again {
+            let partition = input.partition();
+            producer.send_tracked(output_records::seen_again(
+                topics,
+                partition,
+                again,
+                &again.entry.encode(),
+            ))?;
+        }
         match verdict {
-            Verdict::Admit { key, entry } => {
+            Verdict::Admit { key, entry, recorded } => {
+                producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
                 let partition = input.partition();
-                let at = entry.admitted_at;
-                producer.send_at(
-                    output_records::pending_call(topics, input, headers, key, entry),
-                    at,
-                )?;
                 // Tracked: its offset becomes the store's checkpoint.
-                let entry_bytes = entry.encode();
-                producer.send_tracked(&output_records::change(topics, partition, key, &entry_bytes))?;
+                producer.send_tracked(output_records::change(
+                    topics,
+                    partition,
+                    key,
+                    &entry.encode(),
+                    *recorded,
+                ))?;
                 if guard_removed!("guard-store-after-commit") {
                     self.apply_before_commit(partition, key, entry);
                 }
@@ -90,7 +100,7 @@ impl Shell {
     pub(super) fn end_transaction(
         &mut self,
         consumer: &Consumer,
-        offsets: &Offsets,
+        offsets: &[NextOffset],
         fence: &Fence,
     ) -> anyhow::Result<Event<Fence>> {
         let Some(producer) = &self.producer else {
@@ -109,14 +119,19 @@ impl Shell {
             None
         };
         let fence = unjoined.as_ref().unwrap_or(fence);
-        let with_note = |(partition, offset): &(Partition, Offset)| CommitOffset {
-            partition: *partition,
-            offset: *offset,
-            metadata: self.note.clone(),
+        let with_note = |next: &NextOffset| CommitOffset {
+            partition: next.partition,
+            offset: next.offset,
+            metadata: TopicsNote {
+                // A test removes the guard: the changelog is then cut where nobody is told that keys are forgotten.
+                forgotten: next.forgotten.filter(|_| !guard_removed!("guard-forgotten-note")),
+                ..self.note.clone()
+            }
+            .encode(),
             // A test removes the guard: the orders of a log that has lost its end and has grown again are then
             // skipped up to the committed offset.
             leader_epoch: consumer
-                .leader_epoch(*partition, *offset)
+                .leader_epoch(next.partition, next.offset)
                 .filter(|_| !guard_removed!("guard-leader-epoch")),
         };
         let offsets: Vec<CommitOffset> = offsets.iter().map(with_note).collect();

@@ -13,7 +13,7 @@ use pipeline::admission::restore::{
 };
 use records::key::InvalidKey;
 use records::pending::Admission;
-use records::{Bounds, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
+use records::{Bounds, Forgotten, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use store::{Identity, Options, Store, StoreError};
 
@@ -33,6 +33,12 @@ const LOOK_BACK_GROWTH: i64 = 10;
 const RECENT_UPDATES: usize = 1 << 17;
 /// Minimum of a store: fewer are not worth a transaction of its file.
 const RECENT_UPDATES_MIN: usize = 1 << 11;
+
+/// Number of parts of the retention whose keys are kept, and forgotten, together.
+const PERIODS: u32 = 8;
+
+/// Input offset to process from, the leader epoch committed with it, and the keys that are forgotten.
+pub(super) type RestoredState = (Offset, Option<LeaderEpoch>, Option<Forgotten>);
 
 /// Responses that later requests of the attempt depend on.
 #[derive(Default)]
@@ -60,15 +66,15 @@ impl Seen {
 }
 
 impl Worker {
-    /// Returns the input offset to process from and the leader epoch committed with it, or `None` if the restore
-    /// was cancelled.
+    /// Returns the input offset to process from, the leader epoch committed with it and the keys that are forgotten, or
+    /// `None` if the restore was cancelled.
     pub(super) fn attempt(
         &self,
         reader: &ChangelogReader,
         partition: Partition,
         store: &mut Option<Box<Store>>,
         cancelled: &AtomicBool,
-    ) -> anyhow::Result<Option<(Offset, Option<LeaderEpoch>)>> {
+    ) -> anyhow::Result<Option<RestoredState>> {
         let context = self.context(partition);
         // Before any offset is read: offsets and keys of another topic mean nothing.
         self.check_topic_ids(&context)?;
@@ -107,7 +113,8 @@ impl Worker {
                              oldest there is",
                         );
                     }
-                    return Ok(Some((start, seen.epoch_of(start))));
+                    let oldest = store.as_ref().and_then(|store| store.oldest());
+                    return Ok(Some((start, seen.epoch_of(start), restore.forgotten(oldest))));
                 }
                 RestoreStep::Halted(reason) => {
                     // Orders are missing if their bounds led to this step. Then the operator needs the
@@ -253,7 +260,7 @@ impl Worker {
             // The setting is the total: one instance may own all partitions.
             cache_bytes: cache / self.note.partitions.max(1),
             recent_max: (RECENT_UPDATES / self.note.partitions.max(1)).max(RECENT_UPDATES_MIN),
-            period: None,
+            period: self.config.store.retention.map(|retention| retention / PERIODS),
         };
         let opened = Store::open(&path, &identity, options, &self.writer)?;
         if let Some(why) = opened.rebuild_reason {
@@ -312,14 +319,19 @@ fn newest_order(reader: &ChangelogReader, context: &RestoreContext) -> anyhow::R
     // order that is committed behind it is not compared.
     let Bounds { start, mut end } =
         reader.stable_bounds_of(&context.topics.pending, context.partition, REQUEST_TIMEOUT)?;
+    // Read afterwards: what is appended meanwhile counts as pending.
+    let is_last = reader
+        .bounds_of(&context.topics.pending, context.partition, REQUEST_TIMEOUT)?
+        .end
+        <= end;
     let mut length = LOOK_BACK;
     // Down to the start if need be: an aborted transaction of any size may follow the newest order, and
     // without one nothing is compared.
     while start < end {
         let from = start.max(Offset(end.0 - length));
         let newest = newest_order_within(reader, context, Bounds { start: from, end })?;
-        if newest.is_some() {
-            return Ok(newest);
+        if let Some(newest) = newest {
+            return Ok(Some(NewestOrder { is_last, ..newest }));
         }
         (end, length) = (from, length.saturating_mul(LOOK_BACK_GROWTH));
     }
@@ -344,6 +356,7 @@ fn newest_order_within(
             newest = Some(NewestOrder {
                 offset: record.offset,
                 key: IdempotencyKey::from_bytes(record.key)?,
+                is_last: false,
             });
         }
         Ok::<(), InvalidKey>(())

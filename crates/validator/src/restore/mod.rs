@@ -24,7 +24,7 @@ use anyhow::Context;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
 use pipeline::admission::RestoreId;
-use records::{LeaderEpoch, Offset, Partition, TopicsNote};
+use records::{Forgotten, LeaderEpoch, Offset, Partition, TopicsNote};
 use store::{StateDirectory, Store, StoreWriter};
 
 use self::errors::RestoreErrors;
@@ -53,8 +53,8 @@ pub(crate) struct Restored {
 /// Outcome of a restore.
 pub(crate) enum Outcome {
     /// Store that equals the changelog, and the input offset to process from, with the leader epoch that was
-    /// committed with it.
-    Ready(Box<Store>, Offset, Option<LeaderEpoch>),
+    /// committed with it, and the keys that the partition has forgotten.
+    Ready(Box<Store>, Offset, Option<LeaderEpoch>, Option<Forgotten>),
     /// Reason why retrying does not help and an operator must act.
     Halted(String),
     /// Cancelled; the store is closed.

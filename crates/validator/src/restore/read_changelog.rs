@@ -102,7 +102,7 @@ impl Worker {
             }
             records += 1;
             let full = tail
-                .take(change.key, change.value, change.offset)
+                .take(change.key, change.value, change.offset, change.at)
                 .map_err(|error| unreadable(error, change.offset))?;
             full.map_or(Ok(()), |chunk| {
                 apply(store, chunk)?;
@@ -114,6 +114,9 @@ impl Worker {
         match outcome {
             Ok(()) => {}
             Err(ReadError::Cancelled) => return Ok(ChangelogRead::Cancelled),
+            // Another validator has deleted forgotten keys meanwhile, or somebody other ones. The next attempt reads the new
+            // start, and finds out which.
+            Err(ReadError::Client(error)) if error.is_out_of_range() => return Err(error.into()),
             Err(ReadError::Client(error)) if error.class == ErrorClass::Permanent => {
                 // What was deleted may have held keys, so the store cannot be trusted to know all of them.
                 return Err(halted(format!(
@@ -167,6 +170,8 @@ fn apply(store: &mut Store, chunk: Chunk) -> anyhow::Result<()> {
             Ok(StoreUpdate::new(&key, entry))
         })
         .collect::<Result<_, InvalidEntry>>()?;
-    store.apply(updates, chunk.checkpoint, None)?;
+    // An earlier version recorded entries at the wall clock, which may have been set back.
+    let recorded = chunk.recorded.max(store.newest());
+    store.apply(updates, chunk.checkpoint, recorded)?;
     Ok(())
 }

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use kafka::changelog::ChangelogReader;
-use pipeline::admission::restore::StandbyRange;
-use records::Partition;
+use pipeline::admission::restore::{RestoreContext, StandbyRange, forgotten};
+use records::{Forgotten, Partition};
 use store::{Store, StoreError};
 
 use super::attempt::REQUEST_TIMEOUT;
@@ -22,6 +22,9 @@ use super::worker::Worker;
 
 /// Time between two looks at the changelog. A store is behind by what is written meanwhile.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time after which it is looked up again which keys the owner of a partition has forgotten.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Standby stores of this validator.
 struct Standby {
@@ -37,6 +40,10 @@ struct Followed {
     store: Box<Store>,
     /// Number of offsets that it was behind when it was looked at last.
     lag: u64,
+    /// Keys that the owner has forgotten.
+    forgotten: Option<Forgotten>,
+    /// Time at which they are looked up again.
+    note_due: Instant,
 }
 
 /// Starts the thread, which ends when the queue is closed.
@@ -88,14 +95,32 @@ impl Standby {
     fn follow(&mut self, partition: Partition) -> anyhow::Result<()> {
         let context = self.worker.context(partition);
         self.worker.check_topic_ids(&context)?;
-        let mut store = match self.followed.remove(&partition) {
-            Some(Followed { store, .. }) => store,
-            None => Box::new(self.worker.open_store(partition)?),
+        let (mut store, mut forgotten, mut note_due) = match self.followed.remove(&partition) {
+            Some(followed) => (followed.store, followed.forgotten, followed.note_due),
+            None => (Box::new(self.worker.open_store(partition)?), None, Instant::now()),
         };
         let stable = self.reader.stable_bounds(partition, REQUEST_TIMEOUT)?;
+        let range_of = |store: &Store, forgotten| StandbyRange::of(store.checkpoint(), stable, forgotten);
+        // Read after the bounds: then it has the reason of what was deleted below them.
+        let is_cut = store
+            .checkpoint()
+            .is_none_or(|checkpoint| checkpoint < stable.start);
+        if note_due <= Instant::now() || is_cut {
+            forgotten = self.forgotten(&context)?;
+            note_due = Instant::now() + NOTE_INTERVAL;
+            if let Some(forgotten) = forgotten {
+                store.forget(forgotten)?;
+            }
+        }
         let lag = StandbyRange::lag(store.checkpoint(), stable);
-        let Some(range) = StandbyRange::of(store.checkpoint(), stable) else {
-            self.followed.insert(partition, Followed { store, lag });
+        let Some(range) = range_of(&store, forgotten) else {
+            let followed = Followed {
+                store,
+                lag,
+                forgotten,
+                note_due,
+            };
+            self.followed.insert(partition, followed);
             return Ok(());
         };
         let (worker, reader, queue) = (&self.worker, &self.reader, &self.queue);
@@ -110,7 +135,13 @@ impl Standby {
         );
         match read {
             Ok(ChangelogRead::Applied | ChangelogRead::Cancelled) => {
-                self.followed.insert(partition, Followed { store, lag });
+                let followed = Followed {
+                    store,
+                    lag,
+                    forgotten,
+                    note_due,
+                };
+                self.followed.insert(partition, followed);
                 Ok(())
             }
             Ok(ChangelogRead::Differs(offset)) => {
@@ -127,6 +158,16 @@ impl Standby {
                 Err(error)
             }
         }
+    }
+
+    /// Returns what the owner of a partition has forgotten, by the note of the group's committed offset.
+    fn forgotten(&self, context: &RestoreContext) -> anyhow::Result<Option<Forgotten>> {
+        let orders = &context.topics.orders;
+        let found = self
+            .reader
+            .input_metadata(orders, &[context.partition], REQUEST_TIMEOUT)?;
+        let metadata = found.first().map_or("", |(_, metadata)| metadata.as_str());
+        Ok(forgotten(context, metadata))
     }
 
     /// Closes the stores of partitions that are assigned to this validator now.

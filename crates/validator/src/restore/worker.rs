@@ -89,8 +89,8 @@ impl Worker {
             match catch_unwind(attempt)
                 .unwrap_or_else(|_| Err(halted("the restore panicked; see the log".into())))
             {
-                Ok(Some((next, epoch))) => match job.store.take() {
-                    Some(store) => Outcome::Ready(store, next, epoch),
+                Ok(Some((next, epoch, forgotten))) => match job.store.take() {
+                    Some(store) => Outcome::Ready(store, next, epoch, forgotten),
                     None => Outcome::Halted("the restore ended without a store".into()),
                 },
                 Ok(None) => Outcome::Cancelled,
@@ -111,7 +111,7 @@ impl Worker {
         // Whatever the outcome: a halted partition has its reason in the admission, a cancelled one is not
         // ours.
         self.errors.set(partition, None);
-        if let Outcome::Ready(store, next, _) = &outcome {
+        if let Outcome::Ready(store, next, ..) = &outcome {
             self.metrics.restores.inc();
             self.metrics
                 .restore_seconds

@@ -144,6 +144,7 @@ impl Loop<'_> {
         let input = Input {
             partition,
             offset: record.offset(),
+            at: record.timestamp(),
             key: record.key(),
             value: record.value(),
             headers: &headers.readable,
@@ -160,8 +161,16 @@ impl Loop<'_> {
         let event = match taken {
             // Read ahead of a pause. It comes again once the partition runs.
             Ok(AdmitResult::NotRunning) => return Ok(()),
-            Ok(AdmitResult::Decided { verdict, begins }) => {
-                match self.shell.send(record, &headers.readable, &verdict, begins) {
+            Ok(AdmitResult::ClockBehind(reason)) => Event::Halt(partition, reason),
+            Ok(AdmitResult::Decided {
+                verdict,
+                begins,
+                again,
+            }) => {
+                match self
+                    .shell
+                    .send(record, &headers.readable, (&verdict, again.as_ref()), begins)
+                {
                     Ok(()) => return Ok(()),
                     Err(error) => {
                         tracing::warn!(

@@ -3,6 +3,7 @@
 
 mod consumer_events;
 mod fenced;
+mod forgetting;
 mod readiness;
 mod topic_changes;
 mod unused_stores;
@@ -16,12 +17,14 @@ use kafka::Consumer;
 use kafka::admin::Admin;
 use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
-use pipeline::admission::{Action, Admission, Event, PartitionState};
+use pipeline::admission::{Action, Admission, Event, PartitionState, Window};
 use records::{Offset, Partition, Timestamp};
+use service::failpoint::guard_removed;
 use service::status::{self, Identity, WorkReport};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
+use crate::changelog_cuts::ChangelogCuts;
 use crate::cluster_monitor::{self, TopicChanges};
 use crate::config::Config;
 use crate::effects::{Fence, Shell};
@@ -87,9 +90,12 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
     // Before the group is joined, so that the restore threads are connected when partitions come.
     let restorers = Restorers::start(config, &note, &admin, &directory, &metrics)?;
+    let cuts = ChangelogCuts::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
-    let admission = Admission::new(rules, config.limits(), Instant::now()).with_refusals(config.refusals());
+    let admission = Admission::new(rules, config.limits(), Instant::now())
+        .with_refusals(config.refusals())
+        .with_retention(config.store.retention);
     let shell = Shell {
         config: config.clone(),
         metrics,
@@ -97,9 +103,10 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         stores: [].into(),
         leader_epochs: [].into(),
         restorers,
+        cuts,
         producer: None,
         record_sizes,
-        note: note.encode(),
+        note,
         transaction_orders: 0,
         has_left: false,
     };
@@ -124,6 +131,8 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         persist_at: Instant::now(),
         markers_due: Instant::now(),
         unused_stores_due: Instant::now(),
+        forgetting_due: Instant::now(),
+        is_size_reported: false,
     };
     run.set_unassigned();
     health.set_ready(Health::STARTED);
@@ -172,9 +181,22 @@ impl Time {
     fn now() -> Self {
         Self {
             now: Instant::now(),
-            wall: Timestamp::now(),
+            wall: wall_clock(),
         }
     }
+}
+
+/// Reads the wall clock. Tests have it a year off.
+fn wall_clock() -> Timestamp {
+    const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+    let Timestamp(now) = Timestamp::now();
+    if guard_removed!("guard-clock-not-ahead") {
+        return Timestamp(now + YEAR_MS);
+    }
+    if guard_removed!("guard-clock-not-behind") {
+        return Timestamp(now - YEAR_MS);
+    }
+    Timestamp(now)
 }
 
 struct Loop<'a> {
@@ -198,6 +220,10 @@ struct Loop<'a> {
     markers_due: Instant,
     /// Time at which unused stores are looked for next.
     unused_stores_due: Instant,
+    /// Time at which keys to forget are looked for next.
+    forgetting_due: Instant,
+    /// The stores are larger than `store.size_alarm`, and the operator was asked to act.
+    is_size_reported: bool,
 }
 
 impl Loop<'_> {
@@ -222,6 +248,7 @@ impl Loop<'_> {
             self.answer_queries();
             let mut time = Time::now();
             self.remove_unused_stores(time.now);
+            self.forget_old_keys(consumer, time.now)?;
             self.poll(consumer)?;
             self.take_turn(consumer, &mut time)?;
         }
@@ -280,9 +307,10 @@ impl Loop<'_> {
         // closed here, by being dropped.
         let is_wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         let event = match outcome {
-            Outcome::Ready(store, next, leader_epoch) if is_wanted => {
+            Outcome::Ready(store, next, leader_epoch, forgotten) if is_wanted => {
                 // A restore leaves a store without a checkpoint only where the changelog is empty.
                 let checkpoint = store.checkpoint().unwrap_or(Offset(0));
+                let window = Window::new(store.newest(), forgotten);
                 self.shell.stores.insert(partition, store);
                 // One of an earlier restore that never started is replaced, too.
                 self.shell.leader_epochs.remove(&partition);
@@ -294,6 +322,7 @@ impl Loop<'_> {
                     id,
                     next,
                     checkpoint,
+                    window,
                 }
             }
             Outcome::Halted(reason) if is_wanted => {

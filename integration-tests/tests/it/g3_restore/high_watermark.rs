@@ -129,7 +129,7 @@ fn pipeline(brokers: &TwoBrokers, name: &str) -> Result<Pipeline> {
     for topic in [&topics.orders, &topics.pending, &topics.order_dead_letters] {
         brokers.create_topic(topic, 1, &[])?;
     }
-    brokers.create_topic(&topics.changelog, 2, &[("cleanup.policy", "compact")])?;
+    brokers.create_topic(&topics.changelog, 2, &kafka::topics::CHANGELOG_CONFIGS)?;
     Ok(pipeline)
 }
 

@@ -1,5 +1,6 @@
 //! G3: a partition that starts processing has a store equal to the committed changelog.
 
+mod forgotten_keys;
 mod high_watermark;
 mod restores;
 mod standby;

@@ -25,7 +25,10 @@ const ORDERS: u32 = 20;
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// Runs `outbox state`, and returns its exit status and its JSON, or what it printed otherwise.
-fn state(pipeline: &Pipeline, command: &str) -> Result<(Option<i32>, Value)> {
+pub(crate) fn state(pipeline: &Pipeline, command: &str) -> Result<(Option<i32>, Value)> {
+    // `inspect` asks no group.
+    let group = ["--group", &pipeline.validator_group];
+    let group = &group[..if command == "verify" { 2 } else { 0 }];
     let file = pipeline.folder().join("outbox.toml");
     pipeline.settings(&pipeline.validator_group).write(&file)?;
     let dir = pipeline.state_folder(1);
@@ -37,7 +40,8 @@ fn state(pipeline: &Pipeline, command: &str) -> Result<(Option<i32>, Value)> {
             command.as_ref(),
             "--dir".as_ref(),
             dir.as_os_str(),
-        ]);
+        ])
+        .arguments(group.iter().copied());
     outbox.start()?;
     let status = outbox.wait_exit(COMMAND_MAX)?;
     let output = outbox.log_since_start()?;

@@ -29,7 +29,7 @@ use records::{Offset, Partition};
 
 use crate::assertions::{LIMIT, await_outcomes, await_unready, await_verdicts, expect_outbox};
 use crate::fixtures::validator_with_orders;
-use crate::g8_fail_closed::halted_partitions::{COMPACTED, recreate, retry_until_accepted};
+use crate::g8_fail_closed::halted_partitions::{CHANGELOG_CONFIGS, recreate, retry_until_accepted};
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ fn recreated_changelog_halts_without_store() {
         let (mut pipeline, mut validator, sent) = validator_with_orders("changelog-lost", 20)?;
         let topics = pipeline.topics.clone();
         validator.process.terminate(DRAIN_MAX)?;
-        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+        recreate(&pipeline, &topics.changelog, &CHANGELOG_CONFIGS)?;
         fs::remove_dir_all(pipeline.state_folder(1)).context("losing the state directory")?;
         validator.process.start()?;
         let words = [

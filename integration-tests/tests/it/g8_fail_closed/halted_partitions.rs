@@ -30,7 +30,7 @@ use crate::fixtures::{validator_with_orders, validator_with_orders_and_failpoint
 use crate::run;
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-pub(crate) const COMPACTED: [(&str, &str); 1] = [("cleanup.policy", "compact")];
+pub(crate) use kafka::topics::CHANGELOG_CONFIGS;
 
 pub(crate) fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str)]) -> Result<()> {
     let administrator = Administrator::new(&pipeline.kafka)?;
@@ -77,7 +77,7 @@ fn recreated_topic_is_refused() {
 
         // The message tells the operator to remove the state directory. That accepts the new orders topic,
         // whose offsets Kafka has deleted with the old one, but not an empty changelog beside a filled outbox.
-        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+        recreate(&pipeline, &topics.changelog, &CHANGELOG_CONFIGS)?;
         expect_refused_start(
             &mut validator,
             LIMIT,
@@ -127,7 +127,7 @@ fn recreated_changelog_halts_the_partition() {
     run(|| {
         let (mut pipeline, mut validator, _sent) = validator_with_orders("changelog-again", 20)?;
         let topics = pipeline.topics.clone();
-        recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+        recreate(&pipeline, &topics.changelog, &CHANGELOG_CONFIGS)?;
         let words = [
             "partition 0 is halted",
             "was deleted and created again",
@@ -183,12 +183,9 @@ fn truncated_changelog_without_store_halts() {
         let administrator = Administrator::new(&pipeline.kafka)?;
         validator.process.terminate(DRAIN_MAX)?;
 
-        // Kafka deletes records only of a topic whose cleanup policy contains `delete`.
-        administrator.configure_topic(&topics.changelog, "cleanup.policy", "compact,delete")?;
         retry_until_accepted("records are deleted", || {
             administrator.delete_records(&topics.changelog, Partition(0), Offset(10))
         })?;
-        administrator.configure_topic(&topics.changelog, "cleanup.policy", "compact")?;
         // The store holds the deleted keys, so nothing is lost yet.
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;

@@ -21,7 +21,7 @@ use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox};
 use crate::fixtures::validator_with_orders;
-use crate::g8_fail_closed::halted_partitions::{COMPACTED, recreate};
+use crate::g8_fail_closed::halted_partitions::{CHANGELOG_CONFIGS, recreate};
 use crate::run;
 
 const ORDERS: u32 = 20;
@@ -50,7 +50,7 @@ fn rebuilt(name: &str, kept: usize, reason: &str, failpoints: &str) -> Result<()
     let topics = pipeline.topics.clone();
     validator.process.terminate(DRAIN_MAX)?;
     let entries = read_topic(&pipeline.kafka, &topics.changelog, Keep::Values)?;
-    recreate(&pipeline, &topics.changelog, &COMPACTED)?;
+    recreate(&pipeline, &topics.changelog, &CHANGELOG_CONFIGS)?;
     let entries: Vec<InputRecord> = entries[..kept]
         .iter()
         .map(|entry| InputRecord {

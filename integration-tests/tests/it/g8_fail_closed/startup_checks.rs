@@ -80,24 +80,25 @@ fn partition_growth_of_all_topics_is_refused() {
 }
 
 #[test]
-fn changelog_with_delete_policy_is_refused() {
+fn changelog_that_loses_or_keeps_keys_is_refused() {
     run(|| {
         let mut pipeline = Pipeline::create("no-compact", PARTITIONS)?;
         let changelog = &pipeline.topics.changelog;
         let administrator = Administrator::new(&pipeline.kafka)?;
-        // Either policy would let Kafka delete keys that the validators still need.
-        for (policy, why) in [
-            ("delete", "Kafka deletes its records by age"),
-            ("compact,delete", "Kafka also deletes keys by age"),
+        // Kafka would delete keys that the validators still need, or could not delete those that they have forgotten.
+        for (setting, value, why) in [
+            ("cleanup.policy", "delete", "may delete its records by age"),
+            (
+                "cleanup.policy",
+                "compact",
+                "cannot delete the keys that it has forgotten",
+            ),
         ] {
-            administrator.configure_topic(changelog, "cleanup.policy", policy)?;
-            let words = [
-                changelog,
-                &format!("cleanup.policy={policy}"),
-                why,
-                "cleanup.policy=compact",
-            ];
-            expect_refused(pipeline.validator(1)?, &words)?;
+            administrator.configure_topic(changelog, setting, value)?;
+            let repair = "'cleanup.policy=[compact,delete],retention.ms=-1,";
+            let words = [changelog, &format!("{setting}={value}"), why, repair];
+            let settings = pipeline.validator_settings(1).with("store.retention", "30d");
+            expect_refused(pipeline.service("validator", 1, settings)?, &words)?;
         }
         pipeline.passed();
         Ok(())

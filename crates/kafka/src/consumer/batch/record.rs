@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 
 use rdkafka::bindings as rd;
 use rdkafka::error::{IsError, KafkaError};
-use records::{LeaderEpoch, Offset, Partition};
+use records::{LeaderEpoch, Offset, Partition, Timestamp};
 
 use crate::consumer::Consumer;
 use crate::consumer::headers::Headers;
@@ -51,6 +51,16 @@ impl Record<'_> {
     #[must_use]
     pub fn offset(&self) -> Offset {
         Offset(self.message().offset)
+    }
+
+    /// Timestamp, by the record's producer or its broker; `None` if it has none.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<Timestamp> {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is valid.
+        let at = unsafe { rd::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        let is_known = kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        (is_known && at >= 0).then_some(Timestamp(at))
     }
 
     /// Key bytes, if the record has a key.

@@ -1,5 +1,6 @@
 //! Rules for topics. Each finding says what is wrong, why it matters, and which command repairs it.
 
+mod changelog;
 mod durability;
 mod layout;
 mod retention;
@@ -35,6 +36,7 @@ impl<'a> Rules<'a> {
             };
             self.partitions(purpose, topic);
             self.cleanup(purpose, topic);
+            self.changelog(purpose, topic);
             self.retention(purpose, topic);
             self.offsets(purpose, topic);
             self.replication(purpose, topic);

@@ -13,21 +13,6 @@ impl Rules<'_> {
         let (compact, delete) = (has("compact"), has("delete"));
         let what = format!("has cleanup.policy={policy}");
         match purpose {
-            Purpose::Changelog if !compact => self.refuse(
-                purpose,
-                what,
-                "Kafka deletes its records by age: a store that is rebuilt from the rest does not know the \
-                 older orders, and they would be paid twice",
-                self.alter(purpose, "cleanup.policy=compact"),
-            ),
-            // Stores keep keys without a retention window, so none of them may expire in the changelog.
-            Purpose::Changelog if delete => self.refuse(
-                purpose,
-                what,
-                "Kafka also deletes keys by age, and the validator keeps them for ever: a rebuilt store \
-                 would not know the older orders, and they would be paid twice",
-                self.alter(purpose, "cleanup.policy=compact"),
-            ),
             Purpose::Orders if compact => self.refuse(
                 purpose,
                 what,

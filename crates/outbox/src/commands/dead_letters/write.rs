@@ -11,7 +11,7 @@ use kafka::group_offsets::ExactRecord;
 use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::resubmissions::Resubmissions;
 use records::resubmission::{self, Resubmission};
-use records::{Bounds, OffsetSet, Partition, dead_letter};
+use records::{Bounds, OffsetSet, Partition, Timestamp, dead_letter};
 use service::failpoint::{guard_removed, kill_at};
 
 use super::reading::{Kind, Letter, Reading};
@@ -94,6 +94,8 @@ impl Writer<'_> {
             key: record.key,
             value: record.value,
             headers: Some(headers),
+            // With the present the order would look new to a validator that has forgotten its key since.
+            at: time_of_the_order(record).filter(|_| self.config.store.forgets_keys()),
         })?;
         kill_at!("between-resubmission-records");
         if guard_removed!("guard-resubmission") {
@@ -111,6 +113,7 @@ impl Writer<'_> {
             key: record.key,
             value: Some(&self.resubmission.to_json()),
             headers: Some(headers),
+            at: None,
         })?)
     }
 
@@ -124,6 +127,18 @@ impl Writer<'_> {
         kill_at!("after-resubmission-commit");
         transaction::expect_committed(end, "orders")
     }
+}
+
+/// Returns the time of the order's record. Without it, as in a dead letter of an earlier version, that of the refusal.
+fn time_of_the_order(record: &ExactRecord<'_>) -> Option<Timestamp> {
+    // The validator's come last: the order may have such a header of its own.
+    let number = |name| {
+        let value = records::header::last(&record.headers.readable, name)??;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    number(dead_letter::RECORD_AT)
+        .or_else(|| number(dead_letter::AT))
+        .map(Timestamp)
 }
 
 /// Returns the headers that the order had: the validator's come after them, from the last reason on.
@@ -151,5 +166,10 @@ mod tests {
         ];
         let record = record(0, None, &headers, b"{");
         assert_eq!(of_the_order(&record), &record.headers.readable[..3]);
+        assert_eq!(
+            time_of_the_order(&record),
+            Some(Timestamp(5)),
+            "that of the refusal"
+        );
     }
 }

@@ -215,6 +215,7 @@ impl Settler<'_> {
             key: Some(key),
             value: Some(value),
             headers: Some(headers),
+            at: None,
         })?)
     }
 

@@ -147,6 +147,7 @@ impl Appender<'_> {
             key: Some(record.key),
             value: Some(record.value),
             headers: Some(headers),
+            at: None,
         });
         sent.context(TAKEN_OVER)
     }

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use pipeline::admission::store_comparison::{self, Buckets, Difference, Differences, KeyName, Sketch};
-use records::{Bounds, KeyHash, Offset, Partition};
+use records::{Bounds, Entry, KeyHash, Offset, Partition};
 use serde::Serialize;
 use store::{
     Identity, InspectedDirectory, Options, ReadOnlyStore, Store, StoreError, StoreFile, StoreWriter,
@@ -16,6 +16,7 @@ use store::{
 use tempfile::NamedTempFile;
 
 use super::inspect::CACHE_BYTES;
+use super::remembered::Remembered;
 use super::{Compared, Comparison, partitions};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::state::VerifyState;
@@ -122,10 +123,11 @@ struct Verification<'a> {
     partitions: usize,
     limit: usize,
     progress: Progress,
+    remembered: Remembered,
 }
 
 pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topics, settings) = (&config.topics, config.connection());
+    let (topics, settings) = (&config.topics, config.connection_as(&options.group));
     let directory = InspectedDirectory::open(&options.dir)?;
     if directory.is_in_use {
         bail!(
@@ -156,6 +158,7 @@ pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow:
         partitions: all.len(),
         limit: options.limit,
         progress: Progress::new(),
+        remembered: Remembered::read(&settings, topics, &all, &changelog)?,
     };
     let mut stores = Vec::new();
     for file in files {
@@ -178,6 +181,7 @@ pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow:
         topics,
         amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
+        remembered: verification.remembered,
     };
     let verified = Verified {
         dir: options.dir.display().to_string(),
@@ -250,21 +254,35 @@ impl Verification<'_> {
     ) -> anyhow::Result<Differences> {
         // Without a checkpoint nothing was restored yet.
         let checkpoint = checkpoint.unwrap_or(bounds.start);
+        // Keys of earlier orders are forgotten: one of the two may have them still.
+        let first = self
+            .remembered
+            .first(&self.reader, self.changelog, partition, bounds)?;
+        let bounds = Bounds {
+            start: first.map_or(bounds.start, |first| first.offset),
+            ..bounds
+        };
+        let from = first.map_or(Offset(0), |first| first.source);
         let (mut of_store, mut of_changelog) = (Sketch::default(), Sketch::default());
         store.for_each(|key, entry| {
             self.progress.read("the store");
-            of_store.add(key, Some(entry));
+            if is_of_order_from(Some(entry), from) {
+                of_store.add(key, Some(entry));
+            }
         })?;
         let below = Bounds {
-            end: checkpoint,
+            end: checkpoint.max(bounds.start),
             ..bounds
         };
         self.read(partition, below, |_, key, entry| {
-            of_changelog.add(KeyHash::of(key), entry);
+            if is_of_order_from(entry, from) {
+                of_changelog.add(KeyHash::of(key), entry);
+            }
         })?;
         let mut differences = Differences::new(self.limit);
         for buckets in of_store.differing(&of_changelog, KEYS_MAX) {
-            self.compare_buckets(store, partition, (bounds, checkpoint), &buckets, &mut differences)?;
+            let compared = (bounds, checkpoint, from);
+            self.compare_buckets(store, partition, compared, &buckets, &mut differences)?;
         }
         Ok(differences)
     }
@@ -273,16 +291,21 @@ impl Verification<'_> {
         &mut self,
         store: &ReadOnlyStore,
         partition: Partition,
-        (bounds, checkpoint): (Bounds, Offset),
+        (bounds, checkpoint, from): (Bounds, Offset, Offset),
         buckets: &Buckets,
         differences: &mut Differences,
     ) -> anyhow::Result<()> {
         let mut comparison = store_comparison::Comparison::new(buckets);
         store.for_each(|key, entry| {
             self.progress.read("the store");
-            comparison.store_entry(key, entry);
+            if is_of_order_from(Some(entry), from) {
+                comparison.store_entry(key, entry);
+            }
         })?;
         self.read(partition, bounds, |offset, key, entry| {
+            if !is_of_order_from(entry, from) {
+                return;
+            }
             if offset < checkpoint {
                 comparison.changelog_record(key, entry);
             } else {
@@ -311,6 +334,13 @@ impl Verification<'_> {
             Ok(())
         })
     }
+}
+
+/// Returns `false` for the entry of an order before this offset. Tombstones, and what cannot be read, count.
+fn is_of_order_from(entry: Option<&[u8]>, from: Offset) -> bool {
+    entry
+        .and_then(|entry| Entry::decode(entry).ok())
+        .is_none_or(|entry| entry.source >= from)
 }
 
 /// Returns a store that cannot be compared because it is damaged.

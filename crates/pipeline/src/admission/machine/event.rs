@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use records::{Offset, Partition};
+use records::{Entry, Forgotten, IdempotencyKey, Offset, Partition, Timestamp};
 
 use crate::admission::membership::Membership;
-use crate::admission::transaction::{Admitted, Offsets};
+use crate::admission::retention::Window;
+use crate::admission::transaction::{Admitted, NextOffset};
 use crate::admission::verdict::Verdict;
 
 /// State of an assigned partition.
@@ -50,6 +51,8 @@ pub enum Event<M> {
         next: Offset,
         /// Changelog offset up to which the store equals the changelog.
         checkpoint: Offset,
+        /// Retention window, as the changelog and the note of the committed offset have it.
+        window: Window,
     },
     /// A restore found a loss that only an operator can repair, for this reason.
     RestoreHalted(Partition, RestoreId, String),
@@ -62,6 +65,11 @@ pub enum Event<M> {
     TransactionFailed,
     /// A store cannot be read or written.
     StoreFailed(Partition, StoreFailure),
+    /// A store has keys that can be forgotten, of those recorded before
+    /// [`Admission::cutoff`](super::Admission::cutoff).
+    Forgettable(Partition, Forgotten),
+    /// A running partition cannot continue, for this reason; operator action required.
+    Halt(Partition, String),
     /// The new producer is open.
     ProducerOpened,
     /// The new producer could not be opened.
@@ -96,9 +104,12 @@ pub enum Action<M> {
     Pause(Vec<Partition>),
     /// Commit the transaction with these offsets and this membership. Result: `Committed`,
     /// `CommittedRetireProducer` or `TransactionFailed`.
-    EndTransaction(Offsets, M),
-    /// Write committed entries to the partition's store, with the checkpoint that it then has.
-    Apply(Partition, Admitted, Offset),
+    EndTransaction(Vec<NextOffset>, M),
+    /// Write committed entries to the partition's store, with the checkpoint and the recorded time of the newest key
+    /// that it then has.
+    Apply(Partition, Admitted, Offset, Option<Timestamp>),
+    /// Remove the forgotten keys from the partition's store, and from its changelog. Kafka has the note of it.
+    Forget(Partition, Forgotten),
     /// Abort the open transaction and drop the producer.
     DropProducer,
     /// Open a new producer. Result: `ProducerOpened` or `ProducerFailed`.
@@ -115,16 +126,32 @@ pub enum Action<M> {
     Leave,
 }
 
+/// Known key that another record has, to be written to the changelog again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenAgain {
+    /// Idempotency key of the order that was admitted.
+    pub key: IdempotencyKey,
+    /// Its entry, which stays as it is.
+    pub entry: Entry,
+    /// Time at which the key is recorded again.
+    pub recorded: Timestamp,
+}
+
 /// Result of [`Admission::admit`](super::Admission::admit).
 #[derive(Debug)]
 pub enum AdmitResult {
     /// The partition is not running. The record is read again once it is.
     NotRunning,
+    /// The wall clock is wrong, so that nothing can be decided by it. To be followed by [`Event::Halt`] with this
+    /// reason.
+    ClockBehind(String),
     /// The record is part of the open transaction.
     Decided {
         /// Decision on the record.
         verdict: Verdict,
         /// `true` if the record is the first of its transaction.
         begins: bool,
+        /// Known key that is recorded again, with a later time than before.
+        again: Option<SeenAgain>,
     },
 }

@@ -18,11 +18,12 @@ use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
 use crate::admission::refusals::{MassRefusal, RefusalSettings, Refusals, Step};
+use crate::admission::retention::Window;
 use crate::admission::rules::Rules;
-use crate::admission::transaction::{Admitted, Transaction, TransactionLimits};
+use crate::admission::transaction::{Admitted, NextOffset, Transaction, TransactionLimits};
 use crate::admission::verdict::{Verdict, decide};
 
-pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId, StoreFailure};
+pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId, SeenAgain, StoreFailure};
 
 /// Interval between attempts to open a producer, after an attempt that failed.
 const PRODUCER_RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -43,6 +44,10 @@ pub struct Admission<M> {
     /// Changelog offset up to which each store equals the changelog.
     // Kept after the release of a partition, until its next restore: its last transaction ends after that.
     checkpoints: BTreeMap<Partition, Offset>,
+    /// Time for which keys are remembered; `None`: for ever.
+    retention: Option<Duration>,
+    /// Retention window of each partition, kept like its checkpoint.
+    windows: BTreeMap<Partition, Window>,
     /// Membership as of the last assignment or revocation; `None` before the first one and after fencing.
     membership: Option<Membership<M>>,
     producer: Producer,
@@ -71,6 +76,8 @@ impl<M: Clone> Admission<M> {
             transaction: None,
             refusals: Refusals::new(RefusalSettings::OFF),
             checkpoints: BTreeMap::new(),
+            retention: None,
+            windows: BTreeMap::new(),
             membership: None,
             producer: Producer::OpenAt(now),
             consecutive_failures: 0,
@@ -83,6 +90,13 @@ impl<M: Clone> Admission<M> {
     #[must_use]
     pub fn with_refusals(mut self, settings: RefusalSettings) -> Self {
         self.refusals = Refusals::new(settings);
+        self
+    }
+
+    /// The same state machine, which remembers the keys of admitted orders for this time; `None`: for ever.
+    #[must_use]
+    pub const fn with_retention(mut self, retention: Option<Duration>) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -108,21 +122,47 @@ impl<M: Clone> Admission<M> {
             return Ok(AdmitResult::NotRunning);
         }
         let transaction = self.transaction.as_ref();
+        let window = self.windows.get(&input.partition).copied().unwrap_or_default();
+        let record = |at| window.record(self.retention, at, wall);
         // Computed once: it costs as much as both look-ups.
         let mut looked_up = None;
-        let verdict = decide(&self.rules, input, wall, |key| {
+        let mut seen = None;
+        let verdict = decide(&self.rules, input, wall, record, |key| {
             let hash = *looked_up.insert(KeyHash::from(key));
             // The transaction first: its keys are not in the store before Kafka has committed them.
-            match transaction.and_then(|transaction| transaction.get(input.partition, hash)) {
-                Some(entry) => Ok(Some(entry)),
-                None => known(key, hash),
-            }
+            let found = match transaction.and_then(|transaction| transaction.get(input.partition, hash)) {
+                Some(entry) => Some(entry),
+                None => known(key, hash)?,
+            };
+            // Not the very record that was admitted, which is known for as long as it is in the window.
+            seen = found
+                .filter(|first| first.source != input.offset)
+                .map(|first| (key.clone(), first));
+            Ok(found)
         })?;
+        // By such a clock the order would be refused as from the future.
+        if let Some(reason) = window.clock_behind(self.retention, wall)
+            && !matches!(verdict, Verdict::Duplicate { .. })
+        {
+            return Ok(AdmitResult::ClockBehind(reason));
+        }
         let begins = self.transaction.is_none();
-        let admitted = match &verdict {
-            Verdict::Admit { key, entry } => Some((looked_up.unwrap_or_else(|| KeyHash::from(key)), *entry)),
+        let again = seen.and_then(|(key, entry)| {
+            let recorded = window.record_again(self.retention, entry.source, input.at, wall)?;
+            Some(SeenAgain { key, entry, recorded })
+        });
+        let window = self.windows.entry(input.partition).or_default();
+        let admitted = match (&verdict, &again) {
+            (Verdict::Admit { key, entry, recorded }, _) => {
+                window.admitted(input.offset, *recorded);
+                Some((looked_up.unwrap_or_else(|| KeyHash::from(key)), *entry))
+            }
             // A duplicate or conflict must not replace the entry of the order that was admitted.
-            Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
+            (Verdict::Duplicate { .. } | Verdict::Refuse(_), Some(again)) => {
+                window.seen_again(again.recorded);
+                Some((KeyHash::from(&again.key), again.entry))
+            }
+            (Verdict::Duplicate { .. } | Verdict::Refuse(_), None) => None,
         };
         self.refusals
             .decided(input.partition, input.offset, &verdict, now);
@@ -130,7 +170,11 @@ impl<M: Clone> Admission<M> {
         self.transaction
             .get_or_insert_with(|| Transaction::begin(now))
             .take(input.partition, input.offset, bytes, admitted);
-        Ok(AdmitResult::Decided { verdict, begins })
+        Ok(AdmitResult::Decided {
+            verdict,
+            begins,
+            again,
+        })
     }
 
     /// Takes note that no record of the partition below `next` is still to come: behind its last record are transaction
@@ -170,7 +214,18 @@ impl<M: Clone> Admission<M> {
                 id,
                 next,
                 checkpoint,
-            } => self.restored(partition, id, next, checkpoint),
+                window,
+            } => self.restored(partition, id, next, checkpoint, window),
+            Event::Forgettable(partition, forgotten) => {
+                // Noted with the next offset: without new orders the window does not move, and nothing is forgotten.
+                if let (Some(PartitionState::Running { .. }), Some(window)) =
+                    (self.partitions.get(&partition), self.windows.get_mut(&partition))
+                {
+                    window.forget(forgotten);
+                }
+                Vec::new()
+            }
+            Event::Halt(partition, reason) => self.halt(partition, reason, now),
             Event::RestoreHalted(partition, id, reason) => {
                 // Compared by id: an earlier restore may have seen a state that is gone.
                 if self.partitions.get(&partition) == Some(&PartitionState::Restoring(id)) {
@@ -225,6 +280,21 @@ impl<M: Clone> Admission<M> {
     #[must_use]
     pub fn partitions(&self) -> &BTreeMap<Partition, PartitionState> {
         &self.partitions
+    }
+
+    /// Returns the recorded time before which keys of a running partition can be forgotten; `None` if none can.
+    #[must_use]
+    pub fn cutoff(&self, partition: Partition) -> Option<Timestamp> {
+        let state = self.partitions.get(&partition);
+        let is_running = matches!(state, Some(PartitionState::Running { .. }));
+        let window = self.windows.get(&partition).filter(|_| is_running)?;
+        window.cutoff(self.retention)
+    }
+
+    /// Returns the recorded time of the newest order of a partition that was restored.
+    #[must_use]
+    pub fn newest(&self, partition: Partition) -> Option<Timestamp> {
+        self.windows.get(&partition)?.newest()
     }
 
     fn assigned(
@@ -328,6 +398,7 @@ impl<M: Clone> Admission<M> {
         id: RestoreId,
         next: Offset,
         checkpoint: Offset,
+        window: Window,
     ) -> Vec<Action<M>> {
         // The offsets of an earlier restore may be outdated: the partition has been revoked or has failed
         // since.
@@ -337,7 +408,33 @@ impl<M: Clone> Admission<M> {
         self.partitions
             .insert(partition, PartitionState::Running { committed: next });
         self.checkpoints.insert(partition, checkpoint);
-        vec![Action::Start(partition, next)]
+        self.windows.insert(partition, window);
+        let mut actions = vec![Action::Start(partition, next)];
+        // The process that noted it may have died before it removed the keys, or this store is older.
+        actions.extend(
+            window
+                .forgotten()
+                .map(|forgotten| Action::Forget(partition, forgotten)),
+        );
+        actions
+    }
+
+    /// Halts a running partition, once what was decided before is committed.
+    fn halt(&mut self, partition: Partition, reason: String, now: Instant) -> Vec<Action<M>> {
+        if !matches!(
+            self.partitions.get(&partition),
+            Some(PartitionState::Running { .. })
+        ) {
+            return Vec::new();
+        }
+        let mut actions = self.end(now);
+        self.refusals.end_pause(partition);
+        self.partitions
+            .insert(partition, PartitionState::Halted(reason.clone()));
+        actions.push(Action::Pause(vec![partition]));
+        actions.push(Action::Close(partition));
+        actions.push(Action::ReportHalt(partition, reason));
+        actions
     }
 
     fn committed(
@@ -350,10 +447,16 @@ impl<M: Clone> Admission<M> {
         let mut actions = Vec::new();
         if let Some(transaction) = self.transaction.take() {
             self.consecutive_failures = 0;
+            let mut forgets = Vec::new();
             for (partition, next) in transaction.offsets() {
                 // A partition that was revoked with this transaction is no longer in the map.
                 if let Some(PartitionState::Running { committed }) = self.partitions.get_mut(&partition) {
                     *committed = next;
+                    // Only now that the note is committed: without it the next owner would halt on the changelog's new
+                    // start, or, with a setting that has changed, admit the orders of these keys again.
+                    let window = self.windows.get_mut(&partition);
+                    let noted = window.and_then(Window::noted);
+                    forgets.extend(noted.map(|forgotten| Action::Forget(partition, forgotten)));
                 }
             }
             for (partition, admitted) in transaction.into_admitted() {
@@ -370,6 +473,7 @@ impl<M: Clone> Admission<M> {
                     Some(_) | None => must_recover |= self.partitions.contains_key(&partition),
                 }
             }
+            actions.extend(forgets);
         }
         // Last: the commit counts, so its entries go to the stores before the producer is replaced.
         if must_recover {
@@ -382,14 +486,15 @@ impl<M: Clone> Admission<M> {
     fn apply(&mut self, partition: Partition, admitted: Admitted, reached: Offset) -> Vec<Action<M>> {
         let checkpoint = self.checkpoints.get(&partition).copied().unwrap_or(Offset(0));
         let written = i64::try_from(admitted.len()).unwrap_or(i64::MAX);
+        let newest = self.newest(partition);
         // A log only grows: each new record lies at the checkpoint or after it.
         if reached.0 >= checkpoint.0.saturating_add(written) {
             self.checkpoints.insert(partition, reached);
-            return vec![Action::Apply(partition, admitted, reached)];
+            return vec![Action::Apply(partition, admitted, reached, newest)];
         }
         // The keys are added all the same: their orders are on the outbox. The checkpoint stays, so that the
         // next restore compares it with the changelog, too.
-        let mut actions = vec![Action::Apply(partition, admitted, checkpoint)];
+        let mut actions = vec![Action::Apply(partition, admitted, checkpoint, newest)];
         if let Some(state) = self.partitions.get_mut(&partition) {
             self.refusals.end_pause(partition);
             let reason = lost_end(partition, written, reached, checkpoint);
@@ -405,10 +510,13 @@ impl<M: Clone> Admission<M> {
     fn end(&mut self, now: Instant) -> Vec<Action<M>> {
         match (&self.transaction, &self.membership) {
             (Some(transaction), Some(membership)) => {
-                vec![Action::EndTransaction(
-                    transaction.offsets(),
-                    membership.metadata.clone(),
-                )]
+                let with_note = |(partition, offset)| NextOffset {
+                    partition,
+                    offset,
+                    forgotten: self.windows.get(&partition).and_then(Window::forgotten),
+                };
+                let offsets = transaction.offsets().map(with_note).collect();
+                vec![Action::EndTransaction(offsets, membership.metadata.clone())]
             }
             // Kafka cannot fence offsets that come without a membership, so they are never sent.
             (Some(_), None) => self.recover(now),

@@ -1,6 +1,6 @@
 use std::convert::Infallible;
 
-use records::Selection;
+use records::{Forgotten, Selection};
 
 use super::*;
 use crate::admission::{KeySource, OrderForm, Partitioner, RecordKey};
@@ -9,6 +9,7 @@ struct Fixture {
     admission: Admission<&'static str>,
     start: Instant,
     stores: HashMap<String, Entry>,
+    record_at: Option<Timestamp>,
 }
 
 impl Fixture {
@@ -35,6 +36,7 @@ impl Fixture {
             admission,
             start,
             stores: HashMap::new(),
+            record_at: Some(Timestamp(1)),
         };
         assert_eq!(names(&fixture.on(Event::Tick)), ["OpenProducer"]);
         assert!(fixture.on(Event::ProducerOpened).is_empty());
@@ -62,6 +64,7 @@ impl Fixture {
             id: RestoreId(id),
             next: Offset(0),
             checkpoint: Offset(checkpoint),
+            window: Window::default(),
         });
         assert_eq!(names(&actions), ["Start"]);
     }
@@ -75,6 +78,7 @@ impl Fixture {
         let input = Input {
             partition: Partition(partition),
             offset: Offset(offset),
+            at: self.record_at,
             key: Some(id.as_bytes()),
             value: Some(value.as_bytes()),
             headers: &[],
@@ -101,6 +105,15 @@ fn restored<M>(partition: i32, id: u64) -> Event<M> {
         id: RestoreId(id),
         next: Offset(0),
         checkpoint: Offset(0),
+        window: Window::default(),
+    }
+}
+
+fn next(partition: i32, offset: i64) -> NextOffset {
+    NextOffset {
+        partition: Partition(partition),
+        offset: Offset(offset),
+        forgotten: None,
     }
 }
 
@@ -125,7 +138,10 @@ fn is_duplicate(taken: &AdmitResult) -> bool {
 #[test]
 fn markers_behind_the_last_order_are_committed() {
     let mut fixture = Fixture::running();
-    let offsets = |fixture: &Fixture| fixture.admission.transaction.as_ref().map(Transaction::offsets);
+    let offsets = |fixture: &Fixture| {
+        let transaction = fixture.admission.transaction.as_ref()?;
+        Some(transaction.offsets().collect::<Vec<_>>())
+    };
     let reached = |fixture: &mut Fixture, partition, next| {
         let (partition, next) = (Partition(partition), Offset(next));
         fixture.admission.reached_end(partition, next, fixture.start)
@@ -210,12 +226,12 @@ fn transaction_ends_when_due_then_updates_the_store() {
     let later = fixture.start + Duration::from_millis(20);
     let end = fixture.admission.on(Event::Tick, later);
     assert!(
-        matches!(&end[..], [Action::EndTransaction(offsets, "generation 1")] if offsets[..] == [(Partition(0), Offset(2))]),
+        matches!(&end[..], [Action::EndTransaction(offsets, "generation 1")] if offsets[..] == [next(0, 2)]),
         "{end:?}"
     );
     let applied = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
     assert!(
-        matches!(&applied[..], [Action::Apply(Partition(0), entries, Offset(9))] if entries.len() == 1),
+        matches!(&applied[..], [Action::Apply(Partition(0), entries, Offset(9), _)] if entries.len() == 1),
         "{applied:?}"
     );
     assert!(matches!(
@@ -404,7 +420,8 @@ fn recovery_opens_a_new_producer_and_restores() {
             fixture.order(0, 0, "a"),
             AdmitResult::Decided {
                 verdict: Verdict::Admit { .. },
-                begins: true
+                begins: true,
+                ..
             }
         ),
         "the failed transaction is dropped"
@@ -526,7 +543,7 @@ fn changelog_that_lost_its_end_halts() {
             "{reached}"
         );
         assert!(
-            matches!(&actions[0], Action::Apply(_, entries, Offset(9)) if entries.len() == 1),
+            matches!(&actions[0], Action::Apply(_, entries, Offset(9), _) if entries.len() == 1),
             "the key is kept, and the checkpoint stays: {actions:?}"
         );
         assert!(
@@ -567,7 +584,7 @@ fn loss_on_a_revoked_partition_keeps_the_checkpoint() {
     ));
     let actions = fixture.on(Event::Committed([(Partition(0), Offset(3))].into()));
     assert!(
-        matches!(&actions[..], [Action::Apply(_, _, Offset(9))]),
+        matches!(&actions[..], [Action::Apply(_, _, Offset(9), _)]),
         "{actions:?}"
     );
 }
@@ -625,10 +642,7 @@ fn mass_refusal_pauses_its_partition_alone() {
     let [Action::EndTransaction(offsets, _)] = &actions[..] else {
         panic!("{actions:?}");
     };
-    assert_eq!(
-        offsets[..],
-        [(Partition(0), Offset(2)), (Partition(1), Offset(1))]
-    );
+    assert_eq!(offsets[..], [next(0, 2), next(1, 1)]);
     fixture.on(Event::Committed(HashMap::new()));
     let paused = fixture.on(Event::Tick);
     assert!(matches!(&paused[..], [Action::Pause(partitions)] if partitions[..] == [Partition(0)]));
@@ -668,4 +682,144 @@ fn failure_ends_the_pause_of_mass_refusal() {
     fixture.start += Duration::from_secs(60);
     let actions = names(&fixture.on(Event::Tick));
     assert!(!actions.contains(&"Start".to_owned()), "{actions:?}");
+}
+
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+const NOW: i64 = 20_000 * DAY;
+
+impl Fixture {
+    /// Returns a state machine that remembers keys for 30 days, with partition 0 restored with this window.
+    fn remembering(newest: Option<i64>, forgotten: Option<Forgotten>) -> (Self, Vec<String>) {
+        let mut fixture = Self::running();
+        let retention = Some(Duration::from_secs(30 * 24 * 3600));
+        fixture.admission = fixture.admission.with_retention(retention);
+        fixture.on(Event::TransactionFailed);
+        fixture.on(Event::Tick);
+        fixture.on(Event::ProducerOpened);
+        let actions = fixture.on(Event::Restored {
+            partition: Partition(0),
+            id: RestoreId(3),
+            next: Offset(0),
+            checkpoint: Offset(0),
+            window: Window::new(newest.map(Timestamp), forgotten),
+        });
+        (fixture, names(&actions))
+    }
+
+    fn order_of(&mut self, at: i64, wall: i64, offset: i64, id: &str) -> AdmitResult {
+        self.record_at = Some(Timestamp(at));
+        self.order_at(Timestamp(wall), 0, offset, id)
+    }
+}
+
+fn refused(taken: &AdmitResult) -> Option<records::dead_letter::Reason> {
+    match taken {
+        AdmitResult::Decided {
+            verdict: Verdict::Refuse(refusal),
+            ..
+        } => Some(refusal.reason),
+        _ => None,
+    }
+}
+
+fn forgotten(below: i64, before: i64) -> Forgotten {
+    Forgotten {
+        below: Offset(below),
+        before: Timestamp(before),
+    }
+}
+
+#[test]
+fn old_order_is_refused_unless_its_key_is_known() {
+    use records::dead_letter::Reason;
+
+    let (mut fixture, _) = Fixture::remembering(Some(NOW), None);
+    let old = NOW - 31 * DAY;
+    assert_eq!(refused(&fixture.order_of(old, NOW, 0, "a")), Some(Reason::TooOld));
+    let ahead = fixture.order_of(NOW + 2 * HOUR, NOW, 1, "b");
+    assert_eq!(refused(&ahead), Some(Reason::FromTheFuture));
+    let AdmitResult::Decided {
+        verdict: Verdict::Admit { entry, recorded, .. },
+        ..
+    } = fixture.order_of(NOW - DAY, NOW, 2, "c")
+    else {
+        panic!("not admitted");
+    };
+    assert_eq!(recorded, Timestamp(NOW), "never below the newest");
+    // The order itself again, from where it was read first.
+    fixture.stores.insert("d".into(), entry);
+    assert!(is_duplicate(&fixture.order_of(old, NOW, 3, "d")));
+    assert!(is_duplicate(&fixture.order_of(NOW - DAY, NOW, 4, "c")));
+}
+
+#[test]
+fn keys_are_removed_once_their_note_is_committed() {
+    let (mut fixture, _) = Fixture::remembering(Some(NOW), None);
+    assert_eq!(fixture.admission.cutoff(Partition(0)), None, "no order yet");
+    fixture.order_of(NOW, NOW, 0, "a");
+    let cutoff = fixture.admission.cutoff(Partition(0));
+    assert_eq!(cutoff, Some(Timestamp(NOW - 30 * DAY - HOUR)));
+    let old = forgotten(5, NOW - 31 * DAY);
+    assert!(fixture.on(Event::Forgettable(Partition(0), old)).is_empty());
+    fixture.start += Duration::from_secs(1);
+    let end = fixture.on(Event::Tick);
+    assert!(
+        matches!(&end[..], [Action::EndTransaction(offsets, _)] if offsets[0].forgotten == Some(old)),
+        "{end:?}"
+    );
+    let actions = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
+    assert_eq!(names(&actions), ["Apply", "Forget"]);
+    assert!(
+        matches!(&actions[..], [Action::Apply(_, _, Offset(9), Some(Timestamp(NOW))), Action::Forget(Partition(0), noted)] if *noted == old),
+        "{actions:?}"
+    );
+    // Once, and noted with each offset from then on.
+    fixture.order_of(NOW, NOW, 1, "b");
+    fixture.start += Duration::from_secs(1);
+    let end = fixture.on(Event::Tick);
+    assert!(
+        matches!(&end[..], [Action::EndTransaction(offsets, _)] if offsets[0].forgotten == Some(old)),
+        "{end:?}"
+    );
+    let actions = fixture.on(Event::Committed([(Partition(0), Offset(19))].into()));
+    assert_eq!(names(&actions), ["Apply"]);
+}
+
+#[test]
+fn failed_transaction_removes_no_keys() {
+    let (mut fixture, _) = Fixture::remembering(Some(NOW), None);
+    fixture.order_of(NOW, NOW, 0, "a");
+    let old = forgotten(5, NOW - 31 * DAY);
+    fixture.on(Event::Forgettable(Partition(0), old));
+    let actions = names(&fixture.on(Event::TransactionFailed));
+    assert!(!actions.contains(&"Forget".to_owned()), "{actions:?}");
+    assert_eq!(fixture.admission.cutoff(Partition(0)), None, "not running");
+}
+
+#[test]
+fn noted_keys_are_removed_after_a_restore() {
+    let (_, actions) = Fixture::remembering(Some(NOW), Some(forgotten(5, NOW - 31 * DAY)));
+    assert_eq!(actions, ["Start", "Forget"]);
+}
+
+#[test]
+fn clock_that_was_set_back_halts_the_partition() {
+    let (mut fixture, _) = Fixture::remembering(Some(NOW), None);
+    fixture.order_of(NOW, NOW, 0, "a");
+    let AdmitResult::ClockBehind(reason) = fixture.order_of(NOW, NOW - 365 * DAY, 1, "b") else {
+        panic!("decided");
+    };
+    // What was decided before is committed.
+    let actions = fixture.on(Event::Halt(Partition(0), reason));
+    assert_eq!(
+        names(&actions),
+        ["EndTransaction", "Pause", "Close", "ReportHalt"]
+    );
+    let applied = fixture.on(Event::Committed([(Partition(0), Offset(9))].into()));
+    assert_eq!(names(&applied), ["Apply"]);
+    assert!(matches!(
+        fixture.order_of(NOW, NOW, 1, "b"),
+        AdmitResult::NotRunning
+    ));
 }

@@ -22,11 +22,14 @@ mod standby;
 mod tail;
 mod topics;
 
-use records::{Bounds, EpochEnd, IdempotencyKey, Offset, Partition, Topics, TopicsNote};
+use records::{
+    Bounds, EpochEnd, Forgotten, IdempotencyKey, Offset, Partition, Timestamp, Topics, TopicsNote,
+};
 
 pub use self::overlap::Overlap;
 pub use self::standby::StandbyRange;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
+pub use self::topics::forgotten;
 
 /// Attempt to restore a partition's store.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Restore<'a> {
     committed: Option<Option<Offset>>,
     /// The topics are those that the group has committed its offsets with.
     topics_are_same: bool,
+    /// Keys that the partition has forgotten, by the note of the committed offset.
+    forgotten: Option<Forgotten>,
     changelog: Option<Bounds>,
     /// Input offset to start at.
     next: Option<Offset>,
@@ -47,6 +52,8 @@ pub struct Restore<'a> {
     newest: Option<Option<NewestOrder>>,
     /// Set once the store is known to have the newest order.
     is_newest_known: bool,
+    /// The attempt has started again, to read all facts once more before it halts.
+    is_second_look: bool,
 }
 
 /// Topics, group, partition and store of a restore, as its messages name them.
@@ -139,6 +146,8 @@ pub struct NewestOrder {
     pub offset: Offset,
     /// Idempotency key.
     pub key: IdempotencyKey,
+    /// True if no transaction is pending on the outbox partition, so that no newer order may be committed behind it.
+    pub is_last: bool,
 }
 
 /// Next step of a restore.
@@ -160,6 +169,7 @@ impl<'a> Restore<'a> {
             context,
             committed: None,
             topics_are_same: false,
+            forgotten: None,
             changelog: None,
             next: None,
             is_log_checked: false,
@@ -168,7 +178,22 @@ impl<'a> Restore<'a> {
             is_read: false,
             newest: None,
             is_newest_known: false,
+            is_second_look: false,
         }
+    }
+
+    /// Starts the attempt again. Returns `false` if it has done that before.
+    // Another process may have lost no time meanwhile, because this one has lost the partition without noticing: keys
+    // that it has forgotten and deleted since the committed offset was read look like lost ones.
+    fn look_again(&mut self) -> bool {
+        if self.is_second_look {
+            return false;
+        }
+        *self = Self {
+            is_second_look: true,
+            ..Self::new(self.context)
+        };
+        true
     }
 
     /// Takes the response to the last request, and returns the next step.
@@ -176,8 +201,12 @@ impl<'a> Restore<'a> {
         let checked = match response {
             RestoreResponse::CommittedOffset(offset, metadata) => {
                 // All other facts are older than this offset, and so may miss what was committed before it.
-                *self = Self::new(self.context);
+                *self = Self {
+                    is_second_look: self.is_second_look,
+                    ..Self::new(self.context)
+                };
                 self.committed = Some(offset);
+                self.forgotten = topics::forgotten(self.context, &metadata);
                 self.compare_topics(&[(self.context.partition, metadata)])
             }
             RestoreResponse::OtherNotes(notes) => {
@@ -223,6 +252,28 @@ impl<'a> Restore<'a> {
         checked.map_or_else(RestoreStep::Halted, |()| self.next())
     }
 
+    /// Returns what the partition has forgotten, for the restored store, whose oldest key was recorded at this time.
+    #[must_use]
+    pub fn forgotten(&self, oldest: Option<Timestamp>) -> Option<Forgotten> {
+        let is_cut = self
+            .changelog
+            .is_some_and(|changelog| changelog.start > Offset(0));
+        // The note is lost where an operator has set the offset, or the brokers have deleted it. Keys that are recorded
+        // before all others may then be forgotten ones; the changelog itself is not cut any further for that.
+        self.forgotten.or_else(|| {
+            Some(Forgotten {
+                below: Offset(0),
+                // Also of those that were recorded at the same time.
+                before: Timestamp(oldest.filter(|_| is_cut)?.0.saturating_add(1)),
+            })
+        })
+    }
+
+    /// Returns the changelog offset below which each record is of a forgotten key.
+    fn forgotten_below(&self) -> Offset {
+        self.forgotten.map_or(Offset(0), |forgotten| forgotten.below)
+    }
+
     /// Returns the request for the first fact that is missing.
     fn next(&self) -> RestoreStep {
         if self.committed.is_none() {
@@ -255,7 +306,8 @@ impl<'a> Restore<'a> {
         }
         if !self.is_read {
             return RestoreStep::Request(RestoreRequest::ApplyChangelog {
-                start: Overlap::start(checkpoint, changelog.start),
+                // The store may have forgotten already what is still in the changelog.
+                start: Overlap::start(checkpoint, changelog.start.max(self.forgotten_below())),
                 checkpoint,
                 end: changelog.end,
             });
@@ -372,14 +424,20 @@ impl<'a> Restore<'a> {
         };
         let (changelog, partition) = (&self.context.topics.changelog, self.context.partition);
         let from = checkpoint.unwrap_or(Offset(0));
-        // Compaction keeps the log's start; only a deletion moves it, and then keys are gone for good.
-        if from < bounds.start {
+        // Compaction keeps the log's start; only a deletion moves it, and then keys are gone for good. Those that are
+        // noted as forgotten are deleted on purpose.
+        if bounds.start > from.max(self.forgotten_below()) {
+            if self.look_again() {
+                return Ok(());
+            }
             return Err(format!(
-                "the changelog {changelog}/{partition} begins at {}, and the store needs it from {from}: keys that \
-                 were deleted from it are unknown, and their orders would be paid twice. Stop all validators, delete and \
-                 create the changelog again without `delete` in its cleanup.policy, and rebuild it from the outbox: \
+                "the changelog {changelog}/{partition} begins at {}, the store needs it from {from}, and by the note of \
+                 the group's committed offset keys are forgotten below {}: keys that were deleted from it beyond that \
+                 are unknown, and their orders would be paid twice. Stop all validators, find out what has deleted \
+                 records, delete and create the changelog again (outbox topics create), and rebuild it from the outbox: \
                  outbox state rebuild",
-                bounds.start
+                bounds.start,
+                self.forgotten_below()
             ));
         }
         // Only offsets that Kafka has reported become checkpoints, so one beyond the end is of another log,
@@ -414,13 +472,25 @@ impl<'a> Restore<'a> {
     ///
     /// # Errors
     /// The changelog has lost its end.
-    fn check_newest_order(&self) -> Result<(), String> {
-        let Some(Some(NewestOrder { offset, key })) = &self.newest else {
+    fn check_newest_order(&mut self) -> Result<(), String> {
+        let Some(Some(NewestOrder { is_last, .. })) = &self.newest else {
             return Ok(());
         };
         if self.is_newest_known {
             return Ok(());
         }
+        if self.forgotten.is_some() && !is_last {
+            // A newer order is committed, perhaps, and its marker is still missing. Then this one may be older than the
+            // retention window, and forgotten. Transactions end in time, so that this ends, too.
+            *self = Self::new(self.context);
+            return Ok(());
+        }
+        if self.forgotten.is_some() && self.look_again() {
+            return Ok(());
+        }
+        let Some(Some(NewestOrder { offset, key, .. })) = &self.newest else {
+            return Ok(());
+        };
         let (topics, partition) = (&self.context.topics, self.context.partition);
         Err(format!(
             "the changelog {}/{partition} has no entry of the order {key}, the newest of the outbox \

@@ -21,12 +21,12 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Returns the offset to read from, for a store with this checkpoint and a log with this start.
+    /// Returns the offset to read from, for a store with this checkpoint and a log whose first key that is not
+    /// forgotten is at `start` or behind it.
     #[must_use]
-    pub fn start(checkpoint: Offset, log_start: Offset) -> Offset {
-        Offset(checkpoint.0.saturating_sub(COMPARED))
-            .max(log_start)
-            .min(checkpoint)
+    pub fn start(checkpoint: Offset, start: Offset) -> Offset {
+        // Behind the checkpoint, too: what lies between them is forgotten, and perhaps no longer in the log.
+        Offset(checkpoint.0.saturating_sub(COMPARED)).max(start)
     }
 
     /// Creates the comparison of a store with this checkpoint.
@@ -149,6 +149,7 @@ mod tests {
         );
         assert_eq!(Overlap::start(Offset(500), Offset(0)), Offset(400));
         assert_eq!(Overlap::start(Offset(500), Offset(450)), Offset(450));
+        assert_eq!(Overlap::start(Offset(500), Offset(600)), Offset(600));
         assert_eq!(Overlap::start(Offset(30), Offset(0)), Offset(0));
         assert_eq!(Overlap::start(Offset(0), Offset(0)), Offset(0));
     }

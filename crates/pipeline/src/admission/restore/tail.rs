@@ -1,7 +1,7 @@
 //! The tail of the changelog that a store lacks, in chunks for the store.
 
 use records::entry::InvalidEntry;
-use records::{Entry, Offset};
+use records::{Entry, Offset, Timestamp};
 
 /// Collects changes of the changelog into chunks, each with the checkpoint that the store has after it.
 #[derive(Debug)]
@@ -10,6 +10,7 @@ pub struct Tail {
     to: Offset,
     chunk_max: usize,
     changes: Vec<RestoredEntry>,
+    recorded: Option<Timestamp>,
 }
 
 /// Key and encoded entry; `None` removes the key.
@@ -22,6 +23,8 @@ pub struct Chunk {
     pub changes: Vec<RestoredEntry>,
     /// Changelog offset up to which the store equals the changelog after these changes.
     pub checkpoint: Offset,
+    /// Recorded time of the newest of these changes; `None` if there is none, or none has a time.
+    pub recorded: Option<Timestamp>,
 }
 
 impl Tail {
@@ -33,10 +36,11 @@ impl Tail {
             to,
             chunk_max,
             changes: Vec::new(),
+            recorded: None,
         }
     }
 
-    /// Adds a committed change, and returns the chunk if it is full.
+    /// Adds a committed change, recorded at the time `at`, and returns the chunk if it is full.
     ///
     /// # Errors
     /// The value is not an entry of a known version; a later version may have written it.
@@ -45,11 +49,13 @@ impl Tail {
         key: &[u8],
         value: Option<&[u8]>,
         offset: Offset,
+        at: Option<Timestamp>,
     ) -> Result<Option<Chunk>, InvalidEntry> {
         // Skipping what cannot be read would make the key unknown, and its order would be paid twice.
         if let Some(value) = value {
             Entry::decode(value)?;
         }
+        self.recorded = self.recorded.max(at);
         self.changes.push((key.to_vec(), value.map(<[u8]>::to_vec)));
         let is_full = self.changes.len() >= self.chunk_max;
         Ok(is_full.then(|| self.chunk(offset.next())))
@@ -68,6 +74,7 @@ impl Tail {
         Chunk {
             changes: std::mem::take(&mut self.changes),
             checkpoint,
+            recorded: self.recorded.take(),
         }
     }
 }
@@ -92,24 +99,31 @@ mod tests {
         .encode()
     }
 
-    fn keys(chunk: Option<Chunk>) -> Option<(Vec<Vec<u8>>, i64)> {
+    fn keys(chunk: Option<Chunk>) -> Option<(Vec<Vec<u8>>, i64, Option<i64>)> {
         chunk.map(|chunk| {
             let keys = chunk.changes.into_iter().map(|(key, _)| key).collect();
-            (keys, chunk.checkpoint.0)
+            (keys, chunk.checkpoint.0, chunk.recorded.map(|at| at.0))
         })
+    }
+
+    fn at(ms: i64) -> Option<Timestamp> {
+        Some(Timestamp(ms))
     }
 
     #[test]
     fn last_checkpoint_includes_transaction_markers() {
         let mut tail = Tail::new(Offset(3), Offset(20), 2);
-        assert_eq!(tail.take(b"a", Some(&value()), Offset(5)), Ok(None));
-        let full = tail.take(b"b", None, Offset(9)).expect("entries");
-        assert_eq!(keys(full), Some((vec![b"a".to_vec(), b"b".to_vec()], 10)));
-        assert_eq!(tail.take(b"c", Some(&value()), Offset(12)), Ok(None));
-        assert_eq!(keys(tail.end()), Some((vec![b"c".to_vec()], 20)));
+        assert_eq!(tail.take(b"a", Some(&value()), Offset(5), at(70)), Ok(None));
+        let full = tail.take(b"b", None, Offset(9), at(60)).expect("entries");
+        assert_eq!(
+            keys(full),
+            Some((vec![b"a".to_vec(), b"b".to_vec()], 10, Some(70)))
+        );
+        assert_eq!(tail.take(b"c", Some(&value()), Offset(12), at(80)), Ok(None));
+        assert_eq!(keys(tail.end()), Some((vec![b"c".to_vec()], 20, Some(80))));
         assert_eq!(
             keys(Tail::new(Offset(3), Offset(9), 2).end()),
-            Some((vec![], 9)),
+            Some((vec![], 9, None)),
             "only aborted records"
         );
         assert_eq!(Tail::new(Offset(9), Offset(9), 2).end(), None);
@@ -119,7 +133,7 @@ mod tests {
     fn entry_of_a_later_version_is_refused() {
         let mut tail = Tail::new(Offset(0), Offset(1), 2);
         assert_eq!(
-            tail.take(b"a", Some(&[3, 1]), Offset(0)),
+            tail.take(b"a", Some(&[3, 1]), Offset(0), None),
             Err(InvalidEntry::UnknownVersion(3))
         );
     }

@@ -8,6 +8,22 @@ fn note() -> TopicsNote {
         orders: TopicId::new("orders-1"),
         pending: TopicId::new("pending-1"),
         changelog: TopicId::new("changelog-1"),
+        forgotten: None,
+    }
+}
+
+/// Returns the note of a partition that has forgotten the keys below this changelog offset.
+fn note_forgotten(below: i64) -> TopicsNote {
+    TopicsNote {
+        forgotten: Some(forgotten(below)),
+        ..note()
+    }
+}
+
+fn forgotten(below: i64) -> Forgotten {
+    Forgotten {
+        below: Offset(below),
+        before: Timestamp(500),
     }
 }
 
@@ -98,6 +114,7 @@ impl Facts {
                 RestoreRequest::NewestOrder => RestoreResponse::NewestOrder(Some(NewestOrder {
                     offset: Offset(60),
                     key: IdempotencyKey::new("order-1").expect("a key"),
+                    is_last: true,
                 })),
                 RestoreRequest::IsKnown(_) => RestoreResponse::IsKnown(self.newest_is_known),
             });
@@ -259,7 +276,7 @@ fn changelog_that_lost_keys_halts() {
         changelog: bounds(31, 90),
         ..Facts::sound()
     };
-    cut.assert_halted("begins at 31, and the store needs it from 30");
+    cut.assert_halted("begins at 31, the store needs it from 30");
     let shorter = Facts {
         changelog: bounds(0, 29),
         ..Facts::sound()
@@ -425,4 +442,108 @@ fn unreadable_note_halts() {
         };
         other.assert_halted("payment-orders/4 cannot be read");
     }
+}
+
+#[test]
+fn changelog_without_forgotten_keys_is_restored() {
+    let cut = |start, below, checkpoint| Facts {
+        metadata: note_forgotten(below).encode(),
+        changelog: bounds(start, 90),
+        checkpoint,
+        ..Facts::sound()
+    };
+    for (facts, start, checkpoint) in [
+        // The store is lost, or is older than what is forgotten.
+        (cut(50, 50, None), 50, 0),
+        (cut(50, 50, Some(30)), 50, 30),
+        // The changelog is not cut yet, but the store may have forgotten the keys: they are not compared.
+        (cut(0, 50, Some(80)), 50, 80),
+        (cut(0, 50, None), 50, 0),
+    ] {
+        let (requests, step) = facts.run();
+        assert_eq!(step, RestoreStep::Ready(Offset(40)));
+        let read = RestoreRequest::ApplyChangelog {
+            start: Offset(start),
+            checkpoint: Offset(checkpoint),
+            end: Offset(90),
+        };
+        assert!(requests.contains(&read), "{requests:?}");
+    }
+    let halted = "begins at 51, the store needs it from 30, and by the note of the group's committed offset keys are \
+                  forgotten below 50";
+    cut(51, 50, Some(30)).assert_halted(halted);
+}
+
+#[test]
+fn forgotten_keys_of_another_changelog_excuse_nothing() {
+    // Without ids it is not known that the topic was created again.
+    let without_id = |note: TopicsNote| TopicsNote {
+        changelog: None,
+        ..note
+    };
+    let facts = Facts {
+        metadata: without_id(note_forgotten(50)).encode(),
+        changelog: bounds(31, 90),
+        ..Facts::sound()
+    };
+    facts.assert_halted("begins at 31");
+    let of_another = super::forgotten(&context(), &facts.metadata);
+    assert_eq!(of_another, Some(forgotten(0)), "its orders stay refused");
+    let same = super::forgotten(&context(), &note_forgotten(50).encode());
+    assert_eq!(same, Some(forgotten(50)));
+    assert_eq!(super::forgotten(&context(), ""), None);
+}
+
+#[test]
+fn lost_note_is_made_up_for_by_the_oldest_key() {
+    let context = context();
+    let forgotten_with = |metadata: &str, start| {
+        let mut restore = Restore::new(&context);
+        restore.on(RestoreResponse::CommittedOffset(
+            Some(Offset(40)),
+            metadata.to_owned(),
+        ));
+        restore.on(RestoreResponse::ChangelogBounds(bounds(start, 90)));
+        restore.forgotten(Some(Timestamp(700)))
+    };
+    let made_up = Forgotten {
+        below: Offset(0),
+        before: Timestamp(701),
+    };
+    assert_eq!(forgotten_with("", 5), Some(made_up));
+    assert_eq!(forgotten_with("", 0), None, "nothing was ever deleted");
+    assert_eq!(
+        forgotten_with(&note_forgotten(50).encode(), 5),
+        Some(forgotten(50))
+    );
+}
+
+#[test]
+fn forgotten_order_is_no_loss_while_a_newer_one_is_pending() {
+    let context = context();
+    let mut restore = Restore::new(&context);
+    let metadata = note_forgotten(50).encode();
+    let newest = |is_last| {
+        RestoreResponse::NewestOrder(Some(NewestOrder {
+            offset: Offset(60),
+            key: IdempotencyKey::new("order-1").expect("a key"),
+            is_last,
+        }))
+    };
+    let look = |restore: &mut Restore<'_>, is_last| {
+        restore.on(RestoreResponse::CommittedOffset(
+            Some(Offset(40)),
+            metadata.clone(),
+        ));
+        restore.on(newest(is_last));
+        restore.on(RestoreResponse::IsKnown(false))
+    };
+    let again = RestoreStep::Request(RestoreRequest::CommittedOffset);
+    assert_eq!(look(&mut restore, false), again);
+    assert_eq!(look(&mut restore, false), again, "as long as it is pending");
+    assert_eq!(look(&mut restore, true), again, "all facts once more");
+    let RestoreStep::Halted(reason) = look(&mut restore, true) else {
+        panic!("not halted");
+    };
+    assert!(reason.contains("has no entry of the order order-1"), "{reason}");
 }

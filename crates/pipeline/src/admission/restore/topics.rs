@@ -1,7 +1,7 @@
 //! Comparison of the topics with those that offsets were committed with. A difference halts the partition: with
 //! another partition count, or other topics, offsets and known keys mean nothing.
 
-use records::{Partition, TopicId, TopicsNote};
+use records::{Forgotten, Offset, Partition, TopicId, TopicsNote};
 
 use super::RestoreContext;
 
@@ -39,6 +39,20 @@ pub(super) fn compare_committed(
     };
     let when = format!("the group {group:?} committed its offset of {orders}/{partition}");
     compare(context, &note, &context.note, &when).map(|()| true)
+}
+
+/// Returns what a partition has forgotten, by the metadata of its committed offset; a restore checks it.
+#[must_use]
+pub fn forgotten(context: &RestoreContext, metadata: &str) -> Option<Forgotten> {
+    let note = TopicsNote::decode(metadata).ok()??;
+    let forgotten = note.forgotten?;
+    // Only of the very changelog that it was noted with: at these offsets another one has other keys. Brokers that do
+    // not report ids prove nothing.
+    let is_same = note.changelog.is_some() && note.changelog == context.note.changelog;
+    Some(Forgotten {
+        below: if is_same { forgotten.below } else { Offset(0) },
+        ..forgotten
+    })
 }
 
 /// Compares the topics with those that are remembered since the event that `when` names.

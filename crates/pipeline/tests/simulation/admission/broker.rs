@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition};
+use pipeline::admission::NextOffset;
+use records::{Entry, Forgotten, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
 
 /// Topic that the validators write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,22 @@ pub(crate) type TransactionalId = usize;
 pub(crate) struct Record {
     pub(crate) source: Offset,
     pub(crate) change: Option<(IdempotencyKey, Entry)>,
+    /// Timestamp of a changelog record.
+    pub(crate) recorded: Option<Timestamp>,
+    /// A changelog record of a key that was recorded before.
+    pub(crate) is_again: bool,
+}
+
+impl Record {
+    /// Returns a record without a change.
+    pub(crate) fn of(source: Offset) -> Self {
+        Self {
+            source,
+            change: None,
+            recorded: None,
+            is_again: false,
+        }
+    }
 }
 
 impl Record {
@@ -49,9 +66,10 @@ pub(crate) enum LogEntry {
 }
 
 /// Log of a partition.
-#[derive(Default)]
 pub(crate) struct Log {
     pub(crate) entries: Vec<LogEntry>,
+    /// Offset below which records are deleted. They are kept here for the checker.
+    pub(crate) start: Offset,
     /// Latest epoch of each producer.
     epochs: BTreeMap<TransactionalId, u32>,
 }
@@ -84,8 +102,8 @@ struct Coordinator {
 pub(crate) struct Broker {
     pub(crate) logs: BTreeMap<TopicPartition, Log>,
     coordinators: Vec<Coordinator>,
-    committed: BTreeMap<Partition, Offset>,
-    pending: Vec<(TransactionalId, Partition, Offset)>,
+    committed: BTreeMap<Partition, NextOffset>,
+    pending: Vec<(TransactionalId, NextOffset)>,
     /// Latest epoch of each producer in the offsets log, for fencing.
     offset_epochs: BTreeMap<TransactionalId, u32>,
     /// Verification of transactions by the leaders (KIP-890, part 1).
@@ -130,8 +148,13 @@ impl Log {
 impl Broker {
     pub(crate) fn new(partitions: impl Iterator<Item = Partition>) -> Self {
         let topics = [Topic::Outbox, Topic::Changelog, Topic::DeadLetters];
+        let empty = || Log {
+            entries: Vec::new(),
+            start: Offset(0),
+            epochs: BTreeMap::new(),
+        };
         let logs = partitions
-            .flat_map(|partition| topics.map(|topic| ((topic, partition), Log::default())))
+            .flat_map(|partition| topics.map(|topic| ((topic, partition), empty())))
             .collect();
         Self {
             logs,
@@ -235,7 +258,7 @@ impl Broker {
         &mut self,
         id: TransactionalId,
         epoch: u32,
-        offsets: &[(Partition, Offset)],
+        offsets: &[NextOffset],
     ) -> Result<(), BrokerError> {
         let is_in_transaction = self.is_ongoing(id, epoch) && self.coordinators[id].offsets;
         let latest = self.offset_epochs.entry(id).or_insert(epoch);
@@ -243,9 +266,10 @@ impl Broker {
             return Err(BrokerError::Fenced);
         }
         *latest = epoch;
-        for (partition, offset) in offsets {
-            self.pending.retain(|(of, at, _)| (*of, *at) != (id, *partition));
-            self.pending.push((id, *partition, *offset));
+        for next in offsets {
+            self.pending
+                .retain(|(of, at)| (*of, at.partition) != (id, next.partition));
+            self.pending.push((id, *next));
         }
         Ok(())
     }
@@ -347,27 +371,41 @@ impl Broker {
     }
 
     fn mark_offsets(&mut self, id: TransactionalId, commit: bool) {
-        for (of, partition, offset) in &self.pending {
+        for (of, next) in &self.pending {
             if *of == id && commit {
-                self.committed.insert(*partition, *offset);
+                self.committed.insert(next.partition, *next);
             }
         }
-        self.pending.retain(|(of, _, _)| *of != id);
+        self.pending.retain(|(of, _)| *of != id);
     }
 
     /// Returns the offsets of a producer's open transaction.
     pub(crate) fn pending_of(&self, id: TransactionalId) -> impl Iterator<Item = (Partition, Offset)> {
-        let of_id = self.pending.iter().filter(move |(of, _, _)| *of == id);
-        of_id.map(|(_, partition, offset)| (*partition, *offset))
+        let of_id = self.pending.iter().filter(move |(of, _)| *of == id);
+        of_id.map(|(_, next)| (next.partition, next.offset))
     }
 
     /// Returns the group's committed offset, also while a transaction is pending on it.
     pub(crate) fn committed(&self, partition: Partition) -> Option<Offset> {
-        self.committed.get(&partition).copied()
+        self.committed.get(&partition).map(|next| next.offset)
+    }
+
+    /// Returns what the note of the committed offset has as forgotten.
+    pub(crate) fn forgotten(&self, partition: Partition) -> Option<Forgotten> {
+        self.committed.get(&partition)?.forgotten
+    }
+
+    /// Handles DeleteRecords on the changelog.
+    pub(crate) fn delete_records(&mut self, partition: Partition, below: Offset) {
+        let log = self
+            .logs
+            .get_mut(&(Topic::Changelog, partition))
+            .expect("a partition");
+        log.start = log.start.max(below);
     }
 
     pub(crate) fn is_stable(&self, partition: Partition) -> bool {
-        !self.pending.iter().any(|(_, at, _)| *at == partition)
+        !self.pending.iter().any(|(_, at)| at.partition == partition)
     }
 
     /// Returns `true` if no transaction is open and no marker is missing.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use records::{Entry, KeyHash, Offset, Partition};
+use records::{Entry, KeyHash, Offset, Partition, Timestamp};
 
 use crate::admission::broker::{Broker, LogEntry, Record, Topic, TransactionalId};
 use crate::admission::disk::Content;
-use crate::admission::orders::{Expected, Order, Orders, index};
+use crate::admission::orders::{Expected, Order, Orders, RETENTION, index};
 
 /// Violation of a guarantee.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ struct Part {
     position: i64,
     /// Entries of the changelog.
     keys: BTreeMap<KeyHash, Entry>,
+    /// Times at which they were recorded.
+    recorded: BTreeMap<KeyHash, Timestamp>,
 }
 
 impl Checker {
@@ -77,7 +79,10 @@ impl Checker {
             let to = offsets.get(&partition).copied().unwrap_or(from);
             let sources = |topic| -> Vec<Offset> {
                 let records = broker.log(topic, partition).open_of(id);
-                records.map(|record| record.source).collect()
+                records
+                    .filter(|record| !record.is_again)
+                    .map(|record| record.source)
+                    .collect()
             };
             let range = |wanted| expected(orders.of(partition), from, to, wanted);
             let admitted = sources(Topic::Outbox);
@@ -88,10 +93,12 @@ impl Checker {
                 &sources(Topic::Changelog),
                 &range(Expected::Admitted),
             )?;
+            let mut dead_letters = sources(Topic::DeadLetters);
+            dead_letters.retain(|source| !range(Expected::DuplicateOrTooOld).contains(source));
             compare(
                 partition,
                 "dead letters",
-                &sources(Topic::DeadLetters),
+                &dead_letters,
                 &range(Expected::DeadLetter),
             )?;
             if to < from && self.checks_state {
@@ -101,6 +108,11 @@ impl Checker {
                 );
             }
             part.position = to.0;
+            for record in broker.log(Topic::Changelog, partition).open_of(id) {
+                if let (Some((key, _)), Some(recorded)) = (&record.change, record.recorded) {
+                    part.recorded.insert(KeyHash::from(key), recorded);
+                }
+            }
             let changes = broker.log(Topic::Changelog, partition).open_of(id);
             part.keys.extend(changes.filter_map(Record::hashed_change));
         }
@@ -128,7 +140,7 @@ impl Checker {
             );
         }
         match store {
-            Some(store) if store.entries == part.keys => Ok(()),
+            Some(store) if part.remembers(&store.entries, &part.keys) => Ok(()),
             Some(store) => violation(
                 Guarantee::G3,
                 format!(
@@ -174,7 +186,7 @@ impl Checker {
                 }
             }
         }
-        if fold == store.entries {
+        if self.parts[index(partition)].remembers(&store.entries, &fold) {
             return Ok(());
         }
         violation(
@@ -201,12 +213,31 @@ impl Checker {
                 (Topic::DeadLetters, "dead letters", Expected::DeadLetter),
             ] {
                 let records = broker.log(topic, partition).committed();
-                let found: Vec<Offset> = records.map(|record| record.source).collect();
+                let mut found: Vec<Offset> = records
+                    .filter(|record| !record.is_again)
+                    .map(|record| record.source)
+                    .collect();
+                let end = orders.end(partition);
+                let either = expected(orders.of(partition), Offset(0), end, Expected::DuplicateOrTooOld);
+                found.retain(|source| topic != Topic::DeadLetters || !either.contains(source));
                 let wanted = expected(orders.of(partition), Offset(0), orders.end(partition), wanted);
                 compare(partition, name, &found, &wanted)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Part {
+    /// Returns `true` if a store has these keys, or all but old ones.
+    fn remembers(&self, store: &BTreeMap<KeyHash, Entry>, keys: &BTreeMap<KeyHash, Entry>) -> bool {
+        let newest = self.recorded.values().max().map_or(0, |newest| newest.0);
+        let oldest = newest - i64::try_from(RETENTION.as_millis()).expect("some hours");
+        let may_lack = |key: &KeyHash| self.recorded.get(key).is_some_and(|at| at.0 < oldest);
+        keys.iter().all(|(key, entry)| match store.get(key) {
+            Some(stored) => stored == entry,
+            None => may_lack(key),
+        }) && store.keys().all(|key| keys.contains_key(key))
     }
 }
 

@@ -51,9 +51,11 @@ fn each_order_is_admitted_exactly_once() {
 }
 
 /// Events that must occur once in a hundred seeds on average.
-const FAULTS: [&str; 17] = [
+const FAULTS: [&str; 19] = [
+    "changelogs cut",
     "commits with a resent EndTxn",
     "disks lost",
+    "keys forgotten",
     "kills",
     "members evicted",
     "rejoins",

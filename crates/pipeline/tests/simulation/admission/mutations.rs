@@ -6,8 +6,7 @@
 //!
 //! - M1, an external call within the transaction: stage one has none.
 //! - M4 and M5, a store without a changelog: there is no such setting.
-//! - M17, a tombstone that is deleted before an old store has read it: keys do not expire yet. To be added
-//!   together with tombstones.
+//! - M17, a tombstone that is deleted before an old store has read it: old keys are forgotten without tombstones.
 //! - M18, the outbox as the log of keys, truncated by retention: the changelog is the log.
 
 use crate::admission::checker::Guarantee;
@@ -64,6 +63,30 @@ pub(crate) enum Mutation {
     AbortedOverlayKept,
     /// A member that joined again is treated as the former member.
     RejoinUndetected,
+    /// Orders that are older than the retention window are decided like others.
+    TooOldAccepted,
+    /// Keys are removed before a transaction has noted that they are forgotten.
+    CutBeforeNote,
+    /// What is forgotten is not noted with the offsets.
+    ForgottenNotNoted,
+    /// The changelog is cut further than what is forgotten.
+    CutTooFar,
+    /// Keys are forgotten by the wall clock.
+    ForgottenByWallClock,
+}
+
+impl Mutation {
+    /// Returns `true` if keys must be forgotten for it to show.
+    pub(crate) fn is_of_retention(self) -> bool {
+        matches!(
+            self,
+            Self::TooOldAccepted
+                | Self::CutBeforeNote
+                | Self::ForgottenNotNoted
+                | Self::CutTooFar
+                | Self::ForgottenByWallClock
+        )
+    }
 }
 
 /// Runs seeds until one violates the guarantee, at most `within`. A seed may violate another guarantee first,
@@ -122,4 +145,9 @@ assert_detected! {
     old_restore_accepted: OldRestoreAccepted breaks G1, Topics, within 900;
     aborted_overlay_kept: AbortedOverlayKept breaks G2, Topics, within 20;
     rejoin_undetected: RejoinUndetected breaks G1, Topics, within 3_000;
+    too_old_accepted: TooOldAccepted breaks G1, Topics, within 1_000;
+    cut_before_note: CutBeforeNote breaks Drain, Topics, within 5_000;
+    forgotten_not_noted: ForgottenNotNoted breaks Drain, Topics, within 1_000;
+    cut_too_far: CutTooFar breaks Drain, Topics, within 1_000;
+    forgotten_by_wall_clock: ForgottenByWallClock breaks G3, State, within 1_000;
 }

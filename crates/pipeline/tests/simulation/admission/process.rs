@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use pipeline::admission::{
     Action, Admission, AdmitResult, Admitted, Event, Input, KeySource, Membership, OrderForm, PartitionState,
-    Partitioner, RecordKey, RestoreId, Rules, StoreFailure, TransactionLimits, Verdict,
+    Partitioner, RecordKey, RestoreId, Rules, SeenAgain, StoreFailure, TransactionLimits, Verdict, Window,
 };
-use records::{AmountForm, KeyHash, Offset, Partition, Selection, Timestamp};
+use records::{AmountForm, Forgotten, KeyHash, Offset, Partition, Selection, Timestamp};
 
 use crate::admission::broker::{BrokerError, Record, Topic};
 use crate::admission::checker::{Guarantee, Violation, violation};
 use crate::admission::disk::Store;
 use crate::admission::group::{GroupEvent, GroupMetadata, ProcessId};
 use crate::admission::mutations::Mutation;
-use crate::admission::orders::index;
+use crate::admission::orders::{RETENTION, WALL, index};
 use crate::admission::producer::{CommitOutcome, Producer, TransactionCommit};
 use crate::admission::restore_job::{Outcome, RestoreJob, Restored};
 use crate::admission::simulation::Env;
@@ -79,7 +79,9 @@ impl Process {
             stop_requested: false,
             left: false,
             awaits_instance_id: false,
-            admission: Admission::new(rules, limits, env.now).with_refusals(env.refusals),
+            admission: Admission::new(rules, limits, env.now)
+                .with_refusals(env.refusals)
+                .with_retention(env.forgets.then_some(RETENTION)),
             actions: VecDeque::new(),
             operation: None,
             stores: BTreeMap::new(),
@@ -168,6 +170,10 @@ impl Process {
     }
 
     fn next_event(&mut self, env: &mut Env) -> Result<(), Violation> {
+        // By the number of steps: in the other seeds nothing changes.
+        if env.forgets && env.steps.is_multiple_of(5) {
+            self.forget_old_keys(env);
+        }
         if self.stop_requested {
             self.handle(Event::Stop, env);
             return Ok(());
@@ -275,14 +281,16 @@ impl Process {
         }
         let wanted = self.admission.partitions().get(&partition) == Some(&PartitionState::Restoring(id));
         match outcome {
-            Outcome::Ready(store, next) if wanted => {
+            Outcome::Ready(store, next, forgotten) if wanted => {
                 let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
+                let window = Window::new(store.content.newest, forgotten);
                 self.stores.insert(partition, store);
                 let event = Event::Restored {
                     partition,
                     id,
                     next,
                     checkpoint,
+                    window,
                 };
                 self.handle(event, env);
                 Ok(())
@@ -294,6 +302,38 @@ impl Process {
             // A store that is dropped keeps its durable state.
             Outcome::Ready(..) | Outcome::Cancelled => Ok(()),
         }
+    }
+
+    /// Looks for keys that can be forgotten, as the run loop does now and then.
+    fn forget_old_keys(&mut self, env: &mut Env) {
+        let partitions: Vec<Partition> = self.stores.keys().copied().collect();
+        for partition in partitions {
+            let mut cutoff = self.admission.cutoff(partition);
+            if env.is(Mutation::ForgottenByWallClock) && cutoff.is_some() {
+                cutoff = Some(WALL);
+            }
+            let store = &self.stores[&partition];
+            let Some(forgotten) = cutoff.and_then(|cutoff| store.forgettable(cutoff)) else {
+                continue;
+            };
+            self.handle(Event::Forgettable(partition, forgotten), env);
+            if env.is(Mutation::CutBeforeNote) {
+                self.forget(partition, forgotten, env);
+            }
+        }
+    }
+
+    fn forget(&mut self, partition: Partition, forgotten: Forgotten, env: &mut Env) {
+        env.count("keys forgotten");
+        if let Some(store) = self.stores.get_mut(&partition) {
+            store.forget(forgotten);
+        }
+        let below = if env.is(Mutation::CutTooFar) {
+            env.broker.log(Topic::Changelog, partition).last_stable_offset()
+        } else {
+            forgotten.below
+        };
+        env.cuts.push((partition, below));
     }
 
     /// Takes the next record of a started partition. Returns `false` if there is none.
@@ -314,7 +354,8 @@ impl Process {
 
     fn admit(&mut self, partition: Partition, next: Offset, env: &mut Env) {
         let fails = env.faults && env.chance(1, 200);
-        let wall = Timestamp(i64::try_from(env.steps).expect("few steps"));
+        let since = if env.forgets { WALL.0 } else { 0 };
+        let wall = Timestamp(since + i64::try_from(env.steps).expect("few steps"));
         let aborted_overlay_kept = env.is(Mutation::AbortedOverlayKept);
         let orders = std::rc::Rc::clone(&env.orders);
         let order = orders.at(partition, next).expect("an order");
@@ -322,6 +363,12 @@ impl Process {
         let input = Input {
             partition,
             offset: order.offset,
+            at: Some(if env.is(Mutation::TooOldAccepted) && order.at < WALL {
+                // Younger than each order that was admitted.
+                WALL
+            } else {
+                order.at
+            }),
             key: Some(order.key.as_bytes()),
             value: Some(order.value.as_bytes()),
             headers: &[],
@@ -336,7 +383,14 @@ impl Process {
         });
         match taken {
             Ok(AdmitResult::NotRunning) => {}
-            Ok(AdmitResult::Decided { verdict, begins }) => {
+            Ok(AdmitResult::ClockBehind(reason)) => {
+                self.handle(Event::Halt(partition, reason), env);
+            }
+            Ok(AdmitResult::Decided {
+                verdict,
+                begins,
+                again,
+            }) => {
                 env.trace(|| {
                     format!(
                         "process {} takes {partition}@{}: {verdict:?}",
@@ -347,7 +401,7 @@ impl Process {
                 if is_refused && self.admission.mass_refusals().any(|(of, _)| of == partition) {
                     env.count("pauses for refusals");
                 }
-                self.send(partition, order.offset, verdict, begins, env);
+                self.send(partition, order.offset, (verdict, again), begins, env);
             }
             Err(()) => {
                 env.count("stores failed");
@@ -356,7 +410,14 @@ impl Process {
         }
     }
 
-    fn send(&mut self, partition: Partition, source: Offset, verdict: Verdict, begins: bool, env: &mut Env) {
+    fn send(
+        &mut self,
+        partition: Partition,
+        source: Offset,
+        (verdict, again): (Verdict, Option<SeenAgain>),
+        begins: bool,
+        env: &mut Env,
+    ) {
         let Some(producer) = &mut self.producer else {
             self.handle(Event::TransactionFailed, env);
             return;
@@ -369,14 +430,14 @@ impl Process {
             return;
         }
         match verdict {
-            Verdict::Admit { key, entry } => {
+            Verdict::Admit { key, entry, recorded } => {
                 if matches!(
                     env.mutation,
                     Some(Mutation::StoreDurableFirst | Mutation::StoreVisibleFirst)
                 ) && let Some(store) = self.stores.get_mut(&partition)
                 {
                     let checkpoint = store.content.checkpoint.unwrap_or(Offset(0));
-                    store.apply([(KeyHash::from(&key), Some(entry))], checkpoint);
+                    store.apply([(KeyHash::from(&key), Some(entry))], checkpoint, Some(recorded));
                     if env.is(Mutation::StoreDurableFirst) {
                         store.persist(&mut env.disks[self.host], partition);
                     }
@@ -385,14 +446,28 @@ impl Process {
                     env.ever_sent
                         .insert((self.id, partition, KeyHash::from(&key)), entry);
                 }
-                producer.send((Topic::Outbox, partition), Record { source, change: None });
-                let change = Some((key, entry));
-                producer.send((Topic::Changelog, partition), Record { source, change });
+                producer.send((Topic::Outbox, partition), Record::of(source));
+                let record = Record {
+                    change: Some((key, entry)),
+                    recorded: Some(recorded),
+                    ..Record::of(source)
+                };
+                producer.send((Topic::Changelog, partition), record);
             }
             Verdict::Duplicate { .. } => {}
             Verdict::Refuse(_) => {
-                producer.send((Topic::DeadLetters, partition), Record { source, change: None });
+                producer.send((Topic::DeadLetters, partition), Record::of(source));
             }
+        }
+        if let Some(SeenAgain { key, entry, recorded }) = again {
+            env.count("keys seen again");
+            let record = Record {
+                change: Some((key, entry)),
+                recorded: Some(recorded),
+                is_again: true,
+                ..Record::of(source)
+            };
+            producer.send((Topic::Changelog, partition), record);
         }
     }
 
@@ -415,11 +490,16 @@ impl Process {
                 }
             }
             Action::EndTransaction(offsets, meta) => {
+                let mut offsets = offsets;
+                if env.is(Mutation::ForgottenNotNoted) {
+                    offsets.iter_mut().for_each(|next| next.forgotten = None);
+                }
                 self.operation = Some(Operation::End(TransactionCommit::new(offsets, meta)));
             }
-            Action::Apply(partition, admitted, checkpoint) => {
-                self.apply(partition, admitted, checkpoint, env);
+            Action::Apply(partition, admitted, checkpoint, newest) => {
+                self.apply(partition, admitted, (checkpoint, newest), env);
             }
+            Action::Forget(partition, forgotten) => self.forget(partition, forgotten, env),
             Action::DropProducer => self.abandon(env),
             Action::OpenProducer => self.operation = Some(Operation::Open),
             Action::Close(partition) => {
@@ -459,7 +539,7 @@ impl Process {
         if env.is(Mutation::UnknownIsAborted)
             && let (Some(_), Some(next)) = (&store, self.known.get(&partition).copied())
         {
-            let outcome = Outcome::Ready(store.expect("checked above"), next);
+            let outcome = Outcome::Ready(store.expect("checked above"), next, None);
             self.results.push_back(Restored {
                 partition,
                 id,
@@ -518,7 +598,13 @@ impl Process {
         self.handle(Event::StoreFailed(partition, failure), env);
     }
 
-    fn apply(&mut self, partition: Partition, admitted: Admitted, mut checkpoint: Offset, env: &mut Env) {
+    fn apply(
+        &mut self,
+        partition: Partition,
+        admitted: Admitted,
+        (mut checkpoint, newest): (Offset, Option<Timestamp>),
+        env: &mut Env,
+    ) {
         let Some(store) = self.stores.get_mut(&partition) else {
             self.store_failed(partition, env);
             return;
@@ -532,7 +618,7 @@ impl Process {
             checkpoint = env.broker.log(Topic::Changelog, partition).high_watermark();
         }
         let changes = admitted.into_iter().map(|(key, entry)| (key, Some(entry)));
-        store.apply(changes, checkpoint);
+        store.apply(changes, checkpoint, newest);
     }
 
     fn persist(&mut self, env: &mut Env) {
@@ -592,13 +678,15 @@ impl Process {
                     "transactions committed after the faults"
                 });
                 let reached = producer.reached.clone();
-                self.known.extend(commit.offsets);
+                self.known
+                    .extend(commit.offsets.iter().map(|next| (next.partition, next.offset)));
                 self.handle(Event::Committed(reached), env);
             }
             Some(CommitOutcome::CommittedRetireProducer) => {
                 env.count("commits with a resent EndTxn");
                 let reached = producer.reached.clone();
-                self.known.extend(commit.offsets);
+                self.known
+                    .extend(commit.offsets.iter().map(|next| (next.partition, next.offset)));
                 self.handle(Event::CommittedRetireProducer(reached), env);
             }
             Some(CommitOutcome::Unknown) if env.is(Mutation::UnknownIsCommitted) => {

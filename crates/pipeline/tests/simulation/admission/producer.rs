@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use pipeline::admission::NextOffset;
 use records::{Offset, Partition};
 
 use crate::admission::broker::{BrokerError, Record, Topic, TopicPartition, TransactionalId};
@@ -24,7 +25,7 @@ pub(crate) struct Message {
 #[derive(Debug)]
 pub(crate) enum Request {
     Produce(TopicPartition, Vec<Record>),
-    Offsets(Vec<(Partition, Offset)>, GroupMetadata),
+    Offsets(Vec<NextOffset>, GroupMetadata),
     End { commit: bool },
 }
 
@@ -125,7 +126,7 @@ impl Producer {
     /// Adds the group's offsets to the transaction, and sends them.
     pub(crate) fn add_offsets(
         &self,
-        offsets: &[(Partition, Offset)],
+        offsets: &[NextOffset],
         meta: GroupMetadata,
         env: &mut Env,
     ) -> Result<(), BrokerError> {
@@ -170,7 +171,7 @@ impl Producer {
 
 /// Commit of a transaction: records acknowledged, then the offsets, then EndTxn.
 pub(crate) struct TransactionCommit {
-    pub(crate) offsets: Vec<(Partition, Offset)>,
+    pub(crate) offsets: Vec<NextOffset>,
     meta: GroupMetadata,
     step: CommitStep,
 }
@@ -198,7 +199,7 @@ pub(crate) enum CommitOutcome {
 }
 
 impl TransactionCommit {
-    pub(crate) fn new(offsets: Vec<(Partition, Offset)>, meta: GroupMetadata) -> Self {
+    pub(crate) fn new(offsets: Vec<NextOffset>, meta: GroupMetadata) -> Self {
         Self {
             offsets,
             meta,

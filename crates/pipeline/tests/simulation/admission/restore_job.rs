@@ -6,7 +6,9 @@ use pipeline::admission::RestoreId;
 use pipeline::admission::restore::{
     Chunk, NewestOrder, Restore, RestoreContext, RestoreRequest, RestoreResponse, RestoreStep, Tail,
 };
-use records::{Bounds, Entry, IdempotencyKey, KeyHash, Offset, Partition, TopicId, Topics, TopicsNote};
+use records::{
+    Bounds, Entry, Forgotten, IdempotencyKey, KeyHash, Offset, Partition, TopicId, Topics, TopicsNote,
+};
 
 use crate::admission::broker::{LogEntry, Topic};
 use crate::admission::disk::Store;
@@ -33,7 +35,7 @@ pub(crate) struct Restored {
 }
 
 pub(crate) enum Outcome {
-    Ready(Store, Offset),
+    Ready(Store, Offset, Option<Forgotten>),
     Halted(String),
     Cancelled,
 }
@@ -44,6 +46,7 @@ static NOTE: LazyLock<TopicsNote> = LazyLock::new(|| TopicsNote {
     orders: TopicId::new("orders"),
     pending: TopicId::new("pending"),
     changelog: TopicId::new("changelog"),
+    forgotten: None,
 });
 
 const PARTITIONS_MAX: usize = 8;
@@ -107,7 +110,8 @@ impl RestoreJob {
             }
             RestoreStep::Ready(next) => {
                 let store = self.store.take().expect("an open store");
-                Some(self.over(Outcome::Ready(store, next)))
+                let forgotten = self.restore.forgotten(None);
+                Some(self.over(Outcome::Ready(store, next, forgotten)))
             }
             RestoreStep::Halted(reason) => Some(self.over(Outcome::Halted(reason))),
         }
@@ -145,7 +149,11 @@ impl RestoreJob {
                     return None;
                 }
                 let committed = env.broker.committed(partition);
-                let metadata = committed.map_or(String::new(), |_| NOTE.encode());
+                let note = || TopicsNote {
+                    forgotten: env.broker.forgotten(partition),
+                    ..NOTE.clone()
+                };
+                let metadata = committed.map_or(String::new(), |_| note().encode());
                 RestoreResponse::CommittedOffset(committed, metadata)
             }
             RestoreRequest::OtherNotes => RestoreResponse::OtherNotes(other_notes(env)),
@@ -156,7 +164,7 @@ impl RestoreJob {
                     None => changelog.high_watermark(),
                 };
                 RestoreResponse::ChangelogBounds(Bounds {
-                    start: Offset(0),
+                    start: changelog.start,
                     end,
                 })
             }
@@ -179,8 +187,12 @@ impl RestoreJob {
             }
             // Without the comparison: simulated logs lose nothing, and it would hide the rules that mutations
             // remove.
-            RestoreRequest::ApplyChangelog { checkpoint, end, .. } => {
-                return self.read(checkpoint, end, host, env);
+            RestoreRequest::ApplyChangelog {
+                start,
+                checkpoint,
+                end,
+            } => {
+                return self.read(start.max(checkpoint), end, host, env);
             }
             RestoreRequest::NewestOrder => {
                 // Off with a mutation, since it would hide the rule that the mutation removes.
@@ -212,6 +224,11 @@ impl RestoreJob {
         } else {
             log.last_stable_offset()
         };
+        if position < log.start {
+            // Out of range: another process has deleted forgotten keys meanwhile.
+            self.retry();
+            return None;
+        }
         let mut full = Vec::new();
         for _ in 0..records_now {
             if position >= to.min(stable) {
@@ -222,8 +239,9 @@ impl RestoreJob {
                 LogEntry::Open(_, record) | LogEntry::Aborted(record) if sees_all => Some(record),
                 LogEntry::Open(..) | LogEntry::Aborted(_) | LogEntry::Marker => None,
             };
+            let at = record.and_then(|record| record.recorded);
             if let Some((key, entry)) = record.and_then(|record| record.change.as_ref()) {
-                let taken = tail.take(key.as_bytes(), Some(&entry.encode()), position);
+                let taken = tail.take(key.as_bytes(), Some(&entry.encode()), position, at);
                 full.extend(taken.expect("an entry"));
             }
             position = position.next();
@@ -267,14 +285,16 @@ fn write(store: &mut Store, chunk: Chunk) {
             entry.map(|bytes| Entry::decode(&bytes).expect("an entry")),
         )
     });
-    store.apply(changes, chunk.checkpoint);
+    store.apply(changes, chunk.checkpoint, chunk.recorded);
 }
 
 fn newest_order(env: &Env, partition: Partition) -> Option<NewestOrder> {
-    let newest = env.broker.log(Topic::Outbox, partition).committed().last()?;
+    let outbox = env.broker.log(Topic::Outbox, partition);
+    let newest = outbox.committed().last()?;
     let order = env.orders.at(partition, newest.source).expect("an order");
     Some(NewestOrder {
         offset: newest.source,
         key: IdempotencyKey::new(&order.key).expect("an admitted key"),
+        is_last: outbox.last_stable_offset() == outbox.high_watermark(),
     })
 }

@@ -10,7 +10,7 @@ use pipeline::ShareLimit;
 use pipeline::admission::RefusalSettings;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use records::{Entry, KeyHash, Partition};
+use records::{Entry, KeyHash, Offset, Partition};
 
 use crate::admission::broker::{Broker, TransactionalId};
 use crate::admission::checker::{Checker, Guarantee, Violation, violation};
@@ -39,6 +39,10 @@ pub(crate) struct Env {
     pub(crate) refusals: RefusalSettings,
     pub(crate) steps: u64,
     pub(crate) mutation: Option<Mutation>,
+    /// Keys that are older than the retention are forgotten.
+    pub(crate) forgets: bool,
+    /// Deletions from the changelog that did not happen yet.
+    pub(crate) cuts: Vec<(Partition, Offset)>,
     pub(crate) faults: bool,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) orders: Rc<Orders>,
@@ -115,8 +119,14 @@ impl Simulation {
         broker.verifies_transactions = mutation != Some(Mutation::NoVerification);
         let mut group = Group::new(is_static, partitions.clone());
         group.checks_members = mutation != Some(Mutation::GenerationOnly);
+        let mut orders = Orders::draw(&mut random, count);
+        let forgets = mutation.map_or(seed.is_multiple_of(3), Mutation::is_of_retention);
+        if forgets {
+            // Of a source of its own: in the other seeds nothing changes.
+            orders.give_times(&mut ChaCha8Rng::seed_from_u64(!seed));
+        }
         let env = Env {
-            orders: Rc::new(Orders::draw(&mut random, count)),
+            orders: Rc::new(orders),
             random,
             now: Instant::now(),
             // Small, because a seed has few records.
@@ -132,6 +142,8 @@ impl Simulation {
             },
             steps: 0,
             mutation,
+            forgets,
+            cuts: Vec::new(),
             faults: true,
             partitions,
             broker,
@@ -186,6 +198,13 @@ impl Simulation {
     }
 
     fn step(&mut self) -> Result<(), Violation> {
+        if self.env.steps.is_multiple_of(7) && !self.env.cuts.is_empty() {
+            let (partition, below) = self.env.cuts.remove(0);
+            self.env.count("changelogs cut");
+            self.env
+                .trace(|| format!("the changelog of {partition} is cut below {below}"));
+            self.env.broker.delete_records(partition, below);
+        }
         let Weights {
             process,
             restore,
