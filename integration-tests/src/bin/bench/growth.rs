@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use harness::cluster::Administrator;
 use harness::orders::feed::{Feed, Plan};
-use harness::orders::{Mix, Orders};
+use harness::orders::{Keys, Mix, Orders};
 use harness::pipeline::{Pipeline, Service};
 use harness::read_back::topics::high_watermarks;
 use records::{IdempotencyKey, Partition, Timestamp};
@@ -227,7 +227,10 @@ impl<'a> Growing<'a> {
             topic: self.pipeline.topics.orders.clone(),
             partitions: self.arguments.partitions,
             // Another seed for each slice, or all but the first would be duplicates.
-            orders: Orders::Generated(Mix::all_new(self.arguments.seed.wrapping_mul(1_000_003) + number)),
+            orders: Orders::Generated(Mix {
+                keys: Keys::Random,
+                ..Mix::all_new(self.arguments.seed.wrapping_mul(1_000_003) + number)
+            }),
             count,
             per_second: None,
         })

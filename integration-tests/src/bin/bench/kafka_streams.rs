@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
 use harness::cluster::Administrator;
 use harness::orders::feed::{Feed, Plan};
-use harness::orders::{Mix, Orders};
+use harness::orders::{Keys, Mix, Orders};
 use harness::pipeline::Pipeline;
 use harness::wait::{await_until, pause};
 use serde::Serialize;
@@ -187,7 +187,10 @@ fn run(arguments: &Arguments, java: &Java) -> Result<Run> {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: arguments.partitions,
-        orders: Orders::Generated(Mix::all_new(arguments.seed)),
+        orders: Orders::Generated(Mix {
+            keys: Keys::Random,
+            ..Mix::all_new(arguments.seed)
+        }),
         count: arguments.orders,
         per_second: None,
     })
