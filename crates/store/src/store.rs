@@ -294,7 +294,7 @@ impl Store {
     }
 
     /// Returns what can be forgotten of the keys that were recorded before `cutoff`; `None` if nothing can. Some are kept
-    /// with later ones of the same [`Options::period`].
+    /// with later ones of the same [`crate::Options::period`].
     #[must_use]
     pub fn forgettable(&self, cutoff: Timestamp) -> Option<Forgotten> {
         let before_cutoff = Forgotten {
