@@ -22,6 +22,7 @@ use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
 use harness::wait::{await_until, pause};
+use kafka::topics::CHANGELOG_CONFIGS;
 use records::dead_letter::{DETAIL, REASON, Reason, SOURCE};
 use records::{Fingerprint, Partition};
 
@@ -246,7 +247,7 @@ fn backlog_passes_topics_that_take_small_batches() {
         let topics = pipeline.topics.clone();
         let administrator = Administrator::new(&pipeline.kafka)?;
         administrator.create_topic(&topics.pending, 1, &[("max.message.bytes", "100000")])?;
-        let configs = [("max.message.bytes", "50000"), ("cleanup.policy", "compact")];
+        let configs = [&CHANGELOG_CONFIGS[..], &[("max.message.bytes", "50000")]].concat();
         administrator.create_topic(&topics.changelog, 1, &configs)?;
         for topic in [&topics.pending, &topics.changelog] {
             high_watermarks(&pipeline.kafka, topic)?;
