@@ -11,6 +11,7 @@ use harness::api::Api;
 use harness::cluster;
 use harness::orders::manual::{abort, orders, send};
 use harness::pipeline::Pipeline;
+use harness::process::instance_lifecycle::await_ready;
 use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_outcomes};
@@ -29,6 +30,8 @@ fn lag_of_quiet_topics_is_zero() {
         for round in 1..3 {
             for service in [&mut validator, &mut caller] {
                 service.process.start()?;
+                // A new group of callers begins while the outbox is empty.
+                await_ready(service, LIMIT)?;
             }
             for partition in [0, 1] {
                 let of = |prefix, count| orders(partition, &format!("{prefix}-{round}-{partition}"), count);
