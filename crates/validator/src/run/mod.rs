@@ -230,6 +230,8 @@ impl Loop<'_> {
     fn run_until_stopped(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !self.shell.has_left {
             self.health.tick();
+            // Before the clients are closed, too: a rebalance that nobody has taken would hold up the closing for ever.
+            self.poll(consumer)?;
             if shutdown.is_requested() {
                 // Ends the open transaction, so that a restart has nothing to wait for.
                 self.apply(consumer, Event::Stop)?;
@@ -249,7 +251,6 @@ impl Loop<'_> {
             let mut time = Time::now();
             self.remove_unused_stores(time.now);
             self.forget_old_keys(consumer, time.now)?;
-            self.poll(consumer)?;
             self.take_turn(consumer, &mut time)?;
         }
         Ok(())
