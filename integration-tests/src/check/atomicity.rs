@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use records::entry::SEEN_AGAIN;
 use records::{Entry, Offset, Partition, Position, dead_letter, pending};
 
 use super::{Anomaly, Guarantee, Violation};
@@ -48,6 +49,10 @@ impl RecordSources {
     #[must_use]
     pub fn from_entries(topic: &str, records: &[Record]) -> Self {
         Self::new(topic, records, |record| {
+            // A key that is recorded again has the source of its first order, and not of the one that it comes with.
+            if record.headers.iter().any(|(name, _)| name == SEEN_AGAIN) {
+                return None;
+            }
             let entry = Entry::decode(record.value.as_deref()?).ok()?;
             Some((record.partition, entry.source))
         })
