@@ -50,14 +50,14 @@ impl DeliveryReports {
         *self.lock() = Received::default();
     }
 
-    /// Counts records as sent. Precedes the send, because their reports may arrive before the send returns.
-    pub(super) fn records_sent(&self, count: usize) {
-        self.sent.fetch_add(count as u64, Ordering::AcqRel);
+    /// Counts a record as sent. Precedes the send, because its report may arrive before the send returns.
+    pub(super) fn record_sent(&self) {
+        self.sent.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes back [`Self::records_sent`] for records that were refused and will have no report.
-    pub(super) fn records_refused(&self, count: usize) {
-        self.sent.fetch_sub(count as u64, Ordering::AcqRel);
+    /// Takes back [`Self::record_sent`] for a record that was refused and will have no report.
+    pub(super) fn record_refused(&self) {
+        self.sent.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Waits for the report of every record that was sent.

@@ -197,12 +197,12 @@ impl Drop for Topic {
 mod tests {
     use std::sync::mpsc;
 
-    use records::{Partition, Timestamp};
-
-    use super::*;
     use rdkafka::message::{DeliveryResult, Headers as _, Message};
     use rdkafka::types::RDKafkaErrorCode;
     use rdkafka::{ClientConfig, ClientContext};
+    use records::{Partition, Timestamp};
+
+    use super::*;
 
     /// A record as its delivery report shows it: topic, partition and offset, then its content.
     #[derive(Debug, PartialEq, Eq)]

@@ -193,7 +193,7 @@ impl TransactionalProducer {
     }
 
     fn send_as(&self, mut record: OutgoingRecord<'_>, opaque: usize) -> Result<(), ClientError> {
-        self.reports().records_sent(1);
+        self.reports().record_sent();
         let mut full_since = None;
         loop {
             match self.sender.send(&mut record, opaque) {
@@ -205,7 +205,7 @@ impl TransactionalProducer {
                     std::thread::sleep(QUEUE_FULL_WAIT);
                 }
                 Err(error) => {
-                    self.reports().records_refused(1);
+                    self.reports().record_refused();
                     let attempted = format!("sending a record to {:?}", record.topic);
                     return Err(ClientError::new(attempted, error));
                 }
@@ -287,7 +287,6 @@ impl TransactionalProducer {
     }
 
     fn await_deliveries(&self, deadline: Instant) -> Result<(), ClientError> {
-        // A changelog record that is left out would be a key that nobody knows, of an order that is on the outbox.
         let sent = self.reports().sent();
         self.sender
             .flush(deadline.saturating_duration_since(Instant::now()));
