@@ -95,31 +95,28 @@ impl Standby {
     fn follow(&mut self, partition: Partition) -> anyhow::Result<()> {
         let context = self.worker.context(partition);
         self.worker.check_topic_ids(&context)?;
-        let (mut store, mut forgotten, mut note_due) = match self.followed.remove(&partition) {
-            Some(followed) => (followed.store, followed.forgotten, followed.note_due),
-            None => (Box::new(self.worker.open_store(partition)?), None, Instant::now()),
+        let mut followed = match self.followed.remove(&partition) {
+            Some(followed) => followed,
+            None => Followed {
+                store: Box::new(self.worker.open_store(partition)?),
+                lag: 0,
+                forgotten: None,
+                note_due: Instant::now(),
+            },
         };
         let stable = self.reader.stable_bounds(partition, REQUEST_TIMEOUT)?;
-        let range_of = |store: &Store, forgotten| StandbyRange::of(store.checkpoint(), stable, forgotten);
+        let checkpoint = followed.store.checkpoint();
         // Read after the bounds: then it has the reason of what was deleted below them.
-        let is_cut = store
-            .checkpoint()
-            .is_none_or(|checkpoint| checkpoint < stable.start);
-        if note_due <= Instant::now() || is_cut {
-            forgotten = self.forgotten(&context)?;
-            note_due = Instant::now() + NOTE_INTERVAL;
-            if let Some(forgotten) = forgotten {
-                store.forget(forgotten)?;
+        let is_cut = checkpoint.is_none_or(|checkpoint| checkpoint < stable.start);
+        if followed.note_due <= Instant::now() || is_cut {
+            followed.forgotten = self.forgotten(&context)?;
+            followed.note_due = Instant::now() + NOTE_INTERVAL;
+            if let Some(forgotten) = followed.forgotten {
+                followed.store.forget(forgotten)?;
             }
         }
-        let lag = StandbyRange::lag(store.checkpoint(), stable);
-        let Some(range) = range_of(&store, forgotten) else {
-            let followed = Followed {
-                store,
-                lag,
-                forgotten,
-                note_due,
-            };
+        followed.lag = StandbyRange::lag(checkpoint, stable);
+        let Some(range) = StandbyRange::of(checkpoint, stable, followed.forgotten) else {
             self.followed.insert(partition, followed);
             return Ok(());
         };
@@ -128,19 +125,13 @@ impl Standby {
         let read = worker.read_changelog(
             reader,
             &context,
-            &mut store,
+            &mut followed.store,
             range.into(),
             is_unwanted,
             &worker.metrics.standby_records,
         );
         match read {
             Ok(ChangelogRead::Applied | ChangelogRead::Cancelled) => {
-                let followed = Followed {
-                    store,
-                    lag,
-                    forgotten,
-                    note_due,
-                };
                 self.followed.insert(partition, followed);
                 Ok(())
             }
@@ -148,7 +139,7 @@ impl Standby {
                 bail!("the store does not have the changelog's record at {offset}")
             }
             Err(error) => {
-                drop(store);
+                drop(followed);
                 if error
                     .downcast_ref::<StoreError>()
                     .is_some_and(StoreError::is_corruption)
