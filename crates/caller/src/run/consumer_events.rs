@@ -77,13 +77,7 @@ impl Loop {
             return Ok(());
         }
         self.markers_due = Some(now + MARKERS_INTERVAL);
-        let passed = match self.shell.consumer.passed_markers() {
-            Ok(passed) => passed,
-            Err(error) => {
-                tracing::warn!(%error, "positions not read, so that the group's lag may not be 0; trying again");
-                return Ok(());
-            }
-        };
+        let passed = self.shell.consumer.passed_markers();
         passed
             .into_iter()
             .try_for_each(|(partition, next)| self.apply(Event::ReachedEnd { partition, next }))

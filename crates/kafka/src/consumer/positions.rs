@@ -1,8 +1,14 @@
 //! Positions of a consumer's partitions: where reading starts, pauses and continues.
 
+#![expect(
+    unsafe_code,
+    reason = "rust-rdkafka returns positions of the whole assignment only"
+)]
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rdkafka::bindings as rd;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as Seek, TopicPartitionList};
@@ -73,16 +79,9 @@ impl Consumer {
     /// Returns the started partitions whose position has passed transaction markers, or aborted records, since the last
     /// record that was returned, each with the offset that it reads next. All records below were returned, if no batch is
     /// left.
-    ///
-    /// # Errors
-    /// The positions cannot be read.
-    pub fn passed_markers(&self) -> Result<Vec<(Partition, Offset)>, ClientError> {
-        // librdkafka moves a position when it hands out a record or drops a marker, in the order of the log. It forgets
-        // the position with each assignment and each seek, so that one is never of an earlier start.
-        let positions = self
-            .inner
-            .position()
-            .map_err(|error| self.error("reading the positions of", &[], error))?;
+    #[must_use]
+    pub fn passed_markers(&self) -> Vec<(Partition, Offset)> {
+        let positions = self.positions();
         let mut passed = Vec::new();
         let mut started = self.next();
         for position in positions.elements() {
@@ -98,7 +97,19 @@ impl Consumer {
                 passed.push((partition, next.offset));
             }
         }
-        Ok(passed)
+        passed
+    }
+
+    /// Returns the positions of the started partitions, invalid where nothing was read since the start.
+    // librdkafka moves a position when it hands out a record or drops a marker, in the order of the log. It forgets the
+    // position with each assignment and each seek, so that one is never of an earlier start.
+    pub(super) fn positions(&self) -> TopicPartitionList {
+        let started: Vec<Partition> = self.next().keys().copied().collect();
+        let positions = self.list(&started);
+        // rust-rdkafka would ask librdkafka's main thread for the assignment first, and wait without a limit.
+        // SAFETY: client and list are alive, and no other thread has the list.
+        unsafe { rd::rd_kafka_position(self.inner.client().native_ptr(), positions.ptr()) };
+        positions
     }
 
     /// Stops returning records of these partitions. Records that were fetched ahead are dropped.

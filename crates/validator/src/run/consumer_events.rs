@@ -75,14 +75,7 @@ impl Loop<'_> {
             return Ok(());
         }
         self.markers_due = now + MARKERS_INTERVAL;
-        let passed = match consumer.passed_markers() {
-            Ok(passed) => passed,
-            Err(error) => {
-                tracing::warn!(%error, "positions not read, so that the group's lag may not be 0; trying again");
-                return Ok(());
-            }
-        };
-        for (partition, next) in passed {
+        for (partition, next) in consumer.passed_markers() {
             if self.admission.reached_end(partition, next, now)
                 && let Err(error) = self.shell.begin()
             {

@@ -247,7 +247,7 @@ impl Loop<'_> {
     fn run_until_stopped(&mut self, consumer: &Consumer, shutdown: &Shutdown) -> anyhow::Result<()> {
         while !self.shell.has_left {
             self.health.tick();
-            // Before the clients are closed, too: a rebalance that nobody has taken would hold up the closing for ever.
+            // Before the clients are closed, too, which would have to complete a rebalance of the last wait.
             self.poll(consumer)?;
             if shutdown.is_requested() {
                 // Ends the open transaction, so that a restart has nothing to wait for.

@@ -157,15 +157,12 @@ impl Consumer {
     /// Returns `true` if the brokers have told of records that were not fetched yet.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        let started: Vec<Partition> = self.next().keys().copied().collect();
         let client = self.inner.client().native_ptr();
         let Ok(topic) = CString::new(self.topic.as_str()) else {
             return false;
         };
-        let positions = self.list(&started);
-        // librdkafka's own, which passes over the markers of transactions. SAFETY: client and list are alive, and no
-        // other thread has the list.
-        unsafe { rd::rd_kafka_position(client, positions.ptr()) };
+        // They pass over the markers of transactions.
+        let positions = self.positions();
         positions.elements().iter().any(|element| {
             let (mut start, mut end) = (0, 0);
             // SAFETY: the client is alive, and the topic ends with a zero. The bounds are those of the last response.

@@ -160,7 +160,10 @@ impl<M: Clone> Admission<M> {
             // A duplicate or conflict must not replace the entry of the order that was admitted.
             (Verdict::Duplicate { .. } | Verdict::Refuse(_), Some(again)) => {
                 window.seen_again(again.recorded);
-                Some((KeyHash::from(&again.key), again.entry))
+                Some((
+                    looked_up.unwrap_or_else(|| KeyHash::from(&again.key)),
+                    again.entry,
+                ))
             }
             (Verdict::Duplicate { .. } | Verdict::Refuse(_), None) => None,
         };
