@@ -14,7 +14,7 @@ use pipeline::admission::restore::{
 use records::key::InvalidKey;
 use records::pending::Admission;
 use records::{Bounds, Forgotten, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
-use service::failpoint::guard_removed;
+use service::failpoint::{guard_removed, kill_at};
 use store::{Identity, Options, Store, StoreError};
 
 use super::read_changelog::{ChangelogRange, ChangelogRead};
@@ -105,6 +105,8 @@ impl Worker {
             match restore.on(response) {
                 RestoreStep::Request(next) => request = next,
                 RestoreStep::Ready(start) => {
+                    // Passed by each restore, also by one whose store had every record of the changelog.
+                    kill_at!("during-restore");
                     if is_new_group && start > Offset(0) {
                         // Not a loss that this group has caused, but an operator may expect those orders.
                         tracing::warn!(
