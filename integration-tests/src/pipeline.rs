@@ -8,6 +8,7 @@ use records::{Timestamp, Topics};
 
 use crate::cluster::broker::{self, Broker};
 use crate::cluster::{self, Administrator};
+use crate::http::Http;
 use crate::process::settings::Settings;
 use crate::process::{Process, free_port, last_run, tail_of};
 use crate::proxy::{Proxy, Rule};
@@ -379,6 +380,26 @@ impl Service {
             bail!("{} exited by itself with {status}", self.process.name());
         }
         Ok(())
+    }
+
+    /// Returns the sum of a counter or gauge over all its labels, or the value of one whose labels are named with it.
+    ///
+    /// # Errors
+    /// The program does not respond, or has no such metric.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let (_, metrics) = Http::new()?.get(&format!("{}/metrics", self.admin))?;
+        let values: Vec<&str> = metrics
+            .lines()
+            .filter(|line| {
+                // A longer name that begins with this one is another metric.
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
+            })
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        // Each series is there from the start, so a missing one is a wrong name, not 0.
+        ensure!(!values.is_empty(), "{} has no metric {name}", self.process.name());
+        values.into_iter().map(|value| Ok(value.parse::<u64>()?)).sum()
     }
 }
 

@@ -19,23 +19,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// Returns the sum of a counter or gauge over all its labels, or the value of one whose labels are named with it.
 pub(crate) fn counter(service: &Service, name: &str) -> Result<u64> {
-    let (_, metrics) = Http::new()?.get(&format!("{}/metrics", service.admin))?;
-    let values: Vec<&str> = metrics
-        .lines()
-        .filter(|line| {
-            // A longer name that begins with this one is another metric.
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with([' ', '{']))
-        })
-        .filter_map(|line| line.rsplit(' ').next())
-        .collect();
-    // Each series is there from the start, so a missing one is a wrong name, not 0.
-    ensure!(
-        !values.is_empty(),
-        "{} has no metric {name}",
-        service.process.name()
-    );
-    values.into_iter().map(|value| Ok(value.parse::<u64>()?)).sum()
+    service.metric(name)
 }
 
 /// Waits until the program runs, is not ready, and gives a reason with all these words. Returns the reason.

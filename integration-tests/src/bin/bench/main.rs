@@ -12,6 +12,7 @@ mod latency;
 mod operator;
 mod resource_usage;
 mod restart;
+mod takeover;
 mod validator;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Program {
     Killed(caller_kill::Arguments),
     /// Time that orders wait while a validator with many keys in its store restarts, or restores lost stores.
     Restart(restart::Arguments),
+    /// Time that orders wait after the loss of one of two validators with standby stores.
+    Takeover(takeover::Arguments),
     /// Time and peak memory of the operator's commands on a large outbox.
     Operator(operator::Arguments),
     /// Bare HTTP client that the caller is compared with.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Program::Caller(arguments) => caller::measure(&arguments),
         Program::Killed(arguments) => caller_kill::measure(&arguments),
         Program::Restart(arguments) => restart::measure(&arguments),
+        Program::Takeover(arguments) => takeover::measure(&arguments),
         Program::Operator(arguments) => operator::measure(&arguments),
         Program::Bare(arguments) => bare_client::run(&arguments),
         Program::BareLoop(arguments) => bare_loop::run(&arguments),

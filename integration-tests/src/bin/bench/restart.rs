@@ -26,9 +26,9 @@ use crate::figures::Range;
 use crate::resource_usage;
 
 /// Timeout of each wait; filling the store takes longest.
-const LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 /// Time between two restarts: long enough for the store to become durable.
-const RUN_TIME: Duration = Duration::from_secs(3);
+pub(crate) const RUN_TIME: Duration = Duration::from_secs(3);
 
 /// Options of `bench restart`.
 #[derive(Debug, clap::Args)]
@@ -92,22 +92,8 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
     ];
     // One validator fills the stores and is restarted; the other two join for the rolling restart.
     let [first, ..] = &mut validators;
-    first.process.start()?;
-    let orders = |seed| Orders::Generated(Mix::all_new(seed));
-    feed(&pipeline, orders(arguments.seed), arguments.keys, None).finish()?;
-    await_until("the store holds all keys", LIMIT, || {
-        first.expect_running()?;
-        pause(Duration::from_millis(200))?;
-        let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
-        Ok(match cluster::lag(&pipeline.kafka, group, topic)? {
-            0 => ControlFlow::Break(()),
-            lag => ControlFlow::Continue(format!("{lag} orders have no verdict")),
-        })
-    })?;
-
-    // Another seed, or all of them would be duplicates, of which nothing is written to the outbox.
-    let more = orders(arguments.seed + 1);
-    let feeding = feed(&pipeline, more, u64::MAX, Some(arguments.per_second));
+    fill(&pipeline, first, arguments.keys, arguments.seed)?;
+    let feeding = feed_on(&pipeline, arguments.seed, arguments.per_second);
     let killed = restarts(&pipeline, first, arguments.runs, |service| service.process.kill())?;
     let drained = restarts(&pipeline, first, arguments.runs, |service| {
         service.process.terminate(Duration::from_secs(60))
@@ -183,13 +169,34 @@ impl Report {
     }
 }
 
-/// Sends orders to the pipeline, at this rate or at full speed.
-fn feed(pipeline: &Pipeline, orders: Orders, count: u64, per_second: Option<u64>) -> Feed {
+/// Starts the validator, and waits until its stores have this many keys.
+pub(crate) fn fill(pipeline: &Pipeline, service: &mut Service, keys: u64, seed: u64) -> Result<()> {
+    service.process.start()?;
+    feed(pipeline, seed, keys, None).finish()?;
+    await_until("the store holds all keys", LIMIT, || {
+        service.expect_running()?;
+        pause(Duration::from_millis(200))?;
+        let (group, topic) = (&pipeline.validator_group, &pipeline.topics.orders);
+        Ok(match cluster::lag(&pipeline.kafka, group, topic)? {
+            0 => ControlFlow::Break(()),
+            lag => ControlFlow::Continue(format!("{lag} orders have no verdict")),
+        })
+    })
+}
+
+/// Sends further orders, until it is stopped.
+pub(crate) fn feed_on(pipeline: &Pipeline, seed: u64, per_second: u64) -> Feed {
+    // Another seed, or all of them would be duplicates, of which nothing is written to the outbox.
+    feed(pipeline, seed + 1, u64::MAX, Some(per_second))
+}
+
+/// Sends new orders, at this rate or at full speed.
+fn feed(pipeline: &Pipeline, seed: u64, count: u64, per_second: Option<u64>) -> Feed {
     Feed::start(Plan {
         kafka: pipeline.kafka.clone(),
         topic: pipeline.topics.orders.clone(),
         partitions: pipeline.partitions,
-        orders,
+        orders: Orders::Generated(Mix::all_new(seed)),
         count,
         per_second,
     })
@@ -227,7 +234,7 @@ fn restarts(
     })
 }
 
-fn milliseconds(took: &[Duration]) -> Range {
+pub(crate) fn milliseconds(took: &[Duration]) -> Range {
     Range::of(took, |time| time.as_secs_f64() * 1e3)
 }
 
@@ -272,12 +279,12 @@ fn roll(pipeline: &Pipeline, validators: &mut [Service; 3]) -> Result<Vec<Durati
 }
 
 /// Reader of the outbox under read_committed, from its current end.
-struct Outbox {
+pub(crate) struct Outbox {
     consumer: BaseConsumer,
 }
 
 impl Outbox {
-    fn from_end(pipeline: &Pipeline) -> Result<Self> {
+    pub(crate) fn from_end(pipeline: &Pipeline) -> Result<Self> {
         let topic = &pipeline.topics.pending;
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &pipeline.kafka)
@@ -294,6 +301,15 @@ impl Outbox {
         }
         consumer.assign(&from).context("following the outbox")?;
         Ok(Self { consumer })
+    }
+
+    /// Waits until each partition has a record.
+    pub(crate) fn await_each_partition(&self, pipeline: &Pipeline, service: &mut Service) -> Result<()> {
+        let mut waiting: HashSet<i32> = (0..pipeline.partitions).collect();
+        while !waiting.is_empty() {
+            waiting.remove(&self.await_call(service)?);
+        }
+        Ok(())
     }
 
     /// Waits for the next record, and returns its partition. Fails if the validator exits meanwhile.
