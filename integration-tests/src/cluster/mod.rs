@@ -1,8 +1,10 @@
 //! The Kafka cluster under test: its address, the groups' committed offsets, and brokers for one scenario.
 
+pub mod access_control;
 mod administrator;
 pub mod broker;
 pub mod log_truncation;
+pub mod secured;
 pub mod three_brokers;
 pub mod two_brokers;
 

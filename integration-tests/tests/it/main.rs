@@ -11,6 +11,7 @@ mod g4_g7_calls;
 mod g8_fail_closed;
 mod g9_operator;
 mod operations;
+mod security;
 mod single_order_transactions;
 
 use std::sync::{Condvar, Mutex, PoisonError};
