@@ -46,6 +46,10 @@ pub(crate) enum Command {
     /// partitions that they restore or have halted. Exit status 1 if a caller would halt a partition, or if a named
     /// program does not answer, is not ready, or has its circuit breaker open.
     Status(ShowStatus),
+    /// Serves, for Prometheus, what only Kafka knows of the pipeline, also while no other program runs: calls that are
+    /// pending and how old the oldest is, orders that wait for the validators, and parked calls, with their age and amounts.
+    /// Reads only. Runs until it is stopped (SIGTERM).
+    Metrics(ServeMetrics),
     /// Shows the history of one order across all topics, and whether it may be called again. Exit status 1 if there is
     /// nothing of it.
     Order(ShowOrder),
@@ -118,6 +122,35 @@ pub(crate) struct ShowStatus {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) watch: Option<u64>,
+}
+
+/// Arguments of the command `metrics`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml metrics
+      with the validators' settings file: it tells how amounts are written
+  outbox metrics --listen 0.0.0.0:9466 --interval 30")]
+pub(crate) struct ServeMetrics {
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) validators: String,
+
+    /// Address and port of /metrics, /healthz, /readyz and /status.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9466",
+        env = "OUTBOX_METRICS_LISTEN"
+    )]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Time between two readings, in seconds. It is longer if a reading takes more than a tenth of the time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
 }
 
 /// Arguments of the command `order`.
