@@ -530,4 +530,26 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["outbox", "topics", "create", "--partitions", "0"]).is_err());
     }
+    #[test]
+    fn commands_of_the_runbook_are_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/RUNBOOK.md");
+        let runbook = std::fs::read_to_string(path).expect("the runbook");
+        let commands: Vec<&str> = runbook
+            .lines()
+            .filter(|line| line.starts_with("outbox "))
+            .collect();
+        assert!(commands.len() > 20, "{commands:?}");
+        for command in commands {
+            // Quoted words are the odd parts between the quotation marks.
+            let words = command
+                .split('\'')
+                .enumerate()
+                .flat_map(|(number, part)| match number % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{command}: {}", parsed.expect_err("not valid"));
+        }
+    }
 }
