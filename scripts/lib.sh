@@ -49,10 +49,11 @@ need_rust() {
         fail "cargo is ${found%% *}, but Rust $wanted or later is needed. Update it with: rustup update stable"
 }
 
-# Installs the tools of scripts/test check: shellcheck for the scripts, cargo-deny for licences and advisories. Sets
-# `cargo_deny`.
+# Installs the tools of scripts/test check: shellcheck for the scripts, promtool for the alert rules, cargo-deny for
+# licences and advisories. Sets `promtool` and `cargo_deny`.
 setup_checks() {
     need_shellcheck
+    need_promtool
     need_cargo_deny
 }
 
@@ -60,6 +61,28 @@ need_shellcheck() {
     have shellcheck && return
     install_packages "shellcheck (checks the scripts)" "shellcheck" "ShellCheck" "shellcheck"
     have shellcheck || fail "shellcheck is not on the PATH after its installation."
+}
+
+# Sets `promtool` to the program, and unpacks it from Debian's package if the machine has none.
+need_promtool() {
+    local folder
+    promtool=$(command -v promtool) && return
+    promtool=$cache/tools/bin/promtool
+    [ ! -x "$promtool" ] || return 0
+    if ! have apt-get || ! have dpkg-deb; then
+        install_packages "promtool (tests the alert rules)" "prometheus" "golang-github-prometheus" "prometheus"
+        promtool=$(command -v promtool) || fail "promtool is not on the PATH after its installation."
+        return
+    fi
+    say "unpacking promtool (tests the alert rules) from Debian's package prometheus"
+    # Not installed: the package would start a Prometheus, and needs many others.
+    ! can_install || apt_update
+    folder=$(mktemp -d "${TMPDIR:-/tmp}/outbox-promtool.XXXXXX") || fail "creating a temporary directory failed."
+    (cd "$folder" && apt-get download -q prometheus >&2 && dpkg-deb -x prometheus_*.deb unpacked) ||
+        fail "downloading the package prometheus with apt-get failed; its output is above. Install promtool, or run: sudo apt-get update"
+    mkdir -p "$(dirname "$promtool")"
+    mv "$folder/unpacked/usr/bin/promtool" "$promtool" || fail "the package prometheus has no promtool."
+    rm -rf "$folder"
 }
 
 # Version to install if none is on the PATH; `.deny.toml` is written for it.

@@ -19,6 +19,8 @@ pub mod cluster;
 pub mod http;
 #[cfg(test)]
 mod layering;
+#[cfg(test)]
+mod monitoring;
 pub mod orders;
 pub mod pipeline;
 pub mod process;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use pipeline::delivery::{
-    Ambiguity, BreakerState, Gauges, LookupResult, Lost, NotSent, Response, ResponseClass,
+    Ambiguity, Bound, BreakerState, Gauges, LookupResult, Lost, NotSent, Response, ResponseClass,
 };
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,7 +13,8 @@ use prometheus_client::registry::Registry;
 use records::call_dead_letter::Reason;
 use records::{Timestamp, parked};
 use service::metrics::{
-    Labelled, LabelledHistogram, counter, counters, gauge, gauges, histogram, histograms,
+    Labelled, LabelledHistogram, RealCounter, counter, counters, gauge, gauges, histogram, histograms,
+    real_counters,
 };
 
 /// Metrics of a caller. Clones share the metrics.
@@ -38,6 +39,8 @@ pub(crate) struct Metrics {
     pub(crate) of_other_groups: Counter,
     commit_seconds: Histogram,
     last_commit: Gauge,
+    note_bytes: Gauge,
+    bound_seconds: Labelled<RealCounter>,
     requests_withheld: Counter,
     pub(crate) requests_panicked: Counter,
     pub(crate) rejoins: Counter,
@@ -67,6 +70,136 @@ const COMMIT_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 
 /// Results of commits and deferral transactions.
 const COMMIT_RESULTS: [&str; 4] = ["committed", "rejected", "fenced", "unknown"];
+
+/// What to do when a metric is odd, for the document of the metrics.
+#[cfg(test)]
+const ADVICE: &service::metrics::Advice = &[
+    (
+        "outbox_calls_requests",
+        "Much other than `accepted`: see the classes of `api.responses`, and the API. Runbook: ApiRefusals.",
+    ),
+    (
+        "outbox_calls_requests_ambiguous",
+        "Each may have been charged. The kind says why: time-outs, resets, a status. Runbook: CallsAmbiguous.",
+    ),
+    (
+        "outbox_calls_repeated",
+        "Each may have been charged twice (only under `retry`): compare with the API's records. Runbook: CallsRepeated.",
+    ),
+    (
+        "outbox_calls_request_seconds",
+        "Near `api.timeout`: calls become ambiguous. Ask the API's team.",
+    ),
+    (
+        "outbox_calls_outcomes",
+        "Stands still while calls are pending: see `outbox_calls_bound_seconds_total`.",
+    ),
+    (
+        "outbox_calls_dead_letters",
+        "`outbox dead-letters groups` shows causes and amounts. Runbook: CallDeadLetters.",
+    ),
+    (
+        "outbox_calls_parked",
+        "Each waits for a person: `outbox parked groups`. Runbook: CallsParked.",
+    ),
+    (
+        "outbox_calls_lookups",
+        "`unknown` again and again: the look-up endpoint does not work.",
+    ),
+    ("outbox_calls_lookup_seconds", "As of requests."),
+    (
+        "outbox_calls_awaiting_quiescence",
+        "Falls by itself after `verify.api_processing_max`. If not: the look-up endpoint does not work.",
+    ),
+    (
+        "outbox_calls_publications_failed",
+        "The brokers do not acknowledge: see them and the log.",
+    ),
+    (
+        "outbox_calls_producers_replaced",
+        "A missing permission, or a topic that is gone: see the log.",
+    ),
+    (
+        "outbox_calls_commits",
+        "`fenced` or `unknown` without a deployment or a broker's restart: sessions expire, or the network fails.",
+    ),
+    ("outbox_calls_deferrals", "As of commits."),
+    (
+        "outbox_calls_deferred",
+        "These orders fail while others succeed: `outbox order KEY`.",
+    ),
+    ("outbox_calls_deferral_seconds", "As of commits."),
+    (
+        "outbox_calls_of_other_groups",
+        "Normal where a second group of callers reads the outbox.",
+    ),
+    (
+        "outbox_calls_commit_seconds",
+        "About 7 ms on Kafka 4. Under `park` and `verify` each call waits for one.",
+    ),
+    (
+        "outbox_calls_last_commit_timestamp_seconds",
+        "In the future: the clock is wrong. Runbook: ClockWrong.",
+    ),
+    (
+        "outbox_calls_note_bytes",
+        "Near 4,096: a call blocks its partition while many behind it end; `outbox notes`. Runbook: NotesNearlyFull.",
+    ),
+    (
+        "outbox_calls_bound_seconds",
+        "`rate` of it is the share of time. `api` while calls are pending: a faster API or more calls in flight; \
+         `commits`: the brokers; `none` with pending calls: their orders back off, or wait for an earlier one of their key.",
+    ),
+    (
+        "outbox_calls_requests_withheld",
+        "Commits take longer than `caller.ownership_lease`, or the process stalls: more processor, faster brokers.",
+    ),
+    (
+        "outbox_calls_requests_panicked",
+        "A defect: report it. Runbook: RequestsPanicked.",
+    ),
+    (
+        "outbox_calls_rejoins",
+        "As `fenced` and `unknown` of `outbox_calls_commits_total`.",
+    ),
+    (
+        "outbox_calls_in_flight",
+        "At the limit for long: see `outbox_calls_bound_seconds_total`.",
+    ),
+    (
+        "outbox_calls_in_flight_limit",
+        "Below the setting: the adaptive limit spares the API.",
+    ),
+    ("outbox_api_outages", "Runbook: BreakerOpen."),
+    (
+        "outbox_api_mass_rejections",
+        "A wrong route, an expired account. Runbook: ApiRefusals.",
+    ),
+    (
+        "outbox_api_probes_failed",
+        "Rises during an outage, one per `circuit_breaker.probe_interval`.",
+    ),
+    (
+        "outbox_calls_paused",
+        "`outbox resume` ends a pause. Runbook: CallsPaused.",
+    ),
+    (
+        "outbox_api_breaker",
+        "`closed` is 0: the API is down, or rejects most calls. Runbook: BreakerOpen.",
+    ),
+    (
+        "outbox_calls_open",
+        "At `caller.calls_open_max` for long: the API is too slow for the orders.",
+    ),
+    (
+        "outbox_calls_open_bytes",
+        "At `caller.bytes_open_max`: large orders; partitions are paused.",
+    ),
+    (
+        "outbox_calls_partitions",
+        "`halted` above 0: a person has to judge; `outbox status` has the reason. Runbook: PartitionHalted.",
+    ),
+];
 
 impl Metrics {
     /// Creates the metrics and registers them.
@@ -189,6 +322,20 @@ impl Metrics {
                 registry,
                 "outbox_calls_last_commit_timestamp_seconds",
                 "Unix time at which Kafka acknowledged the last commit of call notes; 0 before the first",
+            ),
+            // A partition takes no more calls in when its note could grow beyond what brokers accept: 4,096 bytes.
+            note_bytes: gauge(
+                registry,
+                "outbox_calls_note_bytes",
+                "Size of the longest call note of the last commit; at most 4,096",
+            ),
+            bound_seconds: real_counters(
+                registry,
+                "outbox_calls_bound_seconds",
+                "Time by what bounded the number of calls per second: the API (requests in flight, or its circuit \
+                 breaker), the rate limit, commits to Kafka, a pause, missing partitions, or none",
+                "by",
+                Bound::ALL.map(Bound::as_str),
             ),
             // A rising count means that commits take longer than the ownership lease, or that the process
             // stalls.
@@ -315,6 +462,17 @@ impl Metrics {
         }
     }
 
+    /// Sets the size of the call notes of a commit that is sent.
+    pub(crate) fn notes_committed<'a>(&self, notes: impl Iterator<Item = &'a str>) {
+        let longest = notes.map(str::len).max().unwrap_or_default();
+        self.note_bytes.set(i64::try_from(longest).unwrap_or(i64::MAX));
+    }
+
+    /// Counts time in which this bounded the number of calls per second.
+    pub(crate) fn bounded_by(&self, bound: Bound, time: Duration) {
+        self.bound_seconds.with(bound.as_str()).inc_by(time.as_secs_f64());
+    }
+
     /// Sets the gauges.
     pub(crate) fn set_gauges(&self, gauges: &Gauges) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -354,6 +512,15 @@ fn kind_of(response: &Response) -> Cow<'static, str> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn metrics_are_documented() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        // So that each state has its series.
+        metrics.set_gauges(&Gauges::default());
+        service::metrics::assert_documented(&registry, "caller", ADVICE);
+    }
+
     /// Dashboards and alerts depend on these names: a change here is a change for the users.
     #[test]
     fn metric_names_are_pinned() {
@@ -382,6 +549,8 @@ mod tests {
                 "outbox_calls_of_other_groups counter",
                 "outbox_calls_commit_seconds histogram",
                 "outbox_calls_last_commit_timestamp_seconds gauge",
+                "outbox_calls_note_bytes gauge",
+                "outbox_calls_bound_seconds counter",
                 "outbox_calls_requests_withheld counter",
                 "outbox_calls_requests_panicked counter",
                 "outbox_calls_rejoins counter",
@@ -409,6 +578,15 @@ mod tests {
         let set = metrics.last_commit.get();
         let now = Timestamp::now().0 / 1_000;
         assert!((now - 60..=now).contains(&set), "{set}");
+    }
+
+    #[test]
+    fn longest_note_of_a_commit_is_shown() {
+        let metrics = Metrics::register(&mut Registry::default());
+        metrics.notes_committed(["2:a:", "2:a:0-9"].into_iter());
+        assert_eq!(metrics.note_bytes.get(), 7);
+        metrics.notes_committed(["2:"].into_iter());
+        assert_eq!(metrics.note_bytes.get(), 2);
     }
 
     #[test]

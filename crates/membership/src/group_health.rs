@@ -21,6 +21,23 @@ const GROUP: &str = "group";
 /// Condition that no other member of the group has the instance id of this program.
 const INSTANCE_ID: &str = "instance-id";
 
+/// What to do when a metric is odd, for the document of the metrics.
+#[cfg(test)]
+const ADVICE: &service::metrics::Advice = &[
+    (
+        "outbox_partitions_unassigned",
+        "A rebalance is triggered by itself. If it lasts: start more instances, or see the log. Runbook: PartitionsUnassigned.",
+    ),
+    (
+        "outbox_rebalances_triggered",
+        "Often: instances die and restart during rebalances; see why.",
+    ),
+    (
+        "outbox_rejoins_after_fencing",
+        "Two processes have one `instance_id`, or the sessions expire. Runbook: FencedAgain.",
+    ),
+];
+
 impl GroupHealth {
     /// Creates the metrics and registers them.
     pub fn register(registry: &mut Registry, health: &Health) -> Self {
@@ -85,6 +102,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn metrics_are_documented() {
+        let mut registry = Registry::default();
+        let _group = GroupHealth::register(&mut registry, &Health::new(Duration::ZERO));
+        service::metrics::assert_documented(&registry, "validator and caller", ADVICE);
+    }
 
     /// Dashboards and alerts depend on these names: a change here is a change for the users.
     #[test]

@@ -46,6 +46,10 @@ pub(crate) enum Command {
     /// partitions that they restore or have halted. Exit status 1 if a caller would halt a partition, or if a named
     /// program does not answer, is not ready, or has its circuit breaker open.
     Status(ShowStatus),
+    /// Serves, for Prometheus, what only Kafka knows of the pipeline, also while no other program runs: calls that are
+    /// pending and how old the oldest is, orders that wait for the validators, and parked calls, with their age and amounts.
+    /// Reads only. Runs until it is stopped (SIGTERM).
+    Metrics(ServeMetrics),
     /// Shows the history of one order across all topics, and whether it may be called again. Exit status 1 if there is
     /// nothing of it.
     Order(ShowOrder),
@@ -118,6 +122,35 @@ pub(crate) struct ShowStatus {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) watch: Option<u64>,
+}
+
+/// Arguments of the command `metrics`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml metrics
+      with the validators' settings file: it tells how amounts are written
+  outbox metrics --listen 0.0.0.0:9466 --interval 30")]
+pub(crate) struct ServeMetrics {
+    #[command(flatten)]
+    pub(crate) which: WhichGroup,
+
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) validators: String,
+
+    /// Address and port of /metrics, /healthz, /readyz and /status.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9466",
+        env = "OUTBOX_METRICS_LISTEN"
+    )]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Time between two readings, in seconds. It is longer if a reading takes more than a tenth of the time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
 }
 
 /// Arguments of the command `order`.
@@ -496,5 +529,27 @@ mod tests {
             assert_eq!((cli.config, cli.json), (Some("a.toml".into()), true));
         }
         assert!(Cli::try_parse_from(["outbox", "topics", "create", "--partitions", "0"]).is_err());
+    }
+    #[test]
+    fn commands_of_the_runbook_are_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/RUNBOOK.md");
+        let runbook = std::fs::read_to_string(path).expect("the runbook");
+        let commands: Vec<&str> = runbook
+            .lines()
+            .filter(|line| line.starts_with("outbox "))
+            .collect();
+        assert!(commands.len() > 20, "{commands:?}");
+        for command in commands {
+            // Quoted words are the odd parts between the quotation marks.
+            let words = command
+                .split('\'')
+                .enumerate()
+                .flat_map(|(number, part)| match number % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{command}: {}", parsed.expect_err("not valid"));
+        }
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod confirm;
 mod keys;
+mod metrics;
 mod operations_log;
 mod operator;
 mod progress;
@@ -61,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::Replay(command) => commands::replay::run(command, &config, cli.json),
         Command::Operations(command) => commands::operations::run(command, &config, cli.json),
         Command::State(command) => commands::state::run(command, &config, cli.json),
+        Command::Metrics(options) => commands::metrics::run(options, &config),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
         Command::Completions(_) => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),

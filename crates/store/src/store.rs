@@ -5,6 +5,7 @@
 //!                 └────────────────┴── get, from the newest ──────┘
 //! ```
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Store {
     durable: Option<Offset>,
     /// A write has failed. Its entries can still be read.
     has_failed: bool,
+    /// Blocks that look-ups have read since they were last counted.
+    block_reads: Cell<u64>,
     path: PathBuf,
 }
 
@@ -101,6 +104,7 @@ impl Store {
             checkpoint,
             durable: checkpoint,
             has_failed: false,
+            block_reads: Cell::new(0),
             path,
         })
     }
@@ -126,7 +130,7 @@ impl Store {
         }
         let row = guarded("reading", &self.path, || {
             for (run, blocks) in &self.view.0 {
-                let found = run.get(blocks, hash)?;
+                let found = run.get(blocks, hash, &self.block_reads)?;
                 if found.is_some() {
                     return Ok(found);
                 }
@@ -139,6 +143,12 @@ impl Store {
             key: key.to_string(),
             source,
         })
+    }
+
+    /// Returns the number of blocks that look-ups have read from the file since the last time. A key that the store does not
+    /// have is nearly always known from the filters in memory, and reads none.
+    pub fn take_block_reads(&self) -> u64 {
+        self.block_reads.take()
     }
 
     /// Returns the changelog offset up to which this store is equal to the changelog; `None` for a new store.

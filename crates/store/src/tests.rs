@@ -502,3 +502,27 @@ fn store_in_use_is_not_rebuilt() {
     assert!(Store::open(&path, &identity(0), OPTIONS, &writer()).is_err());
     assert!(path.exists());
 }
+
+#[test]
+fn look_up_reads_a_block_for_a_known_key_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.redb");
+    let mut store = open(&path, 0).store;
+    let keys = |prefix: &str| (0..500).map(|n| format!("{prefix}-{n}")).collect::<Vec<_>>();
+    let updates: Vec<StoreUpdate> = keys("known")
+        .iter()
+        .map(|key| update(key, Some(entry(1))))
+        .collect();
+    store.apply(updates, Offset(500), None).expect("applied");
+    store.persist().expect("written");
+    let reads_of = |store: &Store, prefix: &str| {
+        store.take_block_reads();
+        for text in keys(prefix) {
+            store.get(&key(&text)).expect("a look-up");
+        }
+        store.take_block_reads()
+    };
+    assert!((500..600).contains(&reads_of(&store, "known")));
+    // The filters let through one in 65,536.
+    assert!(reads_of(&store, "new") < 5);
+}

@@ -1,12 +1,14 @@
 //! The validator's metrics: name, help and labels of each, and the functions that count.
 
+use std::time::Duration;
+
 use pipeline::admission::{PartitionState, Verdict};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use records::dead_letter::Reason;
-use service::metrics::{Labelled, counter, counters, gauge, gauges, histogram};
+use service::metrics::{Labelled, RealGauge, counter, counters, gauge, gauges, histogram, real_gauge};
 
 /// Metrics of a validator. Clones share the metrics.
 #[derive(Clone, Debug)]
@@ -15,6 +17,7 @@ pub(crate) struct Metrics {
     admitted: Counter,
     duplicates: Counter,
     dead_letters: Labelled<Counter>,
+    orders_lag: RealGauge,
     transactions: Labelled<Counter>,
     pub(crate) transaction_end_seconds: Histogram,
     pub(crate) transaction_orders: Histogram,
@@ -29,6 +32,8 @@ pub(crate) struct Metrics {
     store_keys: Gauge,
     store_bytes: Gauge,
     store_oldest_key_seconds: Gauge,
+    store_block_reads: Counter,
+    pub(crate) store_lookup_seconds: Histogram,
     pub(crate) store_size_alarm: Gauge,
     pub(crate) forgettings: Counter,
     partitions: Labelled<Gauge>,
@@ -61,9 +66,118 @@ const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 ];
 
+/// Bucket bounds for look-ups of keys, in seconds: below a microsecond from memory, more from the disk.
+const LOOKUP_SECONDS: &[f64] = &[
+    0.000_000_25,
+    0.000_001,
+    0.000_004,
+    0.000_016,
+    0.000_064,
+    0.000_256,
+    0.001,
+    0.004,
+    0.016,
+    0.1,
+    1.0,
+];
+
 /// Bucket bounds for the orders of a transaction. The last one is the default of
 /// `validator.batch_orders_max`.
 const ORDERS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 10_000.0, 50_000.0];
+
+/// What to do when a metric is odd, for the document of the metrics.
+#[cfg(test)]
+const ADVICE: &service::metrics::Advice = &[
+    (
+        "outbox_orders",
+        "`conflict`: a producer uses one key for two payments. `refuse`: see the dead letters. Many `duplicate`: a producer \
+         repeats itself; nothing is charged twice.",
+    ),
+    (
+        "outbox_order_dead_letters",
+        "`outbox dead-letters groups` shows causes and amounts. Runbook: OrderDeadLetters.",
+    ),
+    (
+        "outbox_orders_lag_seconds",
+        "Above a minute and growing: add a validator, or find out what holds it up. Runbook: OrdersLag.",
+    ),
+    (
+        "outbox_transactions",
+        "Some `aborted` or `unknown` follow a broker's restart; many without one point at the brokers or the network.",
+    ),
+    (
+        "outbox_transaction_end_seconds",
+        "Tens of milliseconds are normal. More: slow brokers, disks or replicas.",
+    ),
+    (
+        "outbox_transaction_orders",
+        "1 under load: `validator.commit_interval` is too short.",
+    ),
+    (
+        "outbox_restores",
+        "One per assigned partition. More: see the log for the failure before.",
+    ),
+    (
+        "outbox_restore_records",
+        "As many as the changelog has grown since the store was left.",
+    ),
+    (
+        "outbox_restore_seconds",
+        "Long ones: lost stores. `store.standby = \"all\"` keeps warm ones.",
+    ),
+    (
+        "outbox_stores_rebuilt",
+        "Costs time only. If it rises without a new disk, test the disk: `outbox state verify`.",
+    ),
+    (
+        "outbox_standby_records",
+        "Rises with the orders of other validators.",
+    ),
+    (
+        "outbox_standby_stores",
+        "0 with `store.standby = \"all\"`: see the log.",
+    ),
+    (
+        "outbox_standby_lag_records",
+        "Growing: the disk or the processor is too slow for the orders of all partitions.",
+    ),
+    (
+        "outbox_mass_refusals",
+        "A wrong setting, or a producer with a new schema. Runbook: MassRefusals.",
+    ),
+    (
+        "outbox_store_keys",
+        "Grows up to the orders of `store.retention`.",
+    ),
+    (
+        "outbox_store_bytes",
+        "Compare with the disk, and see `outbox_store_size_alarm`.",
+    ),
+    (
+        "outbox_store_oldest_key_seconds",
+        "Not above `store.retention` by more than some minutes, unless no orders come.",
+    ),
+    (
+        "outbox_store_block_reads",
+        "About one per duplicate. As many as new orders: the filters do not work; report it.",
+    ),
+    (
+        "outbox_store_lookup_seconds",
+        "Milliseconds: the stores do not fit into the page cache, or the disk is slow.",
+    ),
+    (
+        "outbox_store_size_alarm",
+        "Enlarge the disk, or shorten `store.retention`. Runbook: StoreSize.",
+    ),
+    (
+        "outbox_forgettings",
+        "Does not rise for a day although orders come: see the log.",
+    ),
+    (
+        "outbox_partitions",
+        "`halted` above 0: a person has to judge; `outbox status --program URL` has the reason. Runbook: PartitionHalted.",
+    ),
+];
 
 impl Metrics {
     /// Creates the metrics and registers them.
@@ -87,6 +201,12 @@ impl Metrics {
                 "Refused input records, by reason",
                 "reason",
                 Reason::ALL.map(Reason::as_str),
+            ),
+            orders_lag: real_gauge(
+                registry,
+                "outbox_orders_lag_seconds",
+                "Largest time from an order's timestamp to its decision since the last look, every 5 s; the time since the \
+                 last one if none was decided; 0 when all orders are read",
             ),
             transactions: counters(
                 registry,
@@ -165,6 +285,18 @@ impl Metrics {
                 "Time from the oldest key of a running partition to its newest order, by the times of the records: the \
                  largest of all",
             ),
+            // A new key is answered by the filters in memory; a duplicate reads a block.
+            store_block_reads: counter(
+                registry,
+                "outbox_store_block_reads",
+                "Blocks that look-ups of keys have read from the stores, because the filters had no answer",
+            ),
+            store_lookup_seconds: histogram(
+                registry,
+                "outbox_store_lookup_seconds",
+                "Time to look up a key, of one order in 1,024",
+                LOOKUP_SECONDS,
+            ),
             store_size_alarm: gauge(
                 registry,
                 "outbox_store_size_alarm",
@@ -214,6 +346,16 @@ impl Metrics {
         self.store_oldest_key_seconds.set(age_ms / 1000);
     }
 
+    /// Sets by how much the decisions lag behind the orders.
+    pub(crate) fn set_lag(&self, lag: Duration) {
+        self.orders_lag.set(lag.as_secs_f64());
+    }
+
+    /// Counts blocks that look-ups have read.
+    pub(crate) fn count_block_reads(&self, blocks: u64) {
+        self.store_block_reads.inc_by(blocks);
+    }
+
     /// Counts a transaction by its result.
     pub(crate) fn transaction_ended(&self, end: End) {
         self.transactions.with(end.as_str()).inc();
@@ -243,6 +385,15 @@ impl Metrics {
 mod tests {
     use super::*;
 
+    #[test]
+    fn metrics_are_documented() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        // So that each state has its series.
+        metrics.set_partition_states([].into_iter());
+        service::metrics::assert_documented(&registry, "validator", ADVICE);
+    }
+
     /// Dashboards and alerts depend on these names: a change here is a change for the users.
     #[test]
     fn metric_names_are_pinned() {
@@ -254,6 +405,7 @@ mod tests {
             [
                 "outbox_orders counter",
                 "outbox_order_dead_letters counter",
+                "outbox_orders_lag_seconds gauge",
                 "outbox_transactions counter",
                 "outbox_transaction_end_seconds histogram",
                 "outbox_transaction_orders histogram",
@@ -268,6 +420,8 @@ mod tests {
                 "outbox_store_keys gauge",
                 "outbox_store_bytes gauge",
                 "outbox_store_oldest_key_seconds gauge",
+                "outbox_store_block_reads counter",
+                "outbox_store_lookup_seconds histogram",
                 "outbox_store_size_alarm gauge",
                 "outbox_forgettings counter",
                 "outbox_partitions gauge",

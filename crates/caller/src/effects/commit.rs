@@ -18,6 +18,8 @@ impl Shell {
     /// Commits offsets with their notes, on a blocking thread: the coordinator may take long to respond.
     pub(crate) fn commit(&mut self, commits: &[Commit]) {
         let offsets: Vec<CommitOffset> = self.offsets_of(commits);
+        self.metrics
+            .notes_committed(commits.iter().map(|commit| commit.note.as_str()));
         kill_at!("before-commit");
         self.commits_sent += 1;
         let number = self.commits_sent;

@@ -219,7 +219,9 @@ impl Loop {
         let now = Instant::now();
         // Counting walks all open calls, so it would dominate short turns.
         if self.gauges_set_at.is_none_or(|at| now >= at + GAUGES_INTERVAL) {
-            self.gauges_set_at = Some(now);
+            let since = self.gauges_set_at.replace(now);
+            let passed = since.map_or(Duration::ZERO, |at| now.duration_since(at));
+            self.shell.metrics.bounded_by(self.delivery.bound(now), passed);
             let gauges = self.delivery.gauges();
             self.shell.metrics.set_gauges(&gauges);
             let partitions = self.delivery.partitions();

@@ -8,6 +8,7 @@
 
 mod changelog_rebuild;
 mod input;
+mod lag;
 mod machine;
 mod membership;
 mod order_schema;
@@ -23,6 +24,7 @@ mod verdict;
 
 pub use changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
 pub use input::Input;
+pub use lag::OrdersLag;
 pub use machine::{
     Action, Admission, AdmitResult, Event, PartitionState, RestoreId, SeenAgain, StoreFailure,
 };

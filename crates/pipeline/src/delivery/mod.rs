@@ -48,6 +48,7 @@
 //! The steps, in the order of a call's life: `assign`, `intake`, `write_ahead`, `dispatch`, `respond`,
 //! `resolve_ambiguous`, `retry_limits` and `defer`, `commit`, `revoke`; `backpressure` holds calls back.
 
+mod bound;
 mod call;
 mod event;
 mod flow;
@@ -58,6 +59,7 @@ mod partition;
 mod response;
 mod schedule;
 
+pub use bound::Bound;
 pub use call::{
     Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResponse, LookupResult,
     Pending, Policy, Verify,

@@ -12,6 +12,7 @@
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
+mod backlog;
 mod keys;
 mod parked_calls;
 mod plan;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 
 use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
+pub use self::backlog::Backlog;
 use self::keys::KeySample;
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
 pub use self::plan::{Contents, LeftOut, Planner, Replayable, Selected};

@@ -3,11 +3,15 @@
 //!
 //! A counter is registered without the suffix `_total`; the text format appends it.
 
+mod document;
 mod process;
 
 use std::borrow::Cow;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::{EncodeMetric, text};
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,8 +19,49 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use document::{Advice, assert_documented};
+
 /// Content type of the text that [`encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Gauge of a number that is not whole.
+pub type RealGauge = Gauge<f64, AtomicU64>;
+
+/// Counter of a number that is not whole.
+pub type RealCounter = Counter<f64, AtomicU64>;
+
+/// What to do when a metric that every program has is odd.
+#[cfg(test)]
+const ADVICE: &Advice = &[
+    (
+        "outbox_build",
+        "Two versions at a time are normal during a deployment only.",
+    ),
+    (
+        "process_resident_memory_bytes",
+        "It does not grow with the backlog. Compare with the sizing in the README; report a steady growth.",
+    ),
+    (
+        "process_resident_memory_max_bytes",
+        "As above: the largest so far.",
+    ),
+    (
+        "process_threads",
+        "It is constant after the start; report a growth.",
+    ),
+    (
+        "process_open_fds",
+        "It grows with brokers and connections to the API only; report a steady growth.",
+    ),
+    (
+        "process_start_time_seconds",
+        "A program that restarts again and again says why in the last lines of its log.",
+    ),
+    (
+        "process_cpu_seconds",
+        "A validator that uses a whole core is at its limit: add another one.",
+    ),
+];
 
 /// Creates a registry with `outbox_build_info` and the memory, processor time, threads and files of the
 /// process. The program adds its own metrics and passes the registry to [`crate::admin`].
@@ -87,6 +132,12 @@ pub fn gauge(registry: &mut Registry, name: &'static str, help: &'static str) ->
     register(registry, name, help, Gauge::default())
 }
 
+/// Creates a gauge of a number that is not whole, and registers it.
+#[must_use]
+pub fn real_gauge(registry: &mut Registry, name: &'static str, help: &'static str) -> RealGauge {
+    register(registry, name, help, RealGauge::default())
+}
+
 /// Creates a histogram with these upper bounds of its buckets and registers it.
 #[must_use]
 pub fn histogram(
@@ -113,14 +164,33 @@ pub fn counters(
     counters
 }
 
-/// Registers gauges that differ by the value of a label. Each is created when it is first set.
+/// Creates and registers a counter of a number that is not whole for each of the label's `values`, at 0.
 #[must_use]
-pub fn gauges(
+pub fn real_counters(
     registry: &mut Registry,
     name: &'static str,
     help: &'static str,
     label: &'static str,
-) -> Labelled<Gauge> {
+    values: impl IntoIterator<Item = &'static str>,
+) -> Labelled<RealCounter> {
+    let family = register(registry, name, help, Family::default());
+    let counters = Labelled { label, family };
+    counters.preset(values);
+    counters
+}
+
+/// Registers gauges that differ by the value of a label. Each is created when it is first set. `M` is [`Gauge`] or
+/// [`RealGauge`].
+#[must_use]
+pub fn gauges<M>(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+) -> Labelled<M>
+where
+    M: Clone + Default + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
+{
     // Not created at 0 like counters: until the program sets a gauge, a 0 would look like a measurement.
     let family = register(registry, name, help, Family::default());
     Labelled { label, family }

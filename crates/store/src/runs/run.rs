@@ -1,5 +1,6 @@
 //! Run: the rows of a batch, or of several runs merged, which never change.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -73,8 +74,14 @@ impl From<Damage> for redb::Error {
 }
 
 impl Run {
-    /// Returns the row of a key, which may say that the key was removed; `None` if the run does not have the key.
-    pub(crate) fn get(&self, blocks: &Blocks, key: KeyHash) -> Result<Option<Row>, redb::Error> {
+    /// Returns the row of a key, which may say that the key was removed; `None` if the run does not have the key. Adds to
+    /// `reads` the blocks that were read.
+    pub(crate) fn get(
+        &self,
+        blocks: &Blocks,
+        key: KeyHash,
+        reads: &Cell<u64>,
+    ) -> Result<Option<Row>, redb::Error> {
         let behind = self.segments.partition_point(|segment| segment.first <= key);
         let Some(segment) = behind.checked_sub(1).map(|number| &self.segments[number]) else {
             return Ok(None);
@@ -83,6 +90,7 @@ impl Run {
             return Ok(None);
         }
         for number in segment.blocks_of(key) {
+            reads.set(reads.get() + 1);
             let found = read_block(blocks, self.meta.id, number, |rows| block::find(rows, key))?;
             if found.is_some() {
                 return Ok(found);

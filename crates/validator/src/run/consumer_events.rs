@@ -18,6 +18,9 @@ use crate::run::{Loop, Time};
 /// lag more rarely.
 const MARKERS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Look-ups of keys of which one is measured.
+const MEASURED_EVERY: u64 = 1024;
+
 impl Loop<'_> {
     /// Handles the next event that is no record, if there is one.
     ///
@@ -143,13 +146,24 @@ impl Loop<'_> {
             headers: &headers.readable,
             unreadable_header: headers.unreadable,
         };
+        self.lag.decided(input.at, time.wall);
         // Borrowed apart from `self`, which the admission borrows too.
-        let stores = &self.shell.stores;
+        let (stores, metrics) = (&self.shell.stores, &self.shell.metrics);
+        let look_ups = &mut self.look_ups;
         let taken = self.admission.admit(&input, time.wall, time.now, |key, hash| {
+            *look_ups += 1;
+            // Two readings of the clock per order would cost more than most look-ups.
+            let started = look_ups.is_multiple_of(MEASURED_EVERY).then(Instant::now);
             // An error, not "unknown key": without its store a partition would admit duplicates.
-            stores
+            let found = stores
                 .get(&partition)
-                .map_or_else(|| Err(None), |store| store.get_hashed(key, hash).map_err(Some))
+                .map_or_else(|| Err(None), |store| store.get_hashed(key, hash).map_err(Some));
+            if let Some(started) = started {
+                metrics
+                    .store_lookup_seconds
+                    .observe(started.elapsed().as_secs_f64());
+            }
+            found
         });
         let event = match taken {
             // Read ahead of a pause. It comes again once the partition runs.

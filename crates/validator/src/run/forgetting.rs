@@ -1,11 +1,12 @@
-//! Forgetting of keys that are older than the retention window, and the sizes of the stores.
+//! Forgetting of keys that are older than the retention window, and what is measured every few seconds: the stores, and the
+//! lag of the orders.
 
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use kafka::Consumer;
 use pipeline::admission::Event;
-use records::Partition;
+use records::{Partition, Timestamp};
 
 use crate::run::Loop;
 
@@ -23,6 +24,8 @@ impl Loop<'_> {
         }
         self.forgetting_due = now + INTERVAL;
         self.measure_stores();
+        let lag = self.lag.take(consumer.is_behind(), Timestamp::now());
+        self.shell.metrics.set_lag(lag);
         // Without the id of the changelog its offsets cannot be told from those of another one.
         if self.shell.note.changelog.is_none() {
             return Ok(());
@@ -46,6 +49,7 @@ impl Loop<'_> {
         for (partition, store) in &self.shell.stores {
             keys += store.len();
             bytes += store.file_bytes();
+            self.shell.metrics.count_block_reads(store.take_block_reads());
             let times = self.admission.newest(*partition).zip(store.oldest());
             age_ms = age_ms.max(times.map_or(0, |(newest, oldest)| newest.0 - oldest.0));
         }

@@ -17,7 +17,7 @@ use kafka::Consumer;
 use kafka::admin::Admin;
 use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
-use pipeline::admission::{Action, Admission, Event, PartitionState, Window};
+use pipeline::admission::{Action, Admission, Event, OrdersLag, PartitionState, Window};
 use records::{Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use service::status::{self, Identity, WorkReport};
@@ -133,6 +133,8 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         unused_stores_due: Instant::now(),
         forgetting_due: Instant::now(),
         is_size_reported: false,
+        lag: OrdersLag::default(),
+        look_ups: 0,
     };
     run.set_unassigned();
     health.set_ready(Health::STARTED);
@@ -241,6 +243,10 @@ struct Loop<'a> {
     forgetting_due: Instant,
     /// The stores are larger than `store.size_alarm`, and the operator was asked to act.
     is_size_reported: bool,
+    /// Time by which the decisions lag behind the orders.
+    lag: OrdersLag,
+    /// Number of look-ups of keys, of which some are measured.
+    look_ups: u64,
 }
 
 impl Loop<'_> {

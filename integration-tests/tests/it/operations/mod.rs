@@ -7,3 +7,4 @@ mod quiet_topics;
 mod secrets;
 mod shutdown;
 mod unassigned_partitions;
+mod watched;

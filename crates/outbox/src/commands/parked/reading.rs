@@ -9,7 +9,7 @@ use pipeline::ledger::ParkedCalls;
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
 use records::{
-    AmountForm, Bounds, Partition, Position, Timestamp, Topics, call_dead_letter, dead_letter, parked,
+    AmountForm, Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, dead_letter, parked,
 };
 use service::failpoint::guard_removed;
 
@@ -24,17 +24,17 @@ use crate::progress::Progress;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ParkedRecord {
     /// Idempotency key.
-    pub(super) key: Box<[u8]>,
+    pub(crate) key: Box<[u8]>,
     /// Position of the parked record.
-    pub(super) at: Position,
+    pub(crate) at: Position,
     /// Reason for which it is parked, and the last response.
-    pub(super) cause: String,
+    pub(crate) cause: String,
     /// Number of requests sent.
-    pub(super) attempts: u64,
+    pub(crate) attempts: u64,
     /// Currency and amount in minor units, if the order has the built-in form.
-    pub(super) money: Option<(Currency, u64)>,
+    pub(crate) money: Option<(Currency, u64)>,
     /// Time at which the order was admitted.
-    pub(super) admitted_at: Option<Timestamp>,
+    pub(crate) admitted_at: Option<Timestamp>,
 }
 
 impl ParkedRecord {
@@ -137,6 +137,16 @@ impl<'a> Reading<'a> {
             );
         }
         Ok(calls)
+    }
+
+    /// Returns the end of each partition of the parked topic. A parked call and a settlement move one.
+    pub(crate) fn parked_ends(&self) -> anyhow::Result<Vec<Offset>> {
+        let topic = &self.topics.parked;
+        let end_of = |partition: &Partition| {
+            let bounds = self.offsets.bounds(topic, *partition, REQUEST_TIMEOUT)?;
+            Ok(bounds.end)
+        };
+        self.parked_partitions.iter().map(end_of).collect()
     }
 
     /// Passes each record of the parked topic to `sink`, with its partition and what it is.
@@ -290,7 +300,6 @@ fn cause(headers: &Headers<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use records::Offset;
     use records::settlement::Decision;
 
     use super::*;

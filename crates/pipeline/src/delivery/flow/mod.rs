@@ -109,9 +109,17 @@ impl FlowControl {
 
     /// Returns `true` if one more request may be sent now.
     pub(super) fn has_room(&self, now: Instant) -> bool {
-        !self.is_paused
-            && self.breaker.room(now) > 0
-            && self.rate.as_ref().is_none_or(|rate| rate.room(now) > 0)
+        !self.is_paused && self.breaker_has_room(now) && self.rate_has_room(now)
+    }
+
+    /// Returns `true` if the breaker lets one more request go now.
+    pub(super) fn breaker_has_room(&self, now: Instant) -> bool {
+        self.breaker.room(now) > 0
+    }
+
+    /// Returns `true` if the rate limit lets one more request go now.
+    pub(super) fn rate_has_room(&self, now: Instant) -> bool {
+        self.rate.as_ref().is_none_or(|rate| rate.room(now) > 0)
     }
 
     /// Number of requests that may be sent soon, and whose intents may therefore be recorded now.

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use records::Partition;
 
+use super::bound::{Bound, Facts};
 use super::call::{Call, CallState, LookupResponse, Verify};
 use super::event::{Action, CallId, Event, Rejoin};
 use super::flow::FlowControl;
@@ -172,6 +173,22 @@ impl<P> Delivery<P> {
             calls_awaiting_quiescence: calls.filter(|(_, call)| awaits_quiescence(call)).count(),
             bytes_open: self.partitions.bytes_open(),
         }
+    }
+
+    /// What bounds the number of calls per second.
+    #[must_use]
+    pub fn bound(&self, now: Instant) -> Bound {
+        let has_ready = self.has_ready();
+        let awaits_intent = self.queues.awaiting_intent() > 0 || self.intents.is_recording();
+        Bound::of(Facts {
+            has_active_partition: self.has_active_partition(),
+            is_paused: self.flow.is_paused(),
+            is_breaker_open: self.flow.is_breaker_open(),
+            has_ready,
+            awaits_commit: awaits_intent || (has_ready && !self.lease.may_send(now)),
+            has_free_slot: self.has_free_slot() && self.flow.breaker_has_room(now),
+            rate_has_room: self.flow.rate_has_room(now),
+        })
     }
 
     /// Classifies the response to a call, for [`Event::ResponseReceived`].

@@ -437,3 +437,39 @@ fn pause_takes_intents_back() {
     assert_eq!(scenario.count(&CallState::RecordingIntent), 0);
     scenario.on(Event::Paused(false)).check_intents(&[0, 1, 2, 3]);
 }
+
+#[test]
+fn bound_is_what_calls_wait_for() {
+    let bound = |scenario: &Scenario| scenario.delivery.bound(scenario.now);
+    let mut scenario = Scenario::under(Policy::Park);
+    assert_eq!(bound(&scenario), Bound::Partitions);
+    scenario.assign(loaded(Some(0), ""));
+    assert_eq!(bound(&scenario), Bound::None);
+    scenario.pending(0, "a").check(&["commit 0"]);
+    assert_eq!(bound(&scenario), Bound::Commits);
+    scenario.committed();
+    assert_eq!(
+        bound(&scenario),
+        Bound::None,
+        "it is in flight, and no other call waits"
+    );
+
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, settings(), 3);
+    assert_eq!(bound(&scenario), Bound::Api, "two calls may be in flight");
+    scenario.on(Event::Paused(true));
+    assert_eq!(bound(&scenario), Bound::Pause);
+
+    let slow = FlowControlSettings {
+        rate: Some(RateSettings {
+            requests: 1,
+            per: Duration::from_secs(1),
+        }),
+        ..settings()
+    };
+    let mut scenario = Scenario::with_flow_control(Policy::Retry, slow, 2);
+    assert_eq!(bound(&scenario), Bound::RateLimit);
+    scenario.now += Duration::from_secs(1);
+    assert_eq!(bound(&scenario), Bound::None, "it is sent at the next event");
+    scenario.now += LIMITS.ownership_lease;
+    assert_eq!(bound(&scenario), Bound::Commits, "the lease is over");
+}
