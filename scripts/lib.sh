@@ -27,9 +27,21 @@ step() {
 
 # ---- set-up ----
 
-# Installs what a build needs, except Rust: for librdkafka a C and a C++ compiler and make.
+# Installs what a build needs, except Rust: for librdkafka a C and a C++ compiler and make, and OpenSSL for TLS to the
+# brokers.
 setup_build() {
     need_rust
+    need_c_toolchain
+    need_openssl
+}
+
+# Installs what a build without TLS needs, except Rust.
+setup_demo_build() {
+    need_rust
+    need_c_toolchain
+}
+
+need_c_toolchain() {
     have_c_toolchain && return
     install_packages "a C and a C++ compiler and make (librdkafka is built from source)" \
         "build-essential" "gcc gcc-c++ make" "gcc make"
@@ -37,6 +49,19 @@ setup_build() {
 }
 
 have_c_toolchain() { have cc && have c++ && have make; }
+
+need_openssl() {
+    have_openssl && return
+    install_packages "OpenSSL's headers (TLS to the brokers)" \
+        "libssl-dev pkg-config" "openssl-devel pkgconf-pkg-config" "openssl@3 pkgconf"
+    have_openssl || fail "pkg-config does not find OpenSSL after its installation."
+}
+
+# Homebrew keeps OpenSSL where the build finds it and pkg-config does not.
+have_openssl() {
+    { have pkg-config && pkg-config --exists "openssl >= 1.1.1"; } || [ -n "${OPENSSL_DIR:-}" ] ||
+        [ -d /opt/homebrew/opt/openssl@3 ] || [ -d /usr/local/opt/openssl@3 ]
+}
 
 # Fails without a recent Rust. It is never installed from here: the user chooses the toolchain and its location.
 need_rust() {
@@ -258,13 +283,14 @@ target_dir() { echo "${CARGO_TARGET_DIR:-$project/target}"; }
 # build_programs PROFILE BINARY: builds the programs with this profile of Cargo.toml, and the binary of
 # integration-tests that runs them. Exports OUTBOX_BIN_DIR.
 build_programs() {
-    local expected="ten minutes or more" features=""
+    local expected="ten minutes or more" features="" setup=setup_build
     if [ "$1" = demo ]; then
         expected="about four minutes"
-        # Without jemalloc, which takes a quarter of the time and pays off under load only.
-        features=--no-default-features
+        # Without jemalloc, which takes a quarter of the time and pays off under load only; and without TLS, which a
+        # broker on this machine does not need.
+        features=--no-default-features setup=setup_demo_build
     fi
-    step "set-up" setup_build
+    step "set-up" "$setup"
     # These packages only: the other binaries and their tests take as long again.
     step "build ($expected on two cores the first time; seconds later)" cargo_build \
         --manifest-path "$project/Cargo.toml" --profile "$1" ${features:+"$features"} \

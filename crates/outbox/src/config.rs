@@ -1,6 +1,7 @@
 //! Settings of the command line, in a file of their own or in that of the validator or the caller.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka::KafkaSettings;
@@ -51,6 +52,8 @@ pub(crate) struct Config {
 pub(crate) struct StatusSettings {
     /// Admin addresses of the running programs.
     pub(crate) programs: Vec<String>,
+    /// File with the token of the programs (their setting admin.token_file); empty for none.
+    pub(crate) token_file: PathBuf,
 }
 
 /// Settings of the callers: `[caller]`.
@@ -281,7 +284,7 @@ impl Config {
 
     /// Returns the connection settings of the command line.
     pub(crate) fn connection(&self) -> KafkaSettings {
-        self.connection_as("outbox-command-line")
+        self.connection_as(kafka::topics::acls::COMMANDS_GROUP)
     }
 
     /// Returns the connection settings for reading the committed offsets of `group`.

@@ -1,9 +1,14 @@
 //! Admin HTTP server: `/metrics`, `/healthz`, `/readyz`, and the routes of the program, among them [`/status`].
 //!
+//! Metrics and probes answer everybody; the routes of the program, which show orders and calls, have a guard.
+//!
 //! [`/status`]: crate::status
+
+mod guard;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use self::guard::{Guard, guarded};
 use crate::health::{Health, Liveness};
 use crate::metrics;
 
@@ -28,16 +34,20 @@ use crate::metrics;
 pub struct AdminSettings {
     /// Address and port to listen on; port 0 takes any free port.
     pub listen: SocketAddr,
+    /// File with the token for the routes that show orders and calls; empty for none.
+    #[serde(default)]
+    pub token_file: PathBuf,
 }
 
 impl AdminSettings {
     /// Returns the default of a program: its own port, on the loopback address.
     #[must_use]
     pub fn on_port(port: u16) -> Self {
-        // Loopback only: the paths have no authentication, and `/orders` and `/calls` show what customers pay
-        // for.
+        // Loopback only: without a token the paths have no authentication, and `/orders` and `/calls` show what
+        // customers pay for.
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
+            token_file: PathBuf::new(),
         }
     }
 }
@@ -50,19 +60,20 @@ const REQUESTS_MAX: usize = 32;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Serves on the current runtime until it ends. `extra` has the routes of the program. Returns the bound
-/// address, which differs from `listen` if the port is 0, and logs it as `addr`.
+/// address, which differs from the setting if the port is 0, and logs it as `addr`.
 ///
 /// # Errors
-/// The address cannot be bound.
+/// The address cannot be bound, or the token cannot be read.
 pub async fn serve(
-    listen: SocketAddr,
+    settings: &AdminSettings,
     registry: Arc<Registry>,
     health: Health,
     extra: Router,
 ) -> anyhow::Result<SocketAddr> {
+    let (guard, listen) = (Guard::of(settings)?, settings.listen);
     let (listener, addr) = bind(listen)?;
     let listener = tokio::net::TcpListener::from_std(listener).with_context(|| cannot_listen(listen))?;
-    let router = router(registry, health, extra);
+    let router = router(registry, health, extra, guard);
     tokio::spawn(async move { run(listener, router).await });
     Ok(addr)
 }
@@ -71,13 +82,14 @@ pub async fn serve(
 /// own.
 ///
 /// # Errors
-/// The address cannot be bound, or the thread cannot be started.
+/// The address cannot be bound, the token cannot be read, or the thread cannot be started.
 pub fn spawn_thread(
-    listen: SocketAddr,
+    settings: &AdminSettings,
     registry: Arc<Registry>,
     health: Health,
     extra: Router,
 ) -> anyhow::Result<SocketAddr> {
+    let (guard, listen) = (Guard::of(settings)?, settings.listen);
     let (listener, addr) = bind(listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -88,7 +100,7 @@ pub fn spawn_thread(
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(listener).with_context(|| cannot_listen(listen))?
     };
-    let router = router(registry, health, extra);
+    let router = router(registry, health, extra, guard);
     std::thread::Builder::new()
         .name("admin-http".into())
         .spawn(move || runtime.block_on(run(listener, router)))
@@ -121,8 +133,13 @@ async fn run(listener: tokio::net::TcpListener, router: Router) {
     }
 }
 
-fn router(registry: Arc<Registry>, health: Health, extra: Router) -> Router {
+fn router(registry: Arc<Registry>, health: Health, extra: Router, guard: Guard) -> Router {
     let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+    // Routes alone, so that an unknown path stays unknown.
+    let extra = match extra.has_routes() {
+        true => extra.route_layer(from_fn_with_state(guard, guarded)),
+        false => extra,
+    };
     Router::new()
         .route("/metrics", get(scrape).with_state(registry))
         .route("/healthz", get(alive).with_state(health.clone()))
@@ -183,13 +200,17 @@ mod tests {
     use super::*;
 
     fn get_text(addr: SocketAddr, path: &str) -> String {
+        get_with(addr, path, "")
+    }
+
+    fn get_with(addr: SocketAddr, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(addr).expect("connected");
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("a time limit");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n"
         )
         .expect("sent");
         let mut response = String::new();
@@ -206,20 +227,71 @@ mod tests {
         }
     }
 
-    const ANY_PORT: &str = "127.0.0.1:0";
+    fn any_port(ip: [u8; 4], token_file: &std::path::Path) -> AdminSettings {
+        AdminSettings {
+            listen: SocketAddr::from((ip, 0)),
+            token_file: token_file.to_owned(),
+        }
+    }
+
+    const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+
+    /// Starts a server with a route, and returns its loopback address.
+    fn serving(settings: &AdminSettings) -> SocketAddr {
+        let registry = Arc::new(metrics::registry("test", "0"));
+        let health = Health::new(Duration::from_secs(60));
+        let extra = Router::new().route("/orders/{key}", get(async || "an order"));
+        let bound = spawn_thread(settings, registry, health, extra).expect("listening");
+        SocketAddr::from((LOOPBACK, bound.port()))
+    }
+
+    #[test]
+    fn orders_are_not_shown_to_other_machines() {
+        let addr = serving(&any_port([0, 0, 0, 0], "".as_ref()));
+        check(addr, "/orders/k1", 403, &["admin.token_file"]);
+        for path in ["/metrics", "/healthz"] {
+            check(addr, path, 200, &[]);
+        }
+        check(addr, "/readyz", 503, &["started"]);
+        check(addr, "/unknown", 404, &[]);
+    }
+
+    #[test]
+    fn orders_are_shown_to_who_has_the_token() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "token-of-operators\n").expect("written");
+        let addr = serving(&any_port(LOOPBACK, file.path()));
+        check(
+            addr,
+            "/orders/k1",
+            401,
+            &["www-authenticate: Bearer", "admin.token_file"],
+        );
+        check(addr, "/metrics", 200, &[]);
+        let with = |token: &str| get_with(addr, "/orders/k1", &format!("authorization: Bearer {token}\r\n"));
+        let shown = with("token-of-operators");
+        assert!(
+            shown.starts_with("HTTP/1.1 200 ") && shown.contains("an order"),
+            "{shown}"
+        );
+        let refused = with("token-of-operatorz");
+        assert!(
+            refused.starts_with("HTTP/1.1 401 ") && !refused.contains("token-of"),
+            "{refused}"
+        );
+        // Changed while the program runs.
+        std::fs::write(file.path(), "token-of-tomorrow").expect("written");
+        assert!(with("token-of-operators").starts_with("HTTP/1.1 401 "));
+        assert!(with("token-of-tomorrow").starts_with("HTTP/1.1 200 "));
+    }
 
     #[test]
     fn thread_serves_health_metrics_and_extra_routes() {
         let health = Health::new(Duration::ZERO);
         let registry = Arc::new(metrics::registry("test", "0"));
         let extra = Router::new().route("/orders/{key}", get(async || "an order"));
-        let addr = spawn_thread(
-            ANY_PORT.parse().expect("an address"),
-            registry,
-            health.clone(),
-            extra,
-        )
-        .expect("listening");
+        let settings = any_port(LOOPBACK, "".as_ref());
+        let addr = spawn_thread(&settings, registry, health.clone(), extra).expect("listening");
 
         check(
             addr,
@@ -255,18 +327,21 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn runtime_serves_and_a_taken_address_is_named() {
-        let start = |listen: SocketAddr| {
+        let start = async |listen: SocketAddr| {
             let registry = Arc::new(metrics::registry("test", "0"));
-            serve(
+            let settings = AdminSettings {
                 listen,
+                token_file: PathBuf::new(),
+            };
+            serve(
+                &settings,
                 registry,
                 Health::new(Duration::from_secs(1)),
                 Router::new(),
             )
-        };
-        let addr = start(ANY_PORT.parse().expect("an address"))
             .await
-            .expect("listening");
+        };
+        let addr = start(SocketAddr::from((LOOPBACK, 0))).await.expect("listening");
         tokio::task::spawn_blocking(move || check(addr, "/healthz", 200, &["null"]))
             .await
             .expect("checked");

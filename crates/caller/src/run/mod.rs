@@ -92,7 +92,7 @@ pub(crate) async fn run(
     let work = WorkReport::default();
     let route = route.merge(status::route(identity, &health, &work));
     // Before anything that waits for the brokers, so that readiness shows what the start waits for.
-    service::admin::serve(config.admin.listen, Arc::new(registry), health.clone(), route).await?;
+    service::admin::serve(&config.admin, Arc::new(registry), health.clone(), route).await?;
 
     let admin = tokio::task::spawn_blocking({
         let (kafka, name) = (config.kafka.clone(), config.caller.instance_id.clone());

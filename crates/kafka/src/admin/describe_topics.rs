@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataBroker;
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{Admin, REQUEST_TIMEOUT, options, wait};
-use crate::client::error::ClientError;
+use super::{Admin, REQUEST_TIMEOUT, options, topic_ids, wait};
+use crate::client::error::{ClientError, code_of};
 use crate::topics::{ExistingTopics, TopicDescription, TransactionVerification};
 
 /// A broker, and whether it verifies transactions.
@@ -29,6 +29,9 @@ pub struct DescribedBroker {
 /// The cluster did not respond, or this user may not describe a topic.
 pub(super) fn describe(admin: &Admin, names: &[&str]) -> Result<ExistingTopics, ClientError> {
     let mut found = layouts(admin, names)?;
+    for name in names.iter().filter(|name| !found.contains_key(**name)) {
+        expect_describable(admin, name)?;
+    }
     if found.is_empty() {
         return Ok(found);
     }
@@ -48,6 +51,21 @@ pub(super) fn describe(admin: &Admin, names: &[&str]) -> Result<ExistingTopics, 
             Some((name, TopicDescription { configs, ..topic }))
         })
         .collect())
+}
+
+/// Fails if this user may not describe the topic. Among all topics a broker leaves such a one out, as if it did not
+/// exist.
+fn expect_describable(admin: &Admin, name: &str) -> Result<(), ClientError> {
+    match topic_ids::identities(admin.cluster.client(), &[name], REQUEST_TIMEOUT) {
+        Err(error) if code_of(&error) == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            let what =
+                format!("the topic {name:?} (which needs the permission DESCRIBE; READ and WRITE imply it)");
+            Err(failed(admin, &what, error))
+        }
+        // The topic does not exist.
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(admin, &format!("the topic {name:?}"), error)),
+    }
 }
 
 /// Returns partition counts and replication factors.
@@ -107,6 +125,14 @@ fn configs(admin: &Admin, names: &[&str]) -> Result<BTreeMap<String, BTreeMap<St
         let OwnedResourceSpecifier::Topic(name) = resource.specifier else {
             continue;
         };
+        // A refusal comes as a topic without settings, and each topic has some. Without them the rules would be
+        // applied to defaults.
+        if resource.entries.is_empty() {
+            let what =
+                format!("the settings of the topic {name:?} (which needs the permission DESCRIBE_CONFIGS)");
+            let error = KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed);
+            return Err(failed(admin, &what, error));
+        }
         let entries = resource
             .entries
             .into_iter()
@@ -202,6 +228,11 @@ fn broker_settings(
                 .into_iter()
                 .filter_map(|entry| Some((entry.name, entry.value?))),
         );
+    }
+    // As for a topic.
+    if settings.is_empty() {
+        let error = KafkaError::AdminOp(RDKafkaErrorCode::ClusterAuthorizationFailed);
+        return Err(failed(admin, &what, error));
     }
     Ok(settings)
 }

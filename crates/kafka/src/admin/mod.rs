@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as CreateTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use records::{Offset, Partition};
@@ -42,6 +43,8 @@ pub struct Admin {
     // why a connection failed.
     cluster: ThreadedProducer<ConnectionErrors>,
     client: AdminClient<DefaultClientContext>,
+    /// Of `cluster`.
+    errors: ConnectionErrors,
     brokers: usize,
     bootstrap_servers: String,
 }
@@ -56,32 +59,33 @@ impl Admin {
         let servers = &settings.bootstrap_servers;
         let errors = ConnectionErrors::default();
         let not_opened = |error| ClientError::new("opening an admin client", error);
-        let config = settings.client(client_id);
+        let mut config = settings.client(client_id);
+        // Whatever the program logs: a connection that the broker has closed is reported at this level.
+        config.set_log_level(RDKafkaLogLevel::Info);
         let cluster: ThreadedProducer<ConnectionErrors> =
             config.create_with_context(errors.clone()).map_err(not_opened)?;
-        let client = config.create().map_err(not_opened)?;
         // For all topics: a broker may create a missing topic when it is asked for it by name.
         let metadata = cluster
             .client()
             .fetch_metadata(None, CONNECT_TIMEOUT)
             .map_err(|error| {
-                let last = errors
-                    .take()
-                    .map(|reason| format!(" (last attempt: {reason})"))
-                    .unwrap_or_default();
                 ClientError::new(
                     format!(
-                        "reaching Kafka at {servers:?}, the setting kafka.bootstrap_servers, within {} \
-                         s{last}",
-                        CONNECT_TIMEOUT.as_secs()
+                        "reaching Kafka at {servers:?}, the setting kafka.bootstrap_servers, within {} s{}",
+                        CONNECT_TIMEOUT.as_secs(),
+                        errors.last()
                     ),
                     error,
                 )
             })?;
+        errors.clear();
+        // Only now: it would log the same failures again.
+        let client = config.create().map_err(not_opened)?;
         let brokers = metadata.brokers().len();
         Ok(Self {
             cluster,
             client,
+            errors,
             brokers,
             bootstrap_servers: servers.clone(),
         })
@@ -142,12 +146,17 @@ impl Admin {
         names: &[&str],
         timeout: Duration,
     ) -> Result<BTreeMap<String, TopicIdentity>, ClientError> {
-        topic_ids::identities(self.client.inner(), names, timeout).map_err(|error| {
-            ClientError::new(
-                format!("asking for the ids of the topics {}", names.join(", ")),
-                error,
-            )
-        })
+        // By the client that keeps the reason of a failed connection.
+        let found = topic_ids::identities(self.cluster.client(), names, timeout).map_err(|error| {
+            let attempted = format!(
+                "asking for the ids of the topics {}{}",
+                names.join(", "),
+                self.errors.last()
+            );
+            ClientError::new(attempted, error)
+        })?;
+        self.errors.clear();
+        Ok(found)
     }
 
     /// Describes a consumer group, with the partitions of one topic that each member owns. A group that this
@@ -156,8 +165,10 @@ impl Admin {
     /// # Errors
     /// The group's coordinator did not respond within the timeout.
     pub fn group(&self, group: &str, topic: &str, timeout: Duration) -> Result<Group, ClientError> {
-        describe_group::describe(self.cluster.client(), group, topic, timeout)
-            .map_err(|error| ClientError::new(format!("describing the group {group:?}"), error))
+        describe_group::describe(self.cluster.client(), group, topic, timeout).map_err(|error| {
+            let attempted = format!("describing the group {group:?}{}", self.errors.last());
+            ClientError::new(attempted, error)
+        })
     }
 
     /// Deletes the records of a topic's partitions below these offsets, and returns the partitions where that failed. One

@@ -83,7 +83,15 @@ impl ClientError {
     /// Returns librdkafka's error code, if there is one.
     #[must_use]
     pub fn code(&self) -> Option<RDKafkaErrorCode> {
-        self.error.rdkafka_error_code()
+        code_of(&self.error)
+    }
+}
+
+/// Returns the code of an error; also that of an admin request, which rust-rdkafka leaves out.
+pub(crate) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
     }
 }
 
@@ -127,21 +135,82 @@ fn classify(error: &KafkaError) -> ErrorClass {
         }
         KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) => ErrorClass::Fenced,
         KafkaError::MessageConsumptionFatal(_) => ErrorClass::Fatal,
-        other => other.rdkafka_error_code().map_or(ErrorClass::Retriable, by_code),
+        other => code_of(other).map_or(ErrorClass::Retriable, by_code),
     }
 }
 
 fn describe(error: &KafkaError) -> String {
     let text = match error {
         KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        // Without the value, which may be a secret.
+        KafkaError::ClientConfig(_, description, name, _) => {
+            format!("{description} (the setting {name:?} in [kafka.properties])")
+        }
         other => other.to_string(),
     };
     // Some of librdkafka's texts contain a whole partition list.
-    match text.char_indices().nth(DESCRIPTION_CHARS_MAX) {
+    let text = match text.char_indices().nth(DESCRIPTION_CHARS_MAX) {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text,
+    };
+    match code_of(error).and_then(missing_permission) {
+        Some(missing) => format!(
+            "{text}: this user lacks {missing}; `outbox topics acls` lists the permissions of each program and command"
+        ),
+        None => text,
+    }
+}
+
+/// Returns the permission that is missing; `None` for an error of another kind.
+const fn missing_permission(code: RDKafkaErrorCode) -> Option<&'static str> {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => Some(
+            "a permission on the topic (READ to read it, WRITE to write to it, DELETE to delete records)",
+        ),
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Some("a permission on the group (READ to join it or to commit, DESCRIBE to read its offsets)")
+        }
+        RDKafkaErrorCode::TransactionalIdAuthorizationFailed => {
+            Some("the permission WRITE on the transactional id")
+        }
+        RDKafkaErrorCode::ClusterAuthorizationFailed => Some("a permission on the cluster"),
+        _ => None,
     }
 }
 
 /// Maximum length of librdkafka's part of an error text.
 const DESCRIPTION_CHARS_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::BaseConsumer;
+
+    use super::*;
+
+    #[test]
+    fn value_of_a_refused_property_is_not_shown() {
+        let refused = ClientConfig::new()
+            .set("sasl.pasword", "hunter2")
+            .create::<BaseConsumer>();
+        let error = ClientError::new("opening a client", refused.err().expect("a refusal")).to_string();
+        assert!(
+            !error.contains("hunter2") && error.contains("sasl.pasword"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn missing_permission_is_named() {
+        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+        for refused in [KafkaError::MessageProduction(code), KafkaError::AdminOp(code)] {
+            let error = ClientError::new("delivering a record to \"t\"", refused);
+            assert_eq!(error.class, ErrorClass::Permanent);
+            let text = error.to_string();
+            assert!(
+                text.contains("WRITE") && text.contains("outbox topics acls"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 pub(crate) mod c_string;
 pub mod config;
+pub(crate) mod connection_failure;
 pub mod error;
 pub(crate) mod log_bridge;
 pub(crate) mod log_queue;

@@ -237,7 +237,16 @@ impl TransactionalProducer {
             (None, Ok(())) => add().and_then(|adding| adding.finish(deadline)),
             (None, Err(_)) => Ok(()),
         };
-        self.end_after(delivered.and(added), deadline, before_commit)
+        let written = match (delivered, added) {
+            (Err(delivery), added) if is_consequence(&delivery) => {
+                // Records that were taken back say nothing of the cause. librdkafka refuses offsets for it, also those
+                // that it has taken before the transaction failed.
+                let refused = added.and_then(|()| add()?.finish(deadline));
+                Err(refused.err().unwrap_or(delivery))
+            }
+            (delivered, added) => delivered.and(added),
+        };
+        self.end_after(written, deadline, before_commit)
     }
 
     /// As [`Self::end`], for a transaction that has consumed nothing: it has no offsets.
@@ -366,6 +375,14 @@ impl AddingOffsets {
             Err(ClientError::new(self.attempted, late))
         })
     }
+}
+
+/// Returns whether a record was not delivered because its transaction had failed before.
+fn is_consequence(delivery: &ClientError) -> bool {
+    matches!(
+        delivery.code(),
+        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+    )
 }
 
 /// Maximum wait for the first connection. Afterwards librdkafka goes on by itself.

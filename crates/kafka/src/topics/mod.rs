@@ -9,6 +9,7 @@ use std::fmt;
 use records::Topics;
 use serde::Serialize;
 
+pub mod acls;
 pub mod creation;
 mod rules;
 

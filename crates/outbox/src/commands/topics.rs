@@ -1,5 +1,6 @@
-//! `topics create` and `topics verify`.
+//! `topics create`, `topics verify` and `topics acls`.
 
+mod acls;
 mod output;
 
 use std::time::{Duration, Instant};
@@ -26,10 +27,11 @@ const REPLICATION_FACTOR: usize = 3;
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let admin = Admin::connect(&config.connection(), "outbox-command-line")?;
+    let connect = || Admin::connect(&config.connection(), "outbox-command-line");
     match command {
-        TopicsCommand::Create(options) => create(options, config, &admin, json),
-        TopicsCommand::Verify => verify(config, &admin, json),
+        TopicsCommand::Create(options) => create(options, config, &connect()?, json),
+        TopicsCommand::Verify => verify(config, &connect()?, json),
+        TopicsCommand::Acls(options) => acls::run(options, config, json),
     }
 }
 

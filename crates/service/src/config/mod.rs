@@ -100,8 +100,16 @@ fn load_from<T: DeserializeOwned + Serialize + Default>(
 fn read(path: &Path) -> anyhow::Result<Table> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the settings file {} cannot be read", path.display()))?;
-    text.parse()
-        .with_context(|| format!("the settings file {} is not valid TOML", path.display()))
+    text.parse().map_err(|error: toml::de::Error| {
+        // Without the line itself, which the error's own text has: it may be that of a secret.
+        let before = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let (path, message) = (path.display(), error.message());
+        anyhow!("the settings file {path} is not valid TOML: line {line}: {message}")
+    })
 }
 
 /// Lays one table over another: merges sections, replaces values.

@@ -195,6 +195,13 @@ fn unusable_file_is_named() {
 }
 
 #[test]
+fn broken_line_of_a_secret_is_not_shown() {
+    let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = hunter2-secret\n");
+    let error = format!("{:#}", load_text(&text, &[]).expect_err("no quotes"));
+    assert!(!error.contains("hunter2") && error.contains("line "), "{error}");
+}
+
+#[test]
 fn secret_of_the_wrong_type_is_not_shown() {
     let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = 987654\n");
     let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));

@@ -83,7 +83,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let work = WorkReport::default();
     let route = route.merge(status::route(identity, &health, &work));
     // Before the group is joined, so that readiness explains a slow start.
-    service::admin::spawn_thread(config.admin.listen, Arc::new(registry), health.clone(), route)?;
+    service::admin::spawn_thread(&config.admin, Arc::new(registry), health.clone(), route)?;
 
     let admin = Arc::new(Admin::connect(&config.kafka, &config.validator.instance_id)?);
     let topic_changes = cluster_monitor::start(Arc::clone(&admin), &config.topics, ids, partitions, &health)?;

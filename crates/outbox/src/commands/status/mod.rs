@@ -34,7 +34,7 @@ pub(crate) fn run(options: &ShowStatus, config: &Config, json: bool) -> anyhow::
     let addresses = addresses(options, config)?;
     let read = || -> anyhow::Result<Shown> {
         Ok(Shown {
-            programs: ask(&addresses)?,
+            programs: ask(&addresses, &config.status.token_file)?,
             report: report(options, config)?,
         })
     };

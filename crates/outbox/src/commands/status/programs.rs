@@ -1,9 +1,11 @@
 //! What the running programs report of themselves, asked at their admin addresses.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
@@ -93,19 +95,20 @@ impl Address {
 }
 
 /// Asks all programs at once, and returns what they report in the order of their addresses. It takes as long as the
-/// timeout of one of them at most.
+/// timeout of one of them at most. `token_file` has the token that they ask for; empty for none.
 ///
 /// # Errors
-/// The operating system gives this process no event loop.
-pub(super) fn ask(addresses: &[Address]) -> anyhow::Result<Vec<Asked>> {
+/// The token cannot be read, or the operating system gives this process no event loop.
+pub(super) fn ask(addresses: &[Address], token_file: &Path) -> anyhow::Result<Vec<Asked>> {
     if addresses.is_empty() {
         return Ok(Vec::new());
     }
+    let authorization = authorization(token_file)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("asking the programs: no event loop")?;
-    let client = client();
+    let client = client(authorization);
     let asked = runtime.block_on(async {
         let answers: Vec<_> = addresses
             .iter()
@@ -129,8 +132,27 @@ pub(super) fn ask(addresses: &[Address]) -> anyhow::Result<Vec<Asked>> {
     Ok(asked)
 }
 
-fn client() -> Result<Client, String> {
+/// Returns the header with the token in this file, if there is one.
+fn authorization(token_file: &Path) -> anyhow::Result<HeaderMap> {
+    if token_file.as_os_str().is_empty() {
+        return Ok(HeaderMap::new());
+    }
+    let read = || {
+        format!(
+            "reading the token in {} (the setting status.token_file)",
+            token_file.display()
+        )
+    };
+    let token = std::fs::read_to_string(token_file).with_context(read)?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).with_context(read)?;
+    // Left out of debug output.
+    value.set_sensitive(true);
+    Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+}
+
+fn client(headers: HeaderMap) -> Result<Client, String> {
     let client = Client::builder()
+        .default_headers(headers)
         .timeout(TIMEOUT)
         // What another address reports is not of this program.
         .redirect(Policy::none())
@@ -156,6 +178,16 @@ async fn answer(client: Result<Client, String>, url: Url) -> Result<ProgramStatu
         }
     };
     let mut response = client?.get(url).send().await.map_err(unanswered)?;
+    if matches!(
+        response.status(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    ) {
+        return Err(format!(
+            "the answer is {}: the program asks for the token of its setting admin.token_file; name a file with it in \
+             status.token_file",
+            response.status()
+        ));
+    }
     if response.status() != StatusCode::OK {
         return Err(format!(
             "the answer is {}: no validator or caller listens there, it is of an earlier version, or too many ask it",
@@ -279,13 +311,21 @@ mod tests {
         };
         let route = service::status::route(identity, &health, &work);
         let registry = Arc::new(service::metrics::registry("test", "0"));
-        let at = service::admin::spawn_thread(
-            "127.0.0.1:0".parse().expect("an address"),
-            registry,
-            health,
-            route,
+        let token_file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(token_file.path(), "token-of-operators\n").expect("written");
+        let settings = service::admin::AdminSettings {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            token_file: token_file.path().to_owned(),
+        };
+        let at = service::admin::spawn_thread(&settings, registry, health, route);
+        let at = [address(at.expect("listening"))];
+        let refused = ask(&at, "".as_ref()).expect("asked");
+        let error = refused[0].error.as_deref().expect("an error");
+        assert!(
+            error.contains("401") && error.contains("status.token_file"),
+            "{error}"
         );
-        let asked = ask(&[address(at.expect("listening"))]).expect("asked");
+        let asked = ask(&at, token_file.path()).expect("asked");
         let status = asked[0].status.as_ref().expect("a status");
         assert_eq!(
             (status.instance_id.as_str(), status.work.breaker, &asked[0].error),
@@ -322,7 +362,7 @@ mod tests {
             ),
         ];
         let started = Instant::now();
-        let asked = ask(&rows.map(|(at, _)| address(at))).expect("asked");
+        let asked = ask(&rows.map(|(at, _)| address(at)), "".as_ref()).expect("asked");
         // All at once: two of them take the whole timeout.
         assert!(started.elapsed() < 2 * TIMEOUT, "{:?}", started.elapsed());
         for (asked, (at, words)) in asked.iter().zip(rows) {
