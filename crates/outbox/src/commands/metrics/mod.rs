@@ -40,7 +40,7 @@ pub(crate) fn run(options: &ServeMetrics, config: &Config) -> anyhow::Result<Sta
     let route = status::route(identity, &health, &WorkReport::default());
     let mut admin = AdminSettings::on_port(options.listen.port());
     admin.listen = options.listen;
-    let address = service::admin::spawn_thread(admin.listen, Arc::new(registry), health.clone(), route)
+    let address = service::admin::spawn_thread(&admin, Arc::new(registry), health.clone(), route)
         .context("serving the metrics at the address of --listen")?;
     eprintln!("serving http://{address}/metrics");
     let backlog = BacklogReading::open(options, config)?;
