@@ -21,7 +21,8 @@ check_chart_settings() {
             probe_rendered "$dir" trial validator StatefulSet &&
             probe_rendered "$dir" trial caller Deployment &&
             probe_rendered "$dir" production validator StatefulSet &&
-            probe_rendered "$dir" production caller Deployment
+            probe_rendered "$dir" production caller Deployment &&
+            probe_rendered "$dir" production metrics Deployment outbox validator
     } || status=1
     rm -rf "$dir"
     return $status
@@ -56,12 +57,12 @@ check_rendered() {
     return 1
 }
 
-# probe_rendered DIRECTORY INSTALLATION PROGRAM KIND: starts the program, requests the paths of its probes until they
-# succeed, and ends it by SIGTERM.
+# probe_rendered DIRECTORY INSTALLATION NAME KIND [PROGRAM SETTINGS]: starts the program, requests the paths of its probes
+# until they succeed, and ends it by SIGTERM.
 probe_rendered() {
-    local command pid path status=0
-    write_settings "$1" "$2" "$3" "$3.toml" || return
-    set_command "$1" "$2" "$3" "$4" "$3"
+    local command pid path status=0 settings=${6:-$3}
+    write_settings "$1" "$2" "$settings" "$settings.toml" || return
+    set_command "$1" "$2" "$3" "$4" "${5:-$3}"
     "${command[@]}" >"$1/out" 2>&1 &
     pid=$!
     for path in $(rendered_document "$2" "$4" "$3" | sed -n 's/^ *path: \(\/.*z\)$/\1/p' | sort -u); do
@@ -79,7 +80,8 @@ probe_rendered() {
 set_command() {
     local environment arguments
     read_lines environment < <(rendered_environment "$1" "$2" "$4" "$3")
-    read_lines arguments < <(rendered_document "$2" "$4" "$3" | list_of args | sed "s#/etc/outbox#$1/etc#")
+    read_lines arguments < <(rendered_document "$2" "$4" "$3" | list_of args |
+        sed -e "s#/etc/outbox#$1/etc#" -e 's#^--listen=.*#--listen=127.0.0.1:0#')
     command=(env "${environment[@]}" "$OUTBOX_BIN_DIR/$5" "${arguments[@]}")
 }
 
@@ -122,6 +124,7 @@ rendered_environment() {
         sed -e 's/="\(.*\)"$/=\1/' -e 's/\\"/"/g' -e "s#/etc/outbox#$1/etc#" -e '/__SSL_/d' -e '/__SECURITY_PROTOCOL=/d' \
             -e '/__BOOTSTRAP_SERVERS=/d' -e '/__STORE__DIR=/d' -e '/__ADMIN__LISTEN=/d'
     echo "OUTBOX__KAFKA__BOOTSTRAP_SERVERS=$KAFKA_BOOTSTRAP_SERVERS"
+    echo "OUTBOX_LOG=info"
     echo "OUTBOX_LOG_FORMAT=json"
     # What Kubernetes takes from the pod and from the Secret.
     case $4 in
@@ -167,7 +170,7 @@ list_of() {
     awk -v key="$1:" '
         !done && $1 == key { inside = 1; next }
         inside && $1 ~ /^#/ { next }
-        inside && $1 == "-" { print $2; next }
+        inside && $1 == "-" { gsub(/"/, "", $2); print $2; next }
         inside { inside = 0; done = 1 }'
 }
 
