@@ -13,6 +13,7 @@ check_chart_settings() {
     dir=$(mktemp -d "${TMPDIR:-/tmp}/outbox-chart.XXXXXX") || return
     {
         make_api_secret "$dir/etc/api" &&
+            mkdir -p "$dir/etc/admin" && printf '0123456789abcdef' >"$dir/etc/admin/token" &&
             create_rendered_topics "$dir" trial &&
             check_rendered "$dir" trial validator StatefulSet &&
             check_rendered "$dir" trial caller Deployment &&
@@ -66,7 +67,7 @@ probe_rendered() {
     "${command[@]}" >"$1/out" 2>&1 &
     pid=$!
     for path in $(rendered_document "$2" "$4" "$3" | sed -n 's/^ *path: \(\/.*z\)$/\1/p' | sort -u); do
-        await_success "$1/out" "$path" || status=1
+        await_success "$1/out" "$path" "$pid" || status=1
     done
     kill "$pid" 2>/dev/null && wait "$pid" || status=1
     [ $status -eq 0 ] && return
@@ -85,10 +86,11 @@ set_command() {
     command=(env "${environment[@]}" "$OUTBOX_BIN_DIR/$5" "${arguments[@]}")
 }
 
-# await_success LOG PATH: requests the path of the admin server, whose address is in the log, for 60 s at most.
+# await_success LOG PATH PROCESS: requests the path of the admin server, whose address is in the log, while the process
+# lives, for 60 s at most.
 await_success() {
     local port code deadline=$((SECONDS + 60))
-    while [ $SECONDS -lt $deadline ]; do
+    while [ $SECONDS -lt $deadline ] && kill -0 "$3" 2>/dev/null; do
         port=$(sed -n 's/.*admin http server listening.*"addr":"127\.0\.0\.1:\([0-9]*\)".*/\1/p' "$1")
         code=""
         if [ -n "$port" ] && exec 3<>"/dev/tcp/127.0.0.1/$port"; then
@@ -99,7 +101,7 @@ await_success() {
         [ "$code" != 200 ] || return 0
         sleep 0.2
     done
-    say "no success of $2 within 60 s; the last status is: ${code:-none}"
+    say "no success of $2 within 60 s, or until the program ended; the last status is: ${code:-none}"
     return 1
 }
 

@@ -1,9 +1,11 @@
 //! The samples for Strimzi have the settings that `outbox topics create` gives the topics.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use kafka::topics::ExistingTopics;
+use kafka::topics::acls::{self, Names, ResourceKind, User};
 use kafka::topics::creation::{NewTopic, missing};
 use records::Topics;
 
@@ -49,4 +51,55 @@ fn assert_sample(file: &str, expected: &str) {
         .map(|line| format!("{line}\n"))
         .collect();
     assert!(sample == expected, "{} must be:\n{expected}", path.display());
+}
+
+/// Users in the sample, by name.
+const USERS: [(&str, User); 4] = [
+    ("order-validator", User::Validator),
+    ("api-caller", User::Caller),
+    ("outbox-reader", User::Reader),
+    ("outbox-operator", User::Operator),
+];
+
+#[test]
+fn user_samples_have_the_least_permissions() {
+    let expected: String = USERS.into_iter().map(|(name, kind)| user(name, kind)).collect();
+    assert_sample("users.yaml", &expected);
+}
+
+fn user(name: &str, user: User) -> String {
+    let names = Names {
+        topics: &Topics::default(),
+        validators: "order-validator",
+        callers: "api-caller",
+    };
+    let mut operations: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for acl in acls::of(user, names) {
+        let operation = format!("{:?}", acl.operation);
+        operations
+            .entry((acl.kind, acl.name, acl.is_prefix))
+            .or_default()
+            .push(operation);
+    }
+    let mut yaml = format!(
+        "---\napiVersion: kafka.strimzi.io/v1\nkind: KafkaUser\nmetadata:\n  name: {name}\n  labels:\n    \
+         strimzi.io/cluster: my-cluster\nspec:\n  authentication:\n    type: scram-sha-512\n  authorization:\n    type: \
+         simple\n    acls:\n"
+    );
+    for ((kind, name, is_prefix), operations) in operations {
+        let kind = match kind {
+            ResourceKind::Topic => "topic",
+            ResourceKind::Group => "group",
+            ResourceKind::TransactionalId => "transactionalId",
+            ResourceKind::Cluster => "cluster",
+        };
+        writeln!(yaml, "      - resource:\n          type: {kind}").expect("written to memory");
+        if kind != "cluster" {
+            let pattern = if is_prefix { "prefix" } else { "literal" };
+            writeln!(yaml, "          name: {name}\n          patternType: {pattern}")
+                .expect("written to memory");
+        }
+        writeln!(yaml, "        operations: [{}]", operations.join(", ")).expect("written to memory");
+    }
+    yaml
 }
