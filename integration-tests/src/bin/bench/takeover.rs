@@ -72,7 +72,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<()> {
         lost.process.kill()?;
         let outbox = Outbox::from_end(&pipeline)?;
         let killed = Instant::now();
-        outbox.await_each_partition(&pipeline, &mut survivor)?;
+        outbox.await_calls(0..pipeline.partitions, &mut survivor)?;
         took.push(killed.elapsed());
         lost.process.start()?;
         std::mem::swap(&mut lost, &mut survivor);
