@@ -280,7 +280,7 @@ pub const NEEDED: &[Needed] = &[
     },
     Needed {
         user: User::Reader,
-        what: "outbox status, order",
+        what: "outbox status, order, metrics",
         permissions: &[
             needs(Topic(Orders), &[Read], "counts orders that wait; shows an order"),
             needs(Topic(Pending), &[Read], READS_CALLS),
