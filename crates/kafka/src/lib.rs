@@ -16,5 +16,5 @@ pub use client::error::{self, ClientError};
 pub use consumer::{
     Consumer, ConsumerEvent, Headers, Membership, Record, RecordBatch, changelog, group_offsets, offsets,
 };
-pub use membership::{group_watch, instance_id_conflict, instance_id_watch};
+pub use membership::{group_watch, instance_id_conflict, instance_id_watch, static_members};
 pub use producer::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};

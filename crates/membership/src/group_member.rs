@@ -14,6 +14,7 @@ use kafka::admin::Admin;
 use kafka::group_watch::{self, GroupStatus, MemberId, WatchedGroup};
 use kafka::instance_id_conflict::Owner;
 use kafka::instance_id_watch::FencedMember;
+use kafka::static_members::FormerMembers;
 use kafka::{ClientError, KafkaSettings};
 use service::failpoint::guard_removed;
 
@@ -48,6 +49,7 @@ pub struct GroupMember {
     program: &'static str,
     id: MemberId,
     instance: Arc<FencedMember>,
+    former: FormerMembers,
     health: GroupHealth,
 }
 
@@ -67,6 +69,7 @@ impl GroupMember {
                 instance_id: settings.instance_id.clone(),
                 session_timeout: settings.session_timeout,
             }),
+            former: FormerMembers::new(&settings.instance_id),
             health,
         };
         // A test removes the watch, to show that partitions stay unassigned without it.
@@ -81,6 +84,7 @@ impl GroupMember {
             unused_topic: settings.unused_topic,
             session_timeout: settings.session_timeout,
             revoke_timeout: settings.revoke_timeout,
+            former_members: member.former.clone(),
         };
         // Every program of the group may watch: the members agree on which of them acts.
         let health = member.health.clone();
@@ -96,6 +100,12 @@ impl GroupMember {
     /// Records the member id that the group gave with its latest assignment or revocation.
     pub fn set_id(&self, member_id: &str) {
         self.id.set(member_id);
+    }
+
+    /// Returns the members that the group no longer has, as far as the watch has observed them.
+    #[must_use]
+    pub const fn former_members(&self) -> &FormerMembers {
+        &self.former
     }
 
     /// Logs that another member has taken the instance id, and reports this program as not ready.

@@ -417,7 +417,12 @@ impl Config {
     /// Returns the transactional id. It is stable over restarts, so that a restarted instance fences its
     /// earlier run, and has the group in it, so that pipelines on one cluster do not fence each other.
     pub(crate) fn transactional_id(&self) -> String {
-        format!("{}-{}", self.kafka.group_id, self.validator.instance_id)
+        self.transactional_id_of(&self.validator.instance_id)
+    }
+
+    /// Returns the transactional id of another validator of the group.
+    pub(crate) fn transactional_id_of(&self, instance_id: &str) -> String {
+        format!("{}-{instance_id}", self.kafka.group_id)
     }
 
     fn order_form(&self) -> anyhow::Result<OrderForm> {

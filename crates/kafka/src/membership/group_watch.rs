@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::static_members::FormerMembers;
 use super::trigger_rebalance::trigger_rebalance;
 use super::unassigned_partitions::{UnassignedPartitions, UnassignedRule};
 use crate::admin::Admin;
@@ -28,6 +29,8 @@ pub struct WatchedGroup {
     pub session_timeout: Duration,
     /// Maximum time that a member takes to release revoked partitions.
     pub revoke_timeout: Duration,
+    /// Members that the group no longer has, kept up to date by each observation.
+    pub former_members: FormerMembers,
 }
 
 /// State of the group that the program is notified of.
@@ -113,11 +116,13 @@ impl<F: FnMut(GroupStatus)> Watch<F> {
             admin,
             settings,
             topic,
+            former_members,
             ..
         } = &self.watched;
         let member_id = self.member_id.get();
         let group = admin.group(&settings.group_id, topic, RESPONSE_TIMEOUT)?;
         self.is_member = group.members.contains_key(&member_id);
+        former_members.observe(&group);
         // We were a member, so the group exists: it is hidden from this user, or moves to another broker.
         if group.members.is_empty() && !member_id.is_empty() {
             let attempted = format!(

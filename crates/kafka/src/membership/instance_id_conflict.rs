@@ -15,6 +15,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::static_members;
 use crate::admin::describe_group::Group;
 
 /// Decides, from observations of the group since a member was fenced, who owns its instance id.
@@ -123,18 +124,8 @@ impl fmt::Display for Owner {
 
 /// Returns the member that has the instance id.
 fn holder<'a>(group: &'a Group, instance_id: &str) -> Option<&'a str> {
-    // The coordinator names a static member after its instance id: the id, a hyphen and a UUID.
-    let is_uuid = |text: &str| {
-        let parts: Vec<usize> = text.split('-').map(str::len).collect();
-        parts == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
-    };
-    let is_named = |member: &str| {
-        let unique = member
-            .strip_prefix(instance_id)
-            .and_then(|rest| rest.strip_prefix('-'));
-        unique.is_some_and(is_uuid)
-    };
-    group.members.keys().map(String::as_str).find(|id| is_named(id))
+    let mut members = group.members.keys().map(String::as_str);
+    members.find(|id| static_members::instance_id(id) == Some(instance_id))
 }
 
 /// Time beyond a session until the eviction of a member is observed: the coordinator's timers and our

@@ -286,8 +286,13 @@ impl TransactionalProducer {
         if let Err(error) = self.sender.producer().abort_transaction(ABORT_TIMEOUT) {
             tracing::debug!(%error, "abort failed, left to the next producer");
         }
-        // Closing waits for librdkafka's threads. Nothing depends on it, since the next producer fences this
-        // one.
+        // Nothing depends on it, since the next producer fences this one.
+        self.close();
+    }
+
+    /// Closes the producer on a thread of its own, because it waits for librdkafka's threads. An open transaction stays
+    /// open.
+    pub fn close(self) {
         std::thread::spawn(move || drop(self));
     }
 

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod errors;
+mod open_transactions;
 mod queue;
 mod read_changelog;
 mod standby;
@@ -23,11 +24,14 @@ use std::time::Instant;
 use anyhow::Context;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
+use kafka::producer::RecordSizes;
+use kafka::static_members::FormerMembers;
 use pipeline::admission::RestoreId;
 use records::{Forgotten, LeaderEpoch, Offset, Partition, TopicsNote};
 use store::{StateDirectory, Store, StoreWriter};
 
 use self::errors::RestoreErrors;
+use self::open_transactions::{LostValidators, OpenTransactions};
 use self::queue::JobQueue;
 use self::worker::Worker;
 use crate::config::{Config, StandbySetting};
@@ -41,6 +45,7 @@ pub(crate) struct Restorers {
     cancel_flags: HashMap<Partition, Arc<AtomicBool>>,
     results: Receiver<Restored>,
     errors: Arc<RestoreErrors>,
+    open_transactions: OpenTransactions,
 }
 
 /// Result of a restore.
@@ -104,11 +109,18 @@ impl Restorers {
     /// librdkafka refuses a setting, or a thread cannot be started.
     pub(crate) fn start(
         config: &Config,
-        note: &TopicsNote,
-        admin: &Arc<Admin>,
+        topics: (&TopicsNote, RecordSizes),
+        (admin, former): (&Arc<Admin>, FormerMembers),
         directory: &Arc<StateDirectory>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
+        let (note, record_sizes) = topics;
+        let open_transactions = OpenTransactions::start(LostValidators {
+            config: config.clone(),
+            admin: Arc::clone(admin),
+            former,
+            record_sizes,
+        })?;
         let errors = Arc::<RestoreErrors>::default();
         let worker = Worker {
             config: config.clone(),
@@ -134,6 +146,7 @@ impl Restorers {
             cancel_flags: HashMap::new(),
             results,
             errors,
+            open_transactions,
         })
     }
 
@@ -145,6 +158,8 @@ impl Restorers {
             earlier.store(true, Ordering::Release);
         }
         self.queue.add(RestoreJob::new(partition, id, store, cancelled));
+        // Beside the restore, which waits for those of the partition's last owner by itself.
+        self.open_transactions.look();
         if self.threads.iter().any(JoinHandle::is_finished) {
             // Only a panic outside of an attempt ends a thread; the worker catches those within. Its partition
             // cannot be restored any more.

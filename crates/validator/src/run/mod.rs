@@ -89,7 +89,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let topic_changes = cluster_monitor::start(Arc::clone(&admin), &config.topics, ids, partitions, &health)?;
     let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
     // Before the group is joined, so that the restore threads are connected when partitions come.
-    let restorers = Restorers::start(config, &note, &admin, &directory, &metrics)?;
+    let restorers = Restorers::start(
+        config,
+        (&note, record_sizes),
+        (&admin, member.former_members().clone()),
+        &directory,
+        &metrics,
+    )?;
     let cuts = ChangelogCuts::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;

@@ -2,6 +2,7 @@
 
 mod forgotten_keys;
 mod high_watermark;
+mod open_transaction;
 mod restores;
 mod standby;
 mod verified_stores;
