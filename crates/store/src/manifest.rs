@@ -74,7 +74,8 @@ impl Manifest {
         let length = usize::try_from(bytes.u32()?).ok()?;
         let (identity, rest) = bytes.0.split_at_checked(length)?;
         let identity = String::from_utf8(identity.to_vec()).ok()?;
-        if !identity.starts_with(LAYOUT) {
+        // The whole word: "v30" is another layout than "v3".
+        if identity.split(' ').next() != Some(LAYOUT) {
             return Some(Self::new(identity));
         }
         bytes = Bytes(rest);
