@@ -168,4 +168,20 @@ mod tests {
             assert_eq!(Manifest::decode(&bytes[..at]), None, "cut at {at}");
         }
     }
+
+    #[test]
+    fn manifest_of_another_layout_has_its_identity_alone() {
+        let of = |layout: &str| Manifest {
+            checkpoint: Some(Offset(7)),
+            ..Manifest::new(format!("{layout} changelog/0 of 1"))
+        };
+        let read = |manifest: &Manifest| Manifest::decode(&manifest.encode()).expect("an identity");
+        let ours = of(LAYOUT);
+        assert_eq!(read(&ours).checkpoint, Some(Offset(7)));
+        for layout in [&format!("{LAYOUT}0"), "v4", ""] {
+            let other = of(layout);
+            let read = read(&other);
+            assert_eq!((read.identity, read.checkpoint), (other.identity, None), "{layout:?}");
+        }
+    }
 }
