@@ -41,11 +41,19 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Status> {
-    if let Command::Completions(of) = &cli.command {
-        // Without settings, which a shell that starts need not have.
-        clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
-        return Ok(Status::Ok);
+    // Those without settings: a shell that starts need not have them, and a program reads its own.
+    match &cli.command {
+        Command::Completions(of) => {
+            clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
+            Ok(Status::Ok)
+        }
+        Command::Validator(options) => commands::launch::run("validator", options, cli.config.as_deref()),
+        Command::Caller(options) => commands::launch::run("caller", options, cli.config.as_deref()),
+        _ => run_with_settings(cli),
     }
+}
+
+fn run_with_settings(cli: &Cli) -> anyhow::Result<Status> {
     // The log lines of librdkafka would mix with the output. What matters of them is in the errors it
     // returns.
     service::logging::init_with_default("warn,librdkafka=off")?;
@@ -64,7 +72,8 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Metrics(options) => commands::metrics::run(options, &config),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
-        Command::Completions(_) => Ok(Status::Ok),
+        // Without settings.
+        Command::Completions(_) | Command::Validator(_) | Command::Caller(_) => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
 }

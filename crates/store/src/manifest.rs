@@ -181,7 +181,11 @@ mod tests {
         for layout in [&format!("{LAYOUT}0"), "v4", ""] {
             let other = of(layout);
             let read = read(&other);
-            assert_eq!((read.identity, read.checkpoint), (other.identity, None), "{layout:?}");
+            assert_eq!(
+                (read.identity, read.checkpoint),
+                (other.identity, None),
+                "{layout:?}"
+            );
         }
     }
 }
