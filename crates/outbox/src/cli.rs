@@ -13,7 +13,7 @@ pub(crate) use self::replay::{
     ChangeReplay, ListOperations, OffsetRange, OperationsCommand, PlanReplay, Rate, ReplayCommand,
     ReplayState, RunReplay, ShowReplays,
 };
-use self::state::{InspectState, VerifyState};
+use self::state::{InspectState, RepartitionState, VerifyState};
 use crate::start_position::StartPosition;
 
 /// Operates the outbox pipeline: its topics and their contents.
@@ -465,6 +465,11 @@ pub(crate) enum StateCommand {
     /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
     /// the command appends nothing twice.
     Rebuild(RebuildState),
+    /// Appends to the changelog what the validators need after the topics have grown: a validator halts each
+    /// partition then, because it would admit orders again whose keys have another partition now. Shows what it
+    /// will append, asks, appends, and has the committed offsets name the new partition count. Refuses while a
+    /// validator runs. It may be run again at any time.
+    Repartition(RepartitionState),
     /// Shows the stores in a validator's state directory: size, keys, checkpoint, and whether they can be read. Needs
     /// no Kafka, and changes nothing. While the validator runs, only their sizes. Exit status 1 if a store is
     /// damaged.

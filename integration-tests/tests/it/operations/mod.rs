@@ -4,6 +4,7 @@ mod instance_id_conflict;
 mod outages;
 mod pause;
 mod quiet_topics;
+mod rolling_upgrade;
 mod secrets;
 mod shutdown;
 mod unassigned_partitions;
