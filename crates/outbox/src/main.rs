@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
 use records::control::Calls;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{AskHealth, Cli, Command};
 use crate::commands::Status;
 use crate::config::Config;
 
@@ -46,6 +46,13 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
         return Ok(Status::Ok);
     }
+    if let Command::Health(options) = &cli.command {
+        // Without settings: a health check must not fail because of what the running program does not use.
+        return Ok(health(options));
+    }
+    if matches!(cli.command, Command::Idle) {
+        return idle();
+    }
     // The log lines of librdkafka would mix with the output. What matters of them is in the errors it
     // returns.
     service::logging::init_with_default("warn,librdkafka=off")?;
@@ -64,7 +71,31 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Metrics(options) => commands::metrics::run(options, &config),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
-        Command::Completions(_) => Ok(Status::Ok),
+        Command::Completions(_) | Command::Health(_) | Command::Idle => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
+}
+
+fn health(options: &AskHealth) -> Status {
+    match service::admin::probe::ask_ready(options.listen) {
+        Ok(answer) => {
+            println!("{answer}");
+            Status::Ok
+        }
+        // Exit status 1 in each case: Docker reserves the others.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Status::Problem
+        }
+    }
+}
+
+/// Waits for the shutdown, without settings or a broker.
+fn idle() -> anyhow::Result<Status> {
+    let shutdown = service::Shutdown::on_signals()?;
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .context("the async runtime cannot be started")?
+        .block_on(shutdown.requested());
+    Ok(Status::Ok)
 }
