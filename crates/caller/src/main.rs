@@ -21,7 +21,7 @@ use crate::config::{Config, RENAMED_SETTINGS};
 
 /// Calls the legacy API for each order in the outbox, and publishes the outcome.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = service::VERSION)]
 struct CommandLine {
     #[command(flatten)]
     flags: service::cli::Flags,

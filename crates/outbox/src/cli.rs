@@ -21,7 +21,7 @@ use crate::start_position::StartPosition;
 /// Exit status: 0: success. 1: a check found something that a program refuses to start on, the operator
 /// declined, or not every topic was created. 2: the command could not be carried out.
 #[derive(Debug, Parser)]
-#[command(name = "outbox", version)]
+#[command(name = "outbox", version = service::VERSION)]
 pub(crate) struct Cli {
     /// Settings file (TOML): its own, or the validator's or caller's, of which it reads `[kafka]` and
     /// `[topics]`. Environment variables override settings: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
@@ -88,8 +88,22 @@ pub(crate) enum Command {
     /// Shows the dead letters of orders and calls, and writes refused orders back to the orders topic.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Runs the validator that lies beside this program, in its place.
+    #[command(disable_help_flag = true)]
+    Validator(Launch),
+    /// Runs the caller that lies beside this program, in its place: bash has a builtin of that name.
+    #[command(disable_help_flag = true)]
+    Caller(Launch),
     /// Prints completions of this command line for a shell.
     Completions(Completions),
+}
+
+/// Arguments of the commands `validator` and `caller`.
+#[derive(Debug, Args)]
+pub(crate) struct Launch {
+    /// Arguments of the program.
+    #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
 }
 
 /// Arguments of the command `completions`.

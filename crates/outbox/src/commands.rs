@@ -3,6 +3,7 @@
 mod cause_shape;
 pub(crate) mod dead_letters;
 pub(crate) mod group;
+pub(crate) mod launch;
 pub(crate) mod metrics;
 pub(crate) mod notes;
 pub(crate) mod operations;

@@ -41,18 +41,22 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Status> {
-    if let Command::Completions(of) = &cli.command {
-        // Without settings, which a shell that starts need not have.
-        clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
-        return Ok(Status::Ok);
+    // Those without settings: a shell that starts need not have them, and a program reads its own.
+    match &cli.command {
+        Command::Completions(of) => {
+            clap_complete::generate(of.shell, &mut Cli::command(), "outbox", &mut std::io::stdout());
+            Ok(Status::Ok)
+        }
+        Command::Validator(options) => commands::launch::run("validator", options, cli.config.as_deref()),
+        Command::Caller(options) => commands::launch::run("caller", options, cli.config.as_deref()),
+        // A health check must not fail because of what the running program does not use.
+        Command::Health(options) => Ok(health(options)),
+        Command::Idle => idle(),
+        _ => run_with_settings(cli),
     }
-    if let Command::Health(options) = &cli.command {
-        // Without settings: a health check must not fail because of what the running program does not use.
-        return Ok(health(options));
-    }
-    if matches!(cli.command, Command::Idle) {
-        return idle();
-    }
+}
+
+fn run_with_settings(cli: &Cli) -> anyhow::Result<Status> {
     // The log lines of librdkafka would mix with the output. What matters of them is in the errors it
     // returns.
     service::logging::init_with_default("warn,librdkafka=off")?;
@@ -71,7 +75,12 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         Command::State(command) => commands::state::run(command, &config, cli.json),
         Command::Metrics(options) => commands::metrics::run(options, &config),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
-        Command::Completions(_) | Command::Health(_) | Command::Idle => Ok(Status::Ok),
+        // Without settings.
+        Command::Completions(_)
+        | Command::Validator(_)
+        | Command::Caller(_)
+        | Command::Health(_)
+        | Command::Idle => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
 }

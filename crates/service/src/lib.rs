@@ -14,6 +14,9 @@ pub mod program;
 pub mod shutdown;
 pub mod status;
 
+/// Version of all programs, with the commit that they were built from: "0.1.0 (1a2b3c4d5e6f)".
+pub const VERSION: &str = env!("OUTBOX_VERSION");
+
 pub use health::Health;
 pub use program::Program;
 pub use shutdown::Shutdown;

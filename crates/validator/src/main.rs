@@ -25,7 +25,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Writes each valid order to the outbox exactly once, whatever crashes.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = service::VERSION)]
 struct CommandLine {
     #[command(flatten)]
     flags: service::cli::Flags,

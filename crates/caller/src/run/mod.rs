@@ -77,7 +77,7 @@ pub(crate) async fn run(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let health = Health::new(TICK_WAIT_MAX);
-    let mut registry = service::metrics::registry("caller", env!("CARGO_PKG_VERSION"));
+    let mut registry = service::metrics::registry("caller", service::VERSION);
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
     let (sender, inbox) = unbounded_channel();
@@ -86,7 +86,7 @@ pub(crate) async fn run(
     let route = calls_endpoint::route(move |result| queries.send(Completion::CallsQuery(result)));
     let identity = Identity {
         program: "caller",
-        version: env!("CARGO_PKG_VERSION"),
+        version: service::VERSION,
         instance_id: config.caller.instance_id.clone(),
     };
     let work = WorkReport::default();

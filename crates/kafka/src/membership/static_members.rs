@@ -119,8 +119,17 @@ mod tests {
     #[test]
     fn instance_id_is_what_precedes_the_uuid() {
         assert_eq!(instance_id(&format!("v-1-{UUID}")), Some("v-1"));
-        assert_eq!(instance_id(&format!("v-1-{UUID}-{UUID}")), Some(format!("v-1-{UUID}").as_str()));
-        for other in ["", "v-1", UUID, &format!("v-1{UUID}"), &format!("ö{}", &UUID[1..])] {
+        assert_eq!(
+            instance_id(&format!("v-1-{UUID}-{UUID}")),
+            Some(format!("v-1-{UUID}").as_str())
+        );
+        for other in [
+            "",
+            "v-1",
+            UUID,
+            &format!("v-1{UUID}"),
+            &format!("ö{}", &UUID[1..]),
+        ] {
             assert_eq!(instance_id(other), None, "{other}");
         }
         assert_eq!(instance_id(&format!("v-1-{}", UUID.replace('a', "g"))), None);
@@ -142,7 +151,11 @@ mod tests {
         let (mut members, now) = (memberships(), Instant::now());
         members.observe(&group(&["v-1", "v-2"]), now);
         members.observe(&Group::default(), now);
-        assert_eq!(members.former(), Vec::<String>::new(), "no broker reports the group");
+        assert_eq!(
+            members.former(),
+            Vec::<String>::new(),
+            "no broker reports the group"
+        );
         members.observe(&group(&[]), now);
         assert_eq!(members.former(), ["v-2"]);
     }

@@ -71,13 +71,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     ))?;
     directory.claim_ids(&ids)?;
 
-    let mut registry = service::metrics::registry("validator", env!("CARGO_PKG_VERSION"));
+    let mut registry = service::metrics::registry("validator", service::VERSION);
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
     let (route, queries) = queries::route();
     let identity = Identity {
         program: "validator",
-        version: env!("CARGO_PKG_VERSION"),
+        version: service::VERSION,
         instance_id: config.validator.instance_id.clone(),
     };
     let work = WorkReport::default();

@@ -22,6 +22,10 @@ use harness::wait::await_until;
 use crate::g1_g2_exactly_once::two_validators::{SETTLE_MAX, check};
 use crate::{run, seed};
 
+/// Has the other validator leave the frozen one's transaction open: it would end it, and fence the producer, before the
+/// guards of these scenarios have anything to do.
+const LEFT_OPEN: &str = "guard-open-transactions=return";
+
 /// Settings of the zombie: a transaction for each order.
 // When it wakes, it commits the order that it holds before it polls, and so before it learns that it was
 // fenced.
@@ -33,11 +37,11 @@ fn wake_zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) 
     let [first, second] = validators;
     // A restore finds the zombie's record, and would halt the partition before an order is admitted twice.
     let restore_guards = match guard {
-        "" => "",
-        _ => "guard-newest-order=return;guard-overlap=return",
+        "" => LEFT_OPEN.into(),
+        _ => format!("{LEFT_OPEN};guard-newest-order=return;guard-overlap=return"),
     };
     freeze_at(pipeline, first, "before-begin", guard)?;
-    second.process.start_with(&[("FAILPOINTS", restore_guards)])?;
+    second.process.start_with(&[("FAILPOINTS", &restore_guards)])?;
     // The second validator has taken over once it commits.
     await_progress(pipeline, 1_000)?;
     first.process.thaw()?;
@@ -45,7 +49,7 @@ fn wake_zombie(pipeline: &Pipeline, validators: &mut [Service; 2], guard: &str) 
     // Without the guard it creates a client for each transaction, which makes it slow. The rest of the
     // scenario does not need the removed guard.
     first.process.kill()?;
-    first.process.start_with(&[("FAILPOINTS", restore_guards)])?;
+    first.process.start_with(&[("FAILPOINTS", &restore_guards)])?;
     await_ready(first, SETTLE_MAX)
 }
 
@@ -90,10 +94,14 @@ fn restore_past_open_transaction(
 ) -> Result<()> {
     let [first, second] = validators;
     freeze_at(pipeline, first, "after-produce", "")?;
+    let failpoints = match guard {
+        "" => LEFT_OPEN.into(),
+        _ => format!("{LEFT_OPEN};{guard}"),
+    };
     let mut second = InstanceLifecycle {
         service: second,
         state: Some(pipeline.state_folder(2)),
-        failpoints: guard,
+        failpoints: &failpoints,
     };
     second.start()?;
     await_progress(pipeline, 1_000)?;

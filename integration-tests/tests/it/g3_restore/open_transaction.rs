@@ -51,7 +51,11 @@ fn lost_validator_leaves_no_transaction_open() {
         lost.process.kill()?;
 
         let new = [orders(0, "new-zero", 20), orders(1, "new-one", 20)].concat();
-        send(&pipeline.kafka, &pipeline.topics.orders, &[&held[..], &new].concat())?;
+        send(
+            &pipeline.kafka,
+            &pipeline.topics.orders,
+            &[&held[..], &new].concat(),
+        )?;
         await_verdicts(&pipeline)?;
         expect_outbox(&pipeline, &[&held, &new])?;
         pipeline.passed();

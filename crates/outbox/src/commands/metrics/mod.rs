@@ -30,11 +30,11 @@ const SHUTDOWN_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) fn run(options: &ServeMetrics, config: &Config) -> anyhow::Result<Status> {
     let shutdown = Shutdown::on_signals()?;
     let health = Health::new(READING_MAX);
-    let mut registry = service::metrics::registry("outbox", env!("CARGO_PKG_VERSION"));
+    let mut registry = service::metrics::registry("outbox", service::VERSION);
     let metrics = Metrics::register(&mut registry);
     let identity = Identity {
         program: "outbox",
-        version: env!("CARGO_PKG_VERSION"),
+        version: service::VERSION,
         instance_id: options.which.group.clone(),
     };
     let route = status::route(identity, &health, &WorkReport::default());

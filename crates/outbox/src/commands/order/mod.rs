@@ -59,7 +59,7 @@ pub(crate) fn run(options: &ShowOrder, config: &Config, json: bool) -> anyhow::R
     println!("{}", printable(&report.sentence));
     if let Some(call) = report.calls.last() {
         println!(
-            "`caller --config FILE --show-request {}` shows its request, and sends nothing.",
+            "`outbox caller --config FILE --show-request {}` shows its request, and sends nothing.",
             call.last
         );
     }
