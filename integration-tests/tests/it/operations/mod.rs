@@ -1,5 +1,6 @@
-//! Behaviour that operators rely on beside the guarantees: shutdown, outages, group membership and secrets.
+//! Behaviour that operators rely on beside the guarantees: shutdown, outages, health checks, group membership and secrets.
 
+mod health;
 mod instance_id_conflict;
 mod outages;
 mod pause;
