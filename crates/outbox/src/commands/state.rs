@@ -151,6 +151,10 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
             topics.changelog
         );
     }
+    let moved = repartition::move_rebuilt(config, &admin, &settings, &partitions, &producer)?;
+    if moved > 0 {
+        eprintln!("{moved} entries were appended for keys that have another partition than their orders");
+    }
     // Last: before, the validators would halt on the changelog's id, and now they may go on.
     let confirmed = confirm_changelog(&settings, topics, &partitions, &changelog)?;
     if json {
