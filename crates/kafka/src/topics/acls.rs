@@ -482,7 +482,7 @@ pub const NEEDED: &[Needed] = &[
                 "commits the offsets with the topics as they are now",
             ),
             needs(
-                TransactionalId("outbox-state-rebuild"),
+                TransactionalIdOf("outbox-state-rebuild-", Changelog),
                 &[Write],
                 IN_ONE_TRANSACTION,
             ),

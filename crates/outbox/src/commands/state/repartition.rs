@@ -51,8 +51,8 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
         [topics.changelog.as_str()],
     );
     // Before anything is read, as in `state rebuild`, under whose id a second operator is fenced.
-    let producer =
-        TransactionalProducer::open(&settings, TRANSACTIONAL_ID, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    let id = format!("{TRANSACTIONAL_ID}{}", topics.changelog);
+    let producer = TransactionalProducer::open(&settings, &id, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
     let grown = Grown {
         reader: ChangelogReader::open(&settings, &topics.changelog)?,
         offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
