@@ -136,6 +136,7 @@ fn grow(name: &str, failpoints: &str, changelog: Changelog) -> Result<(Pipeline,
             }
         })?;
         println!("{}", pipeline.rebuild_grown_state("crc32")?);
+        fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
     }
     pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
     for service in [&mut validator, &mut caller] {
