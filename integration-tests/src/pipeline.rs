@@ -241,6 +241,23 @@ impl Pipeline {
         self.outbox_with(settings, &arguments, variables)
     }
 
+    /// Runs `outbox state rebuild` with the partitioner of the producers, once the topics have grown.
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, or runs for more than 60 s.
+    pub fn rebuild_grown_state(&self, partitioner: &str) -> Result<String> {
+        let settings = self
+            .settings(&self.validator_group)
+            .with("validator.partitioner", partitioner);
+        let arguments = ["state", "rebuild", "--group", &self.validator_group, "--yes"];
+        let (status, output) = self.outbox_with(settings, &arguments, &[])?;
+        ensure!(
+            status.success(),
+            "`outbox state rebuild` exited with {status}:\n{output}"
+        );
+        Ok(output)
+    }
+
     /// Recovers the callers' group with `outbox group recover`. Returns what the command printed.
     ///
     /// # Errors

@@ -45,9 +45,8 @@ pub enum DirectoryError {
     #[error(
         "the state directory {} was created for {was}, and the topics are now {is}. With another number of \
          partitions a key is on another partition than before, where its first order is unknown, and it \
-         would be paid twice. Kafka cannot remove partitions: stop the producers and the validators, create \
-         orders, pending and changelog topics under new names in [topics], with a new state directory, and send \
-         nothing to the new topics that was sent to the old ones",
+         would be paid twice. Stop the producers and the validators, move the keys with the validators' settings \
+         file (outbox state repartition), and remove the state directory",
         path.display()
     )]
     OtherTopics {

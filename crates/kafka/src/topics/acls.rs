@@ -471,14 +471,18 @@ pub const NEEDED: &[Needed] = &[
                 &[Read, Write, DescribeConfigs],
                 "appends what it has lost",
             ),
-            needs(Topic(Operations), &[Write, DescribeConfigs], RECORDS),
+            needs(
+                Topic(Operations),
+                &[Read, Write, DescribeConfigs],
+                "finds whether the topics have grown, and records the change",
+            ),
             needs(
                 ValidatorsGroup,
                 &[Read],
-                "commits the offsets with the new topic's id",
+                "commits the offsets with the topics as they are now",
             ),
             needs(
-                TransactionalId("outbox-state-rebuild"),
+                TransactionalIdOf("outbox-state-rebuild-", Changelog),
                 &[Write],
                 IN_ONE_TRANSACTION,
             ),

@@ -36,8 +36,9 @@ use crate::operations_log::{self, operation};
 use crate::tables::new_table;
 use crate::timestamp::rfc3339;
 
-/// Fixed, so that a second operator fences the first.
-const TRANSACTIONAL_ID: &str = "outbox-state-rebuild";
+/// Beginning of the transactional id, which the changelog's name follows: a second operator fences the first, and not one
+/// of another pipeline.
+const TRANSACTIONAL_ID: &str = "outbox-state-rebuild-";
 /// Maximum number of entries of a transaction.
 const ENTRIES_MAX: usize = 10_000;
 const TIMEOUTS: TransactionTimeouts = TransactionTimeouts {
@@ -97,8 +98,8 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
     );
     // Before anything is read: this fences an operator who runs the same command, and ends the transaction
     // that one may have left open.
-    let producer =
-        TransactionalProducer::open(&settings, TRANSACTIONAL_ID, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    let id = format!("{TRANSACTIONAL_ID}{}", topics.changelog);
+    let producer = TransactionalProducer::open(&settings, &id, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
     let reader = ChangelogReader::open(&settings, &topics.changelog)?;
     let topic = Comparison {
         reader,
@@ -150,6 +151,10 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
              to these topics. Stop it, and run the command again before a validator is started",
             topics.changelog
         );
+    }
+    let moved = repartition::move_rebuilt(config, &admin, &settings, &partitions, &producer)?;
+    if moved > 0 {
+        eprintln!("{moved} entries were appended for keys that have another partition than their orders");
     }
     // Last: before, the validators would halt on the changelog's id, and now they may go on.
     let confirmed = confirm_changelog(&settings, topics, &partitions, &changelog)?;

@@ -6,13 +6,15 @@
 //!
 //! Must hold: the validator halts until `outbox state repartition` has run; that refuses without the partitioner, or
 //! with another one than the producers', and may be killed and run again. At the end each valid order is in the outbox
-//! exactly once, and is one request and one outcome. Without `guard-repartition`, which appends the keys to their new
-//! partitions, orders are admitted again.
+//! exactly once, and is one request and one outcome. So it is if the changelog is lost afterwards and rebuilt from the
+//! outbox, which has the earlier orders on their former partitions. Without `guard-repartition`, which appends the keys
+//! to their new partitions, orders are admitted again.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::api::Api;
 use harness::check::at_most_once::Policy;
 use harness::check::{Violation, findings, listed};
@@ -24,7 +26,8 @@ use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::tail::Tail;
 use harness::wait::await_until;
 
-use crate::assertions::{LIMIT, await_unready, await_verdicts};
+use crate::assertions::{LIMIT, await_unready, await_verdicts, expect_refused_start};
+use crate::g8_fail_closed::halted_partitions::{CHANGELOG_CONFIGS, recreate};
 use crate::{run, seed};
 
 const PARTITIONS: i32 = 2;
@@ -36,7 +39,17 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 #[test]
 fn keys_are_known_on_their_new_partitions() {
     run(|| {
-        let (mut pipeline, violations) = grow("more", "")?;
+        let (mut pipeline, violations) = grow("more", "", Changelog::Kept)?;
+        findings::expect_no_violations(&violations)?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn changelog_of_grown_topics_is_rebuilt() {
+    run(|| {
+        let (mut pipeline, violations) = grow("more-rebuilt", "", Changelog::Lost)?;
         findings::expect_no_violations(&violations)?;
         pipeline.passed();
         Ok(())
@@ -47,7 +60,7 @@ fn keys_are_known_on_their_new_partitions() {
 #[test]
 fn keys_that_were_not_moved_are_detected() {
     run(|| {
-        let (mut pipeline, violations) = grow("more-unguarded", "guard-repartition=return")?;
+        let (mut pipeline, violations) = grow("more-unguarded", "guard-repartition=return", Changelog::Kept)?;
         ensure!(
             !violations.is_empty(),
             "the guard was removed, and the checker found no violation"
@@ -58,10 +71,17 @@ fn keys_that_were_not_moved_are_detected() {
     });
 }
 
+/// What becomes of the changelog after the keys were moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changelog {
+    Kept,
+    Lost,
+}
+
 /// Runs all steps, with these failpoints in `outbox state repartition`, and returns the violations.
-fn grow(name: &str, failpoints: &str) -> Result<(Pipeline, Vec<Violation>)> {
+fn grow(name: &str, failpoints: &str, changelog: Changelog) -> Result<(Pipeline, Vec<Violation>)> {
     let orders = Orders::Generated(Mix::with_seed(seed()));
-    let pipeline = Pipeline::create(name, PARTITIONS)?;
+    let mut pipeline = Pipeline::create(name, PARTITIONS)?;
     let api = Api::start(&pipeline, &[])?;
     let tail = Tail::start(&pipeline.kafka, &outcome_topics(&pipeline))?;
     let (mut validator, mut caller) = services(&pipeline, &api)?;
@@ -69,9 +89,10 @@ fn grow(name: &str, failpoints: &str) -> Result<(Pipeline, Vec<Violation>)> {
         service.process.start()?;
         await_ready(service, LIMIT)?;
     }
+    let (kafka, topic) = (pipeline.kafka.clone(), pipeline.topics.orders.clone());
     let plan = |partitions, count| Plan {
-        kafka: pipeline.kafka.clone(),
-        topic: pipeline.topics.orders.clone(),
+        kafka: kafka.clone(),
+        topic: topic.clone(),
         partitions,
         orders: orders.clone(),
         count,
@@ -88,6 +109,8 @@ fn grow(name: &str, failpoints: &str) -> Result<(Pipeline, Vec<Violation>)> {
     for topic in [&topics.orders, &topics.pending, &topics.changelog] {
         administrator.grow_topic(topic, usize::try_from(PARTITIONS_LATER)?)?;
     }
+    expect_refused_start(&mut validator, LIMIT, &["outbox state repartition"])?;
+    fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
     validator.process.start()?;
     await_unready(
         &mut validator,
@@ -100,6 +123,21 @@ fn grow(name: &str, failpoints: &str) -> Result<(Pipeline, Vec<Violation>)> {
     expect_refused(&pipeline, "murmur2", "is not that of the producers")?;
 
     repartition(&pipeline, failpoints)?;
+    pipeline.partitions = PARTITIONS_LATER;
+    if changelog == Changelog::Lost {
+        recreate(&pipeline, &pipeline.topics.changelog, &CHANGELOG_CONFIGS)?;
+        let refusal = "the topics have grown once";
+        await_until("a rebuild without the partitioner is refused", LIMIT, || {
+            match pipeline.rebuild_state() {
+                Ok(output) => bail!("it went on, although the topics have grown:\n{output}"),
+                Err(error) if format!("{error:#}").contains(refusal) => Ok(ControlFlow::Break(())),
+                // The brokers report the new changelog a moment later.
+                Err(error) => Ok(ControlFlow::Continue(format!("{error:#}"))),
+            }
+        })?;
+        println!("{}", pipeline.rebuild_grown_state("crc32")?);
+        fs::remove_dir_all(pipeline.state_folder(1)).context("removing the state directory")?;
+    }
     pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
     for service in [&mut validator, &mut caller] {
         service.process.start()?;

@@ -59,10 +59,9 @@ impl Rules<'_> {
             let name = purpose.name(self.required.topics);
             let repair = if has < should {
                 format!(
-                    "if it has never held a record: kafka-topics.sh --bootstrap-server {} --alter --topic \
-                     {name} --partitions {should}. Otherwise stop the programs and find out who changed a \
-                     partition count, and when: keys admitted before and after may be on different \
-                     partitions",
+                    "stop the producers and the programs: kafka-topics.sh --bootstrap-server {} --alter --topic \
+                     {name} --partitions {should}. If an order was admitted before, its key may have another \
+                     partition now: then move the keys with outbox state repartition",
                     self.required.bootstrap_servers
                 )
             } else {

@@ -10,7 +10,7 @@ use kafka::consumer::CommitOffset;
 use kafka::group_offsets::GroupOffsets;
 use kafka::producer::RecordSizes;
 use kafka::producer::transactional::TransactionEnd;
-use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
+use kafka::{KafkaSettings, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::{MovedEntry, Repartition, grown_notes};
 use records::entry::SEEN_AGAIN;
 use records::{Bounds, Entry, Offset, Partition, TopicId, Topics, TopicsNote};
@@ -23,7 +23,10 @@ use crate::cli::state::RepartitionState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
-use crate::operations_log::{self, operation};
+use crate::operations_log::{self, OperationsLog, operation};
+
+/// Name of the command in the operations.
+const COMMAND: &str = "state repartition";
 
 /// Result of the command. Its field names are those of the JSON output.
 #[derive(Serialize)]
@@ -48,8 +51,8 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
         [topics.changelog.as_str()],
     );
     // Before anything is read, as in `state rebuild`, under whose id a second operator is fenced.
-    let producer =
-        TransactionalProducer::open(&settings, TRANSACTIONAL_ID, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    let id = format!("{TRANSACTIONAL_ID}{}", topics.changelog);
+    let producer = TransactionalProducer::open(&settings, &id, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
     let grown = Grown {
         reader: ChangelogReader::open(&settings, &topics.changelog)?,
         offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
@@ -82,14 +85,7 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
     );
 
     let misplaced = grown.misplaced_orders(&committed, &repartition)?;
-    let bounds = grown.changelog_bounds()?;
-    for (partition, bounds) in &bounds {
-        read(&grown.reader, &topics.changelog, *partition, *bounds, |record| {
-            let entry = record.value.map(Entry::decode).transpose()?;
-            repartition.take(*partition, record.key, entry.as_ref(), record.at);
-            Ok(())
-        })?;
-    }
+    let bounds = grown.survey(&mut repartition)?;
     repartition.check_partitioner().context("nothing was changed")?;
     let counts = repartition.counts();
     eprintln!(
@@ -127,7 +123,7 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
         topics.changelog,
         grown.partitions.len()
     );
-    operations_log::write(config, &[operation("state repartition", what, None)])?;
+    operations_log::write(config, &[operation(COMMAND, what, None)])?;
     let appended = grown.append(&bounds, &repartition, &producer)?;
     ensure!(
         appended == counts.moved,
@@ -139,6 +135,39 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
     kill_at!("repartition-before-offsets");
     grown.commit(&committed)?;
     report(&grown, json, Some(was), appended, misplaced)
+}
+
+/// Appends the entries of keys that have another partition since the topics have grown, to a changelog that was rebuilt
+/// from the outbox: that has the orders of before on their former partitions. Returns the number of entries.
+pub(super) fn move_rebuilt(
+    config: &Config,
+    admin: &Admin,
+    settings: &KafkaSettings,
+    partitions: &[Partition],
+    producer: &TransactionalProducer,
+) -> anyhow::Result<u64> {
+    let topics = &config.topics;
+    let count = number(partitions.len())?;
+    let Some(mut repartition) = Repartition::new(config.validator.partitioner(), count, count) else {
+        let mut has_grown = false;
+        OperationsLog::open(config)?.visit(|_, operation| has_grown |= operation.command == COMMAND)?;
+        ensure!(
+            !has_grown,
+            "the topics have grown once (`outbox operations list` says when), so the keys of earlier orders have other \
+             partitions than these orders, and validator.partitioner is \"any\": run the command again with the \
+             validators' settings file. No validator goes on before"
+        );
+        return Ok(0);
+    };
+    let grown = Grown {
+        reader: ChangelogReader::open(settings, &topics.changelog)?,
+        offsets: GroupOffsets::open(settings, CLIENT_ID)?,
+        now: note_of(admin, topics, partitions.len())?,
+        topics,
+        partitions: partitions.to_vec(),
+    };
+    let bounds = grown.survey(&mut repartition)?;
+    grown.append(&bounds, &repartition, producer)
 }
 
 /// Topics that may have grown, and what is read of them.
@@ -240,12 +269,20 @@ impl Grown<'_> {
         Ok(misplaced)
     }
 
-    /// Returns the bounds of all partitions of the changelog, before anything is appended.
-    fn changelog_bounds(&self) -> anyhow::Result<Vec<(Partition, Bounds)>> {
-        self.partitions
-            .iter()
-            .map(|partition| Ok((*partition, self.reader.bounds(*partition, REQUEST_TIMEOUT)?)))
-            .collect()
+    /// Takes in the whole changelog. Returns the bounds of its partitions, before anything is appended.
+    fn survey(&self, repartition: &mut Repartition) -> anyhow::Result<Vec<(Partition, Bounds)>> {
+        let changelog = &self.topics.changelog;
+        let mut all = Vec::new();
+        for partition in &self.partitions {
+            let bounds = self.reader.bounds(*partition, REQUEST_TIMEOUT)?;
+            read(&self.reader, changelog, *partition, bounds, |record| {
+                let entry = record.value.map(Entry::decode).transpose()?;
+                repartition.take(*partition, record.key, entry.as_ref(), record.at);
+                Ok(())
+            })?;
+            all.push((*partition, bounds));
+        }
+        Ok(all)
     }
 
     /// Appends each entry to the partition that needs it, and returns their number.
@@ -359,8 +396,8 @@ fn report(
         })?;
     } else if was.is_some() {
         println!(
-            "{changelog} has each key on its partition out of {partitions}; {appended} entries were appended. Start the \
-             validators; their stores are restored. A caller needs an offset on each new partition of {}: outbox \
+            "{changelog} has each key on its partition out of {partitions}; {appended} entries were appended. Remove the state \
+             directories of all validators before they are started. A caller needs an offset on each new partition of {}: outbox \
              group create --group GROUP --at beginning",
             grown.topics.pending
         );
