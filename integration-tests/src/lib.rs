@@ -16,6 +16,7 @@
 pub mod api;
 pub mod check;
 pub mod cluster;
+pub mod hostile_api;
 pub mod http;
 #[cfg(test)]
 mod kafka_versions;

@@ -112,8 +112,10 @@ fn json_records() {
                     "{}",
                     String::from_utf8_lossy(&again)
                 );
-                let json: serde_json::Value = serde_json::from_slice($bytes).expect("JSON");
-                assert_eq!(json["version"], 1, "another version");
+                // Fields of later versions that an outcome's readers ignore are not even checked to be UTF-8.
+                if let Ok(json) = serde_json::from_slice::<serde_json::Value>($bytes) {
+                    assert_eq!(json["version"], 1, "another version");
+                }
             }
         };
     }

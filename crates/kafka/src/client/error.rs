@@ -100,6 +100,7 @@ fn classify(error: &KafkaError) -> ErrorClass {
         RDKafkaErrorCode::FencedInstanceId => ErrorClass::Fenced,
         // Passing over a record or batch that cannot be read would lose an order or a key.
         RDKafkaErrorCode::BadMessage
+        | RDKafkaErrorCode::BadCompression
         | RDKafkaErrorCode::NotImplemented
         // A wrong setting or a missing permission does not change by itself.
         | RDKafkaErrorCode::InvalidTransactionTimeout
@@ -153,10 +154,25 @@ fn describe(error: &KafkaError) -> String {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text,
     };
-    match code_of(error).and_then(missing_permission) {
-        Some(missing) => format!(
-            "{text}: this user lacks {missing}; `outbox topics acls` lists the permissions of each program and command"
+    match code_of(error) {
+        // librdkafka's own text says nothing of the size, by which it refuses what is not broken.
+        Some(RDKafkaErrorCode::BadCompression) => format!(
+            "{text}: the next batch is broken, or is longer than librdkafka's receive.message.max.bytes (100 MB; for zstd \
+             a third of it may be too much) once it is decompressed. Set that property in [kafka.properties] to more \
+             than three times the length of the batch, and start again; the program needs as much memory"
         ),
+        // A record that came compressed is longer once it is read, and is written as it is.
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => format!(
+            "{text}: raise max.message.bytes of that topic above the length of the record. A producer that compresses can \
+             send records that are longer than its own topic's limit"
+        ),
+        Some(code) => match missing_permission(code) {
+            Some(missing) => format!(
+                "{text}: this user lacks {missing}; `outbox topics acls` lists the permissions of each program and \
+                 command"
+            ),
+            None => text,
+        },
         None => text,
     }
 }
@@ -198,6 +214,18 @@ mod tests {
             !error.contains("hunter2") && error.contains("sasl.pasword"),
             "{error}"
         );
+    }
+
+    /// Each poll would report it again, and the partition would stand still behind a warning.
+    #[test]
+    fn batch_that_cannot_be_decompressed_is_permanent() {
+        let refused = KafkaError::MessageConsumption(RDKafkaErrorCode::BadCompression);
+        let error = ClientError::new("reading \"t\"", refused);
+        assert_eq!(error.class, ErrorClass::Permanent);
+        assert!(error.to_string().contains("receive.message.max.bytes"), "{error}");
+        let refused = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+        let error = ClientError::new("delivering a record to t/0", refused);
+        assert!(error.to_string().contains("max.message.bytes"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod coordinator_not_found;
 mod delayed_end_txn;
 mod frozen_validator;
 mod handover;
+mod hostile_producers;
 mod invalid_orders;
 mod stage_one;
 mod two_validators;

@@ -7,6 +7,7 @@ mod deferral;
 mod delayed_commit;
 mod delayed_deferral;
 pub(crate) mod fixture;
+mod hostile_api;
 mod mass_rejection;
 mod order_forms;
 mod stage_two;
