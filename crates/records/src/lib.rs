@@ -35,6 +35,7 @@ pub mod order;
 pub mod pending;
 pub mod position;
 pub mod topics;
+pub mod trace_context;
 mod unique_names;
 mod versioned;
 
@@ -53,3 +54,4 @@ pub use topics::forgotten::Forgotten;
 pub use topics::note as topics_note;
 pub use topics::note::TopicsNote;
 pub use topics::topic_id::TopicId;
+pub use trace_context::TraceContext;
