@@ -18,6 +18,8 @@ pub mod check;
 pub mod cluster;
 pub mod http;
 #[cfg(test)]
+mod kafka_versions;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod monitoring;

@@ -1,6 +1,7 @@
 //! The pipeline under test: its topics, consumer groups, folder, settings and processes.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -223,6 +224,23 @@ impl Pipeline {
         self.outbox(&["state", "rebuild", "--group", &self.validator_group, "--yes"])
     }
 
+    /// Appends what the validators need after the topics have grown, with `outbox state repartition`, and these
+    /// environment variables. Returns its exit status and what it printed.
+    ///
+    /// # Errors
+    /// It does not start, or runs for more than 60 s.
+    pub fn repartition_state(
+        &self,
+        partitioner: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<(ExitStatus, String)> {
+        let settings = self
+            .settings(&self.validator_group)
+            .with("validator.partitioner", partitioner);
+        let arguments = ["state", "repartition", "--group", &self.validator_group, "--yes"];
+        self.outbox_with(settings, &arguments, variables)
+    }
+
     /// Recovers the callers' group with `outbox group recover`. Returns what the command printed.
     ///
     /// # Errors
@@ -234,22 +252,30 @@ impl Pipeline {
 
     /// Runs the operator's command line, and returns what it printed.
     fn outbox(&self, arguments: &[&str]) -> Result<String> {
-        let settings = self.settings(&self.validator_group);
-        let file = settings.write(&self.folder.join("outbox.toml"))?;
-        let mut outbox = self
-            .process("outbox", "outbox")?
-            .arguments(["--config"])
-            .arguments([&file])
-            .arguments(arguments.iter().copied());
-        outbox.start()?;
-        let status = outbox.wait_exit(Duration::from_secs(60))?;
-        let output = outbox.log_since_start()?;
+        let (status, output) = self.outbox_with(self.settings(&self.validator_group), arguments, &[])?;
         let command = arguments.join(" ");
         ensure!(
             status.success(),
             "`outbox {command}` exited with {status}:\n{output}"
         );
         Ok(output)
+    }
+
+    fn outbox_with(
+        &self,
+        settings: Settings,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<(ExitStatus, String)> {
+        let file = settings.write(&self.folder.join("outbox.toml"))?;
+        let mut outbox = self
+            .process("outbox", "outbox")?
+            .arguments(["--config"])
+            .arguments([&file])
+            .arguments(arguments.iter().copied());
+        outbox.start_with(variables)?;
+        let status = outbox.wait_exit(Duration::from_secs(60))?;
+        Ok((status, outbox.log_since_start()?))
     }
 
     /// Returns the settings common to all programs.

@@ -1,9 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # dir, java, cache, settings, heap and the ports are set by scripts/kafka and lib.sh
+# shellcheck disable=SC2154 # the variables are set by scripts/kafka, version.sh and lib.sh
 # The engine `jars`: Kafka as a Java process of this machine, with the jars from Maven Central.
-
-pom=$here/kafka.d/pom.xml
-kafka_version=${KAFKA_VERSION:-$(sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' "$pom")}
 
 # Prints the JVM option that identifies the directory's broker among all processes: a process id alone may have been
 # reused. log4j2.xml reads the same property.
@@ -121,9 +118,18 @@ cluster_id() {
     fi
 }
 
-# jars_exec_tool CLASS ARGUMENT...: replaces this process with one of Kafka's tools.
+# jars_exec_tool "CLASS..." ARGUMENT...: replaces this process with one of Kafka's tools: the first class that the jars
+# have.
 jars_exec_tool() {
+    local classes=$1 class
+    shift
     find_java || need_java
     fetch_jars
-    exec "$java" -Xmx256m -XX:TieredStopAtLevel=1 -cp "$jars/*" "$@"
+    for class in $classes; do
+        # The directory at the end of a jar has the names of its files as they are.
+        if grep -qs "$(printf '%s' "$class" | tr . /)\.class" "$jars"/kafka*.jar; then
+            exec "$java" -Xmx256m -XX:TieredStopAtLevel=1 -cp "$jars/*" "$class" "$@"
+        fi
+    done
+    fail "Kafka $kafka_version has none of the tools $classes."
 }

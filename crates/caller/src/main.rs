@@ -30,10 +30,17 @@ struct CommandLine {
     /// exits. Nothing is sent. `outbox order KEY` shows where the calls of an order are.
     #[arg(long, value_name = "TOPIC/PARTITION@OFFSET", conflicts_with = "check")]
     show_request: Option<Position>,
+
+    #[command(subcommand)]
+    command: Option<service::cli::Command>,
 }
 
 fn main() -> ExitCode {
-    let CommandLine { flags, show_request } = CommandLine::parse();
+    let CommandLine {
+        flags,
+        show_request,
+        command,
+    } = CommandLine::parse();
     if let Some(position) = show_request {
         return service::cli::finish(shown(&flags, &position));
     }
@@ -41,9 +48,10 @@ fn main() -> ExitCode {
         renamed_settings: RENAMED_SETTINGS,
         check_settings: Config::check,
         check_topics: |config| run::check_topics(&config.with_instance_id()).map(drop),
+        admin: |config| &config.admin,
         run,
     };
-    program.main(&flags)
+    program.main(&flags, command)
 }
 
 fn shown(flags: &service::cli::Flags, position: &Position) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@
 //! | `ledger` | records requests and charges; no clock, lock or socket |
 //! | `payments` | handles one payment request |
 //! | `server` | listens, serves connections, goes down and comes back |
+//! | `health` | asks a running stand-in for its statistics |
 //! | `control` | serves everything but payments |
 //! | `responses` | JSON types of the responses |
 //!
@@ -20,6 +21,7 @@ mod api;
 mod connection_state;
 mod control;
 mod faults;
+mod health;
 mod ledger;
 mod payments;
 mod responses;
@@ -27,6 +29,7 @@ mod server;
 mod settings;
 
 pub use faults::{BadFaults, Fault, Faults};
+pub use health::ask;
 pub use responses::{Accepted, ChargeLine, Cut, Decision, Lookup, RequestLine, Stats};
 pub use server::{Counter, Server};
 pub use settings::Settings;

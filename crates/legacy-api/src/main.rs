@@ -3,17 +3,38 @@
 use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use legacy_api::{Server, Settings};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
 
+/// Stand-in for a legacy payments API. It charges once per request, not once per order, and counts the charges.
+#[derive(Parser)]
+#[command(name = "legacy-api", version)]
+struct CommandLine {
+    #[command(flatten)]
+    settings: Settings,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks a running stand-in at the address of --listen, or of --control-listen if it is given, and prints its
+    /// statistics. Exit status 1 if there is no answer within 3 s. For health checks of containers.
+    Health,
+}
+
 fn main() -> ExitCode {
-    let settings = Settings::parse();
+    let CommandLine { settings, command } = CommandLine::parse();
     let ended = runtime(settings.threads).and_then(|runtime| {
-        let ended = runtime.block_on(serve(&settings));
+        let ended = match command {
+            None => runtime.block_on(serve(&settings)),
+            Some(Command::Health) => runtime.block_on(health(&settings)),
+        };
         // Slow and silent requests would delay the exit for up to --silence-max.
         runtime.shutdown_background();
         ended
@@ -25,6 +46,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn health(settings: &Settings) -> anyhow::Result<()> {
+    let answer = legacy_api::ask(settings.control_listen.unwrap_or(settings.listen)).await?;
+    println!("{answer}");
+    Ok(())
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use crate::Faults;
 #[command(name = "legacy-api", version)]
 pub struct Settings {
     /// Address for payments and everything else; port 0 picks a free port.
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, default_value = "127.0.0.1:8080", env = "LEGACY_API_LISTEN")]
     pub listen: SocketAddr,
     /// Second address for everything but payments, which stays up while the API is down.
     #[arg(long)]

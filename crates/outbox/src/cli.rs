@@ -13,7 +13,7 @@ pub(crate) use self::replay::{
     ChangeReplay, ListOperations, OffsetRange, OperationsCommand, PlanReplay, Rate, ReplayCommand,
     ReplayState, RunReplay, ShowReplays,
 };
-use self::state::{InspectState, VerifyState};
+use self::state::{InspectState, RepartitionState, VerifyState};
 use crate::start_position::StartPosition;
 
 /// Operates the outbox pipeline: its topics and their contents.
@@ -50,6 +50,13 @@ pub(crate) enum Command {
     /// pending and how old the oldest is, orders that wait for the validators, and parked calls, with their age and amounts.
     /// Reads only. Runs until it is stopped (SIGTERM).
     Metrics(ServeMetrics),
+    /// Asks a running `outbox metrics` on this machine whether it is ready, and prints the answer. Exit status 0: ready;
+    /// 1: not ready, with the reasons, or no answer within 3 s. For health checks of containers, which then need no shell
+    /// and no HTTP client.
+    Health(AskHealth),
+    /// Does nothing until it is stopped (SIGTERM): keeps a container open in which an operator runs the other commands,
+    /// since the image has neither a shell nor `sleep`.
+    Idle,
     /// Shows the history of one order across all topics, and whether it may be called again. Exit status 1 if there is
     /// nothing of it.
     Order(ShowOrder),
@@ -138,6 +145,11 @@ pub(crate) struct ShowStatus {
     pub(crate) watch: Option<u64>,
 }
 
+/// Address of `outbox metrics`, and where `outbox health` asks it.
+const METRICS_LISTEN: &str = "127.0.0.1:9466";
+/// Environment variable with another one, so that both commands of one container agree.
+const METRICS_LISTEN_VARIABLE: &str = "OUTBOX_METRICS_LISTEN";
+
 /// Arguments of the command `metrics`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -156,8 +168,8 @@ pub(crate) struct ServeMetrics {
     #[arg(
         long,
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:9466",
-        env = "OUTBOX_METRICS_LISTEN"
+        default_value = METRICS_LISTEN,
+        env = METRICS_LISTEN_VARIABLE
     )]
     pub(crate) listen: std::net::SocketAddr,
 
@@ -165,6 +177,19 @@ pub(crate) struct ServeMetrics {
     #[arg(long, value_name = "SECONDS", default_value_t = 15,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) interval: u64,
+}
+
+/// Arguments of the command `health`.
+#[derive(Debug, Args)]
+pub(crate) struct AskHealth {
+    /// Address and port that `outbox metrics` listens on.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = METRICS_LISTEN,
+        env = METRICS_LISTEN_VARIABLE
+    )]
+    pub(crate) listen: std::net::SocketAddr,
 }
 
 /// Arguments of the command `order`.
@@ -465,6 +490,11 @@ pub(crate) enum StateCommand {
     /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
     /// the command appends nothing twice.
     Rebuild(RebuildState),
+    /// Appends to the changelog what the validators need after the topics have grown: a validator halts each
+    /// partition then, because it would admit orders again whose keys have another partition now. Shows what it
+    /// will append, asks, appends, and has the committed offsets name the new partition count. Refuses while a
+    /// validator runs. It may be run again at any time.
+    Repartition(RepartitionState),
     /// Shows the stores in a validator's state directory: size, keys, checkpoint, and whether they can be read. Needs
     /// no Kafka, and changes nothing. While the validator runs, only their sizes. Exit status 1 if a store is
     /// damaged.

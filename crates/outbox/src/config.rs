@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kafka::KafkaSettings;
+use pipeline::admission::Partitioner;
 use records::{AmountForm, Selection, Timestamp, Topics};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -174,7 +175,16 @@ impl Validator {
 
     /// Returns whether an order is refused on another partition than that of its key.
     pub(crate) fn checks_partition(&self) -> bool {
-        self.partitioner != PartitionerSetting::Any
+        self.partitioner() != Partitioner::Any
+    }
+
+    /// Returns the partitioner of the producers.
+    pub(crate) const fn partitioner(&self) -> Partitioner {
+        match self.partitioner {
+            PartitionerSetting::Murmur2 => Partitioner::Murmur2,
+            PartitionerSetting::Crc32 => Partitioner::Crc32,
+            PartitionerSetting::Any => Partitioner::Any,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
 use records::control::Calls;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{AskHealth, Cli, Command};
 use crate::commands::Status;
 use crate::config::Config;
 
@@ -49,6 +49,9 @@ fn run(cli: &Cli) -> anyhow::Result<Status> {
         }
         Command::Validator(options) => commands::launch::run("validator", options, cli.config.as_deref()),
         Command::Caller(options) => commands::launch::run("caller", options, cli.config.as_deref()),
+        // A health check must not fail because of what the running program does not use.
+        Command::Health(options) => Ok(health(options)),
+        Command::Idle => idle(),
         _ => run_with_settings(cli),
     }
 }
@@ -73,7 +76,35 @@ fn run_with_settings(cli: &Cli) -> anyhow::Result<Status> {
         Command::Metrics(options) => commands::metrics::run(options, &config),
         Command::Notes(which) => commands::notes::run(which, &config, cli.json),
         // Without settings.
-        Command::Completions(_) | Command::Validator(_) | Command::Caller(_) => Ok(Status::Ok),
+        Command::Completions(_)
+        | Command::Validator(_)
+        | Command::Caller(_)
+        | Command::Health(_)
+        | Command::Idle => Ok(Status::Ok),
         Command::DeadLetters(command) => commands::dead_letters::run(command, &config, cli.json),
     }
+}
+
+fn health(options: &AskHealth) -> Status {
+    match service::admin::probe::ask_ready(options.listen) {
+        Ok(answer) => {
+            println!("{answer}");
+            Status::Ok
+        }
+        // Exit status 1 in each case: Docker reserves the others.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Status::Problem
+        }
+    }
+}
+
+/// Waits for the shutdown, without settings or a broker.
+fn idle() -> anyhow::Result<Status> {
+    let shutdown = service::Shutdown::on_signals()?;
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .context("the async runtime cannot be started")?
+        .block_on(shutdown.requested());
+    Ok(Status::Ok)
 }

@@ -180,3 +180,55 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    const TOKENS: &[&str] = &[
+        "now",
+        "ago",
+        " ",
+        "-",
+        ":",
+        "T",
+        "Z",
+        "+01:00",
+        "[Europe/Berlin]",
+        "2026-03-29",
+        "02:30",
+        "9999",
+        "h",
+        "y",
+        "18446744073709551615",
+        ".",
+        "24:00",
+        "-009999",
+        "\u{2212}",
+    ];
+
+    /// A time is read as one that a record can have, and means the same once it is written with its offset from UTC.
+    #[test]
+    fn time() {
+        fuzzing::check!("time", TOKENS, |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else {
+                return;
+            };
+            let now = jiff::Timestamp::from_second(1_795_861_800).expect("a time");
+            for zone in [
+                "CET-1CEST,M3.5.0,M10.5.0/3",
+                "NZST-12NZDT,M9.5.0,M4.1.0/3",
+                "UTC0",
+            ] {
+                let zone = TimeZone::posix(zone).expect("a zone");
+                let Ok(at) = parse(text, now, &zone) else { continue };
+                assert!(at.0 >= 0, "{text} is before 1970");
+                let written = jiff::Timestamp::from_millisecond(at.0).expect("a time");
+                let again = parse(&written.to_string(), now, &TimeZone::UTC);
+                assert_eq!(again, Ok(at), "{text} as {written}");
+                let is_ago = text.trim().ends_with("ago");
+                assert!(!is_ago || at.0 <= now.as_millisecond(), "{text} is {written}");
+            }
+        });
+    }
+}

@@ -14,6 +14,8 @@
 
 pub mod admission;
 pub mod delivery;
+#[cfg(test)]
+mod fuzz;
 pub mod ledger;
 mod sliding_count;
 

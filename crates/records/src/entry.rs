@@ -14,7 +14,8 @@ use std::ops::Deref;
 use crate::fingerprint::SelectionId;
 use crate::{Fingerprint, Offset, Timestamp};
 
-/// Name of the header of a changelog record by which a key is recorded again: another record with the key came later.
+/// Name of the header of a changelog record by which a key is recorded again: another record with the key came later,
+/// or the key has another partition since the topics grew.
 // Its entry is that of the order that was admitted, and so out of the order of the sources.
 pub const SEEN_AGAIN: &str = "outbox-seen-again";
 
@@ -30,6 +31,7 @@ pub struct Entry {
     /// Time of the admission.
     pub admitted_at: Timestamp,
     /// Offset of the admitted order in the orders topic; its partition is that of the changelog record.
+    /// [`Entry::MOVED`] if the order was on another partition, before the topics grew.
     pub source: Offset,
 }
 
@@ -85,6 +87,8 @@ const SELECTION_NONE: u8 = 3;
 const SELECTION_BYTES: usize = 1 + SelectionId::LIST_BYTES;
 
 impl Entry {
+    /// Offset of an order that was on another partition. It is none of this one's, and before all of them.
+    pub const MOVED: Offset = Offset(-1);
     /// Length of an encoded entry of version 1, in bytes.
     pub const BYTES: usize = 2 + Fingerprint::BYTES + 8 + 8;
     /// Length of an encoded entry of version 2, in bytes.

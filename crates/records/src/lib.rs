@@ -27,6 +27,8 @@ pub mod control;
 pub mod dead_letter;
 pub mod entry;
 pub mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 pub mod header;
 pub mod key;
 pub mod offset_set;

@@ -16,6 +16,8 @@ use crate::dead_letter::Reason;
 use crate::unique_names::{Check, Names, Text};
 
 mod amount;
+#[cfg(test)]
+mod fuzz;
 mod scan;
 mod tree;
 

@@ -5,6 +5,7 @@
 //! [`/status`]: crate::status
 
 mod guard;
+pub mod probe;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -8,12 +8,21 @@ use std::process::ExitCode;
 pub struct Flags {
     /// Settings file (TOML). Each setting can be overridden by the environment:
     /// `OUTBOX__KAFKA__BOOTSTRAP_SERVERS` sets `kafka.bootstrap_servers`.
-    #[arg(long, value_name = "FILE", env = "OUTBOX_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "OUTBOX_CONFIG", global = true)]
     pub config: Option<PathBuf>,
 
     /// Checks the settings and the topics, reports what is wrong, and exits.
     #[arg(long)]
     pub check: bool,
+}
+
+/// Commands of each long-running program, beside running it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Asks the running program at its own admin address (the setting `admin.listen`) whether it is ready, and prints
+    /// the answer. Exit status 0: ready; 1: not ready, with the reasons, or no answer within 3 s. For health checks
+    /// of containers, which then need no shell and no HTTP client.
+    Health,
 }
 
 /// Returns the exit status of a program: 0, or 1 after the error and its causes were printed to stderr.

@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::admin::{AdminSettings, probe};
 use crate::config::Rename;
 use crate::{Shutdown, cli, config, logging};
 
@@ -17,15 +19,31 @@ pub struct Program<S> {
     pub check_settings: fn(&S) -> anyhow::Result<()>,
     /// Checks the topics, for `--check`.
     pub check_topics: fn(&S) -> anyhow::Result<()>,
+    /// Returns the settings of the admin server, for the command `health`.
+    pub admin: fn(&S) -> &AdminSettings,
     /// Runs until the shutdown is requested.
     pub run: fn(&S, &Shutdown) -> anyhow::Result<()>,
 }
 
 impl<S: DeserializeOwned + Serialize + Default> Program<S> {
-    /// Loads and checks the settings, then runs the program, or checks the topics and returns.
+    /// Carries out the command. Without one: loads and checks the settings, then runs the program, or checks the topics
+    /// and returns.
     #[must_use]
-    pub fn main(&self, flags: &cli::Flags) -> ExitCode {
-        cli::finish(self.start(flags))
+    pub fn main(&self, flags: &cli::Flags, command: Option<cli::Command>) -> ExitCode {
+        cli::finish(match command {
+            Some(cli::Command::Health) => self.health(flags),
+            None => self.start(flags),
+        })
+    }
+
+    fn health(&self, flags: &cli::Flags) -> anyhow::Result<()> {
+        ensure!(
+            !flags.check,
+            "--check and the command health cannot be combined; use one of them"
+        );
+        let settings: S = config::load(flags.config.as_deref(), self.renamed_settings)?;
+        println!("{}", probe::ask_ready((self.admin)(&settings).listen)?);
+        Ok(())
     }
 
     fn start(&self, flags: &cli::Flags) -> anyhow::Result<()> {

@@ -74,7 +74,8 @@ impl Manifest {
         let length = usize::try_from(bytes.u32()?).ok()?;
         let (identity, rest) = bytes.0.split_at_checked(length)?;
         let identity = String::from_utf8(identity.to_vec()).ok()?;
-        if !identity.starts_with(LAYOUT) {
+        // The whole word: "v30" is another layout than "v3".
+        if identity.split(' ').next() != Some(LAYOUT) {
             return Some(Self::new(identity));
         }
         bytes = Bytes(rest);
@@ -165,6 +166,26 @@ mod tests {
             damaged[at] ^= 1;
             assert_eq!(Manifest::decode(&damaged), None, "{at}");
             assert_eq!(Manifest::decode(&bytes[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn manifest_of_another_layout_has_its_identity_alone() {
+        let of = |layout: &str| Manifest {
+            checkpoint: Some(Offset(7)),
+            ..Manifest::new(format!("{layout} changelog/0 of 1"))
+        };
+        let read = |manifest: &Manifest| Manifest::decode(&manifest.encode()).expect("an identity");
+        let ours = of(LAYOUT);
+        assert_eq!(read(&ours).checkpoint, Some(Offset(7)));
+        for layout in [&format!("{LAYOUT}0"), "v4", ""] {
+            let other = of(layout);
+            let read = read(&other);
+            assert_eq!(
+                (read.identity, read.checkpoint),
+                (other.identity, None),
+                "{layout:?}"
+            );
         }
     }
 }

@@ -29,17 +29,21 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 struct CommandLine {
     #[command(flatten)]
     flags: service::cli::Flags,
+
+    #[command(subcommand)]
+    command: Option<service::cli::Command>,
 }
 
 fn main() -> ExitCode {
-    let CommandLine { flags } = CommandLine::parse();
+    let CommandLine { flags, command } = CommandLine::parse();
     let program = Program {
         renamed_settings: &[],
         check_settings: Config::check,
         check_topics: |config| topics::check(config).map(drop),
+        admin: |config| &config.admin,
         run,
     };
-    program.main(&flags)
+    program.main(&flags, command)
 }
 
 fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {

@@ -64,7 +64,8 @@ async fn order(State(queries): State<Sender<Query>>, Path(key): Path<String>) ->
             "fingerprint": entry.fingerprint.to_string(),
             "fingerprint_of": entry.selection.to_string(),
             "admitted_at": entry.admitted_at.0,
-            "source_offset": entry.source.0,
+            // Of an order on another partition, before the topics grew, the offset is not known.
+            "source_offset": Some(entry.source).filter(|source| *source != Entry::MOVED).map(|source| source.0),
             "partition": partition.0,
         }))
         .into_response(),

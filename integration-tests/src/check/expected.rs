@@ -1,6 +1,6 @@
 //! Expected verdicts, computed from the orders topic alone.
 //!
-//! A second, independent implementation of stage one: per partition in offset order, the first valid order of
+//! A second, independent implementation of stage one: in the order in which they were sent, the first valid order of
 //! a key is admitted; one with the same amount, currency and customer is a duplicate, and any other a conflict. That
 //! is the validator's default setting.
 
@@ -34,6 +34,7 @@ pub struct Expected<'a> {
 pub fn expected<'a>(input: &'a [Record], orders: &Orders, sent_count: u64) -> Result<Expected<'a>> {
     let mut seen = vec![false; usize::try_from(sent_count)?];
     let mut expected = Expected::default();
+    let mut in_order = Vec::with_capacity(input.len());
     for record in input {
         // Compared with what was sent: a record that the broker lost or changed must not become a finding
         // about the validator.
@@ -43,7 +44,13 @@ pub fn expected<'a>(input: &'a [Record], orders: &Orders, sent_count: u64) -> Re
             !std::mem::replace(&mut seen[index], true),
             "record {index} is in the orders topic twice but was sent once"
         );
-        expected.add(record, &sent);
+        in_order.push((record, sent));
+    }
+    // Each partition has them in this order. A key has another partition once the topic has grown, with all orders
+    // that were sent before processed.
+    in_order.sort_by_key(|(_, sent)| sent.sequence);
+    for (record, sent) in &in_order {
+        expected.add(record, sent);
     }
     // The feed waited for acks=all of every record, so none may be missing.
     let missing = seen.iter().filter(|seen| !**seen).count();
@@ -64,7 +71,6 @@ impl<'a> Expected<'a> {
                 let fingerprint = sent.value.as_deref().and_then(order_fingerprint);
                 let fingerprint = fingerprint.expect("an order has its fields");
                 match self.fingerprints.get(key) {
-                    // Keys are unique across partitions: a key determines its partition.
                     None => {
                         self.admitted.insert(key, record);
                         self.fingerprints.insert(key, fingerprint);

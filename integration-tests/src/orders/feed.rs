@@ -68,11 +68,18 @@ impl Feed {
     /// Starts to send from a thread of its own.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
+        Self::resume(plan, 0)
+    }
+
+    /// Goes on with the record of this sequence number, after a feed that has sent those before it. The plan's
+    /// count, and what [`Feed::stop`] returns, include them.
+    #[must_use]
+    pub fn resume(plan: Plan, first: u64) -> Self {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
-            move || send_all(&plan, &counts, &stop)
+            move || send_all(&plan, first, &counts, &stop)
         });
         Self {
             counts,
@@ -122,7 +129,7 @@ impl Drop for Feed {
     }
 }
 
-fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64> {
+fn send_all(plan: &Plan, first: u64, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64> {
     // Idempotent, so that each record is written once and in order: the expected verdicts depend on it.
     let producer: ThreadedProducer<Deliveries> = ClientConfig::new()
         .set("bootstrap.servers", &plan.kafka)
@@ -135,11 +142,14 @@ fn send_all(plan: &Plan, counts: &Arc<Counts>, stop: &AtomicBool) -> Result<u64>
         .create_with_context(Deliveries(Arc::clone(counts)))
         .context("creating the producer of orders")?;
     let started = Instant::now();
-    let mut count = 0;
+    let mut count = first;
     // Checked between records: Ctrl-C or `stop` still flushes what was sent.
     while count < plan.count && !stop.load(Ordering::Relaxed) && !crate::wait::interrupted() {
         // By the total since the start, not by sleeping between records: a slow send is caught up with.
-        if plan.per_second.is_some_and(|rate| due(started, rate) <= count) {
+        if plan
+            .per_second
+            .is_some_and(|rate| due(started, rate) <= count - first)
+        {
             std::thread::sleep(Duration::from_millis(2));
             continue;
         }

@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -86,6 +86,18 @@ impl Process {
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
         self
+    }
+
+    /// Has the program of this folder run from the next start on, as an upgrade does.
+    ///
+    /// # Errors
+    /// The folder has no such program.
+    pub fn replace_program(&mut self, folder: &Path) -> Result<()> {
+        let name = self.program.file_name().context("a program has a name")?;
+        let program = folder.join(name);
+        ensure!(program.is_file(), "{} does not exist", program.display());
+        self.program = program;
+        Ok(())
     }
 
     /// Limits the size of each file that the process writes, in KiB, from its next start on. To the program

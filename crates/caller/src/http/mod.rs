@@ -20,6 +20,8 @@ use reqwest::{Client, Method};
 
 mod auth;
 mod client;
+#[cfg(test)]
+mod fuzz;
 mod look_up;
 mod mapping;
 mod request;

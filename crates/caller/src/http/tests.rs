@@ -11,6 +11,7 @@ use super::response::{FieldSettings, OtherwiseSetting};
 use super::*;
 use server::{Behaviour, OK, Server};
 
+mod hostile;
 mod look_up;
 mod oauth2;
 mod server;

@@ -181,6 +181,11 @@ fn verification_of(settings: &BTreeMap<String, String>) -> TransactionVerificati
         .get("transaction.partition.verification.enable")
         .map(String::as_str)
     {
+        // Kafka 3.6 verifies records and no committed offsets. It reports no version; settings of this kind came with
+        // 3.7, as offsets did.
+        Some("true") if !settings.keys().any(|name| name.starts_with("group.consumer.")) => {
+            TransactionVerification::Unsupported
+        }
         Some("true") => TransactionVerification::Enabled,
         Some(_) => TransactionVerification::Disabled,
         // A setting that each broker with transactions has: this one reports its settings, and does not have
@@ -256,8 +261,20 @@ mod tests {
         };
         let setting = |value| ("transaction.partition.verification.enable", value);
         let other = ("transactional.id.expiration.ms", "604800000");
-        assert_eq!(of(&[other, setting("true")]), TransactionVerification::Enabled);
-        assert_eq!(of(&[other, setting("false")]), TransactionVerification::Disabled);
+        let since_3_7 = ("group.consumer.max.size", "2147483647");
+        assert_eq!(
+            of(&[other, since_3_7, setting("true")]),
+            TransactionVerification::Enabled
+        );
+        assert_eq!(
+            of(&[other, since_3_7, setting("false")]),
+            TransactionVerification::Disabled
+        );
+        assert_eq!(
+            of(&[other, setting("true")]),
+            TransactionVerification::Unsupported,
+            "Kafka 3.6 does not verify committed offsets"
+        );
         assert_eq!(of(&[other]), TransactionVerification::Unsupported);
         assert_eq!(
             of(&[]),

@@ -462,7 +462,7 @@ pub const NEEDED: &[Needed] = &[
     },
     Needed {
         user: User::Operator,
-        what: "outbox state rebuild",
+        what: "outbox state rebuild, repartition",
         permissions: &[
             needs(Topic(Orders), &[Read], READS_OFFSETS),
             needs(Topic(Pending), &[Read], "finds what the changelog has lost"),

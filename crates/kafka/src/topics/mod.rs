@@ -98,7 +98,7 @@ pub struct Requirements<'a> {
     pub bootstrap_servers: &'a str,
 }
 
-/// Verification by a broker that a record which it appends belongs to an open transaction
+/// Verification by a broker that a record, or an offset, which it appends belongs to an open transaction
 /// (`transaction.partition.verification.enable`, KIP-890).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionVerification {
@@ -106,7 +106,7 @@ pub enum TransactionVerification {
     Enabled,
     /// The setting is off.
     Disabled,
-    /// The broker is too old to have the setting.
+    /// The broker is too old: it has no such setting, or does not verify the offsets of a transaction.
     Unsupported,
     /// The broker does not report the setting.
     NotReported,
@@ -117,7 +117,7 @@ pub enum TransactionVerification {
 pub struct UnverifiedBroker {
     /// Id of the broker.
     pub id: i32,
-    /// It has the setting, which is off; otherwise it is too old to have it.
+    /// It has the setting, which is off; otherwise it is too old.
     pub is_disabled: bool,
 }
 

@@ -435,7 +435,7 @@ fn brokers_that_verify_no_transactions_are_refused() {
         "{disabled}"
     );
     assert!(
-        unsupported.contains(": 2\n") && unsupported.contains("3.6"),
+        unsupported.contains(": 2\n") && unsupported.contains("3.7"),
         "{unsupported}"
     );
 }

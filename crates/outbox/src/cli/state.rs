@@ -1,8 +1,30 @@
-//! Arguments of `state inspect` and `state verify`.
+//! Arguments of `state repartition`, `state inspect` and `state verify`.
 
 use std::path::PathBuf;
 
 use clap::Args;
+
+/// Arguments of `state repartition`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml state repartition
+      with the validators' settings file: it names the partitioner of the producers (validator.partitioner)
+Stop the producers and wait until no order waits, stop the validators, then let the orders topic, the outbox and the
+changelog grow alike, and run it. docker/README.md has all steps.")]
+pub(crate) struct RepartitionState {
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) group: String,
+
+    /// Goes on although orders wait on the partitions that their keys had before: each becomes a dead letter
+    /// (wrong-partition), which is paid only if its producer sends it again.
+    #[arg(long)]
+    pub(crate) accept_misplaced: bool,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
 
 /// Arguments of `state inspect`.
 #[derive(Debug, Args)]

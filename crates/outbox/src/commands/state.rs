@@ -2,6 +2,7 @@
 
 mod inspect;
 mod remembered;
+mod repartition;
 mod verify;
 
 use std::time::{Duration, Instant};
@@ -79,6 +80,7 @@ struct Rebuilt<'a> {
 pub(crate) fn run(command: &StateCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     match command {
         StateCommand::Rebuild(options) => rebuild(options, config, json),
+        StateCommand::Repartition(options) => repartition::run(options, config, json),
         StateCommand::Inspect(options) => inspect::run(options, json),
         StateCommand::Verify(options) => verify::run(options, config, json),
     }

@@ -115,11 +115,11 @@ fn compare(
 
 // Two payments under one key: which of them is meant, only the producer can say.
 fn refuse(key: &IdempotencyKey, first: &Entry, difference: &Difference) -> Refusal {
-    let admitted = format!(
-        "order {:?} was admitted at offset {} of this partition",
-        key.as_str(),
-        first.source
-    );
+    let place = match first.source {
+        Entry::MOVED => "on another partition, before the topics grew".to_owned(),
+        offset => format!("at offset {offset} of this partition"),
+    };
+    let admitted = format!("order {:?} was admitted {place}", key.as_str());
     let was = first.selection;
     let differs = difference.fingerprint.map_or_else(
         || "which leaves nothing to compare this record with".to_owned(),

@@ -13,6 +13,8 @@
 
 mod environment;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod renames;
 mod sample;
 #[cfg(test)]

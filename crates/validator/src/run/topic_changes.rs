@@ -48,7 +48,7 @@ impl Loop<'_> {
         bail!(
             "{} and {} had {} partitions when this validator started, and one of them has {grown_to} now: keys \
              map to other partitions, so an order that was admitted on its old partition would be paid twice. \
-             Stop the producers, then restart the validator; its error says how to repair the topics",
+             Stop the producers, then restart the validator; its error says how to go on",
             self.shell.config.topics.orders,
             self.shell.config.topics.changelog,
             self.partitions,

@@ -3,6 +3,7 @@
 mod changed_topics;
 mod halted_partitions;
 mod lost_group;
+mod more_partitions;
 mod rebuilt_changelog;
 mod recovered_group;
 mod startup_checks;

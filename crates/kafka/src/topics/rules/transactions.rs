@@ -31,8 +31,11 @@ impl Rules<'_> {
             self.refuse(purpose, what, why, repair);
         }
         if !unsupported.is_empty() {
-            let what = format!("is on brokers too old to have {SETTING}: {}", ids(&unsupported));
-            let repair = "upgrade these brokers to Apache Kafka 3.6 or later".to_owned();
+            let what = format!(
+                "is on brokers too old to verify the records and the offsets of a transaction: {}",
+                ids(&unsupported)
+            );
+            let repair = "upgrade these brokers to Apache Kafka 3.7 or later".to_owned();
             self.refuse(purpose, what, why, repair);
         }
     }

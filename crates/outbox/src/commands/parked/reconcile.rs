@@ -337,4 +337,45 @@ mod tests {
             assert!(error.contains("has 7 rows"), "{error}");
         }
     }
+
+    mod fuzz {
+        use super::*;
+
+        const TOKENS: &[&str] = &[
+            "order", "state", ",", ";", "\"", "\"\"", "\n", "\r\n", "\r", "\u{feff}", "settled", "declined",
+            "held", "a", " ", "\t", "\0",
+        ];
+
+        /// A file of the provider settles no order that it does not name with a state that the operator has named.
+        #[test]
+        fn reconcile() {
+            fuzzing::check!("reconcile", TOKENS, |bytes| {
+                let mut orders = ["a", "b", "c"]
+                    .map(|key| (key.to_owned(), Rows::default()))
+                    .into();
+                let Ok(rows) = read(bytes, &options(""), &mut orders) else {
+                    return;
+                };
+                let states = orders
+                    .values()
+                    .map(|of_order| of_order.accepted + of_order.rejected);
+                let counted: u32 = states.sum();
+                assert!(u64::from(counted) <= rows, "{counted} states in {rows} rows");
+                let text = String::from_utf8_lossy(bytes);
+                let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+                for (key, of_order) in &orders {
+                    let Ok(decision) = propose(of_order, Absent::Leave) else {
+                        continue;
+                    };
+                    assert!(has(&[key]), "{key} is not in the file, and is {decision:?}");
+                    let is_named = match decision {
+                        Decision::Accepted => has(&["settled", "captured"]),
+                        Decision::Rejected => has(&["declined"]),
+                        Decision::SendAgain => false,
+                    };
+                    assert!(is_named, "{key} is {decision:?}");
+                }
+            });
+        }
+    }
 }

@@ -59,14 +59,22 @@ pub fn forgotten(context: &RestoreContext, metadata: &str) -> Option<Forgotten> 
 fn compare(context: &RestoreContext, was: &TopicsNote, is: &TopicsNote, when: &str) -> Result<(), String> {
     let topics = &context.topics;
     if was.partitions != is.partitions {
-        // Without a command that accepts it: known keys cannot move to their new partitions.
+        if was.partitions > is.partitions {
+            return Err(format!(
+                "{} and {} have {} partitions, and had {} when {when}, and Kafka removes none: [topics] named others \
+                 before, or these were deleted and created again. Keys map to other partitions, where orders that were \
+                 admitted before are unknown, and they would be paid twice. Name the topics of before, or start with \
+                 orders, pending and changelog topics under new names and send nothing to them that was sent before",
+                topics.orders, topics.changelog, is.partitions, was.partitions
+            ));
+        }
+        // Not by setting the offsets: each key has to be known on its new partition first.
         return Err(format!(
             "{} and {} have {} partitions, and had {} when {when}: a topic has grown. Keys map to other \
-             partitions, where orders that were admitted before are unknown, and they would be paid twice. Kafka \
-             cannot remove partitions: stop the producers and the validators, create orders, pending and \
-             changelog topics under new names in [topics], remove the state directories, and send nothing to \
-             the new topics that was sent to the old ones",
-            topics.orders, topics.changelog, is.partitions, was.partitions
+             partitions, where orders that were admitted before are unknown, and they would be paid twice. Stop \
+             the producers and the validators, and append these keys to their new partitions, with the validators' \
+             settings file: outbox state repartition --group {}",
+            topics.orders, topics.changelog, is.partitions, was.partitions, context.group_id
         ));
     }
     let recreated = |topic: &str, setting: &str, was: &Option<TopicId>, is: &Option<TopicId>, why: &str| {

@@ -204,9 +204,10 @@ fn decode_bitmap(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
     let bits = bytes
         .iter()
         .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-    Ok((base.0..)
-        .zip(bits)
-        .filter_map(|(offset, set)| set.then_some(Offset(offset)))
+    // The bits first: behind the last one there may be no offset.
+    Ok(bits
+        .zip(base.0..)
+        .filter_map(|(set, offset)| set.then_some(Offset(offset)))
         .collect())
 }
 
