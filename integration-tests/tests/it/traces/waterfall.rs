@@ -23,7 +23,6 @@ pub(super) fn write(spans: &[ReceivedSpan], path: &Path) -> Result<()> {
     draw(&area, spans).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of some seconds")]
 fn draw(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     spans: &[ReceivedSpan],
@@ -32,10 +31,10 @@ fn draw(
     let start = spans.iter().map(|of| of.span.start_time_unix_nano).min();
     let start = start.context("no span")?;
     let end = spans.iter().map(|of| of.span.end_time_unix_nano).max();
-    let total = (end.context("no span")? - start).max(1) as f64;
+    let total = (end.context("no span")? - start).max(1);
     let bar_width = f64::from(i32::try_from(WIDTH)? - LEFT - RIGHT);
     let x = |at: u64| {
-        let share = (at - start) as f64 / total;
+        let share = (at - start) as f64 / total as f64;
         #[expect(clippy::cast_possible_truncation, reason = "pixels")]
         let pixels = (share * bar_width) as i32;
         LEFT + pixels
@@ -43,7 +42,7 @@ fn draw(
     let text = |size: i32, colour: RGBColor| ("sans-serif", size).into_font().color(&colour);
     let row = i32::try_from(ROW)?;
     for tenth in 0..=5_u64 {
-        let at = start + (total / 5.0) as u64 * tenth;
+        let at = start + total / 5 * tenth;
         let (x, bottom) = (x(at), row * i32::try_from(spans.len() + 1)?);
         let label = format!("{:.0} ms", (at - start) as f64 / 1e6);
         area.draw(&Text::new(label, (x + 3, 8), text(12, GREY)))?;
