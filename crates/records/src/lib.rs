@@ -37,6 +37,7 @@ pub mod order;
 pub mod pending;
 pub mod position;
 pub mod topics;
+pub mod trace_context;
 mod unique_names;
 mod versioned;
 
@@ -55,3 +56,4 @@ pub use topics::forgotten::Forgotten;
 pub use topics::note as topics_note;
 pub use topics::note::TopicsNote;
 pub use topics::topic_id::TopicId;
+pub use trace_context::TraceContext;

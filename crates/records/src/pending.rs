@@ -8,15 +8,17 @@
 use std::borrow::Cow;
 
 use crate::position::InvalidPosition;
-use crate::{Fingerprint, Position, Timestamp, header};
+use crate::trace_context::TraceContext;
+use crate::{Fingerprint, Offset, Position, Timestamp, header};
 
 /// Position of the order, as `topic/partition@offset`.
 pub const SOURCE: &str = "outbox-source";
 /// Time of the admission, in milliseconds since 1970 UTC.
 pub const ADMITTED_AT: &str = "outbox-admitted-at";
-/// W3C trace context. An order that has one keeps it. For the others each reader derives it ([`trace_context`]);
-/// earlier versions of the validator wrote it.
-pub const TRACEPARENT: &str = "traceparent";
+/// W3C trace context. An order that has one keeps its trace: a validator that records its spans writes its own span here,
+/// which continues the order's. Also an order without one has the header if a validator records its trace. For the
+/// others each reader derives it ([`trace_context`]); earlier versions of the validator wrote it.
+pub use crate::trace_context::TRACEPARENT;
 
 /// Admission of an order, as the headers of its outbox record state it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,36 +71,24 @@ pub fn trace_context<'a>(key: &[u8], headers: &[(&str, Option<&'a [u8]>)]) -> Op
         return own.map(Cow::Borrowed);
     }
     let admission = Admission::read(headers).ok()?;
-    Some(Cow::Owned(traceparent(key, &admission).to_vec()))
+    let derived = derived_context(key, admission.at, admission.source.offset);
+    Some(Cow::Owned(derived.traceparent().to_vec()))
 }
 
-/// Creates a trace context for an order without one.
+/// Returns the trace context of an order without one that was admitted at this time, from this offset.
 // Derived from key and admission, since this crate has no source of randomness: their hash is as good as random.
 // Not from the entry's fingerprint, which orders of equal fields have in common.
-fn traceparent(key: &[u8], admission: &Admission) -> [u8; 55] {
-    let (at, source) = (admission.at.0, admission.source.offset.0);
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+#[must_use]
+pub fn derived_context(key: &[u8], Timestamp(at): Timestamp, Offset(source): Offset) -> TraceContext {
     let mut hashed = Vec::with_capacity(16 + key.len());
     hashed.extend(at.to_be_bytes());
     hashed.extend(source.to_be_bytes());
     hashed.extend(key);
-    hex(&mut text[3..35], &Fingerprint::of(&hashed).0);
     // Offsets and times are small numbers. Rotated apart, their XOR differs between admissions.
     let parent = at.rotate_left(20) ^ source;
     // A parent id of zeros is invalid (W3C Trace Context, section 3.2).
-    hex(
-        &mut text[36..52],
-        &if parent == 0 { 1 } else { parent }.to_be_bytes(),
-    );
-    text
-}
-
-fn hex(to: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in to.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
+    let parent = if parent == 0 { 1 } else { parent };
+    TraceContext::sampled(Fingerprint::of(&hashed).0, parent.to_be_bytes())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod program;
 pub mod shutdown;
 pub mod status;
+pub mod traces;
 
 /// Version of all programs, with the commit that they were built from: "0.1.0 (1a2b3c4d5e6f)".
 pub const VERSION: &str = env!("OUTBOX_VERSION");

@@ -14,6 +14,7 @@ use pipeline::admission::{
 use records::{AmountForm, Selection, Topics};
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
+use service::traces::TracesSettings;
 
 /// Settings of the validator, by section of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) refusals: RefusalsSettings,
     pub(crate) store: StoreSettings,
     pub(crate) admin: AdminSettings,
+    pub(crate) traces: TracesSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +185,7 @@ impl Default for Config {
             refusals: RefusalsSettings::default(),
             store: StoreSettings::default(),
             admin: AdminSettings::on_port(9464),
+            traces: TracesSettings::default(),
         }
     }
 }
@@ -253,6 +256,7 @@ impl Config {
     /// Names the setting that is wrong, and the values that are allowed.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
+        self.traces.check()?;
         let validator = &self.validator;
         ensure!(
             !validator.instance_id.is_empty(),

@@ -50,7 +50,7 @@ pub(crate) enum End {
 impl End {
     const ALL: [Self; 3] = [Self::Committed, Self::Aborted, Self::Unknown];
 
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
             Self::Aborted => "aborted",

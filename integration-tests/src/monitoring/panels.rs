@@ -147,6 +147,13 @@ const MACHINE: &[Panel] = &[
         "Standby stores",
         &["outbox_standby_stores", "outbox_standby_lag_records"],
     ),
+    (
+        "Spans of traces",
+        &[
+            "outbox_trace_spans_exported_total",
+            "outbox_trace_spans_dropped_total",
+        ],
+    ),
     ("Time since Kafka was read", &["outbox_read_timestamp_seconds"]),
     ("Failed readings", &["outbox_read_failures_total"]),
 ];

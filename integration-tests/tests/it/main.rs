@@ -13,6 +13,7 @@ mod g9_operator;
 mod operations;
 mod security;
 mod single_order_transactions;
+mod traces;
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

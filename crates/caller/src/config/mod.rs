@@ -15,6 +15,7 @@ use pipeline::delivery::{FlowControlSettings, Limits, Policy};
 use records::Topics;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
+use service::traces::TracesSettings;
 
 use self::deferral::DeferralSettings;
 use self::flow_control::{CircuitBreakerSettings, ConcurrencySettings, RateLimitSettings};
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) rate_limit: RateLimitSettings,
     pub(crate) concurrency: ConcurrencySettings,
     pub(crate) admin: AdminSettings,
+    pub(crate) traces: TracesSettings,
 }
 
 /// Settings of the caller itself: `[caller]`.
@@ -147,6 +149,7 @@ impl Default for Config {
             rate_limit: RateLimitSettings::default(),
             concurrency: ConcurrencySettings::default(),
             admin: AdminSettings::on_port(9465),
+            traces: TracesSettings::default(),
         }
     }
 }
@@ -187,6 +190,7 @@ impl Config {
     /// Names the setting that is invalid, and the values it may have.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
+        self.traces.check()?;
         let (caller, api) = (&self.caller, &self.api);
         self.verify.check()?;
         self.deferral.check()?;

@@ -4,17 +4,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pipeline::delivery::{CallId, LookupResult, Lost, Response};
+use reqwest::Method;
 
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
 use crate::effects::panics::response_of;
+use crate::outbox::call_span;
 use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
     /// Asks the API for the order, in a task of its own.
     pub(crate) fn look_up(&self, call: CallId, pending: &Arc<PendingCall>) {
         // Built here, not with the call: most calls are never looked up.
-        let request = pending.look_up_request(&self.api);
+        let mut request = pending.look_up_request(&self.api);
+        let span = match (&pending.span, &mut request) {
+            (Some(span), Ok(request)) => {
+                let url = self.config.verify.url.split('?').next().unwrap_or_default();
+                Some(span.request(&Method::GET, url, request))
+            }
+            (None, _) | (_, Err(_)) => None,
+        };
         tracing::debug!(key = %pending.key_text(), position = %pending.position, "order is looked up");
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
         let (metrics, position) = (self.metrics.clone(), pending.position.clone());
@@ -34,6 +43,9 @@ impl Shell {
                     Response::Lost(Lost::Other)
                 }
             };
+            if let Some(span) = span {
+                call_span::end(span, &response);
+            }
             completions.send(Completion::LookUp {
                 call,
                 response,

@@ -25,6 +25,7 @@ use pipeline::delivery::CallId;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use records::{Offset, Partition, Position};
 use service::Health;
+use service::traces::Traces;
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -32,6 +33,7 @@ use crate::effects::completion::Completions;
 use crate::effects::publish::Publication;
 use crate::http::{Api, SendPermit};
 use crate::metrics::Metrics;
+use crate::outbox::call_span::CallSpans;
 use crate::outbox::deferral_txn::DeferralProducer;
 use crate::outbox::policies::Policies;
 use crate::outbox::wall_clock::WallClock;
@@ -41,6 +43,8 @@ pub(crate) struct Shell {
     pub(crate) config: Config,
     pub(crate) api: Arc<Api>,
     pub(crate) policies: Policies,
+    /// Starts the spans of calls; `None` without traces.
+    pub(crate) spans: Option<CallSpans>,
     pub(crate) consumer: Arc<Consumer>,
     /// Checks the outbox's log at each assignment.
     pub(crate) log_check: Arc<Mutex<LogCheck>>,
@@ -90,12 +94,13 @@ impl Shell {
         completions: Completions,
         metrics: Metrics,
         health: &Health,
-        member: GroupMember,
+        (member, traces): (GroupMember, Option<Traces>),
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
             api: Arc::new(Api::new(&config.api)?.with_look_ups(&config.verify, &config.api)?),
             policies: Policies::new(config),
+            spans: traces.map(|traces| CallSpans::new(traces, config)),
             config: config.clone(),
             consumer: Arc::new(consumer),
             log_check: load_offsets::open_log_check(config)?,

@@ -10,6 +10,7 @@ use records::{Offset, parked};
 use service::failpoint::kill_at;
 
 use crate::effects::Shell;
+use crate::outbox::call_span;
 use crate::outbox::pending_call::PendingCall;
 use crate::outbox::terminal_records::DeadLetterCause;
 
@@ -107,14 +108,17 @@ impl Shell {
                 match kind {
                     FinalKind::Outcome => {
                         self.metrics.outcomes.inc();
+                        pending.ended(call_span::ACCEPTED);
                         tracing::debug!(%key, %position, %offset, "outcome published");
                     }
                     FinalKind::DeadLetter(reason) => {
                         self.metrics.dead_letter(reason);
+                        pending.ended(reason.as_str());
                         tracing::warn!(%key, %position, %offset, %reason, "dead letter published");
                     }
                     FinalKind::Parked(reason) => {
                         self.metrics.parked(reason);
+                        pending.ended("parked");
                         tracing::warn!(
                             %key, %position, %offset, %reason,
                             "call parked, its outcome is unknown, operator action required"

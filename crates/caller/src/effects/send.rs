@@ -9,6 +9,7 @@ use records::Partition;
 use crate::effects::Shell;
 use crate::effects::completion::Completion;
 use crate::effects::panics::response_of;
+use crate::outbox::call_span;
 use crate::outbox::pending_call::PendingCall;
 
 impl Shell {
@@ -57,7 +58,13 @@ impl Shell {
             None => tracing::debug!(%key, %position, attempt, "call is sent"),
         }
         let (api, completions) = (Arc::clone(&self.api), self.completions.clone());
-        let (request, permit) = (callable.request.clone(), permit.clone());
+        let (mut request, permit) = (callable.request.clone(), permit.clone());
+        let span = pending.span.as_ref().map(|span| {
+            let url = self.config.api.url_without_query();
+            let mut span = span.request(self.api.method(), url, &mut request);
+            call_span::attempt(&mut span, attempt, repeats);
+            span
+        });
         let (metrics, position) = (self.metrics.clone(), position.clone());
         // The task outlives the partition: its response counts if the partition comes back, and the permit
         // keeps a late request from leaving.
@@ -68,6 +75,9 @@ impl Shell {
                 tracing::error!(%position, attempt, "request panicked, its outcome is unknown");
             })
             .await;
+            if let Some(span) = span {
+                call_span::end(span, &response);
+            }
             completions.send(Completion::Response {
                 call,
                 response,

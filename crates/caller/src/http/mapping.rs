@@ -3,6 +3,7 @@
 use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
 use rand::RngExt as _;
+use records::TraceContext;
 use reqwest::header::{self, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
@@ -132,6 +133,7 @@ impl Mapping {
             url: self.url.fill(facts)?,
             headers,
             traceparent: trace_context(traceparent),
+            tracestate: None,
             idempotency_key: facts.idempotency_key.to_owned(),
             body: match &self.body {
                 Body::Order => order.clone(),
@@ -146,11 +148,15 @@ impl Mapping {
         headers.reserve(request.headers.len() + 4);
         headers.extend(request.headers.iter().cloned());
         headers.insert(TRACEPARENT, request.traceparent.clone());
+        if let Some(state) = &request.tracestate {
+            headers.insert(TRACESTATE, state.clone());
+        }
         headers
     }
 }
 
-const TRACEPARENT: HeaderName = HeaderName::from_static(records::pending::TRACEPARENT);
+const TRACEPARENT: HeaderName = HeaderName::from_static(records::trace_context::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(records::trace_context::TRACESTATE);
 
 /// Example order, with which templates are checked at the start.
 const EXAMPLE: Facts<'_> = Facts {
@@ -264,7 +270,7 @@ fn escaping(content_type: &str) -> Escaping {
 
 /// Returns the record's W3C trace context, or a new one if the record has none or an invalid one.
 fn trace_context(traceparent: Option<&[u8]>) -> HeaderValue {
-    let given = traceparent.filter(|text| is_traceparent(text));
+    let given = traceparent.filter(|text| TraceContext::parse(text).is_some());
     if let Some(value) = given.and_then(|text| HeaderValue::from_bytes(text).ok()) {
         return value;
     }
@@ -277,18 +283,6 @@ fn trace_context(traceparent: Option<&[u8]>) -> HeaderValue {
     let text = format!("00-{trace:032x}-{parent:016x}-01");
     // Hex digits and dashes always make a header. A missing trace must not stop a payment.
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
-}
-
-fn is_traceparent(text: &[u8]) -> bool {
-    let is_hex = |text: &[u8]| text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let mut parts = text.split(|byte| *byte == b'-');
-    let mut next = |length: usize| {
-        parts
-            .next()
-            .is_some_and(|part| part.len() == length && is_hex(part))
-    };
-    // Later versions may append parts; a reader must accept them.
-    next(2) && next(32) && next(16) && next(2)
 }
 
 #[cfg(test)]
@@ -412,7 +406,7 @@ mod tests {
         );
         for none in [None, Some(&b"00-1-2-01"[..]), Some(b""), Some(b"\xff")] {
             let (one, other) = (trace_context(none), trace_context(none));
-            assert!(is_traceparent(one.as_bytes()), "{one:?}");
+            assert!(TraceContext::parse(one.as_bytes()).is_some(), "{one:?}");
             assert_ne!(one, other);
         }
     }

@@ -88,6 +88,11 @@ impl Api {
         self.mapping.request(facts, order, traceparent)
     }
 
+    /// Returns the method of the requests.
+    pub(crate) fn method(&self) -> &Method {
+        &self.mapping.method
+    }
+
     /// Returns a request as text, with all headers but those of credentials and signature, which it only names. Sends
     /// nothing.
     pub(crate) fn shown(&self, request: &Request) -> String {

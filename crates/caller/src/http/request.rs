@@ -11,6 +11,8 @@ pub(crate) struct Request {
     /// Headers that differ from order to order.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) traceparent: HeaderValue,
+    /// Header that belongs to the trace, if there is one.
+    pub(crate) tracestate: Option<HeaderValue>,
     /// Key in the idempotency header and in the signature.
     pub(crate) idempotency_key: String,
     pub(crate) body: Bytes,

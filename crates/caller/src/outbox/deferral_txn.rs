@@ -15,6 +15,7 @@ use records::continuation::{self, Continuation};
 use service::failpoint::{freeze_at, guard_removed, kill_at};
 
 use crate::config::Config;
+use crate::outbox::call_span;
 use crate::outbox::pending_call::PendingCall;
 use crate::outbox::wall_clock::WallClock;
 
@@ -171,6 +172,9 @@ impl DeferralProducer {
         };
         let result = match end {
             TransactionEnd::Committed { .. } => {
+                copies
+                    .iter()
+                    .for_each(|copied| copied.payload.ended(call_span::DEFERRED));
                 kill_at!("after-deferral-end");
                 if guard_removed!("guard-deferral-epoch") {
                     // A test removes the guard: a late request of this transaction can then join the next one.

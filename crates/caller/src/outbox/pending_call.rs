@@ -14,6 +14,7 @@ use records::{IdempotencyKey, Offset, Partition, Position, Timestamp, order_id, 
 use service::failpoint::guard_removed;
 
 use crate::http::{Api, Facts, Request};
+use crate::outbox::call_span::{CallSpan, CallSpans};
 use crate::outbox::policies::Policies;
 
 /// Record of the outbox, kept until its call is final.
@@ -26,6 +27,8 @@ pub(crate) struct PendingCall {
     pub(crate) admitted_at: Option<Timestamp>,
     /// Time when a caller first read the call, at its first position in the outbox.
     pub(crate) seen_at: Timestamp,
+    /// Span of the call, if its trace is recorded.
+    pub(crate) span: Option<CallSpan>,
     /// State from before the call was deferred, if it was.
     pub(crate) continuation: Option<Continuation>,
     /// Request, or the reason why the record is no valid pending call.
@@ -58,6 +61,7 @@ impl PendingCall {
         group: &str,
         api: &Api,
         policies: &Policies,
+        spans: Option<&CallSpans>,
     ) -> Pending<Self> {
         let position = Position {
             topic: record.topic().to_owned(),
@@ -69,7 +73,11 @@ impl PendingCall {
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
         let headers = Headers::of(record);
         let record_key = record.key().unwrap_or_default();
-        let traceparent = pending::trace_context(record_key, &headers.readable);
+        let span = spans.and_then(|spans| spans.start(record_key, &position, &headers.readable));
+        let traceparent = match &span {
+            Some(span) => Some(Cow::Owned(span.traceparent().to_vec())),
+            None => pending::trace_context(record_key, &headers.readable),
+        };
         let (now, continuation) = (Timestamp::now(), continuation(&headers));
         let not_pending = |detail| NotACall {
             reason: Reason::NotAPendingCall,
@@ -90,6 +98,8 @@ impl PendingCall {
             admitted_at: admitted_at(&headers),
             seen_at: continuation.as_ref().map_or(now, |before| before.first_seen_at),
             continuation,
+            // The callers of its own group have one.
+            span: span.filter(|_| !is_of_other_group),
             call,
             headers: match headers.unreadable {
                 None => record.headers().map(|headers| headers.detach()),
@@ -137,6 +147,13 @@ impl PendingCall {
             }),
             seen_before: Duration::from_millis(seen_before_ms),
         })
+    }
+
+    /// Notes in the call's span how it has ended.
+    pub(crate) fn ended(&self, end: &'static str) {
+        if let Some(span) = &self.span {
+            span.ended(end);
+        }
     }
 
     /// Returns the key for logs; invalid UTF-8 is replaced.

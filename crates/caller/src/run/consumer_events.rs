@@ -88,7 +88,13 @@ impl Loop {
             ConsumerEvent::Record(record) => {
                 let shell = &self.shell;
                 let group = &shell.config.kafka.group_id;
-                Event::Pending(PendingCall::read(&record, group, &shell.api, &shell.policies))
+                Event::Pending(PendingCall::read(
+                    &record,
+                    group,
+                    &shell.api,
+                    &shell.policies,
+                    shell.spans.as_ref(),
+                ))
             }
             // The metadata is taken with the event and nowhere else: read later it could be that of a newer
             // generation, and a deferral would then not be fenced.

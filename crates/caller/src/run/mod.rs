@@ -16,6 +16,7 @@ use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
 use service::failpoint::kill_at;
 use service::status::{self, Identity, WorkReport};
+use service::traces::{FlushOnDrop, Traces, TracesMetrics};
 use service::{Health, Shutdown};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -89,6 +90,9 @@ pub(crate) async fn run(
         version: service::VERSION,
         instance_id: config.caller.instance_id.clone(),
     };
+    // Declared before whatever has spans, so that it is dropped after it.
+    let traces = Traces::start(&config.traces, &identity, TracesMetrics::register(&mut registry))?;
+    let _flush = FlushOnDrop(traces.clone());
     let work = WorkReport::default();
     let route = route.merge(status::route(identity, &health, &work));
     // Before anything that waits for the brokers, so that readiness shows what the start waits for.
@@ -113,7 +117,15 @@ pub(crate) async fn run(
     // Opened when first needed: most callers never defer, and opening fences an earlier producer.
     let deferral_producer = DeferralProducer::new(config, record_sizes, WallClock::new(Instant::now()));
     let producers = (producer, deferral_producer);
-    let shell = Shell::new(config, consumer, producers, completions, metrics, &health, member)?;
+    let shell = Shell::new(
+        config,
+        consumer,
+        producers,
+        completions,
+        metrics,
+        &health,
+        (member, traces),
+    )?;
     shell.update_readiness();
     tracing::info!(
         instance_id = config.caller.instance_id,

@@ -1,7 +1,8 @@
 //! Execution of the admission's actions: dispatch and partitions in `perform.rs`, transactions in
-//! `transaction.rs`, local stores in `stores.rs`, and the records that an order becomes in
-//! `output_records.rs`.
+//! `transaction.rs`, local stores in `stores.rs`, the records that an order becomes in `output_records.rs`, and its
+//! span in `order_spans.rs`.
 
+mod order_spans;
 mod output_records;
 mod perform;
 pub(crate) mod stores;
@@ -18,6 +19,7 @@ use store::{StateDirectory, Store};
 
 use crate::changelog_cuts::ChangelogCuts;
 use crate::config::Config;
+pub(crate) use crate::effects::order_spans::OrderSpans;
 use crate::metrics::Metrics;
 use crate::restore::Restorers;
 
@@ -44,6 +46,8 @@ pub(crate) struct Shell {
     pub(crate) note: TopicsNote,
     /// Number of input records in the open transaction.
     pub(crate) transaction_orders: u32,
+    /// Spans of the orders in the open transaction; `None` without traces.
+    pub(crate) spans: Option<OrderSpans>,
     /// The group is left; nothing follows.
     pub(crate) has_left: bool,
 }

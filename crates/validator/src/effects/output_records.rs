@@ -11,21 +11,28 @@ use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation,
 pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
 
 /// Returns an admitted order's record in the outbox: the order's bytes and headers unchanged, followed by
-/// ours.
+/// ours. `traceparent`, if there is one, takes the place of the order's.
 pub(super) fn pending_call<'a>(
     topics: &'a Topics,
     input: &'a Record<'_>,
-    headers: &InputHeaders<'_>,
+    (headers, traceparent): (&InputHeaders<'_>, Option<&[u8; 55]>),
     key: &'a IdempotencyKey,
     entry: &Entry,
 ) -> OutgoingRecord<'a> {
-    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 2);
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 3);
     for (name, value) in headers {
+        // Replaced, since readers of other records look for the first one.
+        if traceparent.is_some() && *name == pending::TRACEPARENT {
+            continue;
+        }
         // An order that carries this header would be treated as the continuation of another call, with its
         // attempts.
         if *name != continuation::CONTINUES {
             copied.add(name, *value);
         }
+    }
+    if let Some(traceparent) = traceparent {
+        copied.add(pending::TRACEPARENT, Some(traceparent));
     }
     let mut text = source(topics, input);
     copied.add(pending::SOURCE, Some(text.as_bytes()));

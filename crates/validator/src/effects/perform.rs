@@ -5,6 +5,7 @@ use pipeline::admission::{Action, Event};
 use service::failpoint::kill_at;
 
 use crate::effects::{Fence, Shell};
+use crate::metrics::End;
 
 impl Shell {
     /// Performs an action. Returns the event that follows from it, if any.
@@ -41,6 +42,7 @@ impl Shell {
             }
             Action::Forget(partition, forgotten) => return Ok(self.forget(partition, forgotten)),
             Action::DropProducer => {
+                self.end_spans(End::Aborted);
                 // Its transactional id is used again, so the next producer ends what the abort leaves open.
                 if let Some(producer) = self.producer.take() {
                     producer.abandon();

@@ -39,6 +39,11 @@ impl Shell {
         };
         self.transaction_orders += 1;
         let topics = &self.config.topics;
+        // `None` without traces, and if this order's is not recorded.
+        let traceparent = self
+            .spans
+            .as_mut()
+            .and_then(|spans| spans.decided(input, headers, verdict));
         if let Some(again) = again {
             let partition = input.partition();
             producer.send_tracked(output_records::seen_again(
@@ -50,7 +55,13 @@ impl Shell {
         }
         match verdict {
             Verdict::Admit { key, entry, recorded } => {
-                producer.send(output_records::pending_call(topics, input, headers, key, entry))?;
+                producer.send(output_records::pending_call(
+                    topics,
+                    input,
+                    (headers, traceparent.as_ref()),
+                    key,
+                    entry,
+                ))?;
                 let partition = input.partition();
                 // Tracked: its offset becomes the store's checkpoint.
                 producer.send_tracked(output_records::change(
@@ -89,6 +100,8 @@ impl Shell {
     /// The producer refused; everything must be restored.
     pub(crate) fn begin(&mut self) -> Result<(), ClientError> {
         self.transaction_orders = 0;
+        // Whatever ended the last one has ended its spans, too.
+        self.end_spans(End::Aborted);
         kill_at!("before-begin");
         self.producer.as_ref().ok_or_else(no_producer)?.begin()
     }
@@ -142,6 +155,13 @@ impl Shell {
         self.metrics
             .transaction_end_seconds
             .observe(started.elapsed().as_secs_f64());
+        self.end_spans(match &ended {
+            TransactionEnd::Committed { .. } | TransactionEnd::CommittedRetireProducer { .. } => {
+                End::Committed
+            }
+            TransactionEnd::Aborted(_) => End::Aborted,
+            TransactionEnd::Unknown(_) => End::Unknown,
+        });
         match ended {
             TransactionEnd::Committed { tracked } => {
                 kill_at!("after-end");
@@ -171,6 +191,13 @@ impl Shell {
                     "transaction outcome unknown, reading the committed offsets again",
                 )
             }
+        }
+    }
+
+    /// Ends the spans of the orders in the transaction, if there are any.
+    pub(super) fn end_spans(&mut self, end: End) {
+        if let Some(spans) = &mut self.spans {
+            spans.ended(end);
         }
     }
 

@@ -21,13 +21,14 @@ use pipeline::admission::{Action, Admission, Event, OrdersLag, PartitionState, W
 use records::{Offset, Partition, Timestamp};
 use service::failpoint::guard_removed;
 use service::status::{self, Identity, WorkReport};
+use service::traces::{FlushOnDrop, Traces, TracesMetrics};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
 use crate::changelog_cuts::ChangelogCuts;
 use crate::cluster_monitor::{self, TopicChanges};
 use crate::config::Config;
-use crate::effects::{Fence, Shell};
+use crate::effects::{Fence, OrderSpans, Shell};
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
 use crate::restore::{Outcome, Restored, Restorers};
@@ -80,6 +81,9 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         version: service::VERSION,
         instance_id: config.validator.instance_id.clone(),
     };
+    // Declared before whatever has spans, so that it is dropped after it.
+    let traces = Traces::start(&config.traces, &identity, TracesMetrics::register(&mut registry))?;
+    let _flush = FlushOnDrop(traces.clone());
     let work = WorkReport::default();
     let route = route.merge(status::route(identity, &health, &work));
     // Before the group is joined, so that readiness explains a slow start.
@@ -114,6 +118,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         record_sizes,
         note,
         transaction_orders: 0,
+        spans: traces.map(|traces| OrderSpans::new(traces, config)),
         has_left: false,
     };
     tracing::info!(

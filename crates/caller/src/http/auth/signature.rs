@@ -258,6 +258,7 @@ mod tests {
             url: "http://host/pay?a=1".parse().expect("a URL"),
             headers: Vec::new(),
             traceparent: HeaderValue::from_static("x"),
+            tracestate: None,
             idempotency_key: "key-1".into(),
             body: Bytes::from_static(b"what do ya want for nothing?"),
         };
