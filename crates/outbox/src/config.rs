@@ -42,6 +42,8 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     deferral: IgnoredAny,
     #[serde(skip_serializing)]
+    traces: IgnoredAny,
+    #[serde(skip_serializing)]
     pub(crate) validator: Validator,
     #[serde(skip_serializing)]
     pub(crate) verify: Verify,
