@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -34,7 +34,7 @@ fn arguments(options: &Launch, config: Option<&Path>) -> Vec<OsString> {
         .collect()
 }
 
-fn not_started(path: &PathBuf) -> String {
+fn not_started(path: &Path) -> String {
     format!(
         "starting {} failed; the programs of a release belong into one folder",
         path.display()

@@ -107,7 +107,7 @@ fn records() -> Vec<Hostile> {
             })
         },
         other("empty-key", Reason::KeyMismatch, |record| {
-            record.key = Some(Vec::new())
+            record.key = Some(Vec::new());
         }),
         other("no-key", Reason::KeyMismatch, |record| record.key = None),
         at("without-a-time", -1, Reason::TooOld),
