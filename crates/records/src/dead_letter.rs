@@ -2,7 +2,7 @@
 //!
 //! Written by the validator, in the transaction that commits the input offset; read by operators. Key and value
 //! are the input's bytes, unchanged; the input's headers come first, then these. The headers are text without a
-//! version.
+//! version. What the topic has no room for is missing, and [`OMITTED`] says so.
 
 use std::fmt;
 
@@ -19,6 +19,52 @@ pub const AT: &str = "outbox-error-at";
 /// Time of the input record, in milliseconds since 1970 UTC; missing if it has none. An order that is written back has it
 /// again, so that it counts as as old as it is.
 pub const RECORD_AT: &str = "outbox-error-record-at";
+
+/// Parts of the input that the dead letter lacks, because its topic does not take a record of that size; missing if it
+/// lacks none. The input is at [`SOURCE`], for as long as the orders topic keeps it.
+// A producer that compresses sends a record that is larger than any topic accepts once it is read.
+pub const OMITTED: &str = "outbox-error-omitted";
+
+/// Parts of the input that a dead letter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// All.
+    All,
+    /// Key and headers.
+    WithoutValue,
+    /// None.
+    Nothing,
+}
+
+impl Kept {
+    /// Upper bound of the bytes that a dead letter has in addition to the input's and the explanation's: batch and record
+    /// fields, and five headers.
+    const ADDED_BYTES: usize = 1024;
+
+    /// Returns what fits into a record of `bytes_max` bytes, of an input of `bytes` bytes of which `value_bytes` are its
+    /// value, with an explanation of `detail_bytes`.
+    #[must_use]
+    pub const fn within(bytes_max: usize, bytes: usize, value_bytes: usize, detail_bytes: usize) -> Self {
+        let room = bytes_max.saturating_sub(Self::ADDED_BYTES + detail_bytes);
+        if bytes <= room {
+            Self::All
+        } else if bytes.saturating_sub(value_bytes) <= room {
+            Self::WithoutValue
+        } else {
+            Self::Nothing
+        }
+    }
+
+    /// Returns the value of [`OMITTED`]; `None` if nothing is.
+    #[must_use]
+    pub fn omitted(self, bytes: usize, value_bytes: usize) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::WithoutValue => Some(format!("value ({value_bytes} bytes)")),
+            Self::Nothing => Some(format!("key, value and headers ({bytes} bytes)")),
+        }
+    }
+}
 
 /// Reason for which an input record is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,5 +142,31 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letter_fits_its_topic() {
+        let of = |bytes, value| Kept::within(2_000, bytes, value, 76);
+        assert_eq!(of(900, 500), Kept::All);
+        assert_eq!(of(901, 500), Kept::WithoutValue);
+        assert_eq!(of(3_000_000, 2_999_100), Kept::WithoutValue);
+        assert_eq!(of(3_000_000, 2_999_099), Kept::Nothing);
+        assert_eq!(
+            Kept::within(100, 0, 0, 0),
+            Kept::All,
+            "an empty record always has room"
+        );
+    }
+
+    #[test]
+    fn what_is_omitted_is_named() {
+        assert_eq!(Kept::All.omitted(7, 5), None);
+        let named = [Kept::WithoutValue, Kept::Nothing].map(|kept| kept.omitted(7, 5).expect("a text"));
+        assert_eq!(named, ["value (5 bytes)", "key, value and headers (7 bytes)"]);
     }
 }

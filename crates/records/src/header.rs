@@ -1,4 +1,4 @@
-//! Look-up of record headers by name.
+//! Headers of records: look-up by name, and their size.
 
 /// Returns the value of the last header with this name. The inner `None` is a header without a value, which
 /// is there all the same.
@@ -10,6 +10,14 @@ pub fn last<'a>(headers: &[(&str, Option<&'a [u8]>)], name: &str) -> Option<Opti
         .rev()
         .find(|(header, _)| *header == name)
         .map(|(_, value)| *value)
+}
+
+/// Returns the size of headers in a record, in bytes.
+#[must_use]
+pub fn bytes(headers: &[(&str, Option<&[u8]>)]) -> usize {
+    // The record format stores two varint lengths with each header, at most 5 bytes each.
+    let header = |(name, value): &(&str, Option<&[u8]>)| name.len() + value.map_or(0, <[u8]>::len) + 10;
+    headers.iter().map(header).sum()
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub(crate) struct Topics {
     pub(crate) record_bytes_max: usize,
     /// Sizes that the topics accept which the validator writes to.
     pub(crate) record_sizes: RecordSizes,
+    /// Maximum size of a dead letter, in bytes.
+    pub(crate) dead_letter_bytes_max: usize,
     /// Ids of the topics that the state directory belongs to, by name.
     pub(crate) ids: BTreeMap<String, String>,
     /// Partition count and ids, as they are committed with each offset.
@@ -73,6 +75,8 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
                 topics.order_dead_letters.as_str(),
             ],
         ),
+        dead_letter_bytes_max: RecordSizes::of(&existing, [topics.order_dead_letters.as_str()])
+            .accepted_by_all(),
         ids,
     })
 }

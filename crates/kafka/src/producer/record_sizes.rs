@@ -40,6 +40,12 @@ impl RecordSizes {
         })
     }
 
+    /// Returns the maximum size of a record that each of the topics accepts, in bytes.
+    #[must_use]
+    pub fn accepted_by_all(self) -> usize {
+        usize::try_from(self.smallest).unwrap_or(usize::MAX)
+    }
+
     /// Sets the properties that depend on these sizes. `queue_kib_max` is the maximum size of the queue, in
     /// KiB, unless one record is larger.
     pub(super) fn configure(self, config: &mut ClientConfig, queue_kib_max: u64) {

@@ -31,11 +31,6 @@ impl<'a> Input<'a> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        // The record format stores two varint lengths with each header, at most 5 bytes each.
-        let headers = self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + length(*value) + 10);
-        length(self.key) + length(self.value) + headers.sum::<usize>()
+        length(self.key) + length(self.value) + header::bytes(self.headers)
     }
 }

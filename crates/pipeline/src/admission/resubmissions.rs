@@ -21,6 +21,12 @@ pub enum NotResubmitted {
          readable name"
     )]
     LacksHeader,
+    /// It lacks the order, for which its topic had no room.
+    #[error(
+        "it has no room for its order, which is where its header outbox-error-source says: have its producer send the \
+         order again, smaller, or once the topics accept it (max.message.bytes)"
+    )]
+    LacksOrder,
     /// Its order may be on another partition than that of its key, and validators would not notice.
     #[error(
         "it was refused as {0}, and by these settings validators do not check that any more: an order of its key may \
@@ -57,6 +63,8 @@ pub struct Letter {
     pub reason: Option<Reason>,
     /// True if a header cannot be read.
     pub lacks_header: bool,
+    /// True if parts of the order are missing.
+    pub lacks_order: bool,
 }
 
 /// Orders topic to which dead letters are written back.
@@ -97,6 +105,10 @@ impl Resubmissions {
     pub fn resubmit(&self, letter: Letter, orders: OrdersTopic<'_>) -> Result<Partition, NotResubmitted> {
         if self.has(letter.offset) {
             return Err(NotResubmitted::Before);
+        }
+        // Without its value it would be a tombstone.
+        if letter.lacks_order {
+            return Err(NotResubmitted::LacksOrder);
         }
         if letter.lacks_header || letter.reason == Some(Reason::HeaderUnreadable) {
             return Err(NotResubmitted::LacksHeader);
@@ -148,6 +160,7 @@ mod tests {
             source: Some(source),
             reason: Some(Reason::NotAnOrder),
             lacks_header: false,
+            lacks_order: false,
         }
     }
 
@@ -206,6 +219,16 @@ mod tests {
             let refused = Resubmissions::default().resubmit(lacking, ORDERS);
             assert_eq!(refused, Err(NotResubmitted::LacksHeader));
         }
+    }
+
+    #[test]
+    fn letter_without_its_order_is_left_alone() {
+        let letter = Letter {
+            lacks_order: true,
+            ..letter(source("orders", 0))
+        };
+        let refused = Resubmissions::default().resubmit(letter, ORDERS);
+        assert_eq!(refused, Err(NotResubmitted::LacksOrder));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) struct Shell {
     pub(crate) producer: Option<TransactionalProducer>,
     /// Sizes that the producer's topics accept.
     pub(crate) record_sizes: RecordSizes,
+    /// Maximum size of a dead letter, in bytes.
+    pub(crate) dead_letter_bytes_max: usize,
     /// Note of the topics, for the metadata of each offset. It stays as it was checked at the start: a
     /// topic that changes while this validator runs must not look right to the next one.
     pub(crate) note: TopicsNote,

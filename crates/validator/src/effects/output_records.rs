@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use kafka::{OutgoingHeaders, OutgoingRecord, Record};
 use pipeline::admission::{Refusal, SeenAgain};
+use records::dead_letter::Kept;
 use records::entry::SEEN_AGAIN;
 use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
+use service::failpoint::guard_removed;
 
 /// Headers of an input record, by name.
 pub(crate) type InputHeaders<'a> = [(&'a str, Option<&'a [u8]>)];
@@ -85,30 +87,45 @@ pub(super) fn seen_again<'a>(
     }
 }
 
-/// Returns a refused record's dead letter: its bytes and headers unchanged, followed by the reason.
+/// Returns a refused record's dead letter of at most `bytes_max` bytes: its bytes and headers unchanged, as far as they
+/// fit, followed by the reason.
 pub(super) fn dead_letter<'a>(
     topics: &'a Topics,
     input: &'a Record<'_>,
     headers: &InputHeaders<'_>,
     refusal: &Refusal,
-    now: Timestamp,
+    bytes_max: usize,
 ) -> OutgoingRecord<'a> {
-    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 5);
-    for (name, value) in headers {
-        copied.add(name, *value);
+    let bytes = records::header::bytes(headers)
+        + input.key().map_or(0, <[u8]>::len)
+        + input.value().map_or(0, <[u8]>::len);
+    let value_bytes = input.value().map_or(0, <[u8]>::len);
+    let kept = match guard_removed!("guard-dead-letter-size") {
+        true => Kept::All,
+        // One that its topic refuses would fail its transaction again and again.
+        false => Kept::within(bytes_max, bytes, value_bytes, refusal.detail.len()),
+    };
+    let mut copied = OutgoingHeaders::with_capacity(headers.len() + 6);
+    if kept != Kept::Nothing {
+        for (name, value) in headers {
+            copied.add(name, *value);
+        }
+    }
+    if let Some(omitted) = kept.omitted(bytes, value_bytes) {
+        copied.add(dead_letter::OMITTED, Some(omitted.as_bytes()));
     }
     copied.add(dead_letter::REASON, Some(refusal.reason.as_str().as_bytes()));
     copied.add(dead_letter::DETAIL, Some(refusal.detail.as_bytes()));
     copied.add(dead_letter::SOURCE, Some(source(topics, input).as_bytes()));
-    copied.add(dead_letter::AT, Some(now.to_string().as_bytes()));
+    copied.add(dead_letter::AT, Some(Timestamp::now().to_string().as_bytes()));
     if let Some(at) = input.timestamp() {
         copied.add(dead_letter::RECORD_AT, Some(at.to_string().as_bytes()));
     }
     OutgoingRecord {
         topic: &topics.order_dead_letters,
         partition: None,
-        key: input.key(),
-        value: input.value(),
+        key: input.key().filter(|_| kept != Kept::Nothing),
+        value: input.value().filter(|_| kept == Kept::All),
         headers: Some(copied),
         at: None,
     }

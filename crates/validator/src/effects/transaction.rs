@@ -10,7 +10,7 @@ use kafka::producer::transactional::TransactionEnd;
 use kafka::{Consumer, Record, TransactionalProducer};
 use pipeline::admission::{Event, NextOffset, SeenAgain, Verdict};
 use rdkafka::consumer::ConsumerGroupMetadata;
-use records::{Timestamp, TopicsNote};
+use records::TopicsNote;
 use service::failpoint::{guard_removed, kill_at};
 
 use crate::config::PRODUCER_OPEN_TIMEOUT;
@@ -87,7 +87,7 @@ impl Shell {
                     input,
                     headers,
                     refusal,
-                    Timestamp::now(),
+                    self.dead_letter_bytes_max,
                 ))?;
             }
         }

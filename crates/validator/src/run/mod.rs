@@ -60,6 +60,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         partitions,
         record_bytes_max,
         record_sizes,
+        dead_letter_bytes_max,
         ids,
         note,
     } = topics::check(config)?;
@@ -116,6 +117,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         cuts,
         producer: None,
         record_sizes,
+        dead_letter_bytes_max,
         note,
         transaction_orders: 0,
         spans: traces.map(|traces| OrderSpans::new(traces, config)),

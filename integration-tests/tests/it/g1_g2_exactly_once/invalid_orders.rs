@@ -4,12 +4,12 @@
 //! Set-up: one validator, and records that break parsers: tombstones, empty and binary values, 10 MB of
 //! spaces or brackets, deep nesting, duplicate fields, numbers out of range, keys that do not match. A second
 //! scenario lowers the outbox's `max.message.bytes` below the size of an order, before and after the
-//! validator has read that setting. A third sets those of the outbox and the changelog far below
+//! validator has read that setting; two records that their producer has compressed are larger than any topic takes. A third sets those of the outbox and the changelog far below
 //! librdkafka's batches of 1 MB, with a backlog of small orders. A fourth runs the validator with a wrong pointer
 //! to the idempotency key, which refuses everything.
 //!
 //! Must hold: the valid orders are in the outbox exactly once, and each other record is in the dead-letter
-//! topic with the reason, the source and the bytes that it had. With the wrong pointer few records become dead
+//! topic with the reason, the source and the bytes that it had, as far as that topic has room for them. With the wrong pointer few records become dead
 //! letters, the validator says so, and with the right one it admits all others.
 
 use std::ops::ControlFlow;
@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use harness::cluster::{self, Administrator};
-use harness::orders::manual::{InputRecord, order, orders, send};
+use harness::orders::manual::{InputRecord, order, orders, send, send_compressed};
 use harness::pipeline::Pipeline;
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, high_watermarks, read_topic};
 use harness::wait::{await_until, pause};
 use kafka::topics::CHANGELOG_CONFIGS;
-use records::dead_letter::{DETAIL, REASON, Reason, SOURCE};
+use rdkafka::message::{Header, OwnedHeaders};
+use records::dead_letter::{DETAIL, OMITTED, REASON, Reason, SOURCE};
 use records::{Fingerprint, Partition};
 
 use crate::assertions::{LIMIT, await_unready, await_verdicts, counter, expect_outbox};
@@ -190,6 +191,19 @@ fn order_too_large_for_outbox_becomes_dead_letter() {
             );
             record
         };
+        // Larger, once they are read, than any of the topics takes.
+        let vast = [sized("vast", 3_000_000)];
+        send_compressed(&pipeline.kafka, &topics.orders, &vast, OwnedHeaders::new())?;
+        let headers = OwnedHeaders::new().insert(Header {
+            key: "note",
+            value: Some(&"x".repeat(3_000_000)),
+        });
+        send_compressed(
+            &pipeline.kafka,
+            &topics.orders,
+            &[order(0, "vast-header")],
+            headers,
+        )?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
         let fits = [sized("fits", 150_000), order(0, "small")];
@@ -222,18 +236,31 @@ fn order_too_large_for_outbox_becomes_dead_letter() {
         })?;
         expect_outbox(&pipeline, &[&fits, &[order(0, "behind")]])?;
         let letters = read_topic(&pipeline.kafka, &topics.order_dead_letters, Keep::Fingerprints)?;
-        let reasons: Vec<_> = letters
+        let found: Vec<_> = letters
             .iter()
-            .map(|letter| (letter.key_text(), letter.header(REASON).unwrap_or_default()))
+            .map(|letter| {
+                let key = letter.key.as_deref().map(String::from_utf8_lossy);
+                let has_value = letter.fingerprint.is_some();
+                (key, has_value, letter.header(REASON), letter.header(OMITTED))
+            })
             .collect();
-        ensure!(
-            reasons
-                == [
-                    ("large".to_owned(), "too-large"),
-                    ("refused".to_owned(), "too-large")
-                ],
-            "the dead letters and their reasons are {reasons:?}"
+        let (large, reason) = (vast[0].value.as_deref().map_or(0, <[u8]>::len), Some("too-large"));
+        let value = format!("value ({large} bytes)");
+        let all = format!(
+            "key, value and headers ({} bytes)",
+            3_000_000
+                + "note".len()
+                + 10
+                + "vast-header".len()
+                + order(0, "vast-header").value.map_or(0, |value| value.len())
         );
+        let expected = [
+            (Some("vast".into()), false, reason, Some(&*value)),
+            (None, false, reason, Some(&*all)),
+            (Some("large".into()), true, reason, None),
+            (Some("refused".into()), true, reason, None),
+        ];
+        ensure!(found == expected, "the dead letters are {found:?}");
         validator.process.terminate(DRAIN_MAX)?;
         pipeline.passed();
         Ok(())

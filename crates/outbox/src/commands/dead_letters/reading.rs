@@ -258,6 +258,7 @@ impl<'a> Reading<'a> {
                 .into_iter()
                 .find(|known| known.as_str() == reason),
             lacks_header: letter.record.headers.unreadable.is_some(),
+            lacks_order: letter.header(dead_letter::OMITTED).is_some(),
         };
         resubmissions.resubmit(letter, self.orders)
     }
