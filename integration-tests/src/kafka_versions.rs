@@ -23,7 +23,7 @@ fn documents_name_the_versions_of_the_scripts() {
     let readme = read("README.md");
     for name in [
         format!("Apache Kafka {newest}"),
-        format!("is {minor} (tested: {oldest}"),
+        format!("is {minor} (`KAFKA_VERSION=oldest` runs {oldest})"),
     ] {
         assert!(readme.contains(&name), "README.md lacks {name:?}");
     }
