@@ -70,10 +70,10 @@ fn standby_takes_over_without_a_long_restore() {
                 ("outbox_standby_lag_records", 0),
             ],
         )?;
-        // Of both partitions if it was told of none at first.
+        // Of both partitions if it was told of none at first; some twice if it was given one while it followed that.
         let (followed, restored) = (counter(&second, FOLLOWED)?, counter(&second, RESTORED)?);
         ensure!(
-            followed >= ORDERS.into() && followed + restored == 2 * u64::from(ORDERS),
+            followed >= ORDERS.into() && followed + restored >= 2 * u64::from(ORDERS),
             "{followed} records followed and {restored} restored of {ORDERS} of each partition"
         );
 
