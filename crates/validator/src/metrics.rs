@@ -327,13 +327,7 @@ impl Metrics {
             }
             Verdict::Refuse(refusal) => {
                 self.dead_letters.with(refusal.reason.as_str()).inc();
-                // Apart from malformed records: a conflict is a producer that uses one key for two payments,
-                // which has another remedy.
-                let verdict = match refusal.reason {
-                    Reason::Conflict | Reason::FingerprintChanged => "conflict",
-                    _ => "refuse",
-                };
-                self.orders.with(verdict).inc();
+                self.orders.with(verdict.as_str()).inc();
             }
         }
     }

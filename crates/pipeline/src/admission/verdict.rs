@@ -30,6 +30,24 @@ pub enum Verdict {
     Refuse(Refusal),
 }
 
+impl Verdict {
+    /// Returns the name of the verdict in metrics and traces.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Admit { .. } => "admit",
+            Self::Duplicate { .. } => "duplicate",
+            // Apart from malformed records: a conflict is a producer that uses one key for two payments, which has
+            // another remedy.
+            Self::Refuse(Refusal {
+                reason: Reason::Conflict | Reason::FingerprintChanged,
+                ..
+            }) => "conflict",
+            Self::Refuse(_) => "refuse",
+        }
+    }
+}
+
 /// Decides on a record. `known` looks a key up among all keys admitted on this partition, whether committed or
 /// in the open transaction. `record` returns the time to record an unknown one at, or refuses it.
 ///
