@@ -8,27 +8,18 @@ use records::{IdempotencyKey, Position, TraceContext, pending, trace_context};
 use reqwest::Method;
 use reqwest::header::HeaderValue;
 use service::failpoint::guard_removed;
-use service::traces::{Parent, Span, SpanKind, Traces, names};
+use service::traces::{Parent, RecordSpans, Span, SpanKind, Traces, names};
 
 use crate::config::Config;
 use crate::http::Request;
 
 /// Starts the spans of calls.
-pub(crate) struct CallSpans {
-    traces: Traces,
-    name: String,
-    group: String,
-    instance_id: String,
-}
+pub(crate) struct CallSpans(RecordSpans);
 
 impl CallSpans {
     pub(crate) fn new(traces: Traces, config: &Config) -> Self {
-        Self {
-            traces,
-            name: format!("{} {}", names::PROCESS, config.topics.pending),
-            group: config.kafka.group_id.clone(),
-            instance_id: config.caller.instance_id.clone(),
-        }
+        let (topic, group) = (&config.topics.pending, &config.kafka.group_id);
+        Self(RecordSpans::new(traces, topic, group, &config.caller.instance_id))
     }
 
     /// Starts the span of a call, if its trace is recorded.
@@ -39,22 +30,12 @@ impl CallSpans {
         headers: &[(&str, Option<&[u8]>)],
     ) -> Option<CallSpan> {
         let parent = self.parent(key, headers)?;
-        let mut span = self.traces.span(SpanKind::Consumer, self.name.clone(), parent);
-        span.set(names::MESSAGING_SYSTEM, names::KAFKA);
-        span.set(names::OPERATION_NAME, names::PROCESS);
-        span.set(names::OPERATION_TYPE, names::PROCESS);
-        span.set(names::DESTINATION_NAME, position.topic.clone());
-        span.set(names::DESTINATION_PARTITION_ID, position.partition.to_string());
-        span.set(names::KAFKA_OFFSET, position.offset.0);
-        span.set(names::CONSUMER_GROUP_NAME, self.group.clone());
-        span.set(names::CLIENT_ID, self.instance_id.clone());
-        if self.traces.shows_idempotency_key()
-            && let Ok(key) = IdempotencyKey::from_bytes(key)
-        {
-            span.set(names::KAFKA_MESSAGE_KEY, key.to_string());
-        }
+        let shown = || IdempotencyKey::from_bytes(key).ok().map(|key| key.to_string());
+        let span = self
+            .0
+            .start(parent, (position.partition.0, position.offset.0), shown);
         Some(CallSpan {
-            traces: self.traces.clone(),
+            traces: self.0.traces().clone(),
             span,
             is_active: AtomicBool::new(false),
             end: Mutex::new(None),
@@ -69,13 +50,14 @@ impl CallSpans {
                 state: trace_context::tracestate(headers),
             });
         }
-        if !self.traces.samples_any() {
+        if !self.0.traces().samples_any() {
             return None;
         }
         // The validator records no traces, or it would have written its span.
         let admission = pending::Admission::read(headers).ok()?;
         let derived = pending::derived_context(key, admission.at, admission.source.offset);
-        self.traces
+        self.0
+            .traces()
             .samples(derived.trace_id)
             .then_some(Parent::Root(derived.trace_id))
     }

@@ -12,6 +12,7 @@
 mod exporter;
 pub mod names;
 mod receiver;
+mod record_spans;
 mod settings;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 pub use opentelemetry::trace::{SpanKind, TraceId};
+pub use record_spans::RecordSpans;
 pub use settings::TracesSettings;
 
 use self::exporter::Exporter;

@@ -2,11 +2,10 @@
 
 use kafka::Record;
 use pipeline::admission::Verdict;
-use records::dead_letter::Reason;
 use records::pending::derived_context;
 use records::{TraceContext, trace_context};
 use service::failpoint::guard_removed;
-use service::traces::{Parent, Span, SpanKind, Traces, names};
+use service::traces::{Parent, RecordSpans, Span, Traces, names};
 
 use crate::config::Config;
 use crate::effects::output_records::InputHeaders;
@@ -17,23 +16,15 @@ const SPANS_MAX: usize = 4_096;
 
 /// Spans of the open transaction.
 pub(crate) struct OrderSpans {
-    traces: Traces,
-    name: String,
-    topic: String,
-    group: String,
-    instance_id: String,
+    spans: RecordSpans,
     open: Vec<Span>,
 }
 
 impl OrderSpans {
     pub(crate) fn new(traces: Traces, config: &Config) -> Self {
-        let topic = config.topics.orders.clone();
+        let (topic, group) = (&config.topics.orders, &config.kafka.group_id);
         Self {
-            traces,
-            name: format!("{} {topic}", names::PROCESS),
-            topic,
-            group: config.kafka.group_id.clone(),
-            instance_id: config.validator.instance_id.clone(),
+            spans: RecordSpans::new(traces, topic, group, &config.validator.instance_id),
             open: Vec::new(),
         }
     }
@@ -48,32 +39,18 @@ impl OrderSpans {
     ) -> Option<[u8; 55]> {
         let parent = self.parent(input, headers, verdict)?;
         if self.open.len() >= SPANS_MAX {
-            self.traces.count_dropped(1);
+            self.spans.traces().count_dropped(1);
             return None;
         }
-        let mut span = self.traces.span(SpanKind::Consumer, self.name.clone(), parent);
-        span.set(names::MESSAGING_SYSTEM, names::KAFKA);
-        span.set(names::OPERATION_NAME, names::PROCESS);
-        span.set(names::OPERATION_TYPE, names::PROCESS);
-        span.set(names::DESTINATION_NAME, self.topic.clone());
-        span.set(names::DESTINATION_PARTITION_ID, input.partition().to_string());
-        span.set(names::KAFKA_OFFSET, input.offset().0);
-        span.set(names::CONSUMER_GROUP_NAME, self.group.clone());
-        span.set(names::CLIENT_ID, self.instance_id.clone());
-        match verdict {
-            Verdict::Admit { key, .. } => {
-                span.set(names::VERDICT, "admit");
-                if self.traces.shows_idempotency_key() {
-                    span.set(names::KAFKA_MESSAGE_KEY, key.to_string());
-                }
-            }
-            Verdict::Duplicate { .. } => span.set(names::VERDICT, "duplicate"),
-            Verdict::Refuse(refusal) => {
-                let is_conflict = matches!(refusal.reason, Reason::Conflict | Reason::FingerprintChanged);
-                span.set(names::VERDICT, if is_conflict { "conflict" } else { "refuse" });
-                // Without the detail, which may quote the order.
-                span.set(names::REASON, refusal.reason.as_str());
-            }
+        let position = (input.partition().0, input.offset().0);
+        let mut span = self.spans.start(parent, position, || match verdict {
+            Verdict::Admit { key, .. } => Some(key.to_string()),
+            Verdict::Duplicate { .. } | Verdict::Refuse(_) => None,
+        });
+        span.set(names::VERDICT, verdict.as_str());
+        if let Verdict::Refuse(refusal) = verdict {
+            // Without the detail, which may quote the order.
+            span.set(names::REASON, refusal.reason.as_str());
         }
         let (trace_id, span_id) = span.ids();
         self.open.push(span);
@@ -103,11 +80,12 @@ impl OrderSpans {
             return None;
         };
         // The id is a hash, which is not computed for nothing.
-        if !self.traces.samples_any() {
+        if !self.spans.traces().samples_any() {
             return None;
         }
         let derived = derived_context(key.as_bytes(), entry.admitted_at, input.offset());
-        self.traces
+        self.spans
+            .traces()
             .samples(derived.trace_id)
             .then_some(Parent::Root(derived.trace_id))
     }
