@@ -28,6 +28,9 @@ const CASES_DEFAULT: u32 = 2_000;
 /// Maximum number of mutations of an input.
 const MUTATIONS_MAX: usize = 6;
 
+/// Punctuation of JSON, for targets that read it.
+pub const JSON: &[&str] = &["{", "}", "[", "]", ",", ":", "\""];
+
 /// Runs the fuzz target of this name. `$tokens` are the pieces of its syntax.
 #[macro_export]
 macro_rules! check {
