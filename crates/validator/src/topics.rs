@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use kafka::producer::RecordSizes;
 use kafka::topics::{Requirements, Role};
-use records::{TopicId, TopicsNote};
+use records::TopicsNote;
 
 use crate::config::Config;
 
@@ -64,7 +64,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
         .filter_map(|topic| Some((topic.clone(), existing.get(topic)?.id.clone()?)))
         .collect();
     Ok(Topics {
-        note: note(topics, orders.partitions, &ids),
+        note: TopicsNote::of(topics, orders.partitions, &ids),
         partitions: orders.partitions,
         record_bytes_max,
         record_sizes: RecordSizes::of(
@@ -79,20 +79,4 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Topics> {
             .accepted_by_all(),
         ids,
     })
-}
-
-/// Returns the note of these topics. Ids that the brokers do not report are missing in it.
-pub(crate) fn note(
-    topics: &records::Topics,
-    partitions: usize,
-    ids: &BTreeMap<String, String>,
-) -> TopicsNote {
-    let id = |topic: &String| ids.get(topic).and_then(|id| TopicId::new(id));
-    TopicsNote {
-        partitions,
-        orders: id(&topics.orders),
-        pending: id(&topics.pending),
-        changelog: id(&topics.changelog),
-        forgotten: None,
-    }
 }

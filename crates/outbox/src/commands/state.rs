@@ -87,19 +87,32 @@ pub(crate) fn run(command: &StateCommand, config: &Config, json: bool) -> anyhow
     }
 }
 
+/// Opens the producer of entries. This fences an operator who runs the same command, or another one that appends to this
+/// changelog, and ends the transaction that one may have left open.
+fn open_producer(
+    settings: &KafkaSettings,
+    admin: &Admin,
+    topics: &Topics,
+) -> anyhow::Result<TransactionalProducer> {
+    let changelog = topics.changelog.as_str();
+    let sizes = RecordSizes::of(&admin.describe(&[changelog])?, [changelog]);
+    let id = format!("{TRANSACTIONAL_ID}{changelog}");
+    Ok(TransactionalProducer::open(
+        settings,
+        &id,
+        TIMEOUTS,
+        sizes,
+        REQUEST_TIMEOUT,
+    )?)
+}
+
 fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Result<Status> {
     let (topics, settings) = (&config.topics, config.connection_as(&options.group));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, changelog) = partitions(&admin, topics)?;
     ensure_no_validator(&admin, topics, &options.group)?;
-    let sizes = RecordSizes::of(
-        &admin.describe(&[&topics.changelog])?,
-        [topics.changelog.as_str()],
-    );
-    // Before anything is read: this fences an operator who runs the same command, and ends the transaction
-    // that one may have left open.
-    let id = format!("{TRANSACTIONAL_ID}{}", topics.changelog);
-    let producer = TransactionalProducer::open(&settings, &id, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    // Before anything is read.
+    let producer = open_producer(&settings, &admin, topics)?;
     let reader = ChangelogReader::open(&settings, &topics.changelog)?;
     let topic = Comparison {
         reader,

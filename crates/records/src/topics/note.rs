@@ -11,9 +11,11 @@
 //! Version rule: a note of another version, or one that is malformed, is an error and never a missing note. So a
 //! program that knows nothing of forgotten keys, and would admit their orders again, does not go on.
 
+use std::collections::BTreeMap;
+
 use super::forgotten::Forgotten;
 use super::topic_id::TopicId;
-use crate::{Offset, Timestamp};
+use crate::{Offset, Timestamp, Topics};
 
 /// Prefix of a note of a partition that has forgotten nothing.
 const PREFIX: &str = "1:";
@@ -50,6 +52,19 @@ pub enum InvalidTopicsNote {
 }
 
 impl TopicsNote {
+    /// Returns the note of these topics, with the ids of those that the brokers report, by name.
+    #[must_use]
+    pub fn of(topics: &Topics, partitions: usize, ids: &BTreeMap<String, String>) -> Self {
+        let id = |topic: &String| ids.get(topic).and_then(|id| TopicId::new(id));
+        Self {
+            partitions,
+            orders: id(&topics.orders),
+            pending: id(&topics.pending),
+            changelog: id(&topics.changelog),
+            forgotten: None,
+        }
+    }
+
     /// Returns the note as text: at most 133 bytes, of the 4096 that a broker accepts by default.
     #[must_use]
     pub fn encode(&self) -> String {

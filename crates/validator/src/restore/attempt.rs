@@ -13,13 +13,12 @@ use pipeline::admission::restore::{
 };
 use records::key::InvalidKey;
 use records::pending::Admission;
-use records::{Bounds, Forgotten, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp};
+use records::{Bounds, Forgotten, IdempotencyKey, LeaderEpoch, Offset, Partition, Timestamp, TopicsNote};
 use service::failpoint::{guard_removed, kill_at};
 use store::{Identity, Options, Store, StoreError};
 
 use super::read_changelog::{ChangelogRange, ChangelogRead};
 use super::worker::{Worker, halted};
-use crate::topics;
 
 /// Timeout of one request. Longer than a coordinator takes to move, so that a retry is the exception.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,7 +140,7 @@ impl Worker {
         let topics = &context.topics;
         let names = [&topics.orders, &topics.pending, &topics.changelog].map(String::as_str);
         let found = self.admin.topic_ids(&names, REQUEST_TIMEOUT)?;
-        let now = topics::note(topics, self.note.partitions, &found);
+        let now = TopicsNote::of(topics, self.note.partitions, &found);
         context.check_unchanged(&now).map_err(halted)
     }
 

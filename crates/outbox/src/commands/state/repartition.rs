@@ -8,7 +8,6 @@ use kafka::admin::Admin;
 use kafka::changelog::ChangelogReader;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::GroupOffsets;
-use kafka::producer::RecordSizes;
 use kafka::producer::transactional::TransactionEnd;
 use kafka::{KafkaSettings, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::{MovedEntry, Repartition, grown_notes};
@@ -17,7 +16,7 @@ use records::{Bounds, Entry, Offset, Partition, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 use service::failpoint::{guard_removed, kill_at};
 
-use super::{ENTRIES_MAX, TIMEOUTS, TRANSACTIONAL_ID, ensure_no_validator, partitions, read};
+use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions, read};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::state::RepartitionState;
 use crate::commands::{Status, print_json};
@@ -46,13 +45,8 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, _) = partitions(&admin, topics)?;
     ensure_no_validator(&admin, topics, &options.group)?;
-    let sizes = RecordSizes::of(
-        &admin.describe(&[&topics.changelog])?,
-        [topics.changelog.as_str()],
-    );
-    // Before anything is read, as in `state rebuild`, under whose id a second operator is fenced.
-    let id = format!("{TRANSACTIONAL_ID}{}", topics.changelog);
-    let producer = TransactionalProducer::open(&settings, &id, TIMEOUTS, sizes, REQUEST_TIMEOUT)?;
+    // Before anything is read, as in `state rebuild`.
+    let producer = open_producer(&settings, &admin, topics)?;
     let grown = Grown {
         reader: ChangelogReader::open(&settings, &topics.changelog)?,
         offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
@@ -412,15 +406,8 @@ fn report(
 /// Returns the note of the topics as they are now.
 fn note_of(admin: &Admin, topics: &Topics, partitions: usize) -> anyhow::Result<TopicsNote> {
     let names = [topics.orders.as_str(), &topics.pending, &topics.changelog];
-    let found = admin.topic_ids(&names, REQUEST_TIMEOUT)?;
-    let id = |name: &str| found.get(name).and_then(|id| TopicId::new(id));
-    Ok(TopicsNote {
-        partitions,
-        orders: id(names[0]),
-        pending: id(names[1]),
-        changelog: id(names[2]),
-        forgotten: None,
-    })
+    let ids = admin.topic_ids(&names, REQUEST_TIMEOUT)?;
+    Ok(TopicsNote::of(topics, partitions, &ids))
 }
 
 fn number(partitions: usize) -> anyhow::Result<u32> {
