@@ -1,4 +1,4 @@
-//! Headers of records: look-up by name, and their size.
+//! Headers of records: look-up by name, and the size of a record with them.
 
 /// Returns the value of the last header with this name. The inner `None` is a header without a value, which
 /// is there all the same.
@@ -12,12 +12,15 @@ pub fn last<'a>(headers: &[(&str, Option<&'a [u8]>)], name: &str) -> Option<Opti
         .map(|(_, value)| *value)
 }
 
-/// Returns the size of headers in a record, in bytes.
+/// Returns the size of a record's key, value and headers, in bytes.
 #[must_use]
-pub fn bytes(headers: &[(&str, Option<&[u8]>)]) -> usize {
+pub fn record_bytes(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) -> usize {
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     // The record format stores two varint lengths with each header, at most 5 bytes each.
-    let header = |(name, value): &(&str, Option<&[u8]>)| name.len() + value.map_or(0, <[u8]>::len) + 10;
-    headers.iter().map(header).sum()
+    let headers = headers
+        .iter()
+        .map(|(name, value)| name.len() + length(*value) + 10);
+    length(key) + length(value) + headers.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -30,7 +30,6 @@ impl<'a> Input<'a> {
     /// Returns the size of key, value and headers, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        length(self.key) + length(self.value) + header::bytes(self.headers)
+        header::record_bytes(self.key, self.value, self.headers)
     }
 }

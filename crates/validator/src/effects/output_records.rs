@@ -6,7 +6,9 @@ use kafka::{OutgoingHeaders, OutgoingRecord, Record};
 use pipeline::admission::{Refusal, SeenAgain};
 use records::dead_letter::Kept;
 use records::entry::SEEN_AGAIN;
-use records::{Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, pending};
+use records::{
+    Entry, IdempotencyKey, Partition, Timestamp, Topics, continuation, dead_letter, header, pending,
+};
 use service::failpoint::guard_removed;
 
 /// Headers of an input record, by name.
@@ -96,9 +98,7 @@ pub(super) fn dead_letter<'a>(
     refusal: &Refusal,
     bytes_max: usize,
 ) -> OutgoingRecord<'a> {
-    let bytes = records::header::bytes(headers)
-        + input.key().map_or(0, <[u8]>::len)
-        + input.value().map_or(0, <[u8]>::len);
+    let bytes = header::record_bytes(input.key(), input.value(), headers);
     let value_bytes = input.value().map_or(0, <[u8]>::len);
     let kept = match guard_removed!("guard-dead-letter-size") {
         true => Kept::All,
