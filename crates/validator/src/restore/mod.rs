@@ -24,14 +24,12 @@ use std::time::Instant;
 use anyhow::Context;
 use crossbeam_channel::Receiver;
 use kafka::admin::Admin;
-use kafka::producer::RecordSizes;
-use kafka::static_members::FormerMembers;
 use pipeline::admission::RestoreId;
 use records::{Forgotten, LeaderEpoch, Offset, Partition, TopicsNote};
 use store::{StateDirectory, Store, StoreWriter};
 
 use self::errors::RestoreErrors;
-use self::open_transactions::{LostValidators, OpenTransactions};
+pub(crate) use self::open_transactions::{LostValidators, OpenTransactions};
 use self::queue::JobQueue;
 use self::worker::Worker;
 use crate::config::{Config, StandbySetting};
@@ -109,18 +107,12 @@ impl Restorers {
     /// librdkafka refuses a setting, or a thread cannot be started.
     pub(crate) fn start(
         config: &Config,
-        topics: (&TopicsNote, RecordSizes),
-        (admin, former): (&Arc<Admin>, FormerMembers),
+        note: &TopicsNote,
+        admin: &Arc<Admin>,
         directory: &Arc<StateDirectory>,
         metrics: &Metrics,
+        open_transactions: OpenTransactions,
     ) -> anyhow::Result<Self> {
-        let (note, record_sizes) = topics;
-        let open_transactions = OpenTransactions::start(LostValidators {
-            config: config.clone(),
-            admin: Arc::clone(admin),
-            former,
-            record_sizes,
-        })?;
         let errors = Arc::<RestoreErrors>::default();
         let worker = Worker {
             config: config.clone(),

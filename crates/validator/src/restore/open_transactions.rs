@@ -32,18 +32,18 @@ const RETRY_WAIT: Duration = Duration::from_millis(500);
 const RETRIES_MAX: Duration = Duration::from_secs(30);
 
 /// Handle of the thread, which ends when the handle is dropped.
-pub(super) struct OpenTransactions {
+pub(crate) struct OpenTransactions {
     looks: Sender<()>,
 }
 
 /// What the thread works with.
-pub(super) struct LostValidators {
-    pub(super) config: Config,
-    pub(super) admin: Arc<Admin>,
+pub(crate) struct LostValidators {
+    pub(crate) config: Config,
+    pub(crate) admin: Arc<Admin>,
     /// Validators that the group no longer has.
-    pub(super) former: FormerMembers,
+    pub(crate) former: FormerMembers,
     /// Sizes that the topics accept which validators write to.
-    pub(super) record_sizes: RecordSizes,
+    pub(crate) record_sizes: RecordSizes,
 }
 
 impl OpenTransactions {
@@ -51,7 +51,7 @@ impl OpenTransactions {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start(lost: LostValidators) -> anyhow::Result<Self> {
+    pub(crate) fn start(lost: LostValidators) -> anyhow::Result<Self> {
         // One more look covers all restores that start while one is in progress.
         let (looks, wanted) = crossbeam_channel::bounded(1);
         std::thread::Builder::new()
@@ -117,7 +117,7 @@ impl LostValidators {
                     instance_id,
                     transactional_id,
                     ms = started.elapsed().as_millis(),
-                    "group has lost a validator; a transaction that it had left open has ended"
+                    "validator has left the group; a transaction that it may have left open has ended"
                 );
                 true
             }

@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::effects::{Fence, OrderSpans, Shell};
 use crate::metrics::Metrics;
 use crate::queries::{self, Query};
-use crate::restore::{Outcome, Restored, Restorers};
+use crate::restore::{LostValidators, OpenTransactions, Outcome, Restored, Restorers};
 use crate::topics::{self, Topics};
 
 /// Maximum time between two turns of a healthy loop, for the watchdog: more than a commit and the opening of
@@ -94,13 +94,13 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let topic_changes = cluster_monitor::start(Arc::clone(&admin), &config.topics, ids, partitions, &health)?;
     let member = GroupMember::watch(member_settings(config), Arc::clone(&admin), group_health)?;
     // Before the group is joined, so that the restore threads are connected when partitions come.
-    let restorers = Restorers::start(
-        config,
-        (&note, record_sizes),
-        (&admin, member.former_members().clone()),
-        &directory,
-        &metrics,
-    )?;
+    let open_transactions = OpenTransactions::start(LostValidators {
+        config: config.clone(),
+        admin: Arc::clone(&admin),
+        former: member.former_members().clone(),
+        record_sizes,
+    })?;
+    let restorers = Restorers::start(config, &note, &admin, &directory, &metrics, open_transactions)?;
     let cuts = ChangelogCuts::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
