@@ -116,7 +116,7 @@ fn printable(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
     use std::net::TcpListener;
     use std::sync::Arc;
 
@@ -136,13 +136,20 @@ mod tests {
         (health, bound)
     }
 
-    /// Answers one connection with these bytes, and keeps it open until the client leaves.
+    /// Answers the request of one connection with these bytes, and keeps it open until the client leaves.
     fn answering(response: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listener.local_addr().expect("an address");
         std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a connection");
-            stream.write_all(response).expect("sent");
+            let (stream, _) = listener.accept().expect("a connection");
+            let mut stream = BufReader::new(stream);
+            // The whole request first: a response that comes before it is none to it, and the client says so.
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                stream.read_line(&mut line).expect("a line of the request");
+            }
+            stream.get_mut().write_all(response).expect("sent");
             let _ = stream.read_to_end(&mut Vec::new());
         });
         address
