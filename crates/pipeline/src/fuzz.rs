@@ -85,7 +85,11 @@ fn identified(form: OrderForm, source: KeySource, key: &[u8], value: Option<&[u8
         headers: &headers,
         unreadable_header: None,
     };
-    let identify = || rules.value(&input).and_then(|value| rules.identify(&input, value));
+    let identify = || {
+        rules
+            .value(&input)
+            .and_then(|value| rules.identify(&input, value))
+    };
     let outcome = identify();
     match &outcome {
         Ok((found, order)) => {

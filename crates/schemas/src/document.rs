@@ -82,7 +82,9 @@ impl io::Write for Document {
 }
 
 pub(crate) fn too_large() -> Undecodable {
-    Undecodable(format!("as JSON the order has more than {DOCUMENT_BYTES_MAX} bytes"))
+    Undecodable(format!(
+        "as JSON the order has more than {DOCUMENT_BYTES_MAX} bytes"
+    ))
 }
 
 pub(crate) fn too_deep() -> Undecodable {

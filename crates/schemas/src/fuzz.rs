@@ -61,7 +61,8 @@ message Batch {
   enum Kind { ONCE = 0; MONTHLY = 1; }
 }"#;
 
-const JSON_ORDER: &str = r#"{"type":"object","required":["order_id"],"properties":{"amount":{"type":"integer"}}}"#;
+const JSON_ORDER: &str =
+    r#"{"type":"object","required":["order_id"],"properties":{"amount":{"type":"integer"}}}"#;
 
 pub(crate) fn bytes_of_hex(hex: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits");
@@ -108,31 +109,44 @@ thread_local! {
 /// A value is read as JSON of a bounded size, twice the same, or refused with a short explanation.
 #[test]
 fn registry_value() {
-    fuzzing::check!("registry_value", &["\0\0\0\0\u{1}", "\0\0\0\0\u{2}", "\0\0\0\0\u{3}", "{", "\u{4}"], |bytes| {
-        SCHEMAS.with(|schemas| {
-            let now = Instant::now();
-            let read = schemas.read(bytes, false, now);
-            assert_eq!(read, schemas.read(bytes, false, now), "two readings");
-            match read {
-                Ok(document) => {
-                    assert!(document.len() <= DOCUMENT_BYTES_MAX.max(bytes.len()));
-                    // A map of the value may have a name twice, which is refused later.
-                    if let Err(error) = parse_tree(document.as_bytes()) {
-                        assert!(error.detail.contains("twice"), "{error}: {document}");
+    fuzzing::check!(
+        "registry_value",
+        &["\0\0\0\0\u{1}", "\0\0\0\0\u{2}", "\0\0\0\0\u{3}", "{", "\u{4}"],
+        |bytes| {
+            SCHEMAS.with(|schemas| {
+                let now = Instant::now();
+                let read = schemas.read(bytes, false, now);
+                assert_eq!(read, schemas.read(bytes, false, now), "two readings");
+                match read {
+                    Ok(document) => {
+                        assert!(document.len() <= DOCUMENT_BYTES_MAX.max(bytes.len()));
+                        // A map of the value may have a name twice, which is refused later.
+                        if let Err(error) = parse_tree(document.as_bytes()) {
+                            assert!(error.detail.contains("twice"), "{error}: {document}");
+                        }
                     }
+                    Err(Unread::Needs(id)) => assert!(![1, 2, 3].contains(&id.0), "{id} is known"),
+                    Err(Unread::Invalid(why)) => assert!(why.len() <= 1_024, "{} bytes", why.len()),
+                    Err(other) => panic!("{other:?}"),
                 }
-                Err(Unread::Needs(id)) => assert!(![1, 2, 3].contains(&id.0), "{id} is known"),
-                Err(Unread::Invalid(why)) => assert!(why.len() <= 1_024, "{} bytes", why.len()),
-                Err(other) => panic!("{other:?}"),
-            }
-        });
-    });
+            });
+        }
+    );
 }
 
 /// A text is a schema or none, and no parser fails.
 #[test]
 fn registry_schema() {
-    const TOKENS: &[&str] = &["record", "fields", "message ", "import ", "= 1;", "\"type\":", "$ref", "repeated "];
+    const TOKENS: &[&str] = &[
+        "record",
+        "fields",
+        "message ",
+        "import ",
+        "= 1;",
+        "\"type\":",
+        "$ref",
+        "repeated ",
+    ];
     fuzzing::check!("registry_schema", &[fuzzing::JSON, TOKENS].concat(), |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return;

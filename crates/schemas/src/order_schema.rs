@@ -121,7 +121,10 @@ impl Retrieve for References {
     fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
         let uri = uri.as_str();
         // A name is relative to the schema's own URI, which the registry does not know.
-        let is_named = |name: &str| uri.strip_suffix(name).is_some_and(|base| base.is_empty() || base.ends_with('/'));
+        let is_named = |name: &str| {
+            uri.strip_suffix(name)
+                .is_some_and(|base| base.is_empty() || base.ends_with('/'))
+        };
         let found = self.0.iter().filter(|(name, _)| is_named(name));
         found
             .max_by_key(|(name, _)| name.len())

@@ -125,7 +125,9 @@ fn check_depth(text: &str) -> Result<(), Unusable> {
             _ => {}
         }
         if depth > NESTING_MAX {
-            return Err(Unusable(format!("it has brackets in more than {NESTING_MAX} levels")));
+            return Err(Unusable(format!(
+                "it has brackets in more than {NESTING_MAX} levels"
+            )));
         }
     }
     Ok(())

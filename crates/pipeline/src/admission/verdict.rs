@@ -224,7 +224,10 @@ mod tests {
 
     fn plain<'a>(rules: &Rules, input: &Input<'a>) -> Result<Payload<'a>, Refusal> {
         let bytes = rules.value(input)?;
-        Ok(Payload { bytes, document: None })
+        Ok(Payload {
+            bytes,
+            document: None,
+        })
     }
 
     fn verdict(

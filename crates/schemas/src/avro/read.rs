@@ -167,8 +167,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Result<(), Undecodable> {
         let start = self.at;
         let bytes = self.bytes()?;
-        let text =
-            std::str::from_utf8(bytes).map_err(|_| Undecodable::at(start, "a string is not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Undecodable::at(start, "a string is not UTF-8"))?;
         self.document.push_string(text)
     }
 

@@ -77,12 +77,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn add(
-        &mut self,
-        schema: &Parsed,
-        namespace: Option<&str>,
-        depth: usize,
-    ) -> Result<NodeIndex, Unusable> {
+    fn add(&mut self, schema: &Parsed, namespace: Option<&str>, depth: usize) -> Result<NodeIndex, Unusable> {
         if depth > DEPTH_MAX {
             return Err(Unusable(format!("the schema has more than {DEPTH_MAX} levels")));
         }

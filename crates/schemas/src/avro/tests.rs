@@ -124,8 +124,7 @@ fn small_value_stays_small() {
 #[test]
 fn decimals_have_all_their_digits() {
     let decimal = |scale: usize, unscaled: &[u8]| {
-        let text =
-            format!(r#"{{"type":"bytes","logicalType":"decimal","precision":300,"scale":{scale}}}"#);
+        let text = format!(r#"{{"type":"bytes","logicalType":"decimal","precision":300,"scale":{scale}}}"#);
         let length = u8::try_from(unscaled.len() * 2).expect("a short one");
         schema(&text, &[])
             .read(&[&[length], unscaled].concat())

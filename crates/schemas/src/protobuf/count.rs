@@ -126,7 +126,9 @@ impl<'a> Wire<'a> {
                 return Ok(value);
             }
         }
-        Err(Undecodable("a number of the message has more than 64 bits".into()))
+        Err(Undecodable(
+            "a number of the message has more than 64 bits".into(),
+        ))
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Undecodable> {

@@ -46,12 +46,7 @@ fn indexes_name_the_message() {
     let proto = "syntax = \"proto3\"; message A { string a = 1; } message B { message C { string c = 1; } string b = 1; }";
     let schema = schema(proto);
     let read = |indexes: &[u8]| schema.read(&[indexes, b"\x0a\x01x"].concat());
-    for (indexes, name) in [
-        (&[0][..], "a"),
-        (&[2, 0], "a"),
-        (&[2, 2], "b"),
-        (&[4, 2, 0], "c"),
-    ] {
+    for (indexes, name) in [(&[0][..], "a"), (&[2, 0], "a"), (&[2, 2], "b"), (&[4, 2, 0], "c")] {
         assert_eq!(read(indexes).expect("a message"), format!(r#"{{"{name}":"x"}}"#));
     }
     for indexes in [&[2, 4][..], &[4, 0, 0], &[1], &[2, 1], &[0x80, 0x01]] {
@@ -62,7 +57,12 @@ fn indexes_name_the_message() {
 #[test]
 fn value_that_is_no_message_is_refused() {
     let schema = schema(PROTOBUF_ORDER);
-    for value in [&b""[..], b"\x04\x02", b"\x04\x02\x00\x0a\x05o-1", b"\x04\x02\x00\x0a\x02\xff\xfe"] {
+    for value in [
+        &b""[..],
+        b"\x04\x02",
+        b"\x04\x02\x00\x0a\x05o-1",
+        b"\x04\x02\x00\x0a\x02\xff\xfe",
+    ] {
         schema.read(value).expect_err("no order");
     }
 }

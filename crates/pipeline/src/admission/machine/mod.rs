@@ -226,17 +226,16 @@ impl<M: Clone> Admission<M> {
     }
 
     /// Returns the value of a record, or the schema that it needs.
-    fn payload<'a>(
-        &self,
-        input: &Input<'a>,
-        now: Instant,
-    ) -> Result<Result<Payload<'a>, Refusal>, SchemaId> {
+    fn payload<'a>(&self, input: &Input<'a>, now: Instant) -> Result<Result<Payload<'a>, Refusal>, SchemaId> {
         let bytes = match self.rules.value(input) {
             Ok(bytes) => bytes,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let Some(schemas) = &self.schemas else {
-            return Ok(Ok(Payload { bytes, document: None }));
+            return Ok(Ok(Payload {
+                bytes,
+                document: None,
+            }));
         };
         let has_id_header = header::last(input.headers, VALUE_SCHEMA_ID).is_some();
         let (reason, detail) = match schemas.read(bytes, has_id_header, now) {
@@ -709,5 +708,7 @@ fn lost_end(partition: Partition, written: i64, reached: Offset, checkpoint: Off
     )
 }
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;
