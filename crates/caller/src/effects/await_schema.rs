@@ -9,7 +9,6 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use records::{Offset, Partition};
 use registry::{Registry, RegistryMetrics};
 use schemas::{Answer, SchemaId, Schemas, Unread, wire};
-use service::failpoint::guard_removed;
 
 use crate::effects::Shell;
 
@@ -114,10 +113,6 @@ impl Shell {
 
     /// Returns `true` while the partition waits for a schema.
     pub(crate) fn awaits_schema(&self, partition: Partition) -> bool {
-        if guard_removed!("guard-awaited-schema-position") {
-            // A test removes the guard: the position passes the record that waits, and its call is lost.
-            return false;
-        }
         let orders = self.order_schemas.as_ref();
         orders.is_some_and(|orders| orders.waits.contains_key(&partition))
     }

@@ -100,8 +100,7 @@ impl Shell {
         completions: Completions,
         metrics: Metrics,
         health: &Health,
-        (member, traces): (GroupMember, Option<Traces>),
-        order_schemas: Option<OrderSchemas>,
+        (member, traces, order_schemas): (GroupMember, Option<Traces>, Option<OrderSchemas>),
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {

@@ -138,8 +138,7 @@ pub(crate) async fn run(
         completions,
         metrics,
         &health,
-        (member, traces),
-        order_schemas,
+        (member, traces, order_schemas),
     )?;
     shell.update_readiness();
     tracing::info!(

@@ -142,11 +142,7 @@ fn orders_of_a_registry_are_called() {
                 let ids = register(&url)?;
                 (url, ids, None)
             }
-            Err(_) => (
-                registry.url.clone(),
-                [1, 2, 3],
-                Some(("unusable", avro(4, "unusable"))),
-            ),
+            Err(_) => (registry.url, [1, 2, 3], Some(("unusable", avro(4, "unusable")))),
         };
         let named = |(id, value): (&str, Vec<u8>)| (id.to_owned(), value);
         let valid = [
