@@ -98,10 +98,9 @@ impl Cutter {
     }
 
     fn cut_all(&mut self) -> Result<(), ClientError> {
-        // In a changelog that was deleted and created again, other keys lie at these offsets. The validator halts on it.
         let ids = self.admin.topic_ids(&[&self.changelog], REQUEST_TIMEOUT)?;
         let id = ids.get(&self.changelog).and_then(|id| TopicId::new(id));
-        if id.is_none() || id != self.id {
+        if !is_same_changelog(self.id.as_ref(), id.as_ref()) {
             tracing::warn!(
                 changelog = self.changelog,
                 "the changelog is another one, nothing is deleted from it"
@@ -124,5 +123,26 @@ impl Cutter {
             Some((_, error)) => Err(error),
             None => Ok(()),
         }
+    }
+}
+
+/// Returns whether offsets of one topic are offsets of the other. Not where either is unknown.
+// In a changelog that was deleted and created again, other keys lie at these offsets. The validator halts on it.
+fn is_same_changelog(noted: Option<&TopicId>, found: Option<&TopicId>) -> bool {
+    noted.zip(found).is_some_and(|(noted, found)| noted == found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_deleted_from_another_changelog() {
+        let [noted, other] = ["noted", "other"].map(TopicId::new);
+        assert!(is_same_changelog(noted.as_ref(), noted.as_ref()));
+        assert!(!is_same_changelog(noted.as_ref(), other.as_ref()));
+        assert!(!is_same_changelog(noted.as_ref(), None), "deleted meanwhile");
+        assert!(!is_same_changelog(None, noted.as_ref()));
+        assert!(!is_same_changelog(None, None));
     }
 }

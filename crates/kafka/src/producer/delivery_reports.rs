@@ -1,7 +1,7 @@
 //! Delivery reports of the open transaction, and what librdkafka logs about its end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use records::{Offset, Partition};
 
 use super::end_txn_responses::EndTxnResponses;
+use super::marker_wait;
 use crate::client::error::ClientError;
 use crate::client::log_bridge;
 
@@ -33,6 +34,8 @@ pub(super) struct DeliveryReports {
     received: Mutex<Received>,
     changed: Condvar,
     pub(super) end_txn: EndTxnResponses,
+    /// A request to add to the transaction came while the markers of the last one were being written.
+    came_too_early: AtomicBool,
 }
 
 #[derive(Default)]
@@ -106,6 +109,11 @@ impl DeliveryReports {
         tracked.into_iter().filter_map(known).collect()
     }
 
+    /// Returns whether a request came too early since the last call.
+    pub(super) fn take_came_too_early(&self) -> bool {
+        self.came_too_early.swap(false, Ordering::AcqRel)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,6 +134,9 @@ impl Received {
 impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.end_txn.observe_log(facility, line);
+        if marker_wait::is_refusal(facility, line) {
+            self.came_too_early.store(true, Ordering::Release);
+        }
         log_bridge::log(level, facility, line);
     }
 }

@@ -4,6 +4,7 @@
 mod delivery_reports;
 mod end_txn_responses;
 mod idempotent;
+mod marker_wait;
 mod native;
 mod record;
 mod record_sizes;

@@ -17,6 +17,7 @@
 //! producer for one transaction. To the validator it is: the orders are read again and are duplicates; at most
 //! their dead letters are written twice.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use records::{Offset, Partition};
 
 use super::delivery_reports::{DeliveryReports, TRACKED, UNTRACKED};
 use super::end_txn_responses::DEBUG_CONTEXT;
+use super::marker_wait::MarkerWait;
 use super::native::Sender;
 use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
@@ -46,6 +48,15 @@ use crate::consumer::offsets::leader_epoch;
 pub struct TransactionalProducer {
     sender: Arc<Sender<DeliveryReports>>,
     limits: TransactionTimeouts,
+    markers: RefCell<Markers>,
+}
+
+/// Markers of the last transaction.
+#[derive(Default)]
+struct Markers {
+    wait: MarkerWait,
+    /// End of the last transaction, after which the brokers write them.
+    ended_at: Option<Instant>,
 }
 
 /// Timeouts of a transaction and its steps.
@@ -159,19 +170,31 @@ impl TransactionalProducer {
         Ok(Self {
             sender: Arc::new(sender),
             limits,
+            markers: RefCell::default(),
         })
     }
 
-    /// Begins a transaction. Sends nothing to the brokers yet.
+    /// Begins a transaction. Sends nothing to the brokers yet. Soon after the last transaction it first waits for the
+    /// brokers to write the markers, for some milliseconds.
     ///
     /// # Errors
     /// The producer is fenced, or has failed otherwise.
     pub fn begin(&self) -> Result<(), ClientError> {
+        self.await_markers();
         self.reports().reset();
         self.sender
             .producer()
             .begin_transaction()
             .map_err(|error| ClientError::new("beginning a transaction", error))
+    }
+
+    fn await_markers(&self) {
+        let Markers { wait, ended_at } = &mut *self.markers.borrow_mut();
+        let Some(ended_at) = ended_at.take() else {
+            return;
+        };
+        wait.learn(self.reports().take_came_too_early());
+        std::thread::sleep(wait.wait().saturating_sub(ended_at.elapsed()));
     }
 
     /// Sends a record within the transaction. While the producer's queue is full it waits, at most for the
@@ -268,6 +291,7 @@ impl TransactionalProducer {
         before_commit();
         match self.commit(deadline) {
             Ok(()) => {
+                self.markers.borrow_mut().ended_at = Some(Instant::now());
                 let tracked = self.reports().take_tracked();
                 match self.reports().end_txn.request_in_flight() {
                     None => TransactionEnd::Committed { tracked },
