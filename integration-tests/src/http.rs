@@ -50,6 +50,16 @@ impl Http {
             .with_context(|| format!("POST {url}"))
     }
 
+    /// Sends a POST with a JSON body and returns status and body.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub fn post_json(&self, url: &str, json: &str) -> Result<(u16, String)> {
+        let request = self.client.post(url).header("content-type", "application/json");
+        self.send(request.body(json.to_owned()))
+            .with_context(|| format!("POST {url}"))
+    }
+
     /// Sends a PUT with a JSON body and returns status and body.
     ///
     /// # Errors

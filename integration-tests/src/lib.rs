@@ -29,4 +29,5 @@ pub mod pipeline;
 pub mod process;
 pub mod proxy;
 pub mod read_back;
+pub mod schema_registry;
 pub mod wait;

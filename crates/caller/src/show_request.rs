@@ -41,10 +41,17 @@ fn text(config: &Config, position: &Position) -> anyhow::Result<String> {
         offsets.read::<anyhow::Error>(topic, position.partition, bounds, |record| {
             let value = Bytes::copy_from_slice(record.value);
             let traceparent = pending::trace_context(record.key, &record.headers.readable);
+            let document = registry::document(&config.schema_registry, &value)?.map(Bytes::from);
             shown = Some(
-                Callable::new(record.key, &value, traceparent.as_deref(), &api)
-                    .map(|call| api.shown(&call.request))
-                    .map_err(|why| format!("{}: {}", why.reason, why.detail)),
+                Callable::new(
+                    record.key,
+                    &value,
+                    document.as_ref(),
+                    traceparent.as_deref(),
+                    &api,
+                )
+                .map(|call| api.shown(&call.request))
+                .map_err(|why| format!("{}: {}", why.reason, why.detail)),
             );
             Ok(())
         })?;

@@ -37,6 +37,9 @@ pub(crate) struct Config {
     refusals: IgnoredAny,
     #[serde(skip_serializing)]
     retry: IgnoredAny,
+    // Orders are shown as they are, by their keys.
+    #[serde(skip_serializing)]
+    schema_registry: IgnoredAny,
     #[serde(skip_serializing)]
     pub(crate) store: StoreSettings,
     #[serde(skip_serializing)]

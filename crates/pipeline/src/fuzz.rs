@@ -85,7 +85,12 @@ fn identified(form: OrderForm, source: KeySource, key: &[u8], value: Option<&[u8
         headers: &headers,
         unreadable_header: None,
     };
-    let outcome = rules.identify(&input);
+    let identify = || {
+        rules
+            .value(&input)
+            .and_then(|value| rules.identify(&input, value))
+    };
+    let outcome = identify();
     match &outcome {
         Ok((found, order)) => {
             assert_eq!(
@@ -111,7 +116,7 @@ fn identified(form: OrderForm, source: KeySource, key: &[u8], value: Option<&[u8
             );
         }
     }
-    assert_eq!(rules.identify(&input), outcome, "two verdicts on one record");
+    assert_eq!(identify(), outcome, "two verdicts on one record");
 }
 
 /// A schema of an operator is compiled, or refused with an explanation.

@@ -73,6 +73,10 @@ pub enum Reason {
     NotJson,
     /// The value is JSON, but a field is missing or has the wrong form.
     NotAnOrder,
+    /// The value names a schema that the registry does not have.
+    UnknownSchema,
+    /// The value names a schema by which nothing can be read.
+    UnusableSchema,
     /// The currency is not in ISO 4217.
     UnknownCurrency,
     /// The configured source has no idempotency key.
@@ -102,9 +106,11 @@ pub enum Reason {
 impl Reason {
     /// All reasons, each with a metric from the start.
     // A counter that appears with its first event hides that event from `increase()`, and so from alerts.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::NotJson,
         Self::NotAnOrder,
+        Self::UnknownSchema,
+        Self::UnusableSchema,
         Self::UnknownCurrency,
         Self::KeyMissing,
         Self::KeyInvalid,
@@ -124,6 +130,8 @@ impl Reason {
         match self {
             Self::NotJson => "not-json",
             Self::NotAnOrder => "not-an-order",
+            Self::UnknownSchema => "unknown-schema",
+            Self::UnusableSchema => "unusable-schema",
             Self::UnknownCurrency => "unknown-currency",
             Self::KeyMissing => "key-missing",
             Self::KeyInvalid => "key-invalid",

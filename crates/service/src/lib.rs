@@ -11,6 +11,7 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod program;
+pub mod secrets;
 pub mod shutdown;
 pub mod status;
 pub mod traces;

@@ -12,6 +12,7 @@ use pipeline::admission::{
     KeySource, OrderForm, OrderSchema, Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits,
 };
 use records::{AmountForm, Selection, Topics};
+use registry::RegistrySettings;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 use service::traces::TracesSettings;
@@ -24,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) topics: Topics,
     pub(crate) validator: ValidatorSettings,
     pub(crate) order: OrderSettings,
+    pub(crate) schema_registry: RegistrySettings,
     pub(crate) refusals: RefusalsSettings,
     pub(crate) store: StoreSettings,
     pub(crate) admin: AdminSettings,
@@ -182,6 +184,7 @@ impl Default for Config {
             topics: Topics::default(),
             validator: ValidatorSettings::default(),
             order: OrderSettings::default(),
+            schema_registry: RegistrySettings::default(),
             refusals: RefusalsSettings::default(),
             store: StoreSettings::default(),
             admin: AdminSettings::on_port(9464),
@@ -257,6 +260,7 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
         self.traces.check()?;
+        self.schema_registry.check()?;
         let validator = &self.validator;
         ensure!(
             !validator.instance_id.is_empty(),

@@ -49,6 +49,11 @@ const FLOW: &[Panel] = &[
         ],
     ),
     ("Orders by verdict", &["outbox_orders_total"]),
+    (
+        "Partitions that wait for a schema",
+        &["outbox_partitions_awaiting_schemas"],
+    ),
+    ("Requests for schemas", &["outbox_schema_requests_total"]),
     ("Requests by class", &["outbox_calls_requests_total"]),
     ("Outcomes", &["outbox_calls_outcomes_total"]),
     ("Time of a request", &["outbox_calls_request_seconds"]),

@@ -13,6 +13,7 @@ use bytesize::ByteSize;
 use kafka::{KafkaSettings, Membership};
 use pipeline::delivery::{FlowControlSettings, Limits, Policy};
 use records::Topics;
+use registry::RegistrySettings;
 use serde::{Deserialize, Serialize};
 use service::admin::AdminSettings;
 use service::traces::TracesSettings;
@@ -31,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) topics: Topics,
     pub(crate) caller: CallerSettings,
     pub(crate) api: ApiSettings,
+    pub(crate) schema_registry: RegistrySettings,
     pub(crate) verify: VerifySettings,
     pub(crate) retry: RetrySettings,
     pub(crate) deferral: DeferralSettings,
@@ -142,6 +144,7 @@ impl Default for Config {
             topics: Topics::default(),
             caller: CallerSettings::default(),
             api: ApiSettings::default(),
+            schema_registry: RegistrySettings::default(),
             verify: VerifySettings::default(),
             retry: RetrySettings::default(),
             deferral: DeferralSettings::default(),
@@ -191,6 +194,7 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         self.kafka.check()?;
         self.traces.check()?;
+        self.schema_registry.check()?;
         let (caller, api) = (&self.caller, &self.api);
         self.verify.check()?;
         self.deferral.check()?;

@@ -6,6 +6,7 @@ use kafka::ClientError;
 use kafka::consumer::CommitResponse;
 use pipeline::delivery::{Ambiguity, Assignment, CallId, LoadedNotes, Response};
 use records::{Offset, Partition};
+use schemas::{Answer, SchemaId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
@@ -78,6 +79,8 @@ pub(crate) enum Completion {
         calls: usize,
         took: Duration,
     },
+    /// Answer of the schema registry.
+    Schema(SchemaId, Answer),
     /// State of the control topic.
     Control(Control),
     /// Vacant instance id, or the error that a live process owns it.

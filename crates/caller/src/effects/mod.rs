@@ -1,6 +1,7 @@
 //! Execution of the delivery's actions: one short function per action in `perform.rs`, and a file for each
 //! effect whose result comes back later as a [`completion::Completion`].
 
+pub(crate) mod await_schema;
 mod commit;
 pub(crate) mod completion;
 mod defer;
@@ -13,7 +14,7 @@ mod publish;
 mod recover_producer;
 mod send;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ use service::traces::Traces;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::effects::await_schema::OrderSchemas;
 use crate::effects::completion::Completions;
 use crate::effects::publish::Publication;
 use crate::http::{Api, SendPermit};
@@ -46,6 +48,10 @@ pub(crate) struct Shell {
     /// Starts the spans of calls; `None` without traces.
     pub(crate) spans: Option<CallSpans>,
     pub(crate) consumer: Arc<Consumer>,
+    /// Partitions whose intake the delivery has paused.
+    pub(crate) intake_paused: BTreeSet<Partition>,
+    /// Schemas by which orders are read; `None` if they are read as they are.
+    pub(crate) order_schemas: Option<OrderSchemas>,
     /// Checks the outbox's log at each assignment.
     pub(crate) log_check: Arc<Mutex<LogCheck>>,
     /// Wakes the run loop when the consumer has something to poll.
@@ -94,7 +100,7 @@ impl Shell {
         completions: Completions,
         metrics: Metrics,
         health: &Health,
-        (member, traces): (GroupMember, Option<Traces>),
+        (member, traces, order_schemas): (GroupMember, Option<Traces>, Option<OrderSchemas>),
     ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
@@ -103,6 +109,8 @@ impl Shell {
             spans: traces.map(|traces| CallSpans::new(traces, config)),
             config: config.clone(),
             consumer: Arc::new(consumer),
+            intake_paused: BTreeSet::new(),
+            order_schemas,
             log_check: load_offsets::open_log_check(config)?,
             consumer_ready,
             producer,

@@ -38,8 +38,17 @@ impl Shell {
                 is_first,
             } => return Ok(self.start((partition, offset), leader_epoch, is_first)),
             Action::Halt { partition, why } => self.halt(partition, &why),
-            Action::Pause(partitions) => self.control_intake(&partitions, "paused", Consumer::pause),
-            Action::Resume(partitions) => self.control_intake(&partitions, "resumed", Consumer::resume),
+            Action::Pause(partitions) => {
+                self.intake_paused.extend(&partitions);
+                self.control_intake(&partitions, "paused", Consumer::pause);
+            }
+            Action::Resume(mut partitions) => {
+                self.intake_paused
+                    .retain(|partition| !partitions.contains(partition));
+                // Those go on with the registry's answer.
+                partitions.retain(|partition| !self.awaits_schema(*partition));
+                self.control_intake(&partitions, "resumed", Consumer::resume);
+            }
             Action::ExtendLease(until) => self.extend_lease(until),
             Action::Skip(call) => self.skip(call),
             Action::Withhold(partitions) => self.withhold(&partitions),
@@ -119,6 +128,7 @@ impl Shell {
         is_first: bool,
     ) -> Option<Event<PendingCall>> {
         self.set_assigned();
+        self.forget_schema_waits(|waiting| waiting == partition);
         let topic = &self.config.topics.pending;
         if is_first {
             tracing::info!(
@@ -178,7 +188,7 @@ impl Shell {
         }
     }
 
-    fn control_intake(
+    pub(super) fn control_intake(
         &self,
         partitions: &[Partition],
         done: &'static str,
@@ -251,6 +261,7 @@ impl Shell {
         for partition in partitions {
             self.clear_halt(*partition);
         }
+        self.forget_schema_waits(|partition| partitions.contains(&partition));
         kill_at!("before-revoke");
         // After the last commit: the consumer refuses commits of partitions that it has released.
         match self.consumer.release(partitions) {
@@ -285,6 +296,7 @@ impl Shell {
         self.send_permits.clear();
         self.lease_until = None;
         self.halted.clear();
+        self.forget_schema_waits(|_| true);
         self.update_readiness();
         // The result of a commit still in flight now has an old number, so that it is ignored.
         self.commits_sent += 1;

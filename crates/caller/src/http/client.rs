@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use service::secrets::{Watched, warn_if_others_may_read};
 
-use super::auth::{Watched, warn_if_others_may_read};
 use super::settings::{ApiSettings, TlsSettings};
 
 /// Returns the client of these settings, which is rebuilt when a certificate file changes.

@@ -248,7 +248,7 @@ fn pending_call() {
         let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
         let mut line = || lines.next().unwrap_or_default();
         let (key, trace, value) = (line(), line(), Bytes::copy_from_slice(line()));
-        let Ok(call) = Callable::new(key, &value, Some(trace), api) else {
+        let Ok(call) = Callable::new(key, &value, None, Some(trace), api) else {
             return;
         };
         assert_eq!(call.request.body, value, "other bytes than the order's");

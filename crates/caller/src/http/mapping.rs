@@ -33,7 +33,7 @@ pub(super) enum RequestUrl {
 
 #[derive(Debug)]
 enum Body {
-    /// Bytes of the order, unchanged.
+    /// The order: its bytes, or the document that its schema has read them as.
     Order,
     Template(Template, Escaping),
 }

@@ -36,11 +36,12 @@ pub(crate) use send_latch::SendPermit;
 pub(crate) use settings::ApiSettings;
 pub(crate) use template::Facts;
 
-use auth::{Credentials, Signature, Watched};
+use auth::{Credentials, Signature};
 use look_up::LookUp;
 use mapping::Mapping;
 use response::ResponseReader;
 use send_latch::{Latch, LatchedBody};
+use service::secrets::Watched;
 
 /// Client of the legacy API.
 pub(crate) struct Api {

@@ -23,7 +23,8 @@ pub(crate) struct ApiSettings {
     /// the order by JSON pointer, such as `{/customer_id}`, are replaced. An order without such a field
     /// becomes a dead letter.
     pub(crate) url: String,
-    /// Body of the requests; empty: the order's bytes, unchanged.
+    /// Body of the requests; empty: the order's bytes, unchanged, or the JSON that its schema
+    /// has read it as.
     pub(crate) body: String,
     /// Media type of the body. It decides how placeholders in the body are escaped.
     pub(crate) content_type: String,

@@ -466,7 +466,7 @@ fn shown_request_hides_its_secrets() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "s3cret-of-the-api").expect("written");
     let mut settings = settings("http://127.0.0.1:9/payments/{order_id}");
-    let secret: auth::SecretSource =
+    let secret: service::secrets::SecretSource =
         serde_json::from_value(format!("file:{}", file.path().display()).into()).expect("a source");
     settings.auth.kind = AuthKind::Bearer;
     settings.auth.secret = secret.clone();

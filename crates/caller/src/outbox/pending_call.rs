@@ -13,6 +13,7 @@ use records::continuation::{self, Continuation, InvalidContinuation};
 use records::{IdempotencyKey, Offset, Partition, Position, Timestamp, order_id, pending};
 use service::failpoint::guard_removed;
 
+use crate::effects::await_schema::OrderDocument;
 use crate::http::{Api, Facts, Request};
 use crate::outbox::call_span::{CallSpan, CallSpans};
 use crate::outbox::policies::Policies;
@@ -23,6 +24,8 @@ pub(crate) struct PendingCall {
     pub(crate) position: Position,
     pub(crate) key: Bytes,
     pub(crate) value: Bytes,
+    /// Document that the schema of the order has read it as; `None`: the order is read as it is.
+    pub(crate) document: Option<Bytes>,
     pub(crate) headers: Option<OwnedHeaders>,
     pub(crate) admitted_at: Option<Timestamp>,
     /// Time when a caller first read the call, at its first position in the outbox.
@@ -58,6 +61,7 @@ impl PendingCall {
     /// Reads a record of the outbox for a caller of this group.
     pub(crate) fn read(
         record: &BorrowedMessage<'_>,
+        document: OrderDocument,
         group: &str,
         api: &Api,
         policies: &Policies,
@@ -71,6 +75,10 @@ impl PendingCall {
         // Copied, like the headers below: the message borrows librdkafka's fetch buffer and would keep all of
         // it in memory until the call is final.
         let value = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+        let (document, unread) = match document {
+            Ok(document) => (document.map(|text| Bytes::from(String::from(text))), None),
+            Err(why) => (None, Some(why)),
+        };
         let headers = Headers::of(record);
         let record_key = record.key().unwrap_or_default();
         let span = spans.and_then(|spans| spans.start(record_key, &position, &headers.readable));
@@ -89,7 +97,15 @@ impl PendingCall {
             (Err(error), _) => Err(not_pending(error.to_string())),
             // The validator admits no such record, so this one is not from it.
             (Ok(_), Some(number)) => Err(not_pending(format!("the name of header {number} is not UTF-8"))),
-            (Ok(_), None) => Callable::new(record_key, &value, traceparent.as_deref(), api),
+            (Ok(_), None) => match unread {
+                // The validator has read it: the schema was deleted since, or this is another registry. The call can be
+                // made again, by `outbox replay`.
+                Some(detail) => Err(NotACall {
+                    reason: Reason::NoRequest,
+                    detail,
+                }),
+                None => Callable::new(record_key, &value, document.as_ref(), traceparent.as_deref(), api),
+            },
         };
         let continuation = continuation.unwrap_or_default();
         let is_of_other_group = is_of_other_group(continuation.as_ref(), group);
@@ -108,6 +124,7 @@ impl PendingCall {
                 Some(_) => Some(readable(&headers)),
             },
             value,
+            document,
             position,
         };
         let headers_bytes: usize = headers
@@ -119,7 +136,11 @@ impl PendingCall {
             partition: pending.position.partition,
             offset: pending.position.offset,
             key: pending.call.as_ref().ok().map(|call| call.key.clone()),
-            bytes: pending.key.len() + pending.value.len() + headers_bytes + OVERHEAD_BYTES,
+            bytes: pending.key.len()
+                + pending.value.len()
+                + pending.document.as_ref().map_or(0, Bytes::len)
+                + headers_bytes
+                + OVERHEAD_BYTES,
             policy: policies.of(&headers),
             is_of_other_group,
             deferral_context: pending.deferral_context(now),
@@ -170,7 +191,7 @@ impl PendingCall {
         let facts = Facts {
             order_id: &call.order_id,
             idempotency_key: &call.key.to_string(),
-            order: json_of(&self.value),
+            order: json_of(self.document.as_ref().unwrap_or(&self.value)),
         };
         api.look_up_request(&facts, &call.request)
     }
@@ -182,6 +203,7 @@ impl Callable {
     pub(crate) fn new(
         key: &[u8],
         value: &Bytes,
+        document: Option<&Bytes>,
         traceparent: Option<&[u8]>,
         api: &Api,
     ) -> Result<Self, NotACall> {
@@ -192,18 +214,20 @@ impl Callable {
         if value.is_empty() {
             return Err(not_pending("the record has no value".into()));
         }
-        let order_id = order_id(value)
+        // What the API gets unless the settings have a body: no API reads what only a registry explains.
+        let order = document.unwrap_or(value);
+        let order_id = order_id(order)
             .map_err(|error| not_pending(error.to_string()))?
             .map_or_else(|| key.to_string(), Cow::into_owned);
         let facts = Facts {
             order_id: &order_id,
             idempotency_key: &key.to_string(),
-            order: json_of(value),
+            order: json_of(order),
         };
         // Built once, here: every attempt sends the same bytes, and an order without a request is found
         // before its intent is committed.
         let request = api
-            .request(&facts, value, traceparent)
+            .request(&facts, order, traceparent)
             .map_err(because(Reason::NoRequest))?;
         Ok(Self {
             order_id,
@@ -264,7 +288,7 @@ mod tests {
         };
         let api = Api::new(&settings).expect("an API");
         let value = Bytes::copy_from_slice(value);
-        let call = Callable::new(b"k-1", &value, None, &api).map_err(|why| why.reason)?;
+        let call = Callable::new(b"k-1", &value, None, None, &api).map_err(|why| why.reason)?;
         assert_eq!(call.request.body, value, "the order's bytes");
         Ok((call.order_id, call.request.url.path().to_owned()))
     }

@@ -38,7 +38,10 @@ impl Loop {
                     empty_polls += 1;
                     continue;
                 }
-                Ok(Some(event)) => self.event_of(event)?,
+                Ok(Some(event)) => match self.event_of(event)? {
+                    Some(event) => event,
+                    None => continue,
+                },
                 Err(error) => match error.class {
                     ErrorClass::Retriable | ErrorClass::Abortable => {
                         tracing::warn!(%error, "transient consumer error, continuing");
@@ -80,16 +83,25 @@ impl Loop {
         let passed = self.shell.consumer.passed_markers();
         passed
             .into_iter()
+            // Such a partition has returned a record that is still to come.
+            .filter(|(partition, _)| !self.shell.awaits_schema(*partition))
+            .collect::<Vec<_>>()
+            .into_iter()
             .try_for_each(|(partition, next)| self.apply(Event::ReachedEnd { partition, next }))
     }
 
-    fn event_of(&mut self, event: ConsumerEvent<'_>) -> anyhow::Result<Event<PendingCall>> {
-        Ok(match event {
+    /// Returns the event of the delivery; `None` for a record that comes again once its schema is known.
+    fn event_of(&mut self, event: ConsumerEvent<'_>) -> anyhow::Result<Option<Event<PendingCall>>> {
+        Ok(Some(match event {
             ConsumerEvent::Record(record) => {
+                let Some(document) = self.shell.order_document(&record) else {
+                    return Ok(None);
+                };
                 let shell = &self.shell;
                 let group = &shell.config.kafka.group_id;
                 Event::Pending(PendingCall::read(
                     &record,
+                    document,
                     group,
                     &shell.api,
                     &shell.policies,
@@ -125,6 +137,6 @@ impl Loop {
                 );
                 Event::Lost(partitions)
             }
-        })
+        }))
     }
 }

@@ -14,6 +14,7 @@ use kafka::producer::{Producer, RecordSizes};
 use kafka::topics::{Requirements, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
+use registry::{Registry, RegistryMetrics};
 use service::failpoint::kill_at;
 use service::status::{self, Identity, WorkReport};
 use service::traces::{FlushOnDrop, Traces, TracesMetrics};
@@ -23,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::calls_endpoint;
 use crate::config::Config;
 use crate::control;
+use crate::effects::await_schema::OrderSchemas;
 use crate::effects::completion::{Completion, Completions};
 use crate::effects::{Shell, join};
 use crate::metrics::Metrics;
@@ -81,6 +83,7 @@ pub(crate) async fn run(
     let mut registry = service::metrics::registry("caller", service::VERSION);
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
+    let registry_metrics = RegistryMetrics::register(&mut registry);
     let (sender, inbox) = unbounded_channel();
     let completions = Completions(sender);
     let queries = completions.clone();
@@ -111,6 +114,17 @@ pub(crate) async fn run(
         record_sizes,
         move |(token, result)| reports.send(Completion::Published { token, result }),
     )?;
+    let answers = completions.clone();
+    let registry = Registry::start(
+        &config.schema_registry,
+        registry_metrics.clone(),
+        move |id, answer| {
+            answers.send(Completion::Schema(id, answer));
+        },
+    )?;
+    let order_schemas = registry
+        .zip(config.schema_registry.schemas())
+        .map(|(registry, schemas)| OrderSchemas::new(registry, schemas, registry_metrics));
     let consumer = join(config)?;
     let admin = Arc::new(admin.await.context("connecting the admin client")??);
     let member = GroupMember::watch(member_settings(config), admin, group_health)?;
@@ -124,7 +138,7 @@ pub(crate) async fn run(
         completions,
         metrics,
         &health,
-        (member, traces),
+        (member, traces, order_schemas),
     )?;
     shell.update_readiness();
     tracing::info!(
@@ -234,6 +248,7 @@ impl Loop {
             let since = self.gauges_set_at.replace(now);
             let passed = since.map_or(Duration::ZERO, |at| now.duration_since(at));
             self.shell.metrics.bounded_by(self.delivery.bound(now), passed);
+            self.shell.follow_schema_waits();
             let gauges = self.delivery.gauges();
             self.shell.metrics.set_gauges(&gauges);
             let partitions = self.delivery.partitions();
@@ -356,6 +371,10 @@ impl Loop {
                     self.shell.deferral_producer.open_if_closed();
                 }
                 self.shell.load_after(assignment, partitions, LOAD_RETRY);
+                Ok(())
+            }
+            Completion::Schema(id, answer) => {
+                self.shell.schema_answered(id, answer);
                 Ok(())
             }
             Completion::Control(control) => match self.shell.control(control) {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use records::dead_letter::Reason;
 use records::key::InvalidKey;
 use records::{AmountForm, IdempotencyKey, Order, Selection, find_unique, key_in_tree, parse_tree};
+use schemas::OrderSchema;
 
 use super::input::Input;
-use super::order_schema::OrderSchema;
 use super::partitioner::Partitioner;
 
 /// Validation rules of one pipeline. All but the fingerprint must not change while the topics live: a key would
@@ -78,12 +78,11 @@ pub struct Refusal {
 }
 
 impl Rules {
-    /// Returns the idempotency key of a record that is a valid order on the right partition, and the order if it
-    /// is of the built-in form.
+    /// Returns the value of a record that can be written to the outbox as it is.
     ///
     /// # Errors
     /// Returns the reason for which the record is refused.
-    pub fn identify<'a>(&self, input: &Input<'a>) -> Result<(IdempotencyKey, Option<Order<'a>>), Refusal> {
+    pub fn value<'a>(&self, input: &Input<'a>) -> Result<&'a [u8], Refusal> {
         // rdkafka writes header names as text only, and dropping a header would change the order.
         if let Some(number) = input.unreadable_header {
             return Err(refusal(
@@ -105,9 +104,22 @@ impl Rules {
                 ),
             ));
         }
-        let value = input
+        input
             .value
-            .ok_or_else(|| refusal(Reason::NotJson, "the record has no value (a tombstone)".into()))?;
+            .ok_or_else(|| refusal(Reason::NotJson, "the record has no value (a tombstone)".into()))
+    }
+
+    /// Returns the idempotency key of a record that is a valid order on the right partition, and the order if it
+    /// is of the built-in form. The order is checked in `value`: the record's own, or the document that a schema has read
+    /// it as.
+    ///
+    /// # Errors
+    /// Returns the reason for which the record is refused.
+    pub fn identify<'a>(
+        &self,
+        input: &Input<'_>,
+        value: &'a [u8],
+    ) -> Result<(IdempotencyKey, Option<Order<'a>>), Refusal> {
         let pointer = match &self.key {
             KeySource::Pointer(pointer) => Some(&**pointer),
             KeySource::RecordKey | KeySource::Header(_) => None,

@@ -1,7 +1,10 @@
 //! The verdict: stage one's decision on an input record.
 
+use std::borrow::Cow;
+
 use records::dead_letter::Reason;
 use records::entry::Status;
+use records::fingerprint::SelectionId;
 use records::{Entry, Fingerprint, IdempotencyKey, Order, Selection, Timestamp};
 
 use super::input::Input;
@@ -48,7 +51,32 @@ impl Verdict {
     }
 }
 
-/// Decides on a record. `known` looks a key up among all keys admitted on this partition, whether committed or
+/// Value of a record.
+#[derive(Clone, Debug)]
+pub struct Payload<'a> {
+    /// Bytes of the record.
+    pub bytes: &'a [u8],
+    /// JSON document that a schema of a registry has read them as; `None` if the bytes themselves are checked.
+    pub document: Option<Cow<'a, str>>,
+}
+
+impl Payload<'_> {
+    /// Returns what is checked.
+    fn checked(&self) -> &[u8] {
+        self.document.as_deref().map_or(self.bytes, str::as_bytes)
+    }
+
+    fn fingerprint(&self, selection: &Selection, order: Option<&Order<'_>>) -> (SelectionId, Fingerprint) {
+        match selection {
+            Selection::Pointers(_) => selection.fingerprint(order, self.checked()),
+            Selection::Payload | Selection::Order | Selection::None => {
+                selection.fingerprint(order, self.bytes)
+            }
+        }
+    }
+}
+
+/// Decides on a record with this value, or the reason for which it has none. `known` looks a key up among all keys admitted on this partition, whether committed or
 /// in the open transaction. `record` returns the time to record an unknown one at, or refuses it.
 ///
 /// # Errors
@@ -56,15 +84,19 @@ impl Verdict {
 pub fn decide<E>(
     rules: &Rules,
     input: &Input<'_>,
+    payload: Result<Payload<'_>, Refusal>,
     now: Timestamp,
     record: impl FnOnce(Option<Timestamp>) -> Result<Timestamp, Refusal>,
     known: impl FnOnce(&IdempotencyKey) -> Result<Option<Entry>, E>,
 ) -> Result<Verdict, E> {
-    let (key, order) = match rules.identify(input) {
+    let payload = match payload {
+        Ok(payload) => payload,
+        Err(refusal) => return Ok(Verdict::Refuse(refusal)),
+    };
+    let (key, order) = match rules.identify(input, payload.checked()) {
         Ok(found) => found,
         Err(refusal) => return Ok(Verdict::Refuse(refusal)),
     };
-    let payload = input.value.unwrap_or_default();
     let selection = &rules.fingerprint;
     Ok(match known(&key)? {
         // A known key stays known, whatever the time of its record.
@@ -73,7 +105,7 @@ pub fn decide<E>(
                 Ok(recorded) => recorded,
                 Err(refusal) => return Ok(Verdict::Refuse(refusal)),
             };
-            let (selection, fingerprint) = selection.fingerprint(order.as_ref(), payload);
+            let (selection, fingerprint) = payload.fingerprint(selection, order.as_ref());
             let entry = Entry {
                 status: Status::Pending,
                 selection,
@@ -84,7 +116,7 @@ pub fn decide<E>(
             Verdict::Admit { key, entry, recorded }
         }
         // Never admitted again, whatever the fingerprints are.
-        Some(first) => match compare(selection, &first, order.as_ref(), payload) {
+        Some(first) => match compare(selection, &first, order.as_ref(), &payload) {
             Ok(()) => Verdict::Duplicate { key, first },
             Err(difference) => Verdict::Refuse(refuse(&key, &first, &difference)),
         },
@@ -105,16 +137,16 @@ fn compare(
     selection: &Selection,
     first: &Entry,
     order: Option<&Order<'_>>,
-    payload: &[u8],
+    payload: &Payload<'_>,
 ) -> Result<(), Difference> {
     if *selection == Selection::None {
         return Ok(());
     }
-    let (id, now) = selection.fingerprint(order, payload);
+    let (id, now) = payload.fingerprint(selection, order);
     let is_changed = id != first.selection;
     let fingerprint = match is_changed {
         false => Some(now),
-        true => first.selection.fingerprint(order, payload),
+        true => first.selection.fingerprint(order, payload.bytes),
     };
     if fingerprint == Some(first.fingerprint) {
         return Ok(());
@@ -190,6 +222,14 @@ mod tests {
         }
     }
 
+    fn plain<'a>(rules: &Rules, input: &Input<'a>) -> Result<Payload<'a>, Refusal> {
+        let bytes = rules.value(input)?;
+        Ok(Payload {
+            bytes,
+            document: None,
+        })
+    }
+
     fn verdict(
         rules: &Rules,
         key: Option<&str>,
@@ -208,6 +248,7 @@ mod tests {
         let looked_up: Result<_, Infallible> = decide(
             rules,
             &input,
+            plain(rules, &input),
             Timestamp(9),
             |at| Ok(at.unwrap_or(Timestamp(0))),
             |key| Ok(known.get(key.as_str()).copied()),
@@ -256,7 +297,7 @@ mod tests {
             headers: &[],
             unreadable_header: Some(1),
         };
-        let refused = rules().identify(&input).expect_err("unreadable");
+        let refused = rules().value(&input).expect_err("unreadable");
         assert_eq!(refused.reason, Reason::HeaderUnreadable);
     }
 

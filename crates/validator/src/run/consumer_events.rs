@@ -168,6 +168,11 @@ impl Loop<'_> {
         let event = match taken {
             // Read ahead of a pause. It comes again once the partition runs.
             Ok(AdmitResult::NotRunning) => return Ok(()),
+            // Asked for in the next turn; the record comes again once the registry has answered.
+            Ok(AdmitResult::AwaitsSchema(schema)) => {
+                tracing::debug!(%partition, offset = %input.offset, %schema, "order waits for its schema");
+                return Ok(());
+            }
             Ok(AdmitResult::ClockBehind(reason)) => Event::Halt(partition, reason),
             Ok(AdmitResult::Decided {
                 verdict,

@@ -5,6 +5,7 @@ mod consumer_events;
 mod fenced;
 mod forgetting;
 mod readiness;
+mod schema_waits;
 mod topic_changes;
 mod unused_stores;
 
@@ -19,6 +20,8 @@ use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, OrdersLag, PartitionState, Window};
 use records::{Offset, Partition, Timestamp};
+use registry::{Registry, RegistryMetrics};
+use schemas::{Answer, SchemaId};
 use service::failpoint::guard_removed;
 use service::status::{self, Identity, WorkReport};
 use service::traces::{FlushOnDrop, Traces, TracesMetrics};
@@ -76,6 +79,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let mut registry = service::metrics::registry("validator", service::VERSION);
     let metrics = Metrics::register(&mut registry);
     let group_health = GroupHealth::register(&mut registry, &health);
+    let registry_metrics = RegistryMetrics::register(&mut registry);
     let (route, queries) = queries::route();
     let identity = Identity {
         program: "validator",
@@ -102,10 +106,21 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     })?;
     let restorers = Restorers::start(config, &note, &admin, &directory, &metrics, open_transactions)?;
     let cuts = ChangelogCuts::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
+    // Bounded by the schemas that are wanted, one for each partition.
+    let (answer, schema_answers) = crossbeam_channel::unbounded();
+    let registry = Registry::start(
+        &config.schema_registry,
+        registry_metrics.clone(),
+        move |id, said| {
+            // The loop has ended, and so does the process.
+            let _ = answer.send((id, said));
+        },
+    )?;
     let mut consumer = join(config)?;
     let rules = config.rules(partitions, record_bytes_max)?;
     let admission = Admission::new(rules, config.limits(), Instant::now())
         .with_refusals(config.refusals())
+        .with_schemas(config.schema_registry.schemas())
         .with_retention(config.store.retention);
     let shell = Shell {
         config: config.clone(),
@@ -148,6 +163,10 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         is_size_reported: false,
         lag: OrdersLag::default(),
         look_ups: 0,
+        registry,
+        registry_metrics,
+        schema_answers,
+        is_awaiting_schemas: false,
     };
     run.set_unassigned();
     health.set_ready(Health::STARTED);
@@ -260,6 +279,12 @@ struct Loop<'a> {
     lag: OrdersLag,
     /// Number of look-ups of keys, of which some are measured.
     look_ups: u64,
+    /// Registry of the orders' schemas; `None` if orders are read as they are.
+    registry: Option<Registry>,
+    registry_metrics: RegistryMetrics,
+    schema_answers: Receiver<(SchemaId, Answer)>,
+    /// Partitions were waiting for schemas at the last look.
+    is_awaiting_schemas: bool,
 }
 
 impl Loop<'_> {
@@ -277,6 +302,7 @@ impl Loop<'_> {
             while let Some(restored) = self.shell.restorers.finished() {
                 self.restored(consumer, restored)?;
             }
+            self.follow_schemas(consumer)?;
             self.check_topic_changes(consumer)?;
             // Errors of restores lead to no event of their own.
             if self.shell.restorers.errors_changed() {

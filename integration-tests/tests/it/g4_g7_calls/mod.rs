@@ -10,4 +10,5 @@ pub(crate) mod fixture;
 mod hostile_api;
 mod mass_rejection;
 mod order_forms;
+mod order_schemas;
 mod stage_two;

@@ -25,7 +25,7 @@ use crate::assertions::{await_outcomes, await_verdicts};
 use crate::run;
 
 /// Bytes by record key.
-type Values = BTreeMap<String, Vec<u8>>;
+pub(super) type Values = BTreeMap<String, Vec<u8>>;
 
 #[test]
 fn decimal_orders_are_called() {
@@ -179,7 +179,7 @@ fn orders_of_a_schema_are_admitted() {
 }
 
 /// Sends the orders under their keys, and returns the dead letters of those that must be refused.
-fn process(
+pub(super) fn process(
     name: &str,
     validator: impl FnOnce(Settings) -> Settings,
     caller: impl FnOnce(Settings) -> Settings,

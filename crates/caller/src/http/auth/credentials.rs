@@ -6,10 +6,9 @@ use anyhow::{anyhow, ensure};
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use service::secrets::{HIDDEN, Secret, SecretSource, Watched};
 
 use super::oauth2::{NoCredentials, OAuth2Settings, TokenSource};
-use super::secret::{HIDDEN, Secret, SecretSource};
-use super::watched_file::Watched;
 
 /// Settings of the credentials: `[api.auth]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,9 +8,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
+use service::secrets::{Secret, SecretSource, Watched};
 
-use super::secret::{Secret, SecretSource};
-use super::watched_file::Watched;
 use crate::http::template::percent_encode;
 
 /// Settings of the token endpoint: `[api.auth.oauth2]`.

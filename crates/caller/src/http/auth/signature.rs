@@ -9,10 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use service::secrets::{Secret, SecretSource, Watched};
 use sha2::{Sha256, Sha512};
 
-use super::secret::{Secret, SecretSource};
-use super::watched_file::Watched;
 use crate::http::request::Request;
 
 /// Settings of the signature: `[api.signature]`.

@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
-use crate::http::auth::{AuthKind, SecretSource};
+use service::secrets::SecretSource;
+
+use crate::http::auth::AuthKind;
 
 fn granting(token: &str) -> &'static str {
     let body = format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":3600}}"#);

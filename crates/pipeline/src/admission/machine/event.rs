@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use records::{Entry, Forgotten, IdempotencyKey, Offset, Partition, Timestamp};
+use schemas::{Answer, SchemaId};
 
 use crate::admission::membership::Membership;
 use crate::admission::retention::Window;
@@ -74,6 +75,8 @@ pub enum Event<M> {
     ProducerOpened,
     /// The new producer could not be opened.
     ProducerFailed,
+    /// The registry has answered on a schema that [`AdmitResult::AwaitsSchema`] has asked for.
+    SchemaAnswered(SchemaId, Answer),
     /// The time of [`Admission::due`](super::Admission::due) has come.
     Tick,
     /// Shutdown: commit the open transaction and leave the group.
@@ -145,6 +148,9 @@ pub enum AdmitResult {
     /// The wall clock is wrong, so that nothing can be decided by it. To be followed by [`Event::Halt`] with this
     /// reason.
     ClockBehind(String),
+    /// The record names a schema that is not known. Its partition waits until [`Event::SchemaAnswered`] comes for it, and is
+    /// then read again from the record on.
+    AwaitsSchema(SchemaId),
     /// The record is part of the open transaction.
     Decided {
         /// Decision on the record.

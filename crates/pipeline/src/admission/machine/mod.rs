@@ -10,18 +10,22 @@
 
 mod event;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition, Timestamp};
+use records::dead_letter::Reason;
+use records::{Entry, IdempotencyKey, KeyHash, Offset, Partition, Timestamp, header};
+use schemas::wire::VALUE_SCHEMA_ID;
+use schemas::{SchemaId, Schemas, Unread};
 
 use crate::admission::input::Input;
 use crate::admission::membership::Membership;
 use crate::admission::refusals::{MassRefusal, RefusalSettings, Refusals, Step};
 use crate::admission::retention::Window;
-use crate::admission::rules::Rules;
+use crate::admission::rules::{Refusal, Rules};
+use crate::admission::schema_waits::{SchemaWait, SchemaWaits};
 use crate::admission::transaction::{Admitted, NextOffset, Transaction, TransactionLimits};
-use crate::admission::verdict::{Verdict, decide};
+use crate::admission::verdict::{Payload, Verdict, decide};
 
 pub use self::event::{Action, AdmitResult, Event, PartitionState, RestoreId, SeenAgain, StoreFailure};
 
@@ -41,6 +45,9 @@ pub struct Admission<M> {
     partitions: BTreeMap<Partition, PartitionState>,
     transaction: Option<Transaction>,
     refusals: Refusals,
+    /// Schemas by which values are read; `None` if values are checked as they are.
+    schemas: Option<Schemas>,
+    schema_waits: SchemaWaits,
     /// Changelog offset up to which each store equals the changelog.
     // Kept after the release of a partition, until its next restore: its last transaction ends after that.
     checkpoints: BTreeMap<Partition, Offset>,
@@ -55,6 +62,8 @@ pub struct Admission<M> {
     consecutive_failures: u32,
     last_restore_id: RestoreId,
     stopping: bool,
+    /// Time of the creation.
+    started: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +84,8 @@ impl<M: Clone> Admission<M> {
             partitions: BTreeMap::new(),
             transaction: None,
             refusals: Refusals::new(RefusalSettings::OFF),
+            schemas: None,
+            schema_waits: SchemaWaits::default(),
             checkpoints: BTreeMap::new(),
             retention: None,
             windows: BTreeMap::new(),
@@ -83,6 +94,7 @@ impl<M: Clone> Admission<M> {
             consecutive_failures: 0,
             last_restore_id: RestoreId::default(),
             stopping: false,
+            started: now,
         }
     }
 
@@ -90,6 +102,14 @@ impl<M: Clone> Admission<M> {
     #[must_use]
     pub fn with_refusals(mut self, settings: RefusalSettings) -> Self {
         self.refusals = Refusals::new(settings);
+        self
+    }
+
+    /// The same state machine, which reads values in the wire format of a schema registry; `None`: it checks values as they
+    /// are.
+    #[must_use]
+    pub fn with_schemas(mut self, schemas: Option<Schemas>) -> Self {
+        self.schemas = schemas;
         self
     }
 
@@ -118,16 +138,23 @@ impl<M: Clone> Admission<M> {
         );
         // Such a record may be in the consumer's queue still. Dropping it is safe: the partition starts again
         // at its committed offset.
-        if !is_running || self.stopping || self.refusals.is_paused(input.partition) {
+        if !is_running || self.stopping || self.is_paused(input.partition) {
             return Ok(AdmitResult::NotRunning);
         }
+        let payload = match self.payload(input, now) {
+            Ok(payload) => payload,
+            Err(schema) => {
+                self.schema_waits.begin(input.partition, input.offset, schema);
+                return Ok(AdmitResult::AwaitsSchema(schema));
+            }
+        };
         let transaction = self.transaction.as_ref();
         let window = self.windows.get(&input.partition).copied().unwrap_or_default();
         let record = |at| window.record(self.retention, at, wall);
         // Computed once: it costs as much as both look-ups.
         let mut looked_up = None;
         let mut seen = None;
-        let verdict = decide(&self.rules, input, wall, record, |key| {
+        let verdict = decide(&self.rules, input, payload, wall, record, |key| {
             let hash = *looked_up.insert(KeyHash::from(key));
             // The transaction first: its keys are not in the store before Kafka has committed them.
             let found = match transaction.and_then(|transaction| transaction.get(input.partition, hash)) {
@@ -187,8 +214,8 @@ impl<M: Clone> Admission<M> {
         let Some(PartitionState::Running { committed }) = self.partitions.get(&partition) else {
             return false;
         };
-        // What was read ahead of a pause is not decided, and comes again.
-        if next <= *committed || self.stopping || self.refusals.is_paused(partition) {
+        // What was read ahead of a pause is not decided, and comes again; so does a record that waits for its schema.
+        if next <= *committed || self.stopping || self.is_paused(partition) {
             return false;
         }
         let begins = self.transaction.is_none();
@@ -196,6 +223,37 @@ impl<M: Clone> Admission<M> {
             .get_or_insert_with(|| Transaction::begin(now))
             .pass(partition, next);
         begins
+    }
+
+    /// Returns the value of a record, or the schema that it needs.
+    fn payload<'a>(&self, input: &Input<'a>, now: Instant) -> Result<Result<Payload<'a>, Refusal>, SchemaId> {
+        let bytes = match self.rules.value(input) {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let Some(schemas) = &self.schemas else {
+            return Ok(Ok(Payload {
+                bytes,
+                document: None,
+            }));
+        };
+        let has_id_header = header::last(input.headers, VALUE_SCHEMA_ID).is_some();
+        let (reason, detail) = match schemas.read(bytes, has_id_header, now) {
+            Ok(document) => {
+                let document = Some(document);
+                return Ok(Ok(Payload { bytes, document }));
+            }
+            Err(Unread::Needs(schema)) => return Err(schema),
+            Err(Unread::Invalid(why)) => (Reason::NotAnOrder, why),
+            Err(Unread::UnknownSchema(why)) => (Reason::UnknownSchema, why),
+            Err(Unread::UnusableSchema(why)) => (Reason::UnusableSchema, why),
+        };
+        Ok(Err(Refusal { reason, detail }))
+    }
+
+    /// Returns `true` while no record of a running partition may be decided.
+    fn is_paused(&self, partition: Partition) -> bool {
+        self.refusals.is_paused(partition) || self.schema_waits.is_waiting(partition)
     }
 
     /// Notes that there is no further record to read: the open transaction ends earlier than under a backlog.
@@ -255,6 +313,7 @@ impl<M: Clone> Admission<M> {
                 self.producer = Producer::OpenAt(now + PRODUCER_RETRY_INTERVAL);
                 Vec::new()
             }
+            Event::SchemaAnswered(id, answer) => self.schema_answered(id, answer, now),
             Event::Tick => self.tick(now),
             Event::Stop => self.stop(now),
         }
@@ -267,7 +326,9 @@ impl<M: Clone> Admission<M> {
             .transaction
             .as_ref()
             .map(|transaction| transaction.due(&self.limits));
-        let due = end.into_iter().chain(self.refusals.due());
+        // No clock here: the start of a wait is surely not in the future.
+        let pauses = self.schema_waits.is_due().then_some(self.started);
+        let due = end.into_iter().chain(self.refusals.due()).chain(pauses);
         match self.producer {
             Producer::OpenAt(at) => due.chain([at]).min(),
             Producer::Ready => due.min(),
@@ -277,6 +338,17 @@ impl<M: Clone> Admission<M> {
     /// Returns the partitions most of whose records are refused, which are paused after each further one.
     pub fn mass_refusals(&self) -> impl Iterator<Item = (Partition, MassRefusal)> + '_ {
         self.refusals.in_mass()
+    }
+
+    /// Returns the schemas that partitions wait for.
+    #[must_use]
+    pub fn wanted_schemas(&self) -> BTreeSet<SchemaId> {
+        self.schema_waits.wanted()
+    }
+
+    /// Returns the partitions that wait for a schema.
+    pub fn schema_waits(&self) -> impl Iterator<Item = SchemaWait> + '_ {
+        self.schema_waits.iter()
     }
 
     /// Returns the assigned partitions and their states.
@@ -298,6 +370,16 @@ impl<M: Clone> Admission<M> {
     #[must_use]
     pub fn newest(&self, partition: Partition) -> Option<Timestamp> {
         self.windows.get(&partition)?.newest()
+    }
+
+    fn schema_answered(&mut self, id: SchemaId, answer: schemas::Answer, now: Instant) -> Vec<Action<M>> {
+        if let Some(schemas) = &mut self.schemas {
+            schemas.insert(id, answer, now);
+        }
+        let ended = self.schema_waits.end(id).into_iter();
+        ended
+            .map(|(partition, at)| Action::Start(partition, at))
+            .collect()
     }
 
     fn assigned(
@@ -366,6 +448,7 @@ impl<M: Clone> Admission<M> {
     fn fenced(&mut self, now: Instant) -> Vec<Action<M>> {
         self.transaction = None;
         self.refusals.forget_all();
+        self.schema_waits.forget_all();
         self.membership = None;
         // Another process that took over the membership has the same transactional id, so it fences this
         // producer, too.
@@ -385,6 +468,7 @@ impl<M: Clone> Admission<M> {
         self.refusals.forget(&partitions);
         let mut actions = Vec::new();
         for partition in &partitions {
+            self.schema_waits.forget(*partition);
             if let Some(PartitionState::Restoring(_)) = self.partitions.remove(partition) {
                 actions.push(Action::CancelRestore(*partition));
             }
@@ -432,6 +516,7 @@ impl<M: Clone> Admission<M> {
         }
         let mut actions = self.end(now);
         self.refusals.end_pause(partition);
+        self.schema_waits.forget(partition);
         self.partitions
             .insert(partition, PartitionState::Halted(reason.clone()));
         actions.push(Action::Pause(vec![partition]));
@@ -500,6 +585,7 @@ impl<M: Clone> Admission<M> {
         let mut actions = vec![Action::Apply(partition, admitted, checkpoint, newest)];
         if let Some(state) = self.partitions.get_mut(&partition) {
             self.refusals.end_pause(partition);
+            self.schema_waits.forget(partition);
             let reason = lost_end(partition, written, reached, checkpoint);
             *state = PartitionState::Halted(reason.clone());
             actions.push(Action::Pause(vec![partition]));
@@ -532,6 +618,7 @@ impl<M: Clone> Admission<M> {
         // Perhaps committed, perhaps not: the restore learns it from Kafka.
         self.transaction = None;
         self.refusals.end_pauses();
+        self.schema_waits.forget_all();
         let mut actions = Vec::new();
         let mut running = Vec::new();
         for (partition, state) in &mut self.partitions {
@@ -586,6 +673,7 @@ impl<M: Clone> Admission<M> {
         match &self.transaction {
             // Alone: its failure stops the partitions, and one that continues behind it would run.
             Some(transaction) if transaction.due(&self.limits) <= now => self.end(now),
+            Some(_) | None if self.schema_waits.is_due() => vec![Action::Pause(self.schema_waits.announce())],
             Some(_) | None => match self.refusals.step(now) {
                 Some(Step::Pause(partition)) => vec![Action::Pause(vec![partition])],
                 Some(Step::Continue(partition, next)) => vec![Action::Start(partition, next)],
@@ -620,5 +708,7 @@ fn lost_end(partition: Partition, written: i64, reached: Offset, checkpoint: Off
     )
 }
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;

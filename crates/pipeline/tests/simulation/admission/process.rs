@@ -383,6 +383,9 @@ impl Process {
         });
         match taken {
             Ok(AdmitResult::NotRunning) => {}
+            Ok(AdmitResult::AwaitsSchema(schema)) => {
+                unreachable!("without a registry, and waits for {schema}")
+            }
             Ok(AdmitResult::ClockBehind(reason)) => {
                 self.handle(Event::Halt(partition, reason), env);
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Value and the files that it is made from.
-pub(crate) struct Watched<T> {
+pub struct Watched<T> {
     setting: &'static str,
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> anyhow::Result<T> + Send + Sync>,
@@ -32,7 +32,7 @@ impl<T: Clone> Watched<T> {
     ///
     /// # Errors
     /// The error of `make`.
-    pub(crate) fn new(
+    pub fn new(
         setting: &'static str,
         files: Vec<PathBuf>,
         make: impl Fn() -> anyhow::Result<T> + Send + Sync + 'static,
@@ -55,7 +55,7 @@ impl<T: Clone> Watched<T> {
 
     /// Returns the value, reloaded if its files have changed. If the reload fails, the previous value stays
     /// in use and an error is logged.
-    pub(crate) fn get(&self) -> T {
+    pub fn get(&self) -> T {
         self.get_at(Instant::now())
     }
 

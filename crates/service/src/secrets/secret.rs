@@ -12,16 +12,16 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use super::watched_file::Watched;
+use super::Watched;
 
 /// Secret text. Its `Debug` output is masked, it has no `Display`, and only [`Secret::reveal`] returns the
 /// text.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
+pub struct Secret(String);
 
 impl Secret {
     /// Returns the text itself. Each use must keep it out of logs and errors.
-    pub(crate) fn reveal(&self) -> &str {
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 
@@ -29,7 +29,7 @@ impl Secret {
     ///
     /// # Errors
     /// The text has characters that no header can carry. The error does not quote it.
-    pub(crate) fn header(prefix: &str, text: &str) -> anyhow::Result<HeaderValue> {
+    pub fn header(prefix: &str, text: &str) -> anyhow::Result<HeaderValue> {
         let value = HeaderValue::from_str(&format!("{prefix}{text}"));
         // The library's error is dropped: it may quote the secret.
         let Ok(mut value) = value else {
@@ -43,7 +43,7 @@ impl Secret {
     ///
     /// # Errors
     /// As for [`Secret::header`].
-    pub(crate) fn basic(user: &str, password: &str) -> anyhow::Result<HeaderValue> {
+    pub fn basic(user: &str, password: &str) -> anyhow::Result<HeaderValue> {
         Self::header("Basic ", &STANDARD.encode(format!("{user}:{password}")))
     }
 }
@@ -61,12 +61,12 @@ impl fmt::Debug for Secret {
 }
 
 /// Text that replaces a secret in outputs.
-pub(crate) const HIDDEN: &str = "[secret]";
+pub const HIDDEN: &str = "[secret]";
 
 /// Source of a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) enum SecretSource {
+pub enum SecretSource {
     /// The setting is empty.
     #[default]
     None,
@@ -81,7 +81,7 @@ impl SecretSource {
     ///
     /// # Errors
     /// The secret cannot be read, is empty, or makes no valid value.
-    pub(crate) fn watched<T: Clone>(
+    pub fn watched<T: Clone>(
         &self,
         setting: &'static str,
         make: impl Fn(Secret) -> anyhow::Result<T> + Send + Sync + 'static,
@@ -117,7 +117,7 @@ impl SecretSource {
 }
 
 /// Warns if all users of the machine can access a file that contains a secret.
-pub(crate) fn warn_if_others_may_read(path: &Path) {
+pub fn warn_if_others_may_read(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
 
     // A missing file is reported by whoever reads it.

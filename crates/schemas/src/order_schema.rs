@@ -3,9 +3,11 @@
 use std::fmt;
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{PatternOptions, ValidationError, Validator};
+use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator};
 use records::parse_tree;
 use serde_json::Value;
+
+use crate::schema::Reference;
 
 /// JSON Schema of an order.
 pub struct OrderSchema {
@@ -61,12 +63,26 @@ impl OrderSchema {
     /// The text is no schema, refers to anything outside itself, or has a regular expression that is not certain to
     /// take linear time.
     pub fn compile(text: &str) -> Result<Self, InvalidSchema> {
+        Self::compile_with(text, &[])
+    }
+
+    /// Compiles a JSON Schema that may refer to these other ones, by their names.
+    ///
+    /// # Errors
+    /// As [`Self::compile`], for each of them.
+    pub(crate) fn compile_with(text: &str, references: &[Reference]) -> Result<Self, InvalidSchema> {
+        let named = |reference: &Reference| {
+            let schema = parse_tree(reference.text.as_bytes());
+            schema.map(|schema| (reference.name.clone(), schema))
+        };
+        let references: Result<Vec<(String, Value)>, _> = references.iter().map(named).collect();
+        let references = references.map_err(|error| InvalidSchema::Json(error.to_string()))?;
         // Of two keywords of one name the parsers keep one, and the other check would be missing.
         let schema = parse_tree(text.as_bytes()).map_err(|error| InvalidSchema::Json(error.to_string()))?;
         let validator = jsonschema::options()
             // A schema that is loaded anew at each start could change between two of them, and the network or the
             // other host would decide on whether a validator starts.
-            .offline()
+            .with_retriever(References(references))
             // The default engine backtracks: one order could hold up its partition for as long as it liked.
             .with_pattern_options(
                 PatternOptions::regex()
@@ -95,6 +111,25 @@ impl OrderSchema {
                 shown(&expected(&error), MESSAGE_MAX),
             )
         })
+    }
+}
+
+/// Schemas that a schema may refer to. Nothing else is loaded.
+struct References(Vec<(String, Value)>);
+
+impl Retrieve for References {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        let uri = uri.as_str();
+        // A name is relative to the schema's own URI, which the registry does not know.
+        let is_named = |name: &str| {
+            uri.strip_suffix(name)
+                .is_some_and(|base| base.is_empty() || base.ends_with('/'))
+        };
+        let found = self.0.iter().filter(|(name, _)| is_named(name));
+        found
+            .max_by_key(|(name, _)| name.len())
+            .map(|(_, schema)| schema.clone())
+            .ok_or_else(|| format!("{uri} is no part of it").into())
     }
 }
 

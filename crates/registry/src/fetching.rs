@@ -1,0 +1,184 @@
+//! Thread that asks the registry for the schemas that a program waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use schemas::{Answer, SchemaId};
+use tokio::sync::Notify;
+
+use crate::client::RegistryClient;
+use crate::metrics::RegistryMetrics;
+use crate::settings::RegistrySettings;
+
+/// Wait before the first repetition of a request that was not answered; it doubles with each.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// Maximum wait before a repetition.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Maximum wait before a schema that is said to be unknown is asked for again.
+const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Access to the registry. The thread ends with the process.
+#[derive(Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    wanted: BTreeSet<SchemaId>,
+    /// Why the last request was not answered; `None` if it was.
+    trouble: Option<String>,
+}
+
+impl Registry {
+    /// Starts the thread; `None` if the settings name no registry. `answered` gets each answer, on the thread.
+    ///
+    /// # Errors
+    /// Names the setting that is invalid, or the thread cannot be started.
+    pub fn start(
+        settings: &RegistrySettings,
+        metrics: RegistryMetrics,
+        answered: impl Fn(SchemaId, Answer) + Send + 'static,
+    ) -> anyhow::Result<Option<Self>> {
+        if settings.urls.is_empty() {
+            return Ok(None);
+        }
+        let client = RegistryClient::new(settings)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("the runtime of the schema registry's client cannot be started")?;
+        let shared = Arc::new(Shared::default());
+        let fetching = Fetching {
+            shared: Arc::clone(&shared),
+            client,
+            metrics,
+            unknown_after: settings.unknown_after,
+            unknown_since: BTreeMap::new(),
+            failures: 0,
+        };
+        std::thread::Builder::new()
+            .name("schemas".into())
+            .spawn(move || runtime.block_on(fetching.run(answered)))
+            .context("the thread of the schema registry's client cannot be started")?;
+        Ok(Some(Self { shared }))
+    }
+
+    /// Sets the schemas that the program waits for, in place of earlier ones.
+    pub fn set_wanted(&self, wanted: BTreeSet<SchemaId>) {
+        let mut state = self.shared.state();
+        if state.wanted != wanted {
+            state.wanted = wanted;
+            drop(state);
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Returns why the registry has not answered the last request; `None` if it has.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.state().trouble.clone()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Replaced in one assignment each, so a panic elsewhere leaves it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Fetching {
+    shared: Arc<Shared>,
+    client: RegistryClient,
+    metrics: RegistryMetrics,
+    unknown_after: Duration,
+    /// Time of the first answer that a schema is unknown.
+    unknown_since: BTreeMap<SchemaId, Instant>,
+    /// Requests in a row that were not answered.
+    failures: u32,
+}
+
+impl Fetching {
+    async fn run(mut self, answered: impl Fn(SchemaId, Answer)) {
+        let mut last = SchemaId(0);
+        loop {
+            let wanted = self.shared.state().wanted.clone();
+            self.unknown_since.retain(|id, _| wanted.contains(id));
+            // In turns, so that one that is unknown for now holds up no other.
+            let after = wanted.range(SchemaId(last.0.saturating_add(1))..).next();
+            let Some(id) = after.or_else(|| wanted.first()).copied() else {
+                self.shared.changed.notified().await;
+                continue;
+            };
+            last = id;
+            let wait = self.ask(id, &answered).await;
+            if !wait.is_zero() {
+                // A change of what is wanted does not shorten it: it is the same registry.
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    /// Asks for a schema once, and returns the time to wait before the next request.
+    async fn ask(&mut self, id: SchemaId, answered: &impl Fn(SchemaId, Answer)) -> Duration {
+        match self.client.schema(id).await {
+            Err(why) => self.not_answered(id, why),
+            Ok(answer) => {
+                self.answered();
+                if let Answer::Unknown(_) = &answer {
+                    let since = *self.unknown_since.entry(id).or_insert_with(Instant::now);
+                    if since.elapsed() < self.unknown_after {
+                        return (self.unknown_after / 5)
+                            .clamp(BACKOFF_MIN.min(self.unknown_after), UNKNOWN_WAIT_MAX);
+                    }
+                }
+                match &answer {
+                    Answer::Known(_) => tracing::info!(schema = %id, "schema read from the registry"),
+                    Answer::Unusable(why) => tracing::error!(
+                        schema = %id, %why,
+                        "schema cannot be used, its orders become dead letters, operator action required"
+                    ),
+                    Answer::Unknown(why) => tracing::warn!(
+                        schema = %id, why,
+                        "schema is unknown to the registry, its orders become dead letters"
+                    ),
+                }
+                self.metrics.answered(&answer);
+                // Before the program knows: it may want it again at once.
+                self.shared.state().wanted.remove(&id);
+                answered(id, answer);
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn not_answered(&mut self, id: SchemaId, why: String) -> Duration {
+        self.metrics.not_answered();
+        // One line for an outage, however long it is.
+        if self.failures == 0 {
+            tracing::warn!(schema = %id, why, "schema registry does not answer, orders wait");
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.shared.state().trouble = Some(why);
+        BACKOFF_MIN
+            .saturating_mul(1 << (self.failures - 1).min(8))
+            .min(BACKOFF_MAX)
+    }
+
+    fn answered(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(requests = self.failures, "schema registry answers again");
+        }
+        self.failures = 0;
+        self.shared.state().trouble = None;
+    }
+}

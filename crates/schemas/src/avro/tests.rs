@@ -1,0 +1,146 @@
+use serde_json::Value;
+
+use super::*;
+use crate::document::DOCUMENT_BYTES_MAX;
+use crate::fuzz::{AVRO_ORDER, bytes_of_hex};
+use crate::schema::{Format, Reference, SchemaText};
+
+fn schema(text: &str, references: &[(&str, &str)]) -> AvroSchema {
+    let references = references.iter().map(|(name, text)| Reference {
+        name: (*name).into(),
+        text: (*text).into(),
+    });
+    let text = SchemaText {
+        format: Format::Avro,
+        text: text.into(),
+        references: references.collect(),
+    };
+    AvroSchema::parse(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Written by Python's fastavro 1.13.1: `schemaless_writer`, with the schema in `fuzz.rs` and the values that the
+/// document shows.
+const ORDER: &str = "106f2d223122c3a90a100c80000000000069fffffffffffffffbfeffffffffffffffff01ffffffff0f020206632d31009a\
+9999999999b93fcdcccc3d01040261020262000263000002027801000400ff80a0d5edee66ccbf024866383164346661652d376465632d31316430\
+2d613736352d303061306339316536626636";
+
+#[test]
+fn order_of_another_implementation_is_read() {
+    let read = schema(AVRO_ORDER, &[])
+        .read(&bytes_of_hex(ORDER))
+        .expect("an order");
+    // As text: a float would have other digits.
+    assert_eq!(
+        read,
+        concat!(
+            r#"{"order_id":"o-\"1\"é\n","amount":"9007199254740993.05","fee":"-0.005","units":9223372036854775807,"#,
+            r#""small":-2147483648,"currency":"JPY","customer_id":"c-1","note":null,"rate":0.1,"share":0.1,"#,
+            r#""is_gift":true,"lines":[{"sku":"a","next":{"sku":"b","next":null}},{"sku":"c","next":null}],"#,
+            r#""tags":{"x":-1},"raw":"AP8=","at":1767225600000,"on":20454,"#,
+            r#""trace":"f81d4fae-7dec-11d0-a765-00a0c91e6bf6"}"#
+        )
+    );
+}
+
+#[test]
+fn types_of_references_are_followed() {
+    let order = r#"{"type":"record","name":"Order","namespace":"shop.example","fields":[
+        {"name":"order_id","type":"string"},{"name":"price","type":"shop.example.Money"}]}"#;
+    let money = r#"{"type":"record","name":"Money","namespace":"shop.example","fields":[
+        {"name":"amount","type":"long"},{"name":"currency","type":"string"}]}"#;
+    let schema = schema(order, &[("shop.example.Money", money)]);
+    // By fastavro, as above.
+    let read = schema.read(&bytes_of_hex("066f2d31c41306455552"));
+    assert_eq!(
+        read.expect("an order"),
+        r#"{"order_id":"o-1","price":{"amount":1250,"currency":"EUR"}}"#
+    );
+    let alone = SchemaText {
+        format: Format::Avro,
+        text: order.into(),
+        references: Vec::new(),
+    };
+    AvroSchema::parse(&alone).expect_err("a type that nothing defines");
+}
+
+#[test]
+fn value_that_is_cut_or_longer_is_refused() {
+    let (schema, order) = (schema(AVRO_ORDER, &[]), bytes_of_hex(ORDER));
+    for length in 0..order.len() {
+        schema.read(&order[..length]).expect_err("a part of an order");
+    }
+    let error = schema
+        .read(&[&order[..], b"\0"].concat())
+        .expect_err("one more byte");
+    assert!(error.0.contains("1 bytes follow"), "{error}");
+}
+
+#[test]
+fn values_outside_their_type_are_refused() {
+    let check = |text: &str, payload: &[u8], why: &str| {
+        let error = schema(text, &[]).read(payload).expect_err(why);
+        assert!(error.0.contains(why), "{text}: {error}");
+    };
+    check("\"boolean\"", &[2], "neither 0 nor 1");
+    check("\"int\"", &[0x80, 0x80, 0x80, 0x80, 0x10], "32 bits");
+    check("\"long\"", &[0xff; 10], "64 bits");
+    check("\"string\"", &[1], "negative");
+    check("\"string\"", &[4, 0xff, 0xfe], "UTF-8");
+    check("\"double\"", &f64::NAN.to_le_bytes(), "JSON cannot express");
+    check(r#"["null","string"]"#, &[4], "no such branch");
+    check(r#"["null","string"]"#, &[1], "no such branch");
+    check(
+        r#"{"type":"enum","name":"E","symbols":["A"]}"#,
+        &[2],
+        "no such symbol",
+    );
+}
+
+/// A value of some bytes must not take the memory, the stack or the time of a large one.
+#[test]
+fn small_value_stays_small() {
+    // An array whose first block has a billion nulls.
+    let nulls = [0x80, 0xa8, 0xd6, 0xb9, 0x07];
+    let error = schema(r#"{"type":"array","items":"null"}"#, &[])
+        .read(&nulls)
+        .expect_err("too large");
+    assert!(error.0.contains(&DOCUMENT_BYTES_MAX.to_string()), "{error}");
+    let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
+    let error = schema(list, &[]).read(&vec![2; 1 << 20]).expect_err("too deep");
+    assert!(error.0.contains("levels"), "{error}");
+    // Its text would take minutes.
+    let decimal = r#"{"type":"bytes","logicalType":"decimal","precision":9000000,"scale":2}"#;
+    let value = [&[0x80, 0x80, 0x80, 0x01], &vec![0x7f; 1 << 20][..]].concat();
+    schema(decimal, &[]).read(&value).expect_err("too many digits");
+    let zeros = r#"{"type":"bytes","logicalType":"decimal","precision":9000000,"scale":8000000}"#;
+    let text = SchemaText {
+        format: Format::Avro,
+        text: zeros.into(),
+        references: Vec::new(),
+    };
+    AvroSchema::parse(&text).expect_err("a scale of millions");
+}
+
+#[test]
+fn decimals_have_all_their_digits() {
+    let decimal = |scale: usize, unscaled: &[u8]| {
+        let text = format!(r#"{{"type":"bytes","logicalType":"decimal","precision":300,"scale":{scale}}}"#);
+        let length = u8::try_from(unscaled.len() * 2).expect("a short one");
+        schema(&text, &[])
+            .read(&[&[length], unscaled].concat())
+            .expect("a decimal")
+    };
+    for (scale, unscaled, expected) in [
+        (2, &[0x04, 0xe2][..], "12.50"),
+        (2, &[5], "0.05"),
+        (2, &[0xfb], "-0.05"),
+        (2, &[], "0.00"),
+        (0, &[0x04, 0xe2], "1250"),
+        (3, &[0xff, 0xff, 0x9c], "-0.100"),
+    ] {
+        assert_eq!(decimal(scale, unscaled), format!("\"{expected}\""));
+    }
+    let digits = decimal(1, &[0x7f; 40]);
+    let value: Value = serde_json::from_str(&digits).expect("JSON");
+    assert_eq!(value.as_str().map(str::len), Some(98));
+}

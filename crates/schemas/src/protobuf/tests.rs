@@ -1,0 +1,104 @@
+use super::*;
+use crate::fuzz::{PROTOBUF_MONEY, PROTOBUF_ORDER, bytes_of_hex};
+use crate::schema::{Format, Reference, SchemaText};
+
+fn text(proto: &str) -> SchemaText {
+    SchemaText {
+        format: Format::Protobuf,
+        text: proto.into(),
+        references: vec![Reference {
+            name: "shop/money.proto".into(),
+            text: PROTOBUF_MONEY.into(),
+        }],
+    }
+}
+
+fn schema(proto: &str) -> ProtobufSchema {
+    ProtobufSchema::parse(&text(proto)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Indexes of the message `Batch.Order`: the second of the file, and the first that is declared in it.
+const INDEXES: &[u8] = &[4, 2, 0];
+
+/// Written by Python's protobuf 7.36.2 (`SerializeToString(deterministic=True)`), with the files in `fuzz.rs` and the
+/// values that the document shows.
+const ORDER: &str = "0a036f2d3110ffffffffffffffffff011a034555522203632d31288180808080808020319a9999999999b93f3a0d01ffff\
+ffffffffffffff01ac02420e0a017810ffffffffffffffffff014a0808e209120345555252060880f2d6ca0660016a0200ff7a0444453032890101\
+000000000020009501cdcccc3d9a01050a036f2d32";
+
+#[test]
+fn order_of_another_implementation_is_read() {
+    let value = [INDEXES, &bytes_of_hex(ORDER)].concat();
+    let read = schema(PROTOBUF_ORDER).read(&value).expect("an order");
+    let expected = concat!(
+        r#"{"order_id":"o-1","amount":18446744073709551615,"currency":"EUR","customer_id":"c-1","#,
+        r#""balance":-9007199254740993,"rate":0.1,"lines":[1,-1,300],"tags":{"x":-1},"#,
+        r#""price":{"amount":1250,"currency":"EUR"},"at":"2026-01-01T00:00:00Z","kind":"MONTHLY","raw":"AP8=","#,
+        r#""defaulted":0,"iban":"DE02","big":9007199254740993,"share":0.1,"next":{"order_id":"o-2","amount":0"#,
+    );
+    // What follows are the defaults of the inner order, which has no field with presence.
+    assert_eq!(&read[..expected.len()], expected);
+    assert!(!read.contains("note") && !read.contains("card"), "{read}");
+}
+
+#[test]
+fn indexes_name_the_message() {
+    let proto = "syntax = \"proto3\"; message A { string a = 1; } message B { message C { string c = 1; } string b = 1; }";
+    let schema = schema(proto);
+    let read = |indexes: &[u8]| schema.read(&[indexes, b"\x0a\x01x"].concat());
+    for (indexes, name) in [(&[0][..], "a"), (&[2, 0], "a"), (&[2, 2], "b"), (&[4, 2, 0], "c")] {
+        assert_eq!(read(indexes).expect("a message"), format!(r#"{{"{name}":"x"}}"#));
+    }
+    for indexes in [&[2, 4][..], &[4, 0, 0], &[1], &[2, 1], &[0x80, 0x01]] {
+        read(indexes).expect_err("no such message");
+    }
+}
+
+#[test]
+fn value_that_is_no_message_is_refused() {
+    let schema = schema(PROTOBUF_ORDER);
+    for value in [
+        &b""[..],
+        b"\x04\x02",
+        b"\x04\x02\x00\x0a\x05o-1",
+        b"\x04\x02\x00\x0a\x02\xff\xfe",
+    ] {
+        schema.read(value).expect_err("no order");
+    }
+}
+
+#[test]
+fn small_value_stays_small() {
+    let proto = "syntax = \"proto3\"; message E {} message A { repeated E e = 1; repeated bool b = 2; A a = 3; bytes z = 4; }";
+    let schema = schema(proto);
+    let read = |message: &[u8]| schema.read(&[&[2, 2], message].concat()).expect_err("too much").0;
+    // A million empty messages in two million bytes, each of which would take some hundred.
+    let error = read(&[0x0a, 0].repeat(1 << 20));
+    assert!(error.contains("100000 values"), "{error}");
+    let packed = [&[0x12, 0x80, 0x80, 0x40], &vec![1; 1 << 20][..]].concat();
+    let error = read(&packed);
+    assert!(error.contains("100000 values"), "{error}");
+    let mut nested = Vec::new();
+    for _ in 0..60 {
+        let length = u8::try_from(nested.len()).expect("a short message");
+        nested = [&[0x1a, length], &nested[..]].concat();
+    }
+    let error = read(&nested);
+    assert!(error.contains("levels"), "{error}");
+    // One large field is only that.
+    let long = [&[0x22, 0x80, 0x80, 0x40], &vec![1; 1 << 20][..]].concat();
+    schema.read(&[&[2, 2], &long[..]].concat()).expect("a message");
+}
+
+#[test]
+fn schema_that_is_none_is_unusable() {
+    let imports_unknown = PROTOBUF_ORDER.replace("shop/money.proto", "shop/other.proto");
+    for proto in ["", "syntax", "message A {", &imports_unknown] {
+        let parsed = ProtobufSchema::parse(&text(proto));
+        // An empty file is one without messages.
+        match proto {
+            "" => drop(parsed.expect("a file").read(&[0]).expect_err("no message")),
+            _ => drop(parsed.expect_err(proto)),
+        }
+    }
+}
