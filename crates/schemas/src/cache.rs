@@ -50,7 +50,7 @@ pub type Reading<'a> = Result<Cow<'a, str>, Unread>;
 pub struct Schemas {
     limits: CacheLimits,
     known: HashMap<SchemaId, Remembered>,
-    /// Number of readings, by which the least recently used schema is found.
+    /// Number of readings and answers, by which the least recently used schema is found.
     readings: Cell<u64>,
 }
 
@@ -129,7 +129,9 @@ impl Schemas {
             Answer::Known(_) | Answer::Unusable(_) => None,
         };
         // As if it had just been used: the record that waits for it is read next.
-        let used = Cell::new(self.readings.get() + 1);
+        // One more than any: of two with the same number either could be forgotten.
+        self.readings.set(self.readings.get() + 1);
+        let used = self.readings.clone();
         self.known.insert(id, Remembered { answer, until, used });
     }
 
