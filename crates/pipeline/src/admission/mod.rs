@@ -6,24 +6,20 @@
 //!                          └── any failure: new producer, committed offsets, tail ◀─┘
 //! ```
 
-mod changelog_rebuild;
 mod input;
 mod lag;
 mod machine;
 mod membership;
 mod partitioner;
 mod refusals;
-mod repartition;
+mod repair;
 pub mod restore;
-pub mod resubmissions;
 mod retention;
 mod rules;
 mod schema_waits;
-pub mod store_comparison;
 mod transaction;
 mod verdict;
 
-pub use changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
 pub use input::Input;
 pub use lag::OrdersLag;
 pub use machine::{
@@ -32,7 +28,9 @@ pub use machine::{
 pub use membership::Membership;
 pub use partitioner::Partitioner;
 pub use refusals::{MassRefusal, RefusalSettings};
-pub use repartition::{MovedEntry, Repartition, RepartitionCounts, WrongPartitioner, grown_notes};
+pub use repair::changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrder, Gap};
+pub use repair::repartition::{MovedEntry, Repartition, RepartitionCounts, WrongPartitioner, grown_notes};
+pub use repair::{resubmissions, store_comparison};
 pub use retention::Window;
 pub use rules::{KeySource, OrderForm, RecordKey, Refusal, Rules};
 pub use schema_waits::SchemaWait;

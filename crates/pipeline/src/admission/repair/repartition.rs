@@ -8,7 +8,7 @@
 
 use records::{Entry, Forgotten, Offset, Partition, Timestamp, TopicsNote};
 
-use super::partitioner::Partitioner;
+use crate::admission::partitioner::Partitioner;
 
 /// Distribution of the keys over more partitions. Takes every record of the changelog first, and then says where each
 /// entry is needed.
