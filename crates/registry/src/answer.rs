@@ -111,6 +111,11 @@ mod tests {
         assert_eq!(other.references.map(|references| references.len()), Some(1));
         assert_eq!(found(r#"{"schema":"x","references":null}"#).references, None);
     }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
 
     /// A response is a schema, or says that there is none, for one reason only.
     #[test]
