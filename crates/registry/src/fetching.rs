@@ -1,17 +1,21 @@
 //! Thread that asks the registry for the schemas that a program waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use schemas::{Answer, SchemaId};
+use service::Health;
 use tokio::sync::Notify;
 
 use crate::client::RegistryClient;
 use crate::metrics::RegistryMetrics;
 use crate::settings::RegistrySettings;
 
+/// Readiness condition that a registry which does not answer breaks, while orders or calls wait for it.
+const SCHEMAS: &str = "schemas";
 /// Wait before the first repetition of a request that was not answered; it doubles with each.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Maximum wait before a repetition.
@@ -82,10 +86,30 @@ impl Registry {
         }
     }
 
-    /// Returns why the registry has not answered the last request; `None` if it has.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.shared.state().trouble.clone()
+    /// Reports the partitions that wait, each with the offset that it waits at, by readiness and metrics. `what` waits:
+    /// orders, or calls.
+    pub fn report_waits<P: Display, O: Display>(
+        &self,
+        what: &str,
+        waits: &[(P, O, SchemaId)],
+        metrics: &RegistryMetrics,
+        health: &Health,
+    ) {
+        metrics.set_waiting(waits.len());
+        let Some(why) = self.shared.state().trouble.clone().filter(|_| !waits.is_empty()) else {
+            health.set_ready(SCHEMAS);
+            return;
+        };
+        let waits = waits.iter().map(|(partition, offset, schema)| {
+            format!("partition {partition} at offset {offset} for schema {schema}")
+        });
+        health.set_unready(
+            SCHEMAS,
+            format!(
+                "{what} wait for the schema registry and go on once it answers: {}. {why}",
+                waits.collect::<Vec<_>>().join("; ")
+            ),
+        );
     }
 }
 

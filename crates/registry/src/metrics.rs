@@ -52,7 +52,7 @@ impl RegistryMetrics {
     }
 
     /// Sets the number of partitions that wait.
-    pub fn set_waiting(&self, partitions: usize) {
+    pub(crate) fn set_waiting(&self, partitions: usize) {
         self.waiting.set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 

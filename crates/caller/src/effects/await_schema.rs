@@ -12,9 +12,6 @@ use schemas::{Answer, SchemaId, Schemas, Unread, wire};
 
 use crate::effects::Shell;
 
-/// Readiness condition that a registry which does not answer breaks, while calls wait for it.
-const SCHEMAS: &str = "schemas";
-
 /// Schemas of the orders, and the partitions that wait for one.
 pub(crate) struct OrderSchemas {
     pub(crate) registry: Registry,
@@ -124,21 +121,13 @@ impl Shell {
         };
         let wanted = orders.waits.values().map(|(_, schema)| *schema).collect();
         orders.registry.set_wanted(wanted);
-        orders.metrics.set_waiting(orders.waits.len());
-        match orders.registry.trouble().filter(|_| !orders.waits.is_empty()) {
-            None => self.health.set_ready(SCHEMAS),
-            Some(why) => {
-                let waits = orders.waits.iter().map(|(partition, (offset, schema))| {
-                    format!("partition {partition} at offset {offset} for schema {schema}")
-                });
-                self.health.set_unready(
-                    SCHEMAS,
-                    format!(
-                        "calls wait for the schema registry and go on once it answers: {}. {why}",
-                        waits.collect::<Vec<_>>().join("; ")
-                    ),
-                );
-            }
-        }
+        let waits: Vec<_> = orders
+            .waits
+            .iter()
+            .map(|(partition, (offset, schema))| (*partition, *offset, *schema))
+            .collect();
+        orders
+            .registry
+            .report_waits("calls", &waits, &orders.metrics, &self.health);
     }
 }

@@ -5,9 +5,6 @@ use pipeline::admission::Event;
 
 use crate::run::Loop;
 
-/// Readiness condition that a registry which does not answer breaks, while orders wait for it.
-const SCHEMAS: &str = "schemas";
-
 impl Loop<'_> {
     /// Takes the answers of the registry, and asks it for what partitions wait for.
     ///
@@ -26,27 +23,9 @@ impl Loop<'_> {
             return Ok(());
         }
         registry.set_wanted(self.admission.wanted_schemas());
-        let waits: Vec<_> = waits.collect();
+        let waits: Vec<_> = waits.map(|wait| (wait.partition, wait.at, wait.schema)).collect();
         self.is_awaiting_schemas = !waits.is_empty();
-        self.registry_metrics.set_waiting(waits.len());
-        match registry.trouble().filter(|_| self.is_awaiting_schemas) {
-            None => self.health.set_ready(SCHEMAS),
-            Some(why) => {
-                let waits = waits.iter().map(|wait| {
-                    format!(
-                        "partition {} at offset {} for schema {}",
-                        wait.partition, wait.at, wait.schema
-                    )
-                });
-                self.health.set_unready(
-                    SCHEMAS,
-                    format!(
-                        "orders wait for the schema registry and go on once it answers: {}. {why}",
-                        waits.collect::<Vec<_>>().join("; ")
-                    ),
-                );
-            }
-        }
+        registry.report_waits("orders", &waits, &self.registry_metrics, self.health);
         Ok(())
     }
 }
