@@ -24,7 +24,7 @@ use self::describe_group::Group;
 pub use self::describe_topics::DescribedBroker;
 use self::topic_ids::TopicIdentity;
 use crate::client::config::KafkaSettings;
-use crate::client::error::ClientError;
+use crate::client::error::{ClientError, code_of};
 use crate::topics::ExistingTopics;
 use crate::topics::creation::NewTopic;
 
@@ -150,13 +150,25 @@ impl Admin {
         let found = topic_ids::identities(self.cluster.client(), names, timeout).map_err(|error| {
             let attempted = format!(
                 "asking for the ids of the topics {}{}",
-                names.join(", "),
+                self.refused(names, &error, timeout),
                 self.errors.last()
             );
             ClientError::new(attempted, error)
         })?;
         self.errors.clear();
         Ok(found)
+    }
+
+    /// Returns the name of the topic that this user may not describe, or else of all topics: the response does not say which.
+    fn refused(&self, names: &[&str], error: &KafkaError, timeout: Duration) -> String {
+        let is_refusal =
+            |error: &KafkaError| code_of(error) == Some(RDKafkaErrorCode::TopicAuthorizationFailed);
+        let refused = names.iter().find(|name| {
+            is_refusal(error)
+                && topic_ids::identities(self.cluster.client(), &[name], timeout)
+                    .is_err_and(|error| is_refusal(&error))
+        });
+        refused.map_or_else(|| names.join(", "), |name| (*name).to_owned())
     }
 
     /// Describes a consumer group, with the partitions of one topic that each member owns. A group that this

@@ -71,6 +71,17 @@ impl ClientError {
         }
     }
 
+    /// Names the group in a refusal of it, which librdkafka reports by whatever the client does next.
+    #[must_use]
+    pub(crate) fn in_group(mut self, group_id: &str) -> Self {
+        if self.code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+            && !self.attempted.contains(group_id)
+        {
+            self.attempted.push_str(&format!(" in the group {group_id:?}"));
+        }
+        self
+    }
+
     /// Returns `true` if the next record does not exist: it was deleted before it was read, or never written.
     #[must_use]
     pub fn is_out_of_range(&self) -> bool {
@@ -166,6 +177,11 @@ fn describe(error: &KafkaError) -> String {
             "{text}: raise max.message.bytes of that topic above the length of the record. A producer that compresses can \
              send records that are longer than its own topic's limit"
         ),
+        // Brokers show nobody what may not be seen.
+        Some(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic) => format!(
+            "{text}: it does not exist, or this user lacks the permission DESCRIBE on the topic, which READ and WRITE \
+             imply; `outbox topics acls` lists the permissions of each program and command"
+        ),
         Some(code) => match missing_permission(code) {
             Some(missing) => format!(
                 "{text}: this user lacks {missing}; `outbox topics acls` lists the permissions of each program and \
@@ -181,7 +197,8 @@ fn describe(error: &KafkaError) -> String {
 const fn missing_permission(code: RDKafkaErrorCode) -> Option<&'static str> {
     match code {
         RDKafkaErrorCode::TopicAuthorizationFailed => Some(
-            "a permission on the topic (READ to read it, WRITE to write to it, DELETE to delete records)",
+            "a permission on the topic (DESCRIBE to see it, READ to read it, WRITE to write to it, CREATE to create it, \
+             DELETE to delete records)",
         ),
         RDKafkaErrorCode::GroupAuthorizationFailed => {
             Some("a permission on the group (READ to join it or to commit, DESCRIBE to read its offsets)")
@@ -226,6 +243,24 @@ mod tests {
         let refused = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
         let error = ClientError::new("delivering a record to t/0", refused);
         assert!(error.to_string().contains("max.message.bytes"), "{error}");
+    }
+
+    #[test]
+    fn refused_group_is_named() {
+        let error = |code| {
+            let error = KafkaError::MessageConsumption(code);
+            ClientError::new("reading t/0", error).in_group("g").to_string()
+        };
+        let refused = error(RDKafkaErrorCode::GroupAuthorizationFailed);
+        assert!(
+            refused.starts_with("reading t/0 in the group \"g\" failed"),
+            "{refused}"
+        );
+        let unknown = error(RDKafkaErrorCode::UnknownPartition);
+        assert!(
+            unknown.starts_with("reading t/0 failed") && unknown.contains("DESCRIBE"),
+            "{unknown}"
+        );
     }
 
     #[test]

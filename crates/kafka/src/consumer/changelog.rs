@@ -265,6 +265,10 @@ impl ChangelogReader {
         mut sink: impl FnMut(ChangelogRecord<'_>) -> Result<(), E>,
     ) -> Result<(), ReadError<E>> {
         // Never cancelled: these reads are short, or those of a command, which ends with its process.
-        read_to_end(&self.committed, topic, partition, bounds, || false, &mut sink)
+        let read = read_to_end(&self.committed, topic, partition, bounds, || false, &mut sink);
+        read.map_err(|error| match error {
+            ReadError::Client(error) => ReadError::Client(error.in_group(&self.group_id)),
+            other => other,
+        })
     }
 }

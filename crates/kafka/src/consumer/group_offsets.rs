@@ -125,7 +125,7 @@ impl GroupOffsets {
         timeout: Duration,
     ) -> Result<Vec<Committed>, ClientError> {
         retry_until(Instant::now() + timeout, RETRY_INTERVAL, |left| {
-            offsets::committed(&self.consumer, &self.group_id, topic, partitions, left)
+            offsets::committed_alone(&self.consumer, &self.group_id, topic, partitions, left)
         })
     }
 
@@ -202,7 +202,7 @@ impl GroupOffsets {
         );
         match read {
             Ok(()) => Ok(counted),
-            Err(ReadError::Client(error)) => Err(error),
+            Err(ReadError::Client(error)) => Err(error.in_group(&self.group_id)),
             Err(ReadError::Cancelled) => Err(ClientError::unavailable(format!(
                 "counting the records of {topic}/{partition}"
             ))),
@@ -313,7 +313,7 @@ impl GroupOffsets {
         match read {
             Ok(()) => Ok(()),
             Err(ReadError::Sink(error)) => Err(error),
-            Err(ReadError::Client(error)) => Err(error.into()),
+            Err(ReadError::Client(error)) => Err(error.in_group(&self.group_id).into()),
             // Nothing cancels it.
             Err(ReadError::Cancelled) => {
                 Err(ClientError::unavailable(format!("reading {topic}/{partition}")).into())

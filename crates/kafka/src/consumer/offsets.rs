@@ -6,6 +6,7 @@ pub mod log_check;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as Seek, TopicPartitionList};
 use records::{Bounds, LeaderEpoch, Offset, Partition};
 
@@ -67,7 +68,7 @@ impl OffsetReader {
         partitions: &[Partition],
         timeout: Duration,
     ) -> Result<Vec<Committed>, ClientError> {
-        committed(&self.consumer, &self.group_id, topic, partitions, timeout)
+        committed_alone(&self.consumer, &self.group_id, topic, partitions, timeout)
     }
 
     /// Returns the start and the last stable offset of a partition. Blocks.
@@ -126,6 +127,49 @@ pub fn committed<C: ConsumerContext>(
             })
         })
         .collect()
+}
+
+/// First wait for committed offsets, after which a refusal is looked for; each further one is twice as long.
+const REFUSAL_WAIT: Duration = Duration::from_millis(500);
+/// Maximum number of events of a consumer among which a refusal is looked for.
+const EVENTS_MAX: usize = 64;
+
+/// As [`committed`], by a consumer that is no member and has no records to read: fails soon if this user may not use the
+/// group.
+// librdkafka goes on looking for the coordinator until the timeout, and reports the refusal as an event beside that.
+pub(super) fn committed_alone(
+    consumer: &BaseConsumer,
+    group_id: &str,
+    topic: &str,
+    partitions: &[Partition],
+    timeout: Duration,
+) -> Result<Vec<Committed>, ClientError> {
+    let deadline = Instant::now() + timeout;
+    let mut wait = REFUSAL_WAIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let result = committed(consumer, group_id, topic, partitions, wait.min(left));
+        let has_timed_out = |error: &ClientError| error.code() == Some(RDKafkaErrorCode::OperationTimedOut);
+        if !result.as_ref().is_err_and(has_timed_out) {
+            return result;
+        }
+        if let Some(refused) = refusal(consumer) {
+            let attempted = format!("reading the committed offsets of {topic:?} in group {group_id:?}");
+            return Err(ClientError::new(attempted, refused));
+        }
+        if wait >= left {
+            return result;
+        }
+        wait *= 2;
+    }
+}
+
+/// Returns the refusal of the group among the consumer's events.
+fn refusal(consumer: &BaseConsumer) -> Option<KafkaError> {
+    (0..EVENTS_MAX)
+        .map_while(|_| consumer.poll(Duration::ZERO))
+        .filter_map(Result::err)
+        .find(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed))
 }
 
 /// Returns the bounds of a partition by the consumer's isolation level: the end is the last stable offset for

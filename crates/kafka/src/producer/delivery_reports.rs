@@ -43,6 +43,8 @@ struct Received {
     /// Offset behind the last tracked record of each partition; `None` once one of them is unknown.
     tracked: BTreeMap<Partition, Option<Offset>>,
     failure: Option<(String, KafkaError)>,
+    /// Partition that the transaction was refused for, because this user may not write to its topic.
+    refused: Option<String>,
 }
 
 impl DeliveryReports {
@@ -86,10 +88,17 @@ impl DeliveryReports {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        match received.failure.take() {
-            Some((attempted, error)) => Err(ClientError::new(attempted, error)),
-            None => Ok(()),
-        }
+        let Some((attempted, error)) = received.failure.take() else {
+            return Ok(());
+        };
+        // All records are taken back then, and their reports do not say why.
+        Err(match &received.refused {
+            Some(partition) => ClientError::new(
+                format!("adding {partition} to the transaction"),
+                KafkaError::MessageProduction(RDKafkaErrorCode::TopicAuthorizationFailed),
+            ),
+            None => ClientError::new(attempted, error),
+        })
     }
 
     /// Returns the number of records sent in this transaction.
@@ -137,6 +146,10 @@ impl ClientContext for DeliveryReports {
         if marker_wait::is_refusal(facility, line) {
             self.came_too_early.store(true, Ordering::Release);
         }
+        // In the queue of the reports, and before those that follow from it.
+        if let Some(partition) = refused_partition(facility, line) {
+            self.lock().refused = Some(partition);
+        }
         log_bridge::log(level, facility, line);
     }
 }
@@ -173,9 +186,60 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryReports {
     }
 }
 
+/// Returns the partition that a user may not write to, by a line such as `[thrd:main]: 127.0.0.1:9092/1: Failed to add
+/// partition "t" [6] to transaction: Broker: Topic authorization failed`.
+// The error that librdkafka returns for the transaction does not name it.
+fn refused_partition(facility: &str, line: &str) -> Option<String> {
+    let is_refusal = facility == "ADDPARTS" && line.ends_with("Topic authorization failed");
+    let (_, rest) = line
+        .split_once("Failed to add partition \"")
+        .filter(|_| is_refusal)?;
+    let (topic, rest) = rest.split_once("\" [")?;
+    let (partition, _) = rest.split_once(']')?;
+    Some(format!("{topic}/{partition}"))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn refused_topic_is_read_from_the_log() {
+        let line = |why: &str| {
+            format!("[thrd:main]: 127.0.0.1:9/1: Failed to add partition \"t\" [6] to transaction: {why}")
+        };
+        let refused = line("Broker: Topic authorization failed");
+        assert_eq!(refused_partition("ADDPARTS", &refused).as_deref(), Some("t/6"));
+        assert_eq!(
+            refused_partition("ADDPARTS", &line("Broker: Not coordinator")),
+            None
+        );
+        assert_eq!(refused_partition("ADDPARTS", "Topic authorization failed"), None);
+        assert_eq!(refused_partition("ENDTXN", &refused), None);
+    }
+
+    #[test]
+    fn records_taken_back_tell_of_the_refused_topic() {
+        let reports = DeliveryReports::default();
+        let purged = KafkaError::MessageProduction(RDKafkaErrorCode::PurgeQueue);
+        let fail = || {
+            reports.lock().failure = Some(("delivering a record to other/0".into(), purged.clone()));
+            let error = reports.await_all(1, Instant::now() + Duration::from_secs(1));
+            error.expect_err("a failure").to_string()
+        };
+        assert!(fail().starts_with("delivering a record to other/0 failed"));
+        let line = "Failed to add partition \"t\" [6] to transaction: Broker: Topic authorization failed";
+        reports.log(RDKafkaLogLevel::Error, "ADDPARTS", line);
+        let text = fail();
+        assert!(
+            text.starts_with("adding t/6 to the transaction failed") && text.contains("WRITE"),
+            "{text}"
+        );
+        reports.reset();
+        assert!(fail().starts_with("delivering"), "of an earlier transaction");
+    }
 
     #[test]
     fn unreported_offset_makes_its_partition_unknown() {
