@@ -1,13 +1,14 @@
 //! The operations topic: reading it, and writing to it.
 
 use anyhow::Context;
+use kafka::admin::Admin;
 use kafka::group_offsets::GroupOffsets;
 use kafka::{OutgoingRecord, TransactionalProducer};
 use pipeline::ledger::Replays;
 use records::operation::{Event, Operation, Replay};
 use records::{Offset, Partition, Timestamp};
 
-use crate::brokers::{CLIENT_ID, TRANSACTIONS_WAIT_MAX};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::config::Config;
 use crate::operator::operator;
 use crate::transaction::{expect_committed, open_producer};
@@ -23,9 +24,18 @@ pub(crate) struct OperationsLog<'a> {
 
 impl<'a> OperationsLog<'a> {
     pub(crate) fn open(config: &'a Config) -> anyhow::Result<Self> {
+        let (topic, settings) = (config.topics.operations.as_str(), config.connection());
+        // A topic that does not exist, or that this user may not see, looks like one without a leader to the reader, which
+        // would wait for that.
+        let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&[topic], REQUEST_TIMEOUT)?;
+        partitions(&identities, topic).with_context(|| {
+            format!(
+                "reading the topic {topic:?} (setting topics.operations; `outbox topics create` creates it)"
+            )
+        })?;
         Ok(Self {
-            topic: &config.topics.operations,
-            offsets: GroupOffsets::open(&config.connection(), CLIENT_ID)?,
+            topic,
+            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
         })
     }
 
@@ -35,9 +45,7 @@ impl<'a> OperationsLog<'a> {
         let bounds = self
             .offsets
             .settled_bounds(topic, PARTITION, TRANSACTIONS_WAIT_MAX)
-            .with_context(|| {
-                format!("reading the topic {topic:?} (setting topics.operations; `outbox topics create` creates it)")
-            })?;
+            .with_context(|| format!("reading the topic {topic:?} (setting topics.operations)"))?;
         self.offsets
             .read::<anyhow::Error>(topic, PARTITION, bounds, |record| {
                 let operation = Operation::parse(record.value).with_context(|| {

@@ -77,6 +77,7 @@ impl<'a> Reading<'a> {
             processed,
             call_dead_letters,
             parked,
+            control,
             ..
         } = &config.topics;
         let settings = config.connection_as(&options.which.group);
@@ -87,6 +88,8 @@ impl<'a> Reading<'a> {
             processed,
             call_dead_letters,
             parked,
+            // Not shown by its partitions, but refused here at once if this user may not see it.
+            control,
         ];
         Ok(Self {
             config,

@@ -68,7 +68,13 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
     let callers_settings = config.connection_as(group);
     let validators_settings = config.connection_as(&options.validators);
     let admin = Admin::connect(&callers_settings, CLIENT_ID)?;
-    let names = [topics.orders.as_str(), &topics.pending, &topics.call_dead_letters];
+    // The control topic, too: a reader takes one that this user may not see for one without a leader, and waits.
+    let names = [
+        topics.orders.as_str(),
+        &topics.pending,
+        &topics.call_dead_letters,
+        &topics.control,
+    ];
     let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
     let partitions = |name: &str| partitions(&identities, name);
     let callers = GroupOffsets::open(&callers_settings, CLIENT_ID)?;
