@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use comfy_table::Table;
-use kafka::topics::acls::{self, Acl, NEEDED, Names, Needed, Operation, ResourceKind, User};
+use kafka::topics::acls::{self, Acl, Names, Needed, Operation, ResourceKind, User};
 use serde::Serialize;
 
 use crate::cli::ShowAcls;
@@ -65,7 +65,7 @@ struct Output(Vec<OutputOf>);
 
 #[derive(Serialize)]
 struct OutputOf {
-    what: &'static str,
+    what: String,
     user: User,
     permissions: Vec<Acl>,
 }
@@ -73,7 +73,7 @@ struct OutputOf {
 impl Output {
     fn new(names: Names<'_>) -> Self {
         let of = |needed: &Needed| OutputOf {
-            what: needed.what,
+            what: needed.what.to_string(),
             user: needed.user,
             permissions: needed
                 .permissions
@@ -81,13 +81,13 @@ impl Output {
                 .flat_map(|permission| permission.acls(names))
                 .collect(),
         };
-        Self(NEEDED.iter().map(of).collect())
+        Self(acls::needed().map(of).collect())
     }
 }
 
 fn table(names: Names<'_>) -> Table {
     let mut table = new_table(["program or command", "resource", "operations", "why"]);
-    for needed in NEEDED {
+    for needed in acls::needed() {
         for row in rows(needed, names) {
             table.add_row(row);
         }
@@ -102,7 +102,7 @@ fn rows(needed: &Needed, names: Names<'_>) -> impl Iterator<Item = [String; 4]> 
         let operations: Vec<String> = acls.iter().map(|acl| operation(acl.operation)).collect();
         let resource = acls.first().map(resource).unwrap_or_default();
         [
-            needed.what.to_owned(),
+            needed.what.to_string(),
             resource,
             operations.join(", "),
             permission.why().to_owned(),
@@ -192,8 +192,10 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::Path;
 
+    use clap::CommandFactory as _;
     use records::Topics;
 
     use super::*;
@@ -241,6 +243,39 @@ mod tests {
         );
     }
 
+    /// Commands that connect to no broker, or whose program has permissions of its own.
+    const WITHOUT_PERMISSIONS: [&str; 7] = [
+        "caller",
+        "completions",
+        "health",
+        "idle",
+        "state inspect",
+        "topics acls",
+        "validator",
+    ];
+
+    /// Returns the commands of the command line that have no further ones.
+    fn commands_of(command: &clap::Command, begin: &str) -> Vec<String> {
+        let of = |command: &clap::Command| {
+            let name = format!("{begin}{}", command.get_name());
+            match command.has_subcommands() {
+                true => commands_of(command, &format!("{name} ")),
+                false => vec![name],
+            }
+        };
+        command.get_subcommands().flat_map(of).collect()
+    }
+
+    /// With a test that runs each listed command with an authorizer, no command is without its permissions.
+    #[test]
+    fn each_command_that_connects_is_listed() {
+        let all: BTreeSet<String> = commands_of(&crate::cli::Cli::command(), "").into_iter().collect();
+        let listed = acls::commands().chain(WITHOUT_PERMISSIONS);
+        let listed: BTreeSet<String> = listed.map(str::to_owned).collect();
+        assert_eq!(all, listed);
+        assert_eq!(listed.len(), acls::commands().count() + WITHOUT_PERMISSIONS.len());
+    }
+
     #[test]
     fn principal_cannot_end_the_command() {
         assert_eq!(quoted("User:a'; rm -rf /"), r"'User:a'\''; rm -rf /'");
@@ -253,7 +288,7 @@ mod tests {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docker/SECURITY.md");
         let page = std::fs::read_to_string(page).expect("the page");
         let topics = Topics::default();
-        for needed in NEEDED {
+        for needed in acls::needed() {
             for [what, resource, operations, why] in rows(needed, names(&topics)) {
                 let row = format!("| {what} | {resource} | {operations} | {why} |");
                 assert!(page.contains(&row), "docker/SECURITY.md lacks:\n{row}");
