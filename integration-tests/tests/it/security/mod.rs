@@ -1,6 +1,8 @@
 //! Security: TLS, passwords and access control of the cluster.
 
+mod commands;
 mod fixture;
+mod least;
 mod permissions;
 mod refused_connections;
 mod rotation;
