@@ -268,7 +268,10 @@ impl Pipeline {
     }
 
     /// Runs the operator's command line, and returns what it printed.
-    fn outbox(&self, arguments: &[&str]) -> Result<String> {
+    ///
+    /// # Errors
+    /// It exits with a status other than 0, or runs for more than 60 s.
+    pub fn outbox(&self, arguments: &[&str]) -> Result<String> {
         let (status, output) = self.outbox_with(self.settings(&self.validator_group), arguments, &[])?;
         let command = arguments.join(" ");
         ensure!(

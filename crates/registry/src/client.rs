@@ -271,3 +271,6 @@ fn client(settings: &RegistrySettings) -> anyhow::Result<Client> {
         .build()
         .context("building the HTTP client from the settings of [schema_registry]")
 }
+
+#[cfg(test)]
+mod tests;

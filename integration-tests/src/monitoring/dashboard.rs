@@ -67,11 +67,12 @@ fn drawn(
     for name in *names {
         let metric = &metrics[*name];
         descriptions.push(format!("{name}: {}. {}", metric.meaning, metric.advice));
-        for (expression, legend, unit) in queries(name, metric, counts_events) {
+        for query in queries(name, metric, counts_events) {
             let letter = char::from(b'A' + u8::try_from(targets.len()).unwrap_or(25));
-            units.push(unit);
+            units.push(query.unit);
             targets.push(json!({
-                "refId": letter.to_string(), "expr": expression, "legendFormat": legend, "datasource": source.clone(),
+                "refId": letter.to_string(), "expr": query.expression, "legendFormat": query.legend,
+                "datasource": source.clone(),
             }));
         }
     }
@@ -88,49 +89,75 @@ fn drawn(
     })
 }
 
-/// Returns the queries of a metric: expression, legend, and unit of the axis.
-fn queries(name: &str, metric: &Metric, counts_events: bool) -> Vec<(String, String, &'static str)> {
-    let labels: Vec<&str> = metric.labels.iter().map(String::as_str).collect();
-    let by = labels.join(", ");
+/// A query of a panel.
+struct Query {
+    expression: String,
+    legend: String,
+    /// Unit of the axis, by Grafana's name.
+    unit: &'static str,
+}
+
+/// Returns the queries of a metric.
+fn queries(name: &str, metric: &Metric, counts_events: bool) -> Vec<Query> {
+    // A value of one process says nothing about another.
+    let is_of_instance =
+        name.starts_with("process_") || ["bytes", "Unix time, s"].contains(&metric.unit.as_str());
+    let instance = is_of_instance.then_some("instance");
+    let labels: Vec<&str> = instance
+        .into_iter()
+        .chain(metric.labels.iter().map(String::as_str))
+        .collect();
     let short = name
         .trim_start_matches("outbox_")
         .trim_start_matches("process_")
         .trim_end_matches("_total");
-    let values: Vec<String> = labels.iter().map(|label| format!("{{{{{label}}}}}")).collect();
-    let legend = [&[short.to_owned()], values.as_slice()].concat().join(" ");
-    let one = |expression: String, unit| vec![(expression, legend.clone(), unit)];
+    let values: String = labels.iter().map(|label| format!(" {{{{{label}}}}}")).collect();
+    let one = |function, operand: &str, unit| {
+        vec![Query {
+            expression: aggregated(function, &labels, operand),
+            legend: format!("{short}{values}"),
+            unit,
+        }]
+    };
+    let per_second = format!("rate({name}[$__rate_interval])");
     match (metric.kind.as_str(), metric.unit.as_str()) {
         // The share of time, as the name ends in seconds.
-        ("counter", "s") => one(
-            format!("sum by ({by}) (rate({name}[$__rate_interval]))"),
-            "percentunit",
-        ),
-        ("counter", _) if counts_events => one(
-            format!("sum by ({by}) (increase({name}[$__rate_interval]))"),
-            "short",
-        ),
-        ("counter", _) => one(format!("sum by ({by}) (rate({name}[$__rate_interval]))"), "ops"),
-        ("histogram", unit) => {
-            let axis = if unit == "s" { "s" } else { "short" };
-            ["0.5", "0.99"]
-                .map(|quantile| {
-                    let buckets = format!("sum by (le) (rate({name}_bucket[$__rate_interval]))");
-                    let expression = format!("histogram_quantile({quantile}, {buckets})");
-                    (
-                        expression,
-                        format!("{short} p{}", quantile.trim_start_matches("0.")),
-                        axis,
-                    )
-                })
-                .into()
+        ("counter", "s") => one("sum", &per_second, "percentunit"),
+        ("counter", _) if counts_events => {
+            one("sum", &format!("increase({name}[$__rate_interval])"), "short")
         }
-        ("gauge", "Unix time, s") => one(format!("time() - max by (instance) ({name})"), "s"),
-        ("info", _) => one(format!("count by ({by}) ({name})"), "short"),
+        ("counter", _) => one("sum", &per_second, "ops"),
+        ("histogram", unit) => {
+            let unit = if unit == "s" { "s" } else { "short" };
+            let buckets = format!("sum by (le) (rate({name}_bucket[$__rate_interval]))");
+            let quantile = |quantile, label: &str| Query {
+                expression: format!("histogram_quantile({quantile}, {buckets})"),
+                legend: format!("{short} {label}"),
+                unit,
+            };
+            vec![quantile("0.5", "p50"), quantile("0.99", "p99")]
+        }
+        // 0 is no time.
+        ("gauge", "Unix time, s") => one("time() - max", &format!("{name} > 0"), "s"),
+        ("gauge", "bytes") => one("max", name, "bytes"),
+        ("info", _) => one("count", name, "short"),
         // An age, or a lag: the worst instance counts.
-        ("gauge", "s") => one(format!("max({name})"), "s"),
-        ("gauge", "bytes") => one(format!("max by (instance) ({name})"), "bytes"),
-        ("gauge", _) => one(format!("sum by ({by}) ({name})"), "short"),
+        ("gauge", "s") => one("max", name, "s"),
+        ("gauge", _) if is_of_all(name, metric) => one("max", name, "short"),
+        ("gauge", _) => one("sum", name, "short"),
         (kind, unit) => panic!("{name} is a {kind} in {unit:?}, which no panel shows"),
+    }
+}
+
+/// Whether each instance reports the same about the whole pipeline: a second instance does not double it.
+fn is_of_all(name: &str, metric: &Metric) -> bool {
+    metric.program == "`outbox metrics`" || name == "outbox_partitions_unassigned"
+}
+
+fn aggregated(function: &str, labels: &[&str], operand: &str) -> String {
+    match labels {
+        [] => format!("{function}({operand})"),
+        _ => format!("{function} by ({}) ({operand})", labels.join(", ")),
     }
 }
 

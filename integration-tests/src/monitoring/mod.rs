@@ -11,6 +11,8 @@ use std::path::PathBuf;
 /// A metric, as the table has it.
 #[derive(Debug)]
 struct Metric {
+    /// Heading of its table: the program that has it.
+    program: String,
     kind: String,
     labels: Vec<String>,
     meaning: String,
@@ -31,18 +33,26 @@ fn read(path: &str) -> String {
 
 /// Returns the metrics of the table, by the names that queries have.
 fn metrics() -> BTreeMap<String, Metric> {
-    let metrics: BTreeMap<String, Metric> = read("METRICS.md").lines().filter_map(row).collect();
+    let mut program = String::new();
+    let mut metrics = BTreeMap::new();
+    for line in read("METRICS.md").lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.clone_into(&mut program);
+        }
+        metrics.extend(row(line, &program));
+    }
     // Without metrics nothing would be unknown.
     assert!(metrics.len() > 50, "docker/METRICS.md has only {}", metrics.len());
     metrics
 }
 
-fn row(line: &str) -> Option<(String, Metric)> {
+fn row(line: &str, program: &str) -> Option<(String, Metric)> {
     let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
     let [name, kind, labels, meaning, unit, advice] = cells.as_slice() else {
         panic!("a row of docker/METRICS.md has {} cells: {line}", cells.len());
     };
     let metric = Metric {
+        program: program.to_owned(),
         kind: (*kind).to_owned(),
         labels: labels.split('`').skip(1).step_by(2).map(str::to_owned).collect(),
         meaning: (*meaning).to_owned(),

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use records::{Partition, Timestamp};
+
+use crate::read_back::topics::Record;
 
 /// Timeout until Kafka has acknowledged all records.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -108,12 +110,56 @@ pub fn send_compressed(
     send_all(kafka, topic, records, headers, None, "zstd")
 }
 
+/// Sends copies of records to their partitions, with key, value, headers and time, and waits until Kafka has acknowledged
+/// all.
+///
+/// # Errors
+/// A record is not acknowledged within 30 s.
+pub fn send_copies(kafka: &str, topic: &str, records: &[Record]) -> Result<()> {
+    let records = records.iter().map(|record| {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: value.as_ref(),
+            });
+        }
+        let mut copy: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
+            .partition(record.partition.0)
+            .headers(headers);
+        copy.timestamp = Some(record.timestamp_ms);
+        copy.key = record.key.as_deref();
+        copy.payload = record.value.as_deref();
+        copy
+    });
+    send_records(kafka, topic, records, "none")
+}
+
 fn send_all(
     kafka: &str,
     topic: &str,
     records: &[InputRecord],
     headers: OwnedHeaders,
     at: Option<Timestamp>,
+    compression: &str,
+) -> Result<()> {
+    let records = records.iter().map(|record| {
+        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
+            // Explicit: scenarios place orders, also on the wrong partition.
+            .partition(record.partition.0)
+            .headers(headers.clone());
+        sent.timestamp = at.map(|at| at.0);
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        sent
+    });
+    send_records(kafka, topic, records, compression)
+}
+
+fn send_records<'a>(
+    kafka: &str,
+    topic: &str,
+    records: impl Iterator<Item = BaseRecord<'a, [u8], [u8]>>,
     compression: &str,
 ) -> Result<()> {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
@@ -128,17 +174,11 @@ fn send_all(
         .create()
         .context("creating a producer")?;
     for record in records {
-        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic)
-            // Explicit: scenarios place orders, also on the wrong partition.
-            .partition(record.partition.0)
-            .headers(headers.clone());
-        sent.timestamp = at.map(|at| at.0);
-        sent.key = record.key.as_deref();
-        sent.payload = record.value.as_deref();
+        let partition = record.partition.unwrap_or_default();
         producer
-            .send(sent)
+            .send(record)
             .map_err(|(error, _)| error)
-            .with_context(|| format!("sending to {topic}/{}", record.partition))?;
+            .with_context(|| format!("sending to {topic}/{partition}"))?;
     }
     producer
         .flush(TIMEOUT)

@@ -49,8 +49,6 @@ pub(super) enum Node {
 /// Maximum number of digits behind the point of a decimal.
 // A scale is a number in the schema, and so many zeros would be written.
 const SCALE_MAX: usize = 1_024;
-/// Maximum number of types that a schema is nested in.
-const DEPTH_MAX: usize = 128;
 
 impl AvroSchema {
     /// Parses a schema, with the named types of its references.
@@ -63,9 +61,9 @@ impl AvroSchema {
             Parsed::parse_str_with_list(&schema.text, named).map_err(|error| unusable(&error))?;
         let mut nodes = Nodes::default();
         for schema in &named {
-            nodes.add(schema, None, 0)?;
+            nodes.add(schema, None)?;
         }
-        let root = nodes.add(&root, None, 0)?;
+        let root = nodes.add(&root, None)?;
         nodes.finish(root)
     }
 }
@@ -77,11 +75,8 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn add(&mut self, schema: &Parsed, namespace: Option<&str>, depth: usize) -> Result<NodeIndex, Unusable> {
-        if depth > DEPTH_MAX {
-            return Err(Unusable(format!("the schema has more than {DEPTH_MAX} levels")));
-        }
-        let depth = depth + 1;
+    // Calls itself for each level, of which the parser allows 128 in the text.
+    fn add(&mut self, schema: &Parsed, namespace: Option<&str>) -> Result<NodeIndex, Unusable> {
         let node = match schema {
             Parsed::Null => Node::Null,
             Parsed::Boolean => Node::Boolean,
@@ -124,13 +119,13 @@ impl Nodes {
                 let node = Node::Enum(symbols.symbols.iter().map(|symbol| json(symbol)).collect());
                 return Ok(self.define(&symbols.name, namespace, node));
             }
-            Parsed::Array(array) => Node::Array(self.add(&array.items, namespace, depth)?),
-            Parsed::Map(map) => Node::Map(self.add(&map.types, namespace, depth)?),
+            Parsed::Array(array) => Node::Array(self.add(&array.items, namespace)?),
+            Parsed::Map(map) => Node::Map(self.add(&map.types, namespace)?),
             Parsed::Union(union) => {
                 let variants = union.variants().iter();
                 Node::Union(
                     variants
-                        .map(|variant| self.add(variant, namespace, depth))
+                        .map(|variant| self.add(variant, namespace))
                         .collect::<Result<_, _>>()?,
                 )
             }
@@ -140,7 +135,7 @@ impl Nodes {
                 let inner = record.name.namespace().or(namespace);
                 let mut fields = Vec::with_capacity(record.fields.len());
                 for field in &record.fields {
-                    fields.push((json(&field.name), self.add(&field.schema, inner, depth)?));
+                    fields.push((json(&field.name), self.add(&field.schema, inner)?));
                 }
                 self.nodes[index] = Node::Record(fields);
                 return Ok(index);

@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::*;
 use crate::document::DOCUMENT_BYTES_MAX;
 use crate::fuzz::{AVRO_ORDER, bytes_of_hex};
-use crate::schema::{Format, Reference, SchemaText};
+use crate::schema::{Format, Reference, Schema, SchemaText};
 
 fn schema(text: &str, references: &[(&str, &str)]) -> AvroSchema {
     let references = references.iter().map(|(name, text)| Reference {
@@ -119,6 +119,29 @@ fn small_value_stays_small() {
         references: Vec::new(),
     };
     AvroSchema::parse(&text).expect_err("a scale of millions");
+    // A decimal of a byte that says itself that it has millions of places.
+    let big = r#"{"type":"bytes","logicalType":"big-decimal"}"#;
+    let value = [&[12, 2, 1][..], &[0x80, 0xa4, 0xe8, 0x07]].concat();
+    let error = schema(big, &[]).read(&value).expect_err("too many places");
+    assert!(error.0.contains("scale"), "{error}");
+}
+
+/// A text of some kilobytes that would end the process where its parser, or the walk through what it has parsed, overflows
+/// the stack.
+#[test]
+fn deep_schema_is_refused() {
+    let nested = |levels: usize| {
+        let (open, close) = (r#"{"type":"array","items":"#.repeat(levels), "}".repeat(levels));
+        SchemaText {
+            format: Format::Avro,
+            text: format!("{open}\"null\"{close}"),
+            references: Vec::new(),
+        }
+    };
+    Schema::parse(&nested(120)).expect("a schema");
+    Schema::parse(&nested(150)).expect_err("deeper than the parser goes");
+    let error = Schema::parse(&nested(100_000)).expect_err("too deep");
+    assert!(error.0.contains("200 levels"), "{error}");
 }
 
 #[test]

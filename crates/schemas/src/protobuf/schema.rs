@@ -6,6 +6,7 @@ use prost_reflect::{DynamicMessage, FileDescriptor, MessageDescriptor, Serialize
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
 use super::count::{Wire, check_size};
+use super::known_files::known_file;
 use crate::document::{Document, Undecodable};
 use crate::schema::{SchemaText, Unusable, unusable};
 
@@ -144,8 +145,11 @@ impl FileResolver for Owned {
         match self.imports.get(name) {
             _ if name == FILE => File::from_source(name, &self.schema),
             Some(import) => File::from_source(name, import),
-            // The files that come with each compiler.
-            None => self.google.open_file(name),
+            None => match known_file(name) {
+                Some(text) => File::from_source(name, &text),
+                // The files that come with each compiler.
+                None => self.google.open_file(name),
+            },
         }
     }
 }

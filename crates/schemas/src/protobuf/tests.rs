@@ -41,6 +41,80 @@ fn order_of_another_implementation_is_read() {
     assert!(!read.contains("note") && !read.contains("card"), "{read}");
 }
 
+/// Written by Python's protobuf 7.36.2, as `ORDER` is.
+const ORDER_OF_KNOWN_TYPES: &str = "0a036f2d31120d0a03455552100c1880cab5ee011a080a0204e210061802221608ea0f10014a0f0a0d457572\
+6f70652f4265726c696e";
+
+#[test]
+fn known_files_are_imported_without_a_reference() {
+    let proto = "syntax = \"proto3\"; import \"confluent/meta.proto\"; import \"confluent/type/decimal.proto\"; \
+                 import \"google/type/money.proto\"; import \"google/type/datetime.proto\"; \
+                 message Order { string order_id = 1 [(confluent.field_meta).doc = \"Unique\"]; google.type.Money total = 2; \
+                 confluent.type.Decimal tax = 3; google.type.DateTime at = 4; }";
+    let read = schema(proto).read(&[&[0], &bytes_of_hex(ORDER_OF_KNOWN_TYPES)[..]].concat());
+    assert_eq!(
+        read.expect("an order"),
+        concat!(
+            r#"{"order_id":"o-1","total":{"currency_code":"EUR","units":12,"nanos":500000000},"#,
+            r#""tax":{"value":"BOI=","precision":6,"scale":2},"at":{"year":2026,"month":1,"day":0,"hours":0,"#,
+            r#""minutes":0,"seconds":0,"nanos":0,"time_zone":{"id":"Europe/Berlin","version":""}}}"#,
+        )
+    );
+}
+
+#[test]
+fn each_known_file_compiles() {
+    let names = [
+        "calendar_period",
+        "color",
+        "date",
+        "datetime",
+        "dayofweek",
+        "decimal",
+        "expr",
+        "fraction",
+        "interval",
+        "latlng",
+        "money",
+        "month",
+        "phone_number",
+        "postal_address",
+        "quaternion",
+        "timeofday",
+    ];
+    let imports: String = names
+        .iter()
+        .map(|name| format!("import \"google/type/{name}.proto\";"))
+        .collect();
+    schema(&format!(
+        "syntax = \"proto3\"; {imports} message A {{ string a = 1; }}"
+    ));
+    for unknown in [
+        "google/type/other.proto",
+        "google/type/",
+        "confluent/other.proto",
+        "money.proto",
+    ] {
+        let proto = format!("syntax = \"proto3\"; import \"{unknown}\"; message A {{ string a = 1; }}");
+        ProtobufSchema::parse(&text(&proto)).expect_err(unknown);
+    }
+}
+
+/// A registry may have its own version of a known file.
+#[test]
+fn reference_comes_before_a_known_file() {
+    let proto =
+        "syntax = \"proto3\"; import \"google/type/money.proto\"; message A { google.type.Money m = 1; }";
+    let mut of_registry = text(proto);
+    of_registry.references = vec![Reference {
+        name: "google/type/money.proto".into(),
+        text: "syntax = \"proto3\"; package google.type; message Money { string other = 1; }".into(),
+    }];
+    let schema = ProtobufSchema::parse(&of_registry).expect("a schema");
+    let read = schema.read(b"\x00\x0a\x03\x0a\x01x").expect("a message");
+    assert_eq!(read, r#"{"m":{"other":"x"}}"#);
+}
+
 #[test]
 fn indexes_name_the_message() {
     let proto = "syntax = \"proto3\"; message A { string a = 1; } message B { message C { string c = 1; } string b = 1; }";
