@@ -2,7 +2,6 @@
 
 mod commands;
 mod fixture;
-mod least;
 mod permissions;
 mod refused_connections;
 mod rotation;

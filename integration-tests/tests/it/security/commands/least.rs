@@ -14,8 +14,8 @@ use harness::process::Process;
 use harness::wait::await_until;
 use kafka::topics::acls::{self, Acl, Operation, ResourceKind};
 
-use super::fixture::{Access, names};
 use crate::assertions::LIMIT;
+use crate::security::fixture::{Access, names};
 
 /// Maximum time until a command without a permission is denied: a broker learns of deleted topics and of permissions a
 /// moment after they were changed.

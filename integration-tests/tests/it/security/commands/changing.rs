@@ -1,0 +1,235 @@
+//! The commands that change something, and one that needs a stopped validator, see [`super`].
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::cluster::Administrator;
+use harness::cluster::secured::SecuredKafka;
+use harness::pipeline::{Pipeline, SESSION_TIMEOUT};
+use harness::read_back::topics::{Keep, read_topic};
+use harness::wait::pause;
+use kafka::topics::CHANGELOG_CONFIGS;
+use kafka::topics::acls::{Acl, Operation, ResourceKind};
+use records::Topics;
+
+use super::CHANGING;
+use super::data::{fill_after, refused_key};
+use super::least::{Form, Lacking, Least};
+use crate::g8_fail_closed::halted_partitions::{recreate, retry_until_accepted};
+use crate::run;
+use crate::security::fixture::secured_kafka;
+
+#[test]
+fn changing_commands_need_what_is_listed() {
+    run(|| {
+        let kafka = secured_kafka()?;
+        let mut pipeline = Pipeline::on(kafka.open.clone(), "changing", 1)?;
+        let least = Least::allow(&kafka, &pipeline, &CHANGING, Lacking::Described)?;
+        create(&pipeline, &least)?;
+        let group = format!("--group {}", pipeline.caller_group);
+        let stopped = fill_after(&pipeline, || {
+            let words = format!("group create --at beginning --yes {group}");
+            change(&least, "group create", &words, "with 1 calls to make")
+        })?;
+        change(&least, "pause", &format!("pause --yes {group}"), "are paused")?;
+        change(&least, "resume", &format!("resume --yes {group}"), "are running")?;
+        settle(&pipeline, &least, &group)?;
+        replay(&pipeline, &least, &group)?;
+        change(
+            &least,
+            "dead-letters replay",
+            "dead-letters replay --refused-for not-json --reason test --yes",
+            "1 dead letters were replayed",
+        )?;
+        let written_back = read_topic(&kafka.open, &pipeline.topics.orders, Keep::Fingerprints)?;
+        let refused = written_back
+            .iter()
+            .filter(|record| record.key_text() == refused_key());
+        ensure!(refused.count() == 2, "the order was not written back once");
+
+        let administrator = Administrator::new(&kafka.open)?;
+        retry_until_accepted("the group is deleted", || {
+            administrator.delete_group(&pipeline.caller_group)
+        })?;
+        change(
+            &least,
+            "group recover",
+            &format!("group recover --yes {group}"),
+            "is recovered",
+        )?;
+        // A static member counts until its session has expired.
+        pause((SESSION_TIMEOUT + Duration::from_secs(1)).saturating_sub(stopped.elapsed()))?;
+        state(&kafka, &pipeline, &least)?;
+        least.expect_all_ran()?;
+        pipeline.passed();
+        Ok(())
+    });
+}
+
+/// Runs a command with one form, whose output must have these words.
+fn change(least: &Least<'_>, command: &'static str, words: &str, expected: &str) -> Result<()> {
+    let output = least.run(command, &[words.into()])?.concat();
+    ensure!(
+        output.contains(expected),
+        "`outbox {words}` lacks {expected:?}:\n{output}"
+    );
+    Ok(())
+}
+
+fn create(pipeline: &Pipeline, least: &Least<'_>) -> Result<()> {
+    let administrator = Administrator::new(&pipeline.kafka)?;
+    let before = |lacked: Option<&Acl>| {
+        // Nothing is created, and nothing recorded, if all are there.
+        let missing = match lacked.map(|acl| (acl.kind, acl.operation, &acl.name)) {
+            Some((ResourceKind::Topic, Operation::Create, name)) => name,
+            Some((_, Operation::Write, _)) => &pipeline.topics.parked,
+            _ => return Ok(()),
+        };
+        // The first time there is none.
+        let _not_there = administrator.delete_topics(&[missing]);
+        Ok(())
+    };
+    least.run_after("topics create", "topics create --yes --partitions 1", before)?;
+    Ok(())
+}
+
+fn settle(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
+    let Topics {
+        call_dead_letters,
+        pending,
+        ..
+    } = &pipeline.topics;
+    let words =
+        |key: &str, decision: &str| format!("parked settle {key} {decision} --reason test --yes {group}");
+    let accepted = words("parked-0", "--accepted");
+    let rejected = words("parked-1", "--rejected");
+    let again = words("parked-2", "--send-again");
+    let forms = [
+        Form::from(accepted.as_str()),
+        Form {
+            words: &rejected,
+            shows: Some((call_dead_letters, Operation::Write)),
+        },
+        Form {
+            words: &again,
+            shows: Some((pending, Operation::Write)),
+        },
+    ];
+    let outputs = least.run("parked settle", &forms)?;
+    for output in &outputs {
+        ensure!(output.contains("1 parked calls are settled"), "{output}");
+    }
+    reconcile(pipeline, least, group)?;
+    let parked = read_topic(&pipeline.kafka, &pipeline.topics.parked, Keep::Fingerprints)?;
+    let settlements = parked
+        .iter()
+        .filter(|record| record.header(records::settlement::SETTLES).is_some());
+    ensure!(settlements.count() == 6, "not each parked call was settled once");
+    Ok(())
+}
+
+fn reconcile(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
+    let words = |row: &str, absent: &str| -> Result<String> {
+        let file = pipeline.folder().join(format!("{}.csv", row.replace(',', "-")));
+        fs::write(&file, format!("order,state\n{row}\n"))?;
+        Ok(format!(
+            "parked reconcile --csv {} --order-column order --state-column state --accepted charged --rejected declined \
+             --rows 1 --absent {absent} --reason test --yes {group}",
+            file.display()
+        ))
+    };
+    let accepted = words("parked-3,charged", "leave")?;
+    let rejected = words("parked-4,declined", "leave")?;
+    let again = words("other,charged", "send-again")?;
+    let Topics {
+        call_dead_letters,
+        pending,
+        ..
+    } = &pipeline.topics;
+    let forms = [
+        Form::from(accepted.as_str()),
+        Form {
+            words: &rejected,
+            shows: Some((call_dead_letters, Operation::Write)),
+        },
+        Form {
+            words: &again,
+            shows: Some((pending, Operation::Write)),
+        },
+    ];
+    for output in least.run("parked reconcile", &forms)? {
+        ensure!(output.contains("1 parked calls are settled"), "{output}");
+    }
+    Ok(())
+}
+
+fn replay(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
+    let words = format!("--json replay plan --rejected-for rejected {group}");
+    let plan = |output: &str| -> Result<String> {
+        let json = output.find("{\n").map(|at| &output[at..]).context("JSON")?;
+        let plan: serde_json::Value = serde_json::from_str(json)?;
+        ensure!(plan["calls"] == 3, "not each rejected call is planned: {plan}");
+        Ok(plan["plan"].as_str().context("a plan")?.to_owned())
+    };
+    let run = plan(&least.run("replay plan", &[words.as_str().into()])?.concat())?;
+    let cancelled = plan(&least.listed("replay plan", &[words.as_str().into()])?.concat())?;
+    change(least, "replay pause", &format!("replay pause {run}"), "paused")?;
+    change(least, "replay resume", &format!("replay resume {run}"), "goes on")?;
+    change(
+        least,
+        "replay run",
+        &format!("replay run {run} --yes"),
+        "3 of 3 calls appended",
+    )?;
+    change(
+        least,
+        "replay cancel",
+        &format!("replay cancel {cancelled}"),
+        "cancelled",
+    )?;
+    let copies = read_topic(&pipeline.kafka, &pipeline.topics.pending, Keep::Fingerprints)?;
+    let copies = copies
+        .iter()
+        .filter(|record| record.header(records::operation::REPLAY).is_some());
+    ensure!(copies.count() == 3, "not each rejected call was appended once");
+    Ok(())
+}
+
+/// Runs the commands on the state of the stopped validator.
+fn state(kafka: &SecuredKafka, pipeline: &Pipeline, least: &Least<'_>) -> Result<()> {
+    let group = format!("--group {}", pipeline.validator_group);
+    let words = format!(
+        "state verify --dir {} {group}",
+        pipeline.state_folder(1).display()
+    );
+    change(
+        least,
+        "state verify",
+        &words,
+        "The stores are equal to the changelog",
+    )?;
+    let records = || read_topic(&pipeline.kafka, &pipeline.topics.changelog, Keep::Fingerprints);
+    // Some permissions are needed only when the entries are there, so that they are lost again.
+    let lose = |_: Option<&Acl>| match records()?.is_empty() {
+        true => Ok(()),
+        false => recreate(pipeline, &pipeline.topics.changelog, &CHANGELOG_CONFIGS),
+    };
+    let output = least.run_after("state rebuild", &format!("state rebuild --yes {group}"), lose)?;
+    ensure!(output.contains("13 entries were appended"), "{output}");
+    let administrator = Administrator::new(&kafka.open)?;
+    let Topics {
+        orders,
+        pending,
+        changelog,
+        ..
+    } = &pipeline.topics;
+    for topic in [orders, pending, changelog] {
+        administrator.grow_topic(topic, 2)?;
+    }
+    let words = format!("state repartition --yes {group}");
+    change(least, "state repartition", &words, "entries were appended")?;
+    let moved = records()?.iter().filter(|record| record.partition.0 == 1).count();
+    ensure!(moved > 0, "no key was appended to the new partition");
+    Ok(())
+}
