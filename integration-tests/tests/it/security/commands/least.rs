@@ -19,7 +19,7 @@ use crate::security::fixture::{Access, names};
 
 /// Maximum time until a command without a permission is denied: a broker learns of deleted topics and of permissions a
 /// moment after they were changed.
-const DENIED_MAX: Duration = Duration::from_secs(10);
+const DENIED_MAX: Duration = Duration::from_secs(30);
 /// Number of commands without a permission that run at the same time.
 const AT_ONCE: usize = 4;
 
