@@ -74,10 +74,10 @@ impl ClientError {
     /// Names the group in a refusal of it, which librdkafka reports by whatever the client does next.
     #[must_use]
     pub(crate) fn in_group(mut self, group_id: &str) -> Self {
-        if self.code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
-            && !self.attempted.contains(group_id)
+        let name = format!("group {group_id:?}");
+        if self.code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) && !self.attempted.contains(&name)
         {
-            self.attempted.push_str(&format!(" in the group {group_id:?}"));
+            self.attempted.push_str(&format!(" in the {name}"));
         }
         self
     }
