@@ -90,7 +90,7 @@ need_shellcheck() {
 
 # Sets `promtool` to the program, and unpacks it from Debian's package if the machine has none.
 need_promtool() {
-    local folder
+    local folder package
     promtool=$(command -v promtool) && return
     promtool=$cache/tools/bin/promtool
     [ ! -x "$promtool" ] || return 0
@@ -99,14 +99,17 @@ need_promtool() {
         promtool=$(command -v promtool) || fail "promtool is not on the PATH after its installation."
         return
     fi
-    say "unpacking promtool (tests the alert rules) from Debian's package prometheus"
-    # Not installed: the package would start a Prometheus, and needs many others.
     ! can_install || apt_update
+    # Of its own from Debian 13 on. Not installed: prometheus would start one, and needs many others.
+    for package in promtool prometheus; do
+        [ -z "$(apt-cache search --names-only "^$package\$")" ] || break
+    done
+    say "unpacking promtool (tests the alert rules) from Debian's package $package"
     folder=$(mktemp -d "${TMPDIR:-/tmp}/outbox-promtool.XXXXXX") || fail "creating a temporary directory failed."
-    (cd "$folder" && apt-get download -q prometheus >&2 && dpkg-deb -x prometheus_*.deb unpacked) ||
-        fail "downloading the package prometheus with apt-get failed; its output is above. Install promtool, or run: sudo apt-get update"
+    (cd "$folder" && apt-get download -q "$package" >&2 && dpkg-deb -x "$package"_*.deb unpacked) ||
+        fail "downloading the package $package with apt-get failed; its output is above. Install promtool, or run: sudo apt-get update"
     mkdir -p "$(dirname "$promtool")"
-    mv "$folder/unpacked/usr/bin/promtool" "$promtool" || fail "the package prometheus has no promtool."
+    mv "$folder/unpacked/usr/bin/promtool" "$promtool" || fail "the package $package has no promtool."
     rm -rf "$folder"
 }
 
