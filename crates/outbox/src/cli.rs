@@ -173,7 +173,7 @@ pub(crate) struct ServeMetrics {
     )]
     pub(crate) listen: std::net::SocketAddr,
 
-    /// Time between two readings, in seconds. It is longer if a reading takes more than a tenth of the time.
+    /// Time between two readings, in seconds. It is longer if each reading takes more than a tenth of the time.
     #[arg(long, value_name = "SECONDS", default_value_t = 15,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) interval: u64,

@@ -76,10 +76,12 @@ struct Rounds<'a> {
 
 impl Rounds<'_> {
     fn run(&self, subject: Subject, mut read: impl FnMut() -> anyhow::Result<()>) {
+        let mut pace = Pace::default();
         while !self.shutdown.is_requested() {
             let started = Instant::now();
             match read() {
                 Ok(()) => {
+                    pace.took(started.elapsed());
                     self.metrics.read(subject, Timestamp::now());
                     self.health.set_ready(subject.as_str());
                 }
@@ -91,7 +93,7 @@ impl Rounds<'_> {
                     self.health.set_unready(subject.as_str(), error);
                 }
             }
-            let until = Instant::now() + wait_after(self.interval, started.elapsed());
+            let until = Instant::now() + pace.wait(self.interval);
             while Instant::now() < until && !self.shutdown.is_requested() {
                 std::thread::sleep(SHUTDOWN_INTERVAL);
             }
@@ -99,19 +101,51 @@ impl Rounds<'_> {
     }
 }
 
-/// Returns the wait after a reading: the interval, or longer, so that reading takes a tenth of the time at most.
-fn wait_after(interval: Duration, took: Duration) -> Duration {
-    interval.max(took.saturating_mul(9))
+/// Durations of the last readings, by which the next one waits.
+#[derive(Default)]
+struct Pace {
+    last: [Duration; 5],
+}
+
+impl Pace {
+    fn took(&mut self, time: Duration) {
+        self.last.rotate_left(1);
+        self.last[4] = time;
+    }
+
+    /// Returns the wait after a reading: the interval, or longer, so that reading takes a tenth of the time at most.
+    // By the shortest of them: one that has waited for a new leader after the death of a broker puts no load on the others,
+    // and would leave the values unread for minutes.
+    fn wait(&self, interval: Duration) -> Duration {
+        let shortest = self.last.into_iter().min().unwrap_or_default();
+        interval.max(shortest.saturating_mul(9))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const INTERVAL: Duration = Duration::from_secs(15);
+
+    fn wait_after(took: &[u64]) -> u64 {
+        let mut pace = Pace::default();
+        for seconds in took {
+            pace.took(Duration::from_secs(*seconds));
+        }
+        pace.wait(INTERVAL).as_secs()
+    }
+
     #[test]
     fn reading_takes_a_tenth_of_the_time_at_most() {
-        let seconds = Duration::from_secs;
-        assert_eq!(wait_after(seconds(15), seconds(1)), seconds(15));
-        assert_eq!(wait_after(seconds(15), seconds(10)), seconds(90));
+        assert_eq!(wait_after(&[1; 9]), 15);
+        assert_eq!(wait_after(&[10; 5]), 90);
+        assert_eq!(wait_after(&[10, 20, 30, 40, 50, 60]), 180);
+    }
+
+    #[test]
+    fn slow_readings_for_a_while_delay_none() {
+        assert_eq!(wait_after(&[10]), 15);
+        assert_eq!(wait_after(&[1, 10, 15, 15, 10]), 15);
     }
 }
