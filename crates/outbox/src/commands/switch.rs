@@ -20,8 +20,6 @@ use crate::operator::operator;
 use crate::timestamp::rfc3339;
 use crate::transaction::open_producer;
 
-/// Fixed, so that a second operator fences the first.
-const TRANSACTIONAL_ID: &str = "outbox-control";
 /// The only partition of the control topic.
 const PARTITION: Partition = Partition(0);
 
@@ -49,7 +47,9 @@ pub(crate) fn run(
         .members
         .len();
     // Before the switch is read: this fences an operator who changes it at the same time.
-    let producer = open_producer(config, TRANSACTIONAL_ID, &[topic, &config.topics.operations])?;
+    // By the topic: operators of two pipelines on one cluster change different switches.
+    let id = format!("outbox-control-{topic}");
+    let producer = open_producer(config, &id, &[topic, &config.topics.operations])?;
     let reader = ChangelogReader::open(&settings, topic)?;
     let before = read(&reader, topic, group)?;
     if let Some(same) = before.as_ref().filter(|before| before.calls == calls) {

@@ -1,9 +1,7 @@
 //! Least permissions of the commands that change something.
 
 use super::Operation::{Create, Describe, DescribeConfigs, Read, Write};
-use super::Resource::{
-    CallersGroup, Cluster, CommandsGroup, Topic, TransactionalId, TransactionalIdOf, ValidatorsGroup,
-};
+use super::Resource::{CallersGroup, Cluster, CommandsGroup, Topic, TransactionalIdOf, ValidatorsGroup};
 use super::{FINDS_COORDINATOR, Needed, OPERATIONS_ID, READS_CALLS, READS_NOTES, User, What, needs};
 use crate::topics::Purpose::{
     CallDeadLetters, Changelog, Control, Operations, OrderDeadLetters, Orders, Parked, Pending, Processed,
@@ -59,7 +57,11 @@ pub(super) const CHANGING: &[Needed] = &[
             ),
             needs(Topic(Operations), &[Write, DescribeConfigs], RECORDS),
             needs(CallersGroup, &[Describe], "names the callers that follow"),
-            needs(TransactionalId("outbox-control"), &[Write], IN_ONE_TRANSACTION),
+            needs(
+                TransactionalIdOf("outbox-control-", Control),
+                &[Write],
+                IN_ONE_TRANSACTION,
+            ),
         ],
     },
     Needed {

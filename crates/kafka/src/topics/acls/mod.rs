@@ -71,8 +71,6 @@ enum Resource {
     CommandsGroup,
     ValidatorsTransactionalIds,
     CallersTransactionalIds,
-    /// The fixed id of a kind of change.
-    TransactionalId(&'static str),
     /// The fixed id of a kind of change to a topic: this text and the topic's name.
     TransactionalIdOf(&'static str, Purpose),
     Cluster,
@@ -203,8 +201,8 @@ impl Resource {
     /// Returns its kind, its name, and whether the name is a prefix.
     fn named(self, names: Names<'_>) -> (ResourceKind, String, bool) {
         use Resource::{
-            CallersGroup, CallersTransactionalIds, Cluster, CommandsGroup, Topic, TransactionalId,
-            TransactionalIdOf, ValidatorsGroup, ValidatorsTransactionalIds,
+            CallersGroup, CallersTransactionalIds, Cluster, CommandsGroup, Topic, TransactionalIdOf,
+            ValidatorsGroup, ValidatorsTransactionalIds,
         };
         match self {
             Topic(purpose) => (ResourceKind::Topic, purpose.name(names.topics).to_owned(), false),
@@ -218,7 +216,6 @@ impl Resource {
                 true,
             ),
             CallersTransactionalIds => (ResourceKind::TransactionalId, format!("{}-", names.callers), true),
-            TransactionalId(id) => (ResourceKind::TransactionalId, id.to_owned(), false),
             TransactionalIdOf(id, purpose) => {
                 let name = format!("{id}{}", purpose.name(names.topics));
                 (ResourceKind::TransactionalId, name, false)
