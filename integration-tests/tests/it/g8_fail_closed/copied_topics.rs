@@ -142,11 +142,8 @@ impl Setup {
         self.caller.process.terminate(DRAIN_MAX)?;
         let group = self.pipeline.caller_group.clone();
         // Refused until the group has noticed that the caller left.
-        let begun = await_until("the group is begun", LIMIT, || {
-            Ok(match self.pipeline.begin_caller_group(&group, "end") {
-                Ok(output) => ControlFlow::Break(output),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
+        let begun = retry_until_accepted("the group is begun", || {
+            self.pipeline.begin_caller_group(&group, "end")
         })?;
         ensure!(
             begun.contains("with 0 calls to make"),

@@ -41,11 +41,11 @@ pub(crate) fn recreate(pipeline: &Pipeline, topic: &str, settings: &[(&str, &str
     })
 }
 
-/// Repeats a request until Kafka accepts it.
-pub(crate) fn retry_until_accepted(what: &str, request: impl Fn() -> Result<()>) -> Result<()> {
+/// Repeats a request until Kafka accepts it. Returns its result.
+pub(crate) fn retry_until_accepted<T>(what: &str, request: impl Fn() -> Result<T>) -> Result<T> {
     await_until(what, LIMIT, || {
         Ok(match request() {
-            Ok(()) => ControlFlow::Break(()),
+            Ok(result) => ControlFlow::Break(result),
             Err(error) => ControlFlow::Continue(format!("{error:#}")),
         })
     })

@@ -8,7 +8,6 @@
 //! After `outbox group create --at end` it makes the calls that came since, and those alone. A group that
 //! began beside an empty outbox needs no command. Without `guard-lost-offsets` all 20 calls are made again.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +17,7 @@ use harness::cluster::{self, Administrator};
 use harness::orders::manual::{orders, send};
 use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
-use harness::wait::{await_until, pause};
+use harness::wait::pause;
 
 use crate::assertions::{LIMIT, await_outbox, await_outcomes, await_unready};
 use crate::g8_fail_closed::halted_partitions::retry_until_accepted;
@@ -133,11 +132,8 @@ fn deleted_group_halts_until_it_is_begun() {
         setup.expect_requests(setup.sent)?;
 
         // Refused until the group has noticed that the caller left.
-        let output = await_until("the group is begun", LIMIT, || {
-            Ok(match setup.pipeline.begin_caller_group(&group, "end") {
-                Ok(output) => ControlFlow::Break(output),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
+        let output = retry_until_accepted("the group is begun", || {
+            setup.pipeline.begin_caller_group(&group, "end")
         })?;
         ensure!(
             output.contains("with 0 calls to make"),

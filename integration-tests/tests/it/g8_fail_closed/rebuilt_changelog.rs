@@ -10,18 +10,16 @@
 //! admitted. Without `guard-newest-order` a changelog without its end is not noticed.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::orders::manual::{InputRecord, abort, orders, send};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, read_topic};
-use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_outbox, await_unready, await_verdicts, expect_outbox};
 use crate::fixtures::validator_with_orders;
-use crate::g8_fail_closed::halted_partitions::{CHANGELOG_CONFIGS, recreate};
+use crate::g8_fail_closed::halted_partitions::{CHANGELOG_CONFIGS, recreate, retry_until_accepted};
 use crate::run;
 
 const ORDERS: u32 = 20;
@@ -75,12 +73,7 @@ fn rebuilt(name: &str, kept: usize, reason: &str, failpoints: &str) -> Result<()
 
     let expect_appended = |count: usize| -> Result<()> {
         // Refused until the group has noticed that the validator left.
-        let output = await_until("the changelog is rebuilt", LIMIT, || {
-            Ok(match pipeline.rebuild_state() {
-                Ok(output) => ControlFlow::Break(output),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
-        })?;
+        let output = retry_until_accepted("the changelog is rebuilt", || pipeline.rebuild_state())?;
         ensure!(
             output.contains(&format!("; {count} entries were appended")),
             "`outbox state rebuild` did not append {count} entries:\n{output}"

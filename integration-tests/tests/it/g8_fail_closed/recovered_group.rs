@@ -8,14 +8,11 @@
 //! Must hold: the command refuses while the caller is in the group, and once nothing is missing. After it,
 //! each call gets its final state, and the API's own record has each order at most once.
 
-use std::ops::ControlFlow;
-
 use anyhow::{Result, ensure};
 use harness::api;
 use harness::check::at_most_once::Policy;
 use harness::cluster::Administrator;
 use harness::process::instance_lifecycle::await_ready;
-use harness::wait::await_until;
 
 use crate::assertions::{LIMIT, await_unready};
 use crate::g4_g7_calls::fixture::{API_LATENCY, DRAIN_MAX, Fixture};
@@ -71,12 +68,7 @@ fn recovered_group_charges_no_order_twice() {
         );
         caller.process.terminate(DRAIN_MAX)?;
         // Refused until the group has noticed that the caller left.
-        let output = await_until("the group is recovered", LIMIT, || {
-            Ok(match recover(&fixture) {
-                Ok(output) => ControlFlow::Break(output),
-                Err(error) => ControlFlow::Continue(format!("{error:#}")),
-            })
-        })?;
+        let output = retry_until_accepted("the group is recovered", || recover(&fixture))?;
         println!("{output}");
         ensure!(
             output.contains("calls are ambiguous"),
