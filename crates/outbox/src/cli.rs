@@ -583,8 +583,8 @@ pub(crate) struct ShowAcls {
 /// Arguments of `topics create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateTopics {
-    /// Number of partitions of each new topic. It limits the number of validators and callers, and cannot be
-    /// changed later. Default: as many as an existing orders topic or outbox, else 12.
+    /// Number of partitions of each new topic. It limits the number of validators and callers. To raise it later, everything
+    /// stops for a while (`outbox state repartition --help`). Default: as many as an existing orders topic or outbox, else 12.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: Option<u16>,
 
