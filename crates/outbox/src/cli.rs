@@ -639,4 +639,27 @@ mod tests {
             assert!(parsed.is_ok(), "{command}: {}", parsed.expect_err("not valid"));
         }
     }
+
+    /// Those behind `kubectl exec`, and the arguments of the Jobs.
+    #[test]
+    fn commands_of_the_page_for_kubernetes_are_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/kubernetes/README.md");
+        let page = std::fs::read_to_string(path).expect("the page");
+        let behind = |mark| {
+            page.lines()
+                .filter_map(move |line| Some(line.split_once(mark)?.1))
+        };
+        let in_pods = behind(" -- outbox ").map(|words| words.split(' ').map(str::to_owned).collect());
+        let in_jobs = behind("--argjson args '").map(|json| {
+            let json = json.split('\'').next().unwrap_or_default();
+            serde_json::from_str(json).expect("a list of arguments")
+        });
+        let commands: Vec<Vec<String>> = in_pods.chain(in_jobs).collect();
+        assert!(commands.len() > 3, "{commands:?}");
+        for command in commands {
+            let words = [&["outbox".to_owned()], command.as_slice()].concat();
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{command:?}: {}", parsed.expect_err("not valid"));
+        }
+    }
 }
