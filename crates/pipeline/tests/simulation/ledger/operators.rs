@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pipeline::ledger::{Planner, Replayable, Replays, RunningReplay, Selected, Stage, Step, Terminal};
 use rand::RngExt as _;
 use records::operation::{Event, Planned, Replay};
-use records::{CallNote, Offset, OffsetSet};
+use records::{CallNote, Offset, OffsetSet, Timestamp};
 
 use super::Mutation;
 use super::world::{P, World, position};
@@ -203,7 +203,7 @@ fn planner(
 fn ready(world: &mut World, plan: String, epoch: u64, reading: &Reading) -> Command {
     let mut replays = Replays::default();
     for event in &world.operations {
-        replays.take(event.clone());
+        replays.take(event.clone(), Timestamp(0));
     }
     let Some(replay) = replays.get(&plan).filter(|replay| replay.stage() == Stage::Open) else {
         return Command::None;
