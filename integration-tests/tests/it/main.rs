@@ -20,9 +20,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use anyhow::Result;
 
 /// Maximum number of scenarios that run at the same time.
-// Most of its time a scenario waits for a session, a transaction or a restart: two at a time use 30 % of two cores,
-// the broker included. `scripts/test` starts as many.
-const CONCURRENT_SCENARIOS_MAX: usize = 4;
+// Most of its time a scenario waits for a session, a transaction or a restart: four at a time leave a third of two
+// cores idle, the broker included. `scripts/test` starts as many.
+const CONCURRENT_SCENARIOS_MAX: usize = 6;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static SLOT_RELEASED: Condvar = Condvar::new();
