@@ -11,6 +11,8 @@ const WIDTH: u32 = 1_000;
 const ROW: u32 = 34;
 const LEFT: i32 = 360;
 const RIGHT: i32 = 90;
+/// Width of a label beside a bar.
+const LABEL: i32 = 120;
 const VALIDATOR: RGBColor = RGBColor(0, 114, 138);
 const CALLER: RGBColor = RGBColor(214, 120, 30);
 const FAILED: RGBColor = RGBColor(190, 40, 40);
@@ -93,10 +95,11 @@ fn draw(
         .map(|name| of.attribute(name))
         .concat();
         let label = format!("{took:.1} ms, {end}");
-        // Beside the bar where there is room, else inside.
-        let at = match to + 150 < i32::try_from(WIDTH)? {
+        // Behind the bar, inside or before it, where there is room.
+        let at = match to + LABEL < i32::try_from(WIDTH)? {
             true => ((to + 6, top + 6), BLACK),
-            false => ((from + 8, top + 6), WHITE),
+            false if to - from > LABEL => ((from + 8, top + 6), WHITE),
+            false => ((from - LABEL, top + 6), BLACK),
         };
         area.draw(&Text::new(label, at.0, text(13, at.1)))?;
     }
