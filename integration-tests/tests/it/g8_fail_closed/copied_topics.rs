@@ -12,7 +12,8 @@
 //! not called by itself: `outbox order` sends the operator to the provider's list, in which it is missing. By its key, and
 //! with the number of calls, `outbox replay` has it called once. It refuses to plan without keys, to run before an earlier
 //! request can no longer be processed, and without the number; an order with an outcome is left out, also if the outcome was
-//! copied after it was planned (without `guard-replay-states` it is charged twice); and run again, it appends nothing.
+//! copied after it was planned (without `guard-replay-states` it is charged twice); and run again, it appends nothing. A
+//! parked record whose position is another order's here is not settled (`guard-parked-position`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,6 +29,8 @@ use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, Record, read_topic};
 use harness::wait::await_until;
+use records::call_dead_letter::CALL;
+use records::dead_letter::{AT, REASON};
 use records::operation::REPLAY;
 use serde_json::Value;
 
@@ -275,6 +278,55 @@ impl Setup {
         Ok(())
     }
 
+    /// Parks an order by a record of the old cluster, whose position is that of another order here, and tries to settle it.
+    fn settle_a_copy(&self) -> Result<()> {
+        let topics = &self.pipeline.topics;
+        let pending = read_topic(&self.pipeline.kafka, &topics.pending, Keep::Values)?;
+        let other = pending
+            .into_iter()
+            .find(|record| record.key_text() == "uncalled-0-1")
+            .context("a call")?;
+        let call = format!("{}/{}@{}", topics.pending, other.partition, other.offset);
+        let header = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
+        let parked = Record {
+            key: Some(b"parked-0-0".to_vec()),
+            headers: vec![
+                header(REASON, "ambiguous".into()),
+                header(AT, other.timestamp_ms.to_string()),
+                header(CALL, call.clone()),
+            ],
+            ..other
+        };
+        send_copies(&self.pipeline.kafka, &topics.parked, &[parked])?;
+        let group = ["--group", &self.pipeline.caller_group];
+        for decision in ["--accepted", "--rejected"] {
+            let settle = [
+                "parked",
+                "settle",
+                "parked-0-0",
+                decision,
+                "--reason",
+                "test",
+                "--yes",
+            ];
+            let refused = self.operate(&[], &[&settle[..], &group].concat())?;
+            ensure!(
+                refused.contains(&format!(
+                    "names the call {call}, where the outbox does not have this order"
+                )),
+                "the call of another order is settled:\n{refused}"
+            );
+        }
+        let history = self
+            .pipeline
+            .outbox(&[&["order", "uncalled-0-1"], &group[..]].concat())?;
+        ensure!(
+            history.contains("replay plan uncalled-0-1 --state unknown"),
+            "the call of another order has ended:\n{history}"
+        );
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<()> {
         for service in [&mut self.caller, &mut self.validator] {
             service.process.terminate(DRAIN_MAX)?;
@@ -347,6 +399,7 @@ fn copied_topics_charge_no_order_twice() {
             called == ["uncalled-0-0", "uncalled-1-0"],
             "other orders than those of the two keys were charged: {called:?}"
         );
+        setup.settle_a_copy()?;
         setup.finish()
     });
 }

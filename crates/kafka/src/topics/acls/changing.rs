@@ -68,7 +68,11 @@ pub(super) const CHANGING: &[Needed] = &[
         user: User::Operator,
         what: What::Commands(&["parked settle", "parked reconcile"]),
         permissions: &[
-            needs(Topic(Pending), &[Write, DescribeConfigs], "appends copies"),
+            needs(
+                Topic(Pending),
+                &[Read, Write, DescribeConfigs],
+                "reads whose calls they are, appends copies",
+            ),
             needs(
                 Topic(Processed),
                 &[Read, Write, DescribeConfigs],

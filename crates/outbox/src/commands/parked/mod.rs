@@ -1,5 +1,6 @@
 //! `parked`: shows the parked calls, and settles them.
 
+mod outbox_keys;
 pub(crate) mod reading;
 mod reconcile;
 mod settle;

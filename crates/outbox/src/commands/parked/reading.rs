@@ -237,7 +237,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn settled_bounds(
+    pub(super) fn settled_bounds(
         &self,
         topic: &str,
         partition: Partition,

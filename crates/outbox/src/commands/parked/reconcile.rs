@@ -10,6 +10,7 @@ use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
 use super::may_settle;
+use super::outbox_keys::expect_own;
 use super::reading::Reading;
 use super::settle::{Refused, SHOWN_MAX, print_refused};
 use super::show::span;
@@ -93,6 +94,9 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
     report.sent_again = count(Decision::SendAgain);
     explain(&report);
     if !chosen.is_empty() {
+        for chosen in chosen.values() {
+            expect_own(&reading, &calls, chosen)?;
+        }
         if !confirm(&question(&report, path, &span(quiescence)), options.yes)? {
             eprintln!("Nothing was changed.");
             return Ok(Status::Problem);

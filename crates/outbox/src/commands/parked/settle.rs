@@ -8,9 +8,10 @@ use records::Timestamp;
 use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
+use super::outbox_keys::expect_own;
 use super::reading::{ParkedRecord, Reading};
 use super::show::span;
-use super::write::{Chosen, Settler, open_producer};
+use super::write::{Chosen, Settler, is_chosen, open_producer};
 use super::{Listed, listed, may_settle};
 use crate::cli::{DecideParked, SettleParked};
 use crate::commands::{Status, print_json};
@@ -48,6 +49,7 @@ pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow
     let count = chosen.values().map(BTreeMap::len).sum();
     print_refused(&refused);
     if count > 0 {
+        expect_own(&reading, &calls, &chosen)?;
         // To standard error: the result on standard output may be redirected to a file.
         eprintln!("{}", listed(&sample(&calls, &chosen)));
         if !confirm(&question(decision, count, quiescence), options.yes)? {
@@ -146,12 +148,7 @@ fn choose(
 fn sample(calls: &ParkedCalls<ParkedRecord>, chosen: &Chosen) -> Vec<Listed> {
     calls
         .waiting()
-        .filter(|(call, waiting)| {
-            let at = &waiting.record.at;
-            chosen
-                .get(&at.partition)
-                .is_some_and(|calls| calls.get(&at.offset) == Some(call))
-        })
+        .filter(|(_, waiting)| is_chosen(chosen, &waiting.record.at))
         .take(SHOWN_MAX)
         .map(|(call, waiting)| Listed::of(calls, &call, waiting))
         .collect()

@@ -26,6 +26,12 @@ use crate::transaction::{self, Batches};
 /// Calls to settle, by the positions of their parked records.
 pub(super) type Chosen = BTreeMap<Partition, BTreeMap<Offset, Position>>;
 
+/// Returns whether the call with this parked record is chosen.
+pub(super) fn is_chosen(chosen: &Chosen, at: &Position) -> bool {
+    let calls = chosen.get(&at.partition);
+    calls.is_some_and(|calls| calls.contains_key(&at.offset))
+}
+
 /// Opens the producer of settlements, before the topics are read: what an earlier operator has open is committed or
 /// aborted by then, and whatever that one writes from now on is refused.
 pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProducer> {
