@@ -15,6 +15,9 @@ pub struct SchemaRegistry {
     state: Arc<Mutex<State>>,
 }
 
+/// Schemas that a registry has lost.
+pub struct LostSchemas(BTreeMap<String, Value>);
+
 /// What a registry does with each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -84,6 +87,22 @@ impl SchemaRegistry {
         self.state()
             .schemas
             .insert(format!("/subjects/{subject}/versions/1?deleted=true"), answer);
+    }
+
+    /// Loses the schemas with an id; returns what [`Self::restore`] brings back.
+    #[must_use]
+    pub fn lose(&self) -> LostSchemas {
+        let mut state = self.state();
+        let (lost, left) = std::mem::take(&mut state.schemas)
+            .into_iter()
+            .partition(|(path, _)| path.starts_with("/schemas/ids/"));
+        state.schemas = left;
+        LostSchemas(lost)
+    }
+
+    /// Has schemas again that were lost.
+    pub fn restore(&self, LostSchemas(lost): LostSchemas) {
+        self.state().schemas.extend(lost);
     }
 
     /// Changes what the registry does.

@@ -51,8 +51,22 @@ check_refusals() {
 drain_timeout = "1m"
 [api]
 url = "http://api"' &&
+        refused "write it in whole seconds or minutes" --set-string 'caller.settings=[caller]
+drain_timeout = "1m30s"
+[api]
+url = "http://api"' &&
+        refused "write it in whole seconds or minutes" --set-string 'caller.settings=[caller]
+drain_timeout = 90
+[api]
+url = "http://api"' &&
         refused "would have nothing to do" --set validator.replicas=4 &&
         refused "would have nothing to do" --set caller.replicas=4 &&
+        refused "minReplicas is 3, and maxReplicas 2" --set caller.autoscaling.enabled=true \
+            --set caller.autoscaling.prometheusAddress=http://prometheus:9090 \
+            --set caller.autoscaling.minReplicas=3 --set caller.autoscaling.maxReplicas=2 &&
+        refused "fallbackReplicas is 2, and maxReplicas 1" --set caller.autoscaling.enabled=true \
+            --set caller.autoscaling.prometheusAddress=http://prometheus:9090 \
+            --set caller.autoscaling.fallbackReplicas=2 --set caller.autoscaling.maxReplicas=1 &&
         refused "together are not valid TOML" --set-string 'settings=[api]' &&
         refused "has no api.url" --set-string caller.settings= &&
         refused "is a secret" --set-string 'kafka.properties.sasl\.password=x' &&

@@ -7,7 +7,7 @@ use anyhow::Context;
 use iso_currency::Currency;
 use kafka::Headers;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
-use pipeline::ledger::{Ledger, Rejection, Terminal};
+use pipeline::ledger::{Ledger, Lineage, Rejection, Terminal};
 use records::call_dead_letter::{self, REJECTED_BY_OPERATOR, Reason};
 use records::call_note::CallNote;
 use records::outcome::Outcome;
@@ -105,6 +105,31 @@ pub(crate) fn continuation_within(
     continuation_of(record).filter(|before| {
         let call = &before.call;
         call.topic == topic && call.partition == partition && call.offset < record.offset
+    })
+}
+
+/// Returns what a record of the outbox says of the record before, if it is of an order that is read by its key; `None`
+/// if it is a copy for another group, which the callers of this one skip.
+pub(crate) fn lineage(
+    record: &TopicRecord<'_>,
+    topic: &str,
+    partition: Partition,
+    group: &str,
+) -> Option<Lineage> {
+    if record.headers.last(continuation::CONTINUES).is_none() {
+        return Some(Lineage::Original);
+    }
+    // A header that cannot be read may be of a later version, and say anything.
+    let Some(before) = continuation_of(record) else {
+        return Some(Lineage::Foreign);
+    };
+    if before.group != group {
+        return None;
+    }
+    Some(match continuation_within(record, topic, partition) {
+        Some(before) if before.repeats => Lineage::Repeats(before.call.offset),
+        Some(before) => Lineage::Continues(before.call.offset),
+        None => Lineage::Foreign,
     })
 }
 
@@ -217,6 +242,36 @@ mod tests {
             is_early(&record(&headers), Timestamp(2_000), Duration::from_secs(1))
         };
         assert_eq!([early("1000"), early("1001"), early("?")], [false, true, true]);
+    }
+
+    #[test]
+    fn lineage_is_foreign_unless_it_is_known() {
+        let of = |header: Option<&[u8]>| {
+            let headers: Vec<_> = header
+                .into_iter()
+                .map(|value| (continuation::CONTINUES, value))
+                .collect();
+            lineage(&record_with(&headers, b"{}"), "outbox", Partition(0), "g")
+        };
+        assert_eq!(of(None), Some(Lineage::Original));
+        assert_eq!(of(Some(b"{\"version\":2}")), Some(Lineage::Foreign));
+        let copy = |call: &str, group: &str| {
+            Continuation::new(call.parse().expect("a position"), group.into(), Timestamp(1))
+        };
+        // The record is at offset 3.
+        for (call, expected) in [
+            ("outbox/0@1", Lineage::Continues(Offset(1))),
+            ("outbox/0@3", Lineage::Foreign),
+            ("outbox/0@9", Lineage::Foreign),
+            ("outbox/1@1", Lineage::Foreign),
+            ("copied.outbox/0@1", Lineage::Foreign),
+        ] {
+            assert_eq!(of(Some(&copy(call, "g").to_json())), Some(expected), "{call}");
+        }
+        let mut repeat = copy("outbox/0@1", "g");
+        repeat.repeats = true;
+        assert_eq!(of(Some(&repeat.to_json())), Some(Lineage::Repeats(Offset(1))));
+        assert_eq!(of(Some(&copy("outbox/0@1", "h").to_json())), None);
     }
 
     #[test]

@@ -583,8 +583,8 @@ pub(crate) struct ShowAcls {
 /// Arguments of `topics create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateTopics {
-    /// Number of partitions of each new topic. It limits the number of validators and callers, and cannot be
-    /// changed later. Default: as many as an existing orders topic or outbox, else 12.
+    /// Number of partitions of each new topic. It limits the number of validators and callers. To raise it later, everything
+    /// stops for a while (`outbox state repartition --help`). Default: as many as an existing orders topic or outbox, else 12.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) partitions: Option<u16>,
 
@@ -637,6 +637,29 @@ mod tests {
                 });
             let parsed = Cli::try_parse_from(words);
             assert!(parsed.is_ok(), "{command}: {}", parsed.expect_err("not valid"));
+        }
+    }
+
+    /// Those behind `kubectl exec`, and the arguments of the Jobs.
+    #[test]
+    fn commands_of_the_page_for_kubernetes_are_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/kubernetes/README.md");
+        let page = std::fs::read_to_string(path).expect("the page");
+        let behind = |mark| {
+            page.lines()
+                .filter_map(move |line| Some(line.split_once(mark)?.1))
+        };
+        let in_pods = behind(" -- outbox ").map(|words| words.split(' ').map(str::to_owned).collect());
+        let in_jobs = behind("--argjson args '").map(|json| {
+            let json = json.split('\'').next().unwrap_or_default();
+            serde_json::from_str(json).expect("a list of arguments")
+        });
+        let commands: Vec<Vec<String>> = in_pods.chain(in_jobs).collect();
+        assert!(commands.len() > 3, "{commands:?}");
+        for command in commands {
+            let words = [&["outbox".to_owned()], command.as_slice()].concat();
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{command:?}: {}", parsed.expect_err("not valid"));
         }
     }
 }

@@ -65,7 +65,7 @@ impl<'a> OperationsLog<'a> {
         let mut replays = Replays::default();
         self.visit(|_, operation| {
             if let Some(event) = operation.replay {
-                replays.take(event);
+                replays.take(event, operation.at);
             }
         })?;
         Ok(replays)

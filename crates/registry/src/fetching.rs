@@ -23,6 +23,33 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Maximum wait before a schema that is said to be unknown is asked for again.
 const UNKNOWN_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// Answers that end a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndsWait {
+    /// Each: that the registry does not have the schema, once it has said so for
+    /// [`RegistrySettings::unknown_after`], and that it cannot be used. For orders that nobody has read yet.
+    AnyAnswer,
+    /// Only the schema. For orders that were admitted by it: the registry has lost it, or is another one, or the program
+    /// that has admitted them is newer.
+    Schema,
+}
+
+impl EndsWait {
+    /// Returns why the wait goes on after an answer; `None` if it ends.
+    fn goes_on(self, id: SchemaId, answer: &Answer) -> Option<String> {
+        let why: &dyn Display = match (self, answer) {
+            (Self::AnyAnswer, _) | (Self::Schema, Answer::Known(_)) => return None,
+            (Self::Schema, Answer::Unknown(why)) => why,
+            (Self::Schema, Answer::Unusable(why)) => why,
+        };
+        Some(format!(
+            "validators have read orders by schema {id}, which is not to be had here: {why}. Set schema_registry.urls to \
+             the registry of the validators, restore the schema there under this id, or update this program to the \
+             version of the validators"
+        ))
+    }
+}
+
 /// Access to the registry. The thread ends with the process.
 #[derive(Debug)]
 pub struct Registry {
@@ -43,13 +70,15 @@ struct State {
 }
 
 impl Registry {
-    /// Starts the thread; `None` if the settings name no registry. `answered` gets each answer, on the thread.
+    /// Starts the thread; `None` if the settings name no registry. `answered` gets each answer that ends a wait, on the
+    /// thread.
     ///
     /// # Errors
     /// Names the setting that is invalid, or the thread cannot be started.
     pub fn start(
         settings: &RegistrySettings,
         metrics: RegistryMetrics,
+        ends_wait: EndsWait,
         answered: impl Fn(SchemaId, Answer) + Send + 'static,
     ) -> anyhow::Result<Option<Self>> {
         if settings.urls.is_empty() {
@@ -65,6 +94,7 @@ impl Registry {
             shared: Arc::clone(&shared),
             client,
             metrics,
+            ends_wait,
             unknown_after: settings.unknown_after,
             unknown_since: BTreeMap::new(),
             failures: 0,
@@ -124,6 +154,7 @@ struct Fetching {
     shared: Arc<Shared>,
     client: RegistryClient,
     metrics: RegistryMetrics,
+    ends_wait: EndsWait,
     unknown_after: Duration,
     /// Time of the first answer that a schema is unknown.
     unknown_since: BTreeMap<SchemaId, Instant>,
@@ -154,43 +185,51 @@ impl Fetching {
 
     /// Asks for a schema once, and returns the time to wait before the next request.
     async fn ask(&mut self, id: SchemaId, answered: &impl Fn(SchemaId, Answer)) -> Duration {
-        match self.client.schema(id).await {
-            Err(why) => self.not_answered(id, why),
-            Ok(answer) => {
-                self.answered();
-                if let Answer::Unknown(_) = &answer {
-                    let since = *self.unknown_since.entry(id).or_insert_with(Instant::now);
-                    if since.elapsed() < self.unknown_after {
-                        return (self.unknown_after / 5)
-                            .clamp(BACKOFF_MIN.min(self.unknown_after), UNKNOWN_WAIT_MAX);
-                    }
+        let answer = match self.client.schema(id).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                self.metrics.not_answered();
+                // One line for an outage, however long it is.
+                if self.failures == 0 {
+                    tracing::warn!(schema = %id, why, "schema registry does not answer, orders wait");
                 }
-                match &answer {
-                    Answer::Known(_) => tracing::info!(schema = %id, "schema read from the registry"),
-                    Answer::Unusable(why) => tracing::error!(
-                        schema = %id, %why,
-                        "schema cannot be used, its orders become dead letters, operator action required"
-                    ),
-                    Answer::Unknown(why) => tracing::warn!(
-                        schema = %id, why,
-                        "schema is unknown to the registry, its orders become dead letters"
-                    ),
-                }
-                self.metrics.answered(&answer);
-                // Before the program knows: it may want it again at once.
-                self.shared.state().wanted.remove(&id);
-                answered(id, answer);
-                Duration::ZERO
+                return self.wait(why);
+            }
+        };
+        if let Some(why) = self.ends_wait.goes_on(id, &answer) {
+            self.metrics.answered(&answer);
+            if self.shared.state().trouble.as_ref() != Some(&why) {
+                tracing::error!(schema = %id, why, "schema is not to be had, calls wait, operator action required");
+            }
+            return self.wait(why);
+        }
+        self.answered();
+        if let Answer::Unknown(_) = &answer {
+            let since = *self.unknown_since.entry(id).or_insert_with(Instant::now);
+            if since.elapsed() < self.unknown_after {
+                return (self.unknown_after / 5).clamp(BACKOFF_MIN.min(self.unknown_after), UNKNOWN_WAIT_MAX);
             }
         }
+        match &answer {
+            Answer::Known(_) => tracing::info!(schema = %id, "schema read from the registry"),
+            Answer::Unusable(why) => tracing::error!(
+                schema = %id, %why,
+                "schema cannot be used, its orders become dead letters, operator action required"
+            ),
+            Answer::Unknown(why) => tracing::warn!(
+                schema = %id, why,
+                "schema is unknown to the registry, its orders become dead letters"
+            ),
+        }
+        self.metrics.answered(&answer);
+        // Before the program knows: it may want it again at once.
+        self.shared.state().wanted.remove(&id);
+        answered(id, answer);
+        Duration::ZERO
     }
 
-    fn not_answered(&mut self, id: SchemaId, why: String) -> Duration {
-        self.metrics.not_answered();
-        // One line for an outage, however long it is.
-        if self.failures == 0 {
-            tracing::warn!(schema = %id, why, "schema registry does not answer, orders wait");
-        }
+    /// Remembers why nothing has come, and returns the time to wait before the next request.
+    fn wait(&mut self, why: String) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.shared.state().trouble = Some(why);
         BACKOFF_MIN
@@ -204,5 +243,32 @@ impl Fetching {
         }
         self.failures = 0;
         self.shared.state().trouble = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::{Format, Schema, SchemaText, Unusable};
+
+    use super::*;
+
+    #[test]
+    fn only_the_schema_ends_the_wait_of_admitted_orders() {
+        let text = SchemaText {
+            format: Format::Avro,
+            text: "\"string\"".into(),
+            references: Vec::new(),
+        };
+        let known = Answer::Known(Arc::new(Schema::parse(&text).expect("a schema")));
+        let unknown = Answer::Unknown("40403".into());
+        let unusable = Answer::Unusable(Unusable("no Avro".into()));
+        for answer in [&known, &unknown, &unusable] {
+            assert_eq!(EndsWait::AnyAnswer.goes_on(SchemaId(7), answer), None);
+        }
+        assert_eq!(EndsWait::Schema.goes_on(SchemaId(7), &known), None);
+        for (answer, words) in [(&unknown, "40403"), (&unusable, "no Avro")] {
+            let why = EndsWait::Schema.goes_on(SchemaId(7), answer).expect("a wait");
+            assert!(why.contains("schema 7") && why.contains(words), "{why}");
+        }
     }
 }

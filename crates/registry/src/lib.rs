@@ -12,6 +12,6 @@ mod metrics;
 mod settings;
 
 pub use client::document;
-pub use fetching::Registry;
+pub use fetching::{EndsWait, Registry};
 pub use metrics::RegistryMetrics;
 pub use settings::{RegistryAuth, RegistryAuthKind, RegistrySettings, RegistryTls};

@@ -23,8 +23,8 @@ const NONE: &str = "none";
 const ADVICE: &service::metrics::Advice = &[
     (
         "outbox_schema_requests",
-        "`none`: the registry is down, or the credentials are wrong; orders wait. `unknown` and `unusable`: orders become dead \
-         letters. Runbook: SchemaRegistryDown.",
+        "`none`: the registry is down, or the credentials are wrong; orders wait. `unknown` and `unusable`: a validator's \
+         orders become dead letters, a caller's calls wait. Runbook: SchemaRegistryDown.",
     ),
     (
         "outbox_partitions_awaiting_schemas",

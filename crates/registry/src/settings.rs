@@ -22,7 +22,8 @@ pub struct RegistrySettings {
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     /// Time for which the registry must have said that it has no such schema until it is believed: its instances learn
-    /// of a new one after each other.
+    /// of a new one after each other. Not for callers, which wait until it has the schema
+    /// ([`crate::EndsWait::Schema`]).
     #[serde(with = "humantime_serde")]
     pub unknown_after: Duration,
     /// Time for which a schema then counts as unknown, before the registry is asked again.

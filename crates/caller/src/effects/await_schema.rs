@@ -45,6 +45,7 @@ impl OrderSchemas {
         match self.schemas.read(value, false, Instant::now()) {
             Ok(document) => Ok(Ok(Some(document.into()))),
             Err(Unread::Needs(schema)) => Err(schema),
+            // The last two do not come: such an answer ends no wait of a caller, see `EndsWait::Schema`.
             Err(Unread::Invalid(why) | Unread::UnknownSchema(why) | Unread::UnusableSchema(why)) => {
                 Ok(Err(why))
             }

@@ -14,7 +14,7 @@ use kafka::producer::{Producer, RecordSizes};
 use kafka::topics::{Requirements, Role};
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::delivery::{Delivery, Event, NotSent, Response};
-use registry::{Registry, RegistryMetrics};
+use registry::{EndsWait, Registry, RegistryMetrics};
 use service::failpoint::kill_at;
 use service::status::{self, Identity, WorkReport};
 use service::traces::{FlushOnDrop, Traces, TracesMetrics};
@@ -118,6 +118,9 @@ pub(crate) async fn run(
     let registry = Registry::start(
         &config.schema_registry,
         registry_metrics.clone(),
+        // A dead letter for each admitted order would empty the outbox into them, if a registry came back without its
+        // schemas.
+        EndsWait::Schema,
         move |id, answer| {
             answers.send(Completion::Schema(id, answer));
         },

@@ -18,7 +18,8 @@ pub(crate) enum ReplayCommand {
     /// now, and parked ones, are always left out.
     Plan(PlanReplay),
     /// Runs a plan: appends its calls to the outbox again, where the callers make them. A call whose state has
-    /// changed since it was planned is left out. Killed at any point and run again, it appends no call twice.
+    /// changed since it was planned is left out. Killed at any point and run again, it appends no call twice. A plan of
+    /// unknown calls is refused until no earlier request of them can be processed any more.
     /// Exit status 1 if a call of the canary is not accepted, or the operator declined.
     Run(RunReplay),
     /// Shows the replays, or one of them.
@@ -38,7 +39,9 @@ pub(crate) enum ReplayCommand {
       with the callers' settings file: its times decide which calls are too recent
   outbox --config caller.toml replay plan --keys-from keys.txt
   outbox --config caller.toml replay plan --partition 3 --offsets 1000..2000 --state accepted
-      calls that were accepted, by name: `replay run` asks once more, since they are charged a second time")]
+      calls that were accepted, by name: `replay run` asks once more, since they are charged a second time
+  outbox --config caller.toml replay plan --keys-from not-charged.txt --state unknown
+      orders of which the topics do not say what became of them, and which the provider has not charged")]
 pub(crate) struct PlanReplay {
     /// Idempotency keys of the orders.
     #[arg(value_name = "KEY")]
@@ -65,7 +68,7 @@ pub(crate) struct PlanReplay {
     pub(crate) offsets: Option<OffsetRange>,
 
     /// States to replay. Default: rejected, calls with a dead letter of which no request was processed.
-    /// Any other may be charged a second time, and `replay run` asks for it by number.
+    /// Any other may be charged a second time, and `replay run` asks for it by number. `unknown` needs keys.
     #[arg(long, value_name = "STATE", value_enum, default_values_t = [ReplayState::Rejected])]
     pub(crate) state: Vec<ReplayState>,
 
@@ -96,6 +99,9 @@ pub(crate) enum ReplayState {
     Settled,
     /// Accepted.
     Accepted,
+    /// Final, and the topics do not say how: the group was begun behind them (`group create --at end`), or their
+    /// outcomes have left the topic. Only with keys: only the provider knows which of them it has not charged.
+    Unknown,
 }
 
 /// Range of offsets, written `A..B`.

@@ -12,8 +12,10 @@
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
+mod asked_for;
 mod backlog;
 mod keys;
+mod named_orders;
 mod parked_calls;
 mod plan;
 mod recovery;
@@ -23,10 +25,12 @@ use std::collections::BTreeMap;
 
 use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
+pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
 use self::keys::KeySample;
+pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
-pub use self::plan::{Contents, LeftOut, Planner, Replayable, Selected};
+pub use self::plan::{Contents, Planner, Selected};
 pub use self::recovery::{CannotRecover, Recovery};
 pub use self::replay::{Replays, RunningReplay, Stage, Step};
 
@@ -67,7 +71,8 @@ pub enum NotedState {
     InFlight,
     /// A terminal record ends it, and no caller makes it again.
     Final(Terminal),
-    /// The group has noted that it is final, and the topics no longer have the terminal record.
+    /// The group has noted that it is final, and the topics do not have its terminal record: the retention of that has
+    /// passed, or the group was begun behind the record.
     Unknown,
 }
 

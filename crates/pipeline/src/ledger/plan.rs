@@ -9,41 +9,7 @@ use std::num::NonZeroU16;
 
 use records::{Offset, OffsetSet, Partition};
 
-use super::{NotedState, Rejection, Terminal};
-
-/// State of a call that may be replayed, if it is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Replayable {
-    /// It has a dead letter, and no request of it was processed, as far as its caller knows.
-    Rejected,
-    /// It has a dead letter, and a request of it had an unknown outcome.
-    Ambiguous,
-    /// An operator has settled it as rejected.
-    Settled,
-    /// It was accepted.
-    Accepted,
-}
-
-/// Reason for which a selected call is left out of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LeftOut {
-    /// It may be replayed, but its state was not asked for.
-    NotAskedFor(Replayable),
-    /// A caller will make it.
-    Pending,
-    /// A caller makes it now.
-    InFlight,
-    /// It is parked; settling it is what sends it again.
-    Parked,
-    /// It is final, and the topics no longer say how.
-    Unknown,
-    /// Its record is no pending call.
-    NotACall,
-    /// An earlier request of it may still be processed.
-    TooEarly,
-    /// The API may have forgotten its idempotency key.
-    KeyExpired,
-}
+use super::{LeftOut, NotedState, Replayable, Terminal};
 
 /// Record of the outbox that is taken into a plan.
 #[derive(Clone, Copy, Debug)]
@@ -159,14 +125,12 @@ impl Planner {
         let replayable = match record.state {
             NotedState::Pending => return Err(LeftOut::Pending),
             NotedState::InFlight => return Err(LeftOut::InFlight),
-            NotedState::Unknown => return Err(LeftOut::Unknown),
+            // By its key alone: the position says nothing of what became of it.
+            NotedState::Unknown => return Err(LeftOut::NotAskedFor(Replayable::Unknown)),
             NotedState::Final(Terminal::Parked) => return Err(LeftOut::Parked),
-            NotedState::Final(Terminal::DeadLetter(Rejection::NotACall)) => {
-                return Err(LeftOut::NotACall);
+            NotedState::Final(Terminal::DeadLetter(rejection)) => {
+                Replayable::of(rejection).ok_or(LeftOut::NotACall)?
             }
-            NotedState::Final(Terminal::DeadLetter(Rejection::Definite)) => Replayable::Rejected,
-            NotedState::Final(Terminal::DeadLetter(Rejection::Ambiguous)) => Replayable::Ambiguous,
-            NotedState::Final(Terminal::DeadLetter(Rejection::Settled)) => Replayable::Settled,
             NotedState::Final(Terminal::Accepted) => Replayable::Accepted,
         };
         if !self.asked_for.contains(&replayable) {
@@ -243,52 +207,9 @@ impl Planner {
     }
 }
 
-impl Replayable {
-    /// All states.
-    pub const ALL: [Self; 4] = [Self::Rejected, Self::Ambiguous, Self::Settled, Self::Accepted];
-
-    /// Returns the name of the state.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::Ambiguous => "ambiguous",
-            Self::Settled => "settled",
-            Self::Accepted => "accepted",
-        }
-    }
-
-    /// Returns whether such a call may be charged a second time.
-    #[must_use]
-    pub const fn may_charge_again(self) -> bool {
-        !matches!(self, Self::Rejected)
-    }
-}
-
-impl LeftOut {
-    /// Returns the reason in words.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotAskedFor(Replayable::Accepted) => "accepted: made again, they are charged a second time",
-            Self::NotAskedFor(Replayable::Ambiguous) => {
-                "ambiguous: rejected after a request with an unknown outcome, which may have been processed"
-            }
-            Self::NotAskedFor(Replayable::Settled) => "settled as rejected by an operator",
-            Self::NotAskedFor(Replayable::Rejected) => "rejected",
-            Self::Pending => "pending: a caller will make them",
-            Self::InFlight => "in flight: a caller makes them now",
-            Self::Parked => "parked: `outbox parked settle --send-again` makes them again",
-            Self::Unknown => "unknown: final, and their outcome or dead letter is no longer there",
-            Self::NotACall => "no pending calls: callers cannot read their records",
-            Self::TooEarly => "too early: an earlier request of them may still be processed",
-            Self::KeyExpired => "older than api.idempotency_key_lifetime: the API may have forgotten them",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Rejection;
     use super::*;
 
     const P: Partition = Partition(0);
@@ -352,6 +273,8 @@ mod tests {
             (vec![Replayable::Ambiguous, Replayable::Settled], vec![1, 2]),
             // Never one that a caller makes, that waits for a settlement, or of which nothing is known.
             (Replayable::ALL.to_vec(), vec![0, 1, 2, 4]),
+            // Of which nothing is known: by its key alone.
+            (vec![Replayable::Unknown], vec![]),
         ] {
             let contents = plan(&asked_for, &records);
             assert_eq!(offsets(&contents), expected, "{asked_for:?}");

@@ -4,9 +4,12 @@
 //! commit has an unknown outcome, continues where the committed events end, and appends no call twice.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use records::operation::{Event, Planned, Replay};
 use records::{Offset, OffsetSet, Partition, Timestamp};
+
+use super::Replayable;
 
 /// Replays of one outbox, by their plans.
 #[derive(Debug, Default)]
@@ -18,6 +21,7 @@ pub struct Replays {
 #[derive(Clone, Debug, Default)]
 pub struct RunningReplay {
     planned: Option<Planned>,
+    planned_at: Option<Timestamp>,
     calls: BTreeMap<Partition, OffsetSet>,
     stage: Stage,
     until: BTreeMap<Partition, Offset>,
@@ -56,9 +60,13 @@ pub enum Step {
 }
 
 impl Replays {
-    /// Takes in an event, in the order of the topic.
-    pub fn take(&mut self, event: Replay) {
-        self.replays.entry(event.plan).or_default().take(event.event);
+    /// Takes in an event and its time, in the order of the topic.
+    pub fn take(&mut self, event: Replay, at: Timestamp) {
+        let replay = self.replays.entry(event.plan).or_default();
+        if matches!(event.event, Event::Planned(_)) {
+            replay.planned_at = Some(at);
+        }
+        replay.take(event.event);
     }
 
     /// Returns the replay of a plan, if the plan is complete.
@@ -131,6 +139,20 @@ impl RunningReplay {
     #[must_use]
     pub const fn planned(&self) -> Option<&Planned> {
         self.planned.as_ref()
+    }
+
+    /// Returns the time from which on a plan of calls whose outcome is unknown may be run; `None` for other plans.
+    /// `quiescence` is the time after which no request of a call that is final can be sent or processed any more.
+    #[must_use]
+    pub fn not_before(&self, quiescence: Duration) -> Option<Timestamp> {
+        let states = &self.planned.as_ref()?.states;
+        if !states.iter().any(|state| state == Replayable::Unknown.as_str()) {
+            return None;
+        }
+        // No record says when such a call became final, or when the group was begun behind it. When it was planned, it
+        // was final, so that no caller has begun to send it since; but one may have shortly before.
+        let quiescence = i64::try_from(quiescence.as_millis()).unwrap_or(i64::MAX);
+        Some(Timestamp(self.planned_at?.0.saturating_add(quiescence)))
     }
 
     /// Returns the stage.
@@ -353,10 +375,8 @@ mod tests {
     fn incomplete_plan_is_no_replay() {
         let mut replays = Replays::default();
         let mut take = |event| {
-            replays.take(Replay {
-                plan: "a".into(),
-                event,
-            });
+            let plan = "a".into();
+            replays.take(Replay { plan, event }, Timestamp(3));
             replays.get("a").is_some()
         };
         assert!(!take(Event::Calls {
@@ -371,5 +391,26 @@ mod tests {
             states: Vec::new(),
         })));
         assert_eq!(replays.all().count(), 1);
+    }
+    #[test]
+    fn unknown_calls_wait_until_no_request_is_left() {
+        let not_before = |states: &[Replayable]| {
+            let mut replays = Replays::default();
+            let planned = Planned {
+                group: "g".into(),
+                outbox: None,
+                calls: 1,
+                again: 1,
+                states: states.iter().map(|state| state.as_str().to_owned()).collect(),
+            };
+            for (event, at) in [(Event::Planned(planned), 1_000), (Event::Paused, 7_000)] {
+                let plan = "a".into();
+                replays.take(Replay { plan, event }, Timestamp(at));
+            }
+            let replay = replays.get("a").expect("a plan");
+            replay.not_before(Duration::from_secs(5))
+        };
+        assert_eq!(not_before(&[Replayable::Unknown]), Some(Timestamp(6_000)));
+        assert_eq!(not_before(&Replayable::ALL[..4]), None);
     }
 }

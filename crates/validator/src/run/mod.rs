@@ -20,7 +20,7 @@ use kafka::error::ClientError;
 use membership::{GroupHealth, GroupMember, MemberSettings};
 use pipeline::admission::{Action, Admission, Event, OrdersLag, PartitionState, Window};
 use records::{Offset, Partition, Timestamp};
-use registry::{Registry, RegistryMetrics};
+use registry::{EndsWait, Registry, RegistryMetrics};
 use schemas::{Answer, SchemaId};
 use service::failpoint::guard_removed;
 use service::status::{self, Identity, WorkReport};
@@ -111,6 +111,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
     let registry = Registry::start(
         &config.schema_registry,
         registry_metrics.clone(),
+        EndsWait::AnyAnswer,
         move |id, said| {
             // The loop has ended, and so does the process.
             let _ = answer.send((id, said));

@@ -7,7 +7,9 @@
 //!
 //! Must hold: each valid order is charged once and has an outcome with its id; its bytes are in the outbox unchanged; an
 //! order of an unknown schema, and one that its schema does not read, becomes a dead letter that names the schema. While the
-//! registry does not answer, nothing is admitted, refused, called or lost, and the programs say what they wait for.
+//! registry does not answer, nothing is admitted, refused, called or lost, and the programs say what they wait for. So does
+//! the caller if the registry comes back without the schema of an order that was admitted: with `EndsWait::AnyAnswer`
+//! in its place, the call becomes a dead letter.
 
 use std::time::Duration;
 
@@ -213,6 +215,7 @@ fn registry_that_is_down_is_waited_for() {
                 .with("schema_registry.urls", [&registry.url])
                 .with("schema_registry.auth.kind", "bearer")
                 .with("schema_registry.auth.secret", &secret)
+                .with("schema_registry.unknown_after", "300ms")
         };
         let settings = with_registry(pipeline.validator_settings(1));
         let mut validator = pipeline.service("validator", 1, settings)?;
@@ -284,7 +287,14 @@ fn registry_that_is_down_is_waited_for() {
         }
         caller.process.start()?;
         await_unready(&mut caller, &["schema registry", "for schema 1"])?;
+        // It comes back without its schemas, by which the validator has admitted these orders.
+        let lost = registry.lose();
         registry.set(Behaviour::Up);
+        await_unready(&mut caller, &["which is not to be had here", "40403"])?;
+        pause(MARKERS_INTERVAL * 2)?;
+        let stats = api.stats()?;
+        ensure!(stats.charges == 0, "called without its schema: {stats:?}");
+        registry.restore(lost);
         await_outcomes(&pipeline, 3)?;
 
         // Down in the middle: known schemas go on, and an unknown one waits for its turn.

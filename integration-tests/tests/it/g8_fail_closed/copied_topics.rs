@@ -9,7 +9,10 @@
 //!
 //! Must hold: a validator with its state directory refuses to start, and the caller halts. After the steps no order is charged
 //! twice, also if its key is in no copied outbox; new orders are charged; and an order that was admitted and never called is
-//! not called by itself: `outbox order` sends the operator to the provider's list, in which it is missing.
+//! not called by itself: `outbox order` sends the operator to the provider's list, in which it is missing. By its key, and
+//! with the number of calls, `outbox replay` has it called once. It refuses to plan without keys, to run before an earlier
+//! request can no longer be processed, and without the number; an order with an outcome is left out, also if the outcome was
+//! copied after it was planned (without `guard-replay-states` it is charged twice); and run again, it appends nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,9 +28,11 @@ use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, Record, read_topic};
 use harness::wait::await_until;
+use records::operation::REPLAY;
+use serde_json::Value;
 
 use crate::assertions::{
-    LIMIT, await_outbox, await_outcomes, await_unready, await_verdicts, expect_refused_start,
+    LIMIT, await_outbox, await_outcomes, await_unready, await_verdicts, expect_refused_start, outbox_status,
 };
 use crate::g8_fail_closed::halted_partitions::retry_until_accepted;
 use crate::run;
@@ -36,6 +41,7 @@ const PARTITIONS: i32 = 2;
 /// Orders of each kind in each partition.
 const EACH: u32 = 5;
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// The pipeline on either cluster.
 struct Setup {
@@ -57,7 +63,10 @@ impl Setup {
         let api = Api::start(&pipeline, &[])?;
         let settings = pipeline
             .caller_settings(1, &api.url)
-            .with("caller.on_ambiguous", Policy::Park.as_str());
+            .with("caller.on_ambiguous", Policy::Park.as_str())
+            // The command on unknown calls waits until no earlier request can be processed any more.
+            .with("verify.api_processing_max", "1s")
+            .with("api.transport_timeout", "1s");
         Ok(Self {
             validator: pipeline.validator(1)?,
             caller: pipeline.service("caller", 1, settings)?,
@@ -162,6 +171,110 @@ impl Setup {
         await_ready(&mut self.caller, LIMIT)
     }
 
+    /// Runs a command of the operator with the callers' settings file. Returns what it printed.
+    fn operate(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<String> {
+        let mut outbox = self
+            .pipeline
+            .process("outbox-operator", "outbox")?
+            .arguments(["--config"])
+            .arguments([self.pipeline.folder().join("caller-1.toml")])
+            .arguments(arguments.iter().copied());
+        outbox.start_with(variables)?;
+        outbox.wait_exit(COMMAND_MAX)?;
+        outbox.log_since_start()
+    }
+
+    /// Plans the unknown calls of these keys, of which this number can be planned. Returns the plan.
+    fn plan(&self, keys: &[&str], calls: u64) -> Result<String> {
+        let group = ["--group", &self.pipeline.caller_group];
+        let arguments = [
+            &["--json", "replay", "plan", "--state", "unknown"],
+            &group[..],
+            keys,
+        ]
+        .concat();
+        let output = self.operate(&[], &arguments)?;
+        let json = output.find("{\n").map(|at| &output[at..]).context("JSON")?;
+        let planned: Value = serde_json::from_str(json)?;
+        let accepted = keys.len() as u64 - calls;
+        ensure!(
+            planned["calls"] == calls
+                && planned["again"] == calls
+                && planned["money"]["EUR"] == 1250 * calls
+                && planned["left_out"]["accepted: made again, they are charged a second time"].as_u64()
+                    == Some(accepted).filter(|count| *count > 0),
+            "of {keys:?} not {calls} are planned, or the others are not left out as accepted: {planned}"
+        );
+        Ok(planned["plan"].as_str().context("a plan")?.to_owned())
+    }
+
+    fn run_plan(&self, plan: &str, confirmed: &[&str]) -> Result<String> {
+        self.operate(&[], &[&["replay", "run", plan, "--yes"], confirmed].concat())
+    }
+
+    /// Has orders called that the provider does not have, by their keys. `late` is an outcome that is copied only after
+    /// its order was planned by mistake.
+    fn call_by_key(&self, late: &Copy) -> Result<()> {
+        let group = ["--group", &self.pipeline.caller_group];
+        let unnamed = [&["replay", "plan", "--state", "unknown"], &group[..]].concat();
+        let all = self.operate(&[], &unnamed)?;
+        ensure!(
+            all.contains("needs the keys of the orders"),
+            "each earlier call can be planned:\n{all}"
+        );
+        let one = self.plan(&["uncalled-0-0", "called-0-0", "new-0-0"], 1)?;
+        let mistaken = self.plan(&["uncalled-1-0", "waiting-0-0"], 2)?;
+        send_copies(&self.pipeline.kafka, &late.topic, &late.records)?;
+
+        // Whatever the speed of this machine, it is within an hour.
+        let hour = [("OUTBOX__VERIFY__API_PROCESSING_MAX", "1h")];
+        let early = self.operate(&hour, &["replay", "run", &one, "--yes", "--charge-again", "1"])?;
+        ensure!(
+            early.contains("may be processed until"),
+            "run too early:\n{early}"
+        );
+        await_until("no earlier request can be processed", LIMIT, || {
+            let unnamed = self.run_plan(&mistaken, &[])?;
+            Ok(match unnamed.contains("confirm with --charge-again 2") {
+                true => ControlFlow::Break(()),
+                false if unnamed.contains("may be processed until") => ControlFlow::Continue(unnamed),
+                false => anyhow::bail!("run without a number:\n{unnamed}"),
+            })
+        })?;
+        let runs = [
+            (&one, "1", "1 of 1 calls appended, 0 left out"),
+            (&mistaken, "2", "1 of 2 calls appended, 1 left out"),
+        ];
+        for (plan, count, words) in runs.into_iter().chain(runs) {
+            let run = self.run_plan(plan, &["--charge-again", count])?;
+            ensure!(run.contains(words), "{words}:\n{run}");
+        }
+        let pending = read_topic(
+            &self.pipeline.kafka,
+            &self.pipeline.topics.pending,
+            Keep::Fingerprints,
+        )?;
+        let copies = pending.iter().filter(|record| record.header(REPLAY).is_some());
+        ensure!(copies.count() == 2, "not each call was appended once");
+        await_until("each call is final", LIMIT, || {
+            let (_, status) = outbox_status(&self.pipeline, &[])?;
+            Ok(match (&status["pending"], &status["in_flight"]) {
+                (pending, in_flight) if pending == 0 && in_flight == 0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(status.to_string()),
+            })
+        })?;
+        for (key, words) in [
+            ("uncalled-0-0", "it was accepted"),
+            ("waiting-0-0", "an outcome with its key"),
+            ("uncalled-0-1", "replay plan uncalled-0-1 --state unknown"),
+        ] {
+            let group = &self.pipeline.caller_group;
+            let history = self.pipeline.outbox(&["order", key, "--group", group])?;
+            ensure!(history.contains(words), "{key}, {words}:\n{history}");
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<()> {
         for service in [&mut self.caller, &mut self.validator] {
             service.process.terminate(DRAIN_MAX)?;
@@ -202,6 +315,9 @@ fn copied_topics_charge_no_order_twice() {
         sent += setup.order("uncalled")?;
         await_outbox(&setup.pipeline, sent)?;
         copies.push(setup.copy_of(&setup.pipeline.topics.orders)?);
+        let mut late = setup.copy_of(&setup.pipeline.topics.processed)?;
+        late.records.retain(|record| record.key_text() == "waiting-0-0");
+        ensure!(late.records.len() == 1, "the order that waited was not called");
         setup.validator.process.terminate(DRAIN_MAX)?;
         let charged = setup.charged()?;
         setup.move_to(&copies)?;
@@ -222,6 +338,14 @@ fn copied_topics_charge_no_order_twice() {
         ensure!(
             called.len() == new && called.iter().all(|id| id.starts_with("new-")),
             "more than the new orders were charged: {called:?}"
+        );
+        let before = setup.charged()?;
+        setup.call_by_key(&late)?;
+        let after = setup.charged()?;
+        let called: Vec<&str> = after.difference(&before).map(String::as_str).collect();
+        ensure!(
+            called == ["uncalled-0-0", "uncalled-1-0"],
+            "other orders than those of the two keys were charged: {called:?}"
         );
         setup.finish()
     });

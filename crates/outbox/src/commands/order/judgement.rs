@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::ledger::{NotedState, Rejection, Terminal};
+use pipeline::ledger::{LeftOut, NotedState, Rejection, Replayable, Terminal};
 use records::{Offset, Partition, Timestamp};
 use serde::Serialize;
 
@@ -125,15 +125,40 @@ fn words(key: &str, last: &Judged, read: &Read) -> String {
             "{key} may be called again only if the operator who settled it as rejected was right that the API has not \
              processed it (`outbox replay plan {key} --state settled`)."
         ),
-        NotedState::Unknown => format!(
-            "{key} must not be called again: it is final, and the topics no longer say how; ask the provider."
+        NotedState::Unknown => unknown(key, last, read.left_out),
+    }
+}
+
+fn unknown(key: &str, last: &Judged, left_out: Option<LeftOut>) -> String {
+    match left_out {
+        Some(LeftOut::NotAskedFor(Replayable::Accepted)) => format!(
+            "{key} must not be called again: an outcome with its key says that it was accepted, and names another call, \
+             as in topics that were copied."
+        ),
+        Some(LeftOut::Parked) => format!(
+            "{key} may be called again only after you have found out whether the API has processed it: it is parked, by a \
+             record that names another call, as in topics that were copied (`outbox parked show {key}`, `outbox parked \
+             settle {key}`)."
+        ),
+        Some(why) => format!(
+            "{key} must not be called again: its last call is final, and the topics do not say how; ask the provider. No \
+             replay makes it again ({}).",
+            why.as_str()
+        ),
+        None if last.is_expired => format!(
+            "{key} must not be called again: it is final, the topics do not say how, and it is older than \
+             api.idempotency_key_lifetime, so that the API may have forgotten a request that it has processed."
+        ),
+        None => format!(
+            "{key} may be called again only if the provider says that it was not charged: it is final, and the topics do \
+             not say how; ask the provider first (`outbox replay plan {key} --state unknown`)."
         ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pipeline::ledger::Ledger;
+    use pipeline::ledger::{Ledger, NamedOrders};
 
     use super::*;
 
@@ -141,6 +166,8 @@ mod tests {
         Read {
             events: Vec::new(),
             ledger: Ledger::new("outbox"),
+            orders: NamedOrders::new("outbox", []),
+            left_out: None,
             pending: states
                 .iter()
                 .map(|(offset, first, state)| {
@@ -201,6 +228,37 @@ mod tests {
         let may = states.filter(|state| told(&read(&[(0, 0, *state)])).contains("k may be called again:"));
         assert_eq!(may.count(), 1, "the one that was rejected for sure");
         assert!(told(&read(&[])).contains("There is nothing of k"));
+    }
+
+    #[test]
+    fn unknown_call_is_up_to_the_provider() {
+        let mut order = read(&[(0, 0, NotedState::Unknown)]);
+        let words = told(&order);
+        assert!(
+            words.contains("only if the provider says that it was not charged"),
+            "{words}"
+        );
+        assert!(words.contains("outbox replay plan k --state unknown"), "{words}");
+        for (why, expected) in [
+            (
+                LeftOut::NotAskedFor(Replayable::Accepted),
+                "an outcome with its key",
+            ),
+            (LeftOut::Parked, "outbox parked settle k"),
+            (LeftOut::Unclear, "several calls with their key"),
+        ] {
+            order.left_out = Some(why);
+            let words = told(&order);
+            assert!(
+                words.contains(expected) && !words.contains("replay plan"),
+                "{words}"
+            );
+        }
+        order.left_out = None;
+        order.pending[0].0.admitted_at = None;
+        let config = Config::with_key_lifetime(std::time::Duration::from_secs(1));
+        let expired = sentence("k", &judge(&order, &config), &order);
+        assert!(expired.contains("api.idempotency_key_lifetime"), "{expired}");
     }
 
     #[test]

@@ -7,9 +7,12 @@ use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
-use pipeline::ledger::{Ledger, Terminal};
+use pipeline::ledger::{CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, Terminal};
 use records::control::{Calls, Switch};
-use records::{Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending};
+use records::outcome::Outcome;
+use records::{
+    Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending, settlement,
+};
 
 use super::history::{self, Event};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
@@ -37,6 +40,10 @@ pub(super) struct Pending {
 pub(super) struct Read {
     pub(super) events: Vec<Event>,
     pub(super) ledger: Ledger,
+    /// The order, by its key.
+    pub(super) orders: NamedOrders,
+    /// Why no replay may make its call again although the outcome is unknown; `None` if one may.
+    pub(super) left_out: Option<LeftOut>,
     /// Records of the outbox, in their order, each with what the ledger says of it.
     pub(super) pending: Vec<(Pending, pipeline::ledger::NotedState)>,
     pub(super) is_paused: bool,
@@ -56,6 +63,8 @@ struct OutboxRecord {
     key: Box<[u8]>,
     pending: Pending,
     continues: Option<Position>,
+    /// `None` if the callers of the group skip it.
+    lineage: Option<Lineage>,
 }
 
 /// Reader of one key.
@@ -106,6 +115,8 @@ impl<'a> Reading<'a> {
         let mut read = Read {
             events: Vec::new(),
             ledger: Ledger::new(topics.pending.as_str()),
+            orders: NamedOrders::new(topics.pending.as_str(), [self.key.to_vec()]),
+            left_out: None,
             pending: Vec::new(),
             is_paused: self.is_paused()?,
             is_refused: false,
@@ -137,6 +148,7 @@ impl<'a> Reading<'a> {
         }
         self.rest_of_the_outbox(&mut outbox, &mut read, &progress)?;
         fold(outbox.records, &early, &mut read)?;
+        read.left_out = read.orders.left_out(self.key);
         self.inputs(&mut read, &progress)?;
         progress.finish();
         Ok(read)
@@ -167,7 +179,10 @@ impl<'a> Reading<'a> {
     ) -> anyhow::Result<()> {
         let topic = &self.config.topics.processed;
         self.visit(topic, partitions, since, progress, |place, record| {
-            calls::take_outcome(&mut read.ledger, self.group, record)?;
+            if calls::take_outcome(&mut read.ledger, self.group, record)?.is_none() {
+                let call = Outcome::parse(record.value)?.call.parse()?;
+                read.orders.terminal(record.key, Terminal::Accepted, &call);
+            }
             read.events.push(history::accepted(record, place.to_string()));
             Ok(())
         })
@@ -190,7 +205,10 @@ impl<'a> Reading<'a> {
             |place, record| {
                 if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
                     let terminal = Terminal::DeadLetter(calls::rejection(record));
-                    calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?;
+                    if calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?.is_none()
+                    {
+                        read.orders.terminal(record.key, terminal, &call);
+                    }
                     if calls::is_early(record, now, self.config.quiescence()) {
                         early.push(call);
                     }
@@ -211,7 +229,13 @@ impl<'a> Reading<'a> {
             progress,
             |place, record| {
                 if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
-                    calls::take_terminal(&mut read.ledger, self.group, Terminal::Parked, &call, record)?;
+                    let terminal = Terminal::Parked;
+                    if calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?.is_none()
+                    {
+                        read.orders.terminal(record.key, terminal, &call);
+                    }
+                } else if let Some(call) = calls::position(&record.headers, settlement::SETTLES) {
+                    read.orders.settled(record.key, &call);
                 }
                 read.events.push(history::parked(record, place.to_string()));
                 Ok(())
@@ -228,6 +252,7 @@ impl<'a> Reading<'a> {
             for partition in partitions {
                 let bounds = self.bounds(topic, partition, self.from)?;
                 outbox.ends.insert(partition, bounds.end);
+                read.orders.starts(partition, bounds.start);
                 self.read_outbox(partition, bounds, &mut outbox.records, read, progress)?;
             }
             if !outbox.records.is_empty() {
@@ -284,6 +309,7 @@ impl<'a> Reading<'a> {
                     is_early: false,
                 },
                 continues,
+                lineage: calls::lineage(record, topic, place.partition, self.group),
             });
             Ok(())
         })
@@ -419,6 +445,17 @@ fn fold(mut records: Vec<OutboxRecord>, early: &[Position], read: &mut Read) -> 
             .ledger
             .pending(of.partition, of.offset, &record.key, record.continues.as_ref())?;
         let noted = read.ledger.noted_state(of.partition, of.offset, state);
+        if let Some(lineage) = record.lineage {
+            let named = NamedRecord {
+                offset: of.offset,
+                lineage,
+                noted: read.ledger.noted_state(of.partition, of.offset, CallState::Open),
+                is_selected: true,
+                is_expired: false,
+                money: None,
+            };
+            read.orders.pending(&record.key, of.partition, &named);
+        }
         read.pending.push((of, noted));
     }
     Ok(())

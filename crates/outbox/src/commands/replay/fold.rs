@@ -66,7 +66,7 @@ pub(super) fn read(
         now,
         progress: Progress::new(),
     };
-    fold.notes()?;
+    take_notes(reading, &mut fold.ledger)?;
     fold.outcomes()?;
     let topics = &reading.config.topics;
     fold.terminals(&topics.call_dead_letters, |record| {
@@ -89,22 +89,6 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    fn notes(&mut self) -> anyhow::Result<()> {
-        let (topic, group) = (&self.reading.config.topics.pending, self.reading.group);
-        let partitions = self.reading.partitions(topic)?;
-        let notes = call_notes(&self.reading.offsets, group, topic, &partitions)?;
-        if notes.is_empty() {
-            bail!(
-                "the group {group:?} has no committed offset on {topic:?}, so that all its calls are pending: check \
-                 --group, the callers' setting kafka.group_id"
-            );
-        }
-        for (partition, offset, note) in notes {
-            self.ledger.noted(partition, offset, note);
-        }
-        Ok(())
-    }
-
     fn outcomes(&mut self) -> anyhow::Result<()> {
         let Self {
             reading,
@@ -283,11 +267,15 @@ impl Which<'_> {
     }
 
     fn has(&self, partition: Partition, record: &TopicRecord<'_>, state: CallState) -> bool {
+        let has_dead_letter = matches!(state, CallState::Final(Terminal::DeadLetter(_)));
+        let by_dead_letter = matches!(self, Self::Selection(selection) if selection.is_by_dead_letter());
+        (has_dead_letter || !by_dead_letter) && self.has_record(partition, record)
+    }
+
+    /// Returns whether a record of the outbox is selected, whatever became of it.
+    pub(super) fn has_record(&self, partition: Partition, record: &TopicRecord<'_>) -> bool {
         match self {
-            Self::Selection(selection) => {
-                let has_dead_letter = matches!(state, CallState::Final(Terminal::DeadLetter(_)));
-                (has_dead_letter || !selection.is_by_dead_letter()) && selection.has(partition, record)
-            }
+            Self::Selection(selection) => selection.has(partition, record),
             Self::Plan { calls, .. } => calls
                 .get(&partition)
                 .is_some_and(|calls| calls.contains(record.offset)),
@@ -302,7 +290,7 @@ impl Which<'_> {
     }
 
     /// Returns whether the plan has appended the record, if its canary is awaited.
-    fn appended(&self, record: &TopicRecord<'_>) -> bool {
+    pub(super) fn appended(&self, record: &TopicRecord<'_>) -> bool {
         match self {
             Self::Selection(_) => false,
             Self::Plan { awaited, .. } => {
@@ -312,8 +300,24 @@ impl Which<'_> {
     }
 }
 
+/// Takes in what the group has noted.
+pub(super) fn take_notes(reading: &Reading<'_>, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let (topic, group) = (&reading.config.topics.pending, reading.group);
+    let notes = call_notes(&reading.offsets, group, topic, &reading.partitions(topic)?)?;
+    if notes.is_empty() {
+        bail!(
+            "the group {group:?} has no committed offset on {topic:?}, so that all its calls are pending: check \
+             --group, the callers' setting kafka.group_id"
+        );
+    }
+    for (partition, offset, note) in notes {
+        ledger.noted(partition, offset, note);
+    }
+    Ok(())
+}
+
 /// Fails if a terminal record is of another group: the settings file, with the topics, is not that of `group`.
-fn expect_own(other: Option<&str>, group: &str) -> anyhow::Result<()> {
+pub(super) fn expect_own(other: Option<&str>, group: &str) -> anyhow::Result<()> {
     match other {
         Some(other) => bail!(
             "it is of the group {other:?}, and not of {group:?}: use the settings file of the callers of {group:?}, \

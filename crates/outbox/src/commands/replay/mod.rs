@@ -1,6 +1,7 @@
 //! `replay`: appends calls to the outbox again, by a plan that an operator has seen.
 
 mod append;
+mod by_key;
 mod canary;
 mod fold;
 mod plan;

@@ -1,17 +1,18 @@
 //! `replay plan`: which calls of a selection can be made again, how much money they are, and why the others are left
 //! out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kafka::group_offsets::TopicRecord;
-use pipeline::ledger::{Contents, Planner, Replayable};
-use records::operation::{Event, Planned};
+use pipeline::ledger::{AskedFor, Contents, Planner, Replayable, Replays};
+use records::operation::{Event, Operation, Planned};
 use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
 use serde::Serialize;
 
-use super::fold::{self, Which};
+use super::fold::{self, Read, Which};
 use super::reading::Reading;
 use super::selection::Selection;
+use super::{by_key, find};
 use crate::amounts::amount_text;
 use crate::cli::PlanReplay;
 use crate::commands::{Status, print_json};
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::keys::keys;
 use crate::operations_log::{event, write};
 use crate::tables::{cell, new_table};
-use crate::timestamp::rfc3339;
+use crate::timestamp::{rfc3339, rfc3339_millis};
 
 /// Number of calls that are shown.
 const SHOWN_MAX: usize = 10;
@@ -34,6 +35,9 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<String>,
     group: String,
+    /// Time from which on it can be run, if that is not at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
     /// Number of calls.
     calls: u64,
     /// Number of those that may be charged a second time.
@@ -59,16 +63,9 @@ pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::
     let group = options.which.group.as_str();
     let keys = keys(&options.keys, options.keys_from.as_deref())?;
     let selection = Selection::of(options, keys);
-    let states: BTreeSet<Replayable> = options.state.iter().map(|state| (*state).into()).collect();
-    let mut planner = Planner::new(states.iter().copied().collect());
+    let asked_for = asked_for(options, &selection)?;
     let reading = Reading::open(config, group)?;
-    let read = fold::read(
-        &reading,
-        &mut planner,
-        &Which::Selection(&selection),
-        Timestamp::now(),
-    )?;
-    let contents = planner.contents();
+    let (read, contents) = read(&reading, &asked_for, &selection)?;
     let mut report = report(group, &contents, config.looks_up());
     report.missing_keys = read
         .missing_keys
@@ -83,13 +80,23 @@ pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::
             outbox: reading.outbox_id(),
             calls: report.calls,
             again: report.again,
-            states: states.iter().map(|state| state.as_str().to_owned()).collect(),
+            states: asked_for
+                .states()
+                .iter()
+                .map(|state| state.as_str().to_owned())
+                .collect(),
         };
         let operations: Vec<_> = parts(&contents.offsets)
             .chain([Event::Planned(planned)])
             .map(|of| event("replay plan", &plan, of, options.reason.as_deref()))
             .collect();
         write(config, &operations)?;
+        // As the run will have it, from the same records.
+        let mut replays = Replays::default();
+        for Operation { replay, at, .. } in operations {
+            replay.into_iter().for_each(|event| replays.take(event, at));
+        }
+        report.not_before = find(&replays, &plan)?.not_before(config.quiescence());
         report.plan = Some(plan);
     }
     if json {
@@ -101,6 +108,37 @@ pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::
         Some(_) => Status::Ok,
         None => Status::Problem,
     })
+}
+
+/// Returns what the options ask for.
+fn asked_for(options: &PlanReplay, selection: &Selection) -> anyhow::Result<AskedFor> {
+    let states = options.state.iter().map(|state| (*state).into());
+    Ok(AskedFor::of(
+        states,
+        selection.keys.is_some(),
+        selection.is_by_dead_letter(),
+    )?)
+}
+
+/// Reads what the plan has.
+fn read(
+    reading: &Reading<'_>,
+    asked_for: &AskedFor,
+    selection: &Selection,
+) -> anyhow::Result<(Read, Contents)> {
+    let (which, now) = (Which::Selection(selection), Timestamp::now());
+    match asked_for {
+        AskedFor::States(states) => {
+            let mut planner = Planner::new(states.clone());
+            let read = fold::read(reading, &mut planner, &which, now)?;
+            Ok((read, planner.contents()))
+        }
+        AskedFor::Unknown => {
+            let keys = selection.keys.clone().unwrap_or_default();
+            let (read, orders) = by_key::read(reading, keys, &which, now)?;
+            Ok((read, orders.contents()))
+        }
+    }
 }
 
 /// Returns the calls of a plan in records of a limited size.
@@ -136,6 +174,7 @@ fn report(group: &str, contents: &Contents, looks_up: bool) -> Report {
     Report {
         plan: None,
         group: group.to_owned(),
+        not_before: None,
         calls: contents.calls.values().sum(),
         again: contents
             .calls
@@ -204,8 +243,10 @@ fn text(report: &Report) -> String {
         };
         let _ = write!(text, "{table}\n{more}\n");
     }
-    for (state, count) in &report.by_state {
-        let _ = writeln!(text, "{count:>10}  {state}");
+    for state in Replayable::ALL {
+        if let Some(count) = report.by_state.get(state.as_str()) {
+            let _ = writeln!(text, "{count:>10}  {}", state.in_words());
+        }
     }
     for (why, count) in &report.left_out {
         let _ = writeln!(text, "{count:>10}  left out, {why}");
@@ -228,6 +269,14 @@ fn text(report: &Report) -> String {
             text,
             "{} of them may be charged a second time: they were accepted, or an earlier request may have been processed.",
             report.again
+        );
+    }
+    if report.not_before.is_some() {
+        let _ = writeln!(
+            text,
+            "It can be run from {} on: until then an earlier request of its calls may still be processed. Ask the \
+             provider again then; if it has charged one of them, plan without it.",
+            rfc3339_millis(report.not_before)
         );
     }
     let _ = writeln!(
@@ -278,6 +327,32 @@ mod tests {
     fn plan_tells_what_may_be_charged_again() {
         assert_eq!(report("g", &contents(), false).again, 3);
         assert_eq!(report("g", &contents(), true).again, 1);
+    }
+
+    #[test]
+    fn plan_of_unknown_calls_says_what_to_ask_and_when() {
+        let unknown = Contents {
+            calls: [(Replayable::Unknown, 2)].into(),
+            left_out: [(LeftOut::NotAskedFor(Replayable::Accepted), 1)].into(),
+            money: [("EUR".to_owned(), 2_500)].into(),
+            ..Contents::default()
+        };
+        // Callers that look each one up first charge none again.
+        assert_eq!(report("g", &unknown, true).again, 0);
+        let mut told = report("g", &unknown, false);
+        told.plan = Some("abc".into());
+        told.not_before = Some(Timestamp(1_772_352_000_500));
+        let text = text(&told);
+        for words in [
+            "2  unknown: final, and the topics do not say how; only the provider knows",
+            "1  left out, accepted",
+            "Plan abc: 2 calls, EUR 25.00.",
+            "2 of them may be charged a second time",
+            "It can be run from 2026-03-01T08:00:00.500Z on",
+            "Ask the provider again",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
-use pipeline::ledger::{Planner, Replayable, RunningReplay, Stage, Step};
-use records::Timestamp;
+use anyhow::{Context, ensure};
+use pipeline::ledger::{AskedFor, Planner, RunningReplay, Stage, Step};
 use records::operation::{Event, Planned};
+use records::{Partition, Timestamp};
 use serde::Serialize;
 use service::failpoint::{guard_removed, kill_at};
 
@@ -13,7 +13,7 @@ use super::append::{Appender, Eligible};
 use super::canary::{Canary, Verdict};
 use super::fold::{self, Read, Which};
 use super::reading::Reading;
-use super::{find, open_appending_producer, stage_text};
+use super::{by_key, find, open_appending_producer, stage_text};
 use crate::cli::{Rate, RunReplay};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::confirm::{confirm, confirm_number};
 use crate::operations_log::{OperationsLog, write_with};
 use crate::progress::Progress;
 use crate::tables::cell;
+use crate::timestamp::rfc3339_millis;
 use crate::transaction::CALLS_MAX;
 
 /// Field names are those of the JSON output.
@@ -46,6 +47,9 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     let Some(planned) = shown.planned().cloned() else {
         return report(plan, &shown, &[], json);
     };
+    let asked_for = AskedFor::planned(&planned.states)
+        .with_context(|| format!("running the plan {plan}; nothing was appended"))?;
+    expect_quiescence(plan, &shown, config)?;
     if !is_confirmed(options, &planned, &shown)? {
         eprintln!("Nothing was changed.");
         return Ok(Status::Problem);
@@ -64,7 +68,7 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
          Nothing was appended; make a new plan",
         config.topics.pending
     );
-    let (read, eligible) = eligible(&reading, plan, &planned, &replay)?;
+    let (read, eligible) = eligible(&reading, plan, &asked_for, &replay)?;
     let run = Run {
         options,
         appender: Appender {
@@ -93,6 +97,18 @@ fn is_runnable(plan: &str, replay: &RunningReplay) -> anyhow::Result<bool> {
         ),
         Stage::Cancelled => anyhow::bail!("the replay {plan} was cancelled: make a new plan"),
     }
+}
+
+/// Fails if an earlier request of a planned call may still be processed.
+fn expect_quiescence(plan: &str, replay: &RunningReplay, config: &Config) -> anyhow::Result<()> {
+    let not_before = replay.not_before(config.quiescence());
+    ensure!(
+        not_before.is_none_or(|at| Timestamp::now() >= at),
+        "an earlier request of the calls of the plan {plan} may be processed until {}, since nobody knows when they were \
+         last sent: run it after that time, and ask the provider again first. Nothing was appended",
+        rfc3339_millis(not_before)
+    );
+    Ok(())
 }
 
 fn is_confirmed(options: &RunReplay, planned: &Planned, replay: &RunningReplay) -> anyhow::Result<bool> {
@@ -132,33 +148,38 @@ fn is_confirmed(options: &RunReplay, planned: &Planned, replay: &RunningReplay) 
 fn eligible(
     reading: &Reading<'_>,
     plan: &str,
-    planned: &Planned,
+    asked_for: &AskedFor,
     replay: &RunningReplay,
 ) -> anyhow::Result<(Read, Eligible)> {
-    let states: Vec<Replayable> = Replayable::ALL
-        .into_iter()
-        .filter(|state| planned.states.iter().any(|name| name == state.as_str()))
-        .collect();
-    let mut planner = Planner::new(states.clone());
+    let partitions = replay.calls().keys();
     let which = Which::Plan {
         awaited: replay.awaits_canary().then_some(plan),
         calls: replay.calls(),
     };
-    let read = fold::read(reading, &mut planner, &which, Timestamp::now())?;
+    let now = Timestamp::now();
+    let (read, eligible) = match asked_for {
+        AskedFor::States(states) => {
+            let mut planner = Planner::new(states.clone());
+            let read = fold::read(reading, &mut planner, &which, now)?;
+            let of = |partition: &Partition| (*partition, planner.replayable(*partition));
+            (read, partitions.map(of).collect())
+        }
+        AskedFor::Unknown => {
+            let keys = by_key::keys_of(reading, replay.calls())?;
+            let (read, orders) = by_key::read(reading, keys, &which, now)?;
+            let of = |partition: &Partition| (*partition, orders.replayable(*partition));
+            (read, partitions.map(of).collect())
+        }
+    };
     if guard_removed!("guard-replay-states") {
         // A test removes the guard: each call is made again, whatever became of it since it was planned.
         let all = replay
             .calls()
             .iter()
-            .map(|(partition, offsets)| (*partition, [(states[0], offsets.clone())].into()))
+            .map(|(partition, offsets)| (*partition, [(asked_for.states()[0], offsets.clone())].into()))
             .collect();
         return Ok((read, all));
     }
-    let eligible = replay
-        .calls()
-        .keys()
-        .map(|partition| (*partition, planner.replayable(*partition)))
-        .collect();
     Ok((read, eligible))
 }
 

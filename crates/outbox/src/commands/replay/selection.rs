@@ -87,6 +87,7 @@ impl From<ReplayState> for Replayable {
             ReplayState::Ambiguous => Self::Ambiguous,
             ReplayState::Settled => Self::Settled,
             ReplayState::Accepted => Self::Accepted,
+            ReplayState::Unknown => Self::Unknown,
         }
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Must hold, whatever crashes: a call that was accepted, or that a caller may still make, is appended again only if a
 //! person asked for it by name; a record is appended again at most once; nothing is lost; and under `park` an order is
-//! charged at most once more than a person asked for.
+//! charged at most once more than a person asked for. Also if terminal records have left their topics: a call of unknown
+//! outcome is made again if the provider has not charged its order, and no request of it is left.
 //!
 //! `SEED=n cargo test -p pipeline --test simulation each_replayed -- --nocapture` runs one seed; `SEEDS=n` sets the
 //! number of seeds.
@@ -35,6 +36,8 @@ pub(crate) enum Mutation {
     StatesIgnored,
     /// The states are read before earlier runs are fenced.
     FencedLate,
+    /// Calls of unknown outcome are made again while an earlier request may be processed.
+    QuiescenceIgnored,
 }
 
 const SEEDS: u64 = 10_000;
@@ -67,10 +70,12 @@ fn each_replayed_call_is_charged_once() {
         "callers crashed",
         "calls appended",
         "calls appended by name",
+        "calls of unknown outcome appended",
         "calls left out",
         "calls parked",
         "operators crashed",
         "operators fenced",
+        "outcomes expired",
         "responses lost",
         "settled",
     ] {
@@ -86,6 +91,7 @@ fn removed_guards_are_noticed() {
         (Mutation::NoFence, "appended twice"),
         (Mutation::StatesIgnored, "appended twice"),
         (Mutation::FencedLate, "appended twice"),
+        (Mutation::QuiescenceIgnored, "and 1 were allowed"),
     ] {
         let found = (0..SEEDS).find_map(|seed| {
             let violation = World::new(seed, Some(mutation)).run().err()?;

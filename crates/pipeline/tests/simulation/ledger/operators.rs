@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::ledger::{Planner, Replayable, Replays, RunningReplay, Selected, Stage, Step, Terminal};
+use pipeline::ledger::{
+    AskedFor, CallState, Contents, Lineage, NamedOrders, NamedRecord, Planner, Replayable, Replays,
+    RunningReplay, Selected, Stage, Step, Terminal,
+};
 use rand::RngExt as _;
 use records::operation::{Event, Planned, Replay};
-use records::{CallNote, Offset, OffsetSet};
+use records::{CallNote, Offset, OffsetSet, Timestamp};
 
 use super::Mutation;
 use super::world::{P, World, position};
@@ -25,7 +28,7 @@ pub(crate) struct Operator {
 #[derive(Debug)]
 enum Command {
     None,
-    Plan(Reading, Vec<Replayable>),
+    Plan(Reading, AskedFor),
     /// Fence earlier runs of any plan.
     Fence(String),
     Read(String, u64, Reading),
@@ -66,13 +69,15 @@ impl Operator {
         self.command = match std::mem::replace(&mut self.command, Command::None) {
             Command::None if world.is_quiet => Command::None,
             Command::None => self.begin(world),
-            Command::Plan(reading, states) => match reading.step(world) {
+            Command::Plan(reading, asked_for) => match reading.step(world) {
                 Ok(reading) => {
-                    self.write_plan(world, &reading, &states);
+                    self.write_plan(world, &reading, &asked_for);
                     Command::None
                 }
-                Err(reading) => Command::Plan(reading, states),
+                Err(reading) => Command::Plan(reading, asked_for),
             },
+            // The operator waits, and asks the provider again.
+            Command::Fence(plan) if !world.is_quiescent(&plan) => Command::None,
             Command::Fence(plan) => {
                 world.epoch += 1;
                 Command::Read(plan, world.epoch, Reading::default())
@@ -94,11 +99,12 @@ impl Operator {
         match world.rng.random_range(0..20) {
             0 => world.settle(),
             1..4 => {
-                let states = match world.rng.random_bool(0.2) {
-                    true => Replayable::ALL.to_vec(),
-                    false => vec![Replayable::Rejected],
+                let asked_for = match world.rng.random_range(0..5) {
+                    0 => AskedFor::States(Replayable::ALL[..4].to_vec()),
+                    1 => AskedFor::Unknown,
+                    _ => AskedFor::States(vec![Replayable::Rejected]),
                 };
-                return Command::Plan(Reading::default(), states);
+                return Command::Plan(Reading::default(), asked_for);
             }
             4..8 => {
                 let plans: Vec<_> = world.operations.iter().map(|of| of.plan.clone()).collect();
@@ -115,9 +121,8 @@ impl Operator {
         Command::None
     }
 
-    fn write_plan(&mut self, world: &mut World, reading: &Reading, states: &[Replayable]) {
-        let planner = planner(world, reading, states, |_| true);
-        let contents = planner.contents();
+    fn write_plan(&mut self, world: &mut World, reading: &Reading, asked_for: &AskedFor) {
+        let (contents, _) = read(world, reading, asked_for, |_| true);
         let Some(offsets) = contents.offsets.get(&P) else {
             return;
         };
@@ -132,7 +137,11 @@ impl Operator {
             outbox: None,
             calls: offsets.count(),
             again: 0,
-            states: states.iter().map(|state| state.as_str().to_owned()).collect(),
+            states: asked_for
+                .states()
+                .iter()
+                .map(|state| state.as_str().to_owned())
+                .collect(),
         });
         for event in [calls, planned] {
             world.operations.push(Replay {
@@ -160,7 +169,59 @@ impl Reading {
     }
 }
 
-/// Folds what was read, and the outbox as it is now, into a plan.
+/// Folds what was read, and the outbox as it is now, into a plan. Returns with it the calls that may be made again now.
+fn read(
+    world: &World,
+    reading: &Reading,
+    asked_for: &AskedFor,
+    is_selected: impl Fn(i64) -> bool,
+) -> (Contents, BTreeMap<Replayable, OffsetSet>) {
+    match asked_for {
+        AskedFor::States(states) => {
+            let planner = planner(world, reading, states, is_selected);
+            (planner.contents(), planner.replayable(P))
+        }
+        AskedFor::Unknown => {
+            let orders = named_orders(world, reading, is_selected);
+            (orders.contents(), orders.replayable(P))
+        }
+    }
+}
+
+/// Folds what was read, and the outbox as it is now, by the keys of the orders that the provider has not charged.
+fn named_orders(world: &World, reading: &Reading, is_selected: impl Fn(i64) -> bool) -> NamedOrders {
+    let key = |order: usize| order.to_be_bytes().to_vec();
+    let not_charged = (0..world.charged.len()).filter(|order| world.charged[*order] == 0);
+    let mut orders = NamedOrders::new("outbox", not_charged.map(key));
+    let ledger = world.ledger(world.noted(reading.notes.clone()), &[]);
+    for (kind, offset) in reading.terminals.iter().flatten() {
+        let record = world.record(*offset);
+        orders.terminal(&key(record.order), *kind, &position(*offset));
+        // Settled as rejected, which has written the dead letter.
+        if matches!(kind, Terminal::DeadLetter(_)) {
+            orders.settled(&key(record.order), &position(*offset));
+        }
+    }
+    for (offset, record) in (0..).zip(&world.log) {
+        let lineage = match record.repeats {
+            Some(first) => Lineage::Repeats(Offset(first)),
+            None if record.first != offset => Lineage::Continues(Offset(record.first)),
+            None => Lineage::Original,
+        };
+        let named = NamedRecord {
+            offset: Offset(offset),
+            lineage,
+            noted: ledger.noted_state(P, Offset(offset), CallState::Open),
+            is_selected: is_selected(offset),
+            is_expired: false,
+            money: None,
+        };
+        orders.pending(&key(record.order), P, &named);
+    }
+    orders
+}
+
+/// Folds what was read, and the outbox as it is now, into a plan of calls by their states.
 fn planner(
     world: &World,
     reading: &Reading,
@@ -168,13 +229,8 @@ fn planner(
     is_selected: impl Fn(i64) -> bool,
 ) -> Planner {
     let mut planner = Planner::new(states.to_vec());
-    let notes = match world.mutation {
-        // Each call counts as final.
-        Some(Mutation::NotesIgnored) => Some((i64::MAX, CallNote::default())),
-        _ => reading.notes.clone(),
-    };
     let terminals = reading.terminals.as_deref().unwrap_or_default();
-    let mut ledger = world.ledger(notes, terminals);
+    let mut ledger = world.ledger(world.noted(reading.notes.clone()), terminals);
     for (offset, record) in (0..).zip(&world.log) {
         let first = position(record.first);
         let continues = (record.first != offset).then_some(&first);
@@ -203,7 +259,7 @@ fn planner(
 fn ready(world: &mut World, plan: String, epoch: u64, reading: &Reading) -> Command {
     let mut replays = Replays::default();
     for event in &world.operations {
-        replays.take(event.clone());
+        replays.take(event.clone(), Timestamp(0));
     }
     let Some(replay) = replays.get(&plan).filter(|replay| replay.stage() == Stage::Open) else {
         return Command::None;
@@ -212,14 +268,16 @@ fn ready(world: &mut World, plan: String, epoch: u64, reading: &Reading) -> Comm
         .planned()
         .map(|planned| planned.states.clone())
         .unwrap_or_default();
-    let states: Vec<_> = Replayable::ALL
-        .into_iter()
-        .filter(|state| names.iter().any(|name| name == state.as_str()))
-        .collect();
+    let asked_for = AskedFor::planned(&names).expect("a plan of this version");
     let calls = replay.calls().get(&P).cloned().unwrap_or_default();
     let eligible = match world.mutation {
-        Some(Mutation::StatesIgnored) => [(states[0], calls)].into(),
-        _ => planner(world, reading, &states, |offset| calls.contains(Offset(offset))).replayable(P),
+        Some(Mutation::StatesIgnored) => [(asked_for.states()[0], calls)].into(),
+        _ => {
+            read(world, reading, &asked_for, |offset| {
+                calls.contains(Offset(offset))
+            })
+            .1
+        }
     };
     Command::Run {
         plan,
@@ -263,7 +321,12 @@ fn append(
                     .map(|(state, _)| *state);
                 match state {
                     Some(state) => {
-                        world.append(offset.0, state == Replayable::Accepted, state.may_charge_again());
+                        // Nobody has asked for a second charge of an order that the provider has not charged.
+                        let is_named = state.may_charge_again() && state != Replayable::Unknown;
+                        if state == Replayable::Unknown {
+                            world.count("calls of unknown outcome appended");
+                        }
+                        world.append(offset.0, state == Replayable::Accepted, is_named);
                         appended += 1;
                     }
                     None => {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pipeline::ledger::{Ledger, Rejection, Terminal};
+use pipeline::ledger::{Ledger, Rejection, Replayable, Terminal};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use records::operation::Replay;
+use records::operation::{Event, Replay};
 use records::{CallNote, Offset, Partition, Position};
 
 use super::Mutation;
@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) parks: bool,
     pub(crate) log: Vec<Record>,
     pub(crate) terminals: Vec<(Terminal, i64)>,
+    /// Records whose terminal records were deleted, as their retention has passed.
+    expired: BTreeSet<i64>,
     pub(crate) committed: i64,
     pub(crate) note: CallNote,
     pub(crate) operations: Vec<Replay>,
@@ -80,6 +82,7 @@ impl World {
                 })
                 .collect(),
             terminals: Vec::new(),
+            expired: BTreeSet::new(),
             committed: 0,
             note: CallNote::default(),
             operations: Vec::new(),
@@ -126,6 +129,7 @@ impl World {
                     self.rejected.insert(order);
                 }
             }
+            7 if !self.is_quiet && self.rng.random_bool(0.1) => self.expire(),
             _ => {
                 let number = self.rng.random_range(0..self.operators.len());
                 let mut operator = std::mem::replace(&mut self.operators[number], Operator::new(0));
@@ -141,6 +145,10 @@ impl World {
             return;
         }
         let at = self.rng.random_range(0..self.requests.len());
+        // One whose caller no longer waits may hang for long.
+        if !self.is_quiet && self.requests[at].caller.is_none() && self.rng.random_bool(0.95) {
+            return;
+        }
         let request = self.requests.swap_remove(at);
         let accepts = !self.rejected.contains(&request.order);
         if accepts {
@@ -174,11 +182,67 @@ impl World {
         }
         for (offset, _) in (0..).zip(&self.log) {
             let is_copied = self.log.iter().any(|record| record.copied == Some(offset));
-            if !is_copied && !self.terminals.iter().any(|(_, at)| *at == offset) {
+            let is_ended =
+                self.expired.contains(&offset) || self.terminals.iter().any(|(_, at)| *at == offset);
+            if !is_copied && !is_ended {
                 return Err(format!("the call at {offset} is lost: it has no terminal record"));
             }
         }
         Ok(())
+    }
+
+    /// Deletes the terminal records of an order whose calls are final.
+    fn expire(&mut self) {
+        let order = self.rng.random_range(0..self.charged.len());
+        let of: BTreeSet<i64> = (0..)
+            .zip(&self.log)
+            .filter(|(_, record)| record.order == order)
+            .map(|(offset, _)| offset)
+            .collect();
+        if of.iter().all(|offset| self.is_final(*offset)) {
+            self.terminals.retain(|(_, offset)| !of.contains(offset));
+            self.expired.extend(of);
+            self.count("outcomes expired");
+        }
+    }
+
+    fn is_final(&self, offset: i64) -> bool {
+        offset < self.committed || self.note.finals.contains(Offset(offset))
+    }
+
+    /// Returns whether the orders of a plan of unknown calls were not charged, and no request of them is left.
+    pub(crate) fn is_quiescent(&self, plan: &str) -> bool {
+        let events = || self.operations.iter().filter(|of| of.plan == plan);
+        let is_unknown = events().any(|of| match &of.event {
+            Event::Planned(planned) => planned.states == [Replayable::Unknown.as_str()],
+            _ => false,
+        });
+        if !is_unknown || self.mutation == Some(Mutation::QuiescenceIgnored) {
+            return true;
+        }
+        let mut offsets = events().flat_map(|of| match &of.event {
+            Event::Calls { runs, .. } => runs.clone(),
+            _ => Vec::new(),
+        });
+        offsets.all(|(from, until)| {
+            (from.0..until.0).all(|offset| {
+                let order = self.record(offset).order;
+                self.charged[order] == 0 && self.requests.iter().all(|request| request.order != order)
+            })
+        })
+    }
+
+    pub(crate) fn record(&self, offset: i64) -> Record {
+        self.log[usize::try_from(offset).expect("an offset")]
+    }
+
+    /// Returns the notes that an operator goes by.
+    pub(crate) fn noted(&self, notes: Option<(i64, CallNote)>) -> Option<(i64, CallNote)> {
+        match self.mutation {
+            // Each call counts as final.
+            Some(Mutation::NotesIgnored) => Some((i64::MAX, CallNote::default())),
+            _ => notes,
+        }
     }
 
     /// Appends a copy of a record for an operator. `is_named`: a person has asked for calls of its state by name.
@@ -187,8 +251,7 @@ impl World {
         if self.log.iter().any(|record| record.copied == Some(copied)) {
             self.violation = Some(format!("the call at {copied} was appended twice"));
         }
-        let is_final = copied < self.committed || self.note.finals.contains(Offset(copied));
-        if !is_final {
+        if !self.is_final(copied) {
             self.violation = Some(format!("a caller may still make the call at {copied}"));
         }
         let is_accepted = self.terminals.iter().any(|(kind, at)| {
