@@ -518,17 +518,9 @@ mod tests {
         assert!(violation.contains("(pattern)"), "{violation}");
     }
 
-    /// On a stack of a quarter of the main thread's; of the same size where the library is not optimised, whose frames are
-    /// several times as large then.
+    /// On a test's thread, whose stack is a quarter of the main one's.
     #[test]
     fn deepest_order_is_checked_without_overflow() {
-        let stack = if cfg!(debug_assertions) { 8 << 20 } else { 2 << 20 };
-        let thread = std::thread::Builder::new().stack_size(stack);
-        let check = thread.spawn(check_deepest_order).expect("a thread");
-        check.join().expect("no panic");
-    }
-
-    fn check_deepest_order() {
         // For each level of the order, twenty levels of the schema.
         let chain: String = (0..20)
             .map(|link| {
