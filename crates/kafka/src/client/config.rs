@@ -18,16 +18,39 @@ pub struct KafkaSettings {
     pub properties: BTreeMap<String, String>,
 }
 
-/// Refusal of a property in `[kafka.properties]` that a guarantee depends on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the setting kafka.properties.{name:?} is refused: this program sets the property itself, because a \
-     guarantee depends on its value; remove the setting (timeouts have settings of their own in [validator] \
-     and [caller])"
-)]
-pub struct ProtectedProperty {
-    name: String,
+/// Refusal of a property in `[kafka.properties]`. No message has its value, which may be a secret.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedProperty {
+    /// A guarantee depends on the property.
+    #[error(
+        "the setting kafka.properties.{name:?} is refused: this program sets the property itself, because a \
+         guarantee depends on its value; remove the setting (timeouts have settings of their own in [validator] \
+         and [caller])"
+    )]
+    Protected {
+        /// Name of the property.
+        name: String,
+    },
+    /// The mechanism needs tokens, and librdkafka is built without a client that gets them.
+    #[error(
+        "the setting kafka.properties.{name:?} is refused: this build has no OIDC client (librdkafka without libcurl), so \
+         that it can ask no token endpoint for the tokens of OAUTHBEARER; set sasl.mechanism to SCRAM-SHA-512 or PLAIN, \
+         or use mutual TLS"
+    )]
+    NoOidc {
+        /// Name of the property that sets the mechanism.
+        name: String,
+    },
+    /// The tokens would be without a signature.
+    #[error(
+        "the setting kafka.properties.{UNSECURED_TOKEN:?} is refused: it has librdkafka make tokens without a signature, \
+         with which anybody can be any user; remove the setting, and use SCRAM-SHA-512, PLAIN or mutual TLS"
+    )]
+    UnsecuredToken,
 }
+
+/// Property for test tokens of librdkafka.
+const UNSECURED_TOKEN: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
 /// Properties that the programs set themselves, because a guarantee depends on them.
 // Aliases, too: librdkafka takes one name or the other, in no fixed order.
@@ -77,18 +100,32 @@ const PROTECTED: [&str; 37] = [
     "transactional.id",
 ];
 
+/// Names of the property for the SASL mechanism.
+const MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
+
 impl KafkaSettings {
     /// Checks the user's properties.
     ///
     /// # Errors
-    /// A property is protected; the error names it.
-    pub fn check(&self) -> Result<(), ProtectedProperty> {
-        match self
+    /// A property is protected, or asks for tokens that this build does not have; the error names it.
+    pub fn check(&self) -> Result<(), RefusedProperty> {
+        if let Some(name) = self
             .properties
             .keys()
             .find(|name| PROTECTED.contains(&name.as_str()))
         {
-            Some(name) => Err(ProtectedProperty { name: name.clone() }),
+            return Err(RefusedProperty::Protected { name: name.clone() });
+        }
+        // Whatever its value and the mechanism: a file that has it was made for tests.
+        if self.properties.contains_key(UNSECURED_TOKEN) {
+            return Err(RefusedProperty::UnsecuredToken);
+        }
+        // librdkafka would connect to no broker before it has a first token, which never comes, and the message would
+        // be that no broker answers.
+        match self.properties.iter().find(|(name, mechanism)| {
+            MECHANISM.contains(&name.as_str()) && mechanism.trim().eq_ignore_ascii_case("OAUTHBEARER")
+        }) {
+            Some((name, _)) => Err(RefusedProperty::NoOidc { name: name.clone() }),
             None => Ok(()),
         }
     }
@@ -122,17 +159,70 @@ impl KafkaSettings {
 mod tests {
     use super::*;
 
-    #[test]
-    fn protected_property_is_refused() {
-        let with = |name: &str| KafkaSettings {
+    fn check(properties: &[(&str, &str)]) -> Result<(), RefusedProperty> {
+        let text = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        KafkaSettings {
             bootstrap_servers: "127.0.0.1:9092".into(),
             group_id: "g".into(),
-            properties: [(name.to_owned(), "x".to_owned())].into(),
-        };
-        assert!(with("ssl.ca.location").check().is_ok());
-        for name in PROTECTED {
-            assert!(with(name).check().is_err(), "{name} was accepted");
+            properties: properties.iter().map(text).collect(),
         }
+        .check()
+    }
+
+    #[test]
+    fn protected_property_is_refused() {
+        assert!(check(&[("ssl.ca.location", "x")]).is_ok());
+        for name in PROTECTED {
+            assert!(check(&[(name, "x")]).is_err(), "{name} was accepted");
+        }
+    }
+
+    #[test]
+    fn mechanism_without_its_client_is_refused() {
+        for name in ["sasl.mechanism", "sasl.mechanisms"] {
+            for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                assert_eq!(check(&[(name, mechanism)]), Ok(()));
+            }
+            for mechanism in ["OAUTHBEARER", "oauthbearer", " OAUTHBEARER "] {
+                let refused = check(&[
+                    (name, mechanism),
+                    ("sasl.oauthbearer.method", "oidc"),
+                    ("sasl.oauthbearer.client.secret", "hunter2"),
+                ])
+                .expect_err(mechanism);
+                assert_eq!(refused, RefusedProperty::NoOidc { name: name.into() });
+                let message = refused.to_string();
+                assert!(
+                    message.contains(name) && !message.contains("hunter2"),
+                    "{message}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn unsecured_token_is_refused_in_every_case() {
+        for value in ["true", "false", "1", ""] {
+            for mechanism in ["OAUTHBEARER", "PLAIN"] {
+                let refused = check(&[("sasl.mechanism", mechanism), (UNSECURED_TOKEN, value)]);
+                assert_eq!(
+                    refused,
+                    Err(RefusedProperty::UnsecuredToken),
+                    "{mechanism}, {value:?}"
+                );
+            }
+        }
+    }
+
+    /// The reason for the refusal of OAUTHBEARER. Fails if a build gets the client: then the refusal must go.
+    #[test]
+    fn librdkafka_has_no_oidc_client() {
+        let features = ClientConfig::new()
+            .create_native_config()
+            .and_then(|config| config.get("builtin.features"))
+            .expect("the features of librdkafka");
+        assert!(features.contains("zstd"), "not a list of features: {features}");
+        assert!(!features.contains("oidc"), "{features}");
     }
 
     #[test]

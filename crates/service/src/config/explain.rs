@@ -72,7 +72,15 @@ pub(super) fn explain(
 
 /// Returns `true` if the name suggests a secret. librdkafka's properties are known by their names only.
 fn is_secret(name: &str) -> bool {
-    ["password", "secret", "token", "credential", "key.pem"]
-        .iter()
-        .any(|word| name.contains(word))
+    [
+        "password",
+        "passphrase",
+        "secret",
+        "token",
+        "credential",
+        "key.pem",
+        "oauthbearer.config",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }

@@ -203,12 +203,22 @@ fn broken_line_of_a_secret_is_not_shown() {
 
 #[test]
 fn secret_of_the_wrong_type_is_not_shown() {
-    let text = format!("{KAFKA}[kafka.properties]\n\"sasl.password\" = 987654\n");
-    let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));
-    assert!(
-        error.contains("kafka.properties.sasl.password") && !error.contains("987654"),
-        "{error}"
-    );
+    for name in [
+        "sasl.password",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+        "sasl.oauthbearer.assertion.private.key.pem",
+        "ssl.key.password",
+        "ssl.key.pem",
+    ] {
+        let text = format!("{KAFKA}[kafka.properties]\n\"{name}\" = 987654\n");
+        let error = format!("{:#}", load_text(&text, &[]).expect_err("a number"));
+        assert!(
+            error.contains(&format!("kafka.properties.{name}")) && !error.contains("987654"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

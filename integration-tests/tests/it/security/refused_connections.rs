@@ -2,11 +2,13 @@
 //!
 //! Set-up: a broker with ports for plaintext, mutual TLS, SASL over TLS, and TLS with an expired certificate. Validator,
 //! caller and command line connect with a wrong password, an authority that did not issue the broker's certificate, a
-//! client certificate that is missing, expired or of another authority, or another protocol than the port's.
+//! client certificate that is missing, expired or of another authority, or another protocol than the port's; or with
+//! OAUTHBEARER, for which the build has no client, and with tokens without a signature.
 //!
 //! Must hold: each exits with an error within ten seconds, and says what was attempted, what it means, and which setting
-//! to look at; no log has the password, and none is long. With the connection explanations removed the messages name
-//! no setting.
+//! to look at; no log has the password or client secret, and none is long. With the connection explanations removed the
+//! messages name no setting; with the checks of OAUTHBEARER removed they do not say what the build has, nor that a
+//! signature is missing.
 
 use std::time::Duration;
 
@@ -25,6 +27,9 @@ const LINES_MAX: usize = 80;
 /// Address of an API that is never called.
 const NO_API: &str = "http://127.0.0.1:9/payments";
 const PASSWORD: &str = "wrong-password-91c2";
+
+/// Words of each message about a connection that was tried.
+const ATTEMPTED: [&str; 2] = ["reaching Kafka at", "kafka.bootstrap_servers"];
 
 /// A wrong connection, and words of the message about it.
 type Case = (&'static str, Access, &'static [&'static str]);
@@ -84,13 +89,42 @@ fn refused_connection_is_explained() {
                 &["does not speak TLS", "security.protocol"],
             ),
         ];
+        let oauth = || {
+            Access::to(&kafka.sasl, "SASL_SSL")
+                .trusting(authority)
+                .with("sasl.mechanism", "OAUTHBEARER")
+        };
+        // Refused before a connection is tried.
+        let settings: Vec<Case> = vec![
+            (
+                "oidc",
+                oauth()
+                    .with("sasl.oauthbearer.method", "oidc")
+                    .with("sasl.oauthbearer.token.endpoint.url", "https://127.0.0.1:9/token")
+                    .with("sasl.oauthbearer.client.id", "nobody")
+                    .with("sasl.oauthbearer.client.secret", PASSWORD),
+                &["sasl.mechanism", "has no OIDC client", "SCRAM-SHA-512"],
+            ),
+            (
+                "unsecured-token",
+                oauth().with("enable.sasl.oauthbearer.unsecure.jwt", "true"),
+                &["enable.sasl.oauthbearer.unsecure.jwt", "without a signature"],
+            ),
+        ];
+        let connections = cases
+            .into_iter()
+            .map(|(name, access, words)| (name, access, [&ATTEMPTED, words].concat()));
+        let settings = settings
+            .into_iter()
+            .map(|(name, access, words)| (name, access, words.to_vec()));
+        let cases: Vec<_> = connections.chain(settings).collect();
         let mut pipeline = Pipeline::on(kafka.open.clone(), "refused", 1)?;
         // Several at a time: each waits for seconds, and needs the processor for a moment.
         for some in cases.chunks(4) {
             let mut started = Vec::new();
             for (name, access, words) in some {
                 for process in programs(&pipeline, name, access)? {
-                    started.push((process, *words));
+                    started.push((process, words.as_slice()));
                 }
             }
             for (process, _) in &mut started {
@@ -135,12 +169,5 @@ fn expect_refused(process: &mut Process, words: &[&str]) -> Result<()> {
     })?;
     let log = process.log_since_start()?;
     ensure!(!status.success(), "{name} exited with status 0:\n{log}");
-    let attempted = ["reaching Kafka at", "kafka.bootstrap_servers"];
-    expect_log(
-        &log,
-        &name,
-        &[&attempted[..], words].concat(),
-        &[PASSWORD],
-        LINES_MAX,
-    )
+    expect_log(&log, &name, words, &[PASSWORD], LINES_MAX)
 }
