@@ -81,12 +81,12 @@ impl SchemaRegistry {
         self.state().schemas.insert(format!("/schemas/ids/{id}"), answer);
     }
 
-    /// Registers a schema that others refer to by its subject, in version 1.
+    /// Registers a schema that others refer to by its subject, in version 1, which is deleted there.
     pub fn register_subject(&self, subject: &str, schema: &str) {
         let answer = json!({"subject": subject, "version": 1, "schema": schema});
         self.state()
             .schemas
-            .insert(format!("/subjects/{subject}/versions/1"), answer);
+            .insert(format!("/subjects/{subject}/versions/1?deleted=true"), answer);
     }
 
     /// Loses the schemas with an id; returns what [`Self::restore`] brings back.

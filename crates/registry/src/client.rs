@@ -20,6 +20,8 @@ const RESPONSE_BYTES_MAX: usize = 2 << 20;
 const REFERENCES_MAX: usize = 64;
 /// Maximum number of references from one to the next.
 const DEPTH_MAX: usize = 16;
+/// Query for a version that may be deleted: what refers to it is still used, and registries follow it themselves.
+const WITH_DELETED: &str = "deleted=true";
 
 /// Client of a registry.
 pub(crate) struct RegistryClient {
@@ -94,7 +96,7 @@ impl RegistryClient {
             schema,
             schema_type,
             references,
-        } = self.get(&["schemas", "ids", &id.to_string()]).await?;
+        } = self.get(&["schemas", "ids", &id.to_string()], None).await?;
         let name = schema_type.unwrap_or_else(|| "AVRO".into());
         let format = Format::of(&name)
             .ok_or_else(|| Failure::Unusable(format!("its type is {name:.32?}, which is not known here")))?;
@@ -117,9 +119,8 @@ impl RegistryClient {
                 )));
             }
             let version = next.version.to_string();
-            let found = self
-                .get(&["subjects", &next.subject, "versions", &version])
-                .await?;
+            let path = ["subjects", &next.subject, "versions", &version];
+            let found = self.get(&path, Some(WITH_DELETED)).await?;
             let schema = Reference {
                 name: next.name,
                 text: found.schema,
@@ -133,14 +134,15 @@ impl RegistryClient {
         })
     }
 
-    /// Requests a schema at a path, of each URL until one has answered.
-    async fn get(&self, path: &[&str]) -> Result<Found, Failure> {
+    /// Requests a schema at a path with a query, of each URL until one has answered.
+    async fn get(&self, path: &[&str], query: Option<&str>) -> Result<Found, Failure> {
         let mut failures = Vec::new();
         for base in &self.urls {
             let mut url = base.clone();
             if let Ok(mut segments) = url.path_segments_mut() {
                 segments.pop_if_empty().extend(path);
             }
+            url.set_query(query);
             match self.said(url.clone()).await {
                 Ok(Said::Schema(found)) => return Ok(found),
                 Ok(Said::Unknown(code)) => {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationError, Validator, uri};
 use records::parse_tree;
 use serde_json::Value;
 
@@ -63,14 +63,25 @@ impl OrderSchema {
     /// The text is no schema, refers to anything outside itself, or has a regular expression that is not certain to
     /// take linear time.
     pub fn compile(text: &str) -> Result<Self, InvalidSchema> {
-        Self::compile_with(text, &[])
+        Self::compile_as(text, &[], None)
     }
 
-    /// Compiles a JSON Schema that may refer to these other ones, by their names.
+    /// Compiles a JSON Schema of a registry, which may refer to these other ones, by their names. Without `$schema` it is
+    /// one of draft 7.
     ///
     /// # Errors
     /// As [`Self::compile`], for each of them.
     pub(crate) fn compile_with(text: &str, references: &[Reference]) -> Result<Self, InvalidSchema> {
+        // As the serializers of registries take it, so that what they check is what is checked here.
+        Self::compile_as(text, references, Some(Draft::Draft7))
+    }
+
+    /// Compiles a JSON Schema, with its draft if it names none.
+    fn compile_as(
+        text: &str,
+        references: &[Reference],
+        default: Option<Draft>,
+    ) -> Result<Self, InvalidSchema> {
         let named = |reference: &Reference| {
             let schema = parse_tree(reference.text.as_bytes());
             schema.map(|schema| (reference.name.clone(), schema))
@@ -79,10 +90,14 @@ impl OrderSchema {
         let references = references.map_err(|error| InvalidSchema::Json(error.to_string()))?;
         // Of two keywords of one name the parsers keep one, and the other check would be missing.
         let schema = parse_tree(text.as_bytes()).map_err(|error| InvalidSchema::Json(error.to_string()))?;
-        let validator = jsonschema::options()
+        let mut options = jsonschema::options();
+        if let Some(draft) = default.filter(|_| schema.get("$schema").is_none()) {
+            options = options.with_draft(draft);
+        }
+        let validator = options
             // A schema that is loaded anew at each start could change between two of them, and the network or the
             // other host would decide on whether a validator starts.
-            .with_retriever(References(references))
+            .with_retriever(References::new(&schema, references))
             // The default engine backtracks: one order could hold up its partition for as long as it liked.
             .with_pattern_options(
                 PatternOptions::regex()
@@ -115,20 +130,52 @@ impl OrderSchema {
 }
 
 /// Schemas that a schema may refer to. Nothing else is loaded.
-struct References(Vec<(String, Value)>);
+struct References(Vec<Named>);
+
+/// Schema with a name.
+struct Named {
+    /// URI that the name is in the schema that refers to it.
+    uri: Option<Uri<String>>,
+    name: String,
+    schema: Value,
+}
+
+/// Base of the names in a schema without an `$id`, as the library has it.
+const DEFAULT_BASE: &str = "json-schema:///";
+
+impl References {
+    fn new(root: &Value, references: Vec<(String, Value)>) -> Self {
+        let id = root.get("$id").or_else(|| root.get("id")).and_then(Value::as_str);
+        let base = uri::from_str(id.unwrap_or(DEFAULT_BASE)).ok();
+        let named = |(name, schema): (String, Value)| Named {
+            uri: base
+                .as_ref()
+                .and_then(|base| uri::resolve_against(&base.borrow(), &name).ok()),
+            name,
+            schema,
+        };
+        Self(references.into_iter().map(named).collect())
+    }
+}
 
 impl Retrieve for References {
     fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+        let by_uri = |named: &&Named| named.uri.as_ref() == Some(uri);
         let uri = uri.as_str();
-        // A name is relative to the schema's own URI, which the registry does not know.
+        // Of a schema that has a URI of its own, or is referred to by a reference.
         let is_named = |name: &str| {
             uri.strip_suffix(name)
                 .is_some_and(|base| base.is_empty() || base.ends_with('/'))
         };
-        let found = self.0.iter().filter(|(name, _)| is_named(name));
-        found
-            .max_by_key(|(name, _)| name.len())
-            .map(|(_, schema)| schema.clone())
+        let by_name = || {
+            let found = self.0.iter().filter(|named| is_named(&named.name));
+            found.max_by_key(|named| named.name.len())
+        };
+        self.0
+            .iter()
+            .find(by_uri)
+            .or_else(by_name)
+            .map(|named| named.schema.clone())
             .ok_or_else(|| format!("{uri} is no part of it").into())
     }
 }
@@ -403,6 +450,64 @@ mod tests {
         let violation = violation(&draft_7, "\"2026-11-31\"").expect("no date");
         assert!(violation.contains("(format)"), "{violation}");
         assert!(!violation.contains("2026"), "{violation}");
+    }
+
+    /// As the serializers of registries do.
+    #[test]
+    fn schema_of_a_registry_is_of_draft_7() {
+        let registry =
+            |text: &str| OrderSchema::compile_with(text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let tuple = registry(r#"{"items":[{"type":"string"}],"additionalItems":false}"#);
+        assert_eq!(violation(&tuple, r#"["a"]"#), None);
+        assert!(violation(&tuple, r#"["a",1]"#).is_some());
+        let anchor = r##"{"definitions":{"money":{"$id":"#money","type":"integer"}},"$ref":"#money"}"##;
+        assert!(violation(&registry(anchor), "\"1\"").is_some());
+        let newest =
+            r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","prefixItems":[{"type":"string"}]}"#;
+        assert!(violation(&registry(newest), "[1]").is_some());
+        // That of the settings is of the newest.
+        assert!(violation(&compile(r#"{"prefixItems":[{"type":"string"}]}"#), "[1]").is_some());
+    }
+
+    #[test]
+    fn names_of_references_are_relative_to_the_schema() {
+        let check = |schema: &str, names: &[&str], found: usize| {
+            let reference = |(number, name): (usize, &&str)| Reference {
+                name: (*name).into(),
+                text: format!(r#"{{"const":{number}}}"#),
+            };
+            let references: Vec<_> = names.iter().enumerate().map(reference).collect();
+            let schema = OrderSchema::compile_with(schema, &references)
+                .unwrap_or_else(|error| panic!("{error}: {schema} {names:?}"));
+            assert_eq!(
+                violation(&schema, &found.to_string()),
+                None,
+                "{schema:?} {names:?}"
+            );
+            assert!(violation(&schema, "9").is_some(), "{schema:?} {names:?}");
+        };
+        check(r#"{"$ref":"party.json"}"#, &["party.json"], 0);
+        check(r#"{"$ref":"./party.json"}"#, &["./party.json"], 0);
+        let with_id = |name: &str| {
+            format!(r#"{{"$id":"https://shop.example/order.json","allOf":[{{"$ref":"{name}"}}]}}"#)
+        };
+        check(&with_id("/schemas/party.json"), &["/schemas/party.json"], 0);
+        check(&with_id("../party.json"), &["../party.json"], 0);
+        let other = "https://other.example/a/party.json";
+        check(&with_id("party.json"), &[other, "a/party.json", "party.json"], 2);
+        check(&with_id("a/party.json"), &["a/party.json", other], 0);
+        // The more exact name, where the longer one is a suffix as well.
+        check(
+            &with_id("https://shop.example/a/b.json"),
+            &["/x/../a/b.json", "a/b.json"],
+            0,
+        );
+        // A schema may be referred to by a URI that only it has.
+        check(
+            r#"{"$ref":"https://shop.example/party.json"}"#,
+            &["party.json"],
+            0,
+        );
     }
 
     #[test]

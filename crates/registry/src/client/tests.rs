@@ -24,7 +24,12 @@ fn asked(answering: Answering, change: impl FnOnce(&mut RegistrySettings, String
             .expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let router = Router::new().fallback(move |uri: Uri, headers: HeaderMap| async move {
-            let (status, body) = answering(uri.path(), &headers);
+            // A version that others refer to may be deleted.
+            let is_found = !uri.path().contains("/versions/") || uri.query() == Some("deleted=true");
+            let (status, body) = match is_found {
+                true => answering(uri.path(), &headers),
+                false => (404, json!({"error_code": 40402}).to_string()),
+            };
             let status = StatusCode::from_u16(status).expect("a status");
             // Of a meaning in redirects alone.
             (status, [(LOCATION, "/elsewhere")], body)
@@ -80,6 +85,16 @@ fn schema_that_never_ends_is_unusable() {
         at_url,
     );
     assert!(unusable(wide).contains("more than 64 schemas"));
+}
+
+#[test]
+fn deleted_reference_is_followed() {
+    let found = |path: &str, _: &HeaderMap| match subject(path) {
+        0 => referring([1]),
+        _ => (200, json!({"schema": "\"string\""}).to_string()),
+    };
+    let answer = asked(found, at_url);
+    assert!(matches!(answer, Ok(Answer::Known(_))), "{answer:?}");
 }
 
 #[test]

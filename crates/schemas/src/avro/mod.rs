@@ -6,6 +6,7 @@
 
 mod read;
 mod schema;
+mod text;
 
 pub(crate) use schema::AvroSchema;
 

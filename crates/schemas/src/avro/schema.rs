@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use apache_avro::Schema as Parsed;
 use apache_avro::schema::{InnerDecimalSchema, Name, UuidSchema};
 
+use super::text::in_one_record;
 use crate::schema::{SchemaText, Unusable, unusable};
 
 /// Parsed Avro schema.
@@ -56,27 +57,36 @@ impl AvroSchema {
     /// # Errors
     /// Explains what is wrong with it.
     pub(crate) fn parse(schema: &SchemaText) -> Result<Self, Unusable> {
-        let named = schema.references.iter().map(|reference| &reference.text);
-        let (root, named) =
-            Parsed::parse_str_with_list(&schema.text, named).map_err(|error| unusable(&error))?;
+        let parsed = Parsed::parse(&in_one_record(schema)?).map_err(|error| unusable(&error))?;
+        let Parsed::Record(texts) = &parsed else {
+            return Err(Unusable("the schema was not parsed".into()));
+        };
         let mut nodes = Nodes::default();
-        for schema in &named {
-            nodes.add(schema, None)?;
+        let mut root = None;
+        for text in &texts.fields {
+            root = Some(nodes.add(&text.schema)?);
         }
-        let root = nodes.add(&root, None)?;
+        let root = root.ok_or_else(|| Unusable("the schema was not parsed".into()))?;
         nodes.finish(root)
     }
 }
 
 #[derive(Default)]
-struct Nodes {
+struct Nodes<'a> {
     nodes: Vec<Node>,
-    named: HashMap<String, NodeIndex>,
+    /// By the full name.
+    named: HashMap<String, Named<'a>>,
 }
 
-impl Nodes {
+/// Named type.
+struct Named<'a> {
+    index: NodeIndex,
+    definition: Option<&'a Parsed>,
+}
+
+impl<'a> Nodes<'a> {
     // Calls itself for each level, of which the parser allows 128 in the text.
-    fn add(&mut self, schema: &Parsed, namespace: Option<&str>) -> Result<NodeIndex, Unusable> {
+    fn add(&mut self, schema: &'a Parsed) -> Result<NodeIndex, Unusable> {
         let node = match schema {
             Parsed::Null => Node::Null,
             Parsed::Boolean => Node::Boolean,
@@ -103,44 +113,49 @@ impl Nodes {
             Parsed::Decimal(decimal) => match &decimal.inner {
                 InnerDecimalSchema::Bytes => Node::Decimal(None, decimal.scale),
                 InnerDecimalSchema::Fixed(fixed) => {
-                    let node = Node::Decimal(Some(fixed.size), decimal.scale);
-                    return Ok(self.define(&fixed.name, namespace, node));
+                    let index = self.define(&fixed.name, schema)?;
+                    self.nodes[index] = Node::Decimal(Some(fixed.size), decimal.scale);
+                    return Ok(index);
                 }
             },
             Parsed::Uuid(UuidSchema::String) => Node::String,
             Parsed::Uuid(UuidSchema::Bytes) => Node::Uuid(None),
             Parsed::Uuid(UuidSchema::Fixed(fixed)) => {
-                return Ok(self.define(&fixed.name, namespace, Node::Uuid(Some(fixed.size))));
+                let index = self.define(&fixed.name, schema)?;
+                self.nodes[index] = Node::Uuid(Some(fixed.size));
+                return Ok(index);
             }
             Parsed::Fixed(fixed) | Parsed::Duration(fixed) => {
-                return Ok(self.define(&fixed.name, namespace, Node::Fixed(fixed.size)));
+                let index = self.define(&fixed.name, schema)?;
+                self.nodes[index] = Node::Fixed(fixed.size);
+                return Ok(index);
             }
             Parsed::Enum(symbols) => {
-                let node = Node::Enum(symbols.symbols.iter().map(|symbol| json(symbol)).collect());
-                return Ok(self.define(&symbols.name, namespace, node));
+                let index = self.define(&symbols.name, schema)?;
+                self.nodes[index] = Node::Enum(symbols.symbols.iter().map(|symbol| json(symbol)).collect());
+                return Ok(index);
             }
-            Parsed::Array(array) => Node::Array(self.add(&array.items, namespace)?),
-            Parsed::Map(map) => Node::Map(self.add(&map.types, namespace)?),
+            Parsed::Array(array) => Node::Array(self.add(&array.items)?),
+            Parsed::Map(map) => Node::Map(self.add(&map.types)?),
             Parsed::Union(union) => {
                 let variants = union.variants().iter();
                 Node::Union(
                     variants
-                        .map(|variant| self.add(variant, namespace))
+                        .map(|variant| self.add(variant))
                         .collect::<Result<_, _>>()?,
                 )
             }
             Parsed::Record(record) => {
                 // Before its fields, which may refer to it.
-                let index = self.named(&record.name, namespace);
-                let inner = record.name.namespace().or(namespace);
+                let index = self.define(&record.name, schema)?;
                 let mut fields = Vec::with_capacity(record.fields.len());
                 for field in &record.fields {
-                    fields.push((json(&field.name), self.add(&field.schema, inner)?));
+                    fields.push((json(&field.name), self.add(&field.schema)?));
                 }
                 self.nodes[index] = Node::Record(fields);
                 return Ok(index);
             }
-            Parsed::Ref { name } => return Ok(self.named(name, namespace)),
+            Parsed::Ref { name } => return Ok(self.named(name).index),
         };
         Ok(self.push(node))
     }
@@ -150,28 +165,38 @@ impl Nodes {
         self.nodes.len() - 1
     }
 
-    fn define(&mut self, name: &Name, namespace: Option<&str>, node: Node) -> NodeIndex {
-        let index = self.named(name, namespace);
-        self.nodes[index] = node;
-        index
+    /// Returns the index of a named type that is defined here.
+    ///
+    /// # Errors
+    /// Another definition has the name.
+    fn define(&mut self, name: &Name, definition: &'a Parsed) -> Result<NodeIndex, Unusable> {
+        let named = self.named(name);
+        match named.definition.replace(definition) {
+            // The one would be read as the other.
+            Some(other) if other != definition => Err(unusable(&format!(
+                "the schema defines {:?} more than once, and not alike",
+                name.fullname(None)
+            ))),
+            Some(_) | None => Ok(named.index),
+        }
     }
 
-    /// Returns the index of a named type, which may be defined later.
-    fn named(&mut self, name: &Name, namespace: Option<&str>) -> NodeIndex {
-        let name = name.fullname(namespace);
-        if let Some(index) = self.named.get(&name) {
-            return *index;
-        }
-        let index = self.push(Node::Undefined);
-        self.named.insert(name, index);
-        index
+    /// Returns a named type, which may be defined later. The parser has added the enclosing namespace to each name, so
+    /// that one without a namespace has none.
+    fn named(&mut self, name: &Name) -> &mut Named<'a> {
+        let next = self.nodes.len();
+        let nodes = &mut self.nodes;
+        self.named.entry(name.fullname(None)).or_insert_with(|| {
+            nodes.push(Node::Undefined);
+            Named {
+                index: next,
+                definition: None,
+            }
+        })
     }
 
     fn finish(self, root: NodeIndex) -> Result<AvroSchema, Unusable> {
-        let undefined = self
-            .named
-            .iter()
-            .find(|(_, index)| self.nodes[**index] == Node::Undefined);
+        let undefined = self.named.iter().find(|(_, named)| named.definition.is_none());
         if let Some((name, _)) = undefined {
             return Err(unusable(&format!(
                 "the schema refers to {name:?}, which it does not define"

@@ -63,6 +63,82 @@ fn types_of_references_are_followed() {
     AvroSchema::parse(&alone).expect_err("a type that nothing defines");
 }
 
+/// The parser once took references in a random order, and found a nested type in some of them.
+#[test]
+fn references_are_usable_in_each_process() {
+    let money = r#"{"type":"record","name":"Money","namespace":"shop","fields":[{"name":"amount","type":"long"},
+        {"name":"currency","type":{"type":"enum","name":"Currency","symbols":["EUR","JPY"]}}]}"#;
+    let fee = r#"{"type":"record","name":"Fee","namespace":"shop","fields":[{"name":"in","type":"shop.Currency"}]}"#;
+    let tax = r#"{"type":"record","name":"Tax","namespace":"shop","fields":[{"name":"fee","type":"Fee"}]}"#;
+    let order = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
+        {"name":"price","type":"Money"},{"name":"fee","type":"Fee"},{"name":"tax","type":"Tax"}]}"#;
+    for _ in 0..100 {
+        let schema = schema(
+            order,
+            &[("shop.Money", money), ("shop.Fee", fee), ("shop.Tax", tax)],
+        );
+        assert_eq!(
+            schema.read(&[4, 2, 0, 2]).expect("an order"),
+            r#"{"price":{"amount":2,"currency":"JPY"},"fee":{"in":"EUR"},"tax":{"fee":{"in":"JPY"}}}"#
+        );
+    }
+}
+
+/// Registries accept each of them; a value is read by its own schema, without defaults.
+#[test]
+fn default_of_another_type_is_no_matter() {
+    for field in [
+        r#"{"name":"a","type":"string","default":null}"#,
+        r#"{"name":"a","type":"long","default":""}"#,
+        r#"{"name":"a","type":{"type":"fixed","name":"F","size":12,"logicalType":"duration"},"default":"x"}"#,
+        r#"{"name":"a","type":{"type":"enum","name":"E","symbols":["A"],"default":"B"}}"#,
+        r#"{"name":"default","type":["null","string"],"default":"x"}"#,
+    ] {
+        schema(
+            &format!(r#"{{"type":"record","name":"O","fields":[{field}]}}"#),
+            &[],
+        );
+    }
+    let alias = r#"{"type":"record","name":"O","fields":[
+        {"name":"a","type":{"type":"enum","name":"Old","symbols":["A"]}},
+        {"name":"b","type":{"type":"fixed","name":"New","size":1,"aliases":["Old"]}},{"name":"c","type":"Old"}]}"#;
+    let read = schema(alias, &[]).read(&[0, 0, 0]).expect("a record");
+    assert_eq!(read, r#"{"a":"A","b":"AA==","c":"A"}"#);
+}
+
+#[test]
+fn null_namespace_is_not_the_enclosing_one() {
+    let two = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
+        {"name":"a","type":{"type":"record","name":"Money","namespace":"","fields":[{"name":"amount","type":"long"}]}},
+        {"name":"b","type":{"type":"record","name":"Money","fields":[{"name":"amount","type":"string"}]}}]}"#;
+    let read = schema(two, &[]).read(&[1, 2, b'x']).expect("an order");
+    assert_eq!(read, r#"{"a":{"amount":-1},"b":{"amount":"x"}}"#);
+    let within = r#"{"type":"record","name":"Order","namespace":"shop","fields":[
+        {"name":"a","type":{"type":"record","name":"Prices","namespace":"","fields":[
+            {"name":"net","type":{"type":"fixed","name":"Money","size":1}},{"name":"gross","type":"Money"}]}}]}"#;
+    let read = schema(within, &[]).read(&[0, 0]).expect("an order");
+    assert_eq!(read, r#"{"a":{"net":"AA==","gross":"AA=="}}"#);
+}
+
+#[test]
+fn name_of_two_types_is_refused() {
+    let twice = |size: usize| {
+        let fixed = |size| format!(r#"{{"type":"fixed","name":"F","size":{size}}}"#);
+        let (first, second) = (fixed(1), fixed(size));
+        let text = format!(
+            r#"{{"type":"record","name":"O","fields":[{{"name":"a","type":{first}}},{{"name":"b","type":{second}}}]}}"#
+        );
+        AvroSchema::parse(&SchemaText {
+            format: Format::Avro,
+            text,
+            references: Vec::new(),
+        })
+    };
+    twice(1).expect("one definition, written twice");
+    let error = twice(2).expect_err("two definitions");
+    assert!(error.0.contains("\"F\" more than once"), "{error}");
+}
+
 #[test]
 fn value_that_is_cut_or_longer_is_refused() {
     let (schema, order) = (schema(AVRO_ORDER, &[]), bytes_of_hex(ORDER));

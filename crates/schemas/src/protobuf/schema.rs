@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use prost_reflect::{DynamicMessage, FileDescriptor, MessageDescriptor, SerializeOptions};
+use prost_reflect::{
+    DynamicMessage, ExtensionDescriptor, FieldDescriptor, FileDescriptor, MessageDescriptor, SerializeOptions,
+};
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
 use super::count::{Wire, check_size};
@@ -47,7 +49,12 @@ impl ProtobufSchema {
             compiler.include_imports(true).open_file(FILE)?;
             Ok::<_, protox::Error>(compiler.descriptor_pool())
         };
-        let pool = compile().map_err(|error| unusable(&error))?;
+        let pool = compile().map_err(|error| match has_edition(schema) {
+            true => {
+                Unusable("it has an edition of Protobuf, and can only be read in proto2 or proto3".into())
+            }
+            false => unusable(&error),
+        })?;
         let file = pool
             .get_file_by_name(FILE)
             .ok_or_else(|| Unusable("the schema was not compiled".into()))?;
@@ -87,12 +94,25 @@ impl ProtobufSchema {
         let (first, inner) = indexes.split_first().ok_or_else(missing)?;
         let message = self.file.messages().nth(*first).ok_or_else(missing)?;
         inner.iter().try_fold(message, |message, index| {
-            // Serializers count the messages that the text declares, and a map is none.
-            let declared = message.child_messages().filter(|child| !child.is_map_entry());
+            // Serializers count the messages that the text declares, and a map or a group is none.
+            let groups = groups(&message);
+            let is_declared = |child: &MessageDescriptor| !child.is_map_entry() && !groups.contains(child);
+            let declared = message.child_messages().filter(is_declared);
             let mut declared = declared.skip(*index);
             declared.next().ok_or_else(missing)
         })
     }
+}
+
+/// Returns the types that the groups of a message declare in it.
+fn groups(message: &MessageDescriptor) -> Vec<MessageDescriptor> {
+    let fields = message.fields().filter(FieldDescriptor::is_group);
+    let extensions = message.child_extensions().filter(ExtensionDescriptor::is_group);
+    let kinds = fields.map(|field| field.kind());
+    kinds
+        .chain(extensions.map(|extension| extension.kind()))
+        .filter_map(|kind| kind.as_message().cloned())
+        .collect()
 }
 
 /// Reads the indexes of the type: their number and each of them, or a 0 alone for the first message of the file.
@@ -110,6 +130,19 @@ fn indexes(wire: &mut Wire<'_>) -> Result<Vec<usize>, Undecodable> {
             .collect(),
         _ => Err(wrong()),
     }
+}
+
+/// Whether a file begins with an edition, which the compiler does not know.
+fn has_edition(schema: &SchemaText) -> bool {
+    let imports = schema.references.iter().map(|import| &import.text);
+    let mut lines = [&schema.text]
+        .into_iter()
+        .chain(imports)
+        .flat_map(|text| text.lines());
+    lines.any(|line| {
+        let rest = line.trim_start().strip_prefix("edition");
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    })
 }
 
 /// Files of a schema.

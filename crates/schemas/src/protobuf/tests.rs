@@ -128,6 +128,26 @@ fn indexes_name_the_message() {
     }
 }
 
+/// A group declares a type, and is a field.
+#[test]
+fn groups_are_not_counted() {
+    let proto = "syntax = \"proto2\"; message A { optional group G = 1 { optional string g = 1; } \
+                 oneof o { group H = 2 { optional string h = 1; } } extensions 9 to 10; \
+                 extend A { optional group I = 9 { optional string i = 1; } } \
+                 message B { optional string b = 1; } }";
+    let schema = schema(proto);
+    let read = |indexes: &[u8]| schema.read(&[indexes, b"\x0a\x01x"].concat());
+    assert_eq!(read(&[4, 0, 0]).expect("a message"), r#"{"b":"x"}"#);
+    read(&[4, 0, 2]).expect_err("no such message");
+}
+
+#[test]
+fn edition_is_unusable_by_name() {
+    let proto = "// Orders.\nedition = \"2023\";\nmessage A { string a = 1; }";
+    let error = ProtobufSchema::parse(&text(proto)).expect_err("an edition");
+    assert!(error.0.contains("edition of Protobuf"), "{error}");
+}
+
 #[test]
 fn value_that_is_no_message_is_refused() {
     let schema = schema(PROTOBUF_ORDER);
