@@ -4,6 +4,7 @@
 //! empty message of two bytes becomes hundreds.
 
 mod count;
+mod key_order;
 mod known_files;
 mod schema;
 

@@ -8,6 +8,7 @@ use prost_reflect::{
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
 use super::count::{Wire, check_size};
+use super::key_order::push_sorted;
 use super::known_files::known_file;
 use crate::document::{Document, Undecodable};
 use crate::schema::{SchemaText, Unusable, unusable};
@@ -16,6 +17,8 @@ use crate::schema::{SchemaText, Unusable, unusable};
 #[derive(Debug)]
 pub(crate) struct ProtobufSchema {
     file: FileDescriptor,
+    /// Whether a message of it can have a map.
+    has_maps: bool,
 }
 
 /// Name of the file that the schema is compiled as. No import can have it.
@@ -58,7 +61,10 @@ impl ProtobufSchema {
         let file = pool
             .get_file_by_name(FILE)
             .ok_or_else(|| Unusable("the schema was not compiled".into()))?;
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            has_maps: pool.all_messages().any(|message| message.is_map_entry()),
+        })
     }
 
     /// Reads an encoded message, with the indexes of its type before it.
@@ -85,7 +91,12 @@ impl ProtobufSchema {
                         .into(),
                 )
             })?;
-        document.into_text()
+        if !self.has_maps {
+            return document.into_text();
+        }
+        let mut sorted = Document::default();
+        push_sorted(&mut sorted, &document.into_text()?)?;
+        sorted.into_text()
     }
 
     /// Returns the type at these indexes: of the file, then of the messages in it.
