@@ -25,6 +25,8 @@ const PARTITIONS: usize = 12;
 const REPLICATION_FACTOR: usize = 3;
 /// Maximum time until all brokers know a new topic.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval between two questions for them. Brokers learn of a topic within a second, so these are a handful.
+const KNOWN_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(command: &TopicsCommand, config: &Config, json: bool) -> anyhow::Result<Status> {
     let connect = || Admin::connect(&config.connection(), "outbox-command-line");
@@ -131,7 +133,14 @@ fn await_known(
 ) -> anyhow::Result<ExistingTopics> {
     let deadline = Instant::now() + KNOWN_TIMEOUT;
     loop {
-        let existing = describe(config, admin)?;
+        let existing = match describe(config, admin) {
+            // A broker that does not know a topic yet describes it without settings, as one does that refuses them.
+            Err(_) if !new.is_empty() && Instant::now() < deadline => {
+                std::thread::sleep(KNOWN_INTERVAL);
+                continue;
+            }
+            described => described?,
+        };
         // CreateTopics returns when the controller has the topic; the metadata of the brokers follows later.
         let is_known = |topic: &NewTopic| {
             existing
@@ -149,8 +158,7 @@ fn await_known(
             unknown.name,
             KNOWN_TIMEOUT.as_secs()
         );
-        // Brokers learn of a topic within a second, so this asks a handful of times.
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(KNOWN_INTERVAL);
     }
 }
 
