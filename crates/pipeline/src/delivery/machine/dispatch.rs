@@ -7,6 +7,12 @@ use crate::delivery::call::{CallState, Policy};
 use crate::delivery::event::{Action, CallId};
 use crate::delivery::schedule::{End, KnownResult};
 
+/// Minimum of the limit on final calls without an acknowledged commit, which is the limit on calls in flight: when the
+/// broker dies that coordinates the group, the commits of as many are lost at most, and under `retry` they are made again.
+/// Without it, as many as are made within the ownership lease. Commits follow each other within some 20 ms, so that a few
+/// calls in flight to a fast API need not wait for them.
+const FINALS_UNCOMMITTED_MIN: usize = 32;
+
 impl<P> Delivery<P> {
     /// Queues a call that is the first of its key, by its policy and by what is known of it.
     pub(super) fn first_of_key(&mut self, id: CallId, now: Instant) {
@@ -70,8 +76,11 @@ impl<P> Delivery<P> {
         true
     }
 
-    /// Sends calls while there are slots, the lease lasts, and flow control allows it.
+    /// Sends calls while there are slots, the lease lasts, commits follow, and flow control allows it.
     pub(super) fn send_ready(&mut self, now: Instant) {
+        if self.finals_uncommitted() >= self.limits.calls_in_flight_max.max(FINALS_UNCOMMITTED_MIN) {
+            return;
+        }
         while self.has_free_slot() && self.lease.may_send(now) && self.flow.has_room(now) {
             let Some(id) = self.queues.pop_ready() else {
                 return;
@@ -91,6 +100,13 @@ impl<P> Delivery<P> {
             }
             self.send(id, now);
         }
+    }
+
+    /// Number of final calls that another owner would make again, if the group lost its coordinator now. Partitions that
+    /// commit nothing do not count.
+    fn finals_uncommitted(&self) -> usize {
+        let active = self.partitions.iter().filter(|(_, owned)| owned.is_active());
+        active.map(|(_, owned)| owned.finals_uncommitted()).sum()
     }
 
     pub(super) fn has_free_slot(&self) -> bool {

@@ -127,6 +127,11 @@ impl<P> OwnedPartition<P> {
         }
     }
 
+    /// Number of final calls that no acknowledged commit has: another owner would make them again.
+    pub(super) fn finals_uncommitted(&self) -> usize {
+        self.uncommitted.finals()
+    }
+
     /// Stops everything until an operator acts.
     pub(super) fn halt(&mut self) {
         self.phase = Phase::Halted;

@@ -51,6 +51,11 @@ impl Uncommitted {
         }
     }
 
+    /// Number of final calls that are not known to be committed, up to a maximum.
+    pub(super) fn finals(&self) -> usize {
+        self.finals.len()
+    }
+
     /// Takes the final calls that are not known to be committed.
     pub(super) fn take_finals(&mut self) -> impl Iterator<Item = (Offset, Option<IdempotencyKey>)> {
         std::mem::take(&mut self.finals)
@@ -70,8 +75,10 @@ mod tests {
         uncommitted.finished(Offset(1), None);
         let sent = uncommitted.changes();
         uncommitted.finished(Offset(2), None);
+        assert_eq!(uncommitted.finals(), 2);
         uncommitted.committed(sent);
         assert!(uncommitted.is_dirty());
+        assert_eq!(uncommitted.finals(), 1);
         let finals: Vec<Offset> = uncommitted.take_finals().map(|(offset, _)| offset).collect();
         assert_eq!(finals, [Offset(2)]);
         uncommitted.committed(uncommitted.changes());

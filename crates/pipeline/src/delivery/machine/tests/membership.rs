@@ -48,6 +48,34 @@ fn nothing_is_sent_past_the_ownership_lease() {
         .check(&["commit 8"]);
 }
 
+/// Another owner would make them again, if the coordinator has gone with the commit.
+#[test]
+fn calls_wait_for_the_commits_of_earlier_ones() {
+    let limits = Limits {
+        calls_open_max: 100,
+        ..LIMITS
+    };
+    let mut scenario = Scenario::with(limits, Policy::Retry);
+    scenario.assign(loaded(Some(0), ""));
+    scenario.pending(0, "k0");
+    // The lease; the next commit is in flight from now on.
+    scenario.on(Event::Committed(CommitResult::Committed));
+    for offset in 0..32 {
+        scenario.respond(offset, 201);
+        scenario.acknowledge(offset);
+        scenario.pending(offset + 1, &format!("k{}", offset + 1));
+    }
+    scenario.check(&[]);
+    scenario.advance(10 * MS);
+    scenario.on(Event::Committed(CommitResult::Committed));
+    assert!(
+        scenario
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Send { call, .. } if call.offset == Offset(32)))
+    );
+}
+
 #[test]
 fn revoked_partition_drains_before_its_release() {
     let mut scenario = Scenario::started(7, "");
