@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use kafka::admin::Group;
 use kafka::topic_ids::TopicIdentity;
 use records::Partition;
 
@@ -31,4 +32,24 @@ pub(crate) fn partitions(
         })?
         .partitions;
     Ok((0..i32::try_from(count)?).map(Partition).collect())
+}
+
+/// Fails if the brokers do not know a group: a command that goes on with the name of no group reports success, and does
+/// nothing to the group that was meant. `members` says whose it is, `consequence` what would come of it.
+///
+/// # Errors
+/// No member has ever joined it, or brokers have forgotten it.
+pub(crate) fn expect_known(
+    group: &Group,
+    name: &str,
+    members: &str,
+    consequence: &str,
+) -> anyhow::Result<()> {
+    ensure!(
+        group.is_known,
+        "the brokers do not know the group {name:?}, so {consequence}: check --group, the {members}' setting \
+         kafka.group_id. If it is right, because it is new here or the brokers have forgotten it, repeat the command \
+         with --new-group"
+    );
+    Ok(())
 }

@@ -287,6 +287,11 @@ pub(crate) struct SwitchCalls {
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
 
+    /// Also if no caller of the group has ever run, as on a new cluster. Without it such a group is refused, because a
+    /// wrong name would pause nothing.
+    #[arg(long)]
+    pub(crate) new_group: bool,
+
     /// Changes without asking for confirmation.
     #[arg(long)]
     pub(crate) yes: bool,
@@ -524,6 +529,11 @@ pub(crate) struct RebuildState {
     /// Consumer group of the validators: their setting kafka.group_id.
     #[arg(long, value_name = "GROUP", default_value = "order-validator")]
     pub(crate) group: String,
+
+    /// Also if no validator of the group has ever run, as on a new cluster. Without it such a group is refused, because
+    /// validators of another one may be running, and would halt on the rebuilt changelog.
+    #[arg(long)]
+    pub(crate) new_group: bool,
 
     /// Appends what the outbox still has, although entries between the changelog and the outbox are lost.
     #[arg(long)]

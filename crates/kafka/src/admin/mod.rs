@@ -20,7 +20,7 @@ use rdkafka::producer::{Producer as _, ThreadedProducer};
 use records::{Offset, Partition};
 
 use self::connection_errors::ConnectionErrors;
-use self::describe_group::Group;
+pub use self::describe_group::Group;
 pub use self::describe_topics::DescribedBroker;
 use self::topic_ids::TopicIdentity;
 use crate::client::config::KafkaSettings;

@@ -27,7 +27,7 @@ use records::{
 use serde::Serialize;
 
 use self::remembered::Remembered;
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, expect_known};
 use crate::cli::{RebuildState, StateCommand};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -110,6 +110,11 @@ fn rebuild(options: &RebuildState, config: &Config, json: bool) -> anyhow::Resul
     let (topics, settings) = (&config.topics, config.connection_as(&options.group));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, changelog) = partitions(&admin, topics)?;
+    if !options.new_group {
+        let group = admin.group(&options.group, &topics.orders, REQUEST_TIMEOUT)?;
+        let why = "validators of another group may be running, and would halt on the rebuilt changelog";
+        expect_known(&group, &options.group, "validators", why)?;
+    }
     ensure_no_validator(&admin, topics, &options.group)?;
     // Before anything is read.
     let producer = open_producer(&settings, &admin, topics)?;

@@ -10,7 +10,7 @@ use records::control::{Calls, Switch};
 use records::{Partition, Timestamp};
 use serde::Serialize;
 
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, expect_known};
 use crate::cli::SwitchCalls;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -42,10 +42,11 @@ pub(crate) fn run(
     let (topic, group) = (config.topics.control.as_str(), options.which.group.as_str());
     let settings = config.connection_as(group);
     let admin = Admin::connect(&settings, CLIENT_ID)?;
-    let callers = admin
-        .group(group, &config.topics.pending, REQUEST_TIMEOUT)?
-        .members
-        .len();
+    let callers = admin.group(group, &config.topics.pending, REQUEST_TIMEOUT)?;
+    if calls == Calls::Paused && !options.new_group {
+        expect_known(&callers, group, "callers", "nothing would be paused")?;
+    }
+    let callers = callers.members.len();
     // Before the switch is read: this fences an operator who changes it at the same time.
     // By the topic: operators of two pipelines on one cluster change different switches.
     let id = format!("outbox-control-{topic}");

@@ -137,13 +137,38 @@ impl Setup {
 
     /// Does what docker/README.md says.
     fn follow_the_steps(&mut self) -> Result<()> {
-        self.pipeline.switch_calls("pause", "restored from a copy")?;
+        let group = ["--group", &self.pipeline.caller_group];
+        let wrong = self.operate(&[], &[&["pause", "--yes"], &group[..]].concat())?;
+        ensure!(
+            wrong.contains("repeat the command with --new-group"),
+            "a group that nobody has ever joined is paused:\n{wrong}"
+        );
+        let pause = [
+            "pause",
+            "--reason",
+            "restored from a copy",
+            "--yes",
+            "--new-group",
+        ];
+        self.pipeline.outbox(&[&pause[..], &group].concat())?;
         expect_refused_start(
             &mut self.validator,
             LIMIT,
             &["was deleted and created again", "remove their state directories"],
         )?;
-        self.pipeline.rebuild_state()?;
+        let rebuild = [
+            "state",
+            "rebuild",
+            "--group",
+            &self.pipeline.validator_group,
+            "--yes",
+        ];
+        let wrong = self.operate(&[], &rebuild)?;
+        ensure!(
+            wrong.contains("validators of another group may be running"),
+            "the changelog is rebuilt beside a group that nobody has ever joined:\n{wrong}"
+        );
+        self.pipeline.outbox(&[&rebuild[..], &["--new-group"]].concat())?;
         fs::remove_dir_all(self.pipeline.state_folder(1)).context("removing the state directory")?;
         self.validator.process.start()?;
         await_ready(&mut self.validator, LIMIT)?;
