@@ -141,10 +141,10 @@ fn reconcile(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> 
     };
     let accepted = words("parked-3,charged", "accepted", "leave")?;
     let rejected = words("parked-4,declined", "rejected", "leave")?;
-    // Parked and settled: a file without any such order is refused. The time has no blank in it.
+    // Parked, and settled before: a file without any such order is refused. The time has no blank in it.
     let as_of = humantime::format_rfc3339_millis(SystemTime::now());
     let again = words(
-        "parked-3,charged",
+        "parked-0,charged",
         "again",
         &format!("send-again --as-of {as_of}"),
     )?;
