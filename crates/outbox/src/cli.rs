@@ -402,14 +402,15 @@ pub(crate) struct SettleParked {
   outbox --config caller.toml parked reconcile --csv settled.csv --order-column merchant_ref \\
       --state-column state --accepted CAPTURED,SETTLED --rejected DECLINED --reason 'report of 2026-03-01'
       accepted and rejected orders are settled, all others are left alone
-  outbox --config caller.toml parked reconcile … --absent send-again --rows 18213
-      orders that the file does not have are sent again; the file must have exactly this number of rows")]
+  outbox --config caller.toml parked reconcile … --absent send-again --rows 18213 --as-of '2026-03-01 09:00+01:00'
+      orders that the file does not have are sent again; the file must have exactly this number of rows, and all that
+      the provider had charged by that time: calls that may have been charged later are left alone")]
 pub(crate) struct ReconcileParked {
     /// The provider's file, with a header.
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: PathBuf,
 
-    /// Column with the idempotency keys of the orders.
+    /// Column with the idempotency keys of the orders, as they are: blanks count.
     #[arg(long, value_name = "NAME")]
     pub(crate) order_column: String,
 
@@ -433,6 +434,12 @@ pub(crate) struct ReconcileParked {
     /// Required with --absent rejected or send-again.
     #[arg(long, value_name = "N")]
     pub(crate) rows: Option<u64>,
+
+    /// Time up to which the file has all that the provider has charged, such as `2026-03-01 09:00+01:00`: that of the
+    /// export, or the end of the report's period if that is earlier. Of the calls that the file does not have, those that
+    /// may have been processed later are left alone. Required with --absent rejected or send-again.
+    #[arg(long, value_name = "TIME", value_parser = crate::time_argument::parse_time)]
+    pub(crate) as_of: Option<records::Timestamp>,
 
     /// Character between two columns.
     #[arg(long, value_name = "CHAR", default_value = ",", value_parser = delimiter)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use kafka::KafkaSettings;
 use pipeline::admission::Partitioner;
 use records::{AmountForm, Selection, Timestamp, Topics};
@@ -93,7 +94,7 @@ pub(crate) struct Verify {
     api_processing_max: Duration,
 }
 
-// The defaults are the caller's; a test compares them with its sample file.
+// The defaults here are the caller's, and below the validator's; a test compares them with their sample files.
 impl Default for Caller {
     fn default() -> Self {
         Self {
@@ -132,7 +133,7 @@ pub(crate) struct StoreSettings {
 impl Default for StoreSettings {
     fn default() -> Self {
         Self {
-            retention: "off".into(),
+            retention: "30d".into(),
         }
     }
 }
@@ -149,6 +150,9 @@ impl StoreSettings {
 // The others are the validator's own, and are ignored.
 #[serde(default)]
 pub(crate) struct Validator {
+    /// False if the settings have no such section: they are not the validators'.
+    #[serde(skip, default = "is_given")]
+    is_given: bool,
     /// Part of an order that two records with one key have in common if they are the same order.
     pub(crate) fingerprint: Selection,
     record_key: RecordKeySetting,
@@ -170,6 +174,11 @@ enum PartitionerSetting {
     Crc32,
     #[default]
     Any,
+}
+
+/// Value of a setting that each section has which is there.
+const fn is_given() -> bool {
+    true
 }
 
 impl Validator {
@@ -262,6 +271,23 @@ impl Config {
     /// Names the setting that is invalid.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         Ok(self.connection().check()?)
+    }
+
+    /// Checks that these are the validators' settings: others say neither what validators refuse, nor whether they
+    /// forget keys.
+    ///
+    /// # Errors
+    /// They have no section `[validator]`.
+    pub(crate) fn expect_validators(&self, command: &str) -> anyhow::Result<()> {
+        ensure!(
+            self.validator.is_given,
+            "`outbox {command}` goes by what the validators check and remember (validator.record_key, \
+             validator.partitioner, store.retention), and these settings have no section [validator]: an order could be \
+             admitted, and charged, a second time. Give the validators' settings file: `outbox --config validator.toml \
+             {command}`. If that has no such section, because it leaves all of it at the defaults, add the line \
+             [validator] to it, or set OUTBOX__VALIDATOR__INSTANCE_ID as the validators do. Nothing was changed"
+        );
+        Ok(())
     }
 
     /// Returns the time after which no request of a call that was parked can be sent or processed any more: the
@@ -379,7 +405,44 @@ mod tests {
         }
         let sample = Path::new(SAMPLES).join("validator.toml");
         let of_sample: Config = service::config::load(Some(&sample), &[]).expect("the sample");
-        assert_eq!(of_sample.validator, Validator::default());
+        let defaults = Validator {
+            is_given: true,
+            ..Validator::default()
+        };
+        assert_eq!(of_sample.validator, defaults);
+        assert_eq!(of_sample.store, StoreSettings::default());
+        let text = std::fs::read_to_string(sample).expect("read");
+        for name in ["fingerprint", "record_key", "partitioner", "retention"] {
+            assert!(text.contains(&format!("\n{name} = ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_are_forgotten_unless_the_validators_file_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (text, forgets) in [
+            ("", true),
+            ("[store]\ndir = \"d\"\n", true),
+            ("[store]\nretention = \"off\"\n", false),
+        ] {
+            std::fs::write(file.path(), text).expect("written");
+            let config: Config = service::config::load(Some(file.path()), &[]).expect("valid");
+            assert_eq!(config.store.forgets_keys(), forgets, "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_of_other_programs_are_not_the_validators() {
+        let of = |name: &str| {
+            let config: Config =
+                service::config::load(Some(&Path::new(SAMPLES).join(name)), &[]).expect("a sample");
+            config.expect_validators("dead-letters replay")
+        };
+        of("validator.toml").expect("the validators' settings");
+        for name in ["outbox.toml", "caller.toml"] {
+            let error = of(name).expect_err(name).to_string();
+            assert!(error.contains("--config validator.toml"), "{error}");
+        }
     }
 
     #[test]

@@ -122,11 +122,12 @@ pub(crate) struct ShowDeadLetters {
 /// Arguments of `dead-letters replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  outbox dead-letters replay --refused-for not-an-order --from 02:00 --reason 'schema of 2026-11-23 corrected'
-  outbox dead-letters replay order-17 order-18 --reason 'key setting corrected'
-  outbox dead-letters replay --partition 3 --offsets 100..200 --reason 'currency list corrected'
+  outbox --config validator.toml dead-letters replay --refused-for not-an-order --from 02:00 --reason 'schema of 2026-11-23 corrected'
+  outbox --config validator.toml dead-letters replay order-17 order-18 --reason 'key setting corrected'
+  outbox --config validator.toml dead-letters replay --partition 3 --offsets 100..200 --reason 'currency list corrected'
       offsets of the dead-letter topic, from 100 on and below 200
-Mend the cause first: an order that is refused again becomes another dead letter. Rejected calls are sent again by
+It needs the settings file of the validators: what they check, and whether they forget keys, decides what may be written
+back. Mend the cause first: an order that is refused again becomes another dead letter. Rejected calls are sent again by
 `outbox replay plan --state rejected`.")]
 pub(crate) struct ReplayDeadLetters {
     /// Keys of the orders: those of their records, or their order ids if the records have none.

@@ -59,6 +59,10 @@ that stands in both parts: a rolling update would otherwise stop at its first po
 {{- fail (printf "`settings` and `%s.settings` together are not valid TOML: %s" $component $table.Error) -}}
 {{- end -}}
 {{- $text -}}
+{{- /* Commands that go by the validators' settings know their file by this section. */ -}}
+{{- if and (eq $component "validator") (not (hasKey $table "validator")) }}
+[validator]
+{{- end -}}
 {{- end }}
 
 {{/* Environment of a component that connects to Kafka: (list $ "validator"). */}}

@@ -134,9 +134,11 @@ pub(crate) fn caller(pipeline: &Pipeline, number: u32, api: &str, access: &Acces
 /// Describes a command of the operator's command line that connects in this way.
 pub(crate) fn outbox(pipeline: &Pipeline, name: &str, access: &Access, command: &[&str]) -> Result<Process> {
     let file = pipeline.folder().join(format!("{name}.toml"));
-    access
-        .apply(pipeline.settings(&pipeline.caller_group))
-        .write(&file)?;
+    let settings = pipeline
+        .settings(&pipeline.caller_group)
+        // `dead-letters replay` asks for the validators' settings.
+        .with("validator.record_key", "is-idempotency-key");
+    access.apply(settings).write(&file)?;
     Ok(pipeline
         .process(name, "outbox")?
         .arguments(["--config".as_ref(), file.as_os_str()])

@@ -120,6 +120,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
             "nothing is selected: name keys, or --refused-for, --from, --to or --partition. Nothing was changed"
         );
     }
+    config.expect_validators("dead-letters replay")?;
     let selection = Selection {
         filter: options.filter.clone(),
         keys: keys(&options.keys, options.keys_from.as_deref())?,
@@ -244,10 +245,13 @@ fn causes_table(causes: &[Cause]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use records::dead_letter;
 
     use super::super::reading::tests::{letter, record};
     use super::*;
+    use crate::cli::dead_letters::DeadLettersCommand;
+    use crate::cli::{Cli, Command};
 
     #[test]
     fn json_field_names_are_stable() {
@@ -269,6 +273,17 @@ mod tests {
             "causes": [{"cause": "key-mismatch", "dead_letters": 1, "amounts": {"EUR": "12.50"}, "with_amount": 1}],
             "left_alone_count": 1, "left_alone": [{"key": "l", "reason": "r"}]});
         assert_eq!(json.expect("JSON"), expected);
+    }
+
+    #[test]
+    fn settings_of_others_than_the_validators_are_refused() {
+        let line = "outbox dead-letters replay k --reason r";
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("a command line");
+        let Command::DeadLetters(DeadLettersCommand::Replay(options)) = cli.command else {
+            panic!("another command");
+        };
+        let error = run(&options, &Config::default(), false).expect_err("no section [validator]");
+        assert!(error.to_string().contains("[validator]"), "{error:#}");
     }
 
     #[test]

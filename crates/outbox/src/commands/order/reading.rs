@@ -137,13 +137,12 @@ impl<'a> Reading<'a> {
         self.notes(&mut read)?;
         let processed = &topics.processed;
         let by_hash = self.hashed(processed, &[Partitioner::Crc32])?;
-        let before = read.events.len();
-        self.outcomes(&by_hash, &mut read, since, &progress)?;
+        let outcomes = self.outcomes(&by_hash, &mut read, since, &progress)?;
         let early = self.dead_letters(&mut read, since, &progress)?;
         self.parked(&mut read, since, &progress)?;
         // Callers write by the key's hash; if the topic has grown since, elsewhere. Without a time that would be the topic
         // as a whole, for an order that is not there.
-        if read.events.len() == before && since.is_some() {
+        if outcomes == 0 && since.is_some() {
             self.outcomes(&self.others(processed, &by_hash)?, &mut read, since, &progress)?;
         }
         self.rest_of_the_outbox(&mut outbox, &mut read, &progress)?;
@@ -170,22 +169,26 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    /// Returns the number of outcomes.
     fn outcomes(
         &self,
         partitions: &[Partition],
         read: &mut Read,
         since: Option<Timestamp>,
         progress: &Progress,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<usize> {
         let topic = &self.config.topics.processed;
+        let mut outcomes = 0;
         self.visit(topic, partitions, since, progress, |place, record| {
             if calls::take_outcome(&mut read.ledger, self.group, record)?.is_none() {
                 let call = Outcome::parse(record.value)?.call.parse()?;
                 read.orders.terminal(record.key, Terminal::Accepted, &call);
             }
             read.events.push(history::accepted(record, place.to_string()));
+            outcomes += 1;
             Ok(())
-        })
+        })?;
+        Ok(outcomes)
     }
 
     /// Returns the calls whose dead letters are so recent that an earlier request may still be processed.

@@ -262,7 +262,7 @@ impl Verification<'_> {
             start: first.map_or(bounds.start, |first| first.offset),
             ..bounds
         };
-        let from = first.map_or(Offset(0), |first| first.source);
+        let from = first.map(|first| first.source);
         let (mut of_store, mut of_changelog) = (Sketch::default(), Sketch::default());
         store.for_each(|key, entry| {
             self.progress.read("the store");
@@ -291,7 +291,7 @@ impl Verification<'_> {
         &mut self,
         store: &ReadOnlyStore,
         partition: Partition,
-        (bounds, checkpoint, from): (Bounds, Offset, Offset),
+        (bounds, checkpoint, from): (Bounds, Offset, Option<Offset>),
         buckets: &Buckets,
         differences: &mut Differences,
     ) -> anyhow::Result<()> {
@@ -336,8 +336,10 @@ impl Verification<'_> {
     }
 }
 
-/// Returns `false` for the entry of an order before this offset. Tombstones, and what cannot be read, count.
-fn is_of_order_from(entry: Option<&[u8]>, from: Offset) -> bool {
+/// Returns `false` for the entry of an order before this offset. Tombstones, and what cannot be read, count. Without an
+/// offset nothing is forgotten and each entry counts, also those of keys that were moved, whose order is on no partition.
+fn is_of_order_from(entry: Option<&[u8]>, from: Option<Offset>) -> bool {
+    let Some(from) = from else { return true };
     entry
         .and_then(|entry| Entry::decode(entry).ok())
         .is_none_or(|entry| entry.source >= from)
@@ -458,6 +460,10 @@ fn table(stores: &[Shown]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use records::entry::Status as EntryStatus;
+    use records::fingerprint::SelectionId;
+    use records::{Fingerprint, Timestamp};
+
     use super::*;
 
     fn verified(store: Shown, missing: u64) -> Verified {
@@ -497,6 +503,24 @@ mod tests {
         assert_eq!(verified(equal(), 1).status(), Status::Problem);
         let damaged = Shown::not_comparable(Partition(1), "a page".into());
         assert_eq!(verified(damaged, 0).status(), Status::Problem);
+    }
+
+    #[test]
+    fn keys_that_were_moved_are_compared() {
+        let entry = |source| {
+            let entry = Entry {
+                status: EntryStatus::Pending,
+                selection: SelectionId::Order,
+                fingerprint: Fingerprint::of(b"order"),
+                admitted_at: Timestamp(0),
+                source,
+            };
+            entry.encode()
+        };
+        let counts = |source, from| is_of_order_from(Some(&entry(source)), from);
+        assert!(counts(Entry::MOVED, None) && counts(Offset(0), None));
+        assert!(counts(Offset(5), Some(Offset(5))) && !counts(Offset(4), Some(Offset(5))));
+        assert!(is_of_order_from(None, Some(Offset(5))), "a tombstone");
     }
 
     #[test]

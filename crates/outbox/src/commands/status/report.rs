@@ -7,7 +7,7 @@ use kafka::group_offsets::GroupOffsets;
 use kafka::offsets::Committed;
 use records::call_note::CallNote;
 use records::control::Switch;
-use records::{Bounds, Offset, Timestamp};
+use records::{Bounds, Offset, Timestamp, TopicId};
 use serde::Serialize;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
@@ -77,6 +77,9 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
     ];
     let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
     let partitions = |name: &str| partitions(&identities, name);
+    let id_now = identities
+        .get(&topics.pending)
+        .and_then(|of| TopicId::new(&of.id));
     let callers = GroupOffsets::open(&callers_settings, CLIENT_ID)?;
     let count = |name: &str| -> anyhow::Result<u64> {
         let mut records = 0;
@@ -89,7 +92,7 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
     let partition_statuses = callers
         .committed(&topics.pending, &partitions(&topics.pending)?, REQUEST_TIMEOUT)?
         .into_iter()
-        .map(|committed| partition_status(&callers, &topics.pending, committed))
+        .map(|committed| partition_status(&callers, &topics.pending, id_now.as_ref(), committed))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let validators = GroupOffsets::open(&validators_settings, CLIENT_ID)?;
     let mut orders_waiting = 0;
@@ -138,11 +141,12 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
 fn partition_status(
     callers: &GroupOffsets,
     topic: &str,
+    id_now: Option<&TopicId>,
     committed: Committed,
 ) -> anyhow::Result<PartitionStatus> {
     let partition = committed.partition;
     let bounds = callers.bounds(topic, partition, REQUEST_TIMEOUT)?;
-    let (mut status, note) = without_calls(&committed, bounds);
+    let (mut status, note) = without_calls(&committed, bounds, id_now);
     let backlog = Bounds {
         start: status.committed.unwrap_or(bounds.start).max(bounds.start),
         end: bounds.end,
@@ -154,8 +158,13 @@ fn partition_status(
     Ok(status)
 }
 
-/// Returns the status of a partition of which no call was read yet, and its call note.
-pub(super) fn without_calls(committed: &Committed, bounds: Bounds) -> (PartitionStatus, CallNote) {
+/// Returns the status of a partition of which no call was read yet, and its call note. `id_now` is the id that the outbox
+/// has now.
+pub(super) fn without_calls(
+    committed: &Committed,
+    bounds: Bounds,
+    id_now: Option<&TopicId>,
+) -> (PartitionStatus, CallNote) {
     let base = committed.offset.unwrap_or(bounds.start);
     let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
         Ok(note) => (note, None),
@@ -167,7 +176,7 @@ pub(super) fn without_calls(committed: &Committed, bounds: Bounds) -> (Partition
             "the commit position {offset} is outside of the partition, from {} to {}",
             bounds.start, bounds.end
         )),
-        _ => unreadable,
+        _ => unreadable.or_else(|| recreated(&note, id_now)),
     };
     let of = PartitionStatus {
         partition: committed.partition.0,
@@ -179,6 +188,18 @@ pub(super) fn without_calls(committed: &Committed, bounds: Bounds) -> (Partition
         halts,
     };
     (of, note)
+}
+
+/// Returns the reason for which a caller halts, if the note is of an outbox that was deleted and created again.
+fn recreated(note: &CallNote, id_now: Option<&TopicId>) -> Option<String> {
+    // An earlier version of the caller, or an operator, has noted no id.
+    let (was, is) = note.outbox.as_ref().zip(id_now)?;
+    (was != is).then(|| {
+        format!(
+            "the offset was committed in the outbox with the id {was}, and it has the id {is} now: it was deleted and \
+             created again"
+        )
+    })
 }
 
 impl PartitionStatus {
@@ -221,7 +242,7 @@ mod tests {
             intents: [Offset(5), Offset(6), Offset(9)].into_iter().collect(),
         };
         let metadata = note.encode(Offset(5)).expect("short");
-        let (mut status, note) = without_calls(&committed(Some(5), metadata), bounds);
+        let (mut status, note) = without_calls(&committed(Some(5), metadata), bounds, None);
         // 7, 9 and 11 are markers of transactions.
         for (offset, at) in [(5, 900), (6, 100), (8, 800), (10, 1000)] {
             status.take(&note, Offset(offset), Some(Timestamp(at)));
@@ -239,7 +260,9 @@ mod tests {
                 start: Offset(3),
                 end: Offset(end),
             };
-            without_calls(&committed(offset, metadata.into()), bounds).0.halts
+            without_calls(&committed(offset, metadata.into()), bounds, None)
+                .0
+                .halts
         };
         let told = [
             halts(None, "", 9),
@@ -249,5 +272,30 @@ mod tests {
         ];
         assert!(told.iter().all(Option::is_some), "{told:?}");
         assert_eq!([halts(None, "", 0), halts(Some(5), "", 9)], [None, None]);
+    }
+
+    #[test]
+    fn outbox_that_was_created_again_is_told() {
+        let bounds = Bounds {
+            start: Offset(0),
+            end: Offset(9),
+        };
+        let note = CallNote {
+            outbox: TopicId::new("was"),
+            ..CallNote::default()
+        };
+        let metadata = note.encode(Offset(5)).expect("short");
+        let halts = |metadata: &str, id_now| {
+            without_calls(
+                &committed(Some(5), metadata.into()),
+                bounds,
+                TopicId::new(id_now).as_ref(),
+            )
+            .0
+            .halts
+        };
+        let told = halts(&metadata, "is").expect("created again");
+        assert!(told.contains("id was") && told.contains("id is"), "{told}");
+        assert_eq!([halts(&metadata, "was"), halts("", "is")], [None, None]);
     }
 }

@@ -119,7 +119,7 @@ mod tests {
             parked: 1,
             call_dead_letters: 0,
             order_dead_letters: 2,
-            partitions: vec![without_calls(&committed, bounds).0],
+            partitions: vec![without_calls(&committed, bounds, None).0],
         };
         let text = text(&report);
         for words in [

@@ -1,7 +1,7 @@
 //! The commands that change something, and one that needs a stopped validator, see [`super`].
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use harness::cluster::Administrator;
@@ -130,8 +130,8 @@ fn settle(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
 }
 
 fn reconcile(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
-    let words = |row: &str, absent: &str| -> Result<String> {
-        let file = pipeline.folder().join(format!("{}.csv", row.replace(',', "-")));
+    let words = |row: &str, name: &str, absent: &str| -> Result<String> {
+        let file = pipeline.folder().join(format!("{name}.csv"));
         fs::write(&file, format!("order,state\n{row}\n"))?;
         Ok(format!(
             "parked reconcile --csv {} --order-column order --state-column state --accepted charged --rejected declined \
@@ -139,9 +139,15 @@ fn reconcile(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> 
             file.display()
         ))
     };
-    let accepted = words("parked-3,charged", "leave")?;
-    let rejected = words("parked-4,declined", "leave")?;
-    let again = words("other,charged", "send-again")?;
+    let accepted = words("parked-3,charged", "accepted", "leave")?;
+    let rejected = words("parked-4,declined", "rejected", "leave")?;
+    // Parked, and settled before: a file without any such order is refused. The time has no blank in it.
+    let as_of = humantime::format_rfc3339_millis(SystemTime::now());
+    let again = words(
+        "parked-0,charged",
+        "again",
+        &format!("send-again --as-of {as_of}"),
+    )?;
     let Topics {
         call_dead_letters,
         pending,

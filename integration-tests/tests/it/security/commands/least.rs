@@ -288,7 +288,9 @@ fn process(pipeline: &Pipeline, name: &str, access: &Access, words: &str) -> Res
         .with("caller.ownership_lease", "1ms")
         .with("api.timeout", "1ms")
         .with("api.transport_timeout", "1ms")
-        .with("verify.api_processing_max", "1ms");
+        .with("verify.api_processing_max", "1ms")
+        // `dead-letters replay` asks for the validators' settings.
+        .with("validator.record_key", "is-idempotency-key");
     // Not for the others: `state rebuild` then looks whether the topics have grown.
     let settings = match words.starts_with("state repartition") {
         true => settings.with("validator.partitioner", "crc32"),
