@@ -14,6 +14,7 @@
 
 mod asked_for;
 mod backlog;
+mod charged_again;
 mod keys;
 mod named_orders;
 mod parked_calls;
@@ -27,6 +28,7 @@ use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId}
 
 pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
+pub use self::charged_again::NotAsPlanned;
 use self::keys::KeySample;
 pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};

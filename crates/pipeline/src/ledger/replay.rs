@@ -388,6 +388,7 @@ mod tests {
             outbox: None,
             calls: 0,
             again: 0,
+            looks_up: false,
             states: Vec::new(),
         })));
         assert_eq!(replays.all().count(), 1);
@@ -401,6 +402,7 @@ mod tests {
                 outbox: None,
                 calls: 1,
                 again: 1,
+                looks_up: false,
                 states: states.iter().map(|state| state.as_str().to_owned()).collect(),
             };
             for (event, at) in [(Event::Planned(planned), 1_000), (Event::Paused, 7_000)] {

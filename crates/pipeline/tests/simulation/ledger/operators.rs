@@ -137,6 +137,7 @@ impl Operator {
             outbox: None,
             calls: offsets.count(),
             again: 0,
+            looks_up: false,
             states: asked_for
                 .states()
                 .iter()
