@@ -142,8 +142,8 @@ pub(crate) fn rejection(record: &TopicRecord<'_>) -> Rejection {
         Some(reason) if Reason::ALL.iter().any(|known| known.as_str() == reason) && ambiguous == Some(0) => {
             Rejection::Definite
         }
-        // No request was sent.
-        Some(reason) if reason == Reason::NoRequest.as_str() => Rejection::Definite,
+        // No request was sent, and no copy has one of its call before.
+        Some(reason) if reason == Reason::NoRequest.as_str() && ambiguous.is_none() => Rejection::Definite,
         // One that does not say is not known to be unprocessed.
         Some(_) | None => Rejection::Ambiguous,
     }
@@ -232,6 +232,9 @@ mod tests {
             rejection(&record(&[(dead_letter::REASON, "no-request")])),
             Rejection::Definite
         );
+        // Its copy was replayed after a request with an unknown outcome.
+        assert_eq!(of("no-request", "1"), Rejection::Ambiguous);
+        assert_eq!(of("no-request", "0"), Rejection::Definite);
         assert_eq!(rejection(&record(&[])), Rejection::Ambiguous);
     }
 

@@ -187,6 +187,14 @@ impl Replayable {
         matches!(self, Self::Accepted) || (self.may_charge_again() && !looks_up)
     }
 
+    /// Returns whether a copy that continues such a call remains ambiguous, whatever the API responds to the copy's own
+    /// requests: an earlier request may have been processed.
+    #[must_use]
+    pub const fn remains_ambiguous(self) -> bool {
+        // A copy of one that was accepted is a call of its own.
+        self.may_charge_again() && !matches!(self, Self::Accepted)
+    }
+
     /// Returns whether such a call may be charged a second time.
     #[must_use]
     pub const fn may_charge_again(self) -> bool {

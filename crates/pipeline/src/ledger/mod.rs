@@ -3,7 +3,8 @@
 //! First come the terminal records (outcomes, dead letters, parked records), in any order and as often as they
 //! were written. Then come the records of the outbox, in the order of their offsets. One call is one chain: its
 //! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
-//! names; any other terminal record ends the record that it names, and not a later copy.
+//! names; any other terminal record ends the record that it names, and not a later copy. A call that may have been
+//! processed stays ambiguous: a copy that is rejected later says nothing of the requests before it.
 //!
 //! The notes of the callers' group tell which of the records without a terminal record may still be sent. They come
 //! before the terminal records: a caller notes that a call is final after Kafka has acknowledged its outcome, so none
@@ -119,6 +120,8 @@ struct Calls {
     keys: KeySample,
     /// First records of the calls of which a copy was accepted.
     accepted_copies: OffsetSet,
+    /// First records of the calls of which a record has a dead letter that is not definite.
+    ambiguous: OffsetSet,
     /// Last record of each open call, by its first record.
     open: BTreeMap<Offset, Offset>,
     counts: Counts,
@@ -219,7 +222,12 @@ impl Ledger {
                     calls.accepted_copies.insert(first);
                 }
             }
-            CallState::Final(Terminal::DeadLetter(_)) => calls.counts.dead_letters += 1,
+            CallState::Final(Terminal::DeadLetter(rejection)) => {
+                calls.counts.dead_letters += 1;
+                if matches!(rejection, Rejection::Ambiguous | Rejection::Settled) {
+                    calls.ambiguous.insert(first);
+                }
+            }
             CallState::Final(Terminal::Parked) => calls.counts.parked += 1,
             CallState::Open => drop(calls.open.insert(first, offset)),
         }
@@ -298,7 +306,7 @@ impl Calls {
         let is_accepted = |at| self.accepted.contains(at);
         if is_accepted(offset) || is_accepted(first) || self.accepted_copies.contains(first) {
             CallState::Final(Terminal::Accepted)
-        } else if let Some(rejection) = self.rejection(offset) {
+        } else if let Some(rejection) = self.rejection(first, offset) {
             CallState::Final(Terminal::DeadLetter(rejection))
         } else if self.parked.contains(offset) {
             CallState::Final(Terminal::Parked)
@@ -307,7 +315,24 @@ impl Calls {
         }
     }
 
-    fn rejection(&self, offset: Offset) -> Option<Rejection> {
+    fn rejection(&self, first: Offset, offset: Offset) -> Option<Rejection> {
+        let rejection = self.dead_letter(offset)?;
+        // That a later copy was rejected says nothing of the requests before. Copies say so themselves; those of
+        // earlier versions do not.
+        let is_ambiguous = || {
+            self.ambiguous.contains(first)
+                || matches!(
+                    self.dead_letter(first),
+                    Some(Rejection::Ambiguous | Rejection::Settled)
+                )
+        };
+        Some(match rejection {
+            Rejection::Definite if is_ambiguous() => Rejection::Ambiguous,
+            _ => rejection,
+        })
+    }
+
+    fn dead_letter(&self, offset: Offset) -> Option<Rejection> {
         Rejection::ALL
             .into_iter()
             .rev()
