@@ -114,6 +114,8 @@ struct Calls {
     /// Dead letters, by the order of their evidence.
     dead_letters: [OffsetSet; Rejection::ALL.len()],
     parked: OffsetSet,
+    /// Parked records whose callers had sent a request with an unknown outcome.
+    parked_ambiguous: OffsetSet,
     /// Offset and call note of the callers' group; `None` if they are not known, or it has none.
     note: Option<(Offset, CallNote)>,
     /// Keys of terminal records, to be compared with those of the outbox.
@@ -177,6 +179,14 @@ impl Ledger {
         };
         set.insert(call.offset);
         Ok(())
+    }
+
+    /// Takes in, beside the parked record of a call, that its caller had sent a request with an unknown outcome.
+    pub fn parked_ambiguous(&mut self, call: &Position) {
+        if call.topic == self.topic {
+            let calls = self.partitions.entry(call.partition).or_default();
+            calls.parked_ambiguous.insert(call.offset);
+        }
     }
 
     /// Takes in a record of the outbox, after all terminal records. `continues` is the call's first record, if
@@ -319,8 +329,11 @@ impl Calls {
         let rejection = self.dead_letter(offset)?;
         // That a later copy was rejected says nothing of the requests before. Copies say so themselves; those of
         // earlier versions do not.
+        // Nor does a dead letter of the requests of the next owner, which sends again if the first one dies before it
+        // notes the dead letter.
         let is_ambiguous = || {
-            self.ambiguous.contains(first)
+            self.parked_ambiguous.contains(offset)
+                || self.ambiguous.contains(first)
                 || matches!(
                     self.dead_letter(first),
                     Some(Rejection::Ambiguous | Rejection::Settled)

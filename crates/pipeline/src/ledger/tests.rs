@@ -124,6 +124,36 @@ fn ambiguous_call_stays_ambiguous_in_its_copies() {
 }
 
 #[test]
+fn dead_letter_is_ambiguous_beside_requests_of_the_next_owner() {
+    let state = |rejection: Rejection, is_ambiguous: bool| {
+        let terminals = [(Terminal::DeadLetter(rejection), 4), (Terminal::Parked, 4)];
+        let mut ledger = fold(&terminals, &[]);
+        if is_ambiguous {
+            ledger.parked_ambiguous(&at(4));
+            ledger.parked_ambiguous(&Position {
+                topic: "another".into(),
+                ..at(6)
+            });
+        }
+        ledger.pending(P, Offset(4), b"key", None).expect("the same key")
+    };
+    let dead_letter = |rejection| CallState::Final(Terminal::DeadLetter(rejection));
+    // The next owner has parked the call without a request of its own.
+    assert_eq!(
+        state(Rejection::Definite, false),
+        dead_letter(Rejection::Definite)
+    );
+    for (rejection, expected) in [
+        (Rejection::Definite, Rejection::Ambiguous),
+        (Rejection::Ambiguous, Rejection::Ambiguous),
+        (Rejection::Settled, Rejection::Settled),
+        (Rejection::NotACall, Rejection::NotACall),
+    ] {
+        assert_eq!(state(rejection, true), dead_letter(expected));
+    }
+}
+
+#[test]
 fn records_of_another_topic_or_partition_say_nothing() {
     let mut ledger = Ledger::new("outbox");
     let other = Position {
