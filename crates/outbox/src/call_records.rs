@@ -78,6 +78,11 @@ pub(crate) fn take_terminal(
         return Ok(Some(other.to_owned()));
     }
     ledger.terminal(terminal, call, record.key)?;
+    // One that does not say counts as ambiguous.
+    let ambiguous = || number::<u64>(&record.headers, call_dead_letter::ATTEMPTS_AMBIGUOUS);
+    if terminal == Terminal::Parked && ambiguous() != Some(0) {
+        ledger.parked_ambiguous(call);
+    }
     Ok(None)
 }
 
@@ -86,7 +91,7 @@ pub(crate) fn other_group<'n>(named: Option<&'n str>, group: &str) -> Option<&'n
     named.filter(|named| *named != group)
 }
 
-/// Returns whether an earlier request of a call with this dead letter may still be processed.
+/// Returns whether an earlier request of a call with this dead letter, or parked record, may still be processed.
 pub(crate) fn is_early(record: &TopicRecord<'_>, now: Timestamp, quiescence: Duration) -> bool {
     // Without a time it is never old enough, which errs on the safe side.
     let at = number(&record.headers, dead_letter::AT).unwrap_or(i64::MAX);
@@ -142,8 +147,8 @@ pub(crate) fn rejection(record: &TopicRecord<'_>) -> Rejection {
         Some(reason) if Reason::ALL.iter().any(|known| known.as_str() == reason) && ambiguous == Some(0) => {
             Rejection::Definite
         }
-        // No request was sent.
-        Some(reason) if reason == Reason::NoRequest.as_str() => Rejection::Definite,
+        // No request was sent, and no copy has one of its call before.
+        Some(reason) if reason == Reason::NoRequest.as_str() && ambiguous.is_none() => Rejection::Definite,
         // One that does not say is not known to be unprocessed.
         Some(_) | None => Rejection::Ambiguous,
     }
@@ -232,7 +237,30 @@ mod tests {
             rejection(&record(&[(dead_letter::REASON, "no-request")])),
             Rejection::Definite
         );
+        // Its copy was replayed after a request with an unknown outcome.
+        assert_eq!(of("no-request", "1"), Rejection::Ambiguous);
+        assert_eq!(of("no-request", "0"), Rejection::Definite);
         assert_eq!(rejection(&record(&[])), Rejection::Ambiguous);
+    }
+
+    #[test]
+    fn parked_record_makes_a_dead_letter_ambiguous() {
+        let state = |ambiguous| {
+            let mut ledger = Ledger::new("outbox");
+            let call = "outbox/0@7".parse().expect("a position");
+            let definite = Terminal::DeadLetter(Rejection::Definite);
+            for terminal in [definite, Terminal::Parked] {
+                let record = record(&[(call_dead_letter::ATTEMPTS_AMBIGUOUS, ambiguous)]);
+                take_terminal(&mut ledger, "g", terminal, &call, &record).expect("the same key");
+            }
+            ledger
+                .pending(Partition(0), Offset(7), b"k", None)
+                .expect("the same key")
+        };
+        let dead_letter = |of| pipeline::ledger::CallState::Final(Terminal::DeadLetter(of));
+        assert_eq!(state("0"), dead_letter(Rejection::Definite));
+        assert_eq!(state("10"), dead_letter(Rejection::Ambiguous));
+        assert_eq!(state("?"), dead_letter(Rejection::Ambiguous));
     }
 
     #[test]

@@ -104,6 +104,11 @@ pub struct Planned {
     pub calls: u64,
     /// Number of those that may be charged again: they were accepted, or may have been processed.
     pub again: u64,
+    /// Whether callers were to look up a call that may have been processed before they send it, so that `again` has
+    /// none of those.
+    // Written only if it is so: earlier versions, which do not heed it, refuse the plan then.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub looks_up: bool,
     /// States that were selected, by their names.
     pub states: Vec<String>,
 }
@@ -180,7 +185,16 @@ mod tests {
                 outbox: None,
                 calls: 5,
                 again: 0,
+                looks_up: false,
                 states: vec!["rejected".into()],
+            }),
+            Event::Planned(Planned {
+                group: "api-caller".into(),
+                outbox: None,
+                calls: 5,
+                again: 0,
+                looks_up: true,
+                states: vec!["ambiguous".into()],
             }),
             Event::Begun {
                 canary: 5,

@@ -179,6 +179,22 @@ impl Replayable {
         }
     }
 
+    /// Returns whether a call in this state is charged a second time if it was processed. `looks_up`: callers look up a
+    /// call that may be processed before they send it.
+    #[must_use]
+    pub const fn is_charged_again(self, looks_up: bool) -> bool {
+        // One that was accepted is charged again whatever callers do.
+        matches!(self, Self::Accepted) || (self.may_charge_again() && !looks_up)
+    }
+
+    /// Returns whether a copy that continues such a call remains ambiguous, whatever the API responds to the copy's own
+    /// requests: an earlier request may have been processed.
+    #[must_use]
+    pub const fn remains_ambiguous(self) -> bool {
+        // A copy of one that was accepted is a call of its own.
+        self.may_charge_again() && !matches!(self, Self::Accepted)
+    }
+
     /// Returns whether such a call may be charged a second time.
     #[must_use]
     pub const fn may_charge_again(self) -> bool {

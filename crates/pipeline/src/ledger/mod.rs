@@ -3,7 +3,8 @@
 //! First come the terminal records (outcomes, dead letters, parked records), in any order and as often as they
 //! were written. Then come the records of the outbox, in the order of their offsets. One call is one chain: its
 //! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
-//! names; any other terminal record ends the record that it names, and not a later copy.
+//! names; any other terminal record ends the record that it names, and not a later copy. A call that may have been
+//! processed stays ambiguous: a copy that is rejected later says nothing of the requests before it.
 //!
 //! The notes of the callers' group tell which of the records without a terminal record may still be sent. They come
 //! before the terminal records: a caller notes that a call is final after Kafka has acknowledged its outcome, so none
@@ -14,6 +15,7 @@
 
 mod asked_for;
 mod backlog;
+mod charged_again;
 mod keys;
 mod named_orders;
 mod parked_calls;
@@ -27,6 +29,7 @@ use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId}
 
 pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
+pub use self::charged_again::NotAsPlanned;
 use self::keys::KeySample;
 pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
@@ -111,12 +114,16 @@ struct Calls {
     /// Dead letters, by the order of their evidence.
     dead_letters: [OffsetSet; Rejection::ALL.len()],
     parked: OffsetSet,
+    /// Parked records whose callers had sent a request with an unknown outcome.
+    parked_ambiguous: OffsetSet,
     /// Offset and call note of the callers' group; `None` if they are not known, or it has none.
     note: Option<(Offset, CallNote)>,
     /// Keys of terminal records, to be compared with those of the outbox.
     keys: KeySample,
     /// First records of the calls of which a copy was accepted.
     accepted_copies: OffsetSet,
+    /// First records of the calls of which a record has a dead letter that is not definite.
+    ambiguous: OffsetSet,
     /// Last record of each open call, by its first record.
     open: BTreeMap<Offset, Offset>,
     counts: Counts,
@@ -174,6 +181,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes in, beside the parked record of a call, that its caller had sent a request with an unknown outcome.
+    pub fn parked_ambiguous(&mut self, call: &Position) {
+        if call.topic == self.topic {
+            let calls = self.partitions.entry(call.partition).or_default();
+            calls.parked_ambiguous.insert(call.offset);
+        }
+    }
+
     /// Takes in a record of the outbox, after all terminal records. `continues` is the call's first record, if
     /// this one is a copy.
     ///
@@ -217,7 +232,12 @@ impl Ledger {
                     calls.accepted_copies.insert(first);
                 }
             }
-            CallState::Final(Terminal::DeadLetter(_)) => calls.counts.dead_letters += 1,
+            CallState::Final(Terminal::DeadLetter(rejection)) => {
+                calls.counts.dead_letters += 1;
+                if matches!(rejection, Rejection::Ambiguous | Rejection::Settled) {
+                    calls.ambiguous.insert(first);
+                }
+            }
             CallState::Final(Terminal::Parked) => calls.counts.parked += 1,
             CallState::Open => drop(calls.open.insert(first, offset)),
         }
@@ -296,7 +316,7 @@ impl Calls {
         let is_accepted = |at| self.accepted.contains(at);
         if is_accepted(offset) || is_accepted(first) || self.accepted_copies.contains(first) {
             CallState::Final(Terminal::Accepted)
-        } else if let Some(rejection) = self.rejection(offset) {
+        } else if let Some(rejection) = self.rejection(first, offset) {
             CallState::Final(Terminal::DeadLetter(rejection))
         } else if self.parked.contains(offset) {
             CallState::Final(Terminal::Parked)
@@ -305,7 +325,27 @@ impl Calls {
         }
     }
 
-    fn rejection(&self, offset: Offset) -> Option<Rejection> {
+    fn rejection(&self, first: Offset, offset: Offset) -> Option<Rejection> {
+        let rejection = self.dead_letter(offset)?;
+        // That a later copy was rejected says nothing of the requests before. Copies say so themselves; those of
+        // earlier versions do not.
+        // Nor does a dead letter of the requests of the next owner, which sends again if the first one dies before it
+        // notes the dead letter.
+        let is_ambiguous = || {
+            self.parked_ambiguous.contains(offset)
+                || self.ambiguous.contains(first)
+                || matches!(
+                    self.dead_letter(first),
+                    Some(Rejection::Ambiguous | Rejection::Settled)
+                )
+        };
+        Some(match rejection {
+            Rejection::Definite if is_ambiguous() => Rejection::Ambiguous,
+            _ => rejection,
+        })
+    }
+
+    fn dead_letter(&self, offset: Offset) -> Option<Rejection> {
         Rejection::ALL
             .into_iter()
             .rev()

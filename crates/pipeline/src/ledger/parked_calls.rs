@@ -61,7 +61,9 @@ pub enum Unsettled {
     )]
     Accepted,
     /// The call has a dead letter.
-    #[error("it was rejected: a dead letter names it, so there is nothing to settle")]
+    #[error(
+        "a dead letter names it, so there is nothing to settle: `outbox order` tells whether it may be called again"
+    )]
     DeadLetter,
     /// No call note says that the call is final.
     #[error(

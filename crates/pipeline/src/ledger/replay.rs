@@ -11,6 +11,10 @@ use records::{Offset, OffsetSet, Partition, Timestamp};
 
 use super::Replayable;
 
+/// Number of offsets from the first call to the last one of a batch, over all partitions. A run reads them within a
+/// transaction, which brokers abort after its timeout, and which holds up the readers of the outbox.
+const BATCH_SPAN_MAX: i64 = 100_000;
+
 /// Replays of one outbox, by their plans.
 #[derive(Debug, Default)]
 pub struct Replays {
@@ -238,11 +242,15 @@ impl RunningReplay {
             .keys()
             .filter_map(|partition| Some((*partition, self.next(*partition)?)))
             .collect();
+        let span = BATCH_SPAN_MAX / i64::try_from(open.len()).unwrap_or(i64::MAX).max(1);
         for (at, (partition, next)) in open.iter().enumerate() {
             let share = left.div_ceil(open.len() - at);
+            // At least the first one, so that each batch leads on.
+            let until_max = next.0.saturating_add(span.max(1));
             let offsets: Vec<_> = self.calls[partition]
                 .runs()
                 .flat_map(|(from, until)| (from.max(*next).0..until.0).map(Offset))
+                .take_while(|offset| offset.0 < until_max)
                 .take(share)
                 .collect();
             left -= offsets.len();
@@ -323,6 +331,32 @@ mod tests {
     }
 
     #[test]
+    fn sparse_calls_are_in_batches_of_a_limited_span() {
+        let far: Vec<_> = (0..900).map(|at| (at * 96_000, at * 96_000 + 1)).collect();
+        let mut replay = replay(&[(0, &far), (1, &far[..1]), (2, &far)], 0);
+        let mut calls = 0;
+        while let Step::Append(batch) = replay.step(1_000) {
+            let span: i64 = batch
+                .values()
+                .filter_map(|offsets| Some(offsets.last()?.0 - offsets.first()?.0 + 1))
+                .sum();
+            assert!(span <= BATCH_SPAN_MAX, "{span}");
+            let count: usize = batch.values().map(Vec::len).sum();
+            assert!(count > 0, "a batch that leads nowhere");
+            calls += count;
+            replay.take(Event::Appended {
+                until: batch
+                    .iter()
+                    .filter_map(|(partition, offsets)| Some((*partition, offsets.last()?.next())))
+                    .collect(),
+                appended: count as u64,
+                left_out: 0,
+            });
+        }
+        assert_eq!((replay.step(1_000), calls), (Step::Finish, 1_801));
+    }
+
+    #[test]
     fn canary_comes_first_and_is_awaited() {
         let mut replay = replay(&[(0, &[(0, 10)]), (1, &[(0, 10)])], 5);
         let (batches, step) = run(&mut replay, 3);
@@ -388,6 +422,7 @@ mod tests {
             outbox: None,
             calls: 0,
             again: 0,
+            looks_up: false,
             states: Vec::new(),
         })));
         assert_eq!(replays.all().count(), 1);
@@ -401,6 +436,7 @@ mod tests {
                 outbox: None,
                 calls: 1,
                 again: 1,
+                looks_up: false,
                 states: states.iter().map(|state| state.as_str().to_owned()).collect(),
             };
             for (event, at) in [(Event::Planned(planned), 1_000), (Event::Paused, 7_000)] {

@@ -93,6 +93,67 @@ fn accepted_call_stays_accepted_in_its_copies() {
 }
 
 #[test]
+fn ambiguous_call_stays_ambiguous_in_its_copies() {
+    const DEFINITE: Terminal = Terminal::DeadLetter(Rejection::Definite);
+    let last = |terminals: &[(Terminal, i64)], pending: &[(i64, Option<i64>)]| {
+        let (records, last) = pending.split_at(pending.len() - 1);
+        let mut ledger = fold(terminals, records);
+        let continues = last[0].1.map(at);
+        ledger
+            .pending(P, Offset(last[0].0), b"key", continues.as_ref())
+            .expect("the same key")
+    };
+    let chain = [(0, None), (3, Some(0)), (5, Some(0))];
+    let state = |rejection| CallState::Final(Terminal::DeadLetter(rejection));
+    for earlier in [Rejection::Ambiguous, Rejection::Settled] {
+        for at in [0, 3] {
+            let terminals = [(Terminal::DeadLetter(earlier), at), (DEFINITE, 5)];
+            assert_eq!(last(&terminals, &chain), state(Rejection::Ambiguous), "{at}");
+        }
+        // If the outbox is read from a later record on.
+        let terminals = [(Terminal::DeadLetter(earlier), 0), (DEFINITE, 5)];
+        assert_eq!(last(&terminals, &chain[2..]), state(Rejection::Ambiguous));
+        // Another call is another call.
+        assert_eq!(
+            last(&terminals, &[(0, None), (5, None)]),
+            state(Rejection::Definite)
+        );
+    }
+    let terminals = [(DEFINITE, 0), (DEFINITE, 3), (DEFINITE, 5)];
+    assert_eq!(last(&terminals, &chain), state(Rejection::Definite));
+}
+
+#[test]
+fn dead_letter_is_ambiguous_beside_requests_of_the_next_owner() {
+    let state = |rejection: Rejection, is_ambiguous: bool| {
+        let terminals = [(Terminal::DeadLetter(rejection), 4), (Terminal::Parked, 4)];
+        let mut ledger = fold(&terminals, &[]);
+        if is_ambiguous {
+            ledger.parked_ambiguous(&at(4));
+            ledger.parked_ambiguous(&Position {
+                topic: "another".into(),
+                ..at(6)
+            });
+        }
+        ledger.pending(P, Offset(4), b"key", None).expect("the same key")
+    };
+    let dead_letter = |rejection| CallState::Final(Terminal::DeadLetter(rejection));
+    // The next owner has parked the call without a request of its own.
+    assert_eq!(
+        state(Rejection::Definite, false),
+        dead_letter(Rejection::Definite)
+    );
+    for (rejection, expected) in [
+        (Rejection::Definite, Rejection::Ambiguous),
+        (Rejection::Ambiguous, Rejection::Ambiguous),
+        (Rejection::Settled, Rejection::Settled),
+        (Rejection::NotACall, Rejection::NotACall),
+    ] {
+        assert_eq!(state(rejection, true), dead_letter(expected));
+    }
+}
+
+#[test]
 fn records_of_another_topic_or_partition_say_nothing() {
     let mut ledger = Ledger::new("outbox");
     let other = Position {

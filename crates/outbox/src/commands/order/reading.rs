@@ -138,8 +138,8 @@ impl<'a> Reading<'a> {
         let processed = &topics.processed;
         let by_hash = self.hashed(processed, &[Partitioner::Crc32])?;
         let outcomes = self.outcomes(&by_hash, &mut read, since, &progress)?;
-        let early = self.dead_letters(&mut read, since, &progress)?;
-        self.parked(&mut read, since, &progress)?;
+        let mut early = self.dead_letters(&mut read, since, &progress)?;
+        early.extend(self.parked(&mut read, since, &progress)?);
         // Callers write by the key's hash; if the topic has grown since, elsewhere. Without a time that would be the topic
         // as a whole, for an order that is not there.
         if outcomes == 0 && since.is_some() {
@@ -223,8 +223,15 @@ impl<'a> Reading<'a> {
         Ok(early)
     }
 
-    fn parked(&self, read: &mut Read, since: Option<Timestamp>, progress: &Progress) -> anyhow::Result<()> {
+    /// Returns the calls that were parked so recently that an earlier request may still be processed.
+    fn parked(
+        &self,
+        read: &mut Read,
+        since: Option<Timestamp>,
+        progress: &Progress,
+    ) -> anyhow::Result<Vec<Position>> {
         let topic = &self.config.topics.parked;
+        let (mut early, now) = (Vec::new(), Timestamp::now());
         self.visit(
             topic,
             &partitions(&self.identities, topic)?,
@@ -237,13 +244,17 @@ impl<'a> Reading<'a> {
                     {
                         read.orders.terminal(record.key, terminal, &call);
                     }
+                    if calls::is_early(record, now, self.config.quiescence()) {
+                        early.push(call);
+                    }
                 } else if let Some(call) = calls::position(&record.headers, settlement::SETTLES) {
                     read.orders.settled(record.key, &call);
                 }
                 read.events.push(history::parked(record, place.to_string()));
                 Ok(())
             },
-        )
+        )?;
+        Ok(early)
     }
 
     fn outbox(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<Outbox> {

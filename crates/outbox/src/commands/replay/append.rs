@@ -173,13 +173,18 @@ fn continuation(
 ) -> Continuation {
     let repeats = state == Replayable::Accepted;
     let first = before.as_ref().map_or(own, |before| before.first(own)).clone();
-    // Without the attempts before: each limit counts anew from here on.
+    // Without the attempts before: each limit counts anew from here on, but for one ambiguous attempt.
     let mut copy = Continuation::new(first, group.to_owned(), now);
     copy.repeats = repeats;
     copy.deferrals = match &before {
         Some(before) if !repeats && !before.repeats => before.deferrals.saturating_add(1),
         _ => 1,
     };
+    if state.remains_ambiguous() {
+        // One stands for all that there were: the dead letter of the copy must not say that none was processed, even if
+        // those of the records before have left their topic.
+        copy.attempts_ambiguous = 1;
+    }
     if look_up && !repeats {
         copy.ambiguity = Some(Ambiguity::AmbiguousResponse);
     }
@@ -225,6 +230,23 @@ mod tests {
         // Rejected, the repeat is continued, as any call.
         let again = copy(Some(repeat), Replayable::Rejected, false);
         assert_eq!((&again.call, again.deferrals, again.repeats), (&at(9), 1, false));
+    }
+
+    #[test]
+    fn copy_of_an_ambiguous_call_says_so() {
+        for state in Replayable::ALL {
+            for look_up in [false, true] {
+                let expected = match state {
+                    Replayable::Ambiguous | Replayable::Settled | Replayable::Unknown => 1,
+                    Replayable::Rejected | Replayable::Accepted => 0,
+                };
+                assert_eq!(
+                    copy(None, state, look_up).attempts_ambiguous,
+                    expected,
+                    "{state:?}"
+                );
+            }
+        }
     }
 
     #[test]

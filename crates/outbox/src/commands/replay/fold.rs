@@ -126,14 +126,13 @@ impl Fold<'_> {
             let terminal = terminal_of(record);
             let other = take_terminal(ledger, group, terminal, &call, record)?;
             expect_own(other.as_deref(), group)?;
-            if matches!(terminal, Terminal::DeadLetter(_)) {
-                let of = dead_letters.entry(call.partition).or_default();
-                if !which.has_dead_letter(record) {
-                    of.unselected.insert(call.offset);
-                }
-                if is_early(record, *now, quiescence) {
-                    of.early.insert(call.offset);
-                }
+            let of = dead_letters.entry(call.partition).or_default();
+            if matches!(terminal, Terminal::DeadLetter(_)) && !which.has_dead_letter(record) {
+                of.unselected.insert(call.offset);
+            }
+            // The next owner of a call with a dead letter may have sent it again, and parked it: the later time counts.
+            if is_early(record, *now, quiescence) {
+                of.early.insert(call.offset);
             }
             Ok(())
         })

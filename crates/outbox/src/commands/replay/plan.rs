@@ -80,6 +80,7 @@ pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::
             outbox: reading.outbox_id(),
             calls: report.calls,
             again: report.again,
+            looks_up: config.looks_up(),
             states: asked_for
                 .states()
                 .iter()
@@ -168,9 +169,6 @@ fn new_id(now: Timestamp) -> String {
 }
 
 fn report(group: &str, contents: &Contents, looks_up: bool) -> Report {
-    // A call that was accepted is charged again whatever callers do; any other ambiguous one is looked up first.
-    let is_charged_again =
-        |state: Replayable| state == Replayable::Accepted || (state.may_charge_again() && !looks_up);
     Report {
         plan: None,
         group: group.to_owned(),
@@ -179,7 +177,7 @@ fn report(group: &str, contents: &Contents, looks_up: bool) -> Report {
         again: contents
             .calls
             .iter()
-            .filter(|(state, _)| is_charged_again(**state))
+            .filter(|(state, _)| state.is_charged_again(looks_up))
             .map(|(_, count)| count)
             .sum(),
         by_state: contents

@@ -47,8 +47,10 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     let Some(planned) = shown.planned().cloned() else {
         return report(plan, &shown, &[], json);
     };
-    let asked_for = AskedFor::planned(&planned.states)
-        .with_context(|| format!("running the plan {plan}; nothing was appended"))?;
+    let asked_for = AskedFor::planned(&planned.states).with_context(not_run(plan))?;
+    shown
+        .expect_look_ups(config.looks_up())
+        .with_context(not_run(plan))?;
     expect_quiescence(plan, &shown, config)?;
     if !is_confirmed(options, &planned, &shown)? {
         eprintln!("Nothing was changed.");
@@ -69,6 +71,10 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
         config.topics.pending
     );
     let (read, eligible) = eligible(&reading, plan, &asked_for, &replay)?;
+    // The operator has agreed to the number of the plan, which other settings or later dead letters may exceed.
+    replay
+        .expect_charged_again(&eligible, config.looks_up())
+        .with_context(not_run(plan))?;
     let run = Run {
         options,
         appender: Appender {
@@ -83,6 +89,10 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     let (status, failed) = run.steps(&mut replay)?;
     report(plan, &replay, &failed, json)?;
     Ok(status)
+}
+
+fn not_run(plan: &str) -> impl Fn() -> String {
+    move || format!("running the plan {plan}; nothing was appended")
 }
 
 /// Returns whether the replay can be run; `false` if it is finished.

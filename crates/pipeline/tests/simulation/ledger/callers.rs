@@ -1,6 +1,6 @@
 //! Callers: one owns the partition, and another takes over where its notes end when it crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pipeline::ledger::{Rejection, Terminal};
 use rand::RngExt as _;
@@ -13,6 +13,8 @@ use super::world::{Request, World};
 pub(crate) struct Caller {
     number: u64,
     calls: BTreeMap<i64, Call>,
+    /// Calls of which a response was lost.
+    lost: BTreeSet<i64>,
 }
 
 /// Step of a call.
@@ -33,6 +35,7 @@ impl Caller {
         Self {
             number,
             calls: BTreeMap::new(),
+            lost: BTreeSet::new(),
         }
     }
 }
@@ -68,6 +71,11 @@ impl World {
             Call::Sent if self.rng.random_bool(0.1) => self.give_up(offset),
             Call::Sent => {}
             Call::Decided(terminal) => {
+                // Of what it knew and has not written, nobody learns after a crash.
+                if terminal == Terminal::DeadLetter(Rejection::Ambiguous) {
+                    let first = self.record(offset).first;
+                    self.ambiguous.insert(first);
+                }
                 self.terminals.push((terminal, offset));
                 self.set(offset, Call::Written);
             }
@@ -116,6 +124,7 @@ impl World {
     /// The caller no longer waits: the response is lost.
     fn give_up(&mut self, offset: i64) {
         self.count("responses lost");
+        self.caller.lost.insert(offset);
         for request in &mut self.requests {
             if request.offset == offset {
                 request.caller = None;
@@ -137,8 +146,13 @@ impl World {
             self.give_up(offset);
             return;
         }
+        let record = self.record(offset);
         let terminal = match accepted {
             true => Terminal::Accepted,
+            false if record.is_ambiguous || self.caller.lost.contains(&offset) => {
+                self.count("rejected after a lost response");
+                Terminal::DeadLetter(Rejection::Ambiguous)
+            }
             false => Terminal::DeadLetter(Rejection::Definite),
         };
         self.set(offset, Call::Decided(terminal));

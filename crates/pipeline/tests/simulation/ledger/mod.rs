@@ -7,9 +7,10 @@
 //! crashes any more, and each call must become final.
 //!
 //! Must hold, whatever crashes: a call that was accepted, or that a caller may still make, is appended again only if a
-//! person asked for it by name; a record is appended again at most once; nothing is lost; and under `park` an order is
-//! charged at most once more than a person asked for. Also if terminal records have left their topics: a call of unknown
-//! outcome is made again if the provider has not charged its order, and no request of it is left.
+//! person asked for it by name, and so is one that a dead letter ever called ambiguous; a record is appended again at
+//! most once; nothing is lost; and under `park` an order is charged at most once more than a person asked for. Also if
+//! terminal records have left their topics: a call of unknown outcome is made again if the provider has not charged its
+//! order, and no request of it is left.
 //!
 //! `SEED=n cargo test -p pipeline --test simulation each_replayed -- --nocapture` runs one seed; `SEEDS=n` sets the
 //! number of seeds.
@@ -38,6 +39,8 @@ pub(crate) enum Mutation {
     FencedLate,
     /// Calls of unknown outcome are made again while an earlier request may be processed.
     QuiescenceIgnored,
+    /// The copy of a call that may have been processed does not say so.
+    AmbiguityForgotten,
 }
 
 const SEEDS: u64 = 10_000;
@@ -76,6 +79,7 @@ fn each_replayed_call_is_charged_once() {
         "operators crashed",
         "operators fenced",
         "outcomes expired",
+        "rejected after a lost response",
         "responses lost",
         "settled",
     ] {
@@ -92,6 +96,7 @@ fn removed_guards_are_noticed() {
         (Mutation::StatesIgnored, "appended twice"),
         (Mutation::FencedLate, "appended twice"),
         (Mutation::QuiescenceIgnored, "and 1 were allowed"),
+        (Mutation::AmbiguityForgotten, "may have been processed"),
     ] {
         let found = (0..SEEDS).find_map(|seed| {
             let violation = World::new(seed, Some(mutation)).run().err()?;

@@ -137,6 +137,7 @@ impl Operator {
             outbox: None,
             calls: offsets.count(),
             again: 0,
+            looks_up: false,
             states: asked_for
                 .states()
                 .iter()
@@ -321,12 +322,10 @@ fn append(
                     .map(|(state, _)| *state);
                 match state {
                     Some(state) => {
-                        // Nobody has asked for a second charge of an order that the provider has not charged.
-                        let is_named = state.may_charge_again() && state != Replayable::Unknown;
                         if state == Replayable::Unknown {
                             world.count("calls of unknown outcome appended");
                         }
-                        world.append(offset.0, state == Replayable::Accepted, is_named);
+                        world.append(offset.0, state);
                         appended += 1;
                     }
                     None => {

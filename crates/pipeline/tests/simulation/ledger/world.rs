@@ -28,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) repeats: Option<i64>,
     /// Record of which it is a copy.
     pub(crate) copied: Option<i64>,
+    /// It says that an earlier request of its call may have been processed.
+    pub(crate) is_ambiguous: bool,
 }
 
 /// Request that the API has not processed yet.
@@ -57,6 +59,8 @@ pub(crate) struct World {
     pub(crate) charged: Vec<u32>,
     /// How often a person asked for each order by name.
     pub(crate) asked: Vec<u32>,
+    /// First records of the calls that a dead letter has called ambiguous.
+    pub(crate) ambiguous: BTreeSet<i64>,
     /// Orders that the API rejects for now.
     pub(crate) rejected: BTreeSet<usize>,
     pub(crate) caller: Caller,
@@ -79,6 +83,7 @@ impl World {
                     first: order as i64,
                     repeats: None,
                     copied: None,
+                    is_ambiguous: false,
                 })
                 .collect(),
             terminals: Vec::new(),
@@ -90,6 +95,7 @@ impl World {
             requests: Vec::new(),
             charged: vec![0; orders],
             asked: vec![0; orders],
+            ambiguous: BTreeSet::new(),
             rejected,
             caller: Caller::new(0),
             operators: [Operator::new(0), Operator::new(1)],
@@ -245,8 +251,11 @@ impl World {
         }
     }
 
-    /// Appends a copy of a record for an operator. `is_named`: a person has asked for calls of its state by name.
-    pub(crate) fn append(&mut self, copied: i64, repeats: bool, is_named: bool) {
+    /// Appends a copy of a record in this state for an operator.
+    pub(crate) fn append(&mut self, copied: i64, state: Replayable) {
+        let repeats = state == Replayable::Accepted;
+        // Nobody has asked for a second charge of an order that the provider has not charged.
+        let is_named = state.may_charge_again() && state != Replayable::Unknown;
         let of = self.log[usize::try_from(copied).expect("an offset")];
         if self.log.iter().any(|record| record.copied == Some(copied)) {
             self.violation = Some(format!("the call at {copied} was appended twice"));
@@ -263,6 +272,11 @@ impl World {
                 "the call at {copied} was accepted, and nobody asked for it"
             ));
         }
+        if self.ambiguous.contains(&of.first) && state == Replayable::Rejected {
+            self.violation = Some(format!(
+                "the call at {copied} may have been processed, and nobody asked for it"
+            ));
+        }
         if is_named {
             self.asked[of.order] += 1;
             self.count("calls appended by name");
@@ -274,6 +288,7 @@ impl World {
             first: if repeats { own } else { of.first },
             repeats: repeats.then_some(of.first),
             copied: Some(copied),
+            is_ambiguous: state.remains_ambiguous() && self.mutation != Some(Mutation::AmbiguityForgotten),
         });
     }
 
