@@ -34,7 +34,8 @@ const ADVICE: &service::metrics::Advice = &[
     ),
     (
         "outbox_rejoins_after_fencing",
-        "Two processes have one `instance_id`, or the sessions expire. Runbook: FencedAgain.",
+        "The connections to the brokers break while it joins, or a second process with its `instance_id` was there. \
+         Runbook: FencedAgain.",
     ),
 ];
 

@@ -127,7 +127,8 @@ const ADVICE: &service::metrics::Advice = &[
     ),
     (
         "outbox_stores_rebuilt",
-        "Costs time only. If it rises without a new disk, test the disk: `outbox state verify`.",
+        "Costs time only. If it rises without a new disk, test the disk, and compare the stores: `outbox state verify`, \
+         also [in containers](README.md#in-containers).",
     ),
     (
         "outbox_standby_records",
