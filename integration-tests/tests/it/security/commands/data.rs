@@ -44,7 +44,7 @@ pub(super) fn fill_after(pipeline: &Pipeline, begin: impl FnOnce() -> Result<()>
         })
     };
     // So that the control topic has something to read.
-    pipeline.switch_calls("pause", "test")?;
+    pipeline.outbox(&["pause", "--group", &pipeline.caller_group, "--new-group", "--yes"])?;
     pipeline.switch_calls("resume", "test")?;
     put(&[order(0, "rejected-0")])?;
     await_records(&topics.pending, 1)?;
