@@ -48,8 +48,8 @@ pub(crate) fn expect_known(
     ensure!(
         group.is_known,
         "the brokers do not know the group {name:?}, so {consequence}: check --group, the {members}' setting \
-         kafka.group_id. If it is right, because it is new here or the brokers have forgotten it, repeat the command \
-         with --new-group"
+         kafka.group_id, and the permission DESCRIBE on the group, without which it looks unknown (`outbox topics acls`). If \
+         both are right, because it is new here or the brokers have forgotten it, repeat the command with --new-group"
     );
     Ok(())
 }
