@@ -34,7 +34,9 @@ pub enum AskedFor {
 pub enum CannotPlanUnknown {
     /// No key is named.
     #[error(
-        "--state unknown needs the keys of the orders (KEY… or --keys-from FILE): in a group that was begun behind its          calls, or whose outcomes have left their topic, the outcome of every earlier call is unknown, so that the plan          would charge all of them again. Ask the provider, and name the orders that it has not charged"
+        "--state unknown needs the keys of the orders (KEY… or --keys-from FILE): in a group that was begun behind its \
+         calls, or whose outcomes have left their topic, the outcome of every earlier call is unknown, so that the plan \
+         would charge all of them again. Ask the provider, and name the orders that it has not charged"
     )]
     NoKeys,
     /// Another state is asked for, too.
@@ -50,7 +52,8 @@ pub enum CannotPlanUnknown {
 /// State that this version does not know, by its name in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it asks for calls in the state {0:?}, which this version of outbox does not know: run the version that has planned      it"
+    "it asks for calls in the state {0:?}, which this version of outbox does not know: run the version that has planned \
+     it"
 )]
 pub struct UnknownState(pub String);
 
@@ -236,6 +239,7 @@ mod tests {
         assert_eq!(asked(&[Unknown], true, false), Ok(AskedFor::Unknown));
         assert_eq!(asked(&[Unknown, Unknown], true, false), Ok(AskedFor::Unknown));
         assert_eq!(asked(&[Unknown], false, false), Err(NoKeys));
+        assert!(!NoKeys.to_string().contains("  "), "{NoKeys}");
         assert_eq!(asked(&Replayable::ALL, false, true), Err(NoKeys));
         assert_eq!(asked(&[Unknown, Rejected], true, false), Err(NotAlone));
         assert_eq!(asked(&[Unknown], true, true), Err(ByDeadLetter));
@@ -265,6 +269,7 @@ mod tests {
         ] {
             let error = planned(names).expect_err("of a later version").to_string();
             assert!(error.contains("this version of outbox does not know"), "{error}");
+            assert!(!error.contains("  "), "{error}");
         }
     }
 }
