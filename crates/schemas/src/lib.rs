@@ -6,7 +6,7 @@
 //! | `wire.rs` | finds the id of the schema in front of a value |
 //! | `cache.rs` | keeps what the registry has said of each id, and reads values by it |
 //! | `schema.rs` | parses a schema in its format |
-//! | `avro/`, `protobuf/`, `order_schema.rs` | parse the schemas of one format, and read values by them |
+//! | `avro/`, `protobuf/`, `order_schema/` | parse the schemas of one format, and read values by them |
 //! | `document.rs` | writes the JSON document, of a bounded size |
 //!
 //! The document is exact: integers have all their digits, and a decimal is text. It has the names of the schema, so that
