@@ -1,21 +1,35 @@
 //! JSON Schema that orders must conform to, and the explanation of a violation.
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `references.rs` | finds the schemas that a schema may refer to |
+//! | `graph.rs`, `bounds.rs` | refuse a schema that asks for too much work at one value |
+//! | `counted.rs` | ends a check of an order that takes too much work in sum |
 
+mod bounds;
+mod counted;
+mod graph;
 mod references;
 
 use std::fmt;
+use std::sync::Arc;
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, Registry, Retrieve, ValidationError, Validator, uri};
 use records::parse_tree;
 use serde_json::Value;
 
-use self::references::References;
+use self::bounds::Bounds;
+use self::counted::{Allowance, Counted, Exhausted};
+use self::graph::{Graph, TooLarge};
+use self::references::{DEFAULT_BASE, References};
 use crate::schema::Reference;
 
 /// JSON Schema of an order.
 pub struct OrderSchema {
     text: Box<str>,
-    validator: Validator,
+    validator: Validator<Counted>,
+    bounds: Bounds,
 }
 
 /// Text that is no JSON Schema, or one that cannot be used here.
@@ -49,7 +63,22 @@ pub enum InvalidSchema {
         /// What is wrong there.
         message: String,
     },
+    /// One whose checks could take for ever, or overflow the stack.
+    #[error("the schema asks for too much work: {0}")]
+    Work(String),
 }
+
+/// Maximum number of steps of a check, besides those for each value of the order.
+const STEPS_MAX: u64 = 1_000_000;
+/// Maximum number of steps of a check for each value of the order.
+const STEPS_PER_VALUE_MAX: u64 = 100;
+/// Subschemas at one value that count as one step.
+const APPLIED_PER_STEP: u64 = 256;
+/// Maximum number of violations that are kept to explain one of them.
+const VIOLATIONS_MAX: u64 = 10_000;
+/// Maximum number of subschemas that a check is within at a time: each takes up to 500 bytes of the stack, and a
+/// thread has two megabytes.
+const NESTING_MAX: u64 = 2_000;
 
 /// Maximum size of a compiled regular expression, and of the cache of its automaton, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -93,14 +122,17 @@ impl OrderSchema {
         let references = references.map_err(|error| InvalidSchema::Json(error.to_string()))?;
         // Of two keywords of one name the parsers keep one, and the other check would be missing.
         let schema = parse_tree(text.as_bytes()).map_err(|error| InvalidSchema::Json(error.to_string()))?;
-        let mut options = jsonschema::options();
-        if let Some(draft) = default.filter(|_| schema.get("$schema").is_none()) {
+        let default = default.filter(|_| schema.get("$schema").is_none());
+        let references = References::new(&schema, references);
+        let bounds = bounds(&schema, &references, default)?;
+        let mut options = jsonschema::options_for::<Counted>();
+        if let Some(draft) = default {
             options = options.with_draft(draft);
         }
         let validator = options
             // A schema that is loaded anew at each start could change between two of them, and the network or the
             // other host would decide on whether a validator starts.
-            .with_retriever(References::new(&schema, references))
+            .with_retriever(references)
             // The default engine backtracks: one order could hold up its partition for as long as it liked.
             .with_pattern_options(
                 PatternOptions::regex()
@@ -112,6 +144,7 @@ impl OrderSchema {
         Ok(Self {
             text: text.into(),
             validator,
+            bounds,
         })
     }
 
@@ -121,15 +154,106 @@ impl OrderSchema {
     /// Explains the first violation: the place in the order, the keyword of the schema, and what it asks for. It has
     /// names of the order and no values, which may be a customer's data.
     pub fn check(&self, order: &Value) -> Result<(), String> {
-        self.validator.validate(order).map_err(|error| {
-            format!(
-                "the order does not conform to the schema at {:?} ({}): {}",
-                shown(error.instance_path().as_str(), PLACE_MAX),
-                error.kind().keyword(),
-                shown(&expected(&error), MESSAGE_MAX),
-            )
-        })
+        let size = Size::of(order);
+        // The parts of the order are within one another, and at each the schema applies subschemas within one another.
+        let nesting = self.bounds.chain.saturating_mul(size.levels + 1);
+        if nesting > NESTING_MAX {
+            return Err(format!(
+                "the order cannot be checked: it has {} levels, and at each of them up to {} subschemas lead to one \
+                 another, in sum more than {NESTING_MAX}",
+                size.levels, self.bounds.chain
+            ));
+        }
+        let steps = STEPS_MAX.saturating_add(size.values.saturating_mul(STEPS_PER_VALUE_MAX));
+        let allowance = Allowance {
+            steps,
+            steps_per_value: 1 + self.bounds.applied / APPLIED_PER_STEP,
+            violations: VIOLATIONS_MAX,
+        };
+        match counted::is_valid(&self.validator, order, allowance) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Exhausted) => {
+                return Err(format!(
+                    "the order cannot be checked in {steps} steps: at each of its levels the schema leads to the next \
+                     in several ways (anyOf, oneOf, allOf, $ref)"
+                ));
+            }
+        }
+        // Only now, as the explanation of alternatives takes the library much more time and memory than the verdict.
+        match counted::explain(&self.validator, order, allowance, violation) {
+            Ok(Some(violation)) => Err(violation),
+            Ok(None) | Err(Exhausted) => Err(
+                "the order does not conform to the schema, which has too many alternatives for it to say where".into(),
+            ),
+        }
     }
+}
+
+/// Returns what a schema asks for at one value, with its draft if it names none.
+fn bounds(schema: &Value, references: &References, default: Option<Draft>) -> Result<Bounds, InvalidSchema> {
+    let draft = default.unwrap_or_else(|| Draft::default().detect(schema));
+    let unchecked = Bounds { applied: 1, chain: 1 };
+    let resource = referencing::ResourceRef::new(schema, draft);
+    let Ok(base) = uri::from_str(resource.id().unwrap_or(DEFAULT_BASE)) else {
+        // Which the library refuses, and says why.
+        return Ok(unchecked);
+    };
+    let retriever: Arc<dyn Retrieve> = Arc::new(references.clone());
+    let registry = Registry::new()
+        .retriever(retriever)
+        .draft(draft)
+        .retrieve_known_draft_meta_schemas(default.is_none())
+        .add(base.as_str(), resource)
+        .and_then(jsonschema::RegistryBuilder::prepare);
+    let Ok(registry) = registry else {
+        // As above.
+        return Ok(unchecked);
+    };
+    Graph::of(&registry, base, draft)
+        .and_then(|graph| Bounds::of(&graph))
+        .map_err(|TooLarge(why)| InvalidSchema::Work(why))
+}
+
+/// Size of an order.
+struct Size {
+    /// Number of values, with those in others; long texts are several.
+    values: u64,
+    /// Number of objects and arrays that are nested in one another.
+    levels: u64,
+}
+
+impl Size {
+    /// Of a tree from [`parse_tree`], which is not deep.
+    fn of(value: &Value) -> Self {
+        let mut of = Self { values: 1, levels: 0 };
+        let mut add = |inner: &Value| {
+            let inner = Self::of(inner);
+            of.values += inner.values;
+            of.levels = of.levels.max(inner.levels);
+        };
+        match value {
+            Value::Array(elements) => elements.iter().for_each(&mut add),
+            Value::Object(members) => members.values().for_each(&mut add),
+            Value::String(text) => {
+                of.values += counted::steps_of(text);
+                return of;
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => return of,
+        }
+        of.levels += 1;
+        of
+    }
+}
+
+/// Explains a violation.
+fn violation(error: &ValidationError<'_>) -> String {
+    format!(
+        "the order does not conform to the schema at {:?} ({}): {}",
+        shown(error.instance_path().as_str(), PLACE_MAX),
+        error.kind().keyword(),
+        shown(&expected(error), MESSAGE_MAX),
+    )
 }
 
 /// Returns what a keyword asks for, without the value that it refuses.
@@ -190,3 +314,5 @@ impl fmt::Debug for OrderSchema {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work_tests;

@@ -1,10 +1,13 @@
 //! Schemas that a JSON Schema may refer to.
 
+use std::sync::Arc;
+
 use jsonschema::{Retrieve, Uri, uri};
 use serde_json::Value;
 
 /// Schemas that a schema may refer to. Nothing else is loaded.
-pub(super) struct References(Vec<Named>);
+#[derive(Clone)]
+pub(super) struct References(Arc<[Named]>);
 
 /// Schema with a name.
 struct Named {
@@ -15,7 +18,7 @@ struct Named {
 }
 
 /// Base of the names in a schema without an `$id`, as the library has it.
-const DEFAULT_BASE: &str = "json-schema:///";
+pub(super) const DEFAULT_BASE: &str = "json-schema:///";
 
 impl References {
     pub(super) fn new(root: &Value, references: Vec<(String, Value)>) -> Self {
