@@ -255,17 +255,91 @@ fn names_of_references_are_relative_to_the_schema() {
     let other = "https://other.example/a/party.json";
     check(&with_id("party.json"), &[other, "a/party.json", "party.json"], 2);
     check(&with_id("a/party.json"), &["a/party.json", other], 0);
-    // The more exact name, where the longer one is a suffix as well.
+    check(&with_id(other), &["a/party.json", other], 1);
     check(
         &with_id("https://shop.example/a/b.json"),
-        &["/x/../a/b.json", "a/b.json"],
+        &["/x/../a/b.json", "/b.json"],
         0,
     );
-    // A schema may be referred to by a URI that only it has.
-    check(
+}
+
+/// A schema with the same file name on another host, or in another folder, is another schema.
+#[test]
+fn end_of_a_name_is_not_enough() {
+    let compile = |text: &str, references: &[(&str, &str)]| {
+        let reference = |(name, text): &(&str, &str)| Reference {
+            name: (*name).into(),
+            text: (*text).into(),
+        };
+        let references: Vec<_> = references.iter().map(reference).collect();
+        OrderSchema::compile_with(text, &references)
+    };
+    let root = |reference: &str| {
+        format!(
+            r#"{{"$id":"https://shop.example/v2/order.json","properties":{{"a":{{"$ref":"{reference}"}}}}}}"#
+        )
+    };
+    let text = r#"{"const":1}"#;
+    for reference in [
+        "https://other.example/party.json",
+        "https://shop.example/party.json",
+        "/v1/party.json",
+        "https://shop.example:8443/v2/party.json",
+    ] {
+        let error = compile(&root(reference), &[("party.json", text)]).expect_err(reference);
+        assert!(error.to_string().contains("no reference has a name"), "{error}");
+    }
+    let error = compile(
         r#"{"$ref":"https://shop.example/party.json"}"#,
-        &["party.json"],
-        0,
+        &[("party.json", text)],
+    );
+    assert!(error.is_err(), "{error:?}");
+
+    let accepted = |root: &str, references: &[(&str, &str)]| {
+        let schema =
+            compile(root, references).unwrap_or_else(|error| panic!("{error}: {root} {references:?}"));
+        assert_eq!(violation(&schema, r#"{"a":1}"#), None);
+        assert!(
+            violation(&schema, r#"{"a":2}"#).is_some(),
+            "{root} {references:?}"
+        );
+    };
+    accepted(&root("party.json"), &[("party.json", text)]);
+    accepted(
+        &root("https://shop.example/v2/party.json"),
+        &[("party.json", text)],
+    );
+    // By the URI that it gives itself.
+    let own = r#"{"$id":"https://other.example/party.json","const":1}"#;
+    accepted(&root("https://other.example/party.json"), &[("party.json", own)]);
+    // The name in this schema comes first.
+    let other = r#"{"$id":"https://shop.example/v2/party.json","const":3}"#;
+    accepted(
+        &root("party.json"),
+        &[("https://other.example/x.json", other), ("party.json", text)],
+    );
+    // What it refers to is relative to itself, by its name or by the URI that it gives itself.
+    let party = ("common/party.json", r#"{"$ref":"types/money.json"}"#);
+    let money = ("types/money.json", r#"{"$ref":"coin.json"}"#);
+    accepted(&root("common/party.json"), &[("coin.json", text), money, party]);
+    let refers = r#"{"$id":"https://other.example/a/party.json","allOf":[{"$ref":"money.json"}]}"#;
+    accepted(
+        &root("party.json"),
+        &[("money.json", text), ("party.json", refers)],
+    );
+
+    // Each time it is another one, without an end.
+    let endless = [("a/party.json", r#"{"items":{"$ref":"a/party.json"}}"#)];
+    let error = compile(&root("a/party.json"), &endless).expect_err("no end");
+    assert!(error.to_string().contains("cannot be followed"), "{error}");
+
+    // Of two that differ none is guessed.
+    let references = [("./party.json", text), ("party.json", r#"{"const":2}"#)];
+    let error = compile(&root("party.json"), &references).expect_err("two schemas");
+    assert!(error.to_string().contains("several references"), "{error}");
+    accepted(
+        &root("party.json"),
+        &[("./party.json", text), ("party.json", text)],
     );
 }
 
