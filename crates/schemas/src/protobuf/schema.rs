@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use prost_reflect::prost_types::DescriptorProto;
 use prost_reflect::{
     DynamicMessage, ExtensionDescriptor, FieldDescriptor, FileDescriptor, MessageDescriptor, SerializeOptions,
 };
@@ -187,8 +188,8 @@ impl FileResolver for Owned {
 
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         match self.imports.get(name) {
-            _ if name == FILE => File::from_source(name, &self.schema),
-            Some(import) => File::from_source(name, import),
+            _ if name == FILE => without_map_entry(File::from_source(name, &self.schema)?),
+            Some(import) => without_map_entry(File::from_source(name, import)?),
             None => match known_file(name) {
                 Some(text) => File::from_source(name, &text),
                 // The files that come with each compiler.
@@ -196,4 +197,38 @@ impl FileResolver for Owned {
             },
         }
     }
+}
+
+/// Message that is made a map's entry by hand.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the message {0:.64} sets the option map_entry, which compilers of Protobuf set for maps alone: write a field of type \
+     map<KEY, VALUE> in its place"
+)]
+struct MapEntryByHand(String);
+
+/// Returns a file in which no message is made a map's entry by hand.
+// Such a one is declared, so that serializers count it, and is none in the compiled schema: the indexes of the messages
+// after it would mean the wrong ones.
+fn without_map_entry(file: File) -> Result<File, protox::Error> {
+    // Those of maps have no option in the text.
+    let is_set = |message: &DescriptorProto| {
+        let options = message.options.iter();
+        let mut set = options.flat_map(|options| &options.uninterpreted_option);
+        set.any(|option| {
+            let [part] = &*option.name else {
+                return false;
+            };
+            let is_false = option.identifier_value.as_deref() == Some("false");
+            part.name_part == "map_entry" && !part.is_extension && !is_false
+        })
+    };
+    let mut open: Vec<&DescriptorProto> = file.file_descriptor_proto().message_type.iter().collect();
+    while let Some(message) = open.pop() {
+        if is_set(message) {
+            return Err(protox::Error::new(MapEntryByHand(message.name().to_owned())));
+        }
+        open.extend(&message.nested_type);
+    }
+    Ok(file)
 }

@@ -166,6 +166,39 @@ fn groups_are_not_counted() {
     read(&[4, 0, 2]).expect_err("no such message");
 }
 
+/// It is one of the declared messages for serializers, and none of them in the compiled schema.
+#[test]
+fn map_entry_by_hand_is_unusable() {
+    let with = |option: &str| {
+        format!(
+            "syntax = \"proto3\"; message A {{ message TagsEntry {{ {option} string key = 1; string value = 2; }} \
+             repeated TagsEntry tags = 1; message B {{ string b = 1; }} map<string, B> more = 2; }}"
+        )
+    };
+    let by_hand = with("option map_entry = true;");
+    let imports = SchemaText {
+        references: vec![Reference {
+            name: "shop/tags.proto".into(),
+            text: by_hand.clone(),
+        }],
+        ..text("syntax = \"proto3\"; import \"shop/tags.proto\"; message Order { A a = 1; }")
+    };
+    for schema in [text(&by_hand), imports] {
+        let error = ProtobufSchema::parse(&schema).expect_err("a map's entry");
+        assert!(
+            error
+                .0
+                .contains("the message TagsEntry sets the option map_entry"),
+            "{error}"
+        );
+        assert!(error.0.ends_with("in its place"), "{error}");
+    }
+    for option in ["", "option map_entry = false;", "option deprecated = true;"] {
+        let read = schema(&with(option)).read(b"\x04\x00\x02\x0a\x01x");
+        assert_eq!(read.expect("a message"), r#"{"b":"x"}"#);
+    }
+}
+
 #[test]
 fn edition_is_unusable_by_name() {
     let proto = "// Orders.\nedition = \"2023\";\nmessage A { string a = 1; }";
