@@ -313,6 +313,8 @@ impl fmt::Debug for OrderSchema {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod work_tests;
