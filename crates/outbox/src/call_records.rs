@@ -168,9 +168,13 @@ pub(crate) fn continuation_of(record: &TopicRecord<'_>) -> Option<Continuation> 
 
 /// Returns when a record's order was admitted: its first time on the outbox.
 pub(crate) fn admitted_at(record: &TopicRecord<'_>) -> Option<Timestamp> {
-    number(&record.headers, pending::ADMITTED_AT)
-        .map(Timestamp)
-        .or(record.at)
+    admitted_at_of_header(&record.headers).or(record.at)
+}
+
+/// Returns when the order of a dead letter or parked record was admitted; `None` if its headers do not say. The record's own
+/// time is a later one.
+pub(crate) fn admitted_at_of_header(headers: &Headers<'_>) -> Option<Timestamp> {
+    number(headers, pending::ADMITTED_AT).map(Timestamp)
 }
 
 /// Returns the position that a header names.

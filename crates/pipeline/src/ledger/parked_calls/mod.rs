@@ -4,6 +4,9 @@
 //! callers' group. What is kept grows with the calls that wait, and with the runs of sets of offsets for those
 //! that are settled.
 //!
+//! Parked records are kept for longer than outcomes. A call whose outcome was deleted waits as if it had none: it may be
+//! settled as accepted or as rejected, and is not sent again.
+//!
 //! A call that operators have sent again and that is parked again is one chain: a copy names its first record. Each
 //! time is told by what ended the record before: a settlement, or the dead letter that a replay has made again.
 
@@ -34,6 +37,8 @@ struct Calls<T> {
     accepted: BTreeSet<Offset>,
     /// Calls in `waiting` that have a dead letter.
     dead_letters: BTreeSet<Offset>,
+    /// Calls in `waiting` each outcome of which is still in its topic, if they have one.
+    with_kept_outcomes: BTreeSet<Offset>,
     /// Offset and call note of the callers' group; `None` if it has committed no offset.
     note: Option<(Offset, CallNote)>,
 }
@@ -65,6 +70,15 @@ pub enum Unsettled {
         "a dead letter names it, so there is nothing to settle: `outbox order` tells whether it may be called again"
     )]
     DeadLetter,
+    /// The call may have an outcome that its topic no longer has.
+    #[error(
+        "its outcome may be gone: the topic of the outcomes has none of it, but no longer has all that came after its \
+         order was admitted, so that it may have been accepted, and would be charged a second time. Look for it in the \
+         API's own records: settle it with --accepted if it was charged, and with --rejected if it was not. The latter \
+         is made again by `outbox replay plan KEY --state settled`, or, if the outbox no longer has it, as an order with \
+         a new key"
+    )]
+    OutcomeMayBeGone,
     /// No call note says that the call is final.
     #[error(
         "the callers have not committed that it is final, so one of them may still look it up or send it: wait \
@@ -169,6 +183,31 @@ impl<T> ParkedCalls<T> {
         }
     }
 
+    /// Takes in, after the outcomes, of which calls each outcome is still in its topic, if they have one: without that a
+    /// call may have an outcome that was deleted.
+    pub fn kept_outcomes(&mut self, has_all: impl Fn(&T) -> bool) {
+        for calls in self.partitions.values_mut() {
+            let kept = calls
+                .waiting
+                .iter()
+                .filter(|(_, waiting)| has_all(&waiting.record));
+            calls.with_kept_outcomes = kept.map(|(offset, _)| *offset).collect();
+        }
+    }
+
+    /// Returns whether a call that waits may have an outcome that its topic no longer has.
+    #[must_use]
+    pub fn outcome_may_be_gone(&self, call: &Position) -> bool {
+        let calls = self.partitions.get(&call.partition);
+        !calls.is_some_and(|calls| calls.with_kept_outcomes.contains(&call.offset))
+    }
+
+    /// Returns the number of parked calls without a settlement, also of those that have an outcome or a dead letter.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.partitions.values().map(|calls| calls.waiting.len()).sum()
+    }
+
     /// Takes in what the callers' group has committed for a partition.
     pub fn noted(&mut self, partition: Partition, committed: Offset, note: CallNote) {
         self.partitions.entry(partition).or_default().note = Some((committed, note));
@@ -239,6 +278,9 @@ impl<T> ParkedCalls<T> {
         if !is_final {
             return Err(Unsettled::Open);
         }
+        if decision == Decision::SendAgain && self.outcome_may_be_gone(call) {
+            return Err(Unsettled::OutcomeMayBeGone);
+        }
         let quiescence = i64::try_from(quiescence.as_millis()).unwrap_or(i64::MAX);
         let until = Timestamp(waiting.parked_at.0.saturating_add(quiescence));
         if decision == Decision::SendAgain && now < until {
@@ -281,6 +323,7 @@ impl<T> Default for Calls<T> {
             replayed: OffsetSet::new(),
             accepted: BTreeSet::new(),
             dead_letters: BTreeSet::new(),
+            with_kept_outcomes: BTreeSet::new(),
             note: None,
         }
     }

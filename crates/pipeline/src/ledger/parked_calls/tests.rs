@@ -25,6 +25,7 @@ fn two() -> ParkedCalls<()> {
         ..CallNote::default()
     };
     parked.noted(Partition(0), Offset(6), note);
+    parked.kept_outcomes(|()| true);
     parked
 }
 
@@ -117,6 +118,34 @@ fn call_is_sent_again_after_its_last_request() {
     parked.parked(&call(5), None, PARKED, ());
     assert!(all(&parked, 5, LATER)[2].is_err());
     assert!(all(&parked, 5, Timestamp(LATER.0 + 1))[2].is_ok());
+}
+
+#[test]
+fn call_whose_outcome_may_be_gone_is_not_sent_again() {
+    let mut parked = two();
+    assert!(!parked.outcome_may_be_gone(&call(5)));
+    let gone = || Err(Unsettled::OutcomeMayBeGone);
+    parked.kept_outcomes(|()| false);
+    assert!(parked.outcome_may_be_gone(&call(5)));
+    assert_eq!(all(&parked, 5, LATER), [Ok(()), Ok(()), gone()]);
+    // Not even once its last request cannot be processed any more, nor while it can.
+    assert_eq!(all(&parked, 7, PARKED), [Ok(()), Ok(()), gone()]);
+    // Whoever has not compared them knows nothing.
+    let mut parked = ParkedCalls::new("outbox");
+    parked.parked(&call(5), None, PARKED, 1);
+    parked.noted(Partition(0), Offset(6), CallNote::default());
+    let send_again = |parked: &ParkedCalls<i32>, offset| {
+        let sent = parked.settle(&call(offset), Decision::SendAgain, LATER, QUIESCENCE);
+        sent.map(drop)
+    };
+    assert_eq!(send_again(&parked, 5), gone());
+    // Each call by its own record.
+    parked.parked(&call(3), None, PARKED, 2);
+    parked.kept_outcomes(|record| *record == 2);
+    assert_eq!([3, 5].map(|offset| send_again(&parked, offset)), [Ok(()), gone()]);
+    assert_eq!(parked.unsettled(), 2);
+    parked.accepted(&call(3), None);
+    assert_eq!((parked.unsettled(), parked.waiting().count()), (2, 1));
 }
 
 #[test]
