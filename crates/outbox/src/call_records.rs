@@ -42,22 +42,26 @@ pub(crate) fn call_notes(
     Ok(notes)
 }
 
-/// Takes an outcome of the group into the ledger. Returns the other group that it is of, if it is.
+/// Takes an outcome of the group, with the key of its record, into the ledger. Returns the other group that it is of, if it
+/// is.
 ///
 /// # Errors
-/// It cannot be read: it may be of any call.
+/// It names no call, or another terminal record names the call with another key.
 pub(crate) fn take_outcome(
     ledger: &mut Ledger,
     group: &str,
-    record: &TopicRecord<'_>,
+    outcome: &Outcome,
+    key: &[u8],
 ) -> anyhow::Result<Option<String>> {
-    let outcome = Outcome::parse(record.value)?;
     if let Some(other) = other_group(outcome.group.as_deref(), group) {
         return Ok(Some(other.to_owned()));
     }
     // Any outcome of a call ends it, whichever of its records it names.
-    for position in [Some(outcome.call), outcome.continues].into_iter().flatten() {
-        ledger.terminal(Terminal::Accepted, &position.parse()?, record.key)?;
+    for position in [Some(&outcome.call), outcome.continues.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        ledger.terminal(Terminal::Accepted, &position.parse()?, key)?;
     }
     Ok(None)
 }

@@ -185,11 +185,14 @@ impl<'a> Reading<'a> {
         let topic = &self.config.topics.processed;
         let mut outcomes = 0;
         self.visit(topic, partitions, since, progress, |place, record| {
-            if calls::take_outcome(&mut read.ledger, self.group, record)?.is_none() {
-                let call = Outcome::parse(record.value)?.call.parse()?;
+            // One that cannot be read may be of any call.
+            let outcome = Outcome::parse(record.value)?;
+            if calls::take_outcome(&mut read.ledger, self.group, &outcome, record.key)?.is_none() {
+                let call = outcome.call.parse()?;
                 read.orders.terminal(record.key, Terminal::Accepted, &call);
             }
-            read.events.push(history::accepted(record, place.to_string()));
+            read.events
+                .push(history::accepted(record, &outcome, place.to_string()));
             outcomes += 1;
             Ok(())
         })?;
