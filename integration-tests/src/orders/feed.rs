@@ -136,6 +136,10 @@ fn send_all(plan: &Plan, first: u64, counts: &Arc<Counts>, stop: &AtomicBool) ->
         .set("client.id", "harness-feed")
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // With more, librdkafka repeats records under a new epoch, so that brokers do not know them again, when another
+        // request is refused for its sequence number during a change of leaders (librdkafka issue 4953; one run of
+        // chaos in many). A transactional producer aborts its transaction then.
+        .set("max.in.flight.requests.per.connection", "1")
         // Batches for throughput; the rate is kept by the loop.
         .set("linger.ms", "5")
         .set("queue.buffering.max.kbytes", "65536")

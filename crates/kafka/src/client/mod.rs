@@ -1,4 +1,4 @@
-//! Configuration, errors and logging, common to all clients.
+//! Configuration, errors, logging and deadlines, common to all clients.
 
 pub(crate) mod c_string;
 pub mod config;
@@ -7,3 +7,4 @@ pub mod error;
 pub(crate) mod log_bridge;
 pub(crate) mod log_queue;
 pub(crate) mod retry;
+pub(crate) mod with_deadline;

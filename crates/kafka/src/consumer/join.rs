@@ -17,6 +17,12 @@ use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::log_bridge;
 use crate::client::log_queue::LogQueue;
+use crate::client::with_deadline::DroppedWithin;
+
+/// Maximum time for leaving the group. While it closes, librdkafka may wait for ever for a rebalance that comes then: its
+/// thread for the group has ended, and the callback's request is never taken. Nothing depends on it.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+const NOT_LEFT: &str = "group not left in time, going on all the same; its coordinator finds out by itself";
 
 /// Kind and timeouts of a membership.
 #[derive(Clone, Debug)]
@@ -105,7 +111,7 @@ impl Consumer {
             records: None,
             batches: AtomicU64::new(0),
             commit_responses: OffsetCommitResponses::default(),
-            inner,
+            inner: DroppedWithin::new(inner, LEAVE_MAX, NOT_LEFT),
             topic: topic.to_owned(),
             group_id: settings.group_id.clone(),
             next: Mutex::default(),

@@ -42,6 +42,7 @@ use self::offsets::{Committed, leader_epoch};
 use self::positions::Next;
 use crate::client::error::ClientError;
 use crate::client::log_queue::LogQueue;
+use crate::client::with_deadline::DroppedWithin;
 
 /// A member of a consumer group that reads one topic.
 pub struct Consumer {
@@ -50,7 +51,7 @@ pub struct Consumer {
     /// Queue of the records, if they are taken in batches.
     records: Option<RecordQueue>,
     commit_responses: OffsetCommitResponses,
-    inner: BaseConsumer<RebalanceQueue>,
+    inner: DroppedWithin<BaseConsumer<RebalanceQueue>>,
     topic: String,
     group_id: String,
     /// Next record of each started partition.
@@ -182,7 +183,8 @@ impl Consumer {
         self.inner.context().topic_recreation.id()
     }
 
-    /// Leaves the group. Partitions that are still owned are released without a commit.
+    /// Leaves the group, as dropping it does; it waits for at most 5 s. Partitions that are still owned are released
+    /// without a commit.
     pub fn leave(self) {
         drop(self);
     }

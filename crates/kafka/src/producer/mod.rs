@@ -9,7 +9,6 @@ mod native;
 mod record;
 mod record_sizes;
 pub mod transactional;
-mod with_deadline;
 
 pub use idempotent::{DeliveryReport, Producer, Recovery, SendError};
 pub use native::flush;

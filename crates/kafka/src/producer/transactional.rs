@@ -36,11 +36,11 @@ use super::marker_wait::MarkerWait;
 use super::native::Sender;
 use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
-use super::with_deadline::{ABANDONED_MAX, Request, abandoned};
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
 use crate::client::log_bridge;
 use crate::client::retry::retry_until;
+use crate::client::with_deadline::{ABANDONED_MAX, Request, abandoned};
 use crate::consumer::CommitOffset;
 use crate::consumer::offsets::leader_epoch;
 

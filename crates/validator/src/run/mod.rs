@@ -182,22 +182,9 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         consumer = join(config)?;
         run.member.report_rejoined();
     }
-    leave(consumer);
+    consumer.leave();
     tracing::info!("validator stopped");
     Ok(())
-}
-
-/// Leaves the group, within [`LEAVE_MAX`].
-fn leave(consumer: Consumer) {
-    let (left, is_left) = crossbeam_channel::bounded(1);
-    std::thread::spawn(move || {
-        consumer.leave();
-        // Nobody waits any longer if it took too long.
-        let _ = left.send(());
-    });
-    if is_left.recv_timeout(LEAVE_MAX).is_err() {
-        tracing::warn!("group not left in time, exiting all the same; its coordinator finds out by itself");
-    }
 }
 
 fn join(config: &Config) -> Result<Consumer, ClientError> {
@@ -217,10 +204,6 @@ fn member_settings(config: &Config) -> MemberSettings {
         revoke_timeout: config.validator.commit_timeout,
     }
 }
-
-/// Maximum time for leaving the group. Everything is committed by then, and librdkafka may wait for ever for a rebalance
-/// that comes while it closes.
-const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 /// A reading of the clocks.
 #[derive(Clone, Copy)]
