@@ -42,22 +42,26 @@ pub(crate) fn call_notes(
     Ok(notes)
 }
 
-/// Takes an outcome of the group into the ledger. Returns the other group that it is of, if it is.
+/// Takes an outcome of the group, with the key of its record, into the ledger. Returns the other group that it is of, if it
+/// is.
 ///
 /// # Errors
-/// It cannot be read: it may be of any call.
+/// It names no call, or another terminal record names the call with another key.
 pub(crate) fn take_outcome(
     ledger: &mut Ledger,
     group: &str,
-    record: &TopicRecord<'_>,
+    outcome: &Outcome,
+    key: &[u8],
 ) -> anyhow::Result<Option<String>> {
-    let outcome = Outcome::parse(record.value)?;
     if let Some(other) = other_group(outcome.group.as_deref(), group) {
         return Ok(Some(other.to_owned()));
     }
     // Any outcome of a call ends it, whichever of its records it names.
-    for position in [Some(outcome.call), outcome.continues].into_iter().flatten() {
-        ledger.terminal(Terminal::Accepted, &position.parse()?, record.key)?;
+    for position in [Some(&outcome.call), outcome.continues.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        ledger.terminal(Terminal::Accepted, &position.parse()?, key)?;
     }
     Ok(None)
 }
@@ -168,9 +172,13 @@ pub(crate) fn continuation_of(record: &TopicRecord<'_>) -> Option<Continuation> 
 
 /// Returns when a record's order was admitted: its first time on the outbox.
 pub(crate) fn admitted_at(record: &TopicRecord<'_>) -> Option<Timestamp> {
-    number(&record.headers, pending::ADMITTED_AT)
-        .map(Timestamp)
-        .or(record.at)
+    admitted_at_of_header(&record.headers).or(record.at)
+}
+
+/// Returns when the order of a dead letter or parked record was admitted; `None` if its headers do not say. The record's own
+/// time is a later one.
+pub(crate) fn admitted_at_of_header(headers: &Headers<'_>) -> Option<Timestamp> {
+    number(headers, pending::ADMITTED_AT).map(Timestamp)
 }
 
 /// Returns the position that a header names.

@@ -300,7 +300,8 @@ pub(crate) struct SwitchCalls {
 /// Commands on the parked calls.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ParkedCommand {
-    /// Lists the parked calls that wait for an operator, the oldest first.
+    /// Lists the parked calls that wait for an operator, the oldest first. Of those whose outcome may be gone, the topic
+    /// of the outcomes no longer shows whether they were accepted.
     List(ListParked),
     /// Groups the parked calls that wait by their cause, with numbers and times, and how often operators have sent
     /// them again before, by `parked settle --send-again` and by replays: if that is often, it has not helped.
@@ -309,7 +310,8 @@ pub(crate) enum ParkedCommand {
     Show(ShowParked),
     /// Settles parked calls, after an operator has found out what became of them: as accepted, as rejected, or by
     /// sending them again. Shows what it will do, asks, and writes a settlement together with an outcome, a dead
-    /// letter, or a copy in the outbox. Refuses calls that have an outcome, or that a caller still works on.
+    /// letter, or a copy in the outbox. Refuses calls that have an outcome, or that a caller still works on, and sends
+    /// none again whose outcome may have been deleted.
     /// Repeating the command settles nothing twice.
     Settle(SettleParked),
     /// Settles the parked calls by the provider's own record: a CSV file with a row for each order that it has

@@ -117,7 +117,7 @@ impl Metrics {
             parked: gauge(
                 registry,
                 "outbox_parked_calls",
-                "Parked calls that wait for an operator",
+                "Parked calls that wait for an operator, also those whose outcome may have left its topic",
             ),
             parked_oldest: real_gauge(
                 registry,

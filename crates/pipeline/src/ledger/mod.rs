@@ -16,6 +16,7 @@
 mod asked_for;
 mod backlog;
 mod charged_again;
+mod kept_outcomes;
 mod keys;
 mod named_orders;
 mod parked_calls;
@@ -30,6 +31,7 @@ use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId}
 pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
 pub use self::charged_again::NotAsPlanned;
+pub use self::kept_outcomes::KeptOutcomes;
 use self::keys::KeySample;
 pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};
 pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};

@@ -1,5 +1,6 @@
 //! G9: what an operator does charges no order twice.
 
+mod deleted_outcomes;
 mod drill;
 mod reconciled_calls;
 mod replayed_calls;

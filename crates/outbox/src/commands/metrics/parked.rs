@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// Interval at which parked calls are compared with the outcomes again, although nothing was parked or settled. An outcome
-/// ends a parked call only if two callers have finished it.
+/// ends a parked call only if two callers have finished it, and once its retention has passed the call waits again.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Reader of the parked calls.
@@ -26,6 +26,8 @@ struct Last {
     /// Ends of the partitions of the parked topic.
     ends: Vec<Offset>,
     at: Instant,
+    /// Number of calls without a settlement, also of those that have an outcome.
+    unsettled: usize,
     summary: Summary,
 }
 
@@ -62,7 +64,12 @@ impl<'a> ParkedReading<'a> {
                 .waiting()
                 .map(|(_, waiting)| (waiting.parked_at, &waiting.record));
             let summary = Summary::of(waiting);
-            self.last = Some(Last { ends, at, summary });
+            self.last = Some(Last {
+                ends,
+                at,
+                unsettled: calls.unsettled(),
+                summary,
+            });
         }
         let summary = self.last.as_ref().map(|last| &last.summary);
         let Summary {
@@ -80,7 +87,7 @@ impl<'a> ParkedReading<'a> {
 impl Last {
     /// Returns whether what was read this long ago still holds. A parked call and a settlement move an end.
     fn is_current(&self, ends: &[Offset], age: Duration) -> bool {
-        self.ends == ends && (self.summary.calls == 0 || age < COMPARE_INTERVAL)
+        self.ends == ends && (self.unsettled == 0 || age < COMPARE_INTERVAL)
     }
 }
 
@@ -150,20 +157,19 @@ mod tests {
 
     #[test]
     fn topics_are_read_again_when_an_end_has_moved() {
-        let last = |calls| Last {
+        let last = |unsettled| Last {
             ends: vec![Offset(3), Offset(0)],
             at: Instant::now(),
-            summary: Summary {
-                calls,
-                ..Summary::default()
-            },
+            unsettled,
+            // Whether they wait is what may have changed.
+            summary: Summary::default(),
         };
         let (same, moved) = ([Offset(3), Offset(0)], [Offset(3), Offset(1)]);
         let soon = Duration::from_secs(1);
         assert!(last(2).is_current(&same, soon));
         assert!(!last(2).is_current(&moved, soon));
         assert!(!last(0).is_current(&moved, soon));
-        // An outcome that came after all ends a call that waits; without one there is nothing to end.
+        // An outcome that came after all ends a call that waits, and one that was deleted ends it no longer.
         assert!(!last(2).is_current(&same, COMPARE_INTERVAL));
         assert!(last(0).is_current(&same, COMPARE_INTERVAL));
     }

@@ -78,12 +78,8 @@ pub(super) fn appended(record: &TopicRecord<'_>, place: String) -> Event {
     }
 }
 
-/// Returns the event of an outcome.
-pub(super) fn accepted(record: &TopicRecord<'_>, place: String) -> Event {
-    let outcome = match Outcome::parse(record.value) {
-        Ok(outcome) => outcome,
-        Err(error) => return Event::of(record, place, "accepted", error.to_string()),
-    };
+/// Returns the event of an outcome, as its record has it.
+pub(super) fn accepted(record: &TopicRecord<'_>, outcome: &Outcome, place: String) -> Event {
     if let Some(by) = &outcome.settled_by {
         let because = outcome.settled_because.as_deref().unwrap_or_default();
         return Event::of(
@@ -235,8 +231,10 @@ mod tests {
             event.detail,
             "rejected (the API rejected it with status 422), status 422, 2 requests: no such account"
         );
-        let outcome = record(&[], b"{\"version\":9}");
-        assert!(!accepted(&outcome, String::new()).detail.is_empty());
+        let mut outcome = Outcome::new("k".into(), "k".into(), "outbox/0@1".into());
+        (outcome.status, outcome.attempts) = (201, 1);
+        let event = accepted(&record(&[], b""), &outcome, String::new());
+        assert_eq!(event.detail, "status 201, 1 requests: ");
         assert_eq!(
             shortened(&"ä".repeat(300)).chars().count(),
             RESPONSE_CHARS_MAX + 1

@@ -99,6 +99,11 @@ fn words(key: &str, last: &Judged, read: &Read) -> String {
         NotedState::Final(Terminal::Accepted) => {
             format!("{key} must not be called again: it was accepted, and would be charged a second time.")
         }
+        NotedState::Final(Terminal::Parked) if read.outcome_may_be_gone => format!(
+            "{key} must not be called again unless the API's own records say that it was not charged: it is parked, and may \
+             have been accepted, for the topic of the outcomes no longer has all that came after it was admitted (`outbox \
+             parked show {key}`; `outbox parked settle {key}` with --accepted or --rejected)."
+        ),
         NotedState::Final(Terminal::Parked) => format!(
             "{key} may be called again only after you have found out whether the API has processed it: its outcome is \
              unknown, and it is parked (`outbox parked show {key}`, `outbox parked settle {key}`)."
@@ -181,6 +186,7 @@ mod tests {
                     (of, *state)
                 })
                 .collect(),
+            outcome_may_be_gone: false,
             is_paused: false,
             is_refused: false,
         }
@@ -267,6 +273,14 @@ mod tests {
         let mut early = read(&[(0, 0, rejected)]);
         early.pending[0].0.is_early = true;
         assert!(told(&early).contains("may not be called again yet"));
+        let mut gone = read(&[(0, 0, NotedState::Final(Terminal::Parked))]);
+        assert!(told(&gone).contains("may be called again only after"));
+        gone.outcome_may_be_gone = true;
+        assert!(
+            told(&gone).contains("must not be called again unless"),
+            "{}",
+            told(&gone)
+        );
         let mut paused = read(&[(0, 0, NotedState::Pending)]);
         paused.is_paused = true;
         assert!(told(&paused).contains("outbox resume"));

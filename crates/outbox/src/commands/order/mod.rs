@@ -2,6 +2,7 @@
 
 mod history;
 mod judgement;
+mod kept;
 mod reading;
 
 use serde::Serialize;

@@ -7,7 +7,7 @@ use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
-use pipeline::ledger::{CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, Terminal};
+use pipeline::ledger::{CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, NotedState, Terminal};
 use records::control::{Calls, Switch};
 use records::outcome::Outcome;
 use records::{
@@ -15,6 +15,7 @@ use records::{
 };
 
 use super::history::{self, Event};
+use super::kept::kept_outcomes;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records as calls;
 use crate::cli::ShowOrder;
@@ -45,7 +46,9 @@ pub(super) struct Read {
     /// Why no replay may make its call again although the outcome is unknown; `None` if one may.
     pub(super) left_out: Option<LeftOut>,
     /// Records of the outbox, in their order, each with what the ledger says of it.
-    pub(super) pending: Vec<(Pending, pipeline::ledger::NotedState)>,
+    pub(super) pending: Vec<(Pending, NotedState)>,
+    /// Its call is parked, and may have an outcome that its topic no longer has.
+    pub(super) outcome_may_be_gone: bool,
     pub(super) is_paused: bool,
     /// A validator has refused a record with this key.
     pub(super) is_refused: bool,
@@ -118,6 +121,7 @@ impl<'a> Reading<'a> {
             orders: NamedOrders::new(topics.pending.as_str(), [self.key.to_vec()]),
             left_out: None,
             pending: Vec::new(),
+            outcome_may_be_gone: false,
             is_paused: self.is_paused()?,
             is_refused: false,
         };
@@ -148,6 +152,7 @@ impl<'a> Reading<'a> {
         self.rest_of_the_outbox(&mut outbox, &mut read, &progress)?;
         fold(outbox.records, &early, &mut read)?;
         read.left_out = read.orders.left_out(self.key);
+        read.outcome_may_be_gone = self.outcome_may_be_gone(&read)?;
         self.inputs(&mut read, &progress)?;
         progress.finish();
         Ok(read)
@@ -180,15 +185,30 @@ impl<'a> Reading<'a> {
         let topic = &self.config.topics.processed;
         let mut outcomes = 0;
         self.visit(topic, partitions, since, progress, |place, record| {
-            if calls::take_outcome(&mut read.ledger, self.group, record)?.is_none() {
-                let call = Outcome::parse(record.value)?.call.parse()?;
+            // One that cannot be read may be of any call.
+            let outcome = Outcome::parse(record.value)?;
+            if calls::take_outcome(&mut read.ledger, self.group, &outcome, record.key)?.is_none() {
+                let call = outcome.call.parse()?;
                 read.orders.terminal(record.key, Terminal::Accepted, &call);
             }
-            read.events.push(history::accepted(record, place.to_string()));
+            read.events
+                .push(history::accepted(record, &outcome, place.to_string()));
             outcomes += 1;
             Ok(())
         })?;
         Ok(outcomes)
+    }
+
+    fn outcome_may_be_gone(&self, read: &Read) -> anyhow::Result<bool> {
+        let parked = NotedState::Final(Terminal::Parked);
+        if read.pending.iter().all(|(_, noted)| *noted != parked) {
+            return Ok(false);
+        }
+        let topic = &self.config.topics.processed;
+        let kept = kept_outcomes(&self.offsets, topic, &partitions(&self.identities, topic)?)?;
+        // Of several records the first: an outcome of any of them ends the call.
+        let admitted_at = read.pending.iter().filter_map(|(of, _)| of.admitted_at).min();
+        Ok(!kept.has_all_of(self.key, admitted_at))
     }
 
     /// Returns the calls whose dead letters are so recent that an earlier request may still be processed.

@@ -68,6 +68,8 @@ struct Listed {
     parked_at: Timestamp,
     cause: String,
     attempts: u64,
+    /// It may have an outcome that its topic no longer has.
+    outcome_may_be_gone: bool,
     #[serde(skip)]
     money: Option<(Currency, u64)>,
     #[serde(skip)]
@@ -82,6 +84,7 @@ impl Listed {
             parked_at: waiting.parked_at,
             cause: waiting.record.cause.clone(),
             attempts: waiting.record.attempts,
+            outcome_may_be_gone: calls.outcome_may_be_gone(call),
             money: waiting.record.money,
             sent_again: calls.sent_again(call),
         }
@@ -95,6 +98,8 @@ struct Group {
     calls: u64,
     /// Number of times that operators have sent these calls again before, by settlements and by replays.
     sent_again: usize,
+    /// Number of these calls that may have an outcome that its topic no longer has.
+    outcome_may_be_gone: u64,
     first_at: Timestamp,
     last_at: Timestamp,
     /// Sums of the amounts of the orders that have one.
@@ -168,6 +173,7 @@ fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
             cause: call.cause,
             calls: 0,
             sent_again: 0,
+            outcome_may_be_gone: 0,
             first_at: call.parked_at,
             last_at: call.parked_at,
             amounts: Amounts::default(),
@@ -177,6 +183,7 @@ fn by_cause(calls: Vec<Listed>) -> Vec<Group> {
         }
         group.calls += 1;
         group.sent_again += call.sent_again;
+        group.outcome_may_be_gone += u64::from(call.outcome_may_be_gone);
         group.first_at = group.first_at.min(call.parked_at);
         group.last_at = group.last_at.max(call.parked_at);
     }
@@ -190,6 +197,7 @@ fn grouped(groups: &[Group]) -> Table {
         "calls",
         "cause",
         "sent again",
+        "outcome may be gone",
         "amounts",
         "first parked",
         "last parked",
@@ -199,6 +207,7 @@ fn grouped(groups: &[Group]) -> Table {
             group.calls.to_string(),
             cell(&group.cause),
             group.sent_again.to_string(),
+            group.outcome_may_be_gone.to_string(),
             group.amounts.to_string(),
             rfc3339(Some(group.first_at)),
             rfc3339(Some(group.last_at)),
@@ -208,7 +217,7 @@ fn grouped(groups: &[Group]) -> Table {
 }
 
 fn listed(calls: &[Listed]) -> Table {
-    let mut table = new_table(["key", "call", "parked", "cause", "attempts"]);
+    let mut table = new_table(["key", "call", "parked", "cause", "attempts", "outcome"]);
     for call in calls {
         table.add_row([
             cell(&call.key),
@@ -216,6 +225,11 @@ fn listed(calls: &[Listed]) -> Table {
             rfc3339(Some(call.parked_at)),
             cell(&call.cause),
             call.attempts.to_string(),
+            match call.outcome_may_be_gone {
+                true => "may be gone",
+                false => "none",
+            }
+            .to_owned(),
         ]);
     }
     table
@@ -236,6 +250,7 @@ mod tests {
             parked_at: Timestamp(at),
             cause: cause.into(),
             attempts: 2,
+            outcome_may_be_gone: false,
             money: Some((Currency::EUR, 1250)),
             sent_again: 0,
         }
@@ -255,6 +270,7 @@ mod tests {
         };
         calls.parked(&call, None, Timestamp(0), record);
         calls.noted(Partition(0), Offset(2), CallNote::default());
+        calls.kept_outcomes(|_| true);
         let day = Duration::from_secs(86_400);
         let config = Config::with_key_lifetime(day);
         let at = |hours: i64| Timestamp(hours * 3_600_000);
@@ -271,13 +287,14 @@ mod tests {
             call("c", 3, "ambiguous, timed-out"),
         ];
         (calls[1].sent_again, calls[2].sent_again) = (2, 1);
+        calls[2].outcome_may_be_gone = true;
         let groups = by_cause(calls);
         let json = serde_json::to_value(&groups).expect("JSON");
         let expected = serde_json::json!([
-            {"cause": "ambiguous, timed-out", "calls": 2, "sent_again": 3, "first_at": 3, "last_at": 9,
-                "amounts": {"EUR": "25.00"}},
-            {"cause": "redelivered", "calls": 1, "sent_again": 0, "first_at": 5, "last_at": 5,
-                "amounts": {"EUR": "12.50"}},
+            {"cause": "ambiguous, timed-out", "calls": 2, "sent_again": 3, "outcome_may_be_gone": 1,
+                "first_at": 3, "last_at": 9, "amounts": {"EUR": "25.00"}},
+            {"cause": "redelivered", "calls": 1, "sent_again": 0, "outcome_may_be_gone": 0,
+                "first_at": 5, "last_at": 5, "amounts": {"EUR": "12.50"}},
         ]);
         assert_eq!(json, expected);
         let table = grouped(&groups).to_string();
@@ -293,8 +310,16 @@ mod tests {
         });
         let expected = serde_json::json!({"waiting": 3, "calls": [{
             "key": "a", "call": "outbox/0@1", "parked_at": 5, "cause": "redelivered", "attempts": 2,
+            "outcome_may_be_gone": false,
         }]});
         assert_eq!(json.expect("JSON"), expected);
         assert!(listed(&calls).to_string().contains("redelivered"));
+        assert!(listed(&calls).to_string().contains("| none "));
+        let [call] = calls;
+        let gone = Listed {
+            outcome_may_be_gone: true,
+            ..call
+        };
+        assert!(listed(&[gone]).to_string().contains("may be gone"));
     }
 }

@@ -5,7 +5,7 @@ use iso_currency::Currency;
 use kafka::Headers;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
-use pipeline::ledger::ParkedCalls;
+use pipeline::ledger::{KeptOutcomes, ParkedCalls};
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
 use records::{
@@ -15,7 +15,7 @@ use service::failpoint::guard_removed;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records::{
-    admitted_at, call_notes, continuation_of, money, number, other_group, position, text,
+    admitted_at_of_header, call_notes, continuation_of, money, number, other_group, position, text,
 };
 use crate::config::Config;
 use crate::progress::Progress;
@@ -33,7 +33,7 @@ pub(crate) struct ParkedRecord {
     pub(crate) attempts: u64,
     /// Currency and amount in minor units, if the order has the built-in form.
     pub(crate) money: Option<(Currency, u64)>,
-    /// Time at which the order was admitted.
+    /// Time at which the order was admitted; `None` if the record does not say.
     pub(crate) admitted_at: Option<Timestamp>,
 }
 
@@ -125,7 +125,11 @@ impl<'a> Reading<'a> {
         }
         if calls.waiting().next().is_some() {
             self.notes(&mut calls)?;
-            self.terminals(&mut calls, &mut progress)?;
+            let kept = self.terminals(&mut calls, &mut progress)?;
+            // A test removes the guard: a call is then sent again whose outcome was deleted.
+            calls.kept_outcomes(|record| {
+                guard_removed!("guard-kept-outcomes") || kept.has_all_of(&record.key, record.admitted_at)
+            });
         }
         progress.finish();
         if let Some((other, records)) = left_out {
@@ -195,17 +199,21 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    /// Takes in the outcomes and the dead letters. Returns which outcomes their topic still has.
     fn terminals(
         &self,
         calls: &mut ParkedCalls<ParkedRecord>,
         progress: &mut Progress,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<KeptOutcomes> {
         let topic = &self.topics.processed;
+        let mut kept = KeptOutcomes::default();
         for partition in &self.processed_partitions {
             let bounds = self.settled_bounds(topic, *partition, progress)?;
+            let mut first = None;
             self.offsets
                 .read::<anyhow::Error>(topic, *partition, bounds, |record| {
                     progress.read(topic);
+                    first.get_or_insert(record.at);
                     // One that cannot be read may be of a parked call.
                     let outcome = Outcome::parse(record.value).with_context(|| {
                         format!("reading the outcome {topic}/{partition}@{}", record.offset)
@@ -213,10 +221,12 @@ impl<'a> Reading<'a> {
                     if other_group(outcome.group.as_deref(), self.group).is_some() {
                         return Ok(());
                     }
-                    let first = outcome.continues.as_deref().map(str::parse).transpose()?;
-                    calls.accepted(&outcome.call.parse()?, first.as_ref());
+                    let continues = outcome.continues.as_deref().map(str::parse).transpose()?;
+                    calls.accepted(&outcome.call.parse()?, continues.as_ref());
                     Ok(())
                 })?;
+            // Had more been deleted since, it would not have been read from its start.
+            kept.partition(bounds.start, first.flatten());
         }
         let topic = &self.topics.call_dead_letters;
         for partition in &self.dead_letter_partitions {
@@ -234,7 +244,7 @@ impl<'a> Reading<'a> {
                     Ok(())
                 })?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     pub(super) fn settled_bounds(
@@ -260,7 +270,7 @@ impl<'a> Reading<'a> {
             cause: cause(&record.headers),
             attempts: number(&record.headers, call_dead_letter::ATTEMPTS).unwrap_or_default(),
             money: self.amount_form.and_then(|form| money(record.value, form)),
-            admitted_at: admitted_at(record),
+            admitted_at: admitted_at_of_header(&record.headers),
         }
     }
 }

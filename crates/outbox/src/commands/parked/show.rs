@@ -19,6 +19,8 @@ struct Shown {
     key: String,
     /// Positions of the calls that wait.
     waiting: Vec<String>,
+    /// Those of them that may have an outcome that its topic no longer has.
+    outcome_may_be_gone: Vec<String>,
     /// Records of the parked topic with this key, in their order.
     records: Vec<Record>,
 }
@@ -43,13 +45,16 @@ pub(super) fn run(options: &ShowParked, config: &Config, json: bool) -> anyhow::
     let reading = Reading::open(config, &options.which.group)?;
     let calls = reading.parked_calls()?;
     let key = options.key.as_bytes();
+    let waiting: Vec<_> = calls
+        .waiting()
+        .filter(|(_, waiting)| *waiting.record.key == *key)
+        .map(|(call, _)| call)
+        .collect();
+    let gone = waiting.iter().filter(|call| calls.outcome_may_be_gone(call));
     let mut shown = Shown {
         key: options.key.clone(),
-        waiting: calls
-            .waiting()
-            .filter(|(_, waiting)| *waiting.record.key == *key)
-            .map(|(call, _)| call.to_string())
-            .collect(),
+        outcome_may_be_gone: gone.map(ToString::to_string).collect(),
+        waiting: waiting.iter().map(ToString::to_string).collect(),
         records: Vec::new(),
     };
     reading.visit_all_parked(|partition, record, kind| {
@@ -62,7 +67,7 @@ pub(super) fn run(options: &ShowParked, config: &Config, json: bool) -> anyhow::
     if json {
         print_json(&shown)?;
     } else {
-        print(&shown);
+        print(&shown, &config.topics.processed);
     }
     // For scripts: a key without a parked record is most likely mistyped.
     Ok(if shown.records.is_empty() {
@@ -99,7 +104,7 @@ fn of(at: String, record: &TopicRecord<'_>, kind: Kind) -> Record {
     }
 }
 
-fn print(shown: &Shown) {
+fn print(shown: &Shown, processed: &str) {
     let key = &shown.key;
     if shown.records.is_empty() {
         println!("No call of {key} was ever parked: check the spelling of the key.");
@@ -135,6 +140,12 @@ fn print(shown: &Shown) {
              settle {key}` with --accepted, --rejected or --send-again.",
             calls.join(", ")
         ),
+    }
+    if !shown.outcome_may_be_gone.is_empty() {
+        println!(
+            "It may have been accepted before: {processed} no longer has all outcomes that came after {key} was admitted. So \
+             it is not sent again."
+        );
     }
 }
 

@@ -18,7 +18,7 @@ use records::{
 use service::failpoint::{guard_removed, kill_at};
 
 use super::reading::{Kind, Reading};
-use crate::call_records::{admitted_at, number};
+use crate::call_records::{admitted_at_of_header, number};
 use crate::config::Config;
 use crate::operations_log::{self, operation};
 use crate::transaction::{self, Batches};
@@ -184,7 +184,7 @@ impl Settler<'_> {
         if self.config.looks_up()
             && self
                 .config
-                .is_key_expired(admitted_at(record), self.settlement.at)
+                .is_key_expired(admitted_at_of_header(&record.headers), self.settlement.at)
         {
             // The API may have forgotten its key: its caller looks it up first.
             continuation.ambiguity = Some(Ambiguity::AmbiguousResponse);

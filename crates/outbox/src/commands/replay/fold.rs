@@ -7,6 +7,7 @@ use kafka::group_offsets::TopicRecord;
 use pipeline::ledger::{CallState, Ledger, Planner, Selected, Terminal};
 use records::call_dead_letter;
 use records::operation::REPLAY;
+use records::outcome::Outcome;
 use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
 
 use super::reading::Reading;
@@ -99,7 +100,11 @@ impl Fold<'_> {
         let group = reading.group;
         reading.visit(&reading.config.topics.processed, progress, |record| {
             // One that cannot be read is an error: it may be of a selected call.
-            expect_own(take_outcome(ledger, group, record)?.as_deref(), group)
+            let outcome = Outcome::parse(record.value)?;
+            expect_own(
+                take_outcome(ledger, group, &outcome, record.key)?.as_deref(),
+                group,
+            )
         })
     }
 

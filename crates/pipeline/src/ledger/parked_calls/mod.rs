@@ -4,6 +4,9 @@
 //! callers' group. What is kept grows with the calls that wait, and with the runs of sets of offsets for those
 //! that are settled.
 //!
+//! Parked records are kept for longer than outcomes. A call whose outcome was deleted waits as if it had none: it may be
+//! settled as accepted or as rejected, and is not sent again.
+//!
 //! A call that operators have sent again and that is parked again is one chain: a copy names its first record. Each
 //! time is told by what ended the record before: a settlement, or the dead letter that a replay has made again.
 
@@ -34,6 +37,8 @@ struct Calls<T> {
     accepted: BTreeSet<Offset>,
     /// Calls in `waiting` that have a dead letter.
     dead_letters: BTreeSet<Offset>,
+    /// Calls in `waiting` each outcome of which is still in its topic, if they have one.
+    with_kept_outcomes: BTreeSet<Offset>,
     /// Offset and call note of the callers' group; `None` if it has committed no offset.
     note: Option<(Offset, CallNote)>,
 }
@@ -65,6 +70,15 @@ pub enum Unsettled {
         "a dead letter names it, so there is nothing to settle: `outbox order` tells whether it may be called again"
     )]
     DeadLetter,
+    /// The call may have an outcome that its topic no longer has.
+    #[error(
+        "its outcome may be gone: the topic of the outcomes has none of it, but no longer has all that came after its \
+         order was admitted, so that it may have been accepted, and would be charged a second time. Look for it in the \
+         API's own records: settle it with --accepted if it was charged, and with --rejected if it was not. The latter \
+         is made again by `outbox replay plan KEY --state settled`, or, if the outbox no longer has it, as an order with \
+         a new key"
+    )]
+    OutcomeMayBeGone,
     /// No call note says that the call is final.
     #[error(
         "the callers have not committed that it is final, so one of them may still look it up or send it: wait \
@@ -169,6 +183,31 @@ impl<T> ParkedCalls<T> {
         }
     }
 
+    /// Takes in, after the outcomes, of which calls each outcome is still in its topic, if they have one: without that a
+    /// call may have an outcome that was deleted.
+    pub fn kept_outcomes(&mut self, has_all: impl Fn(&T) -> bool) {
+        for calls in self.partitions.values_mut() {
+            let kept = calls
+                .waiting
+                .iter()
+                .filter(|(_, waiting)| has_all(&waiting.record));
+            calls.with_kept_outcomes = kept.map(|(offset, _)| *offset).collect();
+        }
+    }
+
+    /// Returns whether a call that waits may have an outcome that its topic no longer has.
+    #[must_use]
+    pub fn outcome_may_be_gone(&self, call: &Position) -> bool {
+        let calls = self.partitions.get(&call.partition);
+        !calls.is_some_and(|calls| calls.with_kept_outcomes.contains(&call.offset))
+    }
+
+    /// Returns the number of parked calls without a settlement, also of those that have an outcome or a dead letter.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.partitions.values().map(|calls| calls.waiting.len()).sum()
+    }
+
     /// Takes in what the callers' group has committed for a partition.
     pub fn noted(&mut self, partition: Partition, committed: Offset, note: CallNote) {
         self.partitions.entry(partition).or_default().note = Some((committed, note));
@@ -239,6 +278,9 @@ impl<T> ParkedCalls<T> {
         if !is_final {
             return Err(Unsettled::Open);
         }
+        if decision == Decision::SendAgain && self.outcome_may_be_gone(call) {
+            return Err(Unsettled::OutcomeMayBeGone);
+        }
         let quiescence = i64::try_from(quiescence.as_millis()).unwrap_or(i64::MAX);
         let until = Timestamp(waiting.parked_at.0.saturating_add(quiescence));
         if decision == Decision::SendAgain && now < until {
@@ -281,177 +323,11 @@ impl<T> Default for Calls<T> {
             replayed: OffsetSet::new(),
             accepted: BTreeSet::new(),
             dead_letters: BTreeSet::new(),
+            with_kept_outcomes: BTreeSet::new(),
             note: None,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const QUIESCENCE: Duration = Duration::from_secs(65);
-    const PARKED: Timestamp = Timestamp(1_000_000);
-    const LATER: Timestamp = Timestamp(1_065_000);
-    const DECISIONS: [Decision; 3] = [Decision::Accepted, Decision::Rejected, Decision::SendAgain];
-
-    fn call(offset: i64) -> Position {
-        Position {
-            topic: "outbox".into(),
-            partition: Partition(0),
-            offset: Offset(offset),
-        }
-    }
-
-    /// Parked calls 5 and 7, which the group has noted as final.
-    fn two() -> ParkedCalls<()> {
-        let mut parked = ParkedCalls::new("outbox");
-        assert!(parked.parked(&call(5), None, PARKED, ()));
-        assert!(parked.parked(&call(7), Some(&call(3)), PARKED, ()));
-        let note = CallNote {
-            finals: [Offset(7)].into_iter().collect(),
-            ..CallNote::default()
-        };
-        parked.noted(Partition(0), Offset(6), note);
-        parked
-    }
-
-    fn all(parked: &ParkedCalls<()>, offset: i64, now: Timestamp) -> [Result<(), Unsettled>; 3] {
-        DECISIONS.map(|decision| parked.settle(&call(offset), decision, now, QUIESCENCE).map(drop))
-    }
-
-    fn waiting(parked: &ParkedCalls<()>) -> Vec<i64> {
-        parked.waiting().map(|(call, _)| call.offset.0).collect()
-    }
-
-    #[test]
-    fn final_parked_call_is_settled() {
-        let parked = two();
-        assert_eq!(waiting(&parked), [5, 7]);
-        assert_eq!(
-            [all(&parked, 5, LATER), all(&parked, 7, LATER)],
-            [[Ok(()), Ok(()), Ok(())], [Ok(()), Ok(()), Ok(())]]
-        );
-        let not_waiting = || Err(Unsettled::NotWaiting);
-        assert_eq!(
-            all(&parked, 6, LATER),
-            [not_waiting(), not_waiting(), not_waiting()]
-        );
-    }
-
-    #[test]
-    fn call_is_settled_once() {
-        let mut parked = two();
-        parked.settled(&call(5), Decision::Accepted);
-        assert_eq!(waiting(&parked), [7]);
-        assert!(all(&parked, 5, LATER).iter().all(Result::is_err));
-        // Its record was written twice.
-        assert!(!parked.parked(&call(5), None, LATER, ()));
-        assert_eq!(waiting(&parked), [7]);
-    }
-
-    #[test]
-    fn call_with_an_outcome_is_not_settled() {
-        for (named, continues) in [
-            (call(7), Some(call(3))),
-            (call(3), None),
-            (call(9), Some(call(3))),
-        ] {
-            let mut parked = two();
-            parked.accepted(&named, continues.as_ref());
-            let accepted = || Err(Unsettled::Accepted);
-            assert_eq!(
-                all(&parked, 7, LATER),
-                [accepted(), accepted(), accepted()],
-                "{named}"
-            );
-            assert_eq!(waiting(&parked), [5]);
-        }
-        let mut parked = two();
-        parked.dead_letter(&call(7), Some(&call(3)));
-        assert_eq!(all(&parked, 7, LATER)[2], Err(Unsettled::DeadLetter));
-        // Of other calls.
-        parked.accepted(&call(6), None);
-        parked.dead_letter(&call(6), None);
-        let elsewhere = Position {
-            topic: "other".into(),
-            ..call(5)
-        };
-        parked.accepted(&elsewhere, None);
-        assert_eq!(waiting(&parked), [5]);
-    }
-
-    #[test]
-    fn call_that_callers_still_own_is_not_settled() {
-        let mut parked = two();
-        parked.noted(Partition(0), Offset(5), CallNote::default());
-        let open = || Err(Unsettled::Open);
-        for offset in [5, 7] {
-            assert_eq!(all(&parked, offset, LATER), [open(), open(), open()]);
-        }
-        let mut without_group = ParkedCalls::new("outbox");
-        without_group.parked(&call(5), None, PARKED, ());
-        assert_eq!(all(&without_group, 5, LATER), [open(), open(), open()]);
-    }
-
-    #[test]
-    fn call_is_sent_again_after_its_last_request() {
-        let mut parked = two();
-        let early = || Err(Unsettled::TooEarly { until: LATER });
-        let before = Timestamp(LATER.0 - 1);
-        assert_eq!(all(&parked, 5, before), [Ok(()), Ok(()), early()]);
-        // Parked again by the next owner of the partition.
-        parked.parked(&call(5), None, Timestamp(PARKED.0 + 1), ());
-        parked.parked(&call(5), None, PARKED, ());
-        assert!(all(&parked, 5, LATER)[2].is_err());
-        assert!(all(&parked, 5, Timestamp(LATER.0 + 1))[2].is_ok());
-    }
-
-    #[test]
-    fn calls_sent_again_are_counted() {
-        let mut parked = two();
-        let counts =
-            |parked: &ParkedCalls<()>| [5, 7, 20, 21, 40].map(|offset| parked.sent_again(&call(offset)));
-        assert_eq!(counts(&parked), [0; 5]);
-        // Sent again by a settlement, and parked again; so are its copy and the next one.
-        parked.settled(&call(5), Decision::SendAgain);
-        parked.parked(&call(20), Some(&call(5)), LATER, ());
-        assert_eq!(counts(&parked), [0, 0, 1, 0, 0]);
-        parked.settled(&call(20), Decision::SendAgain);
-        parked.parked(&call(21), Some(&call(5)), LATER, ());
-        // Its record was written twice.
-        parked.parked(&call(21), Some(&call(5)), LATER, ());
-        assert_eq!(counts(&parked), [0, 0, 0, 2, 0]);
-        // Other decisions send nothing again.
-        parked.settled(&call(7), Decision::Rejected);
-        parked.parked(&call(40), Some(&call(3)), LATER, ());
-        assert_eq!(counts(&parked), [0, 0, 0, 2, 0]);
-    }
-
-    #[test]
-    fn replays_of_a_parked_call_are_counted() {
-        let mut parked = two();
-        let count = |parked: &ParkedCalls<()>| parked.sent_again(&call(7));
-        // The call was rejected twice, and replayed each time, before it was parked.
-        for (record, first) in [(3, None), (4, Some(call(3))), (3, None)] {
-            parked.dead_letter(&call(record), first.as_ref());
-        }
-        assert_eq!((count(&parked), parked.sent_again(&call(5))), (2, 0));
-        // Of a call that was never parked.
-        parked.dead_letter(&call(6), None);
-        assert_eq!(count(&parked), 2);
-    }
-
-    #[test]
-    fn repeat_of_an_accepted_call_is_sent_again() {
-        let mut parked = ParkedCalls::new("outbox");
-        for _ in 0..2 {
-            parked.repeated(&call(9));
-            parked.parked(&call(9), None, PARKED, ());
-        }
-        assert_eq!(parked.sent_again(&call(9)), 1);
-        parked.settled(&call(9), Decision::SendAgain);
-        parked.parked(&call(11), Some(&call(9)), LATER, ());
-        assert_eq!(parked.sent_again(&call(11)), 2);
-    }
-}
+mod tests;
