@@ -9,7 +9,7 @@ use super::Rejection;
 pub enum Replayable {
     /// It has a dead letter, and no request of it was processed, as far as its caller knows.
     Rejected,
-    /// It has a dead letter, and a request of it had an unknown outcome.
+    /// It has a dead letter, and a request of it had an unknown outcome, or an outcome of it may have been deleted.
     Ambiguous,
     /// An operator has settled it as rejected.
     Settled,
@@ -172,7 +172,8 @@ impl Replayable {
         match self {
             Self::Rejected => "rejected",
             Self::Ambiguous => {
-                "ambiguous: rejected after a request with an unknown outcome, which may have been processed"
+                "ambiguous: rejected after a request with an unknown outcome, which may have been processed, or admitted before \
+                 the outcomes that their topic still has"
             }
             Self::Settled => "settled as rejected by an operator",
             Self::Accepted => "accepted: made again, they are charged a second time",

@@ -10,6 +10,7 @@
 
 use records::{Offset, Timestamp};
 
+use super::{NotedState, Rejection, Terminal};
 use crate::admission::Partitioner;
 
 /// Time by which the record times of two programs are compared with caution: 5 minutes for their clocks, and 5 for an
@@ -51,6 +52,21 @@ impl KeptOutcomes {
             return false;
         }
         self.partitions.iter().all(has_all) || self.only_partition_of(key, admitted_at).is_some_and(has_all)
+    }
+
+    /// Returns the state of a call; if it was rejected, and an outcome of it may be gone, it may have been processed: a caller
+    /// that dies between an outcome and its commit leaves the call to the next owner, whose request the API may reject as
+    /// a duplicate.
+    #[must_use]
+    pub fn doubted(&self, noted: NotedState, key: &[u8], admitted_at: Option<Timestamp>) -> NotedState {
+        match noted {
+            NotedState::Final(Terminal::DeadLetter(Rejection::Definite))
+                if !self.has_all_of(key, admitted_at) =>
+            {
+                NotedState::Final(Terminal::DeadLetter(Rejection::Ambiguous))
+            }
+            noted => noted,
+        }
     }
 
     /// Returns the partition that has all outcomes of an order; `None` unless it is known that the topic has not grown
@@ -126,6 +142,23 @@ mod tests {
         assert!(!has_all(&kept, "a", 5 * HOUR + CAUTION_MS - 1));
         assert!(!has_all(&kept, "a", 0));
         assert!(!kept.has_all_of(b"a", None), "nobody knows when it was admitted");
+    }
+
+    #[test]
+    fn rejected_call_may_have_been_accepted_if_its_outcome_may_be_gone() {
+        let kept = kept(&[(7, Some(5 * HOUR))]);
+        let rejected = |rejection| NotedState::Final(Terminal::DeadLetter(rejection));
+        let doubted = |noted, at| kept.doubted(noted, b"a", Some(Timestamp(at)));
+        let (definite, ambiguous) = (rejected(Rejection::Definite), rejected(Rejection::Ambiguous));
+        assert_eq!(doubted(definite, 5 * HOUR), ambiguous);
+        assert_eq!(doubted(definite, 6 * HOUR), definite);
+        for other in [
+            NotedState::Pending,
+            NotedState::Final(Terminal::Accepted),
+            rejected(Rejection::NotACall),
+        ] {
+            assert_eq!(doubted(other, 5 * HOUR), other);
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! G9: a parked call whose outcome may have been deleted is not sent again.
 //!
 //! Set-up: a caller under `park` is killed between the outcome of the order `a` and the commit of its note, so that the next
-//! one parks the call. The API fails before it charges `b`, which is parked, too. Then the outcomes are deleted, as the
+//! one parks the call. The API fails before it charges `b`, which is parked, too, and rejects `r`. Then the outcomes are deleted, as the
 //! retention of their topic does, while the parked records stay.
 //!
 //! Must hold: neither is sent again, by `parked settle` or by `parked reconcile` (`guard-kept-outcomes`), and each command
 //! that shows them says so. `b`, which the provider does not have, is settled as rejected and made again by its number.
-//! A call that was admitted after the first outcome that the topic still has is sent again. At the end the API has charged
+//! A call that was admitted after the first outcome that the topic still has is sent again. A plan no longer takes `r` as
+//! one that was never processed (`guard-kept-outcomes`): the API may have rejected it as a duplicate. At the end the API has charged
 //! each order once.
 
 use std::collections::BTreeMap;
@@ -78,6 +79,20 @@ impl Fixture {
         self.send(key)?;
         self.await_parked(count)?;
         self.api.change_faults(r#"{"before_500":0}"#)
+    }
+
+    /// Sends an order that the API rejects, and waits until a plan has it as one that was never processed.
+    fn reject(&self, key: &str) -> Result<()> {
+        self.api.change_faults(r#"{"reject":1}"#)?;
+        self.send(key)?;
+        await_until("the rejected call can be planned", LIMIT, || {
+            let planned = self.json(&["replay", "plan", key])?;
+            Ok(match planned["by_state"]["rejected"] == 1 {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(planned.to_string()),
+            })
+        })?;
+        self.api.change_faults(r#"{"reject":0}"#)
     }
 
     fn await_parked(&self, count: usize) -> Result<()> {
@@ -225,8 +240,16 @@ fn call_whose_outcome_was_deleted_is_not_repeated() {
         let hidden = fixture.json(&["parked", "list"])?;
         ensure!(hidden["waiting"] == 0, "it has an outcome: {hidden}");
         fixture.park("b", 2)?;
+        fixture.reject("r")?;
 
         fixture.delete_outcomes()?;
+        let planned = fixture.json(&["replay", "plan", "r"])?;
+        let told = fixture.outbox_of_group(&["order", "r"])?;
+        ensure!(
+            planned["plan"].is_null() && planned.to_string().contains("ambiguous"),
+            "it may have been processed: {planned}"
+        );
+        ensure!(told.contains("may have been accepted before"), "{told}");
         for key in ["a", "b"] {
             // Until the caller has committed that the call is final, this is the reason.
             let words = ["0 parked calls are settled", "its outcome may be gone"];
@@ -284,8 +307,8 @@ fn call_whose_outcome_was_deleted_is_not_repeated() {
         fixture.await_words(&words, || fixture.settle(&["c"], "--send-again"))?;
         fixture.await_charged("c")?;
         let charged = fixture.charged()?;
-        let once = ["a", "b", "c"].map(|key| (key.to_owned(), 1));
-        ensure!(charged == BTreeMap::from(once), "charged: {charged:?}");
+        let expected = [("a", 1), ("b", 1), ("c", 1), ("r", 0)].map(|(key, times)| (key.to_owned(), times));
+        ensure!(charged == BTreeMap::from(expected), "charged: {charged:?}");
         for service in [&mut fixture.validator, &mut fixture.caller] {
             service.process.terminate(Duration::from_secs(60))?;
         }

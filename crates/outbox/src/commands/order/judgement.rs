@@ -118,6 +118,11 @@ fn words(key: &str, last: &Judged, read: &Read) -> String {
             "{key} must not be called again: it is older than api.idempotency_key_lifetime, so that the API may have \
              forgotten a request that it has processed."
         ),
+        NotedState::Final(Terminal::DeadLetter(Rejection::Definite)) if read.outcome_may_be_gone => format!(
+            "{key} may be called again only after you have found out whether the API has processed it: it was rejected, and \
+             may have been accepted before, for the topic of the outcomes no longer has all that came after it was admitted \
+             (`outbox replay plan {key} --state ambiguous`)."
+        ),
         NotedState::Final(Terminal::DeadLetter(Rejection::Definite)) => format!(
             "{key} may be called again: it was rejected, and no request of it was processed \
              (`outbox replay plan {key}`)."
@@ -273,6 +278,9 @@ mod tests {
         let mut early = read(&[(0, 0, rejected)]);
         early.pending[0].0.is_early = true;
         assert!(told(&early).contains("may not be called again yet"));
+        let mut gone = read(&[(0, 0, rejected)]);
+        gone.outcome_may_be_gone = true;
+        assert!(told(&gone).contains("may have been accepted before"));
         let mut gone = read(&[(0, 0, NotedState::Final(Terminal::Parked))]);
         assert!(told(&gone).contains("may be called again only after"));
         gone.outcome_may_be_gone = true;

@@ -2,7 +2,6 @@
 
 mod history;
 mod judgement;
-mod kept;
 mod reading;
 
 use serde::Serialize;

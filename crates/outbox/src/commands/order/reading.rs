@@ -7,7 +7,9 @@ use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
-use pipeline::ledger::{CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, NotedState, Terminal};
+use pipeline::ledger::{
+    CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, NotedState, Rejection, Terminal,
+};
 use records::control::{Calls, Switch};
 use records::outcome::Outcome;
 use records::{
@@ -15,12 +17,12 @@ use records::{
 };
 
 use super::history::{self, Event};
-use super::kept::kept_outcomes;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records as calls;
 use crate::cli::ShowOrder;
 use crate::commands::switch;
 use crate::config::Config;
+use crate::kept_outcomes::kept_outcomes;
 use crate::progress::Progress;
 
 /// Difference of clocks that is allowed for between the machines of brokers and callers.
@@ -47,7 +49,7 @@ pub(super) struct Read {
     pub(super) left_out: Option<LeftOut>,
     /// Records of the outbox, in their order, each with what the ledger says of it.
     pub(super) pending: Vec<(Pending, NotedState)>,
-    /// Its call is parked, and may have an outcome that its topic no longer has.
+    /// Its call is parked or rejected, and may have an outcome that its topic no longer has.
     pub(super) outcome_may_be_gone: bool,
     pub(super) is_paused: bool,
     /// A validator has refused a record with this key.
@@ -200,8 +202,13 @@ impl<'a> Reading<'a> {
     }
 
     fn outcome_may_be_gone(&self, read: &Read) -> anyhow::Result<bool> {
-        let parked = NotedState::Final(Terminal::Parked);
-        if read.pending.iter().all(|(_, noted)| *noted != parked) {
+        let is_open = |noted: NotedState| {
+            matches!(
+                noted,
+                NotedState::Final(Terminal::Parked | Terminal::DeadLetter(Rejection::Definite))
+            )
+        };
+        if !read.pending.iter().any(|(_, noted)| is_open(*noted)) {
             return Ok(false);
         }
         let topic = &self.config.topics.processed;
