@@ -1,23 +1,24 @@
 //! Reading of what the topics have of one key: by its partitions, and not the topics as a whole.
 
+mod key_records;
+mod outbox;
+
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use kafka::admin::Admin;
-use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use kafka::group_offsets::GroupOffsets;
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
-use pipeline::ledger::{
-    CallState, Ledger, LeftOut, Lineage, NamedOrders, NamedRecord, NotedState, Rejection, Terminal,
-};
+use pipeline::ledger::{Ledger, LeftOut, NamedOrders, NotedState, Rejection, Terminal};
 use records::control::{Calls, Switch};
 use records::outcome::Outcome;
 use records::{
     Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending, settlement,
 };
 
+use self::outbox::fold;
 use super::history::{self, Event};
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::call_records as calls;
 use crate::cli::ShowOrder;
 use crate::commands::switch;
@@ -54,22 +55,6 @@ pub(super) struct Read {
     pub(super) is_paused: bool,
     /// A validator has refused a record with this key.
     pub(super) is_refused: bool,
-}
-
-/// Records of the outbox with the key, and the ends of the partitions that were read.
-#[derive(Debug, Default)]
-struct Outbox {
-    records: Vec<OutboxRecord>,
-    ends: BTreeMap<Partition, Offset>,
-}
-
-#[derive(Debug)]
-struct OutboxRecord {
-    key: Box<[u8]>,
-    pending: Pending,
-    continues: Option<Position>,
-    /// `None` if the callers of the group skip it.
-    lineage: Option<Lineage>,
 }
 
 /// Reader of one key.
@@ -284,78 +269,6 @@ impl<'a> Reading<'a> {
         Ok(early)
     }
 
-    fn outbox(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<Outbox> {
-        let topic = &self.config.topics.pending;
-        let mut outbox = Outbox::default();
-        // Where producers and validators put a key, by the hash of most clients; and only then elsewhere.
-        let by_hash = self.hashed(topic, &[Partitioner::Murmur2, Partitioner::Crc32])?;
-        for partitions in [by_hash.clone(), self.others(topic, &by_hash)?] {
-            for partition in partitions {
-                let bounds = self.bounds(topic, partition, self.from)?;
-                outbox.ends.insert(partition, bounds.end);
-                read.orders.starts(partition, bounds.start);
-                self.read_outbox(partition, bounds, &mut outbox.records, read, progress)?;
-            }
-            if !outbox.records.is_empty() {
-                break;
-            }
-        }
-        Ok(outbox)
-    }
-
-    fn rest_of_the_outbox(
-        &self,
-        outbox: &mut Outbox,
-        read: &mut Read,
-        progress: &Progress,
-    ) -> anyhow::Result<()> {
-        let topic = &self.config.topics.pending;
-        for (partition, from) in &outbox.ends {
-            let bounds = Bounds {
-                start: *from,
-                end: self
-                    .offsets
-                    .settled_bounds(topic, *partition, TRANSACTIONS_WAIT_MAX)?
-                    .end,
-            };
-            self.read_outbox(*partition, bounds, &mut outbox.records, read, progress)?;
-        }
-        Ok(())
-    }
-
-    fn read_outbox(
-        &self,
-        partition: Partition,
-        bounds: Bounds,
-        records: &mut Vec<OutboxRecord>,
-        read: &mut Read,
-        progress: &Progress,
-    ) -> anyhow::Result<()> {
-        let topic = &self.config.topics.pending;
-        self.visit_within(topic, partition, bounds, progress, |place, record| {
-            let before = calls::continuation_within(record, topic, place.partition);
-            read.events.push(history::appended(record, place.to_string()));
-            // The callers of the group skip it.
-            if before.as_ref().is_some_and(|before| before.group != self.group) {
-                return Ok(());
-            }
-            let continues = before.filter(|before| !before.repeats).map(|before| before.call);
-            records.push(OutboxRecord {
-                key: record.key.into(),
-                pending: Pending {
-                    partition: place.partition,
-                    offset: place.offset,
-                    admitted_at: calls::admitted_at(record),
-                    first: continues.as_ref().map_or(place.offset, |call| call.offset),
-                    is_early: false,
-                },
-                continues,
-                lineage: calls::lineage(record, topic, place.partition, self.group),
-            });
-            Ok(())
-        })
-    }
-
     /// Reads the orders themselves: where the outbox and the dead letters name them.
     fn inputs(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<()> {
         let topics = &self.config.topics;
@@ -406,98 +319,4 @@ impl<'a> Reading<'a> {
         }
         Ok(())
     }
-
-    fn visit(
-        &self,
-        topic: &str,
-        partitions: &[Partition],
-        since: Option<Timestamp>,
-        progress: &Progress,
-        mut sink: impl FnMut(&Position, &TopicRecord<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        for partition in partitions {
-            let bounds = self.bounds(topic, *partition, since)?;
-            self.visit_within(topic, *partition, bounds, progress, &mut sink)?;
-        }
-        Ok(())
-    }
-
-    /// Returns the bounds of what a partition has from a time on.
-    fn bounds(&self, topic: &str, partition: Partition, since: Option<Timestamp>) -> anyhow::Result<Bounds> {
-        let bounds = self.offsets.bounds(topic, partition, REQUEST_TIMEOUT)?;
-        let Some(since) = since.filter(|_| bounds.start < bounds.end) else {
-            return Ok(bounds);
-        };
-        let start = self.offsets.offset_at(topic, partition, since, REQUEST_TIMEOUT)?;
-        Ok(Bounds {
-            start: start.unwrap_or(bounds.end),
-            ..bounds
-        })
-    }
-
-    fn visit_within(
-        &self,
-        topic: &str,
-        partition: Partition,
-        bounds: Bounds,
-        progress: &Progress,
-        mut sink: impl FnMut(&Position, &TopicRecord<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        progress.wait(format!("reading {topic}/{partition}"));
-        self.offsets
-            .read_key::<anyhow::Error>(topic, partition, bounds, self.key, |record| {
-                let place = Position {
-                    topic: topic.to_owned(),
-                    partition,
-                    offset: record.offset,
-                };
-                sink(&place, record).with_context(|| format!("reading {place}"))
-            })
-    }
-
-    /// Returns the partitions that the hashes of the key name.
-    fn hashed(&self, topic: &str, partitioners: &[Partitioner]) -> anyhow::Result<Vec<Partition>> {
-        let count = u32::try_from(partitions(&self.identities, topic)?.len())?;
-        let mut hashed = partitioners
-            .iter()
-            .filter_map(|by| by.partition(self.key, count))
-            .map(|partition| Ok(Partition(i32::try_from(partition)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        hashed.dedup();
-        Ok(hashed)
-    }
-
-    fn others(&self, topic: &str, known: &[Partition]) -> anyhow::Result<Vec<Partition>> {
-        let mut all = partitions(&self.identities, topic)?;
-        all.retain(|partition| !known.contains(partition));
-        Ok(all)
-    }
-}
-
-/// Folds the records of the outbox, after all terminal records.
-fn fold(mut records: Vec<OutboxRecord>, early: &[Position], read: &mut Read) -> anyhow::Result<()> {
-    records.sort_by_key(|record| (record.pending.partition, record.pending.offset));
-    for record in records {
-        let mut of = record.pending;
-        of.is_early = early
-            .iter()
-            .any(|call| (call.partition, call.offset) == (of.partition, of.offset));
-        let state = read
-            .ledger
-            .pending(of.partition, of.offset, &record.key, record.continues.as_ref())?;
-        let noted = read.ledger.noted_state(of.partition, of.offset, state);
-        if let Some(lineage) = record.lineage {
-            let named = NamedRecord {
-                offset: of.offset,
-                lineage,
-                noted: read.ledger.noted_state(of.partition, of.offset, CallState::Open),
-                is_selected: true,
-                is_expired: false,
-                money: None,
-            };
-            read.orders.pending(&record.key, of.partition, &named);
-        }
-        read.pending.push((of, noted));
-    }
-    Ok(())
 }
