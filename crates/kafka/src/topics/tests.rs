@@ -185,7 +185,7 @@ fn changelog_that_keeps_forgotten_keys_is_refused() {
 }
 
 #[test]
-fn compacted_orders_or_outbox_is_refused() {
+fn compaction_of_records_that_are_needed_is_refused() {
     check(
         Validator,
         Orders,
@@ -213,6 +213,13 @@ fn compacted_orders_or_outbox_is_refused() {
         set("cleanup.policy", "compact"),
         Refuse,
         &["without a key"],
+    );
+    check(
+        Caller,
+        Processed,
+        set("cleanup.policy", "compact,delete"),
+        Refuse,
+        &["last outcome of a key"],
     );
     check(
         Caller,

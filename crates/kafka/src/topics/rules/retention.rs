@@ -48,6 +48,13 @@ impl Rules<'_> {
                  has appended",
                 self.alter(purpose, "cleanup.policy=delete"),
             ),
+            Purpose::Processed if compact => self.refuse(
+                purpose,
+                what,
+                "Kafka keeps only the last outcome of a key: an earlier call of the order then looks as if it had not \
+                 been accepted, and a command could make it again",
+                self.alter(purpose, "cleanup.policy=delete"),
+            ),
             Purpose::CallDeadLetters | Purpose::Parked if compact => self.warn(
                 purpose,
                 what,
