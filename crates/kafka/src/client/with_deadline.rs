@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Maximum number of abandoned requests in a process.
-// Each holds a thread and a producer with its connections. A process that has this many is better restarted.
+// Each holds a thread and a client with its connections. A process that has this many is better restarted.
 pub(crate) const ABANDONED_MAX: usize = 3;
 
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);

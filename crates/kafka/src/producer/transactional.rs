@@ -116,9 +116,9 @@ impl TransactionalProducer {
         let abandoned = abandoned();
         if abandoned >= ABANDONED_MAX {
             return Err(ClientError::refused(format!(
-                "opening the transactional producer {transactional_id:?} beside {abandoned} earlier ones \
-                 whose requests Kafka never answered (each holds a thread and connections; restart this \
-                 process)"
+                "opening the transactional producer {transactional_id:?} beside {abandoned} earlier clients \
+                 whose requests Kafka never answered, or that do not close (each holds a thread and connections; \
+                 restart this process)"
             )));
         }
         let mut config = settings.client(transactional_id);

@@ -7,8 +7,8 @@
 //! Must hold: neither is sent again, by `parked settle` or by `parked reconcile` (`guard-kept-outcomes`), and each command
 //! that shows them says so. `b`, which the provider does not have, is settled as rejected and made again by its number.
 //! A call that was admitted after the first outcome that the topic still has is sent again. A plan no longer takes `r` as
-//! one that was never processed (`guard-kept-outcomes`): the API may have rejected it as a duplicate. At the end the API has charged
-//! each order once.
+//! one that was never processed (`guard-kept-outcomes`): the API may have rejected it as a duplicate. At the end
+//! the API has charged each order once.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
