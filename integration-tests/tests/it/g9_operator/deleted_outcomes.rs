@@ -23,11 +23,10 @@ use harness::pipeline::{Pipeline, Service};
 use harness::process::instance_lifecycle::await_ready;
 use harness::read_back::topics::{Keep, Record, high_watermarks, read_topic};
 use harness::wait::await_until;
-use legacy_api::Decision;
 use records::call_dead_letter;
 use serde_json::Value;
 
-use super::drill::finished;
+use super::drill::{charged, finished, json_in};
 use crate::assertions::LIMIT;
 use crate::run;
 
@@ -143,12 +142,7 @@ impl Fixture {
     }
 
     fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let output = self.outbox_of_group(&[&["--json"], arguments].concat())?;
-        let starts = ["{\n", "[\n"].iter().filter_map(|start| output.find(start));
-        let json = starts.min().map(|at| &output[at..]);
-        Ok(serde_json::from_str(
-            json.with_context(|| format!("no JSON in {output}"))?,
-        )?)
+        json_in(&self.outbox_of_group(&[&["--json"], arguments].concat())?)
     }
 
     fn settle(&self, keys: &[&str], decision: &str) -> Result<String> {
@@ -172,12 +166,7 @@ impl Fixture {
     }
 
     fn charged(&self) -> Result<BTreeMap<String, u32>> {
-        let mut charged = BTreeMap::new();
-        for request in self.api.requests()? {
-            *charged.entry(request.order_id).or_default() +=
-                u32::from(request.decision == Some(Decision::Charged));
-        }
-        Ok(charged)
+        charged(&self.api)
     }
 
     /// Waits until the API has charged an order, and fails if one is charged twice.

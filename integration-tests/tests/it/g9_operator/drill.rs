@@ -246,23 +246,14 @@ impl Drill {
 
     /// Returns what a command on the calls of the group prints with `--json`.
     pub(super) fn json(&self, name: &str, arguments: &[&str]) -> Result<serde_json::Value> {
-        let output = finished(&mut self.command(name, &[&["--json"], arguments].concat())?)?;
-        // After what the command printed on standard error.
-        let starts = ["{\n", "[\n"].iter().filter_map(|start| output.find(start));
-        let json = starts.min().map(|at| &output[at..]);
-        Ok(serde_json::from_str(
-            json.with_context(|| format!("no JSON in {output}"))?,
+        json_in(&finished(
+            &mut self.command(name, &[&["--json"], arguments].concat())?,
         )?)
     }
 
     /// Returns how often the API has charged each order.
     pub(super) fn charged(&self) -> Result<BTreeMap<String, u32>> {
-        let mut charged = BTreeMap::new();
-        for request in self.api.requests()? {
-            *charged.entry(request.order_id).or_default() +=
-                u32::from(request.decision == Some(Decision::Charged));
-        }
-        Ok(charged)
+        charged(&self.api)
     }
 
     /// Fails unless this number of calls were settled, each once.
@@ -305,6 +296,25 @@ impl Drill {
             })
         })
     }
+}
+
+/// Returns the JSON in what a command printed, after what it wrote to standard error.
+pub(super) fn json_in(output: &str) -> Result<serde_json::Value> {
+    let starts = ["{\n", "[\n"].iter().filter_map(|start| output.find(start));
+    let json = starts.min().map(|at| &output[at..]);
+    Ok(serde_json::from_str(
+        json.with_context(|| format!("no JSON in {output}"))?,
+    )?)
+}
+
+/// Returns how often an API has charged each order.
+pub(super) fn charged(api: &Api) -> Result<BTreeMap<String, u32>> {
+    let mut charged = BTreeMap::new();
+    for request in api.requests()? {
+        *charged.entry(request.order_id).or_default() +=
+            u32::from(request.decision == Some(Decision::Charged));
+    }
+    Ok(charged)
 }
 
 /// Runs a command to its end, and returns what it printed.
