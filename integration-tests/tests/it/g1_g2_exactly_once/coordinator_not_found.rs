@@ -48,7 +48,7 @@ fn missing_coordinator_times_out_then_restarts() {
         );
         let aborted = log.matches("adding the offsets of").count();
         ensure!(
-            aborted >= 3 && log.contains("beside 3 earlier ones"),
+            aborted >= 3 && log.contains("beside 3 earlier clients"),
             "the validator exited for another reason, after {aborted} transactions:\n{log}"
         );
 
