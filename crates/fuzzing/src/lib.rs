@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
@@ -23,6 +24,8 @@ use mutation::{Mutation, mutated};
 const SEED: &str = "OUTBOX_FUZZ_SEED";
 /// Variable that sets the number of mutated inputs of each target.
 const CASES: &str = "OUTBOX_FUZZ_CASES";
+/// Variable that sets for how many seconds each target gets as many inputs of one seed after the other. Default: of one.
+const SECONDS: &str = "OUTBOX_FUZZ_SECONDS";
 /// Mutated inputs of each target by default: all targets together take some seconds.
 const CASES_DEFAULT: u32 = 2_000;
 /// Maximum number of mutations of an input.
@@ -57,15 +60,23 @@ pub fn run(folder_of_crate: &str, name: &str, tokens: &[&str], target: fn(&[u8])
         target(input);
     }
     let inputs: Vec<Vec<u8>> = inputs.into_iter().map(|(_, input)| input).collect();
-    let seed = number(SEED).unwrap_or_else(rand::random);
-    if let Err(failure) = run_mutated(&inputs, tokens, target, seed, cases()) {
-        panic!(
-            "the target {name} fails with {SEED}={seed}: {}\nIts smallest input: b\"{}\"\nOnce it is repaired, commit \
-             that as a file in {}",
-            failure.reason,
-            failure.input.escape_ascii(),
-            folder.display()
-        );
+    let started = Instant::now();
+    let time = Duration::from_secs(number(SECONDS).unwrap_or(0));
+    let mut seed = number(SEED).unwrap_or_else(rand::random);
+    loop {
+        if let Err(failure) = run_mutated(&inputs, tokens, target, seed, cases()) {
+            panic!(
+                "the target {name} fails with {SEED}={seed}: {}\nIts smallest input: b\"{}\"\nOnce it is repaired, \
+                 commit that as a file in {}",
+                failure.reason,
+                failure.input.escape_ascii(),
+                folder.display()
+            );
+        }
+        if started.elapsed() >= time {
+            return;
+        }
+        seed = seed.wrapping_add(1);
     }
 }
 
