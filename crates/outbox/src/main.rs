@@ -7,7 +7,6 @@ mod cli;
 mod commands;
 mod config;
 mod confirm;
-mod kept_outcomes;
 mod keys;
 mod metrics;
 mod operations_log;

@@ -18,7 +18,6 @@ use crate::call_records::{
     admitted_at, admitted_at_of_header, call_notes, continuation_within, is_early, money, position,
     rejection, take_outcome, take_terminal, text,
 };
-use crate::kept_outcomes::kept_outcomes;
 use crate::progress::Progress;
 
 /// Maximum number of selected calls that are kept in memory: some 450 MiB.
@@ -73,8 +72,6 @@ pub(super) fn read(
     take_notes(reading, &mut fold.ledger)?;
     fold.outcomes()?;
     let topics = &reading.config.topics;
-    let processed = &topics.processed;
-    fold.kept = kept_outcomes(&reading.offsets, processed, &reading.partitions(processed)?)?;
     fold.terminals(&topics.call_dead_letters, |record| {
         Terminal::DeadLetter(rejection(record))
     })?;
@@ -101,18 +98,28 @@ impl Fold<'_> {
         let Self {
             reading,
             ledger,
+            kept,
             progress,
             ..
         } = self;
-        let group = reading.group;
-        reading.visit(&reading.config.topics.processed, progress, |record| {
-            // One that cannot be read is an error: it may be of a selected call.
-            let outcome = Outcome::parse(record.value)?;
-            expect_own(
-                take_outcome(ledger, group, &outcome, record.key)?.as_deref(),
-                group,
-            )
-        })
+        let (group, topic) = (reading.group, &reading.config.topics.processed);
+        for partition in reading.partitions(topic)? {
+            progress.show(format!("{topic}/{partition}, waiting for open transactions"));
+            let bounds = reading.settled_bounds(topic, partition)?;
+            let mut first = None;
+            reading.visit_within(topic, partition, bounds, progress, |record| {
+                first.get_or_insert(record.at);
+                // One that cannot be read is an error: it may be of a selected call.
+                let outcome = Outcome::parse(record.value)?;
+                expect_own(
+                    take_outcome(ledger, group, &outcome, record.key)?.as_deref(),
+                    group,
+                )
+            })?;
+            // Had more been deleted since, it would not have been read from its start.
+            kept.partition(bounds.start, first.flatten());
+        }
+        Ok(())
     }
 
     /// Takes in the dead letters, or the parked records. A settlement names no call of its own: what it says is an

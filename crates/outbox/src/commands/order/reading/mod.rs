@@ -1,12 +1,13 @@
 //! Reading of what the topics have of one key: by its partitions, and not the topics as a whole.
 
+mod kept_outcomes;
 mod key_records;
 mod outbox;
 
 use std::collections::BTreeMap;
 
 use kafka::admin::Admin;
-use kafka::group_offsets::GroupOffsets;
+use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
 use pipeline::admission::Partitioner;
 use pipeline::ledger::{Ledger, LeftOut, NamedOrders, NotedState, Rejection, Terminal};
@@ -16,6 +17,7 @@ use records::{
     Bounds, Offset, Partition, Position, Timestamp, Topics, call_dead_letter, pending, settlement,
 };
 
+use self::kept_outcomes::kept_outcomes;
 use self::outbox::fold;
 use super::history::{self, Event};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
@@ -23,7 +25,6 @@ use crate::call_records as calls;
 use crate::cli::ShowOrder;
 use crate::commands::switch;
 use crate::config::Config;
-use crate::kept_outcomes::kept_outcomes;
 use crate::progress::Progress;
 
 /// Difference of clocks that is allowed for between the machines of brokers and callers.
@@ -55,6 +56,13 @@ pub(super) struct Read {
     pub(super) is_paused: bool,
     /// A validator has refused a record with this key.
     pub(super) is_refused: bool,
+}
+
+/// Topic of calls that were not accepted: the dead letters, or the parked records and their settlements.
+struct TerminalTopic<'a> {
+    name: &'a str,
+    terminal: fn(&TopicRecord<'_>) -> Terminal,
+    event: fn(&TopicRecord<'_>, String) -> Event,
 }
 
 /// Reader of one key.
@@ -129,8 +137,18 @@ impl<'a> Reading<'a> {
         let processed = &topics.processed;
         let by_hash = self.hashed(processed, &[Partitioner::Crc32])?;
         let outcomes = self.outcomes(&by_hash, &mut read, since, &progress)?;
-        let mut early = self.dead_letters(&mut read, since, &progress)?;
-        early.extend(self.parked(&mut read, since, &progress)?);
+        let dead_letters = TerminalTopic {
+            name: &topics.call_dead_letters,
+            terminal: |record| Terminal::DeadLetter(calls::rejection(record)),
+            event: history::rejected,
+        };
+        let parked = TerminalTopic {
+            name: &topics.parked,
+            terminal: |_| Terminal::Parked,
+            event: history::parked,
+        };
+        let mut early = self.terminals(&dead_letters, &mut read, since, &progress)?;
+        early.extend(self.terminals(&parked, &mut read, since, &progress)?);
         // Callers write by the key's hash; if the topic has grown since, elsewhere. Without a time that would be the topic
         // as a whole, for an order that is not there.
         if outcomes == 0 && since.is_some() {
@@ -203,69 +221,32 @@ impl<'a> Reading<'a> {
         Ok(!kept.has_all_of(self.key, admitted_at))
     }
 
-    /// Returns the calls whose dead letters are so recent that an earlier request may still be processed.
-    fn dead_letters(
+    /// Reads what became of calls that were not accepted. Returns those so recent that an earlier request may still be
+    /// processed.
+    fn terminals(
         &self,
+        of: &TerminalTopic<'_>,
         read: &mut Read,
         since: Option<Timestamp>,
         progress: &Progress,
     ) -> anyhow::Result<Vec<Position>> {
-        let topic = &self.config.topics.call_dead_letters;
+        let partitions = partitions(&self.identities, of.name)?;
         let (mut early, now) = (Vec::new(), Timestamp::now());
-        self.visit(
-            topic,
-            &partitions(&self.identities, topic)?,
-            since,
-            progress,
-            |place, record| {
-                if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
-                    let terminal = Terminal::DeadLetter(calls::rejection(record));
-                    if calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?.is_none()
-                    {
-                        read.orders.terminal(record.key, terminal, &call);
-                    }
-                    if calls::is_early(record, now, self.config.quiescence()) {
-                        early.push(call);
-                    }
+        self.visit(of.name, &partitions, since, progress, |place, record| {
+            if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
+                let terminal = (of.terminal)(record);
+                if calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?.is_none() {
+                    read.orders.terminal(record.key, terminal, &call);
                 }
-                read.events.push(history::rejected(record, place.to_string()));
-                Ok(())
-            },
-        )?;
-        Ok(early)
-    }
-
-    /// Returns the calls that were parked so recently that an earlier request may still be processed.
-    fn parked(
-        &self,
-        read: &mut Read,
-        since: Option<Timestamp>,
-        progress: &Progress,
-    ) -> anyhow::Result<Vec<Position>> {
-        let topic = &self.config.topics.parked;
-        let (mut early, now) = (Vec::new(), Timestamp::now());
-        self.visit(
-            topic,
-            &partitions(&self.identities, topic)?,
-            since,
-            progress,
-            |place, record| {
-                if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
-                    let terminal = Terminal::Parked;
-                    if calls::take_terminal(&mut read.ledger, self.group, terminal, &call, record)?.is_none()
-                    {
-                        read.orders.terminal(record.key, terminal, &call);
-                    }
-                    if calls::is_early(record, now, self.config.quiescence()) {
-                        early.push(call);
-                    }
-                } else if let Some(call) = calls::position(&record.headers, settlement::SETTLES) {
-                    read.orders.settled(record.key, &call);
+                if calls::is_early(record, now, self.config.quiescence()) {
+                    early.push(call);
                 }
-                read.events.push(history::parked(record, place.to_string()));
-                Ok(())
-            },
-        )?;
+            } else if let Some(call) = calls::position(&record.headers, settlement::SETTLES) {
+                read.orders.settled(record.key, &call);
+            }
+            read.events.push((of.event)(record, place.to_string()));
+            Ok(())
+        })?;
         Ok(early)
     }
 

@@ -21,7 +21,7 @@ impl From<ClientError> for Stop {
 
 /// Returns what the topic still has, by the first record of each of its partitions. Asked for after its outcomes were read:
 /// one that is deleted meanwhile then counts as gone.
-pub(crate) fn kept_outcomes(
+pub(super) fn kept_outcomes(
     offsets: &GroupOffsets,
     topic: &str,
     partitions: &[Partition],
