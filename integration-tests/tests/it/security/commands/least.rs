@@ -133,6 +133,16 @@ impl<'a> Least<'a> {
         self.listed(command, forms)
     }
 
+    /// As [`Self::run`], with one form, whose output must have these words.
+    pub(super) fn prints(&self, command: &'static str, form: &str, expected: &str) -> Result<()> {
+        let output = self.run(command, &[form.into()])?.concat();
+        ensure!(
+            output.contains(expected),
+            "`outbox {form}` lacks {expected:?}:\n{output}"
+        );
+        Ok(())
+    }
+
     /// As [`Self::run`], but one after the other, and `before` is called each time: with the permission that the command
     /// lacks, and at last with none.
     pub(super) fn run_after(

@@ -69,11 +69,7 @@ fn looking_commands_need_what_is_listed() {
             ("operations list", "operations list".into(), "group create"),
             ("replay status", "replay status".into(), "planned"),
         ] {
-            let output = least.run(command, &[words.as_str().into()])?.concat();
-            ensure!(
-                output.contains(expected),
-                "`outbox {words}` lacks {expected:?}:\n{output}"
-            );
+            least.prints(command, &words, expected)?;
         }
         watch(&pipeline, &least)?;
         least.expect_all_ran()?;

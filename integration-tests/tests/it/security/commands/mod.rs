@@ -4,12 +4,13 @@
 //! Set-up: a broker whose authorizer denies what is not allowed, and a pipeline with calls that were accepted, rejected and
 //! parked, and with a refused order. Each command runs as a user of its own, and as users that lack one permission each.
 //!
-//! Must hold: each command that asks a broker is in one of the two scenarios, and shows or changes what it is for.
+//! Must hold: each command that asks a broker is in one of the three scenarios, and shows or changes what it is for.
 
 mod changing;
 mod data;
 mod least;
 mod looking;
+mod restoring;
 
 use std::collections::BTreeSet;
 
@@ -31,8 +32,8 @@ const LOOKING: [&str; 13] = [
     "operations list",
     "replay status",
 ];
-/// Commands that change something, and one that needs a stopped validator, in the order in which they run.
-const CHANGING: [&str; 16] = [
+/// Commands that change topics, groups and calls, in the order in which they run.
+const CHANGING: [&str; 12] = [
     "topics create",
     "group create",
     "pause",
@@ -45,6 +46,9 @@ const CHANGING: [&str; 16] = [
     "replay run",
     "replay cancel",
     "dead-letters replay",
+];
+/// Commands on lost, copied or changed topics and groups, in the order in which they run.
+const RESTORING: [&str; 4] = [
     "group recover",
     "state verify",
     "state rebuild",
@@ -54,7 +58,7 @@ const CHANGING: [&str; 16] = [
 /// With another test, which compares the list with the command line, each command is tested with an authorizer.
 #[test]
 fn each_listed_command_is_run_with_an_authorizer() {
-    let run: BTreeSet<_> = LOOKING.into_iter().chain(CHANGING).collect();
+    let run: BTreeSet<_> = LOOKING.into_iter().chain(CHANGING).chain(RESTORING).collect();
     let listed: BTreeSet<_> = acls::commands().collect();
     assert_eq!(run, listed);
 }
