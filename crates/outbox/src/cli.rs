@@ -6,7 +6,7 @@ pub(crate) mod state;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::dead_letters::DeadLettersCommand;
 pub(crate) use self::replay::{
@@ -234,8 +234,8 @@ pub(crate) enum GroupCommand {
     Create(CreateGroup),
     /// Recovers a group that has lost its offsets: rebuilds them, and the call notes, from the outbox, the
     /// outcomes, the call dead letters and the parked calls. A call with neither is ambiguous, and the callers'
-    /// policy decides on it. Shows what was found, asks, commits, and reads back. Refuses while the group has
-    /// members, and leaves existing offsets unchanged.
+    /// policy decides on it; if its outcome may have been deleted, you decide, by `--if-outcome-gone`. Shows what was
+    /// found, asks, commits, and reads back. Refuses while the group has members, and leaves existing offsets unchanged.
     Recover(RecoverGroup),
 }
 
@@ -245,9 +245,24 @@ pub(crate) struct RecoverGroup {
     #[command(flatten)]
     pub(crate) which: WhichGroup,
 
+    /// What becomes of calls without an outcome that may have had one: they were admitted before the first outcome that
+    /// its topic still has. Needed if there are such calls.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) if_outcome_gone: Option<IfOutcomeGone>,
+
     /// Changes without asking for confirmation.
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// What becomes of a call without an outcome that may have had one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IfOutcomeGone {
+    /// No caller makes it. `replay plan --state unknown` plans it by the key of its order.
+    Final,
+    /// The callers' policy decides on it: `park` parks it, `verify` looks it up, `retry` sends it, which charges it again
+    /// if it was accepted.
+    Ambiguous,
 }
 
 /// Arguments of `group create`.

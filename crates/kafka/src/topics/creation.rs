@@ -111,7 +111,9 @@ fn configs(
             configs.insert("max.message.bytes", bytes_max.orders_copied().to_string());
         }
         Purpose::Processed => {
-            keep(Some(30));
+            // Longer than the outbox keeps a call: of one whose outcome is gone nobody knows whether it was accepted. A
+            // record lives for up to `segment.ms` (7 days) longer than its topic's retention.
+            keep(Some(40));
             configs.insert("max.message.bytes", bytes_max.pending_copied().to_string());
         }
         Purpose::CallDeadLetters | Purpose::Parked => {

@@ -282,12 +282,11 @@ fn outbox_that_outlives_offsets_is_a_warning() {
             ..required(&topics, Operator)
         };
         let findings = verify(&required, &existing);
-        assert!(findings.len() < 2, "{findings:#?}");
-        findings.first().map(|finding| {
-            assert_eq!(
-                (finding.severity, finding.topic.as_str()),
-                (Warn, "pending-api-calls")
-            );
+        // Beside it the outcomes, if they are kept for less.
+        let of_the_outbox = |finding: &&Finding| finding.topic == "pending-api-calls";
+        assert!(findings.iter().filter(of_the_outbox).count() < 2, "{findings:#?}");
+        findings.iter().find(of_the_outbox).map(|finding| {
+            assert_eq!(finding.severity, Warn);
             finding.to_string()
         })
     };
@@ -300,6 +299,39 @@ fn outbox_that_outlives_offsets_is_a_warning() {
         found("-1", Some(MINUTES)).is_some(),
         "no limit is longer than any"
     );
+}
+
+#[test]
+fn outcomes_that_expire_before_the_calls_are_a_warning() {
+    let topics = Topics::default();
+    let found = |processed: &'static str, pending: &'static str, segment: &'static str| {
+        let mut existing = created(10, 3);
+        let mut change = |purpose: Purpose, name, value| {
+            set(name, value)(existing.get_mut(purpose.name(&topics)).expect("it exists"));
+        };
+        change(Processed, "retention.ms", processed);
+        change(Pending, "retention.ms", pending);
+        change(Pending, "segment.ms", segment);
+        let findings = verify(&required(&topics, Caller), &existing);
+        assert!(findings.len() < 2, "{findings:#?}");
+        findings.first().map(|finding| {
+            assert_eq!(
+                (finding.severity, finding.topic.as_str()),
+                (Warn, "payments-processed")
+            );
+            finding.to_string()
+        })
+    };
+    const DAYS_30: &str = "2592000000";
+    let text = found(DAYS_30, DAYS_30, "604800000").expect("the outbox keeps calls for 37 days");
+    assert!(
+        text.contains("37 days") && text.contains("retention.ms=3196800000"),
+        "{text}"
+    );
+    assert_eq!(found("3196800000", DAYS_30, "604800000"), None);
+    assert_eq!(found("-1", "-1", "604800000"), None);
+    let text = found(DAYS_30, "-1", "604800000").expect("for ever is longer");
+    assert!(text.contains("retention.ms=-1"), "{text}");
 }
 
 #[test]

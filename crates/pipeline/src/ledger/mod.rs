@@ -298,7 +298,8 @@ impl Ledger {
     }
 
     /// Returns what a group that lost its offsets continues with on a partition, all records of which within
-    /// the bounds were taken in. `outbox` is the id of the outbox, if the brokers report it.
+    /// the bounds were taken in. `outbox` is the id of the outbox, if the brokers report it. `final_unknown` are records
+    /// that count as final although no terminal record ends them.
     ///
     /// # Errors
     /// The call note would be too long.
@@ -307,8 +308,10 @@ impl Ledger {
         partition: Partition,
         bounds: Bounds,
         outbox: Option<TopicId>,
+        final_unknown: &OffsetSet,
     ) -> Result<Recovery, CannotRecover> {
-        let open = self.open(partition).map(|(_, last)| last).collect();
+        let open = self.open(partition).map(|(_, last)| last);
+        let open = open.filter(|last| !final_unknown.contains(*last)).collect();
         Recovery::of(open, bounds, outbox)
     }
 }

@@ -3,6 +3,9 @@
 //! A caller treats offsets beyond its note as calls that were never sent. So the note covers each offset up to
 //! the end of the outbox, and what does not fit is refused: nothing is left out, and no final call is made
 //! ambiguous.
+//!
+//! A call without a terminal record may have been accepted all the same, if its outcome may have left its topic: an
+//! operator says what becomes of those.
 
 use records::call_note::{CallNote, NoteTooLong};
 use records::{Bounds, Offset, OffsetSet, TopicId};

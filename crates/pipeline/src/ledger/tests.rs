@@ -38,7 +38,9 @@ fn recover(ledger: &Ledger, start: i64, end: i64) -> Recovery {
         start: Offset(start),
         end: Offset(end),
     };
-    ledger.recover(P, bounds, None).expect("a short note")
+    ledger
+        .recover(P, bounds, None, &OffsetSet::new())
+        .expect("a short note")
 }
 
 #[test]
@@ -196,6 +198,27 @@ fn partition_without_open_calls_is_committed_at_its_end() {
 }
 
 #[test]
+fn call_can_count_as_final_without_a_terminal_record() {
+    let ledger = fold(
+        &[(Terminal::Accepted, 1)],
+        &[(0, None), (1, None), (2, None), (3, Some(2)), (4, None)],
+    );
+    let bounds = Bounds {
+        start: Offset(0),
+        end: Offset(5),
+    };
+    // 2 has a copy, which is the open record of its call.
+    let recovered = |left: &[i64]| ledger.recover(P, bounds, None, &set(left)).expect("a short note");
+    let (all, left) = (recovered(&[]), recovered(&[0, 2]));
+    assert_eq!((all.commit_position, all.ambiguous), (Offset(0), 3));
+    assert_eq!(
+        (left.commit_position, left.note.intents.clone()),
+        (Offset(3), set(&[3, 4]))
+    );
+    assert_eq!(recovered(&[0, 3, 4]).note, CallNote::default());
+}
+
+#[test]
 fn scattered_calls_are_exact_or_refused() {
     let recover = |offsets: i64| {
         let open: Vec<_> = (0..offsets)
@@ -206,7 +229,7 @@ fn scattered_calls_are_exact_or_refused() {
             start: Offset(0),
             end: Offset(offsets),
         };
-        fold(&[], &open).recover(P, bounds, None)
+        fold(&[], &open).recover(P, bounds, None, &OffsetSet::new())
     };
     let small = recover(12_000).expect("both sets fit");
     assert_eq!(small.note.intents.count(), 6_000);

@@ -9,6 +9,10 @@
 //! A call that was admitted after the first outcome that the topic still has is sent again. A plan no longer takes `r` as
 //! one that was never processed (`guard-kept-outcomes`): the API may have rejected it as a duplicate. At the end
 //! the API has charged each order once.
+//!
+//! In the second scenario callers under `retry` lose their group after the outcomes were deleted. Must hold: `group recover`
+//! asks what becomes of the calls whose outcome may be gone, and charges none of them again (`guard-kept-outcomes`); the
+//! one that was never made is made by its key.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -27,9 +31,11 @@ use records::call_dead_letter;
 use serde_json::Value;
 
 use super::drill::{charged, finished, json_in};
-use crate::assertions::LIMIT;
+use crate::assertions::{LIMIT, await_outbox, await_outcomes};
+use crate::g8_fail_closed::halted_partitions::retry_until_accepted;
 use crate::run;
 
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// Age of the first outcome that the topic still has, more than clocks may differ by.
 const EARLIER_MS: i64 = 2 * 60 * 60 * 1000;
 
@@ -43,16 +49,17 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn start() -> Result<Self> {
-        let pipeline = Pipeline::create("deleted-outcomes", 1)?;
+    fn start(name: &str, policy: Policy) -> Result<Self> {
+        let pipeline = Pipeline::create(name, 1)?;
         let api = Api::start(&pipeline, &["--latency".to_owned(), "2ms".to_owned()])?;
         let mut validator = pipeline.validator(1)?;
         validator.process.start()?;
         await_ready(&mut validator, LIMIT)?;
         let settings = pipeline
             .caller_settings(1, &api.url)
-            .with("caller.on_ambiguous", Policy::Park.as_str())
+            .with("caller.on_ambiguous", policy.as_str())
             .with("verify.api_processing_max", "1s")
+            .with("api.timeout", "2s")
             .with("api.transport_timeout", "1s");
         let caller = pipeline.service("caller", 1, settings)?;
         Ok(Self {
@@ -193,6 +200,14 @@ impl Fixture {
         self.outbox_of_group(&[&arguments, &[file, "--as-of", &as_of][..]].concat())
     }
 
+    fn finish(mut self) -> Result<()> {
+        for service in [&mut self.validator, &mut self.caller] {
+            service.process.terminate(DRAIN_MAX)?;
+        }
+        self.pipeline.passed();
+        Ok(())
+    }
+
     /// Makes a call again that was settled as rejected.
     fn replay(&self, key: &str) -> Result<()> {
         let plan = await_until("the rejected call can be planned", LIMIT, || {
@@ -214,7 +229,7 @@ impl Fixture {
 #[test]
 fn call_whose_outcome_was_deleted_is_not_repeated() {
     run(|| {
-        let mut fixture = Fixture::start()?;
+        let mut fixture = Fixture::start("deleted-outcomes", Policy::Park)?;
         fixture
             .caller
             .process
@@ -298,10 +313,65 @@ fn call_whose_outcome_was_deleted_is_not_repeated() {
         let charged = fixture.charged()?;
         let expected = [("a", 1), ("b", 1), ("c", 1), ("r", 0)].map(|(key, times)| (key.to_owned(), times));
         ensure!(charged == BTreeMap::from(expected), "charged: {charged:?}");
-        for service in [&mut fixture.validator, &mut fixture.caller] {
-            service.process.terminate(Duration::from_secs(60))?;
-        }
-        fixture.pipeline.passed();
-        Ok(())
+        fixture.finish()
+    });
+}
+
+#[test]
+fn group_recovered_without_its_outcomes_repeats_no_call() {
+    run(|| {
+        let mut fixture = Fixture::start("deleted-outcomes-group", Policy::Retry)?;
+        fixture.caller.process.start()?;
+        await_ready(&mut fixture.caller, LIMIT)?;
+        fixture.send("a")?;
+        await_outcomes(&fixture.pipeline, 1)?;
+        fixture.caller.process.terminate(DRAIN_MAX)?;
+        fixture.send("p")?;
+        await_outbox(&fixture.pipeline, 2)?;
+        fixture.delete_outcomes()?;
+        let administrator = Administrator::new(&fixture.pipeline.kafka)?;
+        // Kafka deletes it only when it has noticed that the caller left.
+        retry_until_accepted("the group is deleted", || {
+            administrator.delete_group(&fixture.pipeline.caller_group)
+        })?;
+
+        let recover = ["group", "recover", "--yes"];
+        let refused = fixture.outbox_of_group(&recover)?;
+        ensure!(
+            refused.contains("2 calls have no outcome") && refused.contains("--if-outcome-gone"),
+            "it did not ask what becomes of them:\n{refused}"
+        );
+        let recovered = fixture.outbox_of_group(&[&recover[..], &["--if-outcome-gone", "final"]].concat())?;
+        ensure!(
+            recovered.contains("2 calls whose outcome may be gone count as final"),
+            "it is not recovered:\n{recovered}"
+        );
+        fixture.caller.process.start()?;
+        await_ready(&mut fixture.caller, LIMIT)?;
+        fixture.send("n")?;
+        fixture.await_charged("n")?;
+        let charged = fixture.charged()?;
+        ensure!(
+            charged.get("a") == Some(&1) && !charged.contains_key("p"),
+            "{charged:?}"
+        );
+
+        let planned = fixture.json(&["replay", "plan", "p", "--state", "unknown"])?;
+        let plan = planned["plan"].as_str().context("a plan")?;
+        // Until no request of it can be processed any more, it is refused.
+        await_until("the call is replayed", LIMIT, || {
+            let run = "--reason drill --yes --charge-again 1".split_whitespace();
+            let run: Vec<&str> = ["replay", "run", plan].into_iter().chain(run).collect();
+            let output = fixture.outbox(&run)?;
+            Ok(match output.contains("1 of 1 calls appended") {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(output),
+            })
+        })?;
+        fixture.await_charged("p")?;
+        let expected = ["a", "n", "p"].map(|key| (key.to_owned(), 1));
+        let charged = fixture.charged()?;
+        ensure!(charged == BTreeMap::from(expected), "charged: {charged:?}");
+        fixture.finish()
     });
 }

@@ -39,6 +39,7 @@ impl<'a> Rules<'a> {
             self.changelog(purpose, topic);
             self.retention(purpose, topic);
             self.offsets(purpose, topic);
+            self.outcomes(purpose, topic);
             self.replication(purpose, topic);
             self.sizes(purpose, topic);
             self.timestamps(purpose, topic);

@@ -153,6 +153,44 @@ impl Rules<'_> {
         }
     }
 
+    /// Warns of outcomes that expire before the calls.
+    pub(super) fn outcomes(&mut self, purpose: Purpose, topic: &TopicDescription) {
+        if purpose != Purpose::Processed || topic.config("cleanup.policy") == Some("compact") {
+            return;
+        }
+        let outbox = self.described(Purpose::Pending);
+        let number = |name| outbox.and_then(|outbox| outbox.number(name));
+        // Brokers delete closed segments as a whole: the first record of one is kept for as long as the last one, which
+        // may be as much later.
+        let (Some(kept @ 0..), Some(calls_ms)) = (topic.number("retention.ms"), number("retention.ms"))
+        else {
+            return;
+        };
+        let needed = match calls_ms {
+            0.. => calls_ms.saturating_add(number("segment.ms").unwrap_or(0)),
+            _ => -1,
+        };
+        if needed < 0 || kept < needed {
+            let calls = match needed {
+                0.. => format!(
+                    "for up to {} (retention.ms and segment.ms)",
+                    human_duration(needed)
+                ),
+                _ => "for ever (retention.ms=-1)".to_owned(),
+            };
+            self.warn(
+                purpose,
+                format!(
+                    "keeps its records for {} only (retention.ms={kept}), and the outbox keeps calls {calls}",
+                    human_duration(kept)
+                ),
+                "nobody knows whether a call was accepted whose outcome is gone: it cannot be sent again once it is parked, \
+                 and a group that is recovered needs a decision on it",
+                self.alter(purpose, &format!("retention.ms={needed}")),
+            );
+        }
+    }
+
     /// Warns of expiry by the clock of the writer.
     pub(super) fn timestamps(&mut self, purpose: Purpose, topic: &TopicDescription) {
         let by_writer = topic.config("message.timestamp.type") == Some("CreateTime");

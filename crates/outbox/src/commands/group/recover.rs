@@ -7,17 +7,19 @@ use comfy_table::Table;
 use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
-use pipeline::ledger::{Ledger, Recovery, Rejection, Terminal};
+use pipeline::ledger::{CallState, KeptOutcomes, Ledger, Recovery, Rejection, Terminal};
 use records::outcome::Outcome;
 use records::settlement;
-use records::{Bounds, Continuation, Offset, Partition, Position, TopicId, call_dead_letter, continuation};
+use records::{
+    Bounds, Continuation, Offset, OffsetSet, Partition, Position, TopicId, call_dead_letter, continuation,
+};
 use serde::Serialize;
 use service::failpoint::guard_removed;
 
 use super::{check_commit, check_read_back, without_offset};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
-use crate::call_records::other_group;
-use crate::cli::RecoverGroup;
+use crate::call_records::{admitted_at_of_header, other_group};
+use crate::cli::{IfOutcomeGone, RecoverGroup};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
@@ -42,6 +44,8 @@ struct Recovered {
     deferred: u64,
     /// Calls without any of these: they may have been sent.
     ambiguous: u64,
+    /// Calls without any of these that count as final, because their outcomes may have been deleted.
+    final_unknown: u64,
     /// Offset to commit.
     commit: Offset,
 }
@@ -104,17 +108,34 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .collect::<anyhow::Result<Vec<_>>>()?;
     reading.progress.finish();
     let (ledger, unreadable) = (reading.ledger, reading.unreadable);
-    let skipped = reading.skipped;
+    let (skipped, outcome_gone) = (reading.skipped, reading.outcome_gone);
+    let open = |partition| ledger.open(partition).map(|(_, last)| last);
+    let gone: u64 = outcome_gone
+        .iter()
+        .map(|(partition, of)| open(*partition).filter(|last| of.contains(*last)).count() as u64)
+        .sum();
+    let final_unknown = match options.if_outcome_gone {
+        Some(IfOutcomeGone::Final) => outcome_gone,
+        Some(IfOutcomeGone::Ambiguous) => BTreeMap::new(),
+        None if gone == 0 => BTreeMap::new(),
+        None => bail!(if_outcome_gone(gone, &config.topics.processed)),
+    };
+    let none = OffsetSet::new();
     let recoveries = bounds
         .iter()
         .map(|(partition, bounds)| {
-            let recovery = ledger.recover(*partition, *bounds, id.clone()).with_context(|| {
+            let final_unknown = final_unknown.get(partition).unwrap_or(&none);
+            let recovery = ledger.recover(*partition, *bounds, id.clone(), final_unknown);
+            let recovery = recovery.with_context(|| {
                 format!(
                     "recovering partition {partition} of {topic}; nothing was changed. Begin this group \
                      deliberately: `outbox group create --group {group} --at TIMESTAMP`"
                 )
             })?;
             let mut shown = recovered(&ledger, *partition, *bounds, &recovery);
+            shown.final_unknown = open(*partition)
+                .filter(|last| final_unknown.contains(*last))
+                .count() as u64;
             shown.calls += skipped.get(partition).copied().unwrap_or_default();
             Ok((shown, recovery))
         })
@@ -130,11 +151,12 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         );
     }
     let ambiguous: u64 = recovered.iter().map(|recovered| recovered.ambiguous).sum();
+    let final_unknown: u64 = recovered.iter().map(|recovered| recovered.final_unknown).sum();
     let question = format!(
         "Recover the group {group} on {} of {} partitions of {topic}? {}",
         recovered.len(),
         partitions.len(),
-        consequence(ambiguous)
+        consequence(ambiguous, final_unknown)
     );
     if !confirm(&question, options.yes)? {
         eprintln!("Nothing was changed.");
@@ -152,7 +174,8 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         .map(commit_of)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let what = format!(
-        "the group {group} recovered on {} partitions of {topic}, with {ambiguous} ambiguous calls",
+        "the group {group} recovered on {} partitions of {topic}, with {ambiguous} ambiguous calls, and \
+         {final_unknown} that count as final without an outcome",
         recovered.len()
     );
     operations_log::write(config, &[operation("group recover", what, None)])?;
@@ -169,22 +192,39 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         println!(
             "The group {group} is recovered on {} partitions of {topic}. {} Start the callers.",
             recovered.len(),
-            consequence(ambiguous)
+            consequence(ambiguous, final_unknown)
         );
     }
     Ok(Status::Ok)
 }
 
-/// Describes what callers do with the ambiguous calls.
-fn consequence(ambiguous: u64) -> String {
-    match ambiguous {
-        0 => "Each call is final.".into(),
+/// Describes what callers do with the calls without an outcome.
+fn consequence(ambiguous: u64, final_unknown: u64) -> String {
+    let ambiguous = match ambiguous {
+        0 => "Each other call is final.".into(),
         _ => format!(
             "{ambiguous} calls are ambiguous: they have no outcome, and may have been sent. The policy of the \
              caller decides on each: park parks it, verify looks it up and sends it if the API never saw it, \
              and retry sends it, which may charge twice."
         ),
+    };
+    match final_unknown {
+        0 => ambiguous.replace("Each other call", "Each call"),
+        _ => format!(
+            "{final_unknown} calls whose outcome may be gone count as final: no caller makes them. {ambiguous}"
+        ),
     }
+}
+
+/// Describes the decision that the operator has to make first.
+fn if_outcome_gone(calls: u64, processed: &str) -> String {
+    format!(
+        "{calls} calls have no outcome, and were admitted before the first one that {processed} still has, or about then: \
+         they may have been accepted, and their outcomes deleted. Say by --if-outcome-gone what becomes of them: `final`: \
+         no caller makes them; ask the provider, and make those that it has not charged by \
+         `outbox replay plan --state unknown KEY…`. `ambiguous`: the callers' policy decides on each; park parks it, verify \
+         looks it up, and retry sends it, and charges it again if it was accepted. Nothing was changed"
+    )
 }
 
 fn recovered(ledger: &Ledger, partition: Partition, bounds: Bounds, recovery: &Recovery) -> Recovered {
@@ -199,6 +239,7 @@ fn recovered(ledger: &Ledger, partition: Partition, bounds: Bounds, recovery: &R
         parked: counts.parked,
         deferred: counts.deferred,
         ambiguous: recovery.ambiguous,
+        final_unknown: 0,
         commit: recovery.commit_position,
     }
 }
@@ -224,6 +265,10 @@ struct Reading<'a> {
     skipped: BTreeMap<Partition, u64>,
     /// Number of terminal records that do not name a call.
     unreadable: u64,
+    /// Outcomes that their topic still has.
+    kept: KeptOutcomes,
+    /// Records without a terminal record, of which an outcome may have been deleted.
+    outcome_gone: BTreeMap<Partition, OffsetSet>,
     progress: Progress,
 }
 
@@ -237,6 +282,8 @@ impl<'a> Reading<'a> {
             ledger: Ledger::new(topic),
             skipped: BTreeMap::new(),
             unreadable: 0,
+            kept: KeptOutcomes::default(),
+            outcome_gone: BTreeMap::new(),
             progress: Progress::new(),
         }
     }
@@ -248,12 +295,15 @@ impl<'a> Reading<'a> {
             group,
             missing,
             unreadable,
+            kept,
             progress,
             ..
         } = self;
+        let mut first = None;
         self.offsets
             .read::<anyhow::Error>(name, partition, bounds, |record| {
                 progress.read(name);
+                first.get_or_insert(record.at);
                 let named = group_of(kind, record);
                 // Neither final nor ambiguous for this group: the one would lose calls, the other would repeat them if
                 // the group was renamed. A test removes the guard.
@@ -275,7 +325,12 @@ impl<'a> Reading<'a> {
                         Ok(())
                     }
                 }
-            })
+            })?;
+        if kind == Terminal::Accepted {
+            // Had more been deleted since, it would not have been read from its start.
+            kept.partition(bounds.start, first.flatten());
+        }
+        Ok(())
     }
 
     /// Reads a partition of the outbox, and returns its bounds.
@@ -286,6 +341,8 @@ impl<'a> Reading<'a> {
             ledger,
             group,
             skipped,
+            kept,
+            outcome_gone,
             progress,
             ..
         } = self;
@@ -303,9 +360,16 @@ impl<'a> Reading<'a> {
                     .as_ref()
                     .filter(|continues| !continues.repeats)
                     .map(|continues| &continues.call);
-                ledger
+                let state = ledger
                     .pending(partition, record.offset, record.key, first)
                     .with_context(|| refused(topic, partition, record.offset))?;
+                // A test removes the guard: a call then counts as one without an outcome whose outcome was deleted.
+                if state == CallState::Open
+                    && !kept.has_all_of(record.key, admitted_at_of_header(&record.headers))
+                    && !guard_removed!("guard-kept-outcomes")
+                {
+                    outcome_gone.entry(partition).or_default().insert(record.offset);
+                }
                 Ok(())
             })?;
         Ok(bounds)
@@ -373,6 +437,7 @@ fn table(recovered: &[Recovered]) -> Table {
         "parked",
         "deferred",
         "ambiguous",
+        "final, unknown",
         "commit",
     ]);
     for row in recovered {
@@ -386,6 +451,7 @@ fn table(recovered: &[Recovered]) -> Table {
             row.parked.to_string(),
             row.deferred.to_string(),
             row.ambiguous.to_string(),
+            row.final_unknown.to_string(),
             row.commit.to_string(),
         ]);
     }
@@ -450,7 +516,9 @@ mod tests {
             start: Offset(3),
             end: Offset(6),
         };
-        let recovery = ledger.recover(Partition(0), bounds, None).expect("a note");
+        let recovery = ledger
+            .recover(Partition(0), bounds, None, &OffsetSet::new())
+            .expect("a note");
         let recovered = [recovered(&ledger, Partition(0), bounds, &recovery)];
         let json = serde_json::to_value(Report {
             group: "g",
@@ -459,7 +527,7 @@ mod tests {
         });
         let expected = serde_json::json!({"group": "g", "topic": "t", "partitions": [{
             "partition": 0, "start": 3, "end": 6, "calls": 1, "accepted": 0, "dead_letters": 0, "parked": 0,
-            "deferred": 0, "ambiguous": 1, "commit": 4,
+            "deferred": 0, "ambiguous": 1, "final_unknown": 0, "commit": 4,
         }]});
         assert_eq!(json.expect("JSON"), expected);
         assert!(table(&recovered).to_string().contains("dead letters"));

@@ -283,7 +283,9 @@ fn named_order_agrees_with_the_ledger() {
                     start: Offset(0),
                     end: Offset(records),
                 };
-                let recovery = ledger.recover(P, bounds, None).expect("a short note");
+                let recovery = ledger
+                    .recover(P, bounds, None, &OffsetSet::new())
+                    .expect("a short note");
                 assert!(!may || recovery.ambiguous == 1);
             }
         }

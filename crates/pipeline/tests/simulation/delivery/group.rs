@@ -139,7 +139,9 @@ impl Simulation {
                 start: Offset(0),
                 end: self.log_end[&partition],
             };
-            let recovery = ledger.recover(partition, bounds, None).expect("a short note");
+            let recovery = ledger
+                .recover(partition, bounds, None, &OffsetSet::new())
+                .expect("a short note");
             let (offset, mut note) = (recovery.commit_position, recovery.note);
             self.check_finals(partition, offset, &note);
             if mutation == Some(Mutation::RecoveryWithoutIntents) {
