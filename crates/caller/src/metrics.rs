@@ -76,7 +76,7 @@ const COMMIT_RESULTS: [&str; 4] = ["committed", "rejected", "fenced", "unknown"]
 const ADVICE: &service::metrics::Advice = &[
     (
         "outbox_calls_requests",
-        "Much other than `accepted`: see the classes of `api.responses`, and the API. Runbook: ApiRefusals.",
+        "Much other than `accepted`: see the classes of `api.responses`, and the API. Runbook: ApiRejections.",
     ),
     (
         "outbox_calls_requests_ambiguous",
@@ -173,7 +173,7 @@ const ADVICE: &service::metrics::Advice = &[
     ("outbox_api_outages", "Runbook: BreakerOpen."),
     (
         "outbox_api_mass_rejections",
-        "A wrong route, an expired account. Runbook: ApiRefusals.",
+        "A wrong route, an expired account. Runbook: ApiRejections.",
     ),
     (
         "outbox_api_probes_failed",

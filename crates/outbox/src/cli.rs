@@ -23,9 +23,10 @@ use crate::start_position::StartPosition;
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version = service::VERSION)]
 pub(crate) struct Cli {
-    /// Settings file (TOML): its own, or the validator's or caller's, of which it reads `[kafka]` and
-    /// `[topics]`. Environment variables override settings: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets
-    /// kafka.bootstrap_servers.
+    /// Settings file (TOML): its own, the validators' or the callers'. `order`, `parked` and `replay` go by `[caller]`,
+    /// `[api]` and `[verify]` of the callers' file, `state` and `dead-letters` by `[validator]`, `[order]` and `[store]` of
+    /// the validators'; the defaults count where a section is missing. The others need `[kafka]` and `[topics]` alone.
+    /// Environment variables override settings: OUTBOX__KAFKA__BOOTSTRAP_SERVERS sets kafka.bootstrap_servers.
     #[arg(long, value_name = "FILE", env = "OUTBOX_CONFIG", global = true)]
     pub(crate) config: Option<PathBuf>,
 

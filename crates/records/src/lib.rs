@@ -1,26 +1,27 @@
 //! Records of each topic: keys, values and headers, with their encoding and parsing.
 //!
-//! Every other crate depends on this one. It has no input or output and no settings. A value of one of its
-//! types is valid, because bytes become a value in one function only.
+//! `validator`, `caller`, `outbox`, `pipeline`, `schemas`, `kafka` and `store` depend on this crate. It has no input or
+//! output, and of the settings only the names of the topics ([`Topics`]). A value of one of its types is valid, because
+//! bytes become a value in one function only.
 //!
 //! | topic | module | written by | read by |
 //! | --- | --- | --- | --- |
-//! | `payment-orders` | [`order`] | producers, command line | validator |
-//! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller, command line | caller |
-//! | `idempotency-key-store-changelog` | [`entry`] | validator | validator |
+//! | `payment-orders` | [`order`] | producers, command line | validator, command line |
+//! | `pending-api-calls` | [`pending`], [`continuation`] | validator, caller, command line | caller, validator, command line |
+//! | `idempotency-key-store-changelog` | [`entry`] | validator, command line | validator, command line |
 //! | `payment-orders.dead-letters` | [`dead_letter`] | validator | operators, command line |
 //! | | [`resubmission`] | command line | command line |
-//! | `payments-processed` | [`outcome`] | caller, command line | downstream consumers |
-//! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller, command line | operators |
+//! | `payments-processed` | [`outcome`] | caller, command line | downstream consumers, command line |
+//! | `pending-api-calls.dead-letters` | [`call_dead_letter`] | caller, command line | operators, command line |
 //! | `pending-api-calls.parked` | [`parked`] | caller | command line |
 //! | | [`settlement`] | command line | command line |
 //! | `pending-api-calls.control` | [`control`] | command line | caller, command line |
 //! | `pending-api-calls.operations` | [`operation`] | command line | command line |
-//! | metadata of the validators' committed offsets | [`topics_note`] | validator | validator |
-//! | metadata of the callers' committed offsets | [`call_note`] | caller | caller, command line |
+//! | metadata of the validators' committed offsets | [`topics_note`] | validator, command line | validator, command line |
+//! | metadata of the callers' committed offsets | [`call_note`] | caller, command line | caller, command line |
 //!
-//! Version rule: a format that a program reads back starts with its version, and a reader refuses any version
-//! but its own. A field that it does not know may be the one that prevents a second payment.
+//! What a reader does with a version that it does not know is in the table of `crates/README.md`, format by format. It
+//! never guesses: a field that it does not know may be the one that prevents a second payment.
 
 mod calls;
 pub mod control;

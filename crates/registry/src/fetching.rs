@@ -43,9 +43,9 @@ impl EndsWait {
             (Self::Schema, Answer::Unusable(why)) => why,
         };
         Some(format!(
-            "validators have read orders by schema {id}, which is not to be had here: {why}. Set schema_registry.urls to \
-             the registry of the validators, restore the schema there under this id, or update this program to the \
-             version of the validators"
+            "validators have read orders by schema {id}, which is missing or unusable here: {why}. Set \
+             schema_registry.urls to the registry of the validators, restore the schema there under this id, or update \
+             this program to the version of the validators"
         ))
     }
 }
@@ -199,7 +199,10 @@ impl Fetching {
         if let Some(why) = self.ends_wait.goes_on(id, &answer) {
             self.metrics.answered(&answer);
             if self.shared.state().trouble.as_ref() != Some(&why) {
-                tracing::error!(schema = %id, why, "schema is not to be had, calls wait, operator action required");
+                tracing::error!(
+                    schema = %id, why,
+                    "schema of an admitted order is missing or unusable, calls wait, operator action required"
+                );
             }
             return self.wait(why);
         }

@@ -1,7 +1,7 @@
 //! Parts that every program needs: settings, logging, metrics, health, the admin HTTP server, shutdown, and
 //! failpoints.
 //!
-//! Only programs depend on this crate. It knows neither orders nor Kafka.
+//! `validator`, `caller`, `outbox`, `membership` and `registry` depend on this crate. It knows neither orders nor Kafka.
 
 pub mod admin;
 pub mod cli;

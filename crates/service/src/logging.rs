@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`, such as
-/// `info,rdkafka=debug`. `RUST_LOG` applies if this is not set.
+/// `info,librdkafka=debug`. `RUST_LOG` applies if this is not set.
 pub const FILTER_VARIABLE: &str = "OUTBOX_LOG";
 /// Environment variable with the log format, `human` or `json`. Without it the terminal decides.
 pub const FORMAT_VARIABLE: &str = "OUTBOX_LOG_FORMAT";

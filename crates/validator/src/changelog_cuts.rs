@@ -103,7 +103,7 @@ impl Cutter {
         if !is_same_changelog(self.id.as_ref(), id.as_ref()) {
             tracing::warn!(
                 changelog = self.changelog,
-                "the changelog is another one, nothing is deleted from it"
+                "changelog was recreated or its id is unknown, forgotten keys not deleted"
             );
             self.wanted.clear();
             return Ok(());

@@ -38,7 +38,7 @@ pub(crate) struct ValidatorSettings {
     /// Name of this instance: its static group membership, and part of its transactional id. Unique among the
     /// running validators, and the same after a restart.
     pub(crate) instance_id: String,
-    /// Time from a transaction's first order to its commit, without a backlog. Most of an order's latency.
+    /// Time from a transaction's first order to its commit, without a backlog: about a third of an order's latency.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_interval: Duration,
     /// The same under a backlog; no less than `commit_interval` in any case.
@@ -197,7 +197,7 @@ impl Default for ValidatorSettings {
     fn default() -> Self {
         Self {
             instance_id: "validator-0".into(),
-            // Half of the latency of an order without a backlog; shorter ones cost the brokers more than they gain.
+            // About a third of the latency of an order without a backlog; shorter ones cost the brokers more than they gain.
             commit_interval: Duration::from_millis(10),
             // Long enough that the end of a transaction, some 30 ms, is a small part of it.
             backlog_commit_interval: Duration::from_millis(200),

@@ -196,9 +196,11 @@ impl Shell {
     ) {
         let numbers = numbers(partitions);
         match control(&self.consumer, partitions) {
-            Ok(()) => tracing::debug!(partitions = ?numbers, "intake {done}"),
+            Ok(()) => tracing::debug!(partitions = ?numbers, "partitions {done}"),
             // librdkafka has already taken the partition away; its revocation or loss follows as an event.
-            Err(error) => tracing::warn!(partitions = ?numbers, %error, "intake not {done}"),
+            Err(error) => {
+                tracing::warn!(partitions = ?numbers, %error, "partitions not {done}, awaiting their revocation");
+            }
         }
     }
 

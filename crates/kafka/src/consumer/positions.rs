@@ -170,7 +170,7 @@ impl Consumer {
         // from its beginning.
         tracing::warn!(
             topic = self.topic, %partition, %offset, next = %next.offset,
-            "partition went back, seeking forward to the next offset"
+            "librdkafka returned to an earlier offset, seeking forward to the next one"
         );
         self.seek(partition, next, SEEK_TIMEOUT)?;
         Ok(false)

@@ -95,7 +95,7 @@ pub(super) fn read_messages_to_end<E>(
     let result = read_assigned(consumer, topic, partition, to, cancelled, sink, failed);
     // The next read replaces the assignment anyhow; until then an open one would only fetch for nobody.
     if let Err(error) = consumer.unassign() {
-        tracing::warn!(%error, "reader keeps its assignment");
+        tracing::warn!(%error, "unassigning failed, the reader goes on fetching until its next read");
     }
     result
 }

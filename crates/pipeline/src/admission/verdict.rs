@@ -76,8 +76,9 @@ impl Payload<'_> {
     }
 }
 
-/// Decides on a record with this value, or the reason for which it has none. `known` looks a key up among all keys admitted on this partition, whether committed or
-/// in the open transaction. `record` returns the time to record an unknown one at, or refuses it.
+/// Decides on a record. `payload` is its value, or the reason why it has none that can be read. `known` looks a key up
+/// among all keys admitted on this partition, whether committed or in the open transaction. `record` returns the time to
+/// record an unknown one at, or refuses it.
 ///
 /// # Errors
 /// Returns the error of the look-up; the record is not decided.

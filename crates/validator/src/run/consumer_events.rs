@@ -58,7 +58,7 @@ impl Loop<'_> {
                 tracing::error!(
                     partition = record.partition(),
                     offset = record.offset(),
-                    "record among the events, reading the orders again"
+                    "record delivered on the queue of the events, reading the orders again"
                 );
                 Event::TransactionFailed
             }

@@ -290,7 +290,7 @@ fn registry_that_is_down_is_waited_for() {
         // It comes back without its schemas, by which the validator has admitted these orders.
         let lost = registry.lose();
         registry.set(Behaviour::Up);
-        await_unready(&mut caller, &["which is not to be had here", "40403"])?;
+        await_unready(&mut caller, &["which is missing or unusable here", "40403"])?;
         pause(MARKERS_INTERVAL * 2)?;
         let stats = api.stats()?;
         ensure!(stats.charges == 0, "called without its schema: {stats:?}");

@@ -1,4 +1,4 @@
-//! G9: refused orders are written back after the cause was mended, and each is admitted and charged once.
+//! G9: refused orders are written back after the cause was repaired, and each is admitted and charged once.
 //!
 //! Set-up: a validator that reads amounts as minor units, and 1,200 orders on two partitions whose amounts are
 //! decimals: it refuses them. It is restarted with the setting corrected. Some of the orders are sent again by their

@@ -211,13 +211,16 @@ impl<'c> RecordBatch<'c> {
 
 impl Drop for RecordBatch<'_> {
     fn drop(&mut self) {
-        // librdkafka goes on behind them. Nothing more of their partitions is returned until they are started anew.
+        // librdkafka goes on behind them. Nothing more of their partitions is returned until they are started again.
         for record in self.records.by_ref() {
             let (partition, offset) = (record.partition(), record.offset());
             let is_next = |next: &Next| next.is_next(offset, self.number);
             let mut started = self.consumer.next();
             if started.get(&partition).is_some_and(is_next) {
-                tracing::warn!(%partition, %offset, "records taken and not read, partition stands still until it starts anew");
+                tracing::warn!(
+                    %partition, %offset,
+                    "fetched records dropped unread, partition not read until it is started again"
+                );
                 started.remove(&partition);
             }
         }

@@ -113,7 +113,7 @@ impl LogCheck {
             .map_err(|error| ClientError::new(attempted(), error))
             .and_then(|()| self.await_answer(topic, partition, offset, timeout, attempted));
         if let Err(error) = self.consumer.unassign() {
-            tracing::warn!(%error, "log check keeps its assignment");
+            tracing::warn!(%error, "unassigning failed, the log check goes on fetching until the next one");
         }
         // What is still queued must not be taken for an answer to the next check.
         while self.consumer.poll(Duration::ZERO).is_some() {}
