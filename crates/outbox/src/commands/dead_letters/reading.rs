@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records::text;
-use crate::cli::dead_letters::{FilterDeadLetters, WhichDeadLetters};
+use crate::cli::{FilterDeadLetters, WhichDeadLetters};
 use crate::config::Config;
 use crate::progress::Progress;
 

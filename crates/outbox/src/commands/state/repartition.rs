@@ -18,7 +18,7 @@ use service::failpoint::{guard_removed, kill_at};
 
 use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions, read};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
-use crate::cli::state::RepartitionState;
+use crate::cli::RepartitionState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;

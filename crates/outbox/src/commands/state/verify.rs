@@ -19,7 +19,7 @@ use super::inspect::CACHE_BYTES;
 use super::remembered::Remembered;
 use super::{Compared, Comparison, partitions};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
-use crate::cli::state::VerifyState;
+use crate::cli::VerifyState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
