@@ -16,6 +16,7 @@ mod start_position;
 mod tables;
 mod time_argument;
 mod timestamp;
+mod topics_reader;
 mod transaction;
 
 use std::process::ExitCode;

@@ -1,8 +1,58 @@
-//! Arguments of `state repartition`, `state inspect` and `state verify`.
+//! Arguments of `state`.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+
+/// Commands on the state of the validators: the changelog, from which each store is restored.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Appends to the changelog the entries that it has lost, as the outbox shows them: a validator halts a
+    /// partition whose changelog was recreated or has lost its end, because it would admit those orders again.
+    /// Shows what it will append, asks, appends, and compares again. Refuses while a validator runs. Repeating
+    /// the command appends nothing twice.
+    Rebuild(RebuildState),
+    /// Appends to the changelog what the validators need after the topics have grown: a validator halts each
+    /// partition then, because it would admit orders again whose keys have another partition now. Shows what it
+    /// will append, asks, appends, and has the committed offsets name the new partition count. Refuses while a
+    /// validator runs. It may be run again at any time.
+    Repartition(RepartitionState),
+    /// Shows the stores in a validator's state directory: size, keys, checkpoint, and whether they can be read. Needs
+    /// no Kafka, and changes nothing. While the validator runs, only their sizes. Exit status 1 if a store is
+    /// damaged.
+    Inspect(InspectState),
+    /// Compares each store in a stopped validator's state directory with the changelog up to the store's checkpoint,
+    /// and the changelog with the outbox. Changes nothing. Exit status 1 if a key is missing, is not in the changelog,
+    /// or has another entry, or if the changelog has lost keys.
+    Verify(VerifyState),
+}
+
+/// Arguments of `state rebuild`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  outbox --config validator.toml state rebuild
+      compares all partitions, shows what the changelog lacks, and asks before it appends it
+  outbox --config validator.toml state rebuild --accept-gap
+      also where the outbox no longer has the orders that followed the last entry of the changelog: each of
+      them is admitted, and paid, again if it is sent again")]
+pub(crate) struct RebuildState {
+    /// Consumer group of the validators: their setting kafka.group_id.
+    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
+    pub(crate) group: String,
+
+    /// Also if no validator of the group has ever run, as on a new cluster. Without it such a group is refused, because
+    /// validators of another one may be running, and would halt on the rebuilt changelog.
+    #[arg(long)]
+    pub(crate) new_group: bool,
+
+    /// Appends what the outbox still has, although entries between the changelog and the outbox are lost.
+    #[arg(long)]
+    pub(crate) accept_gap: bool,
+
+    /// Changes without asking for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
 
 /// Arguments of `state repartition`.
 #[derive(Debug, Args)]

@@ -212,7 +212,7 @@ fn call_can_count_as_final_without_a_terminal_record() {
     let (all, left) = (recovered(&[]), recovered(&[0, 2]));
     assert_eq!((all.commit_position, all.ambiguous), (Offset(0), 3));
     assert_eq!(
-        (left.commit_position, left.note.intents.clone()),
+        (left.commit_position, left.note.intents),
         (Offset(3), set(&[3, 4]))
     );
     assert_eq!(recovered(&[0, 3, 4]).note, CallNote::default());

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::reading::{Kind, Reading, Selection};
 use crate::amounts::Amounts;
-use crate::cli::dead_letters::GroupDeadLetters;
+use crate::cli::GroupDeadLetters;
 use crate::commands::cause_shape::shape;
 use crate::commands::{Status, print_json};
 use crate::config::Config;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use self::reading::{Content, Kind, Letter, Reading, Selection};
 use crate::amounts::amount_of;
-use crate::cli::dead_letters::{DeadLettersCommand, ListDeadLetters};
+use crate::cli::{DeadLettersCommand, ListDeadLetters};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;

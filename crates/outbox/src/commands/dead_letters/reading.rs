@@ -1,12 +1,10 @@
 //! Reading of the dead letters of orders and calls, and of the resubmissions among those of orders.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
-use kafka::admin::Admin;
-use kafka::group_offsets::{ExactRecord, GroupOffsets};
-use kafka::topic_ids::TopicIdentity;
+use kafka::group_offsets::ExactRecord;
 use pipeline::admission::resubmissions::{self, NotResubmitted, OrdersTopic, Resubmissions};
 use records::resubmission::{self, Resubmission};
 use records::{
@@ -15,11 +13,11 @@ use records::{
 };
 use serde::Serialize;
 
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records::text;
-use crate::cli::dead_letters::{FilterDeadLetters, WhichDeadLetters};
+use crate::cli::{FilterDeadLetters, WhichDeadLetters};
 use crate::config::Config;
 use crate::progress::Progress;
+use crate::topics_reader::TopicsReader;
 
 /// Kind of a dead letter, which is that of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -76,33 +74,31 @@ pub(super) struct Selection {
 /// Reader of the dead-letter topics.
 pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
-    pub(super) offsets: GroupOffsets,
+    reader: TopicsReader,
     /// Form of the orders' amounts; `None` if orders have another form.
     amount: Option<AmountForm>,
     orders: OrdersTopic<'a>,
-    identities: BTreeMap<String, TopicIdentity>,
 }
 
 impl<'a> Reading<'a> {
     pub(crate) fn open(config: &'a Config) -> anyhow::Result<Self> {
-        let (topics, settings) = (&config.topics, config.connection());
+        let topics = &config.topics;
         let names = [
             topics.orders.as_str(),
             &topics.order_dead_letters,
             &topics.call_dead_letters,
         ];
-        let identities = Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?;
+        let reader = TopicsReader::open(&config.connection(), &names)?;
         Ok(Self {
             topics,
-            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
             amount: config.order.amount(),
             orders: OrdersTopic {
                 name: &topics.orders,
-                partitions: i32::try_from(partitions(&identities, &topics.orders)?.len())?,
+                partitions: i32::try_from(reader.partitions(&topics.orders)?.len())?,
                 checks_record_key: config.validator.checks_record_key(),
                 checks_partition: config.validator.checks_partition(),
             },
-            identities,
+            reader,
         })
     }
 
@@ -116,7 +112,7 @@ impl<'a> Reading<'a> {
     /// Returns the partitions of a topic. The other one need not exist: the settings of the validators do not name the
     /// topics of each group of callers.
     pub(super) fn partitions(&self, kind: Kind) -> anyhow::Result<Vec<Partition>> {
-        partitions(&self.identities, self.topic(kind))
+        self.reader.partitions(self.topic(kind))
     }
 
     /// Returns the number of orders' dead letters that were not resubmitted.
@@ -209,25 +205,25 @@ impl<'a> Reading<'a> {
         mut sink: impl FnMut(&ExactRecord<'_>, Content) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let topic = self.topic(kind);
-        self.offsets.read_exact(topic, partition, bounds, |record| {
-            let content = match kind {
-                Kind::Order => content_of(&record, topic, partition).with_context(|| {
-                    format!(
-                        "reading {topic}/{partition}@{}; nothing was changed",
-                        record.offset
-                    )
-                })?,
-                Kind::Call => Content::Letter,
-            };
-            sink(&record, content)
-        })
+        self.reader
+            .offsets
+            .read_exact(topic, partition, bounds, |record| {
+                let content = match kind {
+                    Kind::Order => content_of(&record, topic, partition).with_context(|| {
+                        format!(
+                            "reading {topic}/{partition}@{}; nothing was changed",
+                            record.offset
+                        )
+                    })?,
+                    Kind::Call => Content::Letter,
+                };
+                sink(&record, content)
+            })
     }
 
     /// Returns the bounds of what can be read now.
     pub(super) fn bounds(&self, kind: Kind, partition: Partition) -> anyhow::Result<Bounds> {
-        Ok(self
-            .offsets
-            .bounds(self.topic(kind), partition, REQUEST_TIMEOUT)?)
+        self.reader.bounds(self.topic(kind), partition)
     }
 
     /// Returns the bounds of all that is written until now, once it can be read.
@@ -237,11 +233,7 @@ impl<'a> Reading<'a> {
         partition: Partition,
         progress: &Progress,
     ) -> anyhow::Result<Bounds> {
-        let topic = self.topic(kind);
-        progress.show(format!("{topic}/{partition}, waiting for open transactions"));
-        self.offsets
-            .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX)
-            .context("nothing was changed. Run the command again once the transactions have ended")
+        self.reader.settled_bounds(self.topic(kind), partition, progress)
     }
 
     /// Returns the partition of the orders topic to which a dead letter may be written back.

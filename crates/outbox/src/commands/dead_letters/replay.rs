@@ -13,7 +13,7 @@ use super::reading::{Kind, Letter, Reading, Selection};
 use super::write::{Chosen, Writer, open_producer};
 use super::{Listed, table};
 use crate::amounts::Amounts;
-use crate::cli::dead_letters::ReplayDeadLetters;
+use crate::cli::ReplayDeadLetters;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
@@ -250,8 +250,7 @@ mod tests {
 
     use super::super::reading::tests::{letter, record};
     use super::*;
-    use crate::cli::dead_letters::DeadLettersCommand;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, Command, DeadLettersCommand};
 
     #[test]
     fn json_field_names_are_stable() {

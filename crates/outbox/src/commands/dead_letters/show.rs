@@ -8,7 +8,7 @@ use records::{Offset, Partition};
 use serde::Serialize;
 
 use super::reading::{Content, Kind, Letter, Reading};
-use crate::cli::dead_letters::ShowDeadLetters;
+use crate::cli::ShowDeadLetters;
 use crate::commands::parked::time_of;
 use crate::commands::{Status, print_json};
 use crate::config::Config;

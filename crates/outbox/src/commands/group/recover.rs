@@ -2,30 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use comfy_table::Table;
-use kafka::admin::Admin;
 use kafka::consumer::CommitOffset;
-use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use kafka::group_offsets::TopicRecord;
 use pipeline::ledger::{CallState, KeptOutcomes, Ledger, Recovery, Rejection, Terminal};
 use records::outcome::Outcome;
 use records::settlement;
-use records::{
-    Bounds, Continuation, Offset, OffsetSet, Partition, Position, TopicId, call_dead_letter, continuation,
-};
+use records::{Bounds, Continuation, Offset, OffsetSet, Partition, Position, call_dead_letter, continuation};
 use serde::Serialize;
 use service::failpoint::guard_removed;
 
-use super::{check_commit, check_read_back, without_offset};
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
+use super::missing_offsets::{Change, MissingOffsets};
 use crate::call_records::{admitted_at_of_header, other_group};
 use crate::cli::{IfOutcomeGone, RecoverGroup};
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;
-use crate::operations_log::{self, operation};
 use crate::progress::Progress;
 use crate::tables::new_table;
+use crate::topics_reader::TopicsReader;
 
 /// Partition on which the group continues. Its field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,8 +55,6 @@ struct Report<'a> {
 
 pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow::Result<Status> {
     let (topic, group) = (config.topics.pending.as_str(), options.which.group.as_str());
-    let settings = config.connection_as(group);
-    let admin = Admin::connect(&settings, CLIENT_ID)?;
     let terminal_topics = [
         (Terminal::Accepted, config.topics.processed.as_str()),
         (
@@ -69,40 +63,18 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
         ),
         (Terminal::Parked, config.topics.parked.as_str()),
     ];
-    let names: Vec<&str> = terminal_topics
-        .iter()
-        .map(|(_, name)| *name)
-        .chain([topic])
-        .collect();
-    let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
-    let partitions_of = |name: &str| partitions(&identities, name);
-    let partitions = partitions_of(topic)?;
-    // As of the start: if the outbox is created again meanwhile, its callers halt.
-    let id = identities.get(topic).and_then(|outbox| TopicId::new(&outbox.id));
-    let members = admin.group(group, topic, REQUEST_TIMEOUT)?.members.len();
-    ensure!(
-        members == 0,
-        "the group {group:?} has {members} members, which still make calls: stop all callers of the group \
-         first (a killed one counts until its session timeout)"
-    );
-    let offsets = GroupOffsets::open(&settings, CLIENT_ID)?;
-    let before = offsets.committed(topic, &partitions, REQUEST_TIMEOUT)?;
-    let missing = without_offset(&before);
-    // Committed offsets are the memory of the calls that were made, and never overwritten.
-    ensure!(
-        !missing.is_empty(),
-        "the group {group:?} has a committed offset of each partition of {topic:?}: its callers continue \
-         there, and nothing was changed. `outbox notes --group {group}` shows the offsets"
-    );
+    let found = MissingOffsets::find(config, group, &terminal_topics.map(|(_, name)| name))?;
+    let id = found.outbox_id();
 
-    let mut reading = Reading::new(&offsets, topic, group, &missing);
+    let mut reading = Reading::new(&found, topic, group);
     // The outcomes first: what they end is then never held in memory.
     for (kind, name) in terminal_topics {
-        for partition in partitions_of(name)? {
+        for partition in found.reader.partitions(name)? {
             reading.terminals(kind, name, partition)?;
         }
     }
-    let bounds = missing
+    let bounds = found
+        .missing
         .iter()
         .map(|partition| Ok((*partition, reading.outbox(*partition)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -110,9 +82,11 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
     let (ledger, unreadable) = (reading.ledger, reading.unreadable);
     let (skipped, outcome_gone) = (reading.skipped, reading.outcome_gone);
     let open = |partition| ledger.open(partition).map(|(_, last)| last);
+    let count_open =
+        |partition, of: &OffsetSet| open(partition).filter(|last| of.contains(*last)).count() as u64;
     let gone: u64 = outcome_gone
         .iter()
-        .map(|(partition, of)| open(*partition).filter(|last| of.contains(*last)).count() as u64)
+        .map(|(partition, of)| count_open(*partition, of))
         .sum();
     let final_unknown = match options.if_outcome_gone {
         Some(IfOutcomeGone::Final) => outcome_gone,
@@ -133,9 +107,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
                 )
             })?;
             let mut shown = recovered(&ledger, *partition, *bounds, &recovery);
-            shown.final_unknown = open(*partition)
-                .filter(|last| final_unknown.contains(*last))
-                .count() as u64;
+            shown.final_unknown = count_open(*partition, final_unknown);
             shown.calls += skipped.get(partition).copied().unwrap_or_default();
             Ok((shown, recovery))
         })
@@ -155,20 +127,13 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
     let question = format!(
         "Recover the group {group} on {} of {} partitions of {topic}? {}",
         recovered.len(),
-        partitions.len(),
+        found.partitions.len(),
         consequence(ambiguous, final_unknown)
     );
     if !confirm(&question, options.yes)? {
         eprintln!("Nothing was changed.");
         return Ok(Status::Problem);
     }
-    // A caller, or a second operator, may have committed since. While a caller is in the group, the
-    // coordinator refuses the commit below.
-    ensure!(
-        offsets.committed(topic, &partitions, REQUEST_TIMEOUT)? == before,
-        "the offsets of the group {group:?} have changed since they were listed: someone else has begun it, \
-         and nothing was changed here. Run the command again to see what is missing"
-    );
     let commits = recoveries
         .iter()
         .map(commit_of)
@@ -178,10 +143,12 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
          {final_unknown} that count as final without an outcome",
         recovered.len()
     );
-    operations_log::write(config, &[operation("group recover", what, None)])?;
-    check_commit(offsets.commit(topic, &commits), group, "recovered")?;
-    let after = offsets.committed(topic, &missing, REQUEST_TIMEOUT)?;
-    check_read_back(&commits, &after)?;
+    let change = Change {
+        command: "group recover",
+        what,
+        done: "recovered",
+    };
+    found.commit(&commits, change)?;
     if json {
         print_json(&Report {
             group,
@@ -256,7 +223,7 @@ fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<Commit
 
 /// Reading of the topics into a ledger.
 struct Reading<'a> {
-    offsets: &'a GroupOffsets,
+    reader: &'a TopicsReader,
     topic: &'a str,
     group: &'a str,
     missing: &'a [Partition],
@@ -273,12 +240,12 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(offsets: &'a GroupOffsets, topic: &'a str, group: &'a str, missing: &'a [Partition]) -> Self {
+    fn new(found: &'a MissingOffsets<'a>, topic: &'a str, group: &'a str) -> Self {
         Self {
-            offsets,
+            reader: &found.reader,
             topic,
             group,
-            missing,
+            missing: &found.missing,
             ledger: Ledger::new(topic),
             skipped: BTreeMap::new(),
             unreadable: 0,
@@ -289,7 +256,7 @@ impl<'a> Reading<'a> {
     }
 
     fn terminals(&mut self, kind: Terminal, name: &str, partition: Partition) -> anyhow::Result<()> {
-        let bounds = self.bounds(name, partition)?;
+        let bounds = self.reader.settled_bounds(name, partition, &self.progress)?;
         let Self {
             ledger,
             group,
@@ -300,7 +267,8 @@ impl<'a> Reading<'a> {
             ..
         } = self;
         let mut first = None;
-        self.offsets
+        self.reader
+            .offsets
             .read::<anyhow::Error>(name, partition, bounds, |record| {
                 progress.read(name);
                 first.get_or_insert(record.at);
@@ -336,7 +304,7 @@ impl<'a> Reading<'a> {
     /// Reads a partition of the outbox, and returns its bounds.
     fn outbox(&mut self, partition: Partition) -> anyhow::Result<Bounds> {
         let topic = self.topic;
-        let bounds = self.bounds(topic, partition)?;
+        let bounds = self.reader.settled_bounds(topic, partition, &self.progress)?;
         let Self {
             ledger,
             group,
@@ -346,7 +314,8 @@ impl<'a> Reading<'a> {
             progress,
             ..
         } = self;
-        self.offsets
+        self.reader
+            .offsets
             .read::<anyhow::Error>(topic, partition, bounds, |record| {
                 progress.read(topic);
                 // No caller calls a copy whose header it cannot read, and it ends no earlier record.
@@ -373,15 +342,6 @@ impl<'a> Reading<'a> {
                 Ok(())
             })?;
         Ok(bounds)
-    }
-
-    fn bounds(&self, topic: &str, partition: Partition) -> anyhow::Result<Bounds> {
-        self.progress
-            .show(format!("{topic}/{partition}, waiting for open transactions"));
-        let bounds = self
-            .offsets
-            .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX);
-        bounds.context("nothing was changed. Run the command again once the transactions have ended")
     }
 }
 

@@ -50,7 +50,7 @@ impl OutboxKeys {
         let topic = &reading.topics.pending;
         let (mut found, mut progress) = (Self::default(), Progress::new());
         for (partition, offsets) in wanted {
-            let kept = reading.settled_bounds(topic, partition, &progress)?;
+            let kept = reading.reader.settled_bounds(topic, partition, &progress)?;
             found.starts.insert(partition, kept.start);
             let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else {
                 continue;
@@ -61,9 +61,8 @@ impl OutboxKeys {
                 end: kept.end.min(Offset(last.0 + 1)),
             };
             reading
-                .offsets
-                .read::<anyhow::Error>(topic, partition, bounds, |record| {
-                    progress.read(topic);
+                .reader
+                .visit_within(topic, partition, bounds, &mut progress, |record| {
                     if offsets.contains(&record.offset) {
                         found.keys.insert((partition, record.offset), record.key.into());
                     }

@@ -3,8 +3,7 @@
 use anyhow::{Context, bail};
 use iso_currency::Currency;
 use kafka::Headers;
-use kafka::admin::Admin;
-use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use kafka::group_offsets::TopicRecord;
 use pipeline::ledger::{KeptOutcomes, ParkedCalls};
 use records::outcome::Outcome;
 use records::settlement::{self, Settlement};
@@ -13,12 +12,12 @@ use records::{
 };
 use service::failpoint::guard_removed;
 
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
 use crate::call_records::{
     admitted_at_of_header, call_notes, continuation_of, money, number, other_group, position, text,
 };
 use crate::config::Config;
 use crate::progress::Progress;
+use crate::topics_reader::TopicsReader;
 
 /// What is kept of a parked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ impl ParkedRecord {
 /// Reader of the topics of the parked calls.
 pub(crate) struct Reading<'a> {
     pub(super) topics: &'a Topics,
-    pub(super) offsets: GroupOffsets,
+    pub(super) reader: TopicsReader,
     pub(super) group: &'a str,
     /// Form of the amounts; `None` if orders have another form.
     amount_form: Option<AmountForm>,
@@ -68,25 +67,22 @@ pub(crate) enum Kind {
 impl<'a> Reading<'a> {
     pub(crate) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
         let topics = &config.topics;
-        let settings = config.connection_as(group);
         let names = [
             topics.pending.as_str(),
             &topics.parked,
             &topics.processed,
             &topics.call_dead_letters,
         ];
-        let admin = Admin::connect(&settings, CLIENT_ID)?;
-        let identities = admin.identities(&names, REQUEST_TIMEOUT)?;
-        let partitions = |name: &str| partitions(&identities, name);
+        let reader = TopicsReader::open(&config.connection_as(group), &names)?;
         Ok(Self {
             topics,
-            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
             group,
             amount_form: config.order.amount(),
-            pending_partitions: partitions(&topics.pending)?,
-            parked_partitions: partitions(&topics.parked)?,
-            processed_partitions: partitions(&topics.processed)?,
-            dead_letter_partitions: partitions(&topics.call_dead_letters)?,
+            pending_partitions: reader.partitions(&topics.pending)?,
+            parked_partitions: reader.partitions(&topics.parked)?,
+            processed_partitions: reader.partitions(&topics.processed)?,
+            dead_letter_partitions: reader.partitions(&topics.call_dead_letters)?,
+            reader,
         })
     }
 
@@ -97,7 +93,9 @@ impl<'a> Reading<'a> {
         let mut progress = Progress::new();
         let mut left_out: Option<(String, u64)> = None;
         for partition in &self.parked_partitions {
-            let bounds = self.settled_bounds(&self.topics.parked, *partition, &progress)?;
+            let bounds = self
+                .reader
+                .settled_bounds(&self.topics.parked, *partition, &progress)?;
             self.visit_parked(*partition, bounds, |record, kind| {
                 progress.read(&self.topics.parked);
                 let named = text(&record.headers, call_dead_letter::GROUP);
@@ -147,7 +145,7 @@ impl<'a> Reading<'a> {
     pub(crate) fn parked_ends(&self) -> anyhow::Result<Vec<Offset>> {
         let topic = &self.topics.parked;
         let end_of = |partition: &Partition| {
-            let bounds = self.offsets.bounds(topic, *partition, REQUEST_TIMEOUT)?;
+            let bounds = self.reader.bounds(topic, *partition)?;
             Ok(bounds.end)
         };
         self.parked_partitions.iter().map(end_of).collect()
@@ -160,7 +158,9 @@ impl<'a> Reading<'a> {
     ) -> anyhow::Result<()> {
         let progress = Progress::new();
         for partition in &self.parked_partitions {
-            let bounds = self.settled_bounds(&self.topics.parked, *partition, &progress)?;
+            let bounds = self
+                .reader
+                .settled_bounds(&self.topics.parked, *partition, &progress)?;
             self.visit_parked(*partition, bounds, |record, kind| sink(*partition, record, kind))?;
         }
         progress.finish();
@@ -175,7 +175,7 @@ impl<'a> Reading<'a> {
         mut sink: impl FnMut(&TopicRecord<'_>, Kind) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let topic = &self.topics.parked;
-        self.offsets.read(topic, partition, bounds, |record| {
+        self.reader.offsets.read(topic, partition, bounds, |record| {
             let kind = kind_of(record).with_context(|| {
                 format!(
                     "reading {topic}/{partition}@{}; nothing was changed",
@@ -188,7 +188,7 @@ impl<'a> Reading<'a> {
 
     fn notes(&self, calls: &mut ParkedCalls<ParkedRecord>) -> anyhow::Result<()> {
         let notes = call_notes(
-            &self.offsets,
+            &self.reader.offsets,
             self.group,
             &self.topics.pending,
             &self.pending_partitions,
@@ -208,16 +208,13 @@ impl<'a> Reading<'a> {
         let topic = &self.topics.processed;
         let mut kept = KeptOutcomes::default();
         for partition in &self.processed_partitions {
-            let bounds = self.settled_bounds(topic, *partition, progress)?;
+            let bounds = self.reader.settled_bounds(topic, *partition, progress)?;
             let mut first = None;
-            self.offsets
-                .read::<anyhow::Error>(topic, *partition, bounds, |record| {
-                    progress.read(topic);
+            self.reader
+                .visit_within(topic, *partition, bounds, progress, |record| {
                     first.get_or_insert(record.at);
                     // One that cannot be read may be of a parked call.
-                    let outcome = Outcome::parse(record.value).with_context(|| {
-                        format!("reading the outcome {topic}/{partition}@{}", record.offset)
-                    })?;
+                    let outcome = Outcome::parse(record.value)?;
                     if other_group(outcome.group.as_deref(), self.group).is_some() {
                         return Ok(());
                     }
@@ -230,10 +227,9 @@ impl<'a> Reading<'a> {
         }
         let topic = &self.topics.call_dead_letters;
         for partition in &self.dead_letter_partitions {
-            let bounds = self.settled_bounds(topic, *partition, progress)?;
-            self.offsets
-                .read::<anyhow::Error>(topic, *partition, bounds, |record| {
-                    progress.read(topic);
+            let bounds = self.reader.settled_bounds(topic, *partition, progress)?;
+            self.reader
+                .visit_within(topic, *partition, bounds, progress, |record| {
                     let named = text(&record.headers, call_dead_letter::GROUP);
                     if other_group(named, self.group).is_none()
                         && let Some(call) = position(&record.headers, call_dead_letter::CALL)
@@ -245,18 +241,6 @@ impl<'a> Reading<'a> {
                 })?;
         }
         Ok(kept)
-    }
-
-    pub(super) fn settled_bounds(
-        &self,
-        topic: &str,
-        partition: Partition,
-        progress: &Progress,
-    ) -> anyhow::Result<Bounds> {
-        progress.show(format!("{topic}/{partition}, waiting for open transactions"));
-        self.offsets
-            .settled_bounds(topic, partition, TRANSACTIONS_WAIT_MAX)
-            .context("nothing was changed. Run the command again once the transactions have ended")
     }
 
     fn kept(&self, partition: Partition, record: &TopicRecord<'_>) -> ParkedRecord {

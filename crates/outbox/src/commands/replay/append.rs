@@ -77,6 +77,7 @@ impl Appender<'_> {
         };
         let (mut seen, mut appended) = (0, 0);
         self.reading
+            .reader
             .offsets
             .read::<anyhow::Error>(topic, partition, bounds, |record| {
                 let Some(state) = eligible.get(&record.offset) else {

@@ -51,19 +51,19 @@ pub(super) fn keys_of(
     reading: &Reading<'_>,
     calls: &BTreeMap<Partition, OffsetSet>,
 ) -> anyhow::Result<BTreeSet<Vec<u8>>> {
-    let topic = &reading.config.topics.pending;
+    let (topic, reader) = (&reading.config.topics.pending, &reading.reader);
     let (mut keys, mut progress) = (BTreeSet::new(), Progress::new());
     for (partition, offsets) in calls {
         let (Some((first, _)), Some(end)) = (offsets.runs().next(), offsets.end()) else {
             continue;
         };
-        let kept = reading.settled_bounds(topic, *partition)?;
+        let kept = reader.settled_bounds(topic, *partition, &progress)?;
         let bounds = Bounds {
             start: first.max(kept.start),
             end: end.min(kept.end),
         };
         // In one go: runs can be many and short.
-        reading.visit_within(topic, *partition, bounds, &mut progress, |record| {
+        reader.visit_within(topic, *partition, bounds, &mut progress, |record| {
             if offsets.contains(record.offset) {
                 keys.insert(record.key.to_vec());
             }
@@ -75,8 +75,8 @@ pub(super) fn keys_of(
 }
 
 fn outcomes(reading: &Reading<'_>, orders: &mut NamedOrders, progress: &mut Progress) -> anyhow::Result<()> {
-    let group = reading.group;
-    reading.visit(&reading.config.topics.processed, progress, |record| {
+    let (group, reader) = (reading.group, &reading.reader);
+    reader.visit(&reading.config.topics.processed, progress, |_, record| {
         // One that cannot be read is an error: it may be of a named order.
         let outcome = Outcome::parse(record.value)?;
         expect_own(other_group(outcome.group.as_deref(), group), group)?;
@@ -93,8 +93,8 @@ fn terminals(
     progress: &mut Progress,
     terminal_of: impl Fn(&TopicRecord<'_>) -> Terminal,
 ) -> anyhow::Result<()> {
-    let group = reading.group;
-    reading.visit(topic, progress, |record| {
+    let (group, reader) = (reading.group, &reading.reader);
+    reader.visit(topic, progress, |_, record| {
         if let Some(call) = position(&record.headers, call_dead_letter::CALL) {
             let named = text(&record.headers, call_dead_letter::GROUP);
             expect_own(other_group(named, group), group)?;
@@ -116,14 +116,13 @@ fn outbox(
     read: &mut Read,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
-    let (config, group) = (reading.config, reading.group);
+    let (config, group, reader) = (reading.config, reading.group, &reading.reader);
     let topic = &config.topics.pending;
-    for partition in reading.partitions(topic)? {
-        progress.show(format!("{topic}/{partition}, waiting for open transactions"));
-        let bounds = reading.settled_bounds(topic, partition)?;
+    for partition in reader.partitions(topic)? {
+        let bounds = reader.settled_bounds(topic, partition, progress)?;
         read.ends.insert(partition, bounds.end);
         orders.starts(partition, bounds.start);
-        reading.visit_within(topic, partition, bounds, progress, |record| {
+        reader.visit_within(topic, partition, bounds, progress, |record| {
             if !orders.has(record.key) {
                 return Ok(());
             }

@@ -67,13 +67,17 @@ impl<'a> Canary<'a> {
     fn add_appended(&mut self, ends: &BTreeMap<Partition, Offset>) -> anyhow::Result<()> {
         let topic = &self.reading.config.topics.pending;
         for (partition, from) in ends {
-            let settled = self.reading.settled_bounds(topic, *partition)?;
+            let settled = self
+                .reading
+                .reader
+                .settled_bounds(topic, *partition, &Progress::new())?;
             let bounds = Bounds {
                 start: *from,
                 end: settled.end,
             };
             let (plan, calls) = (self.plan, &mut self.calls);
             self.reading
+                .reader
                 .offsets
                 .read::<anyhow::Error>(topic, *partition, bounds, |record| {
                     if is_of(plan, record) {
@@ -88,8 +92,8 @@ impl<'a> Canary<'a> {
     fn start_at(&mut self, at: Timestamp) -> anyhow::Result<()> {
         let topics = &self.reading.config.topics;
         for topic in [&topics.processed, &topics.call_dead_letters, &topics.parked] {
-            for partition in self.reading.partitions(topic)? {
-                let offsets = &self.reading.offsets;
+            for partition in self.reading.reader.partitions(topic)? {
+                let offsets = &self.reading.reader.offsets;
                 let found = offsets.offset_at(topic, partition, at, REQUEST_TIMEOUT)?;
                 let from = match found {
                     Some(offset) => offset,
@@ -127,7 +131,7 @@ impl<'a> Canary<'a> {
 
     fn read(&mut self) -> anyhow::Result<()> {
         let topics = &self.reading.config.topics;
-        let offsets = &self.reading.offsets;
+        let offsets = &self.reading.reader.offsets;
         for ((topic, partition), from) in &mut self.positions {
             let end = offsets.bounds(topic, *partition, REQUEST_TIMEOUT)?.end;
             let bounds = Bounds { start: *from, end };

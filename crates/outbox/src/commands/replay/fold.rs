@@ -103,11 +103,11 @@ impl Fold<'_> {
             ..
         } = self;
         let (group, topic) = (reading.group, &reading.config.topics.processed);
-        for partition in reading.partitions(topic)? {
-            progress.show(format!("{topic}/{partition}, waiting for open transactions"));
-            let bounds = reading.settled_bounds(topic, partition)?;
+        let reader = &reading.reader;
+        for partition in reader.partitions(topic)? {
+            let bounds = reader.settled_bounds(topic, partition, progress)?;
             let mut first = None;
-            reading.visit_within(topic, partition, bounds, progress, |record| {
+            reader.visit_within(topic, partition, bounds, progress, |record| {
                 first.get_or_insert(record.at);
                 // One that cannot be read is an error: it may be of a selected call.
                 let outcome = Outcome::parse(record.value)?;
@@ -139,7 +139,7 @@ impl Fold<'_> {
             ..
         } = self;
         let (group, quiescence) = (reading.group, reading.config.quiescence());
-        reading.visit(topic, progress, |record| {
+        reading.reader.visit(topic, progress, |_, record| {
             let Some(call) = position(&record.headers, call_dead_letter::CALL) else {
                 return Ok(());
             };
@@ -168,15 +168,12 @@ impl Fold<'_> {
                 Which::Plan { .. } => BTreeSet::new(),
             },
         };
-        for partition in self.reading.partitions(topic)? {
-            self.progress
-                .show(format!("{topic}/{partition}, waiting for open transactions"));
-            let bounds = self.reading.settled_bounds(topic, partition)?;
+        let reader = &self.reading.reader;
+        for partition in reader.partitions(topic)? {
+            let bounds = reader.settled_bounds(topic, partition, &self.progress)?;
             read.ends.insert(partition, bounds.end);
             let part = self.which.part(partition, bounds, |at| {
-                self.reading
-                    .offsets
-                    .offset_at(topic, partition, at, REQUEST_TIMEOUT)
+                reader.offsets.offset_at(topic, partition, at, REQUEST_TIMEOUT)
             })?;
             if let Some(bounds) = part {
                 self.outbox_partition(partition, bounds, planner, &mut read)?;
@@ -201,11 +198,11 @@ impl Fold<'_> {
             now,
             progress,
         } = self;
-        let (config, group) = (reading.config, reading.group);
+        let (config, group, reader) = (reading.config, reading.group, &reading.reader);
         let topic = &config.topics.pending;
         let no_dead_letters = DeadLetters::default();
         let dead_letters = dead_letters.get(&partition).unwrap_or(&no_dead_letters);
-        reading.visit_within(topic, partition, bounds, progress, |record| {
+        reader.visit_within(topic, partition, bounds, progress, |record| {
             read.missing_keys.remove(record.key);
             let before = continuation_within(record, topic, partition);
             // The callers of the group skip it.
@@ -329,7 +326,12 @@ impl Which<'_> {
 /// Takes in what the group has noted.
 pub(super) fn take_notes(reading: &Reading<'_>, ledger: &mut Ledger) -> anyhow::Result<()> {
     let (topic, group) = (&reading.config.topics.pending, reading.group);
-    let notes = call_notes(&reading.offsets, group, topic, &reading.partitions(topic)?)?;
+    let notes = call_notes(
+        &reading.reader.offsets,
+        group,
+        topic,
+        &reading.reader.partitions(topic)?,
+    )?;
     if notes.is_empty() {
         bail!(
             "the group {group:?} has no committed offset on {topic:?}, so that all its calls are pending: check \

@@ -219,6 +219,7 @@ fn sample(reading: &Reading<'_>, offsets: &BTreeMap<Partition, OffsetSet>) -> an
             Ok(())
         };
         reading
+            .reader
             .offsets
             .read::<anyhow::Error>(topic, partition, bounds, sink)?;
     }

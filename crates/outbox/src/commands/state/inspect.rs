@@ -8,7 +8,7 @@ use records::{Offset, Partition};
 use serde::Serialize;
 use store::{InspectedDirectory, ReadOnlyStore, StoreFile};
 
-use crate::cli::state::InspectState;
+use crate::cli::InspectState;
 use crate::commands::{Status, print_json};
 use crate::tables::new_table;
 

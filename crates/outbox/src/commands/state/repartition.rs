@@ -16,9 +16,10 @@ use records::{Bounds, Entry, Offset, Partition, TopicId, Topics, TopicsNote};
 use serde::Serialize;
 use service::failpoint::{guard_removed, kill_at};
 
-use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions, read};
+use super::comparison::read;
+use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
-use crate::cli::state::RepartitionState;
+use crate::cli::RepartitionState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::confirm::confirm;

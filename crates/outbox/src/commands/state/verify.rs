@@ -15,11 +15,12 @@ use store::{
 };
 use tempfile::NamedTempFile;
 
+use super::comparison::{self, Compared, Comparison};
 use super::inspect::CACHE_BYTES;
+use super::partitions;
 use super::remembered::Remembered;
-use super::{Compared, Comparison, partitions};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
-use crate::cli::state::VerifyState;
+use crate::cli::VerifyState;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
 use crate::progress::Progress;
@@ -328,7 +329,7 @@ impl Verification<'_> {
             progress,
             ..
         } = self;
-        super::read(reader, changelog, partition, bounds, |record| {
+        comparison::read(reader, changelog, partition, bounds, |record| {
             progress.read(changelog);
             sink(record.offset, record.key, record.value);
             Ok(())
@@ -416,7 +417,10 @@ fn print(verified: &Verified) {
             println!("partition {}: {more} more differ (--limit)", store.partition);
         }
     }
-    println!("Changelog and outbox:\n{}", super::table(&verified.changelog));
+    println!(
+        "Changelog and outbox:\n{}",
+        comparison::table(&verified.changelog)
+    );
     match verified.status() {
         Status::Ok => println!("The stores are equal to the changelog, and it has each key of the outbox."),
         Status::Problem => println!(

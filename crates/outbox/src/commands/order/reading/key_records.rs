@@ -6,7 +6,7 @@ use pipeline::admission::Partitioner;
 use records::{Bounds, Partition, Position, Timestamp};
 
 use super::Reading;
-use crate::brokers::{REQUEST_TIMEOUT, partitions};
+use crate::brokers::REQUEST_TIMEOUT;
 use crate::progress::Progress;
 
 impl Reading<'_> {
@@ -32,11 +32,14 @@ impl Reading<'_> {
         partition: Partition,
         since: Option<Timestamp>,
     ) -> anyhow::Result<Bounds> {
-        let bounds = self.offsets.bounds(topic, partition, REQUEST_TIMEOUT)?;
+        let bounds = self.reader.bounds(topic, partition)?;
         let Some(since) = since.filter(|_| bounds.start < bounds.end) else {
             return Ok(bounds);
         };
-        let start = self.offsets.offset_at(topic, partition, since, REQUEST_TIMEOUT)?;
+        let start = self
+            .reader
+            .offsets
+            .offset_at(topic, partition, since, REQUEST_TIMEOUT)?;
         Ok(Bounds {
             start: start.unwrap_or(bounds.end),
             ..bounds
@@ -52,7 +55,8 @@ impl Reading<'_> {
         mut sink: impl FnMut(&Position, &TopicRecord<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         progress.wait(format!("reading {topic}/{partition}"));
-        self.offsets
+        self.reader
+            .offsets
             .read_key::<anyhow::Error>(topic, partition, bounds, self.key, |record| {
                 let place = Position {
                     topic: topic.to_owned(),
@@ -65,7 +69,7 @@ impl Reading<'_> {
 
     /// Returns the partitions that the hashes of the key name.
     pub(super) fn hashed(&self, topic: &str, partitioners: &[Partitioner]) -> anyhow::Result<Vec<Partition>> {
-        let count = u32::try_from(partitions(&self.identities, topic)?.len())?;
+        let count = u32::try_from(self.reader.partitions(topic)?.len())?;
         let mut hashed = partitioners
             .iter()
             .filter_map(|by| by.partition(self.key, count))
@@ -76,7 +80,7 @@ impl Reading<'_> {
     }
 
     pub(super) fn others(&self, topic: &str, known: &[Partition]) -> anyhow::Result<Vec<Partition>> {
-        let mut all = partitions(&self.identities, topic)?;
+        let mut all = self.reader.partitions(topic)?;
         all.retain(|partition| !known.contains(partition));
         Ok(all)
     }

@@ -4,11 +4,7 @@ mod kept_outcomes;
 mod key_records;
 mod outbox;
 
-use std::collections::BTreeMap;
-
-use kafka::admin::Admin;
-use kafka::group_offsets::{GroupOffsets, TopicRecord};
-use kafka::topic_ids::TopicIdentity;
+use kafka::group_offsets::TopicRecord;
 use pipeline::admission::Partitioner;
 use pipeline::ledger::{Ledger, LeftOut, NamedOrders, NotedState, Rejection, Terminal};
 use records::control::{Calls, Switch};
@@ -20,12 +16,12 @@ use records::{
 use self::kept_outcomes::kept_outcomes;
 use self::outbox::fold;
 use super::history::{self, Event};
-use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::call_records as calls;
 use crate::cli::ShowOrder;
 use crate::commands::switch;
 use crate::config::Config;
 use crate::progress::Progress;
+use crate::topics_reader::TopicsReader;
 
 /// Difference of clocks that is allowed for between the machines of brokers and callers.
 const CLOCK_SKEW_MS: i64 = 5 * 60 * 1000;
@@ -71,8 +67,7 @@ pub(super) struct Reading<'a> {
     key: &'a [u8],
     group: &'a str,
     from: Option<Timestamp>,
-    offsets: GroupOffsets,
-    identities: BTreeMap<String, TopicIdentity>,
+    reader: TopicsReader,
 }
 
 impl<'a> Reading<'a> {
@@ -87,7 +82,6 @@ impl<'a> Reading<'a> {
             control,
             ..
         } = &config.topics;
-        let settings = config.connection_as(&options.which.group);
         let names = [
             orders.as_str(),
             pending,
@@ -103,8 +97,7 @@ impl<'a> Reading<'a> {
             key: options.key.as_bytes(),
             group: &options.which.group,
             from: options.from,
-            offsets: GroupOffsets::open(&settings, CLIENT_ID)?,
-            identities: Admin::connect(&settings, CLIENT_ID)?.identities(&names, REQUEST_TIMEOUT)?,
+            reader: TopicsReader::open(&config.connection_as(&options.which.group), &names)?,
         })
     }
 
@@ -172,8 +165,10 @@ impl<'a> Reading<'a> {
 
     fn notes(&self, read: &mut Read) -> anyhow::Result<()> {
         let topic = &self.config.topics.pending;
-        let partitions = partitions(&self.identities, topic)?;
-        for (partition, offset, note) in calls::call_notes(&self.offsets, self.group, topic, &partitions)? {
+        let partitions = self.reader.partitions(topic)?;
+        for (partition, offset, note) in
+            calls::call_notes(&self.reader.offsets, self.group, topic, &partitions)?
+        {
             read.ledger.noted(partition, offset, note);
         }
         Ok(())
@@ -215,7 +210,7 @@ impl<'a> Reading<'a> {
             return Ok(false);
         }
         let topic = &self.config.topics.processed;
-        let kept = kept_outcomes(&self.offsets, topic, &partitions(&self.identities, topic)?)?;
+        let kept = kept_outcomes(&self.reader.offsets, topic, &self.reader.partitions(topic)?)?;
         // Of several records the first: an outcome of any of them ends the call.
         let admitted_at = read.pending.iter().filter_map(|(of, _)| of.admitted_at).min();
         Ok(!kept.has_all_of(self.key, admitted_at))
@@ -230,7 +225,7 @@ impl<'a> Reading<'a> {
         since: Option<Timestamp>,
         progress: &Progress,
     ) -> anyhow::Result<Vec<Position>> {
-        let partitions = partitions(&self.identities, of.name)?;
+        let partitions = self.reader.partitions(of.name)?;
         let (mut early, now) = (Vec::new(), Timestamp::now());
         self.visit(of.name, &partitions, since, progress, |place, record| {
             if let Some(call) = calls::position(&record.headers, call_dead_letter::CALL) {
@@ -255,7 +250,7 @@ impl<'a> Reading<'a> {
         let topics = &self.config.topics;
         let mut sources = Vec::new();
         let dead_letters = &topics.order_dead_letters;
-        let all = partitions(&self.identities, dead_letters)?;
+        let all = self.reader.partitions(dead_letters)?;
         self.visit(dead_letters, &all, self.from, progress, |place, record| {
             // Others than refusals have another meaning.
             if let Some(source) = calls::position(&record.headers, records::dead_letter::SOURCE) {
@@ -271,18 +266,21 @@ impl<'a> Reading<'a> {
                 start: of.offset,
                 end: of.offset.next(),
             };
-            self.offsets
-                .read_key::<anyhow::Error>(topic, of.partition, bounds, self.key, |record| {
+            self.reader.offsets.read_key::<anyhow::Error>(
+                topic,
+                of.partition,
+                bounds,
+                self.key,
+                |record| {
                     sources.extend(calls::position(&record.headers, pending::SOURCE));
                     Ok(())
-                })?;
+                },
+            )?;
         }
         sources.sort();
         sources.dedup();
         for source in sources.iter().filter(|source| source.topic == topics.orders) {
-            let kept = self
-                .offsets
-                .bounds(&topics.orders, source.partition, REQUEST_TIMEOUT)?;
+            let kept = self.reader.bounds(&topics.orders, source.partition)?;
             // Its retention may have passed.
             if !(kept.start..kept.end).contains(&source.offset) {
                 continue;
@@ -292,11 +290,15 @@ impl<'a> Reading<'a> {
                 end: source.offset.next(),
             };
             let events = &mut read.events;
-            self.offsets
-                .read::<anyhow::Error>(&topics.orders, source.partition, bounds, |record| {
+            self.reader.offsets.read::<anyhow::Error>(
+                &topics.orders,
+                source.partition,
+                bounds,
+                |record| {
                     events.push(history::sent(record, source.to_string()));
                     Ok(())
-                })?;
+                },
+            )?;
         }
         Ok(())
     }

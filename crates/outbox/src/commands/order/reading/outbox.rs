@@ -8,7 +8,6 @@ use records::{Bounds, Offset, Partition, Position};
 
 use super::super::history;
 use super::{Pending, Read, Reading};
-use crate::brokers::TRANSACTIONS_WAIT_MAX;
 use crate::call_records as calls;
 use crate::progress::Progress;
 
@@ -58,10 +57,7 @@ impl Reading<'_> {
         for (partition, from) in &outbox.ends {
             let bounds = Bounds {
                 start: *from,
-                end: self
-                    .offsets
-                    .settled_bounds(topic, *partition, TRANSACTIONS_WAIT_MAX)?
-                    .end,
+                end: self.reader.settled_bounds(topic, *partition, progress)?.end,
             };
             self.read_outbox(*partition, bounds, &mut outbox.records, read, progress)?;
         }
