@@ -7,7 +7,7 @@
 //!
 //! Must hold: each dead letter is written back once, to its partition, with its bytes and its order's own headers;
 //! each order is in the outbox once, has an outcome, and is charged once. Dead letters for another reason stay, and
-//! only those are counted as waiting. Without `guard-resubmission` nothing tells that a dead letter was replayed, and
+//! only those are counted as waiting. While brokers write their own time into the orders, nothing is written back. Without `guard-resubmission` nothing tells that a dead letter was replayed, and
 //! the same orders are written back again.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use harness::api::Api;
+use harness::cluster::Administrator;
 use harness::orders::manual::{InputRecord, send, send_with};
 use harness::pipeline::Pipeline;
 use harness::process::Process;
@@ -47,6 +48,19 @@ fn order(partition: i32, id: &str, amount: &str) -> InputRecord {
         key: Some(id.into()),
         value: Some(value.into()),
     }
+}
+
+/// Fails unless nothing is written back while brokers write their own time into the orders.
+fn expect_refused_without_times(operator: &Operator<'_>, orders: &str) -> Result<()> {
+    const SETTING: &str = "message.timestamp.type";
+    let administrator = Administrator::new(&operator.pipeline.kafka)?;
+    administrator.configure_topic(orders, SETTING, "LogAppendTime")?;
+    let refused = finished(&mut operator.replay("outbox-replay")?)?;
+    ensure!(
+        refused.contains("looks new") && refused.contains("message.timestamp.type=CreateTime"),
+        "orders would look new:\n{refused}"
+    );
+    administrator.configure_topic(orders, SETTING, "CreateTime")
 }
 
 /// The operator, with the validators' settings file.
@@ -151,6 +165,7 @@ fn replayed_dead_letters_are_charged_once() {
             operator.waiting()?
         );
         expect_groups(&operator, count)?;
+        expect_refused_without_times(&operator, &orders)?;
         for (step, passes) in STEPS {
             let mut killed = operator.replay("outbox-replay")?;
             killed.start_with_crash_at(step, passes)?;

@@ -10,7 +10,7 @@ use records::{Order, Partition, Timestamp};
 use serde::Serialize;
 
 use super::reading::{Kind, Letter, Reading, Selection};
-use super::write::{Chosen, Writer, open_producer};
+use super::write::{Chosen, Writer, expect_times_kept, open_producer};
 use super::{Listed, table};
 use crate::amounts::Amounts;
 use crate::cli::ReplayDeadLetters;
@@ -129,6 +129,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
     };
     // Before the topics are read, so that a second operator decides on what this one has written.
     let producer = open_producer(config)?;
+    expect_times_kept(config)?;
     let reading = Reading::open(config)?;
     let (plan, sample) = plan(&reading, &selection)?;
     print_left_alone(&plan);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
+use kafka::admin::Admin;
 use kafka::group_offsets::ExactRecord;
 use kafka::{OutgoingHeaders, OutgoingRecord, TransactionalProducer};
 use pipeline::admission::resubmissions::Resubmissions;
@@ -15,6 +16,7 @@ use records::{Bounds, OffsetSet, Partition, Timestamp, dead_letter};
 use service::failpoint::{guard_removed, kill_at};
 
 use super::reading::{Kind, Letter, Reading};
+use crate::brokers::CLIENT_ID;
 use crate::config::Config;
 use crate::operations_log::{self, operation};
 use crate::transaction::{self, Batches};
@@ -33,6 +35,32 @@ pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProd
         &topics.operations,
     ];
     transaction::open_producer(config, &id, &names)
+}
+
+/// Fails if brokers write their own time into the orders.
+///
+/// # Errors
+/// They do, or the topic cannot be described.
+pub(super) fn expect_times_kept(config: &Config) -> anyhow::Result<()> {
+    let orders = &config.topics.orders;
+    // An order that is written back keeps its time, so that a validator that has forgotten its key refuses it as too old.
+    if !config.store.forgets_keys() {
+        return Ok(());
+    }
+    let described = Admin::connect(&config.connection(), CLIENT_ID)?.describe(&[orders.as_str()])?;
+    let kept = described
+        .get(orders)
+        .and_then(|topic| topic.configs.get("message.timestamp.type"));
+    ensure!(
+        kept.is_none_or(|by| by != "LogAppendTime"),
+        "the topic {orders:?} has message.timestamp.type=LogAppendTime, so that an order that is written back looks new: if \
+         an order of its key was admitted longer ago than store.retention, validators have forgotten it, and it would be \
+         admitted, and charged, a second time. Set it to CreateTime as long as the command runs: `kafka-configs.sh \
+         --bootstrap-server {} --alter --entity-type topics --entity-name {orders} --add-config \
+         message.timestamp.type=CreateTime`. Nothing was changed",
+        config.kafka.bootstrap_servers
+    );
+    Ok(())
 }
 
 /// Writes orders back, and resubmissions.
