@@ -281,9 +281,10 @@ impl Config {
     pub(crate) fn expect_validators(&self, command: &str) -> anyhow::Result<()> {
         ensure!(
             self.validator.is_given,
-            "`outbox {command}` goes by what the validators check and remember (validator.record_key, \
-             validator.partitioner, store.retention), and these settings have no section [validator]: an order could be \
-             admitted, and charged, a second time. Give the validators' settings file: `outbox --config validator.toml \
+            "`outbox {command}` goes by what the validators check and remember (validator.fingerprint, \
+             validator.record_key, validator.partitioner, store.retention), and these settings have no section \
+             [validator]: an order could be refused as another one of its key, or be admitted, and charged, a second \
+             time. Give the validators' settings file: `outbox --config validator.toml \
              {command}`. If that has no such section, because it leaves all of it at the defaults, add the line \
              [validator] to it, or set OUTBOX__VALIDATOR__INSTANCE_ID as the validators do. Nothing was changed"
         );

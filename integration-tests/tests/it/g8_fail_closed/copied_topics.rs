@@ -165,6 +165,12 @@ impl Setup {
         ];
         let wrong = self.operate(&[], &rebuild)?;
         ensure!(
+            wrong.contains("no section [validator]"),
+            "the changelog is rebuilt by the callers' settings:\n{wrong}"
+        );
+        let of_validators = ("OUTBOX__VALIDATOR__INSTANCE_ID", "validator-1");
+        let wrong = self.operate(&[of_validators], &rebuild)?;
+        ensure!(
             wrong.contains("validators of another group may be running"),
             "the changelog is rebuilt beside a group that nobody has ever joined:\n{wrong}"
         );

@@ -33,6 +33,7 @@ struct Rebuilt<'a> {
 }
 
 pub(super) fn run(options: &RebuildState, config: &Config, json: bool) -> anyhow::Result<Status> {
+    config.expect_validators("state rebuild")?;
     let (topics, settings) = (&config.topics, config.connection_as(&options.group));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, changelog) = partitions(&admin, topics)?;
