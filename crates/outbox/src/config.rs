@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use kafka::KafkaSettings;
-use pipeline::admission::Partitioner;
+use pipeline::admission::{OrderFormKind, Partitioner, RecordKey};
 use records::{AmountForm, Selection, Timestamp, Topics};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -155,25 +155,8 @@ pub(crate) struct Validator {
     is_given: bool,
     /// Part of an order that two records with one key have in common if they are the same order.
     pub(crate) fingerprint: Selection,
-    record_key: RecordKeySetting,
-    partitioner: PartitionerSetting,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RecordKeySetting {
-    #[default]
-    IsIdempotencyKey,
-    Any,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum PartitionerSetting {
-    Murmur2,
-    Crc32,
-    #[default]
-    Any,
+    record_key: RecordKey,
+    partitioner: Partitioner,
 }
 
 /// Value of a setting that each section has which is there.
@@ -184,7 +167,7 @@ const fn is_given() -> bool {
 impl Validator {
     /// Returns whether an order is refused whose record key is not its idempotency key.
     pub(crate) fn checks_record_key(&self) -> bool {
-        self.record_key == RecordKeySetting::IsIdempotencyKey
+        self.record_key == RecordKey::IsIdempotencyKey
     }
 
     /// Returns whether an order is refused on another partition than that of its key.
@@ -194,11 +177,7 @@ impl Validator {
 
     /// Returns the partitioner of the producers.
     pub(crate) const fn partitioner(&self) -> Partitioner {
-        match self.partitioner {
-            PartitionerSetting::Murmur2 => Partitioner::Murmur2,
-            PartitionerSetting::Crc32 => Partitioner::Crc32,
-            PartitionerSetting::Any => Partitioner::Any,
-        }
+        self.partitioner
     }
 }
 
@@ -206,37 +185,19 @@ impl Validator {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OrderSettings {
-    form: FormSetting,
-    amount: AmountSetting,
+    form: OrderFormKind,
+    amount: AmountForm,
     // The validators have checked the orders by it; the command line reads no schema.
     #[serde(rename = "schema")]
     _schema: IgnoredAny,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum FormSetting {
-    #[default]
-    BuiltIn,
-    KeyOnly,
-    JsonSchema,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum AmountSetting {
-    #[default]
-    MinorUnits,
-    Decimal,
-}
-
 impl OrderSettings {
     /// Returns the form of the amount in an order of the built-in form; `None` if orders have another form.
     pub(crate) fn amount(self) -> Option<AmountForm> {
-        match (self.form, self.amount) {
-            (FormSetting::KeyOnly | FormSetting::JsonSchema, _) => None,
-            (FormSetting::BuiltIn, AmountSetting::MinorUnits) => Some(AmountForm::MinorUnits),
-            (FormSetting::BuiltIn, AmountSetting::Decimal) => Some(AmountForm::Decimal),
+        match self.form {
+            OrderFormKind::KeyOnly | OrderFormKind::JsonSchema => None,
+            OrderFormKind::BuiltIn => Some(self.amount),
         }
     }
 }

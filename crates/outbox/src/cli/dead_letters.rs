@@ -1,12 +1,12 @@
 //! Arguments of `dead-letters`.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand};
 use records::{Timestamp, call_dead_letter, dead_letter};
 
+use super::OffsetRange;
 use crate::time_argument::parse_time;
 
 /// Commands on the dead letters.
@@ -149,8 +149,8 @@ pub(crate) struct ReplayDeadLetters {
     pub(crate) partition: Option<i32>,
 
     /// Dead letters from the first of these offsets on, and below the second.
-    #[arg(long, value_name = "A..B", requires = "partition", value_parser = parse_offsets)]
-    pub(crate) offsets: Option<Range<i64>>,
+    #[arg(long, value_name = "A..B", requires = "partition")]
+    pub(crate) offsets: Option<OffsetRange>,
 
     /// Reason, which is kept with each dead letter that is replayed.
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
@@ -192,15 +192,6 @@ pub(super) fn limit(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses a range of offsets, `A..B`.
-fn parse_offsets(text: &str) -> Result<Range<i64>, String> {
-    let range = text
-        .split_once("..")
-        .and_then(|(from, until)| Some(from.parse().ok()?..until.parse().ok()?))
-        .filter(|range: &Range<i64>| range.start >= 0 && !range.is_empty());
-    range.ok_or_else(|| "expected two offsets, the second of which is not included: 100..200".into())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -224,8 +215,8 @@ mod tests {
     fn replay_takes_keys_or_filters() {
         let options = replay("--partition 1 --offsets 4..9 --refused-for key-missing").expect("valid");
         assert_eq!(
-            (options.partition, options.offsets.clone()),
-            (Some(1), Some(4..9))
+            (options.partition, options.offsets),
+            (Some(1), "4..9".parse().ok())
         );
         assert!(options.selects());
         assert!(replay("--from 2026-11-23T02:00Z").expect("valid").selects());

@@ -3,6 +3,7 @@
 mod dead_letters;
 mod group;
 mod metrics;
+mod offset_range;
 mod operations;
 mod order;
 mod parked;
@@ -21,13 +22,14 @@ pub(crate) use self::dead_letters::{
 };
 pub(crate) use self::group::{CreateGroup, GroupCommand, IfOutcomeGone, RecoverGroup, SwitchCalls};
 pub(crate) use self::metrics::{AskHealth, ServeMetrics};
+pub(crate) use self::offset_range::OffsetRange;
 pub(crate) use self::operations::{ListOperations, OperationsCommand};
 pub(crate) use self::order::ShowOrder;
 pub(crate) use self::parked::{
     Absent, DecideParked, ListParked, ParkedCommand, ReconcileParked, SettleParked, ShowParked,
 };
 pub(crate) use self::replay::{
-    ChangeReplay, OffsetRange, PlanReplay, Rate, ReplayCommand, ReplayState, RunReplay, ShowReplays,
+    ChangeReplay, PlanReplay, Rate, ReplayCommand, ReplayState, RunReplay, ShowReplays,
 };
 pub(crate) use self::state::{InspectState, RebuildState, RepartitionState, StateCommand, VerifyState};
 pub(crate) use self::status::{Notes, ShowStatus};

@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use records::{Offset, Timestamp};
+use records::Timestamp;
 
-use super::WhichGroup;
+use super::{OffsetRange, WhichGroup};
 use crate::time_argument::parse_time;
 
 /// Commands on replays.
@@ -104,31 +104,6 @@ pub(crate) enum ReplayState {
     Unknown,
 }
 
-/// Range of offsets, written `A..B`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OffsetRange {
-    pub(crate) from: Offset,
-    pub(crate) until: Offset,
-}
-
-impl FromStr for OffsetRange {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "expected two offsets, the second excluded: 1000..2000";
-        let (from, until) = text.split_once("..").ok_or(wrong)?;
-        let number = |text: &str| text.parse().ok().filter(|offset| *offset >= 0);
-        let (from, until) = (number(from).ok_or(wrong)?, number(until).ok_or(wrong)?);
-        if from >= until {
-            return Err("the range is empty: the second offset is excluded");
-        }
-        Ok(Self {
-            from: Offset(from),
-            until: Offset(until),
-        })
-    }
-}
-
 /// Arguments of `replay run`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -215,12 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_and_rates_are_read() {
-        let range = "10..20".parse::<OffsetRange>().expect("a range");
-        assert_eq!((range.from, range.until), (Offset(10), Offset(20)));
-        for wrong in ["10", "20..10", "10..10", "-1..5", "a..b", ""] {
-            assert!(wrong.parse::<OffsetRange>().is_err(), "{wrong}");
-        }
+    fn rates_are_read() {
         let rate = |text: &str| text.parse::<Rate>().ok().map(|rate| rate.per_second);
         assert_eq!(
             [rate("50"), rate("50/s"), rate("30/m")],

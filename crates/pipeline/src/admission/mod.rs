@@ -32,7 +32,7 @@ pub use repair::changelog_rebuild::{AdmittedOrder, ChangelogRebuild, ForeignOrde
 pub use repair::repartition::{MovedEntry, Repartition, RepartitionCounts, WrongPartitioner, grown_notes};
 pub use repair::{resubmissions, store_comparison};
 pub use retention::Window;
-pub use rules::{KeySource, OrderForm, RecordKey, Refusal, Rules};
+pub use rules::{KeySource, OrderForm, OrderFormKind, RecordKey, Refusal, Rules};
 pub use schema_waits::SchemaWait;
 pub use schemas::{InvalidSchema, OrderSchema};
 pub use transaction::{Admitted, NextOffset, Transaction, TransactionLimits};

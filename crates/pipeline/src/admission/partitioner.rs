@@ -1,16 +1,21 @@
 //! The partitioners of common Kafka clients.
 
+use serde::{Deserialize, Serialize};
+
 /// Rule by which producers choose an order's partition.
 ///
 /// Dedup is per partition. Java clients hash a key with murmur2, librdkafka by default with CRC32, so
-/// producers of both kinds on one topic send one key to two partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// producers of both kinds on one topic send one key to two partitions. As a setting, it is written by its name in
+/// lower case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Partitioner {
     /// Hash of the Java clients (librdkafka: `murmur2_random`).
     Murmur2,
     /// Default hash of librdkafka (`consistent_random`).
     Crc32,
     /// No check: producers are trusted to send a key always to the same partition.
+    #[default]
     Any,
 }
 

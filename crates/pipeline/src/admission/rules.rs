@@ -7,6 +7,7 @@ use records::dead_letter::Reason;
 use records::key::InvalidKey;
 use records::{AmountForm, IdempotencyKey, Order, Selection, find_unique, key_in_tree, parse_tree};
 use schemas::OrderSchema;
+use serde::{Deserialize, Serialize};
 
 use super::input::Input;
 use super::partitioner::Partitioner;
@@ -48,6 +49,19 @@ pub enum OrderForm {
     JsonSchema(Arc<OrderSchema>),
 }
 
+/// Kind of an [`OrderForm`], as a setting: `built-in`, `key-only` or `json-schema`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderFormKind {
+    /// [`OrderForm::BuiltIn`].
+    #[default]
+    BuiltIn,
+    /// [`OrderForm::KeyOnly`].
+    KeyOnly,
+    /// [`OrderForm::JsonSchema`].
+    JsonSchema,
+}
+
 /// Source of an order's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
@@ -59,13 +73,15 @@ pub enum KeySource {
     Header(String),
 }
 
-/// Requirement on the record key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Requirement on the record key. As a setting, it is written `is-idempotency-key` or `any`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RecordKey {
-    /// Equal to the idempotency key, so that all records of one order are on one partition.
+    /// Equal to the idempotency key: one order could else be on two partitions, and be paid twice.
+    #[default]
     IsIdempotencyKey,
     /// Any: producers are trusted to send an order always to the same partition.
-    Ignored,
+    Any,
 }
 
 /// Refusal of an input record.
@@ -188,7 +204,7 @@ impl Rules {
                     ),
                 ));
             }
-            RecordKey::IsIdempotencyKey | RecordKey::Ignored => {}
+            RecordKey::IsIdempotencyKey | RecordKey::Any => {}
         }
         // Producers partition by the record key. A record without one is on an arbitrary partition; then the
         // idempotency key is checked.

@@ -309,7 +309,7 @@ mod tests {
             record_key,
             ..rules()
         };
-        let pointer = |text: &str| with(KeySource::Pointer(text.into()), RecordKey::Ignored);
+        let pointer = |text: &str| with(KeySource::Pointer(text.into()), RecordKey::Any);
         check(&pointer("/ref/n"), None, Some(ORDER), Ok("7"));
         check(&pointer("/ref/m"), None, Some(ORDER), Err(Reason::KeyMissing));
         check(&pointer("/ref"), None, Some(ORDER), Err(Reason::KeyMissing));
@@ -326,13 +326,13 @@ mod tests {
             Err(Reason::KeyMissing),
         );
         check(
-            &with(KeySource::Header("idempotency".into()), RecordKey::Ignored),
+            &with(KeySource::Header("idempotency".into()), RecordKey::Any),
             None,
             Some(ORDER),
             Ok("h-1"),
         );
         check(
-            &with(KeySource::Header("other".into()), RecordKey::Ignored),
+            &with(KeySource::Header("other".into()), RecordKey::Any),
             None,
             Some(ORDER),
             Err(Reason::KeyMissing),
@@ -344,7 +344,7 @@ mod tests {
         let order = ORDER.replace(r#"{"n":7}"#, r#"{"n":7,"n":8}"#);
         let rules = Rules {
             key: KeySource::Pointer("/ref/n".into()),
-            record_key: RecordKey::Ignored,
+            record_key: RecordKey::Any,
             ..rules()
         };
         check(&rules, None, Some(&order), Err(Reason::NotAnOrder));
@@ -376,7 +376,7 @@ mod tests {
     fn order_of_any_form_needs_only_its_key() {
         let with = |key| Rules {
             form: OrderForm::KeyOnly,
-            record_key: RecordKey::Ignored,
+            record_key: RecordKey::Any,
             key,
             ..rules()
         };
@@ -416,7 +416,7 @@ mod tests {
     fn order_that_conforms_to_the_schema_is_admitted() {
         let with = |key| Rules {
             form: by_schema(),
-            record_key: RecordKey::Ignored,
+            record_key: RecordKey::Any,
             key,
             ..rules()
         };

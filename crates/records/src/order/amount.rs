@@ -1,6 +1,7 @@
 //! Amount of an order, exact: in minor units of the currency, however it is written.
 
 use iso_currency::Currency;
+use serde::{Deserialize, Serialize};
 
 use crate::unique_names::Text;
 
@@ -9,10 +10,12 @@ use crate::unique_names::Text;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(u64);
 
-/// Form in which producers write an amount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Form in which producers write an amount. As a setting, it is written `minor-units` or `decimal`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AmountForm {
     /// JSON integer: minor units of the currency.
+    #[default]
     MinorUnits,
     /// JSON number or string with a decimal point, such as `12.50`.
     Decimal,

@@ -8,7 +8,7 @@ mod validator;
 use std::time::Duration;
 
 use kafka::KafkaSettings;
-use pipeline::admission::{Partitioner, RecordKey, RefusalSettings, Rules, TransactionLimits};
+use pipeline::admission::{RefusalSettings, Rules, TransactionLimits};
 use records::Topics;
 use registry::RegistrySettings;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use self::refusals::RefusalsSettings;
 pub(crate) use self::store::StandbySetting;
 use self::store::StoreSettings;
 pub(crate) use self::validator::PRODUCER_OPEN_TIMEOUT;
-use self::validator::{PartitionerSetting, RecordKeySetting, ValidatorSettings};
+use self::validator::ValidatorSettings;
 
 /// Settings of the validator, by section of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,16 +84,9 @@ impl Config {
         Ok(Rules {
             form: self.order.order_form()?,
             key: self.validator.key_source()?,
-            record_key: match self.validator.record_key {
-                RecordKeySetting::IsIdempotencyKey => RecordKey::IsIdempotencyKey,
-                RecordKeySetting::Any => RecordKey::Ignored,
-            },
+            record_key: self.validator.record_key,
             fingerprint: self.validator.fingerprint.clone(),
-            partitioner: match self.validator.partitioner {
-                PartitionerSetting::Murmur2 => Partitioner::Murmur2,
-                PartitionerSetting::Crc32 => Partitioner::Crc32,
-                PartitionerSetting::Any => Partitioner::Any,
-            },
+            partitioner: self.validator.partitioner,
             partitions: u32::try_from(partitions)?,
             record_bytes_max,
         })

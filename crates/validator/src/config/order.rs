@@ -4,50 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use pipeline::admission::{OrderForm, OrderSchema};
+use pipeline::admission::{OrderForm, OrderFormKind, OrderSchema};
 use records::AmountForm;
 use serde::{Deserialize, Serialize};
 
 /// Form of an order: `[order]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OrderSettings {
     /// What is checked of an order.
-    pub(crate) form: OrderFormSetting,
+    pub(crate) form: OrderFormKind,
     /// Form of the amount in an order of the built-in form.
-    pub(crate) amount: AmountSetting,
+    pub(crate) amount: AmountForm,
     /// File of the JSON Schema; empty: none.
     pub(crate) schema: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OrderFormSetting {
-    /// JSON object with order id, amount, currency and customer id.
-    BuiltIn,
-    /// Any bytes; only the idempotency key is checked.
-    KeyOnly,
-    /// JSON that conforms to a schema.
-    JsonSchema,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum AmountSetting {
-    /// Integer in minor units of the currency.
-    MinorUnits,
-    /// Number or string with a decimal point.
-    Decimal,
-}
-
-impl Default for OrderSettings {
-    fn default() -> Self {
-        Self {
-            form: OrderFormSetting::BuiltIn,
-            amount: AmountSetting::MinorUnits,
-            schema: PathBuf::new(),
-        }
-    }
 }
 
 impl OrderSettings {
@@ -58,32 +28,29 @@ impl OrderSettings {
     pub(super) fn order_form(&self) -> anyhow::Result<OrderForm> {
         let OrderSettings { form, amount, schema } = self;
         let name = match form {
-            OrderFormSetting::BuiltIn => "built-in",
-            OrderFormSetting::KeyOnly => "key-only",
-            OrderFormSetting::JsonSchema => "json-schema",
+            OrderFormKind::BuiltIn => "built-in",
+            OrderFormKind::KeyOnly => "key-only",
+            OrderFormKind::JsonSchema => "json-schema",
         };
         let has_schema = !schema.as_os_str().is_empty();
         // Whoever writes one of these expects a check that is not made.
-        if has_schema && *form != OrderFormSetting::JsonSchema {
+        if has_schema && *form != OrderFormKind::JsonSchema {
             bail!(
                 "the setting order.schema is {}, but with order.form {name:?} no schema is checked; set order.form to \
                  \"json-schema\", or remove order.schema",
                 schema.display()
             );
         }
-        if *amount == AmountSetting::Decimal && *form != OrderFormSetting::BuiltIn {
+        if *amount == AmountForm::Decimal && *form != OrderFormKind::BuiltIn {
             bail!(
                 "the setting order.amount is \"decimal\", but with order.form {name:?} no amount is checked by it; \
                  set order.form to \"built-in\", or remove order.amount"
             );
         }
-        Ok(match (form, amount) {
-            (OrderFormSetting::BuiltIn, AmountSetting::MinorUnits) => {
-                OrderForm::BuiltIn(AmountForm::MinorUnits)
-            }
-            (OrderFormSetting::BuiltIn, AmountSetting::Decimal) => OrderForm::BuiltIn(AmountForm::Decimal),
-            (OrderFormSetting::KeyOnly, _) => OrderForm::KeyOnly,
-            (OrderFormSetting::JsonSchema, _) => OrderForm::JsonSchema(Arc::new(read_schema(schema)?)),
+        Ok(match form {
+            OrderFormKind::BuiltIn => OrderForm::BuiltIn(*amount),
+            OrderFormKind::KeyOnly => OrderForm::KeyOnly,
+            OrderFormKind::JsonSchema => OrderForm::JsonSchema(Arc::new(read_schema(schema)?)),
         })
     }
 }
@@ -105,7 +72,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn order_form(form: OrderFormSetting, amount: AmountSetting, schema: &Path) -> Result<OrderForm, String> {
+    fn order_form(form: OrderFormKind, amount: AmountForm, schema: &Path) -> Result<OrderForm, String> {
         let schema = schema.to_owned();
         let config = Config {
             order: OrderSettings { form, amount, schema },
@@ -117,7 +84,7 @@ mod tests {
 
     #[test]
     fn order_form_follows_the_settings() {
-        use {AmountSetting as Amount, OrderFormSetting as Form};
+        use {AmountForm as Amount, OrderFormKind as Form};
         let form = |form, amount| order_form(form, amount, Path::new(""));
         assert_eq!(
             form(Form::BuiltIn, Amount::MinorUnits),
@@ -134,7 +101,7 @@ mod tests {
 
     #[test]
     fn schema_of_orders_is_read_from_its_file() {
-        use {AmountSetting as Amount, OrderFormSetting as Form};
+        use {AmountForm as Amount, OrderFormKind as Form};
         let file = tempfile::NamedTempFile::new().expect("a file");
         let with = |text: &str, form, amount| {
             std::fs::write(file.path(), text).expect("written");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use bytesize::ByteSize;
-use pipeline::admission::KeySource;
+use pipeline::admission::{KeySource, Partitioner, RecordKey};
 use records::Selection;
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +30,9 @@ pub(crate) struct ValidatorSettings {
     /// conflict.
     pub(crate) fingerprint: Selection,
     /// Requirement on the record key.
-    pub(crate) record_key: RecordKeySetting,
+    pub(crate) record_key: RecordKey,
     /// Partitioner of the producers. Unless `any`, an order on another partition than its own is refused.
-    pub(crate) partitioner: PartitionerSetting,
+    pub(crate) partitioner: Partitioner,
     /// Session timeout: another instance takes over this long after the last heartbeat.
     #[serde(with = "humantime_serde")]
     pub(crate) session_timeout: Duration,
@@ -44,27 +44,6 @@ pub(crate) struct ValidatorSettings {
     /// Time after which a commit without a response has an unknown outcome, which a restore resolves.
     #[serde(with = "humantime_serde")]
     pub(crate) commit_timeout: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum RecordKeySetting {
-    /// The record key must be the idempotency key, or else one order could be on two partitions and be paid
-    /// twice.
-    IsIdempotencyKey,
-    /// Any record key: the producers guarantee that an order is always on the same partition.
-    Any,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum PartitionerSetting {
-    /// Default partitioner of Java clients.
-    Murmur2,
-    /// Default partitioner of librdkafka.
-    Crc32,
-    /// Any partitioner; partitions are not checked.
-    Any,
 }
 
 impl Default for ValidatorSettings {
@@ -79,8 +58,8 @@ impl Default for ValidatorSettings {
             batch_bytes_max: ByteSize::mib(32),
             idempotency_key: "/order_id".into(),
             fingerprint: Selection::default(),
-            record_key: RecordKeySetting::IsIdempotencyKey,
-            partitioner: PartitionerSetting::Any,
+            record_key: RecordKey::IsIdempotencyKey,
+            partitioner: Partitioner::Any,
             // Failover takes this long. Much less would evict a validator whose host only pauses.
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(15),

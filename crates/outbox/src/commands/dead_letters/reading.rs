@@ -1,7 +1,6 @@
 //! Reading of the dead letters of orders and calls, and of the resubmissions among those of orders.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use kafka::group_offsets::ExactRecord;
@@ -14,7 +13,7 @@ use records::{
 use serde::Serialize;
 
 use crate::call_records::text;
-use crate::cli::{FilterDeadLetters, WhichDeadLetters};
+use crate::cli::{FilterDeadLetters, OffsetRange, WhichDeadLetters};
 use crate::config::Config;
 use crate::progress::Progress;
 use crate::topics_reader::TopicsReader;
@@ -68,7 +67,7 @@ pub(super) struct Selection {
     /// Keys; `None` for all.
     pub(super) keys: Option<BTreeSet<String>>,
     pub(super) partition: Option<Partition>,
-    pub(super) offsets: Option<Range<i64>>,
+    pub(super) offsets: Option<OffsetRange>,
 }
 
 /// Reader of the dead-letter topics.
@@ -332,8 +331,7 @@ impl Selection {
             .is_none_or(|partition| letter.partition == partition)
             && self
                 .offsets
-                .as_ref()
-                .is_none_or(|offsets| offsets.contains(&letter.offset().0))
+                .is_none_or(|offsets| offsets.contains(letter.offset()))
             && (filter.refused_for.is_empty()
                 || filter.refused_for.iter().any(|reason| reason == letter.reason()))
             && is_within(letter)
@@ -434,7 +432,7 @@ pub(super) mod tests {
         let with = |change: fn(&mut Selection)| {
             let mut selection = Selection {
                 partition: Some(Partition(1)),
-                offsets: Some(9..10),
+                offsets: "9..10".parse().ok(),
                 keys: Some(["k".to_owned()].into()),
                 filter: FilterDeadLetters {
                     refused_for: vec!["conflict".into(), "not-json".into()],
@@ -448,7 +446,7 @@ pub(super) mod tests {
         assert!(with(|_| ()));
         for change in [
             (|of| of.partition = Some(Partition(0))) as fn(&mut Selection),
-            |of| of.offsets = Some(0..9),
+            |of| of.offsets = "0..9".parse().ok(),
             |of| of.keys = Some(["K".to_owned()].into()),
             |of| of.filter.refused_for = vec!["conflict".into()],
             |of| of.filter.from = Some(Timestamp(51)),

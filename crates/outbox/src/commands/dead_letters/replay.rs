@@ -125,7 +125,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
         filter: options.filter.clone(),
         keys: keys(&options.keys, options.keys_from.as_deref())?,
         partition: options.partition.map(Partition),
-        offsets: options.offsets.clone(),
+        offsets: options.offsets,
     };
     // Before the topics are read, so that a second operator decides on what this one has written.
     let producer = open_producer(config)?;

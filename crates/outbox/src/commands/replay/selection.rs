@@ -52,9 +52,7 @@ impl Selection {
 
     fn has_place(&self, partition: Partition, offset: Offset) -> bool {
         self.partition.is_none_or(|of| of == partition)
-            && self
-                .offsets
-                .is_none_or(|range| (range.from..range.until).contains(&offset))
+            && self.offsets.is_none_or(|range| range.contains(offset))
     }
 
     fn has_time(&self, at: Option<Timestamp>) -> bool {
