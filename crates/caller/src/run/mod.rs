@@ -376,10 +376,10 @@ impl Loop {
                 self.shell.load_after(assignment, partitions, LOAD_RETRY);
                 Ok(())
             }
-            Completion::Schema(id, answer) => {
-                self.shell.schema_answered(id, answer);
-                Ok(())
-            }
+            Completion::Schema(id, answer) => match self.shell.schema_answered(id, answer) {
+                Some(event) => self.apply(event),
+                None => Ok(()),
+            },
             Completion::Control(control) => match self.shell.control(control) {
                 Some(is_paused) => self.apply(Event::Paused(is_paused)),
                 None => Ok(()),
