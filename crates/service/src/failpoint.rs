@@ -1,4 +1,4 @@
-//! Failpoints: named steps at which a test kills or stops the process, or disables a guard.
+//! Failpoints: named steps at which a test kills or stops the process, makes an operation fail, or disables a guard.
 //!
 //! They exist only with the feature `failpoints`; otherwise the macros expand to nothing. A failpoint is
 //! configured by the environment, in the syntax of the crate `fail`:
@@ -14,6 +14,11 @@ pub use crate::__kill_at as kill_at;
 /// paused at the worst moment. SIGCONT resumes it.
 #[doc(inline)]
 pub use crate::__freeze_at as freeze_at;
+
+/// Returns `true` if the failpoint is configured to `return`. The code then does as if an operation had failed that no
+/// test can make fail from outside. A constant `false` without the feature.
+#[doc(inline)]
+pub use crate::__fails_at as fails_at;
 
 /// Returns `true` if the failpoint is configured to `return`. The code then omits a guard, and the tests must
 /// fail: that proves that they cover the guard. A constant `false` without the feature.
@@ -58,6 +63,25 @@ macro_rules! __freeze_at {
 macro_rules! __freeze_at {
     ($name:expr) => {{
         const _: &str = $name;
+    }};
+}
+
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fails_at {
+    ($name:expr) => {
+        $crate::failpoint::returns($name)
+    };
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __fails_at {
+    ($name:expr) => {{
+        const _: &str = $name;
+        false
     }};
 }
 

@@ -1,4 +1,4 @@
-//! Failpoints that a start asks for: crash points, freezes, and guards to disable.
+//! Failpoints that a start asks for: crash points, freezes, failures, and guards to disable.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -71,11 +71,16 @@ fn collect(folder: &Path, names: &mut BTreeSet<String>) -> Result<()> {
 
 /// Returns the first argument of each failpoint macro.
 fn names_in(source: &str) -> impl Iterator<Item = String> {
-    ["kill_at!(\"", "freeze_at!(\"", "guard_removed!(\""]
-        .into_iter()
-        .flat_map(move |call| source.split(call).skip(1))
-        .filter_map(|rest| rest.split('"').next())
-        .map(str::to_owned)
+    [
+        "kill_at!(\"",
+        "freeze_at!(\"",
+        "fails_at!(\"",
+        "guard_removed!(\"",
+    ]
+    .into_iter()
+    .flat_map(move |call| source.split(call).skip(1))
+    .filter_map(|rest| rest.split('"').next())
+    .map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use kafka::{Consumer, Headers};
+use kafka::{ClientError, Consumer, Headers};
+use pipeline::delivery::Event;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use records::{Offset, Partition};
 use registry::{Registry, RegistryMetrics};
 use schemas::{Answer, SchemaId, Schemas, Unread, wire};
+use service::failpoint::fails_at;
 
 use crate::effects::Shell;
+use crate::outbox::pending_call::PendingCall;
 
 /// Schemas of the orders, and the partitions that wait for one.
 pub(crate) struct OrderSchemas {
@@ -75,11 +78,11 @@ impl Shell {
         None
     }
 
-    /// Takes an answer of the registry. The partitions that waited for it are read again from the record on.
-    pub(crate) fn schema_answered(&mut self, id: SchemaId, answer: Answer) {
-        let Some(orders) = &mut self.order_schemas else {
-            return;
-        };
+    /// Takes an answer of the registry. The partitions that waited for it are read again from the record on. Returns the
+    /// event that ends the membership if one of them cannot be.
+    #[must_use]
+    pub(crate) fn schema_answered(&mut self, id: SchemaId, answer: Answer) -> Option<Event<PendingCall>> {
+        let orders = self.order_schemas.as_mut()?;
         orders.schemas.insert(id, answer, Instant::now());
         let ended = orders.waits.iter().filter(|(_, (_, schema))| *schema == id);
         let ended: Vec<_> = ended
@@ -88,16 +91,24 @@ impl Shell {
         orders.waits.retain(|_, (_, schema)| *schema != id);
         for (partition, offset) in ended {
             let leader_epoch = self.consumer.leader_epoch(partition, offset);
-            let started = self.consumer.start(partition, offset, leader_epoch);
-            // librdkafka has already taken the partition away; its revocation or loss follows as an event.
+            let started = if fails_at!("start-after-schema-wait") {
+                Err(ClientError::unavailable("starting a partition"))
+            } else {
+                self.consumer.start(partition, offset, leader_epoch)
+            };
+            // Records behind this one were dropped. The partition would stand still, or go on behind them once it is
+            // resumed, and they would count as a gap of the log.
             if let Err(error) = started {
-                tracing::warn!(%partition, %error, "partition not read again");
+                let topic = &self.config.topics.pending;
+                tracing::warn!(topic, %partition, %offset, %error, "partition not read again, membership lost");
+                return Some(self.client_lost(&error));
             }
             if self.intake_paused.contains(&partition) {
                 self.control_intake(&[partition], "paused", Consumer::pause);
             }
         }
         self.follow_schema_waits();
+        None
     }
 
     /// Forgets the waits of partitions that are no longer ours, or start elsewhere.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kafka::error::ErrorClass;
-use pipeline::delivery::{Commit, CommitResult, DeferredCopy};
+use pipeline::delivery::{Commit, CommitResult, DeferredCopy, Event};
 use rdkafka::types::RDKafkaErrorCode;
 use service::failpoint::kill_at;
 
@@ -12,7 +12,25 @@ use crate::effects::completion::Completion;
 use crate::outbox::deferral_txn::DeferralResult;
 use crate::outbox::pending_call::PendingCall;
 
+/// Readiness condition that a refused deferral producer breaks.
+const DEFERRALS: &str = "deferrals";
+
 impl Shell {
+    /// Reports that the deferral producer can never be opened. The returned event drains the program, which then ends with
+    /// the error: calls that fail would fill their partitions and block all others, and a new process may do better.
+    pub(crate) fn deferrals_refused(&mut self) -> Option<Event<PendingCall>> {
+        let error = self.deferral_producer.take_refusal()?;
+        tracing::error!(
+            %error,
+            "failing calls cannot be deferred and would block their partitions, draining to end with this error; \
+             operator action required"
+        );
+        let reason = format!("failing calls cannot be deferred, the caller drains and ends: {error}");
+        self.health.set_unready(DEFERRALS, reason);
+        self.failure = Some(error);
+        Some(Event::Stop)
+    }
+
     /// Runs a deferral transaction on a blocking thread. It takes the place of the one commit in flight.
     pub(crate) fn defer(&mut self, copies: Vec<DeferredCopy<PendingCall>>, commits: &[Commit]) {
         self.commits_sent += 1;

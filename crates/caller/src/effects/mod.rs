@@ -89,6 +89,8 @@ pub(crate) struct Shell {
     pub(crate) halted: BTreeMap<Partition, String>,
     /// Another member has taken the instance id, and its owner is not known yet.
     pub(crate) is_fenced: bool,
+    /// Error with which the program ends once it has drained.
+    pub(crate) failure: Option<ClientError>,
     pub(crate) is_finished: bool,
 }
 
@@ -133,6 +135,7 @@ impl Shell {
             is_assigned: false,
             halted: BTreeMap::new(),
             is_fenced: false,
+            failure: None,
             is_finished: false,
         })
     }

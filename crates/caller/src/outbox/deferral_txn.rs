@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kafka::consumer::CommitOffset;
+use kafka::error::ErrorClass;
 use kafka::producer::RecordSizes;
 use kafka::producer::transactional::{TransactionEnd, TransactionTimeouts};
 use kafka::{ClientError, OutgoingHeaders, OutgoingRecord, TransactionalProducer};
@@ -12,7 +13,7 @@ use pipeline::delivery::{Ambiguity, DeferredCopy};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{Headers as _, OwnedHeaders};
 use records::continuation::{self, Continuation};
-use service::failpoint::{freeze_at, guard_removed, kill_at};
+use service::failpoint::{fails_at, freeze_at, guard_removed, kill_at};
 
 use crate::config::Config;
 use crate::outbox::call_span;
@@ -34,6 +35,8 @@ pub(crate) struct DeferralProducer {
 enum State {
     Closed,
     Opening,
+    /// Opening has failed for good. The error is taken by [`DeferralProducer::take_refusal`].
+    Refused(Option<ClientError>),
     Idle(TransactionalProducer),
     InTransaction,
 }
@@ -77,6 +80,11 @@ impl DeferralProducer {
             commit_timeout: commit_timeout / 2,
         };
         let id = self.transactional_id();
+        if fails_at!("deferral-producer-refused") {
+            return Err(ClientError::refused(format!(
+                "opening the transactional producer {id:?}"
+            )));
+        }
         let started = Instant::now();
         let producer = TransactionalProducer::open(
             &self.config.kafka,
@@ -99,7 +107,7 @@ impl DeferralProducer {
         let mut state = self.state();
         match std::mem::replace(&mut *state, State::InTransaction) {
             State::Idle(producer) => Some(producer),
-            other @ (State::Closed | State::Opening | State::InTransaction) => {
+            other @ (State::Closed | State::Opening | State::Refused(_) | State::InTransaction) => {
                 *state = other;
                 None
             }
@@ -114,21 +122,34 @@ impl DeferralProducer {
             let mut state = self.state();
             match &*state {
                 State::Closed => *state = State::Opening,
-                State::Opening | State::Idle(_) | State::InTransaction => return,
+                State::Opening | State::Refused(_) | State::Idle(_) | State::InTransaction => return,
             }
         }
         let this = self.clone();
         // Not awaited: whoever needs the producer asks again.
-        drop(tokio::task::spawn_blocking(move || {
-            let opened = this.open();
-            *this.state() = match opened {
-                Ok(producer) => State::Idle(producer),
-                Err(error) => {
-                    tracing::warn!(%error, "deferral producer not opened, retrying with the next deferral");
-                    State::Closed
-                }
-            };
-        }));
+        drop(tokio::task::spawn_blocking(move || this.finish_opening()));
+    }
+
+    /// Opens the producer, whatever its state is. Blocks as [`Self::open`].
+    fn finish_opening(&self) {
+        let opened = self.open();
+        *self.state() = match opened {
+            Ok(producer) => State::Idle(producer),
+            // Each further attempt would be refused, too, and nobody would be told.
+            Err(error) if error.class == ErrorClass::Permanent => State::Refused(Some(error)),
+            Err(error) => {
+                tracing::warn!(%error, "deferral producer not opened, retrying with the next deferral");
+                State::Closed
+            }
+        };
+    }
+
+    /// Returns the error by which the producer can never be opened, once.
+    pub(crate) fn take_refusal(&self) -> Option<ClientError> {
+        match &mut *self.state() {
+            State::Refused(error) => error.take(),
+            State::Closed | State::Opening | State::Idle(_) | State::InTransaction => None,
+        }
     }
 
     /// Runs one transaction with a producer from [`Self::take`]. Blocks until its end.
@@ -230,5 +251,44 @@ impl PendingCall {
         }
         headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
         (&self.key, &self.value, headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaApiKey;
+
+    use super::*;
+
+    /// Opens a producer on a broker that refuses the producer id with this error.
+    fn opened_after(refusal: Code) -> DeferralProducer {
+        let brokers = MockCluster::new(1).expect("a mock");
+        brokers.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = brokers.bootstrap_servers();
+        config.caller.commit_timeout = Duration::from_secs(60);
+        let sizes = RecordSizes::of(&[].into(), []);
+        let producer = DeferralProducer::new(&config, sizes, WallClock::new(Instant::now()));
+        producer.finish_opening();
+        producer
+    }
+
+    #[test]
+    fn refused_producer_is_reported_once() {
+        let producer = opened_after(Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
+        let refusal = producer.take_refusal().expect("a refusal");
+        assert_eq!(refusal.class, ErrorClass::Permanent);
+        assert!(producer.take_refusal().is_none() && producer.take().is_none());
+    }
+
+    #[test]
+    fn producer_is_opened_after_a_transient_error() {
+        let producer = opened_after(Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS);
+        assert!(producer.take_refusal().is_none());
+        assert!(producer.take().is_some());
     }
 }

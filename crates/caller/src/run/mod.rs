@@ -157,7 +157,7 @@ pub(crate) async fn run(
         config.verify.verify(&config.api)?,
     )
     .with_flow_control(config.flow_control());
-    let shell = Loop {
+    let mut shell = Loop {
         delivery,
         shell,
         inbox,
@@ -169,12 +169,13 @@ pub(crate) async fn run(
     .run_until_stopped(&health, shutdown)
     .await?;
 
+    let failure = shell.failure.take();
     // Dropping the consumer leaves the group and blocks on the brokers.
     tokio::task::spawn_blocking(move || drop(shell))
         .await
         .context("leaving the group")?;
     tracing::info!("caller stopped");
-    Ok(())
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn member_settings(config: &Config) -> MemberSettings {
@@ -238,6 +239,9 @@ impl Loop {
             self.handle_completions(first)?;
             self.handle_timers()?;
             self.shell.recover_producer()?;
+            if let Some(event) = self.shell.deferrals_refused() {
+                self.apply(event)?;
+            }
             self.resolve_instance_id(shutdown);
             self.set_gauges();
         }
@@ -376,10 +380,10 @@ impl Loop {
                 self.shell.load_after(assignment, partitions, LOAD_RETRY);
                 Ok(())
             }
-            Completion::Schema(id, answer) => {
-                self.shell.schema_answered(id, answer);
-                Ok(())
-            }
+            Completion::Schema(id, answer) => match self.shell.schema_answered(id, answer) {
+                Some(event) => self.apply(event),
+                None => Ok(()),
+            },
             Completion::Control(control) => match self.shell.control(control) {
                 Some(is_paused) => self.apply(Event::Paused(is_paused)),
                 None => Ok(()),

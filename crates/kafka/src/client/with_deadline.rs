@@ -124,14 +124,14 @@ impl<T: Send + 'static> Drop for DroppedWithin<T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;
 
     /// One test at a time: they share the number of abandoned requests.
-    static COUNTED: Mutex<()> = Mutex::new(());
+    pub(crate) static COUNTED: Mutex<()> = Mutex::new(());
 
     #[test]
     fn late_request_counts_as_abandoned_until_it_returns() {

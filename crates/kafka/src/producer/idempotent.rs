@@ -17,6 +17,7 @@ use super::record::OutgoingRecord;
 use super::record_sizes::RecordSizes;
 use crate::client::config::KafkaSettings;
 use crate::client::error::ClientError;
+use crate::client::with_deadline::DroppedWithin;
 
 /// Sends records with `acks=all`, and passes each delivery report to a callback.
 ///
@@ -30,6 +31,8 @@ pub struct Producer {
     replace_at: Option<Instant>,
     /// Each client that is still closing has a clone.
     closing: Arc<()>,
+    /// Time after which the records of a failed client are reported although it has not closed.
+    close_within: Duration,
 }
 
 /// State of the client, as [`Producer::recover`] found it or left it.
@@ -84,6 +87,7 @@ impl Producer {
             failed: None,
             replace_at: None,
             closing: Arc::default(),
+            close_within: CLOSE_WITHIN,
         })
     }
 
@@ -106,7 +110,7 @@ impl Producer {
     }
 
     /// Replaces the client if it has failed for good. Each of its records that is not acknowledged is reported
-    /// as such, soon after, and may be sent again. Cheap as long as the client works.
+    /// as such, soon after, and may be sent again; it may be written all the same. Cheap as long as the client works.
     ///
     /// # Errors
     /// Too many failed clients do not close, and this process is better restarted.
@@ -151,21 +155,25 @@ impl Producer {
         Recovery::Unproven
     }
 
-    /// Closes a failed client, and reports what it leaves unreported. Closing waits for librdkafka's threads.
+    /// Closes a failed client, and reports what it leaves unreported. Closing waits for librdkafka's threads, and may never
+    /// end.
     fn close(&self, failed: Client) {
-        let (closing, reports) = (
-            Arc::clone(&self.closing),
-            Arc::clone(&failed.producer().context().0),
+        let reports = Arc::clone(&failed.producer().context().0);
+        // The client first: its clone of `closing` is dropped once it has closed, however late.
+        let closing = DroppedWithin::new(
+            (failed, Arc::clone(&self.closing)),
+            self.close_within,
+            "failed producer has not closed in time, its records are reported as unacknowledged; it holds threads and \
+             connections until the program ends",
         );
         std::thread::spawn(move || {
             // Takes what is queued or in flight out of the queues, and serves its reports.
-            drop(failed);
+            drop(closing);
             let unreported: Vec<usize> = reports.unreported().drain().collect();
             for token in unreported {
                 let attempted = "delivering a record with a producer that has failed since";
                 (reports.on_report)((token, Err(ClientError::unavailable(attempted))));
             }
-            drop(closing);
         });
     }
 }
@@ -220,6 +228,10 @@ const REPLACE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time after which a new client without records to send counts as working. Its first request, for a producer
 /// id, has succeeded or failed by then.
 const PROVEN_AFTER: Duration = Duration::from_secs(10);
+/// Time for the close of a failed client, after which its records are reported all the same.
+// Closing takes out of the queues what is there, and ends the connections. Until the reports their calls are not final,
+// and their partitions commit nothing.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// Maximum number of failed clients that are still closing.
 const CLOSING_MAX: usize = 3;
 
@@ -256,8 +268,11 @@ impl ProducerContext<NoCustomPartitioner> for Context {
                 error.clone(),
             )),
         };
-        self.0.unreported().remove(&token);
-        (self.0.on_report)((token, result));
+        // A client that closes late may report what was reported in its place. The first report stands, also if this one
+        // is an acknowledgement: the record may have been sent again since.
+        if self.0.unreported().remove(&token) {
+            (self.0.on_report)((token, result));
+        }
     }
 }
 
@@ -266,9 +281,16 @@ mod tests {
     use std::sync::mpsc::{self, Receiver};
 
     use super::*;
+    use crate::client::with_deadline::abandoned;
+    use crate::client::with_deadline::tests::COUNTED;
     use crate::error::ErrorClass;
 
     fn open() -> (Producer, Receiver<DeliveryReport>) {
+        open_with(|_| ())
+    }
+
+    /// Opens a producer that runs `on_report` for each token before it passes the report on.
+    fn open_with(on_report: impl Fn(usize) + Send + Sync + 'static) -> (Producer, Receiver<DeliveryReport>) {
         let settings = KafkaSettings {
             bootstrap_servers: "127.0.0.1:9092".into(),
             group_id: "g".into(),
@@ -278,6 +300,7 @@ mod tests {
         let (reports, received) = mpsc::channel();
         let sizes = RecordSizes::of(&[].into(), []);
         let producer = Producer::open(&settings, "caller-0", LONG, sizes, move |report| {
+            on_report(report.0);
             // The receiver is gone when the test has ended.
             let _ = reports.send(report);
         });
@@ -334,6 +357,48 @@ mod tests {
         send(&producer, 5).expect("sent by the new client");
         assert_eq!(next(&received), (5, true));
         assert!(matches!(producer.recover(now), Ok(Recovery::Works)));
+        assert!(received.try_recv().is_err(), "one report per record");
+    }
+
+    /// While a report is being handled, the thread that serves them does not end, and so the client does not close.
+    #[test]
+    fn reports_do_not_wait_for_the_close() {
+        let _counted = COUNTED.lock();
+        let (end, held) = mpsc::channel::<()>();
+        let (is_held, holds) = mpsc::channel();
+        let held = Mutex::new((held, is_held));
+        let (mut producer, received) = open_with(move |token| {
+            if token == 1 {
+                let (held, is_held) = &*held.lock().expect("one report at a time");
+                is_held.send(()).expect("the test waits for it");
+                let _ = held.recv();
+            }
+        });
+        producer.close_within = Duration::ZERO;
+        // In one batch, so that the second record is acknowledged, too, when the report of the first is handled.
+        for token in [1, 2] {
+            send(&producer, token).expect("sent");
+        }
+        holds.recv_timeout(LONG / 2).expect("its report");
+        let broker = producer.client.producer().client().mock_cluster();
+        broker.expect("a mock").broker_down(1).expect("down");
+        send(&producer, 3).expect("queued");
+        producer.client.fail();
+        assert!(matches!(
+            producer.recover(Instant::now()),
+            Ok(Recovery::Replaced(_))
+        ));
+        let mut reported = [next(&received), next(&received)];
+        reported.sort_unstable();
+        assert_eq!(reported, [(2, false), (3, false)]);
+        assert_eq!(Arc::strong_count(&producer.closing), 2, "it counts as closing");
+
+        // It closes after all, and serves the reports of these records once more.
+        drop(end);
+        assert_eq!(next(&received), (1, true));
+        while Arc::strong_count(&producer.closing) > 1 || abandoned() > 0 {
+            std::thread::yield_now();
+        }
         assert!(received.try_recv().is_err(), "one report per record");
     }
 

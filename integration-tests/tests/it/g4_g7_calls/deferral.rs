@@ -6,7 +6,8 @@
 //! transaction, and one is frozen in it past its session and its transaction timeout.
 //!
 //! Must hold: the other calls are accepted while some fail; a call that fails for too long becomes a dead
-//! letter; no call is lost, and under `park` the API processes each order at most once.
+//! letter; no call is lost, and under `park` the API processes each order at most once. A caller whose transactional
+//! producer is refused for good ends with that error.
 //! `OUTBOX_TEST_DEFER_AFTER=0s` turns deferrals off, and
 //! `OUTBOX_TEST_GUARDS="guard-deferral-atomic=return"` writes the copies and the call notes in two
 //! transactions; either makes a scenario fail.
@@ -92,6 +93,34 @@ fn failing_calls_do_not_block_others() {
         fixture.api.change_faults(r#"{"failing_orders": 0}"#)?;
         let (counts, _) = fixture.finish(Policy::Retry, &mut callers, sent)?;
         ensure!(counts.deferred > 0, "no call was deferred");
+        Ok(())
+    });
+}
+
+/// The failing calls would fill the window, and block all others behind a caller that looks healthy.
+#[test]
+fn caller_that_can_never_defer_drains_and_ends() {
+    run(|| {
+        let faults = [("--failing-orders", "0.2"), ("--latency", "2ms")];
+        let fixture = start("never-deferred", 1, seed(), &faults)?;
+        let mut callers = [fixture.caller(1, settings(&fixture, 1))?];
+        let refused = ("FAILPOINTS", "deferral-producer-refused=return");
+        callers[0].process.start_with(&[refused])?;
+        // Slowly, so that other calls succeed all the while: only then is a failing call deferred.
+        let sent = fixture.feed(100, Some(20)).finish()?;
+        let status = callers[0].process.wait_exit(LIMIT)?;
+        let log = callers[0].process.log_since_start()?;
+        ensure!(!status.success(), "it has stopped without an error:\n{log}");
+        for words in [
+            "failing calls cannot be deferred",
+            "opening the transactional producer",
+            "caller stopped",
+        ] {
+            ensure!(log.contains(words), "its log does not contain {words:?}:\n{log}");
+        }
+        fixture.api.change_faults(r#"{"failing_orders": 0}"#)?;
+        callers[0].process.start()?;
+        fixture.finish(Policy::Retry, &mut callers, sent)?;
         Ok(())
     });
 }

@@ -3,7 +3,7 @@
 //! Set-up: one validator, one caller, and a stand-in for the registry. In the first scenario there are orders in Avro,
 //! Protobuf and JSON, with references, and values that no schema reads. In the second the registry is down when the
 //! orders come, then it refuses the credentials, then a proxy answers in its place; validator and caller are killed with
-//! `kill -9` meanwhile.
+//! `kill -9` meanwhile, and the caller cannot go on where it has waited for the schema.
 //!
 //! Must hold: each valid order is charged once and has an outcome with its id; its bytes are in the outbox unchanged; an
 //! order of an unknown schema, and one that its schema does not read, becomes a dead letter that names the schema. While the
@@ -285,7 +285,9 @@ fn registry_that_is_down_is_waited_for() {
             ensure!(stats.charges == 0, "called without its schema: {stats:?}");
             caller.process.kill()?;
         }
-        caller.process.start()?;
+        // With the schema the partition is to be read again from its first call on, which fails once.
+        let fails = ("FAILPOINTS", "start-after-schema-wait=1*return->off");
+        caller.process.start_with(&[fails])?;
         await_unready(&mut caller, &["schema registry", "for schema 1"])?;
         // It comes back without its schemas, by which the validator has admitted these orders.
         let lost = registry.lose();
@@ -330,6 +332,13 @@ fn registry_that_is_down_is_waited_for() {
             let records = read_topic(&pipeline.kafka, topic, Keep::Fingerprints)?;
             ensure!(records.is_empty(), "{topic} has {} records", records.len());
         }
+        ensure!(
+            caller
+                .process
+                .log()?
+                .contains("partition not read again, membership lost"),
+            "the caller could read its partition again at once, so that nothing was tested"
+        );
         let log = validator.process.log()?;
         ensure!(
             log.contains("schema registry does not answer, orders wait")
