@@ -14,7 +14,7 @@ pub enum Bound {
     Api,
     /// The rate limit.
     RateLimit,
-    /// Commits to Kafka: calls wait for their intents, or for the ownership lease.
+    /// Commits to Kafka: calls wait for their intents, for those of earlier calls, or for the ownership lease.
     Commits,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Facts {
     pub(super) is_breaker_open: bool,
     /// A call may be sent as soon as there is a slot.
     pub(super) has_ready: bool,
-    /// A call waits for its intent, or for the ownership lease.
+    /// A call waits for its intent, for the commits of earlier calls, or for the ownership lease.
     pub(super) awaits_commit: bool,
     /// The API takes one more request: fewer than the limit are in flight, and fewer than after the last outage so far.
     pub(super) has_free_slot: bool,

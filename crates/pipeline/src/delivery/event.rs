@@ -199,7 +199,8 @@ pub enum Action<P> {
         call: CallId,
         /// Final state, which decides on topic and headers.
         final_state: Arc<FinalState>,
-        /// Attempts that were made.
+        /// Attempts that were made. Those of a dead letter have at least one ambiguous one if an earlier request may have
+        /// been processed, whoever sent it.
         history: History,
         /// Data from the call's record.
         payload: Arc<P>,

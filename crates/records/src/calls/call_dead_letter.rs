@@ -18,7 +18,8 @@ pub const STATUS: &str = "outbox-response-status";
 pub const RESPONSE: &str = "outbox-response";
 /// Number of requests sent.
 pub const ATTEMPTS: &str = "outbox-attempts";
-/// Number of these requests with an unknown outcome: the API may have processed them.
+/// Number of requests with an unknown outcome: the API may have processed them. At least 1 in a dead letter if any request
+/// of the call may have been, be it one that an earlier caller was about to send.
 pub const ATTEMPTS_AMBIGUOUS: &str = "outbox-attempts-ambiguous";
 /// Time of the first request, in milliseconds since 1970 UTC.
 pub const FIRST_ATTEMPT_AT: &str = "outbox-first-attempt-at";

@@ -3,6 +3,7 @@
 mod deleted_outcomes;
 mod drill;
 mod reconciled_calls;
+mod redelivered_calls;
 mod replayed_calls;
 mod replayed_dead_letters;
 mod second_group;

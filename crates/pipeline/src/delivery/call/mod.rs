@@ -159,6 +159,21 @@ impl<P> Call<P> {
         &self.history
     }
 
+    /// Attempts, as the record of its final state tells them.
+    pub(super) fn published_history(&self, final_state: &FinalState) -> History {
+        // Of a dead letter without an ambiguous attempt operators may have the call made again by default. A request
+        // that the call note tells of is none of this caller's attempts, and may have been processed as well.
+        let is_dead_letter = match final_state {
+            FinalState::Rejected(_) | FinalState::Abandoned(_) | FinalState::NotACall => true,
+            FinalState::Accepted(_) | FinalState::Found(_) | FinalState::Parked(_) => false,
+        };
+        let known = u32::from(is_dead_letter && self.ambiguity.is_some());
+        History {
+            attempts_ambiguous: self.history.attempts_ambiguous.max(known),
+            ..self.history
+        }
+    }
+
     pub(super) fn payload(&self) -> Arc<P> {
         Arc::clone(&self.payload)
     }
@@ -263,7 +278,7 @@ impl<P> Call<P> {
             self.history.attempts_ambiguous += 1;
             self.ambiguity = Some(Ambiguity::AmbiguousResponse);
         }
-        // Under `retry` the call is repeated either way, so ambiguity changes nothing.
+        // Under `retry` the call is repeated either way, so ambiguity changes nothing but what its dead letter says.
         let is_clear = self.ambiguity.is_none() || self.policy == Policy::Retry;
         // Each ambiguous attempt may be a charge, so an API that charges and then fails must not be called for
         // ever.

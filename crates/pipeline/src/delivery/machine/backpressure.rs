@@ -97,7 +97,7 @@ impl<P> Delivery<P> {
     /// Time at which flow control has room for a call or a look-up that waits for nothing else.
     pub(super) fn flow_wake_at(&self, now: Instant) -> Option<Instant> {
         let at = self.flow.room_at()?;
-        let may_send = self.has_free_slot() && self.lease.may_send(now) && self.has_ready();
+        let may_send = self.has_free_slot() && self.commits_allow(now) && self.has_ready();
         let may_look_up = self.look_ups.has_waiting()
             && self.look_ups.has_free_slot(self.limits.calls_in_flight_max)
             && self.may_look_up(now.max(at));

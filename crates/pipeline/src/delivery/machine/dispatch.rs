@@ -78,10 +78,7 @@ impl<P> Delivery<P> {
 
     /// Sends calls while there are slots, the lease lasts, commits follow, and flow control allows it.
     pub(super) fn send_ready(&mut self, now: Instant) {
-        if self.finals_uncommitted() >= self.limits.calls_in_flight_max.max(FINALS_UNCOMMITTED_MIN) {
-            return;
-        }
-        while self.has_free_slot() && self.lease.may_send(now) && self.flow.has_room(now) {
+        while self.has_free_slot() && self.commits_allow(now) && self.flow.has_room(now) {
             let Some(id) = self.queues.pop_ready() else {
                 return;
             };
@@ -100,6 +97,13 @@ impl<P> Delivery<P> {
             }
             self.send(id, now);
         }
+    }
+
+    /// Returns `true` if a request may be sent now as far as commits are concerned: the lease lasts, and few enough final
+    /// calls await theirs. Only an acknowledged commit ends such a wait, not time.
+    pub(super) fn commits_allow(&self, now: Instant) -> bool {
+        let finals_max = self.limits.calls_in_flight_max.max(FINALS_UNCOMMITTED_MIN);
+        self.lease.may_send(now) && self.finals_uncommitted() < finals_max
     }
 
     /// Number of final calls that another owner would make again, if the group lost its coordinator now. Partitions that

@@ -185,7 +185,7 @@ impl<P> Delivery<P> {
             is_paused: self.flow.is_paused(),
             is_breaker_open: self.flow.is_breaker_open(),
             has_ready,
-            awaits_commit: awaits_intent || (has_ready && !self.lease.may_send(now)),
+            awaits_commit: awaits_intent || (has_ready && !self.commits_allow(now)),
             has_free_slot: self.has_free_slot() && self.flow.breaker_has_room(now),
             rate_has_room: self.flow.rate_has_room(now),
         })

@@ -155,7 +155,7 @@ impl<P> Delivery<P> {
             self.actions.push(Action::Publish {
                 call: id,
                 final_state: Arc::clone(final_state),
-                history: *call.history(),
+                history: call.published_history(final_state),
                 payload: call.payload(),
             });
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::delivery::{
     Action, Assignment, Call, CallId, CommitResult, DeferralContext, DeferralLimits, Delivery, Event,
-    FinalState, Gauges, HaltReason, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
+    FinalState, Gauges, HaltReason, History, Limits, LoadedNotes, Lost, NotSent, Pending, Policy, Response,
     ResponseClass, ResponseClassifier, StatusClass, Statuses, Verify, WaitReason,
 };
 use pipeline::ledger::{Rejection, Terminal};
@@ -360,6 +360,7 @@ impl Simulation {
             }
             Step::Load(assignment, partition) => {
                 let loaded = self.loaded(partition);
+                self.note_inherited(at, assignment, partition);
                 self.handle(
                     at,
                     Event::NotesLoaded {
@@ -441,6 +442,17 @@ impl Simulation {
     fn hangs(&mut self, at: usize, call: CallId) -> bool {
         let order = (self.origin(position(call)), self.callers[at].process);
         self.api.hangs(&mut self.random, order, self.now)
+    }
+
+    /// Takes in the intents that a caller reads with the notes of a partition.
+    fn note_inherited(&mut self, at: usize, assignment: Assignment, partition: Partition) {
+        let committed = self.group.committed.get(&partition);
+        let note = committed.map(|(offset, note)| CallNote::decode(*offset, note).expect("a note"));
+        let intents = note.map(|note| note.intents).unwrap_or_default();
+        let process = self.callers[at].process;
+        self.checks
+            .inherited
+            .insert((process, partition), (assignment, intents));
     }
 
     fn loaded(&self, partition: Partition) -> LoadedNotes {
@@ -690,8 +702,12 @@ impl Simulation {
             Action::Publish {
                 call,
                 final_state: state,
+                history,
                 ..
-            } => self.publish(at, call, state),
+            } => {
+                self.check_dead_letter(at, call, &state, history);
+                self.publish(at, call, state);
+            }
             Action::Commit(commits) => {
                 let content = commits.into_iter().map(|c| (c.partition, c.offset, c.note));
                 self.commit(at, content.collect());
@@ -754,6 +770,32 @@ impl Simulation {
                     format!("{position:?} before {order:?}, now {last:?}")
                 });
             }
+        }
+    }
+
+    /// Checks what a dead letter tells of requests that may have been processed.
+    fn check_dead_letter(&mut self, at: usize, call: CallId, state: &FinalState, history: History) {
+        if !matches!(state, FinalState::Rejected(_)) {
+            return;
+        }
+        let (caller, position) = (&self.callers[at], position(call));
+        let of_caller = caller.delivery.calls().find(|(id, _)| *id == call);
+        let told = match (self.setup.mutation, of_caller) {
+            (Some(Mutation::OwnRequestsOnly), Some((_, call))) => *call.history(),
+            _ => history,
+        };
+        // Under `verify` a look-up has told of an earlier request, and under `park` there is no dead letter beside one.
+        let must_tell =
+            self.checks.has_inherited(caller.process, call) && self.log[&position].policy == Policy::Retry;
+        let may_tell = !self.setup.moves_only || self.checks.ambiguous.contains(&self.origin(position));
+        if must_tell {
+            self.count("dead letters after an intent");
+        }
+        let is_told = told.attempts_ambiguous > 0;
+        if (must_tell && !is_told) || (is_told && !may_tell) {
+            self.checks.violation(ViolationKind::WrongAmbiguity, || {
+                format!("{position:?}: {told:?}")
+            });
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use pipeline::delivery::{Assignment, FinalState, Policy};
-use records::{Offset, Partition};
+use pipeline::delivery::{Assignment, CallId, FinalState, Policy};
+use records::{Offset, OffsetSet, Partition};
 
 use crate::delivery::caller::AMBIGUOUS_ATTEMPTS_MAX;
 
@@ -34,6 +34,9 @@ pub(crate) enum ViolationKind {
     TooManyAmbiguousAttempts,
     /// A call was parked without being ambiguous, or before a look-up.
     ParkedUnnecessarily,
+    /// A dead letter says that no request may have been processed, although its caller knew of one; or that one may have
+    /// been, without a cause.
+    WrongAmbiguity,
     /// An outcome contradicts the API.
     WrongOutcome,
     /// Two commits were in flight, or one for a released partition.
@@ -94,6 +97,8 @@ pub(crate) struct Checks {
     pub(crate) ambiguous_responses: HashMap<CallPosition, AmbiguousResponses>,
     /// Last owner that deferred each order.
     pub(crate) deferred_by: HashMap<CallPosition, (u64, Assignment)>,
+    /// Intents that each process has read with the notes of a partition, by its assignment.
+    pub(crate) inherited: HashMap<(u64, Partition), (Assignment, OffsetSet)>,
     /// Requests in flight.
     pub(crate) in_flight: BTreeMap<(u64, CallPosition), Instant>,
     /// Only kind of violation that is reported.
@@ -202,6 +207,14 @@ impl Checks {
     pub(crate) fn is_at_ambiguous_limit(&self, position: CallPosition) -> bool {
         let responses = self.ambiguous_responses.get(&position);
         responses.is_some_and(|responses| responses.all >= AMBIGUOUS_ATTEMPTS_MAX)
+    }
+
+    /// Returns `true` if a process has read the intent of this call of its assignment.
+    pub(crate) fn has_inherited(&self, process: u64, call: CallId) -> bool {
+        let inherited = self.inherited.get(&(process, call.partition));
+        inherited.is_some_and(|(assignment, intents)| {
+            *assignment == call.assignment && intents.contains(call.offset)
+        })
     }
 
     /// Records an outcome that is written to Kafka.

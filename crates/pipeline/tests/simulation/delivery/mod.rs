@@ -34,7 +34,7 @@ use self::simulation::{Mutation, Policies, Setup, Simulation};
 const SEEDS: u64 = 10_000;
 
 /// Events that must occur more than 500 times in all seeds; without them the simulation proves nothing.
-const EVENTS: [&str; 30] = [
+const EVENTS: [&str; 31] = [
     "kills",
     "pauses",
     "evictions",
@@ -62,6 +62,7 @@ const EVENTS: [&str; 30] = [
     "breaker openings",
     "openings on rejections",
     "dead letters of mass rejection",
+    "dead letters after an intent",
     "probes",
     "groups lost",
     "groups rebuilt",
@@ -401,6 +402,15 @@ fn forgotten_ambiguous_attempts_are_detected() {
         Mutation::AmbiguousAttemptsForgotten,
         Policy::Retry,
         ViolationKind::TooManyAmbiguousAttempts,
+    );
+}
+
+#[test]
+fn dead_letter_without_an_inherited_intent_is_detected() {
+    assert_detected(
+        Mutation::OwnRequestsOnly,
+        Policy::Retry,
+        ViolationKind::WrongAmbiguity,
     );
 }
 

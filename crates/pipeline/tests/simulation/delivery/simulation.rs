@@ -86,6 +86,8 @@ pub(crate) enum Mutation {
     AmbiguityForgotten,
     /// A copy loses the number of ambiguous responses to its call.
     AmbiguousAttemptsForgotten,
+    /// A dead letter tells of the requests of its own caller only.
+    OwnRequestsOnly,
     /// There is no limit on ambiguous responses.
     NoAmbiguousLimit,
     /// The circuit breaker never probes.
@@ -225,6 +227,7 @@ impl Mutation {
             | Self::OtherCopiesCalled
             | Self::EndOfLogCounts
             | Self::AmbiguousAttemptsForgotten
+            | Self::OwnRequestsOnly
             | Self::NoAmbiguousLimit => false,
         }
     }

@@ -342,6 +342,72 @@ fn requests_keep_the_rate_and_wake_on_time() {
     }
 }
 
+/// Scenario: as many calls are final as may be before their commit is acknowledged, and the next one is due by the rate,
+/// or as the probe of the open breaker. No tick can send it, so none must be due for it: the loop would spin.
+#[test]
+fn nothing_wakes_for_calls_that_await_commits() {
+    let limits = Limits {
+        calls_open_max: 100,
+        ..LIMITS
+    };
+    let flow_control = FlowControlSettings {
+        breaker: BreakerSettings {
+            probe_interval: 100 * MS,
+            ..settings().breaker
+        },
+        rate: Some(RateSettings {
+            requests: 1_000,
+            per: Duration::from_secs(1),
+        }),
+        calls_in_flight_min: None,
+    };
+    for is_outage in [false, true] {
+        let mut scenario = Scenario::with(limits, Policy::Retry);
+        scenario.delivery = scenario.delivery.with_flow_control(flow_control);
+        scenario.assign(loaded(Some(0), ""));
+        scenario.pending(0, "key-0");
+        // The lease; the next commit is in flight from now on.
+        scenario.committed();
+        for offset in 0..31 {
+            scenario.pending(offset + 1, &format!("key-{}", offset + 1));
+            scenario.advance(MS);
+            scenario.respond(offset, 201).acknowledge(offset);
+        }
+        scenario.pending(32, "key-32").advance(MS);
+        scenario.respond(31, 201);
+        scenario.pending(33, "key-33").advance(MS);
+        scenario.acknowledge(31);
+        let next = match is_outage {
+            false => {
+                scenario.respond(32, 201);
+                scenario.pending(34, "key-34").advance(MS);
+                assert_eq!(scenario.delivery.bound(scenario.now), Bound::Commits);
+                34
+            }
+            true => {
+                scenario.refuse(32);
+                scenario.refuse(33);
+                scenario.waited(&[32, 33]);
+                scenario.advance(100 * MS);
+                assert_eq!(scenario.delivery.bound(scenario.now), Bound::Api);
+                32
+            }
+        };
+        scenario.check_calls(&[]);
+        assert!(scenario.has_commit_in_flight());
+        assert!(scenario.delivery.has_ready() && scenario.delivery.flow.has_room(scenario.now));
+        let wake_at = scenario
+            .delivery
+            .wake_at(scenario.now)
+            .expect("the commit's timeout");
+        assert!(
+            wake_at > scenario.now,
+            "{is_outage}: a tick that does nothing is due"
+        );
+        scenario.committed().check_calls(&[&format!("send {next}")]);
+    }
+}
+
 #[test]
 fn intents_are_recorded_only_as_the_rate_allows() {
     let rate = RateSettings {

@@ -17,6 +17,64 @@ fn inherited_intent_makes_a_repeated_call() {
     scenario.pending(10, "d").check(&["send 10"]);
 }
 
+/// An operator has a rejected call made again by default, unless its dead letter has an ambiguous attempt.
+#[test]
+fn dead_letter_tells_of_an_inherited_intent() {
+    let inherited = |policy| {
+        let mut note = CallNote::default();
+        note.intents.insert(Offset(8));
+        let mut scenario = Scenario::under(policy);
+        scenario.assign(loaded(Some(7), &note.encode(Offset(7)).expect("a note")));
+        scenario.pending(7, "a").committed();
+        scenario
+    };
+    let mut scenario = inherited(Policy::Retry);
+    scenario.pending(8, "b").check(&["send 8 again: redelivered"]);
+    scenario.respond(8, 422).check_published(8, "rejected", (1, 1));
+    // That of the next call was the only one.
+    scenario.respond(7, 422).check_published(7, "rejected", (1, 0));
+    // Without a request of this caller, under each policy.
+    for policy in Policy::ALL {
+        let mut scenario = inherited(policy);
+        scenario.pending(8, "").check_published(8, "no call", (0, 1));
+        scenario.pending(9, "").check_published(9, "no call", (0, 0));
+    }
+    // A deferral carries it on, and adds no request.
+    let redelivered = DeferralContext {
+        attempts_ambiguous: 0,
+        ..deferral::deferral_context(3, Some(Ambiguity::Redelivered))
+    };
+    let mut scenario = inherited(Policy::Retry);
+    scenario.pending_as(9, "c", Some(redelivered));
+    scenario.respond(9, 422).check_published(9, "rejected", (41, 1));
+    // Other records say what this caller has sent.
+    let mut scenario = inherited(Policy::Retry);
+    scenario
+        .pending(8, "b")
+        .respond(8, 201)
+        .check_published(8, "accepted", (1, 0));
+    let mut scenario = inherited(Policy::Park);
+    scenario.pending(8, "b");
+    let call = scenario.id(8);
+    scenario
+        .advance(LIMITS.ownership_lease)
+        .on(Event::WaitElapsed(call));
+    scenario.check_published(8, "parked", (0, 0));
+    let mut scenario = inherited(Policy::Verify);
+    scenario.pending(8, "b");
+    let call = scenario.id(8);
+    scenario
+        .advance(LIMITS.ownership_lease + verify().quiescence())
+        .on(Event::WaitElapsed(call));
+    // The API has never seen the order.
+    scenario
+        .respond_to_look_up(8, 404)
+        .committed()
+        .committed()
+        .committed();
+    scenario.respond(8, 422).check_published(8, "rejected", (1, 0));
+}
+
 #[test]
 fn nothing_is_sent_past_the_ownership_lease() {
     let mut scenario = Scenario::started(7, "");

@@ -174,6 +174,33 @@ impl Scenario {
         self
     }
 
+    /// Checks that the last event has a call published in this state, with these attempts, and those of them that are
+    /// ambiguous.
+    #[track_caller]
+    fn check_published(&self, offset: i64, state: &str, attempts: (u32, u32)) -> &Self {
+        let published = self.actions.iter().find_map(|action| match action {
+            Action::Publish {
+                call,
+                final_state,
+                history,
+                ..
+            } if call.offset == Offset(offset) => Some((final_state, history)),
+            _ => None,
+        });
+        let (final_state, history) = published.expect("a final state");
+        let found = match **final_state {
+            FinalState::Accepted(_) => "accepted",
+            FinalState::Found(_) => "found",
+            FinalState::Rejected(_) => "rejected",
+            FinalState::Abandoned(_) => "abandoned",
+            FinalState::Parked(_) => "parked",
+            FinalState::NotACall => "no call",
+        };
+        let found_attempts = (history.attempts, history.attempts_ambiguous);
+        assert_eq!((found, found_attempts), (state, attempts));
+        self
+    }
+
     fn acknowledge(&mut self, offset: i64) -> &mut Self {
         let call = self.id(offset);
         self.on(Event::Published {
