@@ -7,13 +7,15 @@ use anyhow::Context;
 use iso_currency::Currency;
 use kafka::Headers;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
+use kafka::offsets::Committed;
+use pipeline::delivery::LoadedNotes;
 use pipeline::ledger::{Ledger, Lineage, Rejection, Terminal};
 use records::call_dead_letter::{self, REJECTED_BY_OPERATOR, Reason};
 use records::call_note::CallNote;
 use records::outcome::Outcome;
 use records::{
-    AmountForm, Continuation, Offset, Order, Partition, Position, Timestamp, continuation, dead_letter,
-    pending,
+    AmountForm, Bounds, Continuation, Offset, Order, Partition, Position, Timestamp, TopicId, continuation,
+    dead_letter, pending,
 };
 
 use crate::brokers::REQUEST_TIMEOUT;
@@ -40,6 +42,19 @@ pub(crate) fn call_notes(
         notes.push((of.partition, offset, note));
     }
     Ok(notes)
+}
+
+/// Returns what a caller would load for a partition of the outbox, which has this id now.
+// Without the end of the leader epoch: that a log was truncated and has grown again, the status of its caller says.
+pub(crate) fn loaded_notes(committed: Committed, bounds: Bounds, id_now: Option<&TopicId>) -> LoadedNotes {
+    LoadedNotes {
+        committed: committed.offset,
+        metadata: committed.metadata,
+        epoch_end: None,
+        outbox: id_now.cloned(),
+        log_start: bounds.start,
+        log_end: bounds.end,
+    }
 }
 
 /// Takes an outcome of the group, with the key of its record, into the ledger. Returns the other group that it is of, if it

@@ -17,6 +17,7 @@ pub mod delivery;
 #[cfg(test)]
 mod fuzz;
 pub mod ledger;
+mod reset_offsets;
 mod sliding_count;
 
 pub use sliding_count::ShareLimit;

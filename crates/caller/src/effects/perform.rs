@@ -151,12 +151,15 @@ impl Shell {
     fn halt(&mut self, partition: Partition, why: &HaltReason) {
         let (topic, group) = (&self.config.topics.pending, &self.config.kafka.group_id);
         // The other partitions go on; the program is not ready until this one is repaired or released.
+        let repair = why.repair(group, topic, partition);
         tracing::error!(
-            topic, %partition, group, reason = %why,
+            topic, %partition, group, reason = %why, repair,
             "partition halted, operator action required"
         );
-        self.halted
-            .insert(partition, format!("{topic}/{partition} in group {group}: {why}"));
+        self.halted.insert(
+            partition,
+            format!("{topic}/{partition} in group {group}: {why}. {repair}"),
+        );
         self.is_assigned = true;
         self.update_readiness();
     }

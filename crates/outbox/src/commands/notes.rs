@@ -9,6 +9,7 @@ use records::{Bounds, Offset, OffsetSet, Partition, TopicId};
 use serde::Serialize;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
+use crate::call_records::loaded_notes;
 use crate::cli::Notes;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -33,10 +34,13 @@ struct Noted {
     /// Id of the outbox that the notes count in; `None` if an earlier version of the caller, or an operator,
     /// has committed the offset.
     outbox_id: Option<String>,
-    /// The outbox has another id now: it was created again. A caller halts such a partition.
-    recreated: bool,
-    /// Reason for which the notes cannot be read. A caller halts such a partition.
-    unreadable: Option<String>,
+    /// The notes can be read.
+    #[serde(skip)]
+    is_readable: bool,
+    /// Reason for which a caller halts the partition.
+    halts: Option<String>,
+    /// What an operator does about it.
+    repair: Option<String>,
 }
 
 pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<Status> {
@@ -61,7 +65,7 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
         .into_iter()
         .map(|committed| {
             let bounds = reader.bounds(topic, committed.partition, REQUEST_TIMEOUT)?;
-            Ok(noted(committed, bounds, id_now.as_ref()))
+            Ok(noted(committed, bounds, id_now.as_ref(), (group, topic)))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     // An error and not an empty table: a wrong group would look like a pipeline without open calls.
@@ -76,20 +80,15 @@ pub(crate) fn run(which: &Notes, config: &Config, json: bool) -> anyhow::Result<
     } else {
         println!("{}", table(&noted));
         for noted in &noted {
-            if let Some(why) = &noted.unreadable {
-                println!("partition {} of {topic}: {why}", noted.partition);
-            }
-            if let Some(id) = noted.outbox_id.as_ref().filter(|_| noted.recreated) {
+            if let (Some(why), Some(repair)) = (&noted.halts, &noted.repair) {
                 println!(
-                    "partition {} of {topic}: the offset was committed in the outbox with the id {id}, and \
-                     it has another id now: it was deleted and created again, and callers halt",
+                    "partition {} of {topic}, which callers halt: {why}. {repair}",
                     noted.partition
                 );
             }
         }
     }
-    let is_sound = |noted: &Noted| noted.unreadable.is_none() && !noted.recreated;
-    Ok(if noted.iter().all(is_sound) {
+    Ok(if noted.iter().all(|noted| noted.halts.is_none()) {
         Status::Ok
     } else {
         Status::Problem
@@ -115,27 +114,29 @@ fn partitions(which: &Notes, topic: &str, count: usize) -> anyhow::Result<Vec<Pa
         .collect()
 }
 
-fn noted(committed: Committed, bounds: Bounds, id_now: Option<&TopicId>) -> Noted {
+fn noted(
+    committed: Committed,
+    bounds: Bounds,
+    id_now: Option<&TopicId>,
+    (group, topic): (&str, &str),
+) -> Noted {
+    let (partition, offset) = (committed.partition, committed.offset);
     // Notes count from the committed offset. Without one there are none, and the base does not matter.
-    let base = committed.offset.unwrap_or(bounds.start);
-    let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
-        Ok(note) => (note, None),
-        // Shown beside the other partitions: an operator needs the whole picture to decide.
-        Err(error) => (CallNote::default(), Some(error.to_string())),
-    };
+    let decoded = CallNote::decode(offset.unwrap_or(bounds.start), &committed.metadata);
+    let why = loaded_notes(committed, bounds, id_now).start_position().err();
+    let is_readable = decoded.is_ok();
+    // Shown beside the other partitions: an operator needs the whole picture to decide.
+    let note = decoded.unwrap_or_default();
     Noted {
-        partition: committed.partition,
-        committed: committed.offset,
+        partition,
+        committed: offset,
         end: bounds.end,
         finals: runs(&note.finals),
         intents: runs(&note.intents),
-        recreated: note
-            .outbox
-            .as_ref()
-            .zip(id_now)
-            .is_some_and(|(was, is)| was != is),
         outbox_id: note.outbox.map(|id| id.to_string()),
-        unreadable,
+        is_readable,
+        repair: why.as_ref().map(|why| why.repair(group, topic, partition)),
+        halts: why.map(|why| why.to_string()),
     }
 }
 
@@ -153,9 +154,9 @@ fn table(noted: &[Noted]) -> Table {
     ]);
     for noted in noted {
         // An empty cell would read as "no such calls".
-        let of = |runs: &[(Offset, Offset)]| match noted.unreadable {
-            None => text(runs),
-            Some(_) => "unreadable".into(),
+        let of = |runs: &[(Offset, Offset)]| match noted.is_readable {
+            true => text(runs),
+            false => "unreadable".into(),
         };
         table.add_row(vec![
             noted.partition.to_string(),
@@ -214,24 +215,36 @@ mod tests {
             start: Offset(0),
             end: Offset(120),
         };
-        let new = TopicId::new("new");
-        let read = noted(committed(&metadata), bounds, TopicId::new("old").as_ref());
-        assert!(!read.recreated);
-        assert_eq!(read.outbox_id.as_deref(), Some("old"));
-        assert!(noted(committed(&metadata), bounds, new.as_ref()).recreated);
-        // Of an earlier version.
-        assert!(!noted(committed("1:bAg:"), bounds, new.as_ref()).recreated);
+        let noted = |metadata: &str, id_now| {
+            let id_now = TopicId::new(id_now);
+            noted(
+                committed(metadata),
+                bounds,
+                id_now.as_ref(),
+                ("callers", "outbox"),
+            )
+        };
+        let read = noted(&metadata, "old");
+        assert_eq!(
+            (read.halts.as_deref(), read.outbox_id.as_deref()),
+            (None, Some("old"))
+        );
         assert_eq!(
             (text(&read.finals), text(&read.intents)),
             ("101-102, 107".to_owned(), "100, 105".to_owned())
         );
-        assert_eq!(read.unreadable, None);
-        let later = noted(committed("3:x"), bounds, new.as_ref());
+        let recreated = noted(&metadata, "new");
+        assert!(recreated.halts.is_some_and(|why| why.contains("created again")));
         assert!(
-            later
-                .unreadable
-                .as_ref()
-                .is_some_and(|why| why.contains("version 1")),
+            recreated
+                .repair
+                .is_some_and(|repair| repair.contains("--delete-offsets"))
+        );
+        // Of an earlier version.
+        assert_eq!(noted("1:bAg:", "new").halts, None);
+        let later = noted("3:x", "new");
+        assert!(
+            later.halts.as_ref().is_some_and(|why| why.contains("version 1")),
             "{later:?}"
         );
         assert!(table(&[later]).to_string().contains("unreadable"));

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use records::call_note::{InvalidNote, NoteTooLong};
-use records::{EpochEnd, LeaderEpoch, Offset, Partition, TopicId};
+use records::{LeaderEpoch, Offset, Partition};
 
 use super::call::{Ambiguity, FinalState, History, LookupResponse, Pending};
 use super::flow::Outage;
+use super::halt_reason::HaltReason;
+use super::loaded_notes::LoadedNotes;
 use super::response::{ClassifiedResponse, ResponseSummary};
 
 /// Number of an assignment to this process. Events of an earlier one are late and do nothing.
@@ -87,23 +88,6 @@ pub enum Event<P> {
     Stop,
     /// The time from [`Delivery::wake_at`](super::Delivery::wake_at) has come.
     Tick,
-}
-
-/// Committed state of a partition, and the bounds of its log, at assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedNotes {
-    /// Committed offset of the group; `None` if there is none.
-    pub committed: Option<Offset>,
-    /// Metadata that was committed with the offset.
-    pub metadata: String,
-    /// End of the log that the committed offset belongs to; `None` if no leader epoch was committed with it.
-    pub epoch_end: Option<EpochEnd>,
-    /// Id of the outbox that the records come from; `None` if the brokers do not report it.
-    pub outbox: Option<TopicId>,
-    /// First offset that the log still has.
-    pub log_start: Offset,
-    /// Offset behind the last record that can be read.
-    pub log_end: Offset,
 }
 
 /// Result of a commit. Each has exactly one next step.
@@ -270,107 +254,6 @@ pub struct DeferredCopy<P> {
     pub ambiguity: Option<Ambiguity>,
     /// Data from the call's record.
     pub payload: Arc<P>,
-}
-
-/// Reason why a partition is halted.
-// Each text ends with what the operator does. Nothing resets by itself: a wrong offset pays twice, or never.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HaltReason {
-    /// The committed call note cannot be decoded.
-    #[error(
-        "the call note at offset {committed} cannot be read: {source}. Which calls are final is not \
-         known, so none is made. Run the caller version that wrote it; or, if each call from {committed} on \
-         may be made (again), commit that offset again without metadata: kafka-consumer-groups \
-         --reset-offsets --to-offset {committed}"
-    )]
-    Note {
-        /// Committed offset of the group.
-        committed: Offset,
-        /// Error of the decoder.
-        source: InvalidNote,
-    },
-    /// The call note is too long to commit, which `Progress::has_room` is there to prevent.
-    #[error(
-        "the call note does not fit into the metadata of an offset: {0}. Nothing of the partition is sent or \
-         committed any more; restart the caller with a smaller caller.calls_open_max"
-    )]
-    NoteTooLong(NoteTooLong),
-    /// No offset is committed, and the outbox is not empty.
-    #[error(
-        "the group has no committed offset, and the outbox partition holds or held calls (offsets {log_start} \
-         to {log_end}), which may have been made already. Either the brokers deleted the group's offsets \
-         (offsets.retention.minutes after its last member left, or with an outbox that was deleted and created \
-         again), or someone deleted the group, or kafka.group_id was changed, or the group is new. If kafka.group_id is wrong, correct it. \
-         Otherwise stop all callers of the group, and rebuild it from the outcomes: outbox group recover \
-         --group GROUP. Calls without an outcome are then ambiguous. Only to begin deliberately elsewhere, \
-         where no call was made yet: outbox group create --group GROUP --at beginning|end|TIMESTAMP"
-    )]
-    NoOffset {
-        /// First offset that the log still has.
-        log_start: Offset,
-        /// Offset behind the last record that can be read.
-        log_end: Offset,
-    },
-    /// The offset was committed in another outbox.
-    #[error(
-        "the outbox was deleted and created again, or topics.pending named another topic before: the group \
-         committed offset {committed} in the topic with the id {was}, and the id is {is} now. Offset and call \
-         notes mean nothing in it: calls below the offset would never be made, and others would count as \
-         made. None is made. Stop all callers of the group, find the old calls that have no outcome and see \
-         that they are made, then forget the old offsets, which `outbox group create` never overwrites, and \
-         begin the group at the first call of this outbox: kafka-consumer-groups --group GROUP --topic TOPIC \
-         --delete-offsets; outbox group create --group GROUP --at beginning"
-    )]
-    Recreated {
-        /// Committed offset of the group.
-        committed: Offset,
-        /// Id of the outbox that the offset was committed in.
-        was: TopicId,
-        /// Id of the outbox now.
-        is: TopicId,
-    },
-    /// The log starts behind the committed offset.
-    #[error(
-        "the group has committed offset {committed}, and the log starts at {log_start}: retention has \
-         deleted calls that were not final. Find the orders in the input topic and replay them, then commit \
-         the offset to continue at: kafka-consumer-groups --reset-offsets --to-offset {log_start}"
-    )]
-    Deleted {
-        /// Committed offset of the group.
-        committed: Offset,
-        /// First offset that the log still has.
-        log_start: Offset,
-    },
-    /// The log ends before the committed offset.
-    #[error(
-        "the group has committed offset {committed}, and the log ends at {log_end}: the topic was \
-         recreated, or the cluster has lost records. Find out from the outcomes which calls were made, then \
-         commit the offset to continue at: kafka-consumer-groups --reset-offsets --to-offset N"
-    )]
-    Ahead {
-        /// Committed offset of the group.
-        committed: Offset,
-        /// Offset behind the last record that can be read.
-        log_end: Offset,
-    },
-    /// The log has lost its end, and has grown again beyond the committed offset.
-    #[error(
-        "the log was truncated at {end} and has grown again: the group has committed offset {committed} in leader \
-         epoch {}, and the records from {end} on are of later leaders (after an unclean leader election, for \
-         example). The calls now at {end} to {committed} were not made at these offsets, and those that were there \
-         before may have been made and be in the outbox again. Find out from the outcomes which orders were called, \
-         then, while no caller of the group runs, commit the offset to continue at: kafka-consumer-groups \
-         --reset-offsets --to-offset N",
-        epoch.0
-    )]
-    Truncated {
-        /// Committed offset of the group.
-        committed: Offset,
-        /// Leader epoch that was committed with it.
-        epoch: LeaderEpoch,
-        /// Offset of the first record that a later leader has written.
-        end: Offset,
-    },
 }
 
 /// Reason why the process leaves the group and joins again.

@@ -40,6 +40,7 @@
 //! | --- | --- |
 //! | `response` | responses of the API, and their classification |
 //! | `call` | the life of one call, and the policies |
+//! | `loaded_notes`, `halt_reason` | where a partition begins, or why it is halted and what the operator does |
 //! | `partition` | owned partitions: open calls, commit position, ownership lease |
 //! | `flow` | circuit breaker, rate limit, concurrency limit |
 //! | `schedule` | what waits, what is in flight, and what is due |
@@ -53,7 +54,9 @@ mod call;
 mod event;
 mod flow;
 mod gauges;
+mod halt_reason;
 mod limits;
+mod loaded_notes;
 mod machine;
 mod partition;
 mod response;
@@ -64,13 +67,12 @@ pub use call::{
     Ambiguity, Call, CallState, DeferralContext, Evidence, FinalState, History, LookupResponse, LookupResult,
     Pending, Policy, Verify,
 };
-pub use event::{
-    Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, HaltReason, LoadedNotes, Rejoin,
-    WaitReason,
-};
+pub use event::{Action, Assignment, CallId, Commit, CommitResult, DeferredCopy, Event, Rejoin, WaitReason};
 pub use flow::{BreakerSettings, BreakerState, FlowControlSettings, Outage, OutageCause, RateSettings};
 pub use gauges::Gauges;
+pub use halt_reason::HaltReason;
 pub use limits::{DeferralLimits, Limits};
+pub use loaded_notes::LoadedNotes;
 pub use machine::Delivery;
 pub use partition::Phase;
 pub use response::{

@@ -106,8 +106,7 @@ fn intents_of_a_killed_caller_are_listed() {
             .as_array()
             .context("`outbox notes --json` printed no list of partitions")?;
         ensure!(
-            noted.len() == usize::try_from(PARTITIONS)?
-                && noted.iter().all(|notes| notes["unreadable"].is_null()),
+            noted.len() == usize::try_from(PARTITIONS)? && noted.iter().all(|notes| notes["halts"].is_null()),
             "`outbox notes --json` does not list {PARTITIONS} readable partitions: {text}"
         );
         let with_intent: BTreeSet<String> =

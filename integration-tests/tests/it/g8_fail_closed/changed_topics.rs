@@ -187,9 +187,11 @@ fn recreate_outbox(name: &str, state: Caller) -> Result<()> {
         cluster::write_offsets(&kafka, &group, &offsets)
     })?;
     caller.process.start()?;
+    let begin = format!("`outbox group create --group {group} --at beginning`");
     let words = [
         "the outbox was deleted and created again",
-        "--delete-offsets; outbox group create --group GROUP --at beginning",
+        "--delete-offsets",
+        &begin,
     ];
     await_unready(&mut caller, &words)?;
     pause(QUIET)?;

@@ -59,6 +59,9 @@ fn show(shown: &Shown, json: bool) -> anyhow::Result<Status> {
         print_json(shown)?;
     } else {
         println!("{}", screen::table(report));
+        for repair in screen::repairs(report) {
+            println!("{repair}");
+        }
         if !programs.is_empty() {
             println!("{}", programs_table::table(programs));
         }

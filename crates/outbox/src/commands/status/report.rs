@@ -11,6 +11,7 @@ use records::{Bounds, Offset, Timestamp, TopicId};
 use serde::Serialize;
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
+use crate::call_records::loaded_notes;
 use crate::cli::ShowStatus;
 use crate::commands::parked::reading::Reading;
 use crate::commands::{dead_letters, switch};
@@ -57,6 +58,8 @@ pub(super) struct PartitionStatus {
     pub(super) end: Offset,
     /// Reason for which a caller halts the partition.
     pub(super) halts: Option<String>,
+    /// What an operator does about it.
+    pub(super) repair: Option<String>,
 }
 
 /// Reads the report.
@@ -92,7 +95,7 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
     let partition_statuses = callers
         .committed(&topics.pending, &partitions(&topics.pending)?, REQUEST_TIMEOUT)?
         .into_iter()
-        .map(|committed| partition_status(&callers, &topics.pending, id_now.as_ref(), committed))
+        .map(|committed| partition_status(&callers, (group, &topics.pending), id_now.as_ref(), committed))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let validators = GroupOffsets::open(&validators_settings, CLIENT_ID)?;
     let mut orders_waiting = 0;
@@ -140,13 +143,13 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
 /// Reads the backlog of a partition: its calls from the commit position on.
 fn partition_status(
     callers: &GroupOffsets,
-    topic: &str,
+    (group, topic): (&str, &str),
     id_now: Option<&TopicId>,
     committed: Committed,
 ) -> anyhow::Result<PartitionStatus> {
     let partition = committed.partition;
     let bounds = callers.bounds(topic, partition, REQUEST_TIMEOUT)?;
-    let (mut status, note) = without_calls(&committed, bounds, id_now);
+    let (mut status, note) = without_calls(committed, bounds, id_now, (group, topic));
     let backlog = Bounds {
         start: status.committed.unwrap_or(bounds.start).max(bounds.start),
         end: bounds.end,
@@ -161,45 +164,25 @@ fn partition_status(
 /// Returns the status of a partition of which no call was read yet, and its call note. `id_now` is the id that the outbox
 /// has now.
 pub(super) fn without_calls(
-    committed: &Committed,
+    committed: Committed,
     bounds: Bounds,
     id_now: Option<&TopicId>,
+    (group, topic): (&str, &str),
 ) -> (PartitionStatus, CallNote) {
-    let base = committed.offset.unwrap_or(bounds.start);
-    let (note, unreadable) = match CallNote::decode(base, &committed.metadata) {
-        Ok(note) => (note, None),
-        Err(error) => (CallNote::default(), Some(error.to_string())),
-    };
-    let halts = match committed.offset {
-        None if bounds.end > Offset(0) => Some("the group has no committed offset".into()),
-        Some(offset) if !(bounds.start..=bounds.end).contains(&offset) => Some(format!(
-            "the commit position {offset} is outside of the partition, from {} to {}",
-            bounds.start, bounds.end
-        )),
-        _ => unreadable.or_else(|| recreated(&note, id_now)),
-    };
+    let (partition, offset) = (committed.partition, committed.offset);
+    let note = CallNote::decode(offset.unwrap_or(bounds.start), &committed.metadata).unwrap_or_default();
+    let why = loaded_notes(committed, bounds, id_now).start_position().err();
     let of = PartitionStatus {
-        partition: committed.partition.0,
+        partition: partition.0,
         pending: 0,
         in_flight: 0,
         oldest_pending_at: None,
-        committed: committed.offset,
+        committed: offset,
         end: bounds.end,
-        halts,
+        repair: why.as_ref().map(|why| why.repair(group, topic, partition)),
+        halts: why.map(|why| why.to_string()),
     };
     (of, note)
-}
-
-/// Returns the reason for which a caller halts, if the note is of an outbox that was deleted and created again.
-fn recreated(note: &CallNote, id_now: Option<&TopicId>) -> Option<String> {
-    // An earlier version of the caller, or an operator, has noted no id.
-    let (was, is) = note.outbox.as_ref().zip(id_now)?;
-    (was != is).then(|| {
-        format!(
-            "the offset was committed in the outbox with the id {was}, and it has the id {is} now: it was deleted and \
-             created again"
-        )
-    })
 }
 
 impl PartitionStatus {
@@ -220,6 +203,9 @@ mod tests {
     use records::Partition;
 
     use super::*;
+
+    /// Group and topic.
+    const OUTBOX: (&str, &str) = ("callers", "outbox");
 
     fn committed(offset: Option<i64>, metadata: String) -> Committed {
         Committed {
@@ -242,14 +228,14 @@ mod tests {
             intents: [Offset(5), Offset(6), Offset(9)].into_iter().collect(),
         };
         let metadata = note.encode(Offset(5)).expect("short");
-        let (mut status, note) = without_calls(&committed(Some(5), metadata), bounds, None);
+        let (mut status, note) = without_calls(committed(Some(5), metadata), bounds, None, OUTBOX);
         // 7, 9 and 11 are markers of transactions.
         for (offset, at) in [(5, 900), (6, 100), (8, 800), (10, 1000)] {
             status.take(&note, Offset(offset), Some(Timestamp(at)));
         }
         let json = serde_json::to_value(&status).expect("JSON");
         let expected = serde_json::json!({"partition": 2, "pending": 3, "in_flight": 1, "oldest_pending_at": 800,
-            "committed": 5, "end": 12, "halts": null});
+            "committed": 5, "end": 12, "halts": null, "repair": null});
         assert_eq!(json, expected);
     }
 
@@ -260,7 +246,7 @@ mod tests {
                 start: Offset(3),
                 end: Offset(end),
             };
-            without_calls(&committed(offset, metadata.into()), bounds, None)
+            without_calls(committed(offset, metadata.into()), bounds, None, OUTBOX)
                 .0
                 .halts
         };
@@ -285,17 +271,27 @@ mod tests {
             ..CallNote::default()
         };
         let metadata = note.encode(Offset(5)).expect("short");
-        let halts = |metadata: &str, id_now| {
+        let shown = |metadata: &str, id_now| {
+            let id_now = TopicId::new(id_now);
             without_calls(
-                &committed(Some(5), metadata.into()),
+                committed(Some(5), metadata.into()),
                 bounds,
-                TopicId::new(id_now).as_ref(),
+                id_now.as_ref(),
+                OUTBOX,
             )
             .0
-            .halts
         };
-        let told = halts(&metadata, "is").expect("created again");
-        assert!(told.contains("id was") && told.contains("id is"), "{told}");
-        assert_eq!([halts(&metadata, "was"), halts("", "is")], [None, None]);
+        let halted = shown(&metadata, "is");
+        let (why, repair) = (
+            halted.halts.expect("created again"),
+            halted.repair.expect("a command"),
+        );
+        assert!(why.contains("id was") && why.contains("id is"), "{why}");
+        assert!(repair.contains("outbox group create --group callers"), "{repair}");
+        let sound = [shown(&metadata, "was"), shown("", "is")];
+        assert!(
+            sound.iter().all(|of| of.halts.is_none() && of.repair.is_none()),
+            "{sound:?}"
+        );
     }
 }

@@ -35,6 +35,14 @@ pub(super) fn table(report: &Report) -> Table {
     table
 }
 
+/// Returns what an operator does about each partition that callers halt, a line each.
+pub(super) fn repairs(report: &Report) -> impl Iterator<Item = String> + '_ {
+    report.partitions.iter().filter_map(|of| {
+        let repair = of.repair.as_ref()?;
+        Some(format!("partition {}: {repair}", of.partition))
+    })
+}
+
 /// Returns all that has no row of its own, as sentences.
 pub(super) fn text(report: &Report) -> String {
     let Report {
@@ -119,7 +127,7 @@ mod tests {
             parked: 1,
             call_dead_letters: 0,
             order_dead_letters: 2,
-            partitions: vec![without_calls(&committed, bounds, None).0],
+            partitions: vec![without_calls(committed, bounds, None, ("callers", "outbox")).0],
         };
         let text = text(&report);
         for words in [

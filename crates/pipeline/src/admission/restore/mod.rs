@@ -30,6 +30,7 @@ pub use self::overlap::Overlap;
 pub use self::standby::StandbyRange;
 pub use self::tail::{Chunk, RestoredEntry, Tail};
 pub use self::topics::forgotten;
+use crate::reset_offsets::reset_offsets;
 
 /// Attempt to restore a partition's store.
 #[derive(Debug)]
@@ -355,8 +356,9 @@ impl<'a> Restore<'a> {
                 return Err(format!(
                     "group {group:?} has lost its committed offset of {topic}/{partition} (brokers delete it after \
                      offsets.retention.minutes without a member), and the oldest orders, below {start}, are deleted: \
-                     some may never have been processed; compare them with the outbox, then set the offset of the \
-                     group while no validator runs"
+                     some may never have been processed; compare them with the outbox, then, while no validator runs, \
+                     set the group's offset to the first order that is left: {}",
+                    reset_offsets(group, topic, partition, &start.to_string())
                 ));
             }
             Some(next) if next < start => {
@@ -364,9 +366,9 @@ impl<'a> Restore<'a> {
                     "the {} offsets from {next} to {start} of {topic}/{partition} were deleted before they were \
                      processed (the topic's retention is too short, or its records were deleted); find these orders \
                      at their source, then, while no validator runs, set the group's offset to the first order that \
-                     is left: `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic \
-                     {topic}:{partition} --reset-offsets --to-offset {start} --execute`",
-                    start.0 - next.0
+                     is left: {}",
+                    start.0 - next.0,
+                    reset_offsets(group, topic, partition, &start.to_string())
                 ));
             }
             // In a topic that was created again, the orders below this offset would be skipped.
@@ -374,8 +376,8 @@ impl<'a> Restore<'a> {
                 return Err(format!(
                     "the committed offset {next} of {topic}/{partition} is beyond the partition's end {end}: the topic \
                      was deleted and created again, or its log was truncated; compare it with the outbox, then, while \
-                     no validator runs, set the group's offset: `kafka-consumer-groups.sh --bootstrap-server BROKERS \
-                     --group {group} --topic {topic}:{partition} --reset-offsets --to-offset OFFSET --execute`"
+                     no validator runs, set the group's offset: {}",
+                    reset_offsets(group, topic, partition, "OFFSET")
                 ));
             }
             Some(next) => next,
@@ -404,10 +406,9 @@ impl<'a> Restore<'a> {
                  committed offset {committed} in leader epoch {}, and the records from {end} on are of later leaders \
                  (after an unclean leader election, for example). The orders now at {end} to {committed} were never \
                  processed, and those that were there before are in the outbox: compare both, then, while no \
-                 validator runs, set the group's offset (an order that comes again is a counted duplicate): \
-                 `kafka-consumer-groups.sh --bootstrap-server BROKERS --group {group} --topic {topic}:{partition} \
-                 --reset-offsets --to-offset {end} --execute`",
-                epoch.0
+                 validator runs, set the group's offset (an order that comes again is a counted duplicate): {}",
+                epoch.0,
+                reset_offsets(group, topic, partition, &end.to_string())
             ));
         }
         self.is_log_checked = self.next.is_some();

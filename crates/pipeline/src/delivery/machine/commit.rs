@@ -5,7 +5,8 @@ use std::time::Instant;
 use records::Partition;
 
 use super::Delivery;
-use crate::delivery::event::{Action, Commit, CommitResult, HaltReason, Rejoin};
+use crate::delivery::event::{Action, Commit, CommitResult, Rejoin};
+use crate::delivery::halt_reason::HaltReason;
 use crate::delivery::partition::Phase;
 use crate::delivery::schedule::{CommitInFlight, CommitSchedule};
 

@@ -291,9 +291,10 @@ fn recreated_outbox_halts() {
         let [Action::Halt { why, .. }] = &scenario.actions[..] else {
             panic!("{:?}", scenario.actions);
         };
+        let repair = why.repair("callers", "outbox", Partition(0));
         let why = why.to_string();
         assert!(why.contains("with the id old, and the id is new now"), "{why}");
-        assert!(why.contains("--delete-offsets"), "{why}");
+        assert!(repair.contains("--topic outbox --delete-offsets"), "{repair}");
     }
     let text = note.encode(Offset(7)).expect("a note");
     let mut scenario = Scenario::new();
