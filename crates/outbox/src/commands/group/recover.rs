@@ -64,7 +64,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
     let found = MissingOffsets::find(config, group, &terminal_topics.map(|(_, name)| name))?;
     let id = found.outbox_id();
 
-    let mut reading = Reading::new(&found, topic, group);
+    let mut reading = GroupReader::new(&found, topic, group);
     // The outcomes first: what they end is then never held in memory.
     for (kind, name) in terminal_topics {
         for partition in found.reader.partitions(name)? {
@@ -182,8 +182,8 @@ fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<Commit
     })
 }
 
-/// Reading of the topics into a ledger.
-struct Reading<'a> {
+/// Reader of the topics, into a ledger.
+struct GroupReader<'a> {
     reader: &'a TopicsReader,
     topic: &'a str,
     group: &'a str,
@@ -196,7 +196,7 @@ struct Reading<'a> {
     progress: Progress,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> GroupReader<'a> {
     fn new(found: &'a MissingOffsets<'a>, topic: &'a str, group: &'a str) -> Self {
         Self {
             reader: &found.reader,
