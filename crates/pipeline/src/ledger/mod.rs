@@ -13,9 +13,9 @@
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
-mod asked_for;
+mod replayable;
 mod backlog;
-mod charged_again;
+mod charge_again_limit;
 mod kept_outcomes;
 mod keys;
 mod named_orders;
@@ -28,9 +28,9 @@ use std::collections::BTreeMap;
 
 use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
-pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
+pub use self::replayable::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
-pub use self::charged_again::NotAsPlanned;
+pub use self::charge_again_limit::NotAsPlanned;
 pub use self::kept_outcomes::KeptOutcomes;
 use self::keys::KeySample;
 pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};

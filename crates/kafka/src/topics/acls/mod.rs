@@ -3,8 +3,8 @@
 //! READ and WRITE imply DESCRIBE, so DESCRIBE stands where neither is needed. No program needs IDEMPOTENT_WRITE: since
 //! Kafka 3.0 whoever may write to a topic may do so idempotently.
 
-mod changing;
-mod looking;
+mod operators;
+mod readers;
 mod programs;
 
 use std::fmt;
@@ -12,8 +12,8 @@ use std::fmt;
 use records::Topics;
 use serde::Serialize;
 
-use self::changing::CHANGING;
-use self::looking::LOOKING;
+use self::operators::OPERATORS;
+use self::readers::READERS;
 use self::programs::PROGRAMS;
 use super::Purpose;
 
@@ -148,7 +148,7 @@ const OPERATIONS_ID: &str = "outbox-operations-";
 
 /// Returns what each program and each command needs.
 pub fn needed() -> impl Iterator<Item = &'static Needed> {
-    [PROGRAMS, LOOKING, CHANGING].into_iter().flatten()
+    [PROGRAMS, READERS, OPERATORS].into_iter().flatten()
 }
 
 impl fmt::Display for What {

@@ -3,7 +3,7 @@
 mod comparison;
 mod inspect;
 mod rebuild;
-mod remembered;
+mod forgotten_offsets;
 mod repartition;
 mod verify;
 

@@ -13,7 +13,7 @@ use records::{Forgotten, Offset, Partition, Timestamp, TopicId, Topics, TopicsNo
 use serde::Serialize;
 
 use super::comparison::{Compared, Comparison, table};
-use super::remembered::Remembered;
+use super::forgotten_offsets::ForgottenOffsets;
 use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions, repartition};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, expect_known};
 use crate::cli::RebuildState;
@@ -50,7 +50,7 @@ pub(super) fn run(options: &RebuildState, config: &Config, json: bool) -> anyhow
         topics,
         amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
-        remembered: Remembered::read(&settings, topics, &partitions, &changelog)?,
+        forgotten: ForgottenOffsets::read(&settings, topics, &partitions, &changelog)?,
     };
 
     let compared = topic.compare_all(&partitions)?;
