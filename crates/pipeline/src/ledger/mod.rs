@@ -13,7 +13,6 @@
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
-mod replayable;
 mod backlog;
 mod charge_again_limit;
 mod kept_outcomes;
@@ -23,12 +22,12 @@ mod parked_calls;
 mod plan;
 mod recovery;
 mod replay;
+mod replayable;
 
 use std::collections::BTreeMap;
 
 use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
-pub use self::replayable::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
 pub use self::charge_again_limit::NotAsPlanned;
 pub use self::kept_outcomes::KeptOutcomes;
@@ -38,6 +37,7 @@ pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
 pub use self::plan::{Contents, Planner, Selected};
 pub use self::recovery::{CannotRecover, Recovery};
 pub use self::replay::{Replays, RunningReplay, Stage, Step};
+pub use self::replayable::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 
 /// Kind of a terminal record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

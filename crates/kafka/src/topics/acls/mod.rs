@@ -4,8 +4,8 @@
 //! Kafka 3.0 whoever may write to a topic may do so idempotently.
 
 mod operators;
-mod readers;
 mod programs;
+mod readers;
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use records::Topics;
 use serde::Serialize;
 
 use self::operators::OPERATORS;
-use self::readers::READERS;
 use self::programs::PROGRAMS;
+use self::readers::READERS;
 use super::Purpose;
 
 /// User of the cluster, who needs permissions of its own.

@@ -16,9 +16,9 @@ use store::{
 use tempfile::NamedTempFile;
 
 use super::comparison::{self, Compared, Comparison};
+use super::forgotten_offsets::ForgottenOffsets;
 use super::inspect::CACHE_BYTES;
 use super::partitions;
-use super::forgotten_offsets::ForgottenOffsets;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::VerifyState;
 use crate::commands::{Status, print_json};
@@ -128,7 +128,7 @@ struct Verification<'a> {
 }
 
 pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topics, settings) = (&config.topics, config.connection_as(&options.group));
+    let (topics, settings) = (&config.topics, config.connection_as(&options.validators));
     let directory = InspectedDirectory::open(&options.dir)?;
     if directory.is_in_use {
         bail!(
