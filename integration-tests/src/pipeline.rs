@@ -221,7 +221,7 @@ impl Pipeline {
     /// # Errors
     /// It exits with a status other than 0, as it does while the group has members; or runs for more than 60 s.
     pub fn rebuild_state(&self) -> Result<String> {
-        self.outbox(&["state", "rebuild", "--group", &self.validator_group, "--yes"])
+        self.outbox(&["state", "rebuild", "--validators", &self.validator_group, "--yes"])
     }
 
     /// Appends what the validators need after the topics have grown, with `outbox state repartition`, and these
@@ -237,7 +237,13 @@ impl Pipeline {
         let settings = self
             .settings(&self.validator_group)
             .with("validator.partitioner", partitioner);
-        let arguments = ["state", "repartition", "--group", &self.validator_group, "--yes"];
+        let arguments = [
+            "state",
+            "repartition",
+            "--validators",
+            &self.validator_group,
+            "--yes",
+        ];
         self.outbox_with(settings, &arguments, variables)
     }
 
@@ -249,7 +255,7 @@ impl Pipeline {
         let settings = self
             .settings(&self.validator_group)
             .with("validator.partitioner", partitioner);
-        let arguments = ["state", "rebuild", "--group", &self.validator_group, "--yes"];
+        let arguments = ["state", "rebuild", "--validators", &self.validator_group, "--yes"];
         let (status, output) = self.outbox_with(settings, &arguments, &[])?;
         ensure!(
             status.success(),

@@ -35,7 +35,8 @@ pub(crate) fn partitions(
 }
 
 /// Fails if the brokers do not know a group: a command that goes on with the name of no group reports success, and does
-/// nothing to the group that was meant. `members` says whose it is, `consequence` what would come of it.
+/// nothing to the group that was meant. `members` says whose it is, `option` names it, and `consequence` is what would come
+/// of it.
 ///
 /// # Errors
 /// No member has ever joined it, or brokers have forgotten it.
@@ -43,11 +44,12 @@ pub(crate) fn expect_known(
     group: &Group,
     name: &str,
     members: &str,
+    option: &str,
     consequence: &str,
 ) -> anyhow::Result<()> {
     ensure!(
         group.is_known,
-        "the brokers do not know the group {name:?}, so {consequence}: check --group, the {members}' setting \
+        "the brokers do not know the group {name:?}, so {consequence}: check {option}, the {members}' setting \
          kafka.group_id, and the permission DESCRIBE on the group, without which it looks unknown (`outbox topics acls`). If \
          both are right, because it is new here or the brokers have forgotten it, repeat the command with --new-group"
     );

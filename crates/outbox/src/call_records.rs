@@ -280,7 +280,7 @@ mod tests {
                 .pending(Partition(0), Offset(7), b"k", None)
                 .expect("the same key")
         };
-        let dead_letter = |of| pipeline::ledger::CallState::Final(Terminal::DeadLetter(of));
+        let dead_letter = |of| pipeline::ledger::RecordState::Final(Terminal::DeadLetter(of));
         assert_eq!(state("0"), dead_letter(Rejection::Definite));
         assert_eq!(state("10"), dead_letter(Rejection::Ambiguous));
         assert_eq!(state("?"), dead_letter(Rejection::Ambiguous));

@@ -1,6 +1,6 @@
 //! Stage one of the outbox pipeline: each valid order goes to the outbox exactly once, whatever crashes.
 
-mod changelog_cuts;
+mod changelog_deletions;
 mod cluster_monitor;
 mod config;
 mod effects;

@@ -37,8 +37,14 @@ pub(crate) enum StateCommand {
       them is admitted, and paid, again if it is sent again")]
 pub(crate) struct RebuildState {
     /// Consumer group of the validators: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
-    pub(crate) group: String,
+    // Elsewhere `--group` is the callers' group, as it was called here in earlier versions.
+    #[arg(
+        long,
+        alias = "group",
+        value_name = "GROUP",
+        default_value = "order-validator"
+    )]
+    pub(crate) validators: String,
 
     /// Also if no validator of the group has ever run, as on a new cluster. Without it such a group is refused, because
     /// validators of another one may be running, and would halt on the rebuilt changelog.
@@ -63,8 +69,14 @@ Stop the producers and wait until no order waits, stop the validators, then let 
 changelog grow alike, and run it. docker/README.md has all steps.")]
 pub(crate) struct RepartitionState {
     /// Consumer group of the validators: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
-    pub(crate) group: String,
+    // Elsewhere `--group` is the callers' group, as it was called here in earlier versions.
+    #[arg(
+        long,
+        alias = "group",
+        value_name = "GROUP",
+        default_value = "order-validator"
+    )]
+    pub(crate) validators: String,
 
     /// Goes on although orders wait on the partitions that their keys had before: each becomes a dead letter
     /// (wrong-partition), which is paid only if its producer sends it again.
@@ -100,8 +112,14 @@ pub(crate) struct VerifyState {
     pub(crate) dir: PathBuf,
 
     /// Consumer group of the validators: their setting kafka.group_id.
-    #[arg(long, value_name = "GROUP", default_value = "order-validator")]
-    pub(crate) group: String,
+    // Elsewhere `--group` is the callers' group, as it was called here in earlier versions.
+    #[arg(
+        long,
+        alias = "group",
+        value_name = "GROUP",
+        default_value = "order-validator"
+    )]
+    pub(crate) validators: String,
 
     /// Verifies this partition only; can be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
@@ -110,4 +128,33 @@ pub(crate) struct VerifyState {
     /// Maximum number of keys named for each partition; all differences are counted.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = super::dead_letters::limit)]
     pub(crate) limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn group_of_the_validators_has_its_former_name() {
+        for command in ["rebuild", "repartition", "verify --dir d"] {
+            for option in ["validators", "group"] {
+                let line = format!("outbox state {command} --{option} v");
+                let cli =
+                    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+                let Command::State(command) = cli.command else {
+                    panic!("{line} is another command");
+                };
+                let group = match command {
+                    StateCommand::Rebuild(options) => options.validators,
+                    StateCommand::Repartition(options) => options.validators,
+                    StateCommand::Verify(options) => options.validators,
+                    StateCommand::Inspect(_) => String::new(),
+                };
+                assert_eq!(group, "v", "{line}");
+            }
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) fn run(
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let callers = admin.group(group, &config.topics.pending, REQUEST_TIMEOUT)?;
     if calls == Calls::Paused && !options.new_group {
-        expect_known(&callers, group, "callers", "nothing would be paused")?;
+        expect_known(&callers, group, "callers", "--group", "nothing would be paused")?;
     }
     let callers = callers.members.len();
     // Before the switch is read: this fences an operator who changes it at the same time.

@@ -13,9 +13,8 @@
 //! What is kept grows with the calls that are open and with the runs of sets of offsets, not with the length of
 //! the topics.
 
-mod asked_for;
 mod backlog;
-mod charged_again;
+mod charge_again_limit;
 mod kept_outcomes;
 mod keys;
 mod named_orders;
@@ -23,14 +22,14 @@ mod parked_calls;
 mod plan;
 mod recovery;
 mod replay;
+mod replayable;
 
 use std::collections::BTreeMap;
 
 use records::{Bounds, CallNote, Offset, OffsetSet, Partition, Position, TopicId};
 
-pub use self::asked_for::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 pub use self::backlog::Backlog;
-pub use self::charged_again::NotAsPlanned;
+pub use self::charge_again_limit::NotAsPlanned;
 pub use self::kept_outcomes::KeptOutcomes;
 use self::keys::KeySample;
 pub use self::named_orders::{Lineage, NamedOrders, NamedRecord};
@@ -38,6 +37,7 @@ pub use self::parked_calls::{ParkedCalls, Unsettled, Waiting};
 pub use self::plan::{Contents, Planner, Selected};
 pub use self::recovery::{CannotRecover, Recovery};
 pub use self::replay::{Replays, RunningReplay, Stage, Step};
+pub use self::replayable::{AskedFor, CannotPlanUnknown, LeftOut, Replayable, UnknownState};
 
 /// Kind of a terminal record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub enum NotedState {
 
 /// State of a record of the outbox, at the time at which it is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallState {
+pub enum RecordState {
     /// A terminal record ends it.
     Final(Terminal),
     /// Neither a terminal record nor, so far, a later copy. It may have been sent.
@@ -202,7 +202,7 @@ impl Ledger {
         offset: Offset,
         key: &[u8],
         continues: Option<&Position>,
-    ) -> Result<CallState, ForeignRecord> {
+    ) -> Result<RecordState, ForeignRecord> {
         // A copy on another partition does not end the call's earlier records: callers of two partitions know
         // nothing of each other.
         let first = continues
@@ -226,7 +226,7 @@ impl Ledger {
         }
         let state = calls.state(first, offset);
         match state {
-            CallState::Final(Terminal::Accepted) => {
+            RecordState::Final(Terminal::Accepted) => {
                 calls.counts.accepted += 1;
                 // A caller may die after the outcome and before its notes are committed; the next one may defer
                 // the call again.
@@ -234,23 +234,23 @@ impl Ledger {
                     calls.accepted_copies.insert(first);
                 }
             }
-            CallState::Final(Terminal::DeadLetter(rejection)) => {
+            RecordState::Final(Terminal::DeadLetter(rejection)) => {
                 calls.counts.dead_letters += 1;
                 if matches!(rejection, Rejection::Ambiguous | Rejection::Settled) {
                     calls.ambiguous.insert(first);
                 }
             }
-            CallState::Final(Terminal::Parked) => calls.counts.parked += 1,
-            CallState::Open => drop(calls.open.insert(first, offset)),
+            RecordState::Final(Terminal::Parked) => calls.counts.parked += 1,
+            RecordState::Open => drop(calls.open.insert(first, offset)),
         }
         Ok(state)
     }
 
     /// Returns the state that [`Self::pending`] has returned for a record, with what the group has noted of it.
     #[must_use]
-    pub fn noted_state(&self, partition: Partition, offset: Offset, state: CallState) -> NotedState {
+    pub fn noted_state(&self, partition: Partition, offset: Offset, state: RecordState) -> NotedState {
         // An outcome counts at once: its caller has the response.
-        if state == CallState::Final(Terminal::Accepted) {
+        if state == RecordState::Final(Terminal::Accepted) {
             return NotedState::Final(Terminal::Accepted);
         }
         match state {
@@ -263,8 +263,8 @@ impl Ledger {
                     false => NotedState::Pending,
                 }
             }
-            CallState::Final(terminal) => NotedState::Final(terminal),
-            CallState::Open => NotedState::Unknown,
+            RecordState::Final(terminal) => NotedState::Final(terminal),
+            RecordState::Open => NotedState::Unknown,
         }
     }
 
@@ -317,16 +317,16 @@ impl Ledger {
 }
 
 impl Calls {
-    fn state(&self, first: Offset, offset: Offset) -> CallState {
+    fn state(&self, first: Offset, offset: Offset) -> RecordState {
         let is_accepted = |at| self.accepted.contains(at);
         if is_accepted(offset) || is_accepted(first) || self.accepted_copies.contains(first) {
-            CallState::Final(Terminal::Accepted)
+            RecordState::Final(Terminal::Accepted)
         } else if let Some(rejection) = self.rejection(first, offset) {
-            CallState::Final(Terminal::DeadLetter(rejection))
+            RecordState::Final(Terminal::DeadLetter(rejection))
         } else if self.parked.contains(offset) {
-            CallState::Final(Terminal::Parked)
+            RecordState::Final(Terminal::Parked)
         } else {
-            CallState::Open
+            RecordState::Open
         }
     }
 

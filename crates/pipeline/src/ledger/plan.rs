@@ -52,7 +52,7 @@ pub struct Planner {
 struct PlannedCall {
     last: Offset,
     /// Its state, or the reason against it.
-    verdict: Result<Replayable, LeftOut>,
+    decision: Result<Replayable, LeftOut>,
     /// Index of the currency, if the order has an amount. Apart from the amount, since a plan can have millions.
     currency: Option<NonZeroU16>,
     minor_units: u64,
@@ -96,15 +96,15 @@ impl Planner {
         if !record.is_selected && before.is_none() && repeated.is_none() {
             return;
         }
-        let verdict = self.verdict(record);
-        if verdict == Err(LeftOut::NotAskedFor(Replayable::Accepted)) {
+        let decision = self.decide(record);
+        if decision == Err(LeftOut::NotAskedFor(Replayable::Accepted)) {
             // A copy of a call that was accepted tells of no other call.
             self.accepted += u64::from(record.first == record.offset);
             return;
         }
         let call = PlannedCall {
             last: record.offset,
-            verdict,
+            decision,
             currency: record.money.map(|(currency, _)| self.currency(currency)),
             minor_units: record.money.map_or(0, |(_, amount)| amount),
         };
@@ -121,7 +121,7 @@ impl Planner {
         self.kept
     }
 
-    fn verdict(&self, record: &Selected<'_>) -> Result<Replayable, LeftOut> {
+    fn decide(&self, record: &Selected<'_>) -> Result<Replayable, LeftOut> {
         let replayable = match record.state {
             NotedState::Pending => return Err(LeftOut::Pending),
             NotedState::InFlight => return Err(LeftOut::InFlight),
@@ -170,7 +170,7 @@ impl Planner {
             .into_iter()
             .flat_map(BTreeMap::values)
         {
-            if let Ok(state) = call.verdict {
+            if let Ok(state) = call.decision {
                 replayable.entry(state).or_default().insert(call.last);
             }
         }
@@ -187,7 +187,7 @@ impl Planner {
         }
         for (partition, calls) in &self.partitions {
             for call in calls.values() {
-                match call.verdict {
+                match call.decision {
                     Ok(state) => {
                         *contents.calls.entry(state).or_default() += 1;
                         match call.currency {

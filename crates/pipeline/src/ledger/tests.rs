@@ -106,7 +106,7 @@ fn ambiguous_call_stays_ambiguous_in_its_copies() {
             .expect("the same key")
     };
     let chain = [(0, None), (3, Some(0)), (5, Some(0))];
-    let state = |rejection| CallState::Final(Terminal::DeadLetter(rejection));
+    let state = |rejection| RecordState::Final(Terminal::DeadLetter(rejection));
     for earlier in [Rejection::Ambiguous, Rejection::Settled] {
         for at in [0, 3] {
             let terminals = [(Terminal::DeadLetter(earlier), at), (DEFINITE, 5)];
@@ -139,7 +139,7 @@ fn dead_letter_is_ambiguous_beside_requests_of_the_next_owner() {
         }
         ledger.pending(P, Offset(4), b"key", None).expect("the same key")
     };
-    let dead_letter = |rejection| CallState::Final(Terminal::DeadLetter(rejection));
+    let dead_letter = |rejection| RecordState::Final(Terminal::DeadLetter(rejection));
     // The next owner has parked the call without a request of its own.
     assert_eq!(
         state(Rejection::Definite, false),
@@ -171,7 +171,7 @@ fn records_of_another_topic_or_partition_say_nothing() {
     };
     for (offset, continues) in [(0, None), (1, Some(&other)), (2, Some(&elsewhere))] {
         let state = ledger.pending(P, Offset(offset), b"key", continues);
-        assert_eq!(state, Ok(CallState::Open));
+        assert_eq!(state, Ok(RecordState::Open));
     }
     assert_eq!(recover(&ledger, 0, 3).note.intents, set(&[0, 1, 2]));
 }
@@ -284,5 +284,5 @@ fn note_tells_what_may_still_be_sent() {
     assert_eq!(states, expected);
     // Nothing is known of a group without offsets.
     let other = Ledger::new("outbox");
-    assert_eq!(other.noted_state(P, Offset(0), CallState::Open), Pending);
+    assert_eq!(other.noted_state(P, Offset(0), RecordState::Open), Pending);
 }

@@ -17,7 +17,7 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use records::{LeaderEpoch, Partition, TopicsNote};
 use store::{StateDirectory, Store};
 
-use crate::changelog_cuts::ChangelogCuts;
+use crate::changelog_deletions::ChangelogDeletions;
 use crate::config::Config;
 pub(crate) use crate::effects::order_spans::OrderSpans;
 use crate::metrics::Metrics;
@@ -37,7 +37,7 @@ pub(crate) struct Shell {
     /// Committed leader epochs of the restored partitions, until they start.
     pub(crate) leader_epochs: BTreeMap<Partition, LeaderEpoch>,
     pub(crate) restorers: Restorers,
-    pub(crate) cuts: ChangelogCuts,
+    pub(crate) deletions: ChangelogDeletions,
     pub(crate) producer: Option<TransactionalProducer>,
     /// Sizes that the producer's topics accept.
     pub(crate) record_sizes: RecordSizes,

@@ -47,7 +47,7 @@ impl Shell {
             .get_mut(&partition)
             .map_or(Ok(()), |store| store.forget(forgotten));
         kill_at!("after-forget");
-        self.cuts.cut(partition, forgotten.below);
+        self.deletions.delete_below(partition, forgotten.below);
         store_failed(partition, removed)
     }
 

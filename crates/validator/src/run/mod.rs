@@ -28,7 +28,7 @@ use service::traces::{FlushOnDrop, Traces, TracesMetrics};
 use service::{Health, Shutdown};
 use store::StateDirectory;
 
-use crate::changelog_cuts::ChangelogCuts;
+use crate::changelog_deletions::ChangelogDeletions;
 use crate::cluster_monitor::{self, TopicChanges};
 use crate::config::Config;
 use crate::effects::{Fence, OrderSpans, Shell};
@@ -105,7 +105,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         record_sizes,
     })?;
     let restorers = Restorers::start(config, &note, &admin, &directory, &metrics, open_transactions)?;
-    let cuts = ChangelogCuts::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
+    let deletions = ChangelogDeletions::start(&config.topics.changelog, note.changelog.clone(), &admin)?;
     // Bounded by the schemas that are wanted, one for each partition.
     let (answer, schema_answers) = crossbeam_channel::unbounded();
     let registry = Registry::start(
@@ -130,7 +130,7 @@ pub(crate) fn run(config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         stores: [].into(),
         leader_epochs: [].into(),
         restorers,
-        cuts,
+        deletions,
         producer: None,
         record_sizes,
         dead_letter_bytes_max,

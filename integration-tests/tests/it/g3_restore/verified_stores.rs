@@ -27,7 +27,7 @@ const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// Runs `outbox state`, and returns its exit status and its JSON, or what it printed otherwise.
 pub(crate) fn state(pipeline: &Pipeline, command: &str) -> Result<(Option<i32>, Value)> {
     // `inspect` asks no group.
-    let group = ["--group", &pipeline.validator_group];
+    let group = ["--validators", &pipeline.validator_group];
     let group = &group[..if command == "verify" { 2 } else { 0 }];
     let file = pipeline.folder().join("outbox.toml");
     pipeline.settings(&pipeline.validator_group).write(&file)?;

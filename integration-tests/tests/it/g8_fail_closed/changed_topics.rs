@@ -82,7 +82,7 @@ fn grown_topics_halt_without_state_directory() {
                 &[
                     &format!("partition {partition} is halted: {} and", topics.orders),
                     "have 3 partitions, and had 2 when the group",
-                    "outbox state repartition --group",
+                    "outbox state repartition --validators",
                 ],
             )?;
         }

@@ -159,7 +159,7 @@ impl Setup {
         let rebuild = [
             "state",
             "rebuild",
-            "--group",
+            "--validators",
             &self.pipeline.validator_group,
             "--yes",
         ];

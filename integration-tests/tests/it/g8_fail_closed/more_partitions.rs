@@ -114,7 +114,7 @@ fn grow(name: &str, failpoints: &str, changelog: Changelog) -> Result<(Pipeline,
     validator.process.start()?;
     await_unready(
         &mut validator,
-        &["a topic has grown", "outbox state repartition --group"],
+        &["a topic has grown", "outbox state repartition --validators"],
     )?;
     expect_refused(&pipeline, "crc32", "has 1 members")?;
     validator.process.terminate(DRAIN_MAX)?;

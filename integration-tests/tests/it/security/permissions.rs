@@ -116,12 +116,12 @@ fn listed_permissions_are_enough() {
         }
         let state = pipeline.state_folder(1);
         read(&format!(
-            "state verify --dir {} --group {of_validators}",
+            "state verify --dir {} --validators {of_validators}",
             state.display()
         ))?;
         // A static member counts until its session has expired.
         pause(SESSION_TIMEOUT + Duration::from_secs(1))?;
-        operate(&format!("state rebuild --yes --group {of_validators}"))?;
+        operate(&format!("state rebuild --yes --validators {of_validators}"))?;
         pipeline.passed();
         Ok(())
     });

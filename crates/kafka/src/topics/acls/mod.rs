@@ -3,18 +3,18 @@
 //! READ and WRITE imply DESCRIBE, so DESCRIBE stands where neither is needed. No program needs IDEMPOTENT_WRITE: since
 //! Kafka 3.0 whoever may write to a topic may do so idempotently.
 
-mod changing;
-mod looking;
+mod operators;
 mod programs;
+mod readers;
 
 use std::fmt;
 
 use records::Topics;
 use serde::Serialize;
 
-use self::changing::CHANGING;
-use self::looking::LOOKING;
+use self::operators::OPERATORS;
 use self::programs::PROGRAMS;
+use self::readers::READERS;
 use super::Purpose;
 
 /// User of the cluster, who needs permissions of its own.
@@ -148,7 +148,7 @@ const OPERATIONS_ID: &str = "outbox-operations-";
 
 /// Returns what each program and each command needs.
 pub fn needed() -> impl Iterator<Item = &'static Needed> {
-    [PROGRAMS, LOOKING, CHANGING].into_iter().flatten()
+    [PROGRAMS, READERS, OPERATORS].into_iter().flatten()
 }
 
 impl fmt::Display for What {

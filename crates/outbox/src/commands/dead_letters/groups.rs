@@ -6,7 +6,7 @@ use comfy_table::Table;
 use records::{Order, Timestamp};
 use serde::Serialize;
 
-use super::reading::{Kind, Reading, Selection};
+use super::reading::{DeadLetterFilter, DeadLetterReader, Kind};
 use crate::amounts::Amounts;
 use crate::cli::GroupDeadLetters;
 use crate::commands::cause_shape::shape;
@@ -97,15 +97,15 @@ impl Groups {
 }
 
 pub(super) fn run(options: &GroupDeadLetters, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let reading = Reading::open(config)?;
-    let selection = Selection {
-        filter: options.filter.clone(),
-        ..Selection::default()
+    let reading = DeadLetterReader::open(config)?;
+    let filter = DeadLetterFilter {
+        arguments: options.filter.clone(),
+        ..DeadLetterFilter::default()
     };
     let (mut groups, mut progress) = (Groups::default(), Progress::new());
     for kind in Kind::of(options.which) {
         reading.visit(*kind, &mut progress, |letter, resubmissions| {
-            if (options.all || !resubmissions.has(letter.offset())) && selection.selects(letter) {
+            if (options.all || !resubmissions.has(letter.offset())) && filter.selects(letter) {
                 groups.add(&Taken {
                     kind: *kind,
                     cause: &letter.cause(),

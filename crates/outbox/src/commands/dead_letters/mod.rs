@@ -13,7 +13,7 @@ use comfy_table::Table;
 use records::{Partition, Timestamp};
 use serde::Serialize;
 
-use self::reading::{Content, Kind, Letter, Reading, Selection};
+use self::reading::{Content, DeadLetterFilter, DeadLetterReader, Kind, Letter};
 use crate::amounts::amount_of;
 use crate::cli::{DeadLettersCommand, ListDeadLetters};
 use crate::commands::{Status, print_json};
@@ -55,7 +55,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn of(letter: &Letter<'_>, reading: &Reading<'_>, replayed: bool) -> Self {
+    fn of(letter: &Letter<'_>, reading: &DeadLetterReader<'_>, replayed: bool) -> Self {
         let topic = reading.topic(letter.kind);
         Self {
             kind: letter.kind,
@@ -130,10 +130,10 @@ struct DeadLetters<'a> {
 }
 
 fn list(options: &ListDeadLetters, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let reading = Reading::open(config)?;
-    let selection = Selection {
-        filter: options.filter.clone(),
-        ..Selection::default()
+    let reading = DeadLetterReader::open(config)?;
+    let filter = DeadLetterFilter {
+        arguments: options.filter.clone(),
+        ..DeadLetterFilter::default()
     };
     let (mut oldest, mut count, mut any_replayed) = (Oldest::new(options.limit), 0, false);
     let mut progress = Progress::new();
@@ -141,7 +141,7 @@ fn list(options: &ListDeadLetters, config: &Config, json: bool) -> anyhow::Resul
         reading.visit(*kind, &mut progress, |letter, resubmissions| {
             let replayed = resubmissions.has(letter.offset());
             any_replayed |= resubmissions.count() > 0;
-            if (options.all || !replayed) && selection.selects(letter) {
+            if (options.all || !replayed) && filter.selects(letter) {
                 count += 1;
                 oldest.add(Listed::of(letter, &reading, replayed));
             }
@@ -179,7 +179,7 @@ fn list(options: &ListDeadLetters, config: &Config, json: bool) -> anyhow::Resul
 /// Counts how often the orders that are listed were replayed, by the keys of their records.
 fn count_replays(
     listed: &mut [Listed],
-    reading: &Reading<'_>,
+    reading: &DeadLetterReader<'_>,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
     let mut counts: HashMap<Vec<u8>, u64> = listed

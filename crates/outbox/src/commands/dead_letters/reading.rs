@@ -60,10 +60,10 @@ pub(super) struct Letter<'r> {
     pub(super) record: &'r ExactRecord<'r>,
 }
 
-/// Selection of dead letters.
+/// Filter of dead letters: what is asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Selection {
-    pub(super) filter: FilterDeadLetters,
+pub(super) struct DeadLetterFilter {
+    pub(super) arguments: FilterDeadLetters,
     /// Keys; `None` for all.
     pub(super) keys: Option<BTreeSet<String>>,
     pub(super) partition: Option<Partition>,
@@ -71,7 +71,7 @@ pub(super) struct Selection {
 }
 
 /// Reader of the dead-letter topics.
-pub(crate) struct Reading<'a> {
+pub(crate) struct DeadLetterReader<'a> {
     pub(super) topics: &'a Topics,
     reader: TopicsReader,
     /// Form of the orders' amounts; `None` if orders have another form.
@@ -79,7 +79,7 @@ pub(crate) struct Reading<'a> {
     orders: OrdersTopic<'a>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> DeadLetterReader<'a> {
     pub(crate) fn open(config: &'a Config) -> anyhow::Result<Self> {
         let topics = &config.topics;
         let names = [
@@ -317,23 +317,26 @@ impl Letter<'_> {
     }
 }
 
-impl Selection {
+impl DeadLetterFilter {
     /// Returns whether a dead letter is selected.
     pub(super) fn selects(&self, letter: &Letter<'_>) -> bool {
-        let filter = &self.filter;
+        let arguments = &self.arguments;
         let is_within = |letter: &Letter<'_>| {
             let Some(at) = letter.at() else {
-                return filter.from.is_none() && filter.to.is_none();
+                return arguments.from.is_none() && arguments.to.is_none();
             };
-            filter.from.is_none_or(|from| at >= from) && filter.to.is_none_or(|to| at < to)
+            arguments.from.is_none_or(|from| at >= from) && arguments.to.is_none_or(|to| at < to)
         };
         self.partition
             .is_none_or(|partition| letter.partition == partition)
             && self
                 .offsets
                 .is_none_or(|offsets| offsets.contains(letter.offset()))
-            && (filter.refused_for.is_empty()
-                || filter.refused_for.iter().any(|reason| reason == letter.reason()))
+            && (arguments.refused_for.is_empty()
+                || arguments
+                    .refused_for
+                    .iter()
+                    .any(|reason| reason == letter.reason()))
             && is_within(letter)
             && self.keys.as_ref().is_none_or(|keys| keys.contains(&letter.key()))
     }
@@ -419,7 +422,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn selection_is_the_intersection_of_filters() {
+    fn filter_selects_what_has_all_of_it() {
         let headers = [
             (dead_letter::REASON, "not-json"),
             (dead_letter::SOURCE, "orders/0@4"),
@@ -427,30 +430,30 @@ pub(super) mod tests {
         ];
         let record = record(9, Some("k"), &headers, b"{");
         let letter = letter(&record);
-        let all = Selection::default();
+        let all = DeadLetterFilter::default();
         assert!(all.selects(&letter));
-        let with = |change: fn(&mut Selection)| {
-            let mut selection = Selection {
+        let with = |change: fn(&mut DeadLetterFilter)| {
+            let mut filter = DeadLetterFilter {
                 partition: Some(Partition(1)),
                 offsets: "9..10".parse().ok(),
                 keys: Some(["k".to_owned()].into()),
-                filter: FilterDeadLetters {
+                arguments: FilterDeadLetters {
                     refused_for: vec!["conflict".into(), "not-json".into()],
                     from: Some(Timestamp(50)),
                     to: Some(Timestamp(51)),
                 },
             };
-            change(&mut selection);
-            selection.selects(&letter)
+            change(&mut filter);
+            filter.selects(&letter)
         };
         assert!(with(|_| ()));
         for change in [
-            (|of| of.partition = Some(Partition(0))) as fn(&mut Selection),
+            (|of| of.partition = Some(Partition(0))) as fn(&mut DeadLetterFilter),
             |of| of.offsets = "0..9".parse().ok(),
             |of| of.keys = Some(["K".to_owned()].into()),
-            |of| of.filter.refused_for = vec!["conflict".into()],
-            |of| of.filter.from = Some(Timestamp(51)),
-            |of| of.filter.to = Some(Timestamp(50)),
+            |of| of.arguments.refused_for = vec!["conflict".into()],
+            |of| of.arguments.from = Some(Timestamp(51)),
+            |of| of.arguments.to = Some(Timestamp(50)),
         ] {
             assert!(!with(change));
         }

@@ -9,7 +9,7 @@ use records::resubmission::Resubmission;
 use records::{Order, Partition, Timestamp};
 use serde::Serialize;
 
-use super::reading::{Kind, Letter, Reading, Selection};
+use super::reading::{DeadLetterFilter, DeadLetterReader, Kind, Letter};
 use super::write::{Chosen, Writer, expect_times_kept, open_producer};
 use super::{Listed, table};
 use crate::amounts::Amounts;
@@ -121,8 +121,8 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
         );
     }
     config.expect_validators("dead-letters replay")?;
-    let selection = Selection {
-        filter: options.filter.clone(),
+    let filter = DeadLetterFilter {
+        arguments: options.filter.clone(),
         keys: keys(&options.keys, options.keys_from.as_deref())?,
         partition: options.partition.map(Partition),
         offsets: options.offsets,
@@ -130,8 +130,8 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
     // Before the topics are read, so that a second operator decides on what this one has written.
     let producer = open_producer(config)?;
     expect_times_kept(config)?;
-    let reading = Reading::open(config)?;
-    let (plan, sample) = plan(&reading, &selection)?;
+    let reading = DeadLetterReader::open(config)?;
+    let (plan, sample) = plan(&reading, &filter)?;
     print_left_alone(&plan);
     if plan.count > 0 {
         // To standard error: the result on standard output may be redirected to a file.
@@ -175,20 +175,20 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
 }
 
 /// Reads the dead letters to their ends, and decides on each.
-fn plan(reading: &Reading<'_>, selection: &Selection) -> anyhow::Result<(Plan, Vec<Listed>)> {
+fn plan(reading: &DeadLetterReader<'_>, filter: &DeadLetterFilter) -> anyhow::Result<(Plan, Vec<Listed>)> {
     let (mut plan, mut sample, mut progress) = (Plan::default(), Vec::new(), Progress::new());
     for partition in &reading.partitions(Kind::Order)? {
-        if selection.partition.is_some_and(|selected| selected != *partition) {
+        if filter.partition.is_some_and(|selected| selected != *partition) {
             continue;
         }
         let bounds = reading.settled_bounds(Kind::Order, *partition, &progress)?;
         let resubmissions = reading.resubmissions(Kind::Order, *partition, bounds, &mut progress)?;
         reading.visit_within(Kind::Order, *partition, bounds, |letter| {
             progress.read(reading.topic(Kind::Order));
-            if !selection.selects(letter) {
+            if !filter.selects(letter) {
                 return Ok(());
             }
-            if selection.keys.is_some() {
+            if filter.keys.is_some() {
                 plan.found.insert(letter.key());
             }
             match reading.resubmit(letter, &resubmissions) {
@@ -208,7 +208,7 @@ fn plan(reading: &Reading<'_>, selection: &Selection) -> anyhow::Result<(Plan, V
         })?;
     }
     progress.finish();
-    let keys = selection.keys.iter().flatten();
+    let keys = filter.keys.iter().flatten();
     let missing: Vec<_> = keys.filter(|key| !plan.found.contains(*key)).cloned().collect();
     for key in missing {
         let reason = "it has no such dead letter (`outbox dead-letters show` tells)";

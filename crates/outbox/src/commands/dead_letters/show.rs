@@ -7,7 +7,7 @@ use records::resubmission::Resubmission;
 use records::{Offset, Partition};
 use serde::Serialize;
 
-use super::reading::{Content, Kind, Letter, Reading};
+use super::reading::{Content, DeadLetterReader, Kind, Letter};
 use crate::cli::ShowDeadLetters;
 use crate::commands::parked::time_of;
 use crate::commands::{Status, print_json};
@@ -47,7 +47,7 @@ struct Record {
 }
 
 pub(super) fn run(options: &ShowDeadLetters, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let reading = Reading::open(config)?;
+    let reading = DeadLetterReader::open(config)?;
     let mut shown = Shown {
         key: options.key.clone(),
         dead_letters: 0,
@@ -95,7 +95,7 @@ impl Shown {
         record: &ExactRecord<'_>,
         content: Content,
         letters: &mut records::OffsetSet,
-        reading: &Reading<'_>,
+        reading: &DeadLetterReader<'_>,
     ) -> Option<Record> {
         let position = |offset: Offset| format!("{}/{partition}@{offset}", reading.topic(kind));
         match content {

@@ -15,7 +15,7 @@ use records::resubmission::{self, Resubmission};
 use records::{Bounds, OffsetSet, Partition, Timestamp, dead_letter};
 use service::failpoint::{guard_removed, kill_at};
 
-use super::reading::{Kind, Letter, Reading};
+use super::reading::{DeadLetterReader, Kind, Letter};
 use crate::brokers::CLIENT_ID;
 use crate::config::Config;
 use crate::operations_log::{self, operation};
@@ -65,7 +65,7 @@ pub(super) fn expect_times_kept(config: &Config) -> anyhow::Result<()> {
 
 /// Writes orders back, and resubmissions.
 pub(super) struct Writer<'a> {
-    pub(super) reading: &'a Reading<'a>,
+    pub(super) reading: &'a DeadLetterReader<'a>,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) resubmission: Resubmission,
     pub(super) config: &'a Config,

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use comfy_table::Table;
 use kafka::consumer::CommitOffset;
 use kafka::group_offsets::TopicRecord;
-use pipeline::ledger::{CallState, KeptOutcomes, Ledger, Recovery, Rejection, Terminal};
+use pipeline::ledger::{KeptOutcomes, Ledger, RecordState, Recovery, Rejection, Terminal};
 use records::outcome::Outcome;
 use records::settlement;
 use records::{Bounds, Continuation, Offset, OffsetSet, Partition, Position, call_dead_letter, continuation};
@@ -66,7 +66,7 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
     let found = MissingOffsets::find(config, group, &terminal_topics.map(|(_, name)| name))?;
     let id = found.outbox_id();
 
-    let mut reading = Reading::new(&found, topic, group);
+    let mut reading = GroupReader::new(&found, topic, group);
     // The outcomes first: what they end is then never held in memory.
     for (kind, name) in terminal_topics {
         for partition in found.reader.partitions(name)? {
@@ -221,8 +221,8 @@ fn commit_of((shown, recovery): &(Recovered, Recovery)) -> anyhow::Result<Commit
     })
 }
 
-/// Reading of the topics into a ledger.
-struct Reading<'a> {
+/// Reader of the topics, into a ledger.
+struct GroupReader<'a> {
     reader: &'a TopicsReader,
     topic: &'a str,
     group: &'a str,
@@ -239,7 +239,7 @@ struct Reading<'a> {
     progress: Progress,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> GroupReader<'a> {
     fn new(found: &'a MissingOffsets<'a>, topic: &'a str, group: &'a str) -> Self {
         Self {
             reader: &found.reader,
@@ -333,7 +333,7 @@ impl<'a> Reading<'a> {
                     .pending(partition, record.offset, record.key, first)
                     .with_context(|| refused(topic, partition, record.offset))?;
                 // A test removes the guard: a call then counts as one without an outcome whose outcome was deleted.
-                if state == CallState::Open
+                if state == RecordState::Open
                     && !kept.has_all_of(record.key, admitted_at_of_header(&record.headers))
                     && !guard_removed!("guard-kept-outcomes")
                 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use iso_currency::Currency;
 use records::{Offset, Timestamp};
 
-use crate::commands::parked::reading::{ParkedRecord, Reading};
+use crate::commands::parked::reading::{ParkedReader, ParkedRecord};
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -50,7 +50,7 @@ impl<'a> ParkedReading<'a> {
     }
 
     pub(super) fn read(&mut self, metrics: &Metrics) -> anyhow::Result<()> {
-        let reading = Reading::open(self.config, self.group)?;
+        let reading = ParkedReader::open(self.config, self.group)?;
         let ends = reading.parked_ends()?;
         let is_current = self
             .last

@@ -7,7 +7,7 @@ mod reading;
 use serde::Serialize;
 
 use self::history::Event;
-use self::reading::Reading;
+use self::reading::OrderReader;
 use crate::cli::ShowOrder;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -26,7 +26,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(options: &ShowOrder, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let mut read = Reading::open(config, options)?.read()?;
+    let mut read = OrderReader::open(config, options)?.read()?;
     // By time, and those of one millisecond in the order in which an order passes the topics, in which they were read.
     read.events.sort_by_key(|event| event.at);
     let calls = judgement::judge(&read, config);

@@ -16,7 +16,7 @@ use records::settlement::Decision;
 use records::{Position, Timestamp};
 use serde::Serialize;
 
-use self::reading::{ParkedRecord, Reading};
+use self::reading::{ParkedReader, ParkedRecord};
 pub(super) use self::show::time_of;
 use crate::amounts::Amounts;
 use crate::cli::{ListParked, ParkedCommand, WhichGroup};
@@ -158,7 +158,7 @@ fn groups(which: &WhichGroup, config: &Config, json: bool) -> anyhow::Result<Sta
 }
 
 fn waiting(which: &WhichGroup, config: &Config) -> anyhow::Result<Vec<Listed>> {
-    let calls = Reading::open(config, &which.group)?.parked_calls()?;
+    let calls = ParkedReader::open(config, &which.group)?.parked_calls()?;
     Ok(calls
         .waiting()
         .map(|(call, waiting)| Listed::of(&calls, &call, waiting))

@@ -8,7 +8,7 @@ use pipeline::ledger::ParkedCalls;
 use records::{Bounds, Offset, Partition, Position};
 use service::failpoint::guard_removed;
 
-use super::reading::{ParkedRecord, Reading};
+use super::reading::{ParkedReader, ParkedRecord};
 use super::write::{Chosen, is_chosen};
 use crate::progress::Progress;
 
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 /// # Errors
 /// The topics were copied, or cannot be read.
 pub(super) fn expect_own(
-    reading: &Reading<'_>,
+    reading: &ParkedReader<'_>,
     calls: &ParkedCalls<ParkedRecord>,
     chosen: &Chosen,
 ) -> anyhow::Result<()> {
@@ -42,7 +42,7 @@ struct OutboxKeys {
 
 impl OutboxKeys {
     /// Reads the keys at the positions of the chosen calls.
-    fn read(reading: &Reading<'_>, chosen: &Chosen) -> anyhow::Result<Self> {
+    fn read(reading: &ParkedReader<'_>, chosen: &Chosen) -> anyhow::Result<Self> {
         let mut wanted: BTreeMap<Partition, BTreeSet<Offset>> = BTreeMap::new();
         for call in chosen.values().flat_map(BTreeMap::values) {
             wanted.entry(call.partition).or_default().insert(call.offset);

@@ -44,7 +44,7 @@ impl ParkedRecord {
 }
 
 /// Reader of the topics of the parked calls.
-pub(crate) struct Reading<'a> {
+pub(crate) struct ParkedReader<'a> {
     pub(super) topics: &'a Topics,
     pub(super) reader: TopicsReader,
     pub(super) group: &'a str,
@@ -64,7 +64,7 @@ pub(crate) enum Kind {
     Settled(Position, Settlement),
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ParkedReader<'a> {
     pub(crate) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
         let topics = &config.topics;
         let names = [

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::may_settle;
 use super::outbox_keys::expect_own;
-use super::reading::{Kind, Reading};
+use super::reading::{Kind, ParkedReader};
 use super::settle::{Refused, SHOWN_MAX, print_refused};
 use super::show::span;
 use super::write::{Chosen, Settler, open_producer};
@@ -60,7 +60,7 @@ pub(super) fn run(options: &ReconcileParked, config: &Config, json: bool) -> any
     let quiescence = config.quiescence();
     // Before anything is read, for it does not depend on that.
     let covered = covered(options, Timestamp::now(), quiescence)?;
-    let reading = Reading::open(config, &options.which.group)?;
+    let reading = ParkedReader::open(config, &options.which.group)?;
     let producer = open_producer(config)?;
     let calls = reading.parked_calls()?;
     let mut orders: BTreeMap<String, Rows> = calls
@@ -174,7 +174,7 @@ fn read_file(options: &ReconcileParked, orders: &mut BTreeMap<String, Rows>) -> 
 
 /// Refuses a file that has no order of a parked call, if orders that it lacks are to be settled: with another column,
 /// or other keys, each of them would count as never processed.
-fn expect_settled_order(reading: &Reading<'_>, options: &ReconcileParked) -> anyhow::Result<()> {
+fn expect_settled_order(reading: &ParkedReader<'_>, options: &ReconcileParked) -> anyhow::Result<()> {
     // Those of an earlier run with the same file are settled.
     let mut orders = BTreeMap::new();
     reading.visit_all_parked(|_, record, kind| {

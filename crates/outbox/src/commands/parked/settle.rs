@@ -9,7 +9,7 @@ use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
 use super::outbox_keys::expect_own;
-use super::reading::{ParkedRecord, Reading};
+use super::reading::{ParkedReader, ParkedRecord};
 use super::show::span;
 use super::write::{Chosen, Settler, is_chosen, open_producer};
 use super::{Listed, listed, may_settle};
@@ -41,7 +41,7 @@ pub(super) struct Refused {
 pub(super) fn run(options: &SettleParked, config: &Config, json: bool) -> anyhow::Result<Status> {
     let keys = keys(&options.keys, options.keys_from.as_deref())?.unwrap_or_default();
     let decision = decision(&options.decision);
-    let reading = Reading::open(config, &options.which.group)?;
+    let reading = ParkedReader::open(config, &options.which.group)?;
     let producer = open_producer(config)?;
     let calls = reading.parked_calls()?;
     let quiescence = config.quiescence();

@@ -7,7 +7,7 @@ use records::Timestamp;
 use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
-use super::reading::{Kind, Reading};
+use super::reading::{Kind, ParkedReader};
 use crate::cli::ShowParked;
 use crate::commands::{Status, print_json};
 use crate::config::Config;
@@ -42,7 +42,7 @@ struct Record {
 }
 
 pub(super) fn run(options: &ShowParked, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let reading = Reading::open(config, &options.which.group)?;
+    let reading = ParkedReader::open(config, &options.which.group)?;
     let calls = reading.parked_calls()?;
     let key = options.key.as_bytes();
     let waiting: Vec<_> = calls

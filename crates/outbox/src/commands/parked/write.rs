@@ -17,7 +17,7 @@ use records::{
 };
 use service::failpoint::{guard_removed, kill_at};
 
-use super::reading::{Kind, Reading};
+use super::reading::{Kind, ParkedReader};
 use crate::call_records::{admitted_at_of_header, number};
 use crate::config::Config;
 use crate::operations_log::{self, operation};
@@ -50,7 +50,7 @@ pub(super) fn open_producer(config: &Config) -> anyhow::Result<TransactionalProd
 
 /// Writes settlements.
 pub(super) struct Settler<'a> {
-    pub(super) reading: &'a Reading<'a>,
+    pub(super) reading: &'a ParkedReader<'a>,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) settlement: Settlement,
     pub(super) config: &'a Config,

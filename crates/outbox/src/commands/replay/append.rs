@@ -11,7 +11,7 @@ use records::operation::{Event, Operation, REPLAY};
 use records::{Bounds, Continuation, Offset, OffsetSet, Partition, Position, Timestamp};
 use service::failpoint::{freeze_at, kill_at};
 
-use super::reading::Reading;
+use super::reading::ReplayReader;
 use crate::call_records::{admitted_at, continuation_of};
 use crate::operations_log::{event, send};
 use crate::transaction::expect_committed;
@@ -24,7 +24,7 @@ pub(super) type Eligible = BTreeMap<Partition, BTreeMap<Replayable, OffsetSet>>;
 
 /// Appends the calls of one plan.
 pub(super) struct Appender<'a> {
-    pub(super) reading: &'a Reading<'a>,
+    pub(super) reading: &'a ReplayReader<'a>,
     pub(super) producer: &'a TransactionalProducer,
     pub(super) plan: &'a str,
     pub(super) reason: Option<&'a str>,

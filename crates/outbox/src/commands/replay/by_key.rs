@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kafka::group_offsets::TopicRecord;
-use pipeline::ledger::{CallState, Ledger, Lineage, NamedOrders, NamedRecord, Terminal};
+use pipeline::ledger::{Ledger, Lineage, NamedOrders, NamedRecord, RecordState, Terminal};
 use records::outcome::Outcome;
 use records::{Bounds, OffsetSet, Partition, Timestamp, call_dead_letter, settlement};
 
 use super::fold::{Read, Which, expect_own, take_notes};
-use super::reading::Reading;
+use super::reading::ReplayReader;
 use crate::call_records::{admitted_at, lineage, money, other_group, position, rejection, text};
 use crate::progress::Progress;
 
 /// Reads all that decides on the orders with these keys: first what the group has noted, then the terminal records,
 /// then the outbox.
 pub(super) fn read(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     keys: BTreeSet<Vec<u8>>,
     which: &Which<'_>,
     now: Timestamp,
@@ -48,7 +48,7 @@ pub(super) fn read(
 
 /// Returns the keys of planned calls, as far as the outbox still has them.
 pub(super) fn keys_of(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     calls: &BTreeMap<Partition, OffsetSet>,
 ) -> anyhow::Result<BTreeSet<Vec<u8>>> {
     let (topic, reader) = (&reading.config.topics.pending, &reading.reader);
@@ -74,7 +74,11 @@ pub(super) fn keys_of(
     Ok(keys)
 }
 
-fn outcomes(reading: &Reading<'_>, orders: &mut NamedOrders, progress: &mut Progress) -> anyhow::Result<()> {
+fn outcomes(
+    reading: &ReplayReader<'_>,
+    orders: &mut NamedOrders,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
     let (group, reader) = (reading.group, &reading.reader);
     reader.visit(&reading.config.topics.processed, progress, |_, record| {
         // One that cannot be read is an error: it may be of a named order.
@@ -87,7 +91,7 @@ fn outcomes(reading: &Reading<'_>, orders: &mut NamedOrders, progress: &mut Prog
 
 /// Takes in the dead letters, or the parked records and their settlements.
 fn terminals(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     topic: &str,
     orders: &mut NamedOrders,
     progress: &mut Progress,
@@ -108,7 +112,7 @@ fn terminals(
 
 /// Reads all partitions from their starts: which records an order has there decides, too.
 fn outbox(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     which: &Which<'_>,
     notes: &Ledger,
     now: Timestamp,
@@ -142,7 +146,7 @@ fn outbox(
             let named = NamedRecord {
                 offset: record.offset,
                 lineage,
-                noted: notes.noted_state(partition, record.offset, CallState::Open),
+                noted: notes.noted_state(partition, record.offset, RecordState::Open),
                 is_selected: which.has_record(partition, record),
                 is_expired: config.is_key_expired(admitted_at(record), now) && !config.looks_up(),
                 money: order.map(|(currency, units)| (currency.code(), units)),

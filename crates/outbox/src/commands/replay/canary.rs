@@ -8,7 +8,7 @@ use records::operation::REPLAY;
 use records::outcome::Outcome;
 use records::{Bounds, Offset, Partition, Position, Timestamp, call_dead_letter};
 
-use super::reading::Reading;
+use super::reading::ReplayReader;
 use crate::brokers::REQUEST_TIMEOUT;
 use crate::call_records::{continuation_of, position, text};
 use crate::progress::Progress;
@@ -20,7 +20,7 @@ const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;
 
 /// Outcome of the canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum CanaryResult {
     /// Each call was accepted.
     Passed,
     /// These calls were not accepted: their keys, and where their dead letters or parked records are.
@@ -31,7 +31,7 @@ pub(super) enum Verdict {
 
 /// Calls of a canary, by their first records.
 pub(super) struct Canary<'a> {
-    reading: &'a Reading<'a>,
+    reading: &'a ReplayReader<'a>,
     plan: &'a str,
     calls: BTreeSet<(Partition, Offset)>,
     accepted: BTreeSet<(Partition, Offset)>,
@@ -44,7 +44,7 @@ impl<'a> Canary<'a> {
     /// `calls` were appended by earlier runs; those of this run are behind `ends`. `begun_at` is the time of the first
     /// run.
     pub(super) fn new(
-        reading: &'a Reading<'a>,
+        reading: &'a ReplayReader<'a>,
         plan: &'a str,
         calls: &[(Partition, Offset)],
         ends: &BTreeMap<Partition, Offset>,
@@ -106,23 +106,23 @@ impl<'a> Canary<'a> {
     }
 
     /// Waits until each call has an outcome, or one is not accepted.
-    pub(super) fn wait(&mut self, timeout: Duration) -> anyhow::Result<Verdict> {
+    pub(super) fn wait(&mut self, timeout: Duration) -> anyhow::Result<CanaryResult> {
         let deadline = Instant::now() + timeout;
         let progress = Progress::new();
         loop {
             self.read()?;
             if !self.failed.is_empty() {
                 progress.finish();
-                return Ok(Verdict::Failed(std::mem::take(&mut self.failed)));
+                return Ok(CanaryResult::Failed(std::mem::take(&mut self.failed)));
             }
             let open = self.calls.len() - self.accepted.len();
             if open == 0 {
                 progress.finish();
-                return Ok(Verdict::Passed);
+                return Ok(CanaryResult::Passed);
             }
             if Instant::now() > deadline {
                 progress.finish();
-                return Ok(Verdict::Undecided(open));
+                return Ok(CanaryResult::Undecided(open));
             }
             progress.wait(format!("waiting for the outcomes of {open} calls of the canary"));
             std::thread::sleep(INTERVAL);

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{bail, ensure};
 use kafka::group_offsets::TopicRecord;
-use pipeline::ledger::{CallState, KeptOutcomes, Ledger, Planner, Selected, Terminal};
+use pipeline::ledger::{KeptOutcomes, Ledger, Planner, RecordState, Selected, Terminal};
 use records::call_dead_letter;
 use records::operation::REPLAY;
 use records::outcome::Outcome;
 use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
 use service::failpoint::guard_removed;
 
-use super::reading::Reading;
-use super::selection::Selection;
+use super::call_filter::CallFilter;
+use super::reading::ReplayReader;
 use crate::brokers::REQUEST_TIMEOUT;
 use crate::call_records::{
     admitted_at, admitted_at_of_header, call_notes, continuation_within, is_early, money, position,
@@ -42,9 +42,9 @@ pub(super) struct Read {
     pub(super) missing_keys: BTreeSet<Vec<u8>>,
 }
 
-/// Which calls are selected: by an operator's selection, or by a plan.
+/// Which calls are selected: by an operator's filter, or by a plan.
 pub(super) enum Which<'a> {
-    Selection(&'a Selection),
+    Filtered(&'a CallFilter),
     Plan {
         /// The plan, if its canary is awaited: only then are its copies needed.
         awaited: Option<&'a str>,
@@ -55,7 +55,7 @@ pub(super) enum Which<'a> {
 /// Reads all that decides on the selected calls into the plan: first what the group has noted, then the terminal
 /// records, then the outbox.
 pub(super) fn read(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     planner: &mut Planner,
     which: &Which<'_>,
     now: Timestamp,
@@ -83,7 +83,7 @@ pub(super) fn read(
 
 /// Fold of the topics.
 struct Fold<'a> {
-    reading: &'a Reading<'a>,
+    reading: &'a ReplayReader<'a>,
     ledger: Ledger,
     /// Outcomes that their topic still has.
     kept: KeptOutcomes,
@@ -164,7 +164,7 @@ impl Fold<'_> {
             ends: BTreeMap::new(),
             appended: Vec::new(),
             missing_keys: match self.which {
-                Which::Selection(selection) => selection.keys.clone().unwrap_or_default(),
+                Which::Filtered(filter) => filter.keys.clone().unwrap_or_default(),
                 Which::Plan { .. } => BTreeSet::new(),
             },
         };
@@ -265,12 +265,12 @@ impl Which<'_> {
         offset_at: impl FnOnce(Timestamp) -> Result<Option<Offset>, E>,
     ) -> Result<Option<Bounds>, E> {
         let start = match self {
-            Self::Selection(selection) if selection.partition.is_some_and(|of| of != partition) => {
+            Self::Filtered(filter) if filter.partition.is_some_and(|of| of != partition) => {
                 return Ok(None);
             }
-            Self::Selection(selection) => {
-                let by_offset = selection.within(bounds).start;
-                match selection.from {
+            Self::Filtered(filter) => {
+                let by_offset = filter.within(bounds).start;
+                match filter.from {
                     Some(from) => match offset_at(from)? {
                         Some(by_time) => by_offset.max(by_time),
                         None => return Ok(None),
@@ -289,16 +289,16 @@ impl Which<'_> {
         }))
     }
 
-    fn has(&self, partition: Partition, record: &TopicRecord<'_>, state: CallState) -> bool {
-        let has_dead_letter = matches!(state, CallState::Final(Terminal::DeadLetter(_)));
-        let by_dead_letter = matches!(self, Self::Selection(selection) if selection.is_by_dead_letter());
+    fn has(&self, partition: Partition, record: &TopicRecord<'_>, state: RecordState) -> bool {
+        let has_dead_letter = matches!(state, RecordState::Final(Terminal::DeadLetter(_)));
+        let by_dead_letter = matches!(self, Self::Filtered(filter) if filter.is_by_dead_letter());
         (has_dead_letter || !by_dead_letter) && self.has_record(partition, record)
     }
 
     /// Returns whether a record of the outbox is selected, whatever became of it.
     pub(super) fn has_record(&self, partition: Partition, record: &TopicRecord<'_>) -> bool {
         match self {
-            Self::Selection(selection) => selection.has(partition, record),
+            Self::Filtered(filter) => filter.has(partition, record),
             Self::Plan { calls, .. } => calls
                 .get(&partition)
                 .is_some_and(|calls| calls.contains(record.offset)),
@@ -307,7 +307,7 @@ impl Which<'_> {
 
     fn has_dead_letter(&self, record: &TopicRecord<'_>) -> bool {
         match self {
-            Self::Selection(selection) => selection.has_dead_letter(record),
+            Self::Filtered(filter) => filter.has_dead_letter(record),
             Self::Plan { .. } => true,
         }
     }
@@ -315,7 +315,7 @@ impl Which<'_> {
     /// Returns whether the plan has appended the record, if its canary is awaited.
     pub(super) fn appended(&self, record: &TopicRecord<'_>) -> bool {
         match self {
-            Self::Selection(_) => false,
+            Self::Filtered(_) => false,
             Self::Plan { awaited, .. } => {
                 awaited.is_some_and(|plan| text(&record.headers, REPLAY) == Some(plan))
             }
@@ -324,7 +324,7 @@ impl Which<'_> {
 }
 
 /// Takes in what the group has noted.
-pub(super) fn take_notes(reading: &Reading<'_>, ledger: &mut Ledger) -> anyhow::Result<()> {
+pub(super) fn take_notes(reading: &ReplayReader<'_>, ledger: &mut Ledger) -> anyhow::Result<()> {
     let (topic, group) = (&reading.config.topics.pending, reading.group);
     let notes = call_notes(
         &reading.reader.offsets,
@@ -371,15 +371,15 @@ mod tests {
                 .expect("no error")
                 .map(|bounds| (bounds.start.0, bounds.end.0))
         };
-        let all = Selection::default();
-        assert_eq!(part(&Which::Selection(&all), 0), Some((5, 90)));
-        let some = Selection {
+        let all = CallFilter::default();
+        assert_eq!(part(&Which::Filtered(&all), 0), Some((5, 90)));
+        let some = CallFilter {
             partition: Some(Partition(1)),
             from: Some(Timestamp(3)),
-            ..Selection::default()
+            ..CallFilter::default()
         };
-        assert_eq!(part(&Which::Selection(&some), 0), None);
-        assert_eq!(part(&Which::Selection(&some), 1), Some((40, 90)));
+        assert_eq!(part(&Which::Filtered(&some), 0), None);
+        assert_eq!(part(&Which::Filtered(&some), 1), Some((40, 90)));
         let calls = [(Partition(1), [Offset(20), Offset(30)].into_iter().collect())].into();
         let plan = Which::Plan {
             awaited: Some("p"),

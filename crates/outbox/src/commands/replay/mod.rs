@@ -2,12 +2,12 @@
 
 mod append;
 mod by_key;
+mod call_filter;
 mod canary;
 mod fold;
 mod plan;
 mod reading;
 mod run;
-mod selection;
 mod stages;
 
 use anyhow::Context;

@@ -9,9 +9,9 @@ use records::operation::{Event, Operation, Planned};
 use records::{Bounds, Offset, OffsetSet, Partition, Timestamp};
 use serde::Serialize;
 
+use super::call_filter::CallFilter;
 use super::fold::{self, Read, Which};
-use super::reading::Reading;
-use super::selection::Selection;
+use super::reading::ReplayReader;
 use super::{by_key, find};
 use crate::amounts::amount_text;
 use crate::cli::PlanReplay;
@@ -62,10 +62,10 @@ struct Sample {
 pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::Result<Status> {
     let group = options.which.group.as_str();
     let keys = keys(&options.keys, options.keys_from.as_deref())?;
-    let selection = Selection::of(options, keys);
-    let asked_for = asked_for(options, &selection)?;
-    let reading = Reading::open(config, group)?;
-    let (read, contents) = read(&reading, &asked_for, &selection)?;
+    let filter = CallFilter::of(options, keys);
+    let asked_for = asked_for(options, &filter)?;
+    let reading = ReplayReader::open(config, group)?;
+    let (read, contents) = read(&reading, &asked_for, &filter)?;
     let mut report = report(group, &contents, config.looks_up());
     report.missing_keys = read
         .missing_keys
@@ -112,22 +112,22 @@ pub(super) fn run(options: &PlanReplay, config: &Config, json: bool) -> anyhow::
 }
 
 /// Returns what the options ask for.
-fn asked_for(options: &PlanReplay, selection: &Selection) -> anyhow::Result<AskedFor> {
+fn asked_for(options: &PlanReplay, filter: &CallFilter) -> anyhow::Result<AskedFor> {
     let states = options.state.iter().map(|state| (*state).into());
     Ok(AskedFor::of(
         states,
-        selection.keys.is_some(),
-        selection.is_by_dead_letter(),
+        filter.keys.is_some(),
+        filter.is_by_dead_letter(),
     )?)
 }
 
 /// Reads what the plan has.
 fn read(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     asked_for: &AskedFor,
-    selection: &Selection,
+    filter: &CallFilter,
 ) -> anyhow::Result<(Read, Contents)> {
-    let (which, now) = (Which::Selection(selection), Timestamp::now());
+    let (which, now) = (Which::Filtered(filter), Timestamp::now());
     match asked_for {
         AskedFor::States(states) => {
             let mut planner = Planner::new(states.clone());
@@ -135,7 +135,7 @@ fn read(
             Ok((read, planner.contents()))
         }
         AskedFor::Unknown => {
-            let keys = selection.keys.clone().unwrap_or_default();
+            let keys = filter.keys.clone().unwrap_or_default();
             let (read, orders) = by_key::read(reading, keys, &which, now)?;
             Ok((read, orders.contents()))
         }
@@ -198,7 +198,10 @@ fn report(group: &str, contents: &Contents, looks_up: bool) -> Report {
 }
 
 /// Reads the first calls of a plan.
-fn sample(reading: &Reading<'_>, offsets: &BTreeMap<Partition, OffsetSet>) -> anyhow::Result<Vec<Sample>> {
+fn sample(
+    reading: &ReplayReader<'_>,
+    offsets: &BTreeMap<Partition, OffsetSet>,
+) -> anyhow::Result<Vec<Sample>> {
     let topic = &reading.config.topics.pending;
     let mut sample = Vec::new();
     let first = offsets.iter().flat_map(|(partition, offsets)| {

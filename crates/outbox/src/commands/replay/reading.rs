@@ -4,13 +4,13 @@ use crate::config::Config;
 use crate::topics_reader::TopicsReader;
 
 /// Reader of the topics of the calls.
-pub(super) struct Reading<'a> {
+pub(super) struct ReplayReader<'a> {
     pub(super) config: &'a Config,
     pub(super) group: &'a str,
     pub(super) reader: TopicsReader,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ReplayReader<'a> {
     pub(super) fn open(config: &'a Config, group: &'a str) -> anyhow::Result<Self> {
         let topics = &config.topics;
         let names = [

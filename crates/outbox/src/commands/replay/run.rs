@@ -10,9 +10,9 @@ use serde::Serialize;
 use service::failpoint::{guard_removed, kill_at};
 
 use super::append::{Appender, Eligible};
-use super::canary::{Canary, Verdict};
+use super::canary::{Canary, CanaryResult};
 use super::fold::{self, Read, Which};
-use super::reading::Reading;
+use super::reading::ReplayReader;
 use super::{by_key, find, open_appending_producer, stage_text};
 use crate::cli::{Rate, RunReplay};
 use crate::commands::{Status, print_json};
@@ -63,7 +63,7 @@ pub(super) fn run(options: &RunReplay, config: &Config, json: bool) -> anyhow::R
     if !is_runnable(plan, &replay)? {
         return report(plan, &replay, &[], json);
     }
-    let reading = Reading::open(config, &planned.group)?;
+    let reading = ReplayReader::open(config, &planned.group)?;
     ensure!(
         planned.outbox.is_none() || planned.outbox == reading.outbox_id(),
         "the outbox {:?} was deleted and created again since the plan was made, so that its offsets name other calls. \
@@ -156,7 +156,7 @@ fn is_confirmed(options: &RunReplay, planned: &Planned, replay: &RunningReplay) 
 
 /// Reads which calls of the plan may be made again now.
 fn eligible(
-    reading: &Reading<'_>,
+    reading: &ReplayReader<'_>,
     plan: &str,
     asked_for: &AskedFor,
     replay: &RunningReplay,
@@ -237,13 +237,13 @@ impl Run<'_> {
                         begun_at,
                     )?;
                     match canary.wait(self.options.canary_timeout)? {
-                        Verdict::Passed => self.write(replay, Event::CanaryPassed)?,
-                        Verdict::Failed(calls) => {
+                        CanaryResult::Passed => self.write(replay, Event::CanaryPassed)?,
+                        CanaryResult::Failed(calls) => {
                             self.write(replay, Event::CanaryFailed)?;
                             let calls = calls.into_iter().map(|(key, at)| (key, at.to_string()));
                             return Ok((Status::Problem, calls.collect()));
                         }
-                        Verdict::Undecided(open) => {
+                        CanaryResult::Undecided(open) => {
                             eprintln!(
                                 "{open} calls of the canary have no outcome yet, after {}. No other call was appended; \
                                  run the command again to wait for them.",

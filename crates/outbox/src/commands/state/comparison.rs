@@ -10,7 +10,7 @@ use records::pending::Admission;
 use records::{AmountForm, Bounds, Entry, Partition, Selection, Timestamp, Topics};
 use serde::Serialize;
 
-use super::remembered::Remembered;
+use super::forgotten_offsets::ForgottenOffsets;
 use crate::brokers::REQUEST_TIMEOUT;
 use crate::tables::new_table;
 use crate::timestamp::rfc3339;
@@ -45,7 +45,7 @@ pub(super) struct Comparison<'a> {
     /// Settings of the validators.
     pub(super) amount: Option<AmountForm>,
     pub(super) fingerprint: &'a Selection,
-    pub(super) remembered: Remembered,
+    pub(super) forgotten: ForgottenOffsets,
 }
 
 impl Comparison<'_> {
@@ -82,7 +82,7 @@ impl Comparison<'_> {
         let outbox = self.reader.bounds_of(pending, partition, REQUEST_TIMEOUT)?;
         let bounds = self.reader.bounds(partition, REQUEST_TIMEOUT)?;
         let from = self
-            .remembered
+            .forgotten
             .first(&self.reader, changelog, partition, bounds)?
             .map(|first| first.source);
         rebuild = rebuild.remembering(from);

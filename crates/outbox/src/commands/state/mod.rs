@@ -1,9 +1,9 @@
 //! `state`: shows, verifies and repairs the state of the validators.
 
 mod comparison;
+mod forgotten_offsets;
 mod inspect;
 mod rebuild;
-mod remembered;
 mod repartition;
 mod verify;
 

@@ -13,7 +13,7 @@ use records::{Forgotten, Offset, Partition, Timestamp, TopicId, Topics, TopicsNo
 use serde::Serialize;
 
 use super::comparison::{Compared, Comparison, table};
-use super::remembered::Remembered;
+use super::forgotten_offsets::ForgottenOffsets;
 use super::{ENTRIES_MAX, ensure_no_validator, open_producer, partitions, repartition};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, expect_known};
 use crate::cli::RebuildState;
@@ -34,15 +34,15 @@ struct Rebuilt<'a> {
 
 pub(super) fn run(options: &RebuildState, config: &Config, json: bool) -> anyhow::Result<Status> {
     config.expect_validators("state rebuild")?;
-    let (topics, settings) = (&config.topics, config.connection_as(&options.group));
+    let (topics, settings) = (&config.topics, config.connection_as(&options.validators));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, changelog) = partitions(&admin, topics)?;
     if !options.new_group {
-        let group = admin.group(&options.group, &topics.orders, REQUEST_TIMEOUT)?;
+        let group = admin.group(&options.validators, &topics.orders, REQUEST_TIMEOUT)?;
         let why = "validators of another group may be running, and would halt on the rebuilt changelog";
-        expect_known(&group, &options.group, "validators", why)?;
+        expect_known(&group, &options.validators, "validators", "--validators", why)?;
     }
-    ensure_no_validator(&admin, topics, &options.group)?;
+    ensure_no_validator(&admin, topics, &options.validators)?;
     // Before anything is read.
     let producer = open_producer(&settings, &admin, topics)?;
     let reader = ChangelogReader::open(&settings, &topics.changelog)?;
@@ -51,7 +51,7 @@ pub(super) fn run(options: &RebuildState, config: &Config, json: bool) -> anyhow
         topics,
         amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
-        remembered: Remembered::read(&settings, topics, &partitions, &changelog)?,
+        forgotten: ForgottenOffsets::read(&settings, topics, &partitions, &changelog)?,
     };
 
     let compared = topic.compare_all(&partitions)?;
@@ -79,7 +79,7 @@ pub(super) fn run(options: &RebuildState, config: &Config, json: bool) -> anyhow
             eprintln!("Nothing was changed.");
             return Ok(Status::Problem);
         }
-        ensure_no_validator(&admin, topics, &options.group)?;
+        ensure_no_validator(&admin, topics, &options.validators)?;
         let what = format!("{missing} entries to be appended to {}", topics.changelog);
         operations_log::write(config, &[operation("state rebuild", what, None)])?;
         for partition in compared.iter().filter(|compared| compared.missing > 0) {

@@ -42,10 +42,10 @@ struct Repartitioned<'a> {
 }
 
 pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topics, settings) = (&config.topics, config.connection_as(&options.group));
+    let (topics, settings) = (&config.topics, config.connection_as(&options.validators));
     let admin = Admin::connect(&settings, CLIENT_ID)?;
     let (partitions, _) = partitions(&admin, topics)?;
-    ensure_no_validator(&admin, topics, &options.group)?;
+    ensure_no_validator(&admin, topics, &options.validators)?;
     // Before anything is read, as in `state rebuild`.
     let producer = open_producer(&settings, &admin, topics)?;
     let grown = Grown {
@@ -55,7 +55,7 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
         topics,
         partitions,
     };
-    let (committed, was) = grown.committed(&options.group)?;
+    let (committed, was) = grown.committed(&options.validators)?;
     let Some(was) = was else {
         return report(&grown, json, None, 0, 0);
     };
@@ -104,14 +104,14 @@ pub(super) fn run(options: &RepartitionState, config: &Config, json: bool) -> an
          have validator.partitioner as in this settings file from now on.",
         counts.moved,
         topics.changelog,
-        options.group,
+        options.validators,
         grown.partitions.len()
     );
     if !confirm(&question, options.yes)? {
         eprintln!("Nothing was changed.");
         return Ok(Status::Problem);
     }
-    ensure_no_validator(&admin, topics, &options.group)?;
+    ensure_no_validator(&admin, topics, &options.validators)?;
     let what = format!(
         "{} entries to be appended to {}, which has grown from {was} to {} partitions",
         counts.moved,

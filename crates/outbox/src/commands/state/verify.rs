@@ -16,9 +16,9 @@ use store::{
 use tempfile::NamedTempFile;
 
 use super::comparison::{self, Compared, Comparison};
+use super::forgotten_offsets::ForgottenOffsets;
 use super::inspect::CACHE_BYTES;
 use super::partitions;
-use super::remembered::Remembered;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 use crate::cli::VerifyState;
 use crate::commands::{Status, print_json};
@@ -124,11 +124,11 @@ struct Verification<'a> {
     partitions: usize,
     limit: usize,
     progress: Progress,
-    remembered: Remembered,
+    forgotten: ForgottenOffsets,
 }
 
 pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow::Result<Status> {
-    let (topics, settings) = (&config.topics, config.connection_as(&options.group));
+    let (topics, settings) = (&config.topics, config.connection_as(&options.validators));
     let directory = InspectedDirectory::open(&options.dir)?;
     if directory.is_in_use {
         bail!(
@@ -159,7 +159,7 @@ pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow:
         partitions: all.len(),
         limit: options.limit,
         progress: Progress::new(),
-        remembered: Remembered::read(&settings, topics, &all, &changelog)?,
+        forgotten: ForgottenOffsets::read(&settings, topics, &all, &changelog)?,
     };
     let mut stores = Vec::new();
     for file in files {
@@ -182,7 +182,7 @@ pub(super) fn run(options: &VerifyState, config: &Config, json: bool) -> anyhow:
         topics,
         amount: config.order.amount(),
         fingerprint: &config.validator.fingerprint,
-        remembered: verification.remembered,
+        forgotten: verification.forgotten,
     };
     let verified = Verified {
         dir: options.dir.display().to_string(),
@@ -257,7 +257,7 @@ impl Verification<'_> {
         let checkpoint = checkpoint.unwrap_or(bounds.start);
         // Keys of earlier orders are forgotten: one of the two may have them still.
         let first = self
-            .remembered
+            .forgotten
             .first(&self.reader, self.changelog, partition, bounds)?;
         let bounds = Bounds {
             start: first.map_or(bounds.start, |first| first.offset),

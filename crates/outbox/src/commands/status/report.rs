@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, partitions};
 use crate::call_records::loaded_notes;
 use crate::cli::ShowStatus;
-use crate::commands::parked::reading::Reading;
+use crate::commands::parked::reading::ParkedReader;
 use crate::commands::{dead_letters, switch};
 use crate::config::Config;
 
@@ -40,12 +40,12 @@ pub(super) struct Report {
     pub(super) call_dead_letters: u64,
     /// Dead letters of orders that were not replayed.
     pub(super) order_dead_letters: u64,
-    pub(super) partitions: Vec<PartitionStatus>,
+    pub(super) partitions: Vec<OutboxBacklog>,
 }
 
 /// Calls of one partition of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct PartitionStatus {
+pub(super) struct OutboxBacklog {
     pub(super) partition: i32,
     /// Calls that are not final.
     pub(super) pending: u64,
@@ -113,7 +113,10 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
             offsets
         };
     }
-    let parked = Reading::open(config, group)?.parked_calls()?.waiting().count();
+    let parked = ParkedReader::open(config, group)?
+        .parked_calls()?
+        .waiting()
+        .count();
     let control = ChangelogReader::open(&callers_settings, &topics.control)?;
     Ok(Report {
         at: Timestamp::now(),
@@ -135,7 +138,7 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
             .min(),
         parked: u64::try_from(parked)?,
         call_dead_letters: count(&topics.call_dead_letters)?,
-        order_dead_letters: dead_letters::reading::Reading::open(config)?.waiting_orders()?,
+        order_dead_letters: dead_letters::reading::DeadLetterReader::open(config)?.waiting_orders()?,
         partitions: partition_statuses,
     })
 }
@@ -146,7 +149,7 @@ fn partition_status(
     (group, topic): (&str, &str),
     id_now: Option<&TopicId>,
     committed: Committed,
-) -> anyhow::Result<PartitionStatus> {
+) -> anyhow::Result<OutboxBacklog> {
     let partition = committed.partition;
     let bounds = callers.bounds(topic, partition, REQUEST_TIMEOUT)?;
     let (mut status, note) = without_calls(committed, bounds, id_now, (group, topic));
@@ -168,11 +171,11 @@ pub(super) fn without_calls(
     bounds: Bounds,
     id_now: Option<&TopicId>,
     (group, topic): (&str, &str),
-) -> (PartitionStatus, CallNote) {
+) -> (OutboxBacklog, CallNote) {
     let (partition, offset) = (committed.partition, committed.offset);
     let note = CallNote::decode(offset.unwrap_or(bounds.start), &committed.metadata).unwrap_or_default();
     let why = loaded_notes(committed, bounds, id_now).start_position().err();
-    let of = PartitionStatus {
+    let of = OutboxBacklog {
         partition: partition.0,
         pending: 0,
         in_flight: 0,
@@ -185,7 +188,7 @@ pub(super) fn without_calls(
     (of, note)
 }
 
-impl PartitionStatus {
+impl OutboxBacklog {
     /// Takes in a record at or behind the commit position.
     fn take(&mut self, note: &CallNote, offset: Offset, at: Option<Timestamp>) {
         if note.finals.contains(offset) {

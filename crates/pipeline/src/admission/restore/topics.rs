@@ -73,7 +73,7 @@ fn compare(context: &RestoreContext, was: &TopicsNote, is: &TopicsNote, when: &s
             "{} and {} have {} partitions, and had {} when {when}: a topic has grown. Keys map to other \
              partitions, where orders that were admitted before are unknown, and they would be paid twice. Stop \
              the producers and the validators, and append these keys to their new partitions, with the validators' \
-             settings file: outbox state repartition --group {}",
+             settings file: outbox state repartition --validators {}",
             topics.orders, topics.changelog, is.partitions, was.partitions, context.group_id
         ));
     }

@@ -1,6 +1,6 @@
 use records::{Bounds, CallNote};
 
-use super::super::{CallState, Ledger};
+use super::super::{Ledger, RecordState};
 use super::*;
 
 const P: Partition = Partition(0);
@@ -256,7 +256,7 @@ fn named_order_agrees_with_the_ledger() {
                         .pending(P, Offset(offset), KEY, continues.as_ref())
                         .expect("one key");
                     state = ledger.noted_state(P, Offset(offset), of);
-                    let noted = ledger.noted_state(P, Offset(offset), CallState::Open);
+                    let noted = ledger.noted_state(P, Offset(offset), RecordState::Open);
                     let lineage = if offset > 0 {
                         Continues(Offset(0))
                     } else {

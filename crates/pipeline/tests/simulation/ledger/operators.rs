@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pipeline::ledger::{
-    AskedFor, CallState, Contents, Lineage, NamedOrders, NamedRecord, Planner, Replayable, Replays,
+    AskedFor, Contents, Lineage, NamedOrders, NamedRecord, Planner, RecordState, Replayable, Replays,
     RunningReplay, Selected, Stage, Step, Terminal,
 };
 use rand::RngExt as _;
@@ -212,7 +212,7 @@ fn named_orders(world: &World, reading: &Reading, is_selected: impl Fn(i64) -> b
         let named = NamedRecord {
             offset: Offset(offset),
             lineage,
-            noted: ledger.noted_state(P, Offset(offset), CallState::Open),
+            noted: ledger.noted_state(P, Offset(offset), RecordState::Open),
             is_selected: is_selected(offset),
             is_expired: false,
             money: None,

@@ -48,7 +48,7 @@ fn restoring_commands_need_what_is_listed() {
 
 /// Runs the commands on the state of the stopped validator.
 fn state(administrator: &Administrator, pipeline: &Pipeline, least: &Least<'_>) -> Result<()> {
-    let group = format!("--group {}", pipeline.validator_group);
+    let group = format!("--validators {}", pipeline.validator_group);
     let words = format!(
         "state verify --dir {} {group}",
         pipeline.state_folder(1).display()

@@ -5,11 +5,11 @@ use kafka::group_offsets::TopicRecord;
 use pipeline::admission::Partitioner;
 use records::{Bounds, Partition, Position, Timestamp};
 
-use super::Reading;
+use super::OrderReader;
 use crate::brokers::REQUEST_TIMEOUT;
 use crate::progress::Progress;
 
-impl Reading<'_> {
+impl OrderReader<'_> {
     pub(super) fn visit(
         &self,
         topic: &str,

@@ -62,7 +62,7 @@ struct TerminalTopic<'a> {
 }
 
 /// Reader of one key.
-pub(super) struct Reading<'a> {
+pub(super) struct OrderReader<'a> {
     config: &'a Config,
     key: &'a [u8],
     group: &'a str,
@@ -70,7 +70,7 @@ pub(super) struct Reading<'a> {
     reader: TopicsReader,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> OrderReader<'a> {
     pub(super) fn open(config: &'a Config, options: &'a ShowOrder) -> anyhow::Result<Self> {
         let Topics {
             orders,

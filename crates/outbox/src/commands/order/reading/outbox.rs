@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pipeline::admission::Partitioner;
-use pipeline::ledger::{CallState, Lineage, NamedRecord};
+use pipeline::ledger::{Lineage, NamedRecord, RecordState};
 use records::{Bounds, Offset, Partition, Position};
 
 use super::super::history;
-use super::{Pending, Read, Reading};
+use super::{OrderReader, Pending, Read};
 use crate::call_records as calls;
 use crate::progress::Progress;
 
@@ -27,7 +27,7 @@ pub(super) struct OutboxRecord {
     lineage: Option<Lineage>,
 }
 
-impl Reading<'_> {
+impl OrderReader<'_> {
     pub(super) fn outbox(&self, read: &mut Read, progress: &Progress) -> anyhow::Result<Outbox> {
         let topic = &self.config.topics.pending;
         let mut outbox = Outbox::default();
@@ -118,7 +118,9 @@ pub(super) fn fold(
             let named = NamedRecord {
                 offset: of.offset,
                 lineage,
-                noted: read.ledger.noted_state(of.partition, of.offset, CallState::Open),
+                noted: read
+                    .ledger
+                    .noted_state(of.partition, of.offset, RecordState::Open),
                 is_selected: true,
                 is_expired: false,
                 money: None,

@@ -13,7 +13,7 @@ use records::{Bounds, Entry, Offset, Partition, TopicId, Topics, TopicsNote};
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT};
 
 /// Changelog offsets below which keys are forgotten, by the notes of the validators' committed offsets.
-pub(super) struct Remembered {
+pub(super) struct ForgottenOffsets {
     below: BTreeMap<Partition, Offset>,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct First {
     pub(super) source: Offset,
 }
 
-impl Remembered {
+impl ForgottenOffsets {
     /// Reads the notes of the group whose settings these are.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Selection of calls: which records of the outbox, and which dead letters, a plan is about.
+//! Filter of calls: which records of the outbox, and which dead letters, a plan is about.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::cli::{OffsetRange, PlanReplay, ReplayState};
 
 /// What an operator selects.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Selection {
+pub(super) struct CallFilter {
     /// Keys; `None` for all.
     pub(super) keys: Option<BTreeSet<Vec<u8>>>,
     pub(super) from: Option<Timestamp>,
@@ -22,7 +22,7 @@ pub(super) struct Selection {
     pub(super) status: Option<u16>,
 }
 
-impl Selection {
+impl CallFilter {
     pub(super) fn of(options: &PlanReplay, keys: Option<BTreeSet<String>>) -> Self {
         Self {
             keys: keys.map(|keys| keys.into_iter().map(String::into_bytes).collect()),
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn all_criteria_must_be_met() {
-        let selection = Selection {
+        let filter = CallFilter {
             keys: Some([b"a".to_vec(), b"b".to_vec()].into()),
             from: Some(Timestamp(100)),
             to: Some(Timestamp(200)),
@@ -120,10 +120,10 @@ mod tests {
                 from: Offset(10),
                 until: Offset(20),
             }),
-            ..Selection::default()
+            ..CallFilter::default()
         };
         let has =
-            |partition, offset, at, key| selection.has(Partition(partition), &record(offset, at, key, &[]));
+            |partition, offset, at, key| filter.has(Partition(partition), &record(offset, at, key, &[]));
         assert!(has(1, 10, Some(100), b"a") && has(1, 19, Some(199), b"b"));
         for (partition, offset, at, key) in [
             (0, 10, Some(100), b"a"),
@@ -136,8 +136,8 @@ mod tests {
         ] {
             assert!(!has(partition, offset, at, key), "{partition} {offset} {at:?}");
         }
-        assert!(Selection::default().has(Partition(4), &record(7, None, b"x", &[])));
-        let within = selection.within(Bounds {
+        assert!(CallFilter::default().has(Partition(4), &record(7, None, b"x", &[])));
+        let within = filter.within(Bounds {
             start: Offset(0),
             end: Offset(15),
         });
@@ -146,20 +146,20 @@ mod tests {
 
     #[test]
     fn dead_letters_are_selected_by_reason_and_status() {
-        let selection = Selection {
+        let filter = CallFilter {
             rejected_for: Some("rejected".into()),
             status: Some(422),
-            ..Selection::default()
+            ..CallFilter::default()
         };
         let has = |reason: &'static str, status: &'static str| {
             let headers = [
                 (dead_letter::REASON, reason.as_bytes()),
                 (call_dead_letter::STATUS, status.as_bytes()),
             ];
-            selection.has_dead_letter(&record(0, None, b"k", &headers))
+            filter.has_dead_letter(&record(0, None, b"k", &headers))
         };
         assert!(has("rejected", "422"));
         assert!(!has("rejected", "400") && !has("abandoned", "422"));
-        assert!(selection.is_by_dead_letter() && !Selection::default().is_by_dead_letter());
+        assert!(filter.is_by_dead_letter() && !CallFilter::default().is_by_dead_letter());
     }
 }

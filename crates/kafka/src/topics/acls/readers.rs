@@ -8,7 +8,7 @@ use crate::topics::Purpose::{
 };
 
 /// What each command needs that a reader runs.
-pub(super) const LOOKING: &[Needed] = &[
+pub(super) const READERS: &[Needed] = &[
     Needed {
         user: User::Reader,
         what: What::Commands(&["topics verify"]),

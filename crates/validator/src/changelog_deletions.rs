@@ -22,12 +22,12 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Deletions from the changelog that were asked for.
-pub(crate) struct ChangelogCuts {
+pub(crate) struct ChangelogDeletions {
     // Bounded by what one thread makes of it: one for each partition that forgets, every few hours or days.
     requests: Sender<(Partition, Offset)>,
 }
 
-struct Cutter {
+struct Deleter {
     admin: Arc<Admin>,
     changelog: String,
     /// Id of the changelog that the offsets belong to.
@@ -38,14 +38,14 @@ struct Cutter {
     due: Instant,
 }
 
-impl ChangelogCuts {
+impl ChangelogDeletions {
     /// Starts the thread, which ends when this value is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub(crate) fn start(changelog: &str, id: Option<TopicId>, admin: &Arc<Admin>) -> anyhow::Result<Self> {
         let (sender, requests) = crossbeam_channel::unbounded();
-        let cutter = Cutter {
+        let deleter = Deleter {
             admin: Arc::clone(admin),
             changelog: changelog.to_owned(),
             id,
@@ -54,20 +54,20 @@ impl ChangelogCuts {
             due: Instant::now(),
         };
         std::thread::Builder::new()
-            .name("changelog-cuts".into())
-            .spawn(move || cutter.run())
+            .name("key-deletions".into())
+            .spawn(move || deleter.run())
             .context("the thread that deletes forgotten keys from the changelog cannot be started")?;
         Ok(Self { requests: sender })
     }
 
     /// Has the records of a partition below this offset deleted.
-    pub(crate) fn cut(&self, partition: Partition, below: Offset) {
+    pub(crate) fn delete_below(&self, partition: Partition, below: Offset) {
         // Fails only if the thread has panicked. The changelog then stays longer than it needs to be.
         let _ = self.requests.send((partition, below));
     }
 }
 
-impl Cutter {
+impl Deleter {
     fn run(mut self) {
         loop {
             match self.requests.recv_timeout(INTERVAL) {
@@ -82,7 +82,7 @@ impl Cutter {
             if self.wanted.is_empty() || now < self.due {
                 continue;
             }
-            if let Err(error) = self.cut_all() {
+            if let Err(error) = self.delete_all() {
                 self.due = now + RETRY_INTERVAL;
                 // Costs space and nothing else.
                 tracing::warn!(%error, "forgotten keys not deleted from the changelog, retrying");
@@ -97,7 +97,7 @@ impl Cutter {
         }
     }
 
-    fn cut_all(&mut self) -> Result<(), ClientError> {
+    fn delete_all(&mut self) -> Result<(), ClientError> {
         let ids = self.admin.topic_ids(&[&self.changelog], REQUEST_TIMEOUT)?;
         let id = ids.get(&self.changelog).and_then(|id| TopicId::new(id));
         if !is_same_changelog(self.id.as_ref(), id.as_ref()) {

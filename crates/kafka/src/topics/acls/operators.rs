@@ -8,7 +8,7 @@ use crate::topics::Purpose::{
 };
 
 /// What each command needs that an operator runs, or who creates the topics.
-pub(super) const CHANGING: &[Needed] = &[
+pub(super) const OPERATORS: &[Needed] = &[
     Needed {
         user: User::Creator,
         what: What::Commands(&["topics create"]),
