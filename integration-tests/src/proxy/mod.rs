@@ -15,6 +15,7 @@ mod hold_requests;
 pub mod lost_end_txn;
 mod wire;
 pub mod withheld_find_coordinator;
+pub mod withheld_list_offsets;
 
 pub use hold_requests::HoldRequests;
 

@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// API key of Produce.
 pub(crate) const PRODUCE: i16 = 0;
+/// API key of `ListOffsets`.
+pub(crate) const LIST_OFFSETS: i16 = 2;
 /// API key of `OffsetCommit`.
 pub(crate) const OFFSET_COMMIT: i16 = 8;
 /// API key of `FindCoordinator`.
@@ -82,6 +84,30 @@ pub(crate) fn is_find_group_coordinator(request: &[u8]) -> bool {
     api_key(request) == FIND_COORDINATOR && is_known_version && key_type() == Some(0)
 }
 
+/// Returns the partitions of this topic in a `ListOffsets` request of version 6 or 7: the latest that librdkafka sends.
+pub(crate) fn listed_partitions(request: &[u8], topic: &str) -> Vec<i32> {
+    if api_key(request) != LIST_OFFSETS || !matches!(int16(request, 6), Some(6 | 7)) {
+        return Vec::new();
+    }
+    // A compact string: its length plus one, then the name.
+    let name: Vec<u8> = u8::try_from(topic.len() + 1)
+        .into_iter()
+        .chain(topic.bytes())
+        .collect();
+    let Some(at) = request.windows(name.len()).position(|window| window == name) else {
+        return Vec::new();
+    };
+    // The number of partitions plus one, then of each its number (4), leader epoch (4), time (8) and tags (1).
+    let Some((count, partitions)) = request.get(at + name.len()..).and_then(<[u8]>::split_first) else {
+        return Vec::new();
+    };
+    partitions
+        .chunks(4 + 4 + 8 + 1)
+        .take(usize::from(count.saturating_sub(1)))
+        .filter_map(|partition| Some(i32::from_be_bytes(*partition.first_chunk()?)))
+        .collect()
+}
+
 /// Returns the big-endian 16-bit integer at a byte index.
 pub(crate) fn int16(bytes: &[u8], index: usize) -> Option<i16> {
     let bytes = bytes.get(index..)?.first_chunk()?;
@@ -114,6 +140,20 @@ mod tests {
         assert_eq!(splitter.split(1, &both[..7]), Vec::<Vec<u8>>::new());
         assert_eq!(splitter.split(2, &second), std::slice::from_ref(&second));
         assert_eq!(splitter.split(1, &both[7..]), [first, second]);
+    }
+
+    #[test]
+    fn partitions_of_a_list_offsets_request() {
+        // Client id "c", replica -1, read_committed, one topic.
+        let head = [0, 2, 0, 7, 0, 0, 0, 9, 0, 1, b'c', 0, 255, 255, 255, 255, 1, 2];
+        let topic = [4, b't', b'-', b'1', 3];
+        let partition = |number: u8| [&[0, 0, 0, number], &[255; 12][..], &[0]].concat();
+        let request = [&head[..], &topic, &partition(3), &partition(5), &[0, 0]].concat();
+        let length = u32::try_from(request.len()).expect("a short request");
+        let request = [&length.to_be_bytes()[..], &request].concat();
+        assert_eq!(listed_partitions(&request, "t-1"), [3, 5]);
+        assert!(listed_partitions(&request, "t-2").is_empty());
+        assert!(listed_partitions(&find_coordinator(2, 0), "group").is_empty());
     }
 
     #[test]

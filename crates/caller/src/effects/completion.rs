@@ -61,10 +61,10 @@ pub(crate) enum Completion {
         partition: Partition,
         loaded: LoadedNotes,
     },
-    /// Partitions whose call notes could not be read.
+    /// Partitions that could not be loaded, with their errors.
     NotesNotLoaded {
         assignment: Assignment,
-        partitions: Vec<Partition>,
+        failed: Vec<(Partition, String)>,
     },
     /// Response to a commit.
     Committed {

@@ -5,7 +5,7 @@ pub(crate) mod await_schema;
 mod commit;
 pub(crate) mod completion;
 mod defer;
-mod load_offsets;
+pub(crate) mod load_offsets;
 mod look_up;
 mod outage;
 mod panics;
@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::effects::await_schema::OrderSchemas;
 use crate::effects::completion::Completions;
+use crate::effects::load_offsets::assigned::AssignedPartitions;
 use crate::effects::publish::Publication;
 use crate::http::{Api, SendPermit};
 use crate::metrics::Metrics;
@@ -83,10 +84,8 @@ pub(crate) struct Shell {
     pub(crate) deferral_producer: DeferralProducer,
     /// Group metadata of the latest generation that the loop has seen; fences deferral transactions.
     pub(crate) group_metadata: Option<Arc<ConsumerGroupMetadata>>,
-    /// Set once the bounds of the first assigned partitions are read, or none was assigned.
-    pub(crate) is_assigned: bool,
-    /// Reasons of halted partitions, for readiness.
-    pub(crate) halted: BTreeMap<Partition, String>,
+    /// Partitions that are not being read, for readiness.
+    pub(crate) assigned: AssignedPartitions,
     /// Another member has taken the instance id, and its owner is not known yet.
     pub(crate) is_fenced: bool,
     /// Error with which the program ends once it has drained.
@@ -132,8 +131,7 @@ impl Shell {
             commits_sent: 0,
             deferral_producer,
             group_metadata: None,
-            is_assigned: false,
-            halted: BTreeMap::new(),
+            assigned: AssignedPartitions::default(),
             is_fenced: false,
             failure: None,
             is_finished: false,

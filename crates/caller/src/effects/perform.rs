@@ -14,7 +14,7 @@ use crate::effects::{Shell, join, numbers};
 use crate::http::SendPermit;
 use crate::outbox::pending_call::PendingCall;
 
-/// Readiness condition that halted partitions break, and the wait for the first assignment.
+/// Readiness condition that partitions break which are halted or cannot be loaded, and the wait for the first assignment.
 const PARTITIONS: &str = "partitions";
 
 impl Shell {
@@ -110,11 +110,10 @@ impl Shell {
             // too. An elapsed lease does no harm: the permit lets nothing pass.
             self.lease_until.iter().for_each(|until| permit.extend(*until));
             self.send_permits.insert(*partition, permit);
-            self.clear_halt(*partition);
         }
-        if partitions.is_empty() {
-            self.set_assigned();
-        } else {
+        self.assigned.assign(&partitions);
+        self.update_readiness();
+        if !partitions.is_empty() {
             tracing::info!(partitions = ?numbers(&partitions), "partitions assigned");
         }
         self.load_after(assignment, partitions, Duration::ZERO);
@@ -127,7 +126,8 @@ impl Shell {
         leader_epoch: Option<LeaderEpoch>,
         is_first: bool,
     ) -> Option<Event<PendingCall>> {
-        self.set_assigned();
+        self.assigned.start(partition);
+        self.update_readiness();
         self.forget_schema_waits(|waiting| waiting == partition);
         let topic = &self.config.topics.pending;
         if is_first {
@@ -156,38 +156,15 @@ impl Shell {
             topic, %partition, group, reason = %why, repair,
             "partition halted, operator action required"
         );
-        self.halted.insert(
-            partition,
-            format!("{topic}/{partition} in group {group}: {why}. {repair}"),
-        );
-        self.is_assigned = true;
+        let told = format!("{topic}/{partition} in group {group}: {why}. {repair}");
+        self.assigned.halt(partition, told);
         self.update_readiness();
     }
 
-    fn set_assigned(&mut self) {
-        if !self.is_assigned {
-            self.is_assigned = true;
-            self.update_readiness();
-        }
-    }
-
-    /// Forgets that a partition was halted: it is assigned again, or released.
-    fn clear_halt(&mut self, partition: Partition) {
-        if self.halted.remove(&partition).is_some() {
-            self.update_readiness();
-        }
-    }
-
     pub(crate) fn update_readiness(&self) {
-        if !self.is_assigned {
-            // A new group starts only beside an empty outbox: orders are to be sent once it has looked.
-            let reason = "the group has not assigned partitions to this caller yet";
-            self.health.set_unready(PARTITIONS, reason);
-        } else if self.halted.is_empty() {
-            self.health.set_ready(PARTITIONS);
-        } else {
-            let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
-            self.health.set_unready(PARTITIONS, reasons.join("; "));
+        match self.assigned.unready() {
+            Some(reason) => self.health.set_unready(PARTITIONS, reason),
+            None => self.health.set_ready(PARTITIONS),
         }
     }
 
@@ -263,9 +240,8 @@ impl Shell {
         }
         // Before the release: the next owner may send as soon as it has the partition.
         self.withhold(partitions);
-        for partition in partitions {
-            self.clear_halt(*partition);
-        }
+        self.assigned.release(partitions);
+        self.update_readiness();
         self.forget_schema_waits(|partition| partitions.contains(&partition));
         kill_at!("before-revoke");
         // After the last commit: the consumer refuses commits of partitions that it has released.
@@ -300,7 +276,7 @@ impl Shell {
         self.send_permits.values().for_each(SendPermit::withhold);
         self.send_permits.clear();
         self.lease_until = None;
-        self.halted.clear();
+        self.assigned.clear();
         self.forget_schema_waits(|_| true);
         self.update_readiness();
         // The result of a commit still in flight now has an old number, so that it is ignored.

@@ -260,7 +260,7 @@ impl Loop {
             self.shell.metrics.set_gauges(&gauges);
             let partitions = self.delivery.partitions();
             self.work
-                .set(work::of(gauges.breaker, partitions, &self.shell.halted));
+                .set(work::of(gauges.breaker, partitions, &self.shell.assigned));
         }
     }
 
@@ -369,15 +369,15 @@ impl Loop {
             }),
             Completion::NotesNotLoaded {
                 assignment,
-                mut partitions,
+                mut failed,
             } => {
-                partitions.retain(|partition| self.delivery.wants_notes(assignment, *partition));
+                failed.retain(|(partition, _)| self.delivery.wants_notes(assignment, *partition));
                 // A transaction that an earlier run of this instance left open withholds the offsets. Opening
                 // the producer ends it now rather than after its timeout.
                 if !self.shell.config.deferral.defer_after.is_zero() {
                     self.shell.deferral_producer.open_if_closed();
                 }
-                self.shell.load_after(assignment, partitions, LOAD_RETRY);
+                self.shell.load_again(assignment, failed, LOAD_RETRY);
                 Ok(())
             }
             Completion::Schema(id, answer) => match self.shell.schema_answered(id, answer) {

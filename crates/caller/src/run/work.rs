@@ -1,16 +1,16 @@
 //! Work of a caller, for its status: the circuit breaker, and the state of each partition.
 
-use std::collections::BTreeMap;
-
 use pipeline::delivery::{BreakerState, Phase};
 use records::Partition;
 use service::status::{Breaker, PartitionState, PartitionStatus, Work};
 
-/// Returns the work. `halted` has the reasons of the halted partitions.
+use crate::effects::load_offsets::assigned::AssignedPartitions;
+
+/// Returns the work. `assigned` has the reasons of the partitions that are not being read.
 pub(super) fn of(
     breaker: BreakerState,
     partitions: impl Iterator<Item = (Partition, Phase)>,
-    halted: &BTreeMap<Partition, String>,
+    assigned: &AssignedPartitions,
 ) -> Work {
     Work {
         breaker: Some(match breaker {
@@ -27,7 +27,7 @@ pub(super) fn of(
                     Phase::Active => PartitionState::Running,
                     Phase::Draining => PartitionState::Draining,
                 },
-                reason: halted.get(&partition).cloned(),
+                reason: assigned.reason_of(partition).map(str::to_owned),
             })
             .collect(),
     }
@@ -40,8 +40,9 @@ mod tests {
     #[test]
     fn halted_partition_has_its_reason() {
         let partitions = [(Partition(0), Phase::Active), (Partition(4), Phase::Halted)];
-        let halted = [(Partition(4), "no committed offset".to_owned())].into();
-        let work = of(BreakerState::Open, partitions.into_iter(), &halted);
+        let mut assigned = AssignedPartitions::default();
+        assigned.halt(Partition(4), "no committed offset".into());
+        let work = of(BreakerState::Open, partitions.into_iter(), &assigned);
         assert_eq!(work.breaker, Some(Breaker::Open));
         let shown: Vec<_> = work
             .partitions

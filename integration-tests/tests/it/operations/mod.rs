@@ -9,4 +9,5 @@ mod rolling_upgrade;
 mod secrets;
 mod shutdown;
 mod unassigned_partitions;
+mod unreadable_partition;
 mod watched;
