@@ -4,7 +4,8 @@
 //! were written. Then come the records of the outbox, in the order of their offsets. One call is one chain: its
 //! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
 //! names; any other terminal record ends the record that it names, and not a later copy. A call that may have been
-//! processed stays ambiguous: a copy that is rejected later says nothing of the requests before it.
+//! processed stays ambiguous, also if an operator has it sent again once it is parked: a copy that is rejected later says
+//! nothing of the requests before it.
 //!
 //! The notes of the callers' group tell which of the records without a terminal record may still be sent. They come
 //! before the terminal records: a caller notes that a call is final after Kafka has acknowledged its outcome, so none
@@ -55,7 +56,8 @@ pub enum Terminal {
 pub enum Rejection {
     /// No request of the call was processed, as far as its caller knows.
     Definite,
-    /// A request of the call had an unknown outcome: the API may have processed it before it rejected the next one.
+    /// A request of the call had an unknown outcome: the API may have processed it before it rejected the next one. So it is
+    /// if the call was parked before.
     Ambiguous,
     /// An operator has settled the parked call as rejected.
     Settled,
@@ -124,7 +126,7 @@ struct Calls {
     keys: KeySample,
     /// First records of the calls of which a copy was accepted.
     accepted_copies: OffsetSet,
-    /// First records of the calls of which a record has a dead letter that is not definite.
+    /// First records of the calls of which a record is parked, or has a dead letter that is not definite.
     ambiguous: OffsetSet,
     /// Last record of each open call, by its first record.
     open: BTreeMap<Offset, Offset>,
@@ -240,7 +242,11 @@ impl Ledger {
                     calls.ambiguous.insert(first);
                 }
             }
-            RecordState::Final(Terminal::Parked) => calls.counts.parked += 1,
+            RecordState::Final(Terminal::Parked) => {
+                calls.counts.parked += 1;
+                // Whoever sends it again takes it for unprocessed, and may be wrong.
+                calls.ambiguous.insert(first);
+            }
             RecordState::Open => drop(calls.open.insert(first, offset)),
         }
         Ok(state)
@@ -336,18 +342,22 @@ impl Calls {
         // earlier versions do not.
         // Nor does a dead letter of the requests of the next owner, which sends again if the first one dies before it
         // notes the dead letter.
-        let is_ambiguous = || {
-            self.parked_ambiguous.contains(offset)
-                || self.ambiguous.contains(first)
-                || matches!(
-                    self.dead_letter(first),
-                    Some(Rejection::Ambiguous | Rejection::Settled)
-                )
-        };
+        let is_ambiguous =
+            || self.ambiguous.contains(first) || [first, offset].into_iter().any(|at| self.is_ambiguous(at));
         Some(match rejection {
             Rejection::Definite if is_ambiguous() => Rejection::Ambiguous,
             _ => rejection,
         })
+    }
+
+    /// Returns whether the terminal records of a record leave it open whether the API has processed its order.
+    fn is_ambiguous(&self, offset: Offset) -> bool {
+        match self.dead_letter(offset) {
+            Some(Rejection::Ambiguous | Rejection::Settled) => true,
+            // The next owner may have parked it after a request of its own.
+            Some(Rejection::Definite | Rejection::NotACall) => self.parked_ambiguous.contains(offset),
+            None => self.parked.contains(offset),
+        }
     }
 
     fn dead_letter(&self, offset: Offset) -> Option<Rejection> {

@@ -33,6 +33,16 @@ fn fold(terminals: &[(Terminal, i64)], pending: &[(i64, Option<i64>)]) -> Ledger
     ledger
 }
 
+/// Folds as [`fold`] does. Returns the state of the last record.
+fn last(terminals: &[(Terminal, i64)], pending: &[(i64, Option<i64>)]) -> RecordState {
+    let (last, records) = pending.split_last().expect("a record");
+    let mut ledger = fold(terminals, records);
+    let continues = last.1.map(at);
+    ledger
+        .pending(P, Offset(last.0), b"key", continues.as_ref())
+        .expect("the same key")
+}
+
 fn recover(ledger: &Ledger, start: i64, end: i64) -> Recovery {
     let bounds = Bounds {
         start: Offset(start),
@@ -97,14 +107,6 @@ fn accepted_call_stays_accepted_in_its_copies() {
 #[test]
 fn ambiguous_call_stays_ambiguous_in_its_copies() {
     const DEFINITE: Terminal = Terminal::DeadLetter(Rejection::Definite);
-    let last = |terminals: &[(Terminal, i64)], pending: &[(i64, Option<i64>)]| {
-        let (records, last) = pending.split_at(pending.len() - 1);
-        let mut ledger = fold(terminals, records);
-        let continues = last[0].1.map(at);
-        ledger
-            .pending(P, Offset(last[0].0), b"key", continues.as_ref())
-            .expect("the same key")
-    };
     let chain = [(0, None), (3, Some(0)), (5, Some(0))];
     let state = |rejection| RecordState::Final(Terminal::DeadLetter(rejection));
     for earlier in [Rejection::Ambiguous, Rejection::Settled] {
@@ -123,6 +125,35 @@ fn ambiguous_call_stays_ambiguous_in_its_copies() {
     }
     let terminals = [(DEFINITE, 0), (DEFINITE, 3), (DEFINITE, 5)];
     assert_eq!(last(&terminals, &chain), state(Rejection::Definite));
+}
+
+/// An operator has it sent again as one that was not processed. Copies of earlier versions have no ambiguous attempt.
+#[test]
+fn parked_call_stays_ambiguous_in_its_copies() {
+    const DEFINITE: Terminal = Terminal::DeadLetter(Rejection::Definite);
+    let chain = [(0, None), (3, Some(0)), (5, Some(0)), (7, Some(0))];
+    let ambiguous = RecordState::Final(Terminal::DeadLetter(Rejection::Ambiguous));
+    for parked in [0, 3] {
+        let terminals = [(Terminal::Parked, parked), (DEFINITE, 5), (DEFINITE, 7)];
+        assert_eq!(last(&terminals, &chain[..3]), ambiguous, "{parked}");
+        assert_eq!(last(&terminals, &chain), ambiguous, "replayed, {parked}");
+    }
+    // If the outbox is read from a later record on.
+    let terminals = [(Terminal::Parked, 0), (DEFINITE, 5)];
+    assert_eq!(last(&terminals, &chain[2..3]), ambiguous);
+    // Another call is another call.
+    let definite = RecordState::Final(DEFINITE);
+    assert_eq!(last(&terminals, &[(0, None), (5, None)]), definite);
+    // The next owner has parked a rejected call without a request of its own. A replay has made it again.
+    let terminals = [(DEFINITE, 0), (Terminal::Parked, 0), (DEFINITE, 3)];
+    for records in [&chain[..2], &chain[1..2]] {
+        assert_eq!(last(&terminals, records), definite);
+    }
+    // After one of its own.
+    let mut ledger = fold(&terminals, &[]);
+    ledger.parked_ambiguous(&at(0));
+    let copy = ledger.pending(P, Offset(3), b"key", Some(&at(0)));
+    assert_eq!(copy.expect("the same key"), ambiguous);
 }
 
 #[test]

@@ -4,11 +4,12 @@
 //! caller is killed. Of some 600 orders half are parked. The operator settles those that the API has charged as
 //! accepted, and has the others sent again. The command is killed at each of its steps; then two of them run at
 //! once, with the callers at work. A caller of another group reads the same outbox meanwhile. One of the calls was sent
-//! again before, while the API still lost responses, and is parked again.
+//! again before, while the API still lost responses, and is parked again. Another one was rejected then.
 //!
 //! Must hold: no call is sent again before its last request can no longer be processed, none that was settled
 //! before, and none by the other group's caller (`guard-copy-group`); nothing is settled for the other group
-//! (`guard-parked-group`). `parked groups` says that a call was sent again before. At the end no call waits,
+//! (`guard-parked-group`). `parked groups` says that a call was sent again before. A plan leaves out the one that was
+//! rejected, unless it is asked for as ambiguous: what was parked may have been processed. At the end no call waits,
 //! each was settled once, each order has an outcome, and the API has charged each exactly once. Without
 //! `guard-settlement` nothing tells that a call was settled, and the same calls are settled again.
 
@@ -54,6 +55,50 @@ fn park_again(drill: &Drill, key: &str) -> Result<()> {
     drill.api.change_faults(r#"{"before_500":0}"#)
 }
 
+/// Sends a call again while the API rejects it, and fails unless it is then replayed only if it is asked for as ambiguous.
+fn reject_again(drill: &Drill, key: &str) -> Result<()> {
+    drill.api.change_faults(r#"{"reject":1}"#)?;
+    let keys = [key.to_owned()].into();
+    let copies = drill.copies(|_| true)?;
+    await_until("the call to reject is sent again", LIMIT, || {
+        let last = finished(&mut drill.settle("outbox-again", &keys, "--send-again")?)?;
+        Ok(match drill.copies(|_| true)? == copies + 1 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(last),
+        })
+    })?;
+    await_until("the rejected call is left out of a plan", LIMIT, || {
+        let planned = drill.json("outbox-plan", &["replay", "plan", key])?;
+        ensure!(planned["plan"].is_null(), "it was parked: {planned}");
+        let left_out = planned["left_out"].as_object().context("what is left out")?;
+        Ok(match left_out.keys().any(|why| why.starts_with("ambiguous")) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(planned.to_string()),
+        })
+    })?;
+    drill.api.change_faults(r#"{"reject":0}"#)?;
+    let plan = await_until("the rejected call can be planned by name", LIMIT, || {
+        let planned = drill.json("outbox-plan", &["replay", "plan", key, "--state", "ambiguous"])?;
+        Ok(match planned["plan"].as_str() {
+            Some(plan) => ControlFlow::Break(plan.to_owned()),
+            None => ControlFlow::Continue(planned.to_string()),
+        })
+    })?;
+    let named = [
+        "replay",
+        "run",
+        &plan,
+        "--reason",
+        "drill",
+        "--yes",
+        "--charge-again",
+        "1",
+    ];
+    let finished = finished(&mut drill.command_of_any_group("outbox-replay", &named)?)?;
+    ensure!(finished.contains("1 of 1 calls appended"), "{finished}");
+    Ok(())
+}
+
 #[test]
 fn settled_calls_are_charged_once() {
     run(|| {
@@ -95,8 +140,12 @@ fn settled_calls_are_charged_once() {
             refused.contains("0 parked calls are settled") && refused.contains("are left out"),
             "settled for another group:\n{refused}"
         );
-        let one = lost.first().context("a call that was not charged")?;
-        park_again(&drill, one)?;
+        let mut some = lost.iter();
+        let mut one = || some.next().context("a call that was not charged");
+        park_again(&drill, one()?)?;
+        reject_again(&drill, one()?)?;
+        // One of them is sent again twice, and one is replayed.
+        let (settled, copies) = (accepted.len() + lost.len() + 1, lost.len() + 2);
         // Retried while the requests of the latest ones may still be processed.
         for (step, passes) in STEPS {
             await_until(&format!("the command is killed at {step}"), LIMIT, || {
@@ -133,14 +182,12 @@ fn settled_calls_are_charged_once() {
             let twice = drill.charged()?.values().filter(|times| **times > 1).count();
             ensure!(twice == 0, "{twice} orders are charged more than once");
             let skipped = counter(&of_other, "outbox_calls_of_other_groups_total")?;
-            Ok(match usize::try_from(skipped)? == lost.len() + 1 {
+            Ok(match usize::try_from(skipped)? == copies {
                 true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(format!("{skipped} of {}", lost.len() + 1)),
+                false => ControlFlow::Continue(format!("{skipped} of {copies}")),
             })
         })?;
         of_other.process.terminate(LIMIT)?;
-        // One of them was sent again twice.
-        let copies = lost.len() + 1;
-        drill.finish(accepted.len() + copies, copies)
+        drill.finish(settled, copies)
     });
 }

@@ -71,8 +71,10 @@ pub(super) fn appended(record: &TopicRecord<'_>, place: String) -> Event {
             place,
             "deferred or sent again",
             format!(
-                "copy {} of {}, after {} requests, {} of them ambiguous",
-                before.deferrals, before.call, before.attempts, before.attempts_ambiguous
+                "copy {} of {}, after {}",
+                before.deferrals,
+                before.call,
+                requests(before.attempts.into(), before.attempts_ambiguous.into())
             ),
         ),
     }
@@ -156,6 +158,10 @@ fn evidence(headers: &Headers<'_>) -> String {
 fn requests(attempts: u64, ambiguous: u64) -> String {
     match ambiguous {
         0 => format!("{attempts} requests"),
+        // A copy of a parked call, or of a replay: those before are not counted.
+        _ if ambiguous > attempts => {
+            format!("{attempts} requests, and an earlier one with an unknown outcome")
+        }
         _ => format!("{attempts} requests, {ambiguous} of them with an unknown outcome"),
     }
 }
@@ -206,8 +212,18 @@ mod tests {
         before.attempts_ambiguous = 1;
         let deferred = what(&before, true);
         assert!(
-            deferred.detail.contains("after 4 requests, 1 of them ambiguous"),
+            deferred
+                .detail
+                .contains("after 4 requests, 1 of them with an unknown outcome"),
             "{deferred:?}"
+        );
+        before.attempts = 0;
+        let sent_again = what(&before, false);
+        assert!(
+            sent_again
+                .detail
+                .contains("after 0 requests, and an earlier one with an unknown outcome"),
+            "{sent_again:?}"
         );
         let admitted = appended(&record(&[(pending::SOURCE, b"orders/0@9")], b"{}"), String::new());
         assert_eq!(

@@ -13,7 +13,8 @@ use records::continuation::Ambiguity;
 use records::outcome::Outcome;
 use records::settlement::{self, Decision, Settlement};
 use records::{
-    Bounds, Continuation, Offset, Partition, Position, call_dead_letter, continuation, dead_letter, order_id,
+    Bounds, Continuation, Offset, Partition, Position, Timestamp, call_dead_letter, continuation,
+    dead_letter, order_id,
 };
 use service::failpoint::{guard_removed, kill_at};
 
@@ -175,20 +176,10 @@ impl Settler<'_> {
     /// Appends a copy of the call to the outbox, as a deferral does. It continues the call's first record, so that
     /// an outcome of either ends both.
     fn write_copy(&self, call: &Position, record: &TopicRecord<'_>) -> anyhow::Result<()> {
-        let before = continued(record)?;
-        let first = before.as_ref().map_or(call, |before| &before.call);
-        // Without the attempts before, and without an ambiguity: the operator knows that none was processed.
-        let mut continuation =
-            Continuation::new(first.clone(), self.reading.group.to_owned(), self.settlement.at);
-        continuation.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
-        if self.config.looks_up()
-            && self
-                .config
-                .is_key_expired(admitted_at_of_header(&record.headers), self.settlement.at)
-        {
-            // The API may have forgotten its key: its caller looks it up first.
-            continuation.ambiguity = Some(Ambiguity::AmbiguousResponse);
-        }
+        let (now, admitted_at) = (self.settlement.at, admitted_at_of_header(&record.headers));
+        // The API may have forgotten its key: its caller looks it up first.
+        let look_up = self.config.looks_up() && self.config.is_key_expired(admitted_at, now);
+        let copy = continuation(call, continued(record)?, look_up, self.reading.group, now);
         let own = of_the_order(record);
         let mut headers = OutgoingHeaders::with_capacity(own.len() + 1);
         for (name, value) in own {
@@ -196,7 +187,7 @@ impl Settler<'_> {
                 headers.add(name, *value);
             }
         }
-        headers.add(continuation::CONTINUES, Some(&continuation.to_json()));
+        headers.add(continuation::CONTINUES, Some(&copy.to_json()));
         // The same partition: calls of one key stay in order, and the group's notes are by partition.
         self.send(
             &self.reading.topics.pending,
@@ -245,6 +236,26 @@ impl Settler<'_> {
     }
 }
 
+/// Returns what a copy of a parked call says: that it continues the call, which continued the one `before`. `look_up` has
+/// its caller look it up before it is sent.
+fn continuation(
+    call: &Position,
+    before: Option<Continuation>,
+    look_up: bool,
+    group: &str,
+    now: Timestamp,
+) -> Continuation {
+    let first = before.as_ref().map_or(call, |before| &before.call).clone();
+    // Without the attempts before, and without an ambiguity: the operator says that none was processed. One ambiguous
+    // attempt stands for what made it wait, for the operator may be wrong: if the copy is rejected, its dead letter must
+    // not say that no request was processed.
+    let mut copy = Continuation::new(first, group.to_owned(), now);
+    copy.deferrals = before.map_or(1, |before| before.deferrals.saturating_add(1));
+    copy.attempts_ambiguous = 1;
+    copy.ambiguity = look_up.then_some(Ambiguity::AmbiguousResponse);
+    copy
+}
+
 /// Returns the headers that the pending call had: the caller's come after them, from the last reason on.
 fn of_the_order<'r>(record: &'r TopicRecord<'_>) -> &'r [(&'r str, Option<&'r [u8]>)] {
     let all = record.headers.readable.as_slice();
@@ -266,6 +277,28 @@ mod tests {
     use kafka::Headers;
 
     use super::*;
+
+    #[test]
+    fn copy_of_a_parked_call_remains_ambiguous() {
+        let at = |offset| Position {
+            topic: "outbox".into(),
+            partition: Partition(1),
+            offset: Offset(offset),
+        };
+        let copy = |call, before, look_up| continuation(&at(call), before, look_up, "g", Timestamp(5));
+        let first = copy(3, None, false);
+        assert_eq!((&first.call, first.deferrals, first.ambiguity), (&at(3), 1, None));
+        assert_eq!((first.attempts, first.attempts_ambiguous), (0, 1));
+        let mut before = first;
+        before.attempts = 7;
+        before.attempts_ambiguous = 4;
+        let next = copy(9, Some(before), true);
+        assert_eq!((&next.call, next.deferrals, next.attempts), (&at(3), 2, 0));
+        assert_eq!(
+            (next.ambiguity, next.attempts_ambiguous),
+            (Some(Ambiguity::AmbiguousResponse), 1)
+        );
+    }
 
     #[test]
     fn order_keeps_its_own_headers() {

@@ -7,8 +7,8 @@
 //! crashes any more, and each call must become final.
 //!
 //! Must hold, whatever crashes: a call that was accepted, or that a caller may still make, is appended again only if a
-//! person asked for it by name, and so is one that a dead letter ever called ambiguous; a record is appended again at
-//! most once; nothing is lost; and under `park` an order is charged at most once more than a person asked for. Also if
+//! person asked for it by name, and so is one that a dead letter ever called ambiguous, or that was parked; a record is
+//! appended again at most once; nothing is lost; and under `park` an order is charged at most once more than a person asked for. Also if
 //! terminal records have left their topics: a call of unknown outcome is made again if the provider has not charged its
 //! order, and no request of it is left.
 //!
@@ -41,6 +41,8 @@ pub(crate) enum Mutation {
     QuiescenceIgnored,
     /// The copy of a call that may have been processed does not say so.
     AmbiguityForgotten,
+    /// Parked records are not read.
+    ParkedIgnored,
 }
 
 const SEEDS: u64 = 10_000;
@@ -78,6 +80,7 @@ fn each_replayed_call_is_charged_once() {
         "calls parked",
         "operators crashed",
         "operators fenced",
+        "parked calls sent again",
         "outcomes expired",
         "rejected after a lost response",
         "responses lost",
@@ -97,6 +100,7 @@ fn removed_guards_are_noticed() {
         (Mutation::FencedLate, "appended twice"),
         (Mutation::QuiescenceIgnored, "and 1 were allowed"),
         (Mutation::AmbiguityForgotten, "may have been processed"),
+        (Mutation::ParkedIgnored, "may have been processed"),
     ] {
         let found = (0..SEEDS).find_map(|seed| {
             let violation = World::new(seed, Some(mutation)).run().err()?;

@@ -203,6 +203,9 @@ fn named_orders(world: &World, reading: &Reading, is_selected: impl Fn(i64) -> b
             orders.settled(&key(record.order), &position(*offset));
         }
     }
+    for offset in &world.sent_again {
+        orders.settled(&key(world.record(*offset).order), &position(*offset));
+    }
     for (offset, record) in (0..).zip(&world.log) {
         let lineage = match record.repeats {
             Some(first) => Lineage::Repeats(Offset(first)),

@@ -59,8 +59,11 @@ pub(crate) struct World {
     pub(crate) charged: Vec<u32>,
     /// How often a person asked for each order by name.
     pub(crate) asked: Vec<u32>,
-    /// First records of the calls that a dead letter has called ambiguous.
+    /// First records of the calls that a dead letter has called ambiguous, or that an operator has sent again once they
+    /// were parked.
     pub(crate) ambiguous: BTreeSet<i64>,
+    /// Records of parked calls that an operator has sent again.
+    pub(crate) sent_again: BTreeSet<i64>,
     /// Orders that the API rejects for now.
     pub(crate) rejected: BTreeSet<usize>,
     pub(crate) caller: Caller,
@@ -96,6 +99,7 @@ impl World {
             charged: vec![0; orders],
             asked: vec![0; orders],
             ambiguous: BTreeSet::new(),
+            sent_again: BTreeSet::new(),
             rejected,
             caller: Caller::new(0),
             operators: [Operator::new(0), Operator::new(1)],
@@ -299,6 +303,9 @@ impl World {
             ledger.noted(P, Offset(committed), note);
         }
         for (kind, offset) in terminals {
+            if *kind == Terminal::Parked && self.mutation == Some(Mutation::ParkedIgnored) {
+                continue;
+            }
             let record = self.log[usize::try_from(*offset).expect("an offset")];
             ledger
                 .terminal(*kind, &position(*offset), &[0])
@@ -317,22 +324,41 @@ impl World {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// Settles a parked call as rejected, as `parked settle` does.
+    /// Settles a parked call, as `parked settle` does: as rejected, or has it sent again if the provider has not charged its
+    /// order and no request of it is left.
     pub(crate) fn settle(&mut self) {
         let parked = self.terminals.iter().find(|(kind, offset)| {
             *kind == Terminal::Parked
-                && (*offset < self.committed || self.note.finals.contains(Offset(*offset)))
+                && self.is_final(*offset)
                 && !self
                     .terminals
                     .iter()
                     .any(|(kind, at)| at == offset && *kind != Terminal::Parked)
                 && !self.log.iter().any(|record| record.copied == Some(*offset))
         });
-        if let Some((_, offset)) = parked.copied() {
-            self.terminals
-                .push((Terminal::DeadLetter(Rejection::Settled), offset));
-            self.count("settled");
+        let Some((_, offset)) = parked.copied() else {
+            return;
+        };
+        let of = self.record(offset);
+        let is_unprocessed =
+            self.charged[of.order] == 0 && self.requests.iter().all(|request| request.order != of.order);
+        if is_unprocessed && self.rng.random_bool(0.7) {
+            // Copies of earlier versions do not say that the call was parked.
+            let is_ambiguous = self.rng.random_bool(0.5);
+            self.ambiguous.insert(of.first);
+            self.sent_again.insert(offset);
+            self.log.push(Record {
+                copied: Some(offset),
+                repeats: None,
+                is_ambiguous,
+                ..of
+            });
+            self.count("parked calls sent again");
+            return;
         }
+        self.terminals
+            .push((Terminal::DeadLetter(Rejection::Settled), offset));
+        self.count("settled");
     }
 }
 
