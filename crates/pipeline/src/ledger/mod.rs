@@ -5,7 +5,7 @@
 //! first record and its deferred copies. An accepted call stays accepted, whichever of its records the outcome
 //! names; any other terminal record ends the record that it names, and not a later copy. A call that may have been
 //! processed stays ambiguous, also if an operator has it sent again once it is parked: a copy that is rejected later says
-//! nothing of the requests before it.
+//! nothing of the requests before it. So is one that repeats an accepted call: it is a call of its own, of the same order.
 //!
 //! The notes of the callers' group tell which of the records without a terminal record may still be sent. They come
 //! before the terminal records: a caller notes that a call is final after Kafka has acknowledged its outcome, so none
@@ -57,7 +57,7 @@ pub enum Rejection {
     /// No request of the call was processed, as far as its caller knows.
     Definite,
     /// A request of the call had an unknown outcome: the API may have processed it before it rejected the next one. So it is
-    /// if the call was parked before.
+    /// if the call was parked before, or repeats one that was accepted.
     Ambiguous,
     /// An operator has settled the parked call as rejected.
     Settled,
@@ -126,7 +126,8 @@ struct Calls {
     keys: KeySample,
     /// First records of the calls of which a copy was accepted.
     accepted_copies: OffsetSet,
-    /// First records of the calls of which a record is parked, or has a dead letter that is not definite.
+    /// First records of the calls of which a record is parked, or has a dead letter that is not definite, and of those that
+    /// repeat one that was accepted.
     ambiguous: OffsetSet,
     /// Last record of each open call, by its first record.
     open: BTreeMap<Offset, Offset>,
@@ -191,6 +192,13 @@ impl Ledger {
             let calls = self.partitions.entry(call.partition).or_default();
             calls.parked_ambiguous.insert(call.offset);
         }
+    }
+
+    /// Takes in, before a record of the outbox, that it repeats a call that was accepted. Its order was charged, so that it is
+    /// ambiguous if it is rejected.
+    pub fn repeated(&mut self, partition: Partition, offset: Offset) {
+        let calls = self.partitions.entry(partition).or_default();
+        calls.ambiguous.insert(offset);
     }
 
     /// Takes in a record of the outbox, after all terminal records. `continues` is the call's first record, if

@@ -9,7 +9,8 @@ use super::Rejection;
 pub enum Replayable {
     /// It has a dead letter, and no request of it was processed, as far as its caller knows.
     Rejected,
-    /// It has a dead letter, and a request of it had an unknown outcome, or an outcome of it may have been deleted.
+    /// It has a dead letter, and a request of it had an unknown outcome, or it repeats a call that was accepted, or an outcome
+    /// of it may have been deleted.
     Ambiguous,
     /// An operator has settled it as rejected.
     Settled,
@@ -172,8 +173,8 @@ impl Replayable {
         match self {
             Self::Rejected => "rejected",
             Self::Ambiguous => {
-                "ambiguous: rejected after a request with an unknown outcome, which may have been processed, or admitted before \
-                 the outcomes that their topic still has"
+                "ambiguous: rejected after a request with an unknown outcome, which may have been processed, or after it was \
+                 accepted, or admitted before the outcomes that their topic still has"
             }
             Self::Settled => "settled as rejected by an operator",
             Self::Accepted => "accepted: made again, they are charged a second time",
@@ -191,15 +192,8 @@ impl Replayable {
         matches!(self, Self::Accepted) || (self.may_charge_again() && !looks_up)
     }
 
-    /// Returns whether a copy that continues such a call remains ambiguous, whatever the API responds to the copy's own
-    /// requests: an earlier request may have been processed.
-    #[must_use]
-    pub const fn remains_ambiguous(self) -> bool {
-        // A copy of one that was accepted is a call of its own.
-        self.may_charge_again() && !matches!(self, Self::Accepted)
-    }
-
-    /// Returns whether such a call may be charged a second time.
+    /// Returns whether such a call may be charged a second time. A copy of it remains ambiguous, whatever the API responds to
+    /// the copy's own requests.
     #[must_use]
     pub const fn may_charge_again(self) -> bool {
         !matches!(self, Self::Rejected)

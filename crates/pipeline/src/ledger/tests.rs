@@ -156,6 +156,38 @@ fn parked_call_stays_ambiguous_in_its_copies() {
     assert_eq!(copy.expect("the same key"), ambiguous);
 }
 
+/// Its order was charged: rejected, it must not be made again by default. Copies of earlier versions say nothing of that.
+#[test]
+fn repeat_of_an_accepted_call_is_ambiguous_if_rejected() {
+    const DEFINITE: Terminal = Terminal::DeadLetter(Rejection::Definite);
+    let state = |terminals: &[(Terminal, i64)], last: (i64, Option<i64>)| {
+        let mut ledger = fold(&[&[(Terminal::Accepted, 0)], terminals].concat(), &[(0, None)]);
+        ledger.repeated(P, Offset(3));
+        for (offset, continues) in [(3, None), last] {
+            let continues = continues.map(at);
+            let state = ledger.pending(P, Offset(offset), b"key", continues.as_ref());
+            let state = state.expect("the same key");
+            if offset == last.0 {
+                return state;
+            }
+        }
+        unreachable!("the last one is among them")
+    };
+    let ambiguous = CallState::Final(Terminal::DeadLetter(Rejection::Ambiguous));
+    assert_eq!(state(&[(DEFINITE, 3)], (3, None)), ambiguous);
+    // Deferred, or replayed once it was rejected.
+    for terminals in [&[(DEFINITE, 5)][..], &[(DEFINITE, 3), (DEFINITE, 5)]] {
+        assert_eq!(state(terminals, (5, Some(3))), ambiguous);
+    }
+    assert_eq!(state(&[], (3, None)), CallState::Open);
+    let settled = Terminal::DeadLetter(Rejection::Settled);
+    for terminal in [Terminal::Accepted, Terminal::Parked, settled] {
+        assert_eq!(state(&[(terminal, 3)], (3, None)), CallState::Final(terminal));
+    }
+    // A later call of the order, which its producer has sent as a new one.
+    assert_eq!(state(&[(DEFINITE, 5)], (5, None)), CallState::Final(DEFINITE));
+}
+
 #[test]
 fn dead_letter_is_ambiguous_beside_requests_of_the_next_owner() {
     let state = |rejection: Rejection, is_ambiguous: bool| {

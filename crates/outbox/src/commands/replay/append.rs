@@ -181,9 +181,9 @@ fn continuation(
         Some(before) if !repeats && !before.repeats => before.deferrals.saturating_add(1),
         _ => 1,
     };
-    if state.remains_ambiguous() {
+    if state.may_charge_again() {
         // One stands for all that there were: the dead letter of the copy must not say that none was processed, even if
-        // those of the records before have left their topic.
+        // what tells of the records before has left its topic.
         copy.attempts_ambiguous = 1;
     }
     if look_up && !repeats {
@@ -234,12 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn copy_of_an_ambiguous_call_says_so() {
+    fn copy_of_a_call_that_may_be_charged_again_says_so() {
         for state in Replayable::ALL {
             for look_up in [false, true] {
                 let expected = match state {
-                    Replayable::Ambiguous | Replayable::Settled | Replayable::Unknown => 1,
-                    Replayable::Rejected | Replayable::Accepted => 0,
+                    Replayable::Ambiguous
+                    | Replayable::Settled
+                    | Replayable::Accepted
+                    | Replayable::Unknown => 1,
+                    Replayable::Rejected => 0,
                 };
                 assert_eq!(
                     copy(None, state, look_up).attempts_ambiguous,

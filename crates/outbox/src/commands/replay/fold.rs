@@ -218,6 +218,9 @@ impl Fold<'_> {
             if which.appended(record) {
                 read.appended.push((partition, first));
             }
+            if repeats.is_some() {
+                ledger.repeated(partition, record.offset);
+            }
             let state = ledger.pending(partition, record.offset, record.key, continues)?;
             let is_selected =
                 which.has(partition, record, state) && !dead_letters.unselected.contains(record.offset);

@@ -7,8 +7,8 @@
 //! crashes any more, and each call must become final.
 //!
 //! Must hold, whatever crashes: a call that was accepted, or that a caller may still make, is appended again only if a
-//! person asked for it by name, and so is one that a dead letter ever called ambiguous, or that was parked; a record is
-//! appended again at most once; nothing is lost; and under `park` an order is charged at most once more than a person asked for. Also if
+//! person asked for it by name, and so is one that a dead letter ever called ambiguous, that was parked, or that repeats
+//! an accepted one; a record is appended again at most once; nothing is lost; and under `park` an order is charged at most once more than a person asked for. Also if
 //! terminal records have left their topics: a call of unknown outcome is made again if the provider has not charged its
 //! order, and no request of it is left.
 //!
@@ -43,6 +43,8 @@ pub(crate) enum Mutation {
     AmbiguityForgotten,
     /// Parked records are not read.
     ParkedIgnored,
+    /// The repeat of an accepted call counts as any call.
+    RepeatsForgotten,
 }
 
 const SEEDS: u64 = 10_000;
@@ -101,6 +103,7 @@ fn removed_guards_are_noticed() {
         (Mutation::QuiescenceIgnored, "and 1 were allowed"),
         (Mutation::AmbiguityForgotten, "may have been processed"),
         (Mutation::ParkedIgnored, "may have been processed"),
+        (Mutation::RepeatsForgotten, "may have been processed"),
     ] {
         let found = (0..SEEDS).find_map(|seed| {
             let violation = World::new(seed, Some(mutation)).run().err()?;

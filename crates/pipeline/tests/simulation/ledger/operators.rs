@@ -238,6 +238,9 @@ fn planner(
     for (offset, record) in (0..).zip(&world.log) {
         let first = position(record.first);
         let continues = (record.first != offset).then_some(&first);
+        if record.repeats.is_some() && world.mutation != Some(Mutation::RepeatsForgotten) {
+            ledger.repeated(P, Offset(offset));
+        }
         let state = ledger
             .pending(P, Offset(offset), &[0], continues)
             .expect("one key for all");

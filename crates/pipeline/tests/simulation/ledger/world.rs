@@ -59,8 +59,8 @@ pub(crate) struct World {
     pub(crate) charged: Vec<u32>,
     /// How often a person asked for each order by name.
     pub(crate) asked: Vec<u32>,
-    /// First records of the calls that a dead letter has called ambiguous, or that an operator has sent again once they
-    /// were parked.
+    /// First records of the calls that a dead letter has called ambiguous, that an operator has sent again once they
+    /// were parked, or that repeat one that was accepted.
     pub(crate) ambiguous: BTreeSet<i64>,
     /// Records of parked calls that an operator has sent again.
     pub(crate) sent_again: BTreeSet<i64>,
@@ -287,12 +287,19 @@ impl World {
         }
         self.count("calls appended");
         let own = self.log.len() as i64;
+        // Copies of earlier versions do not say that the order was charged.
+        let is_earlier = repeats && self.rng.random_bool(0.5);
+        if repeats {
+            self.ambiguous.insert(own);
+        }
         self.log.push(Record {
             order: of.order,
             first: if repeats { own } else { of.first },
             repeats: repeats.then_some(of.first),
             copied: Some(copied),
-            is_ambiguous: state.remains_ambiguous() && self.mutation != Some(Mutation::AmbiguityForgotten),
+            is_ambiguous: state.may_charge_again()
+                && !is_earlier
+                && self.mutation != Some(Mutation::AmbiguityForgotten),
         });
     }
 

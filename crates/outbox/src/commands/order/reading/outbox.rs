@@ -110,6 +110,9 @@ pub(super) fn fold(
         of.is_early = early
             .iter()
             .any(|call| (call.partition, call.offset) == (of.partition, of.offset));
+        if matches!(record.lineage, Some(Lineage::Repeats(_))) {
+            read.ledger.repeated(of.partition, of.offset);
+        }
         let state = read
             .ledger
             .pending(of.partition, of.offset, &record.key, record.continues.as_ref())?;
