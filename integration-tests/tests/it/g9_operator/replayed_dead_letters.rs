@@ -69,7 +69,7 @@ impl Operator<'_> {
         let arguments = [
             "dead-letters",
             "replay",
-            "--refused-for",
+            "--dead-letter-reason",
             "not-an-order",
             "--reason",
             reason,
