@@ -21,7 +21,7 @@ pub(crate) enum DeadLettersCommand {
     /// Shows all that is known of one order's dead letters, also of those that were replayed. Exit status 1 if it
     /// has none.
     Show(ShowDeadLetters),
-    /// Writes refused orders back to the orders topic, after the cause of their refusal was mended: with their key,
+    /// Writes refused orders back to the orders topic, after the cause of their refusal was repaired: with their key,
     /// value and headers, to the partition that they came from. The validators decide again about each: an order that
     /// was admitted meanwhile is a duplicate, and nothing is charged twice. Shows what it will do, and asks. Repeating
     /// the command writes nothing twice. Exit status 1 if a selected dead letter is left alone.
@@ -128,7 +128,7 @@ pub(crate) struct ShowDeadLetters {
   outbox --config validator.toml dead-letters replay --partition 3 --offsets 100..200 --reason 'currency list corrected'
       offsets of the dead-letter topic, from 100 on and below 200
 It needs the settings file of the validators: what they check, and whether they forget keys, decides what may be written
-back. Mend the cause first: an order that is refused again becomes another dead letter. Rejected calls are sent again by
+back. Repair the cause first: an order that is refused again becomes another dead letter. Rejected calls are sent again by
 `outbox replay plan --state rejected`.")]
 pub(crate) struct ReplayDeadLetters {
     /// Keys of the orders: those of their records, or their order ids if the records have none.

@@ -1,4 +1,4 @@
-//! G9: refused orders are written back after the cause was mended, and each is admitted and charged once.
+//! G9: refused orders are written back after the cause was repaired, and each is admitted and charged once.
 //!
 //! Set-up: a validator that reads amounts as minor units, and 1,200 orders on two partitions whose amounts are
 //! decimals: it refuses them. It is restarted with the setting corrected. Some of the orders are sent again by their
@@ -134,14 +134,14 @@ fn replayed_dead_letters_are_charged_once() {
         validator.process.terminate(LIMIT)?;
 
         let settings = pipeline.validator_settings(1).with("order.amount", "decimal");
-        let mut validator = pipeline.service_as("validator-mended", "validator", settings)?;
+        let mut validator = pipeline.service_as("validator-repaired", "validator", settings)?;
         validator.process.start()?;
         let sent_again: Vec<_> = refused.iter().step_by(100).take(SENT_AGAIN).cloned().collect();
         send(&kafka, &orders, &sent_again)?;
         await_verdicts(&pipeline)?;
 
         let operator = Operator {
-            config: Path::new(pipeline.folder()).join("validator-mended.toml"),
+            config: Path::new(pipeline.folder()).join("validator-repaired.toml"),
             pipeline: &pipeline,
         };
         let count = refused.len();

@@ -171,7 +171,7 @@ fn list(options: &ListDeadLetters, config: &Config, json: bool) -> anyhow::Resul
     };
     println!(
         "{count} dead letters.{rest} `outbox dead-letters show KEY` shows one, `outbox dead-letters replay` writes \
-         refused orders back once the cause is mended."
+         refused orders back once the cause is repaired."
     );
     Ok(Status::Ok)
 }

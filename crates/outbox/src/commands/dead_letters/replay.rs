@@ -1,4 +1,4 @@
-//! `dead-letters replay`: writes refused orders back to the orders topic, once the cause of their refusal is mended.
+//! `dead-letters replay`: writes refused orders back to the orders topic, once the cause of their refusal is repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
 
