@@ -44,8 +44,9 @@ pub(crate) struct WhichDeadLetters {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct FilterDeadLetters {
     /// Dead letters with this reason only; can be repeated.
-    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(reasons()))]
-    pub(crate) refused_for: Vec<String>,
+    // Its name of earlier versions, which spoke of refused orders alone.
+    #[arg(long, alias = "refused-for", value_name = "REASON", value_parser = PossibleValuesParser::new(reasons()))]
+    pub(crate) dead_letter_reason: Vec<String>,
 
     /// Dead letters from this time on: `30m ago`, `2026-11-23T02:00:00Z`, or in the local zone of this machine (that of
     /// TZ, else of /etc/localtime, else UTC) `2026-11-23 02:00`, `2026-11-23`, or `02:00` for today.
@@ -61,7 +62,7 @@ pub(crate) struct FilterDeadLetters {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   outbox dead-letters list
-  outbox dead-letters list --orders --refused-for unknown-currency --from '2h ago'
+  outbox dead-letters list --orders --dead-letter-reason unknown-currency --from '2h ago'
   outbox --json dead-letters list --limit 100000 | jq -r '.dead_letters[].key' >keys.txt")]
 pub(crate) struct ListDeadLetters {
     #[command(flatten)]
@@ -122,7 +123,7 @@ pub(crate) struct ShowDeadLetters {
 /// Arguments of `dead-letters replay`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  outbox --config validator.toml dead-letters replay --refused-for not-an-order --from 02:00 --reason 'schema of 2026-11-23 corrected'
+  outbox --config validator.toml dead-letters replay --dead-letter-reason not-an-order --from 02:00 --reason 'schema of 2026-11-23 corrected'
   outbox --config validator.toml dead-letters replay order-17 order-18 --reason 'key setting corrected'
   outbox --config validator.toml dead-letters replay --partition 3 --offsets 100..200 --reason 'currency list corrected'
       offsets of the dead-letter topic, from 100 on and below 200
@@ -167,7 +168,7 @@ impl ReplayDeadLetters {
         let filter = &self.filter;
         !self.keys.is_empty()
             || self.keys_from.is_some()
-            || !filter.refused_for.is_empty()
+            || !filter.dead_letter_reason.is_empty()
             || filter.from.is_some()
             || filter.to.is_some()
             || self.partition.is_some()
@@ -177,8 +178,15 @@ impl ReplayDeadLetters {
 /// Returns the names of all reasons, sorted.
 fn reasons() -> Vec<&'static str> {
     let orders = dead_letter::Reason::ALL.map(dead_letter::Reason::as_str);
-    let calls = call_dead_letter::Reason::ALL.map(call_dead_letter::Reason::as_str);
-    let mut all = [&orders[..], &calls, &[call_dead_letter::REJECTED_BY_OPERATOR]].concat();
+    let mut all = [&orders[..], &call_reasons()].concat();
+    all.sort_unstable();
+    all
+}
+
+/// Returns the names of the reasons for which a call has a dead letter, sorted.
+pub(super) fn call_reasons() -> Vec<&'static str> {
+    let of_callers = call_dead_letter::Reason::ALL.map(call_dead_letter::Reason::as_str);
+    let mut all = [&of_callers[..], &[call_dead_letter::REJECTED_BY_OPERATOR]].concat();
     all.sort_unstable();
     all
 }
@@ -213,12 +221,14 @@ mod tests {
 
     #[test]
     fn replay_takes_keys_or_filters() {
-        let options = replay("--partition 1 --offsets 4..9 --refused-for key-missing").expect("valid");
+        let options = replay("--partition 1 --offsets 4..9 --dead-letter-reason key-missing").expect("valid");
         assert_eq!(
             (options.partition, options.offsets),
             (Some(1), "4..9".parse().ok())
         );
         assert!(options.selects());
+        let by_former_name = replay("--refused-for key-missing").expect("valid");
+        assert_eq!(by_former_name.filter.dead_letter_reason, ["key-missing"]);
         assert!(replay("--from 2026-11-23T02:00Z").expect("valid").selects());
         assert!(!replay("").expect("valid").selects());
         for line in [
@@ -226,7 +236,7 @@ mod tests {
             "--partition 1 --offsets 9..4",
             "--partition 1 --offsets 4..4",
             "--partition 1 --offsets 4",
-            "--refused-for key-mising",
+            "--dead-letter-reason key-mising",
             "k --keys-from keys.txt",
             "k --orders --calls",
         ] {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use records::Timestamp;
 
+use super::dead_letters::call_reasons;
 use super::{OffsetRange, WhichGroup};
 use crate::time_argument::parse_time;
 
@@ -35,7 +37,7 @@ pub(crate) enum ReplayCommand {
 /// Arguments of `replay plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  outbox --config caller.toml replay plan --from '3h ago' --rejected-for rejected --status 422
+  outbox --config caller.toml replay plan --from '3h ago' --dead-letter-reason rejected --status 422
       with the callers' settings file: its times decide which calls are too recent
   outbox --config caller.toml replay plan --keys-from keys.txt
   outbox --config caller.toml replay plan --partition 3 --offsets 1000..2000 --state accepted
@@ -72,9 +74,10 @@ pub(crate) struct PlanReplay {
     #[arg(long, value_name = "STATE", value_enum, default_values_t = [ReplayState::Rejected])]
     pub(crate) state: Vec<ReplayState>,
 
-    /// Calls whose dead letter has this reason, such as `rejected` or `abandoned`.
-    #[arg(long, value_name = "REASON")]
-    pub(crate) rejected_for: Option<String>,
+    /// Calls whose dead letter has this reason.
+    // Its name of earlier versions, which took any text: a mistyped reason selected nothing.
+    #[arg(long, alias = "rejected-for", value_name = "REASON", value_parser = PossibleValuesParser::new(call_reasons()))]
+    pub(crate) dead_letter_reason: Option<String>,
 
     /// Calls whose dead letter has this HTTP status of the API.
     #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=599))]
@@ -187,7 +190,30 @@ pub(crate) struct ChangeReplay {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn reason_of_the_dead_letter_is_a_known_one() {
+        let reason = |option: &str| {
+            let words = format!("outbox replay plan {option}");
+            match Cli::try_parse_from(words.split(' ')).ok()?.command {
+                Command::Replay(ReplayCommand::Plan(options)) => options.dead_letter_reason,
+                other => panic!("{words} is {other:?}"),
+            }
+        };
+        for known in ["rejected", "abandoned", "rejected-by-operator"] {
+            for option in ["dead-letter-reason", "rejected-for"] {
+                assert_eq!(reason(&format!("--{option} {known}")).as_deref(), Some(known));
+            }
+        }
+        // A mistyped one, and one for which only orders are refused, would select nothing.
+        for other in ["rejeced", "key-missing"] {
+            assert_eq!(reason(&format!("--dead-letter-reason {other}")), None, "{other}");
+        }
+    }
 
     #[test]
     fn rates_are_read() {

@@ -45,7 +45,7 @@ pub enum CannotPlanUnknown {
     NotAlone,
     /// Dead letters are selected.
     #[error(
-        "--state unknown is of calls without a dead letter: --rejected-for and --status select none of them"
+        "--state unknown is of calls without a dead letter: --dead-letter-reason and --status select none of them"
     )]
     ByDeadLetter,
 }

@@ -173,19 +173,19 @@ fn repeat_of_an_accepted_call_is_ambiguous_if_rejected() {
         }
         unreachable!("the last one is among them")
     };
-    let ambiguous = CallState::Final(Terminal::DeadLetter(Rejection::Ambiguous));
+    let ambiguous = RecordState::Final(Terminal::DeadLetter(Rejection::Ambiguous));
     assert_eq!(state(&[(DEFINITE, 3)], (3, None)), ambiguous);
     // Deferred, or replayed once it was rejected.
     for terminals in [&[(DEFINITE, 5)][..], &[(DEFINITE, 3), (DEFINITE, 5)]] {
         assert_eq!(state(terminals, (5, Some(3))), ambiguous);
     }
-    assert_eq!(state(&[], (3, None)), CallState::Open);
+    assert_eq!(state(&[], (3, None)), RecordState::Open);
     let settled = Terminal::DeadLetter(Rejection::Settled);
     for terminal in [Terminal::Accepted, Terminal::Parked, settled] {
-        assert_eq!(state(&[(terminal, 3)], (3, None)), CallState::Final(terminal));
+        assert_eq!(state(&[(terminal, 3)], (3, None)), RecordState::Final(terminal));
     }
     // A later call of the order, which its producer has sent as a new one.
-    assert_eq!(state(&[(DEFINITE, 5)], (5, None)), CallState::Final(DEFINITE));
+    assert_eq!(state(&[(DEFINITE, 5)], (5, None)), RecordState::Final(DEFINITE));
 }
 
 #[test]

@@ -55,7 +55,14 @@ struct Plan {
 }
 
 fn plan(drill: &Drill) -> Result<Option<Plan>> {
-    let arguments = ["replay", "plan", "--rejected-for", "rejected", "--from", "1h ago"];
+    let arguments = [
+        "replay",
+        "plan",
+        "--dead-letter-reason",
+        "rejected",
+        "--from",
+        "1h ago",
+    ];
     let planned = drill.json("outbox-plan", &arguments)?;
     println!("{planned}");
     let calls = usize::try_from(planned["calls"].as_u64().context("a number of calls")?)?;

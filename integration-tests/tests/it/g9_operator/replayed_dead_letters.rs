@@ -83,7 +83,7 @@ impl Operator<'_> {
         let arguments = [
             "dead-letters",
             "replay",
-            "--refused-for",
+            "--dead-letter-reason",
             "not-an-order",
             "--reason",
             reason,
@@ -148,14 +148,14 @@ fn replayed_dead_letters_are_charged_once() {
         validator.process.terminate(LIMIT)?;
 
         let settings = pipeline.validator_settings(1).with("order.amount", "decimal");
-        let mut validator = pipeline.service_as("validator-mended", "validator", settings)?;
+        let mut validator = pipeline.service_as("validator-repaired", "validator", settings)?;
         validator.process.start()?;
         let sent_again: Vec<_> = refused.iter().step_by(100).take(SENT_AGAIN).cloned().collect();
         send(&kafka, &orders, &sent_again)?;
         await_verdicts(&pipeline)?;
 
         let operator = Operator {
-            config: Path::new(pipeline.folder()).join("validator-mended.toml"),
+            config: Path::new(pipeline.folder()).join("validator-repaired.toml"),
             pipeline: &pipeline,
         };
         let count = refused.len();

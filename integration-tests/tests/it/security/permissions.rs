@@ -106,7 +106,7 @@ fn listed_permissions_are_enough() {
         }
         operate(&format!("pause --yes --reason test --group {group}"))?;
         operate(&format!("resume --yes --group {group}"))?;
-        operate("dead-letters replay --refused-for not-an-order --reason test --yes")?;
+        operate("dead-letters replay --dead-letter-reason not-an-order --reason test --yes")?;
         operate(&format!("status --group {group} --validators {of_validators}"))?;
         for service in [&mut validator, &mut caller] {
             service.process.terminate(DRAIN_MAX)?;

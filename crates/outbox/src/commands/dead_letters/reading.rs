@@ -332,9 +332,9 @@ impl DeadLetterFilter {
             && self
                 .offsets
                 .is_none_or(|offsets| offsets.contains(letter.offset()))
-            && (arguments.refused_for.is_empty()
+            && (arguments.dead_letter_reason.is_empty()
                 || arguments
-                    .refused_for
+                    .dead_letter_reason
                     .iter()
                     .any(|reason| reason == letter.reason()))
             && is_within(letter)
@@ -438,7 +438,7 @@ pub(super) mod tests {
                 offsets: "9..10".parse().ok(),
                 keys: Some(["k".to_owned()].into()),
                 arguments: FilterDeadLetters {
-                    refused_for: vec!["conflict".into(), "not-json".into()],
+                    dead_letter_reason: vec!["conflict".into(), "not-json".into()],
                     from: Some(Timestamp(50)),
                     to: Some(Timestamp(51)),
                 },
@@ -451,7 +451,7 @@ pub(super) mod tests {
             (|of| of.partition = Some(Partition(0))) as fn(&mut DeadLetterFilter),
             |of| of.offsets = "0..9".parse().ok(),
             |of| of.keys = Some(["K".to_owned()].into()),
-            |of| of.arguments.refused_for = vec!["conflict".into()],
+            |of| of.arguments.dead_letter_reason = vec!["conflict".into()],
             |of| of.arguments.from = Some(Timestamp(51)),
             |of| of.arguments.to = Some(Timestamp(50)),
         ] {

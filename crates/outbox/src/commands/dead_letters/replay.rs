@@ -117,7 +117,7 @@ pub(super) fn run(options: &ReplayDeadLetters, config: &Config, json: bool) -> a
     }
     if !options.selects() {
         bail!(
-            "nothing is selected: name keys, or --refused-for, --from, --to or --partition. Nothing was changed"
+            "nothing is selected: name keys, or --dead-letter-reason, --from, --to or --partition. Nothing was changed"
         );
     }
     config.expect_validators("dead-letters replay")?;

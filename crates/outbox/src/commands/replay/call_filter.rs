@@ -18,7 +18,7 @@ pub(super) struct CallFilter {
     pub(super) to: Option<Timestamp>,
     pub(super) partition: Option<Partition>,
     pub(super) offsets: Option<OffsetRange>,
-    pub(super) rejected_for: Option<String>,
+    pub(super) dead_letter_reason: Option<String>,
     pub(super) status: Option<u16>,
 }
 
@@ -30,7 +30,7 @@ impl CallFilter {
             to: options.to,
             partition: options.partition.map(Partition),
             offsets: options.offsets,
-            rejected_for: options.rejected_for.clone(),
+            dead_letter_reason: options.dead_letter_reason.clone(),
             status: options.status,
         }
     }
@@ -63,13 +63,13 @@ impl CallFilter {
 
     /// Returns whether calls are selected by their dead letters.
     pub(super) const fn is_by_dead_letter(&self) -> bool {
-        self.rejected_for.is_some() || self.status.is_some()
+        self.dead_letter_reason.is_some() || self.status.is_some()
     }
 
     /// Returns whether a dead letter is selected.
     pub(super) fn has_dead_letter(&self, record: &TopicRecord<'_>) -> bool {
         let has = |name, wanted: &str| text(&record.headers, name) == Some(wanted);
-        self.rejected_for
+        self.dead_letter_reason
             .as_ref()
             .is_none_or(|reason| has(dead_letter::REASON, reason))
             && self
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn dead_letters_are_selected_by_reason_and_status() {
         let filter = CallFilter {
-            rejected_for: Some("rejected".into()),
+            dead_letter_reason: Some("rejected".into()),
             status: Some(422),
             ..CallFilter::default()
         };

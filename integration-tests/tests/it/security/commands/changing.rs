@@ -34,7 +34,7 @@ fn changing_commands_need_what_is_listed() {
         replay(&pipeline, &least, &group)?;
         least.prints(
             "dead-letters replay",
-            "dead-letters replay --refused-for not-json --reason test --yes",
+            "dead-letters replay --dead-letter-reason not-json --reason test --yes",
             "1 dead letters were replayed",
         )?;
         let written_back = read_topic(&kafka.open, &pipeline.topics.orders, Keep::Fingerprints)?;
@@ -143,7 +143,7 @@ fn reconcile(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> 
 }
 
 fn replay(pipeline: &Pipeline, least: &Least<'_>, group: &str) -> Result<()> {
-    let words = format!("--json replay plan --rejected-for rejected {group}");
+    let words = format!("--json replay plan --dead-letter-reason rejected {group}");
     let plan = |output: &str| -> Result<String> {
         let json = output.find("{\n").map(|at| &output[at..]).context("JSON")?;
         let plan: serde_json::Value = serde_json::from_str(json)?;

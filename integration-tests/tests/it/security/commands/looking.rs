@@ -30,7 +30,9 @@ fn looking_commands_need_what_is_listed() {
         pipeline.begin_caller_group(&pipeline.caller_group, "beginning")?;
         fill(&pipeline)?;
         let (group, validators) = (&pipeline.caller_group, &pipeline.validator_group);
-        least.prepare(&format!("replay plan --rejected-for rejected --group {group}"))?;
+        least.prepare(&format!(
+            "replay plan --dead-letter-reason rejected --group {group}"
+        ))?;
         for (command, words, expected) in [
             ("topics verify", "topics verify".to_owned(), "payment-orders"),
             (
