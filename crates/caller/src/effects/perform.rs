@@ -14,7 +14,8 @@ use crate::effects::{Shell, join, numbers};
 use crate::http::SendPermit;
 use crate::outbox::pending_call::PendingCall;
 
-/// Readiness condition that partitions break which are halted or cannot be loaded, and the wait for the first assignment.
+/// Readiness condition that partitions which are halted or cannot be loaded break, and the first assignment until it is
+/// loaded.
 const PARTITIONS: &str = "partitions";
 
 impl Shell {
