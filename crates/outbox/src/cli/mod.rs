@@ -61,7 +61,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Shows how the pipeline does: orders that wait for the validators, and per partition of the outbox the calls
-    /// that are pending and in flight, and how old the oldest is; parked calls, dead letters, and the switch of
+    /// that are pending, and perhaps sent, and how old the oldest is; parked calls, dead letters, and the switch of
     /// the group. Of the programs that are named, whether they are ready and why not, their circuit breaker, and the
     /// partitions that they restore or have halted. Exit status 1 if a caller would halt a partition, or if a named
     /// program does not answer, is not ready, or has its circuit breaker open.

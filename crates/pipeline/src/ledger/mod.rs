@@ -75,7 +75,7 @@ pub enum NotedState {
     /// The group has not noted that it is final: a caller will make the call, or makes it now.
     Pending,
     /// As `Pending`, and with an intent: the call was sent, or is about to be.
-    InFlight,
+    PerhapsSent,
     /// A terminal record ends it, and no caller makes it again.
     Final(Terminal),
     /// The group has noted that it is final, and the topics do not have its terminal record: the retention of that has
@@ -273,7 +273,7 @@ impl Ledger {
             _ if !self.is_noted_final(partition, offset) => {
                 let note = self.note(partition);
                 match note.is_some_and(|(_, note)| note.intents.contains(offset)) {
-                    true => NotedState::InFlight,
+                    true => NotedState::PerhapsSent,
                     false => NotedState::Pending,
                 }
             }

@@ -124,7 +124,7 @@ impl Planner {
     fn decide(&self, record: &Selected<'_>) -> Result<Replayable, LeftOut> {
         let replayable = match record.state {
             NotedState::Pending => return Err(LeftOut::Pending),
-            NotedState::InFlight => return Err(LeftOut::InFlight),
+            NotedState::PerhapsSent => return Err(LeftOut::InFlight),
             // By its key alone: the position says nothing of what became of it.
             NotedState::Unknown => return Err(LeftOut::NotAskedFor(Replayable::Unknown)),
             NotedState::Final(Terminal::Parked) => return Err(LeftOut::Parked),
@@ -260,7 +260,7 @@ mod tests {
         let others = [
             ACCEPTED,
             NotedState::Pending,
-            NotedState::InFlight,
+            NotedState::PerhapsSent,
             NotedState::Unknown,
             NotedState::Final(Terminal::Parked),
         ];

@@ -333,13 +333,13 @@ fn note_tells_what_may_still_be_sent() {
             ledger.noted_state(P, Offset(offset), state)
         })
         .collect();
-    use NotedState::{Final, InFlight, Pending, Unknown};
+    use NotedState::{Final, Pending, PerhapsSent, Unknown};
     let ambiguous = Terminal::DeadLetter(Rejection::Ambiguous);
     let expected = [
         Unknown,
         Final(ambiguous),
         Final(Terminal::Accepted),
-        InFlight,
+        PerhapsSent,
         Unknown,
         Final(Terminal::Parked),
         Pending,

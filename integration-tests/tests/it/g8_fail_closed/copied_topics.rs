@@ -292,8 +292,8 @@ impl Setup {
         ensure!(copies.count() == 2, "not each call was appended once");
         await_until("each call is final", LIMIT, || {
             let (_, status) = outbox_status(&self.pipeline, &[])?;
-            Ok(match (&status["pending"], &status["in_flight"]) {
-                (pending, in_flight) if pending == 0 && in_flight == 0 => ControlFlow::Break(()),
+            Ok(match (&status["pending"], &status["perhaps_sent"]) {
+                (pending, perhaps_sent) if pending == 0 && perhaps_sent == 0 => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(status.to_string()),
             })
         })?;

@@ -229,7 +229,7 @@ impl Drill {
             let status = self.json("outbox-status", &["status", "--validators", validators])?;
             let shown = [
                 "pending",
-                "in_flight",
+                "perhaps_sent",
                 "orders_waiting",
                 "parked",
                 "validators",

@@ -47,7 +47,7 @@ pub(super) fn judge(read: &Read, config: &Config) -> Vec<Judged> {
 const fn name(state: NotedState) -> &'static str {
     match state {
         NotedState::Pending => "pending",
-        NotedState::InFlight => "in-flight",
+        NotedState::PerhapsSent => "perhaps-sent",
         NotedState::Unknown => "unknown",
         NotedState::Final(Terminal::Accepted) => "accepted",
         NotedState::Final(Terminal::Parked) => "parked",
@@ -93,7 +93,7 @@ fn words(key: &str, last: &Judged, read: &Read) -> String {
         NotedState::Pending => {
             format!("{key} must not be called again: a caller will make the call{paused}.")
         }
-        NotedState::InFlight => format!(
+        NotedState::PerhapsSent => format!(
             "{key} must not be called again: a caller has sent it, or is about to, and decides on it{paused}."
         ),
         NotedState::Final(Terminal::Accepted) => {
@@ -214,7 +214,7 @@ mod tests {
                 .contains("a caller will make the call")
         );
         assert!(told(&read(&[(0, 0, accepted)])).contains("charged a second time"));
-        let repeated = told(&read(&[(0, 0, accepted), (4, 4, NotedState::InFlight)]));
+        let repeated = told(&read(&[(0, 0, accepted), (4, 4, NotedState::PerhapsSent)]));
         assert!(repeated.starts_with("k was accepted before"), "{repeated}");
     }
 
@@ -228,7 +228,7 @@ mod tests {
         ];
         let others = [
             NotedState::Pending,
-            NotedState::InFlight,
+            NotedState::PerhapsSent,
             NotedState::Unknown,
             NotedState::Final(Terminal::Parked),
         ];

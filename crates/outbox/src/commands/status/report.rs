@@ -33,7 +33,7 @@ pub(super) struct Report {
     /// Switch of the callers' group; `None` if it was never set, and calls are made.
     pub(super) switch: Option<Switch>,
     pub(super) pending: u64,
-    pub(super) in_flight: u64,
+    pub(super) perhaps_sent: u64,
     pub(super) oldest_pending_at: Option<Timestamp>,
     /// Parked calls that wait for an operator.
     pub(super) parked: u64,
@@ -50,7 +50,7 @@ pub(super) struct OutboxBacklog {
     /// Calls that are not final.
     pub(super) pending: u64,
     /// Those of them with an intent: sent, or about to be.
-    pub(super) in_flight: u64,
+    pub(super) perhaps_sent: u64,
     /// Timestamp of the oldest pending call.
     pub(super) oldest_pending_at: Option<Timestamp>,
     /// Commit position: all calls below it are final.
@@ -131,7 +131,7 @@ pub(super) fn report(options: &ShowStatus, config: &Config) -> anyhow::Result<Re
             .len(),
         switch: switch::read(&control, &topics.control, group)?,
         pending: partition_statuses.iter().map(|of| of.pending).sum(),
-        in_flight: partition_statuses.iter().map(|of| of.in_flight).sum(),
+        perhaps_sent: partition_statuses.iter().map(|of| of.perhaps_sent).sum(),
         oldest_pending_at: partition_statuses
             .iter()
             .filter_map(|of| of.oldest_pending_at)
@@ -178,7 +178,7 @@ pub(super) fn without_calls(
     let of = OutboxBacklog {
         partition: partition.0,
         pending: 0,
-        in_flight: 0,
+        perhaps_sent: 0,
         oldest_pending_at: None,
         committed: offset,
         end: bounds.end,
@@ -195,7 +195,7 @@ impl OutboxBacklog {
             return;
         }
         self.pending += 1;
-        self.in_flight += u64::from(note.intents.contains(offset));
+        self.perhaps_sent += u64::from(note.intents.contains(offset));
         // Timestamps of one partition need not rise.
         self.oldest_pending_at = self.oldest_pending_at.into_iter().chain(at).min();
     }
@@ -237,7 +237,7 @@ mod tests {
             status.take(&note, Offset(offset), Some(Timestamp(at)));
         }
         let json = serde_json::to_value(&status).expect("JSON");
-        let expected = serde_json::json!({"partition": 2, "pending": 3, "in_flight": 1, "oldest_pending_at": 800,
+        let expected = serde_json::json!({"partition": 2, "pending": 3, "perhaps_sent": 1, "oldest_pending_at": 800,
             "committed": 5, "end": 12, "halts": null, "repair": null});
         assert_eq!(json, expected);
     }

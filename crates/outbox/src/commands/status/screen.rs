@@ -15,7 +15,7 @@ pub(super) fn table(report: &Report) -> Table {
     let mut table = new_table([
         "partition",
         "pending",
-        "in flight",
+        "perhaps sent",
         "oldest pending",
         "commit",
         "end",
@@ -25,7 +25,7 @@ pub(super) fn table(report: &Report) -> Table {
         table.add_row([
             of.partition.to_string(),
             of.pending.to_string(),
-            of.in_flight.to_string(),
+            of.perhaps_sent.to_string(),
             age(of.oldest_pending_at, report.at),
             of.committed.map_or("-".into(), |offset| offset.to_string()),
             of.end.to_string(),
@@ -50,7 +50,7 @@ pub(super) fn text(report: &Report) -> String {
         orders_waiting,
         callers,
         pending,
-        in_flight,
+        perhaps_sent,
         parked,
         call_dead_letters,
         order_dead_letters,
@@ -75,7 +75,7 @@ pub(super) fn text(report: &Report) -> String {
     };
     format!(
         "{}: {validators} validators, {orders_waiting} orders wait; {callers} callers, {pending} calls pending, \
-         {in_flight} of them in flight{}; {parked} parked calls wait for an operator{settle}; dead \
+         {perhaps_sent} of them perhaps sent{}; {parked} parked calls wait for an operator{settle}; dead \
          letters: {order_dead_letters} orders, {call_dead_letters} calls.{}",
         rfc3339(Some(report.at)),
         report.oldest_pending_at.map_or(String::new(), |at| format!(
@@ -122,7 +122,7 @@ mod tests {
             callers: 2,
             switch: Some(Switch::new(Calls::Paused, Timestamp(1), "ann@ops".into(), None)),
             pending: 7,
-            in_flight: 4,
+            perhaps_sent: 4,
             oldest_pending_at: Some(Timestamp(40_000)),
             parked: 1,
             call_dead_letters: 0,
@@ -132,12 +132,12 @@ mod tests {
         let text = text(&report);
         for words in [
             "3 validators",
-            "7 calls pending, 4 of them in flight, the oldest for 1h 1m",
+            "7 calls pending, 4 of them perhaps sent, the oldest for 1h 1m",
             "outbox parked groups",
             "paused, by ann@ops",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
-        assert!(table(&report).to_string().contains("in flight"));
+        assert!(table(&report).to_string().contains("perhaps sent"));
     }
 }

@@ -222,7 +222,7 @@ impl NamedOrders {
         for call in order.calls.values() {
             match call.noted {
                 NotedState::Pending => return Err(LeftOut::Pending),
-                NotedState::InFlight => return Err(LeftOut::InFlight),
+                NotedState::PerhapsSent => return Err(LeftOut::InFlight),
                 NotedState::Unknown | NotedState::Final(_) => {}
             }
         }

@@ -112,7 +112,7 @@ fn outcome_with_the_key_counts_whatever_it_names() {
 fn call_that_a_caller_may_make_is_left_out() {
     for (noted, why) in [
         (NotedState::Pending, LeftOut::Pending),
-        (NotedState::InFlight, LeftOut::InFlight),
+        (NotedState::PerhapsSent, LeftOut::InFlight),
     ] {
         let open = |lineage| NamedRecord {
             noted,
