@@ -1,5 +1,6 @@
 //! `parked`: shows the parked calls, and settles them.
 
+mod csv_quotes;
 mod outbox_keys;
 pub(crate) mod reading;
 mod reconcile;

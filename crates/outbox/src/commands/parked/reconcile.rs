@@ -10,6 +10,7 @@ use records::Timestamp;
 use records::settlement::{Decision, Settlement};
 use serde::Serialize;
 
+use super::csv_quotes::CheckedQuotes;
 use super::may_settle;
 use super::outbox_keys::expect_own;
 use super::reading::{Kind, ParkedReader};
@@ -210,7 +211,7 @@ fn read(
         .delimiter(options.delimiter)
         // Not the fields: blanks of a key are a part of it.
         .trim(csv::Trim::Headers)
-        .from_reader(file);
+        .from_reader(CheckedQuotes::new(file, options.delimiter));
     let header = csv.headers()?.clone();
     let column = |name: &str| {
         let columns: Vec<_> = header
