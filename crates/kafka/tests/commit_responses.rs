@@ -144,10 +144,8 @@ fn refused_commit_leaves_nothing_in_flight() {
     let consumer = member(&cluster, LIMIT);
     cluster.request_errors(
         RDKafkaApiKey::OffsetCommit,
-        &[
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
-        ],
+        // Not NOT_COORDINATOR: librdkafka then closes the connection, perhaps after it has sent the repetition.
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 2],
     );
     let repeated = commit(&consumer);
     repeated.result.expect("committed by a repetition");
