@@ -196,19 +196,17 @@ fn decode_runs(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
 }
 
 fn decode_bitmap(bytes: &[u8], base: Offset) -> Result<OffsetSet, InvalidNote> {
-    let out_of_range = InvalidNote::Malformed("an offset exceeds 63 bits");
-    // The offsets are counted up below, which must not overflow.
-    if i64::try_from(bytes.len() * 8).map_or(true, |bits| base.0.checked_add(bits).is_none()) {
-        return Err(out_of_range);
-    }
     let bits = bytes
         .iter()
         .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-    // The bits first: behind the last one there may be no offset.
-    Ok(bits
-        .zip(base.0..)
-        .filter_map(|(set, offset)| set.then_some(Offset(offset)))
-        .collect())
+    (0_i64..)
+        .zip(bits)
+        .filter(|(_, is_set)| *is_set)
+        // The bits of the last byte that are not set may lie behind the last offset. The end of a run is one behind it.
+        .map(|(at, _)| base.0.checked_add(at).filter(|offset| *offset < i64::MAX))
+        .map(|offset| offset.map(Offset))
+        .collect::<Option<_>>()
+        .ok_or(InvalidNote::Malformed("an offset exceeds 63 bits"))
 }
 
 /// Appends a length in LEB128.
