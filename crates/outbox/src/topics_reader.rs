@@ -7,6 +7,7 @@ use kafka::KafkaSettings;
 use kafka::admin::Admin;
 use kafka::group_offsets::{GroupOffsets, TopicRecord};
 use kafka::topic_ids::TopicIdentity;
+use pipeline::ledger::KeptOutcomes;
 use records::{Bounds, Partition};
 
 use crate::brokers::{CLIENT_ID, REQUEST_TIMEOUT, TRANSACTIONS_WAIT_MAX, partitions};
@@ -90,6 +91,30 @@ impl TopicsReader {
             })?;
         }
         Ok(())
+    }
+
+    /// Passes each record of the outcomes to `sink`, as [`Self::visit`]. Returns which outcomes their topic still has.
+    ///
+    /// # Errors
+    /// As of [`Self::visit`].
+    pub(crate) fn visit_outcomes(
+        &self,
+        topic: &str,
+        progress: &mut Progress,
+        mut sink: impl FnMut(&TopicRecord<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<KeptOutcomes> {
+        let mut kept = KeptOutcomes::default();
+        for partition in self.partitions(topic)? {
+            let bounds = self.settled_bounds(topic, partition, progress)?;
+            let mut first = None;
+            self.visit_within(topic, partition, bounds, progress, |record| {
+                first.get_or_insert(record.at);
+                sink(record)
+            })?;
+            // Had more been deleted since, it would not have been read from its start.
+            kept.partition(bounds.start, first.flatten());
+        }
+        Ok(kept)
     }
 
     /// Passes each record of a partition within the bounds to `sink`.

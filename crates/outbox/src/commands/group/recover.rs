@@ -167,20 +167,22 @@ pub(super) fn run(options: &RecoverGroup, config: &Config, json: bool) -> anyhow
 
 /// Describes what callers do with the calls without an outcome.
 fn consequence(ambiguous: u64, final_unknown: u64) -> String {
-    let ambiguous = match ambiguous {
-        0 => "Each other call is final.".into(),
+    let unknown = match final_unknown {
+        0 => String::new(),
+        _ => {
+            format!("{final_unknown} calls whose outcome may be gone count as final: no caller makes them. ")
+        }
+    };
+    let others = match (ambiguous, final_unknown) {
+        (0, 0) => "Each call is final.".into(),
+        (0, _) => "Each other call is final.".into(),
         _ => format!(
             "{ambiguous} calls are ambiguous: they have no outcome, and may have been sent. The policy of the \
              caller decides on each: park parks it, verify looks it up and sends it if the API never saw it, \
              and retry sends it, which may charge twice."
         ),
     };
-    match final_unknown {
-        0 => ambiguous.replace("Each other call", "Each call"),
-        _ => format!(
-            "{final_unknown} calls whose outcome may be gone count as final: no caller makes them. {ambiguous}"
-        ),
-    }
+    format!("{unknown}{others}")
 }
 
 /// Describes the decision that the operator has to make first.

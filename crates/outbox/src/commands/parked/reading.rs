@@ -52,7 +52,6 @@ pub(crate) struct ParkedReader<'a> {
     amount_form: Option<AmountForm>,
     pending_partitions: Vec<Partition>,
     parked_partitions: Vec<Partition>,
-    processed_partitions: Vec<Partition>,
     dead_letter_partitions: Vec<Partition>,
 }
 
@@ -80,7 +79,6 @@ impl<'a> ParkedReader<'a> {
             amount_form: config.order.amount(),
             pending_partitions: reader.partitions(&topics.pending)?,
             parked_partitions: reader.partitions(&topics.parked)?,
-            processed_partitions: reader.partitions(&topics.processed)?,
             dead_letter_partitions: reader.partitions(&topics.call_dead_letters)?,
             reader,
         })
@@ -206,25 +204,16 @@ impl<'a> ParkedReader<'a> {
         progress: &mut Progress,
     ) -> anyhow::Result<KeptOutcomes> {
         let topic = &self.topics.processed;
-        let mut kept = KeptOutcomes::default();
-        for partition in &self.processed_partitions {
-            let bounds = self.reader.settled_bounds(topic, *partition, progress)?;
-            let mut first = None;
-            self.reader
-                .visit_within(topic, *partition, bounds, progress, |record| {
-                    first.get_or_insert(record.at);
-                    // One that cannot be read may be of a parked call.
-                    let outcome = Outcome::parse(record.value)?;
-                    if other_group(outcome.group.as_deref(), self.group).is_some() {
-                        return Ok(());
-                    }
-                    let continues = outcome.continues.as_deref().map(str::parse).transpose()?;
-                    calls.accepted(&outcome.call.parse()?, continues.as_ref());
-                    Ok(())
-                })?;
-            // Had more been deleted since, it would not have been read from its start.
-            kept.partition(bounds.start, first.flatten());
-        }
+        let kept = self.reader.visit_outcomes(topic, progress, |record| {
+            // One that cannot be read may be of a parked call.
+            let outcome = Outcome::parse(record.value)?;
+            if other_group(outcome.group.as_deref(), self.group).is_some() {
+                return Ok(());
+            }
+            let continues = outcome.continues.as_deref().map(str::parse).transpose()?;
+            calls.accepted(&outcome.call.parse()?, continues.as_ref());
+            Ok(())
+        })?;
         let topic = &self.topics.call_dead_letters;
         for partition in &self.dead_letter_partitions {
             let bounds = self.reader.settled_bounds(topic, *partition, progress)?;

@@ -103,22 +103,14 @@ impl Fold<'_> {
             ..
         } = self;
         let (group, topic) = (reading.group, &reading.config.topics.processed);
-        let reader = &reading.reader;
-        for partition in reader.partitions(topic)? {
-            let bounds = reader.settled_bounds(topic, partition, progress)?;
-            let mut first = None;
-            reader.visit_within(topic, partition, bounds, progress, |record| {
-                first.get_or_insert(record.at);
-                // One that cannot be read is an error: it may be of a selected call.
-                let outcome = Outcome::parse(record.value)?;
-                expect_own(
-                    take_outcome(ledger, group, &outcome, record.key)?.as_deref(),
-                    group,
-                )
-            })?;
-            // Had more been deleted since, it would not have been read from its start.
-            kept.partition(bounds.start, first.flatten());
-        }
+        *kept = reading.reader.visit_outcomes(topic, progress, |record| {
+            // One that cannot be read is an error: it may be of a selected call.
+            let outcome = Outcome::parse(record.value)?;
+            expect_own(
+                take_outcome(ledger, group, &outcome, record.key)?.as_deref(),
+                group,
+            )
+        })?;
         Ok(())
     }
 
